@@ -1,0 +1,47 @@
+# `make demo` and `make test` are all that a fresh machine with python3 >= 3.11 needs.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: demo test test-slow lint wheel golden clean
+
+demo: $(VENV)/installed-export
+	$(BIN)/keras-resnet quickstart --output demo-output --overwrite
+
+test: $(VENV)/installed-dev
+	$(BIN)/python -m pytest
+
+test-slow: $(VENV)/installed-dev
+	$(BIN)/python -m pytest -m slow
+
+lint: $(VENV)/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# Regenerates the golden files that the package itself is the source of; review them as a diff.
+golden: $(VENV)/installed-dev
+	KERAS_RESNET_GOLDEN=write $(BIN)/python -m pytest -k golden
+
+# Builds the wheel and imports it where the source tree is not.
+wheel: $(VENV)/installed-dev
+	rm -rf build dist
+	$(BIN)/python -m build --wheel --outdir dist .
+	$(BIN)/python tests/check_wheel.py dist
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Expected python3 3.11 or newer. Received: $$($(PYTHON) --version). Run: make PYTHON=/path/to/python" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/installed-export: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(INSTALL) -e '.[export]'
+	@touch $@
+
+$(VENV)/installed-dev: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(INSTALL) -e '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build dist demo-output *.egg-info

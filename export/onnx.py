@@ -1,0 +1,29 @@
+"""ONNX: float32, through tf2onnx."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import tensorflow as tf
+
+from keras_resnet.export.signature import BATCH, ExportSource
+from keras_resnet.extras import require
+from keras_resnet.quiet import quiet
+
+#: The newest opset for which tf2onnx still writes GlobalAveragePool; from 18 on it becomes ReduceMean with a transpose.
+OPSET = 17
+
+
+def write_float32(source: ExportSource, path: Path) -> None:
+    """Writes an ONNX file that `onnx.checker` accepts: `image` (NHWC) -> `probabilities`, with a free batch size."""
+    tf2onnx, onnx = require("tf2onnx"), require("onnx")
+    function = tf.function(source.serving_function(), input_signature=[source.input_spec])
+    with quiet():
+        proto, _ = tf2onnx.convert.from_function(function, input_signature=[source.input_spec], opset=OPSET)
+    for value in (*proto.graph.input, *proto.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_param = BATCH
+    # Shapes in between still carry the converter's own name for the batch dimension; they are inferred anew.
+    del proto.graph.value_info[:]
+    proto = onnx.shape_inference.infer_shapes(proto, strict_mode=True)
+    onnx.checker.check_model(proto, full_check=True)
+    path.write_bytes(proto.SerializeToString())

@@ -1,0 +1,130 @@
+"""Runners: every artifact in its own runtime behind one method, `predict(images)`."""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_resnet.export.calibration import image_array
+from keras_resnet.export.saved_model import VERSION
+from keras_resnet.export.signature import IMAGE, SIGNATURE, OutputName, output_name
+from keras_resnet.extras import require
+from keras_resnet.quiet import quiet
+
+
+class Runner(ABC):
+    """An artifact loaded into its runtime.
+
+    Attributes:
+        input_shape: `(batch, height, width, channels)`, `None` where any size is taken.
+        output: `"probabilities"` or `"logits"`.
+    """
+
+    input_shape: tuple[int | None, ...]
+    output: OutputName
+
+    def predict(self, images: Any, batch_size: int = 32) -> np.ndarray:
+        """Class probabilities `(n, classes)`, float32, of RGB images `(n, height, width, channels)` in [0, 255].
+
+        Raises:
+            ValueError: the images have the wrong shape or range.
+        """
+        array = image_array(images, self.input_shape, "images")
+        batches = [array[start : start + batch_size] for start in range(0, len(array), batch_size)]
+        result = np.concatenate([self.run(batch) for batch in batches]).astype(np.float32)
+        return _softmax(result) if self.output == "logits" else result
+
+    @abstractmethod
+    def run(self, batch: np.ndarray) -> np.ndarray:
+        """What the artifact itself puts out for one float32 batch, without checks."""
+
+
+class KerasRunner(Runner):
+    """A Keras model, called as one compiled function."""
+
+    def __init__(self, model: keras.Model) -> None:
+        self.input_shape = tuple(model.input_shape)
+        self.output = output_name(model)
+        self._call = tf.function(lambda image: model(image, training=False), reduce_retracing=True)
+
+    def run(self, batch: np.ndarray) -> np.ndarray:
+        return self._call(tf.constant(batch)).numpy()
+
+
+class SavedModelRunner(Runner):
+    """A SavedModel, loaded with `tf.saved_model.load`."""
+
+    def __init__(self, path: Path) -> None:
+        # The loaded object owns the variables and has to outlive the signature.
+        self._loaded = tf.saved_model.load(str(path))
+        self._signature = self._loaded.signatures[SIGNATURE]
+        self.input_shape = tuple(self._signature.structured_input_signature[1][IMAGE].shape)
+        self.output = next(iter(self._signature.structured_outputs))
+
+    def run(self, batch: np.ndarray) -> np.ndarray:
+        return self._signature(**{IMAGE: tf.constant(batch)})[self.output].numpy()
+
+
+class TFLiteRunner(Runner):
+    """A TFLite file in LiteRT."""
+
+    def __init__(self, path: Path) -> None:
+        interpreter = require("ai_edge_litert.interpreter").Interpreter
+        with quiet():
+            self._interpreter = interpreter(model_path=str(path), num_threads=os.cpu_count())
+            self._signature = self._interpreter.get_signature_runner(SIGNATURE)
+        shape = self._interpreter.get_input_details()[0]["shape_signature"]
+        self.input_shape = tuple(None if side < 0 else int(side) for side in shape)
+        self.output = next(iter(self._signature.get_output_details()))
+
+    def run(self, batch: np.ndarray) -> np.ndarray:
+        return self._signature(**{IMAGE: batch})[self.output]
+
+
+class ONNXRunner(Runner):
+    """An ONNX file in ONNX Runtime, on the CPU."""
+
+    def __init__(self, path: Path) -> None:
+        onnxruntime = require("onnxruntime")
+        self._session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        shape = self._session.get_inputs()[0].shape
+        self.input_shape = tuple(side if isinstance(side, int) else None for side in shape)
+        self.output = self._session.get_outputs()[0].name
+
+    def run(self, batch: np.ndarray) -> np.ndarray:
+        return self._session.run([self.output], {IMAGE: batch})[0]
+
+
+def load_runner(path: str | os.PathLike[str]) -> Runner:
+    """Loads a `.keras`, `.tflite` or `.onnx` file or a SavedModel directory into its runtime.
+
+    A SavedModel may be given by its version directory (`saved_model/1`) or by the one above, as TF Serving takes it.
+
+    Raises:
+        ValueError: it is none of these.
+        ImportError: the runtime is not installed; the message has the pip line.
+    """
+    path = Path(path)
+    if path.suffix == ".keras" and path.is_file():
+        return KerasRunner(keras.saving.load_model(path, compile=False))
+    if path.suffix == ".tflite" and path.is_file():
+        return TFLiteRunner(path)
+    if path.suffix == ".onnx" and path.is_file():
+        return ONNXRunner(path)
+    for directory in (path, path / VERSION):
+        if (directory / "saved_model.pb").is_file():
+            return SavedModelRunner(directory)
+    raise ValueError(
+        f"Expected an existing `.keras`, `.tflite` or `.onnx` file or a SavedModel directory. Received: {path}"
+    )
+
+
+def _softmax(logits: np.ndarray) -> np.ndarray:
+    exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return exponentials / exponentials.sum(axis=-1, keepdims=True)

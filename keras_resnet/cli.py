@@ -1,0 +1,205 @@
+"""The `keras-resnet` command. Exit codes: 0 done, 1 the work failed, 2 bad arguments or input, 130/143 interrupted."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any, NoReturn
+
+import rich.box
+import rich.table
+import typer
+
+from keras_resnet.quiet import quiet
+from keras_resnet.terminal import console
+
+# Before TensorFlow is imported: its C++ notes about instruction sets and missing GPUs are not for users of a command.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+app = typer.Typer(
+    help="ResNets for Keras 3: train, export and verify.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+@app.callback(invoke_without_command=True)
+def _without_command(context: typer.Context) -> None:
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+        raise typer.Exit(2)
+
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+
+@app.command()
+def quickstart(
+    output: Annotated[Path, typer.Option(help="Directory for the model, its artifacts and the report.")] = Path(
+        "quickstart"
+    ),
+    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the training digits.")] = None,
+    seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Same seed, same weights.")] = 0,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results that are there.")] = False,
+) -> None:
+    """Train ResNet-20 on real handwritten digits, export it to every target and verify the artifacts."""
+    with quiet():
+        from keras_resnet.quickstart import quickstart as run
+    run(output, epochs, seed, overwrite)
+
+
+@app.command("list")
+def list_command(
+    pattern: Annotated[str, typer.Argument(help="Shell-style pattern, e.g. 'resnet*'.")] = "*",
+    as_json: AsJson = False,
+) -> None:
+    """List the networks with their depth, parameters and multiply-accumulates."""
+    with quiet():
+        from keras_resnet import complexity, list_models
+        from keras_resnet.variants import VARIANTS
+    names = list_models(pattern)
+    if not names:
+        raise ValueError(f"Expected a pattern that matches a network, e.g. 'resnet*'. Received: {pattern!r}")
+    costs = {name: complexity(VARIANTS[name]) for name in names}
+    if as_json:
+        _print_json({name: dataclasses.asdict(cost) for name, cost in costs.items()})
+        return
+    table = _table("network", "block", "shortcut", "input", "depth", "parameters", "MACs")
+    for name, cost in costs.items():
+        config = VARIANTS[name]
+        size = f"{config.default_size}x{config.default_size}"
+        shortcut = config.shortcut or "none"
+        table.add_row(name, config.block, shortcut, size, str(cost.depth), f"{cost.params:,}", _millions(cost.macs))
+    console.print(table)
+
+
+@app.command()
+def info(
+    name: Annotated[str, typer.Argument(help="A network of `keras-resnet list`.")],
+    version: Annotated[str | None, typer.Option(help="v1 or v1.5.")] = None,
+    shortcut: Annotated[str | None, typer.Option(help="A, B, C or none.")] = None,
+    size: Annotated[int | None, typer.Option(min=1, help="Image height and width.")] = None,
+    classes: Annotated[int | None, typer.Option(min=1, help="Width of the classifier.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print a network's stages with shapes, parameters and multiply-accumulates, as Table 1 of the paper does."""
+    with quiet():
+        from keras_resnet.analysis.complexity import shortcut_counts, summarize, total
+        from keras_resnet.builder import check_size
+        from keras_resnet.plan import plan
+        from keras_resnet.variants import get_config
+    overrides: dict[str, Any] = {} if version is None else {"version": version}
+    if shortcut is not None:
+        overrides["shortcut"] = None if shortcut == "none" else shortcut
+    config = get_config(name, **overrides)
+    side = size or config.default_size
+    check_size(config, (side, side))
+    parts = summarize(config, (side, side, 3), classes)
+    cost, shortcuts = total(parts), shortcut_counts(plan(config))
+    if as_json:
+        _print_json(
+            {
+                "name": name,
+                "config": dataclasses.asdict(config),
+                "parts": [dataclasses.asdict(part) for part in parts],
+                "total": dataclasses.asdict(cost),
+                "shortcuts": shortcuts,
+            }
+        )
+        return
+    table = _table("part", "layers", "output", "parameters", "MACs", left=2)
+    for part in parts:
+        shape = "x".join(str(side) for side in part.output_shape)
+        table.add_row(part.name, part.layers, shape, f"{part.complexity.params:,}", _millions(part.complexity.macs))
+    table.add_section()
+    table.add_row("total", f"{cost.depth} weighted layers", "", f"{cost.params:,}", _millions(cost.macs))
+    console.print(f"{name}: version {config.version}, shortcut {config.shortcut or 'none (plain network)'}")
+    console.print(table)
+    counts = ", ".join(f"{count} {kind.replace('_', '-')}" for kind, count in shortcuts.items() if count)
+    console.print(f"Shortcuts: {counts or 'none'}. BN statistics: {cost.bn_statistics:,} numbers, not trained.")
+
+
+@app.command()
+def doctor(as_json: AsJson = False) -> None:
+    """Print versions, devices and what does not work because a package is missing."""
+    with quiet():
+        from keras_resnet.doctor import diagnose
+
+        found = diagnose()
+    if as_json:
+        _print_json(found)
+        return
+    for name, installed in found["versions"].items():
+        console.print(f"{name:20} {installed or 'not installed'}")
+    console.print(f"{'backend':20} {found['backend']}")
+    console.print(f"{'devices':20} {', '.join(found['devices'])}")
+    console.print("Optional:")
+    for module, details in found["optional"].items():
+        missing = f"missing: no {details['purpose']}; pip install 'keras-resnets[{details['extra']}]'"
+        console.print(f"  {module:30} {details['version'] or missing}", markup=False)
+
+
+def _table(*columns: str, left: int = 3) -> rich.table.Table:
+    """A table whose first `left` columns are words and whose others are numbers."""
+    table = rich.table.Table(box=rich.box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for index, column in enumerate(columns):
+        # Only words wrap on a narrow terminal.
+        table.add_column(column, justify="left" if index < left else "right", no_wrap=column != "layers")
+    return table
+
+
+def _millions(count: int) -> str:
+    return f"{count / 1e6:,.1f} M"
+
+
+def _print_json(data: Any) -> None:
+    typer.echo(json.dumps(data, indent=2))
+
+
+def main() -> NoReturn:
+    """Runs the command: every failure is one sentence and an exit code, never a traceback.
+
+    KERAS_RESNET_TRACEBACK=1 in the environment shows the traceback of a failure, for reporting it.
+    """
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        code = app(standalone_mode=False)
+    except (KeyboardInterrupt, typer.Abort):
+        _fail("Interrupted. Earlier results are untouched.", 130)
+    except typer.Exit as error:
+        code = error.exit_code
+    except Exception as error:
+        if os.environ.get("KERAS_RESNET_TRACEBACK") == "1":
+            raise
+        _fail(_sentence(error), _exit_code(error))
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _terminate(signal_number: int, frame: FrameType | None) -> NoReturn:
+    # An exception rather than an exit: what is on the stack removes its temporary files.
+    typer.echo("keras-resnet: Terminated. Earlier results are untouched.", err=True)
+    sys.exit(128 + signal_number)
+
+
+def _exit_code(error: Exception) -> int:
+    bad_input = (ValueError, ImportError, FileExistsError, FileNotFoundError, NotADirectoryError, PermissionError)
+    # Typer's own errors, about unknown commands and options, know their code.
+    return int(getattr(error, "exit_code", 2 if isinstance(error, bad_input) else 1))
+
+
+def _sentence(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    # Typer's own errors are worded by `format_message`.
+    return str(getattr(error, "format_message", lambda: error)()) or type(error).__name__
+
+
+def _fail(sentence: str, code: int) -> NoReturn:
+    typer.echo(f"keras-resnet: {sentence.rstrip('.')}.", err=True)
+    sys.exit(code)

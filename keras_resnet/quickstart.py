@@ -1,0 +1,189 @@
+"""The main job in one function: train ResNet-20 on real digits, export it, verify every artifact, write a report."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import platform
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from matplotlib.figure import Figure
+
+from keras_resnet.data import LabeledImages, load_digits
+from keras_resnet.export import TARGETS, ExportError, ExportReport, export
+from keras_resnet.export.runtime import KerasRunner
+from keras_resnet.files import partial_directory, publish
+from keras_resnet.pages import page, picture, section
+from keras_resnet.terminal import console, progress
+from keras_resnet.training import RECIPES, Recipe, TrainResult, train
+from keras_resnet.variants import ResNet20
+
+MODEL_FILE = "model.keras"
+REPORT_FILES = ("report.json", "report.html")
+#: Where a run goes whose artifacts disagree: kept for inspection, but not among the results.
+FAILED = "failed-run"
+
+_CALIBRATION_IMAGES = 200
+
+
+def quickstart(output: Path, epochs: int | None = None, seed: int = 0, overwrite: bool = False) -> ExportReport:
+    """Trains, exports and verifies a ResNet-20 on scikit-learn's digits and writes everything into `output`.
+
+    The same seed gives the same weights on one machine's CPU: TensorFlow is switched to deterministic operators.
+
+    Args:
+        output: directory for the model, its artifacts and the reports; made if missing.
+        epochs: passes over the training digits; by default those of the recipe.
+        seed: of initial weights, data order and augmentation.
+        overwrite: whether results that are there may be replaced. They are, once the new ones are complete.
+
+    Raises:
+        ValueError: `epochs` is not positive.
+        FileExistsError: `output` holds results already.
+        OSError: `output` cannot be written, or the disk is full.
+        ExportError: an artifact disagrees with Keras; the run is kept in `output/failed-run`.
+    """
+    recipe = RECIPES["quick-digits"]
+    if epochs is not None:
+        if epochs < 1:
+            raise ValueError(f"Expected `epochs` to be at least 1. Received: {epochs}")
+        recipe = dataclasses.replace(recipe, epochs=epochs)
+    _refuse_results(output, overwrite)
+    started = time.perf_counter()
+    with partial_directory(output) as staging:
+        tf.config.experimental.enable_op_determinism()
+        keras.utils.set_random_seed(seed)
+        train_data, test_data = load_digits()
+        console.print(f"Digits: {len(train_data)} to train on, {len(test_data)} held out.")
+        model = ResNet20(classes=len(train_data.class_names))
+        console.print(f"Training {model.name}, {recipe.epochs} epochs:")
+        result = train(model, train_data, test_data, recipe, seed=seed)
+        model.save(staging / MODEL_FILE)
+
+        failure = None
+        try:
+            with progress("Exporting") as step:
+                report = export(
+                    model,
+                    staging,
+                    tuple(TARGETS),
+                    calibration=_calibration(train_data),
+                    images=test_data.images,
+                    labels=test_data.labels,
+                    progress=step,
+                )
+        except ExportError as error:
+            failure, report = error, error.report
+        console.print(report.to_table())
+        _write_reports(staging, model, result, report, test_data, recipe, seed, time.perf_counter() - started)
+
+        if failure is not None:
+            publish(staging, output / FAILED)
+            raise failure
+        for name in _result_names():
+            publish(staging / name, output / name)
+    console.print(f"Report: {output / 'report.html'} and {output / 'report.json'}")
+    console.print(f"Done in {time.perf_counter() - started:.0f} s.")
+    return report
+
+
+def _calibration(data: LabeledImages) -> np.ndarray:
+    """As many training images of each class as of any other, the first ones."""
+    per_class = _CALIBRATION_IMAGES // len(data.class_names)
+    chosen = [np.flatnonzero(data.labels == label)[:per_class] for label in range(len(data.class_names))]
+    return data.images[np.concatenate(chosen)]
+
+
+def _result_names() -> list[str]:
+    # The reports come last: where they are, the rest is.
+    return [MODEL_FILE, *(target.file_name for target in TARGETS.values()), *REPORT_FILES]
+
+
+def _refuse_results(output: Path, overwrite: bool) -> None:
+    existing = [name for name in _result_names() if (output / name).exists()]
+    if existing and not overwrite:
+        raise FileExistsError(
+            f"Expected an output directory without earlier results. Received: {output}, which holds "
+            f"{', '.join(existing)}. Choose another directory with --output, or pass --overwrite"
+        )
+
+
+def _write_reports(
+    directory: Path,
+    model: keras.Model,
+    result: TrainResult,
+    report: ExportReport,
+    test_data: LabeledImages,
+    recipe: Recipe,
+    seed: int,
+    seconds: float,
+) -> None:
+    data: dict[str, Any] = {
+        "model": model.name,
+        "data": {"name": "scikit-learn digits", "test_images": len(test_data)},
+        "seed": seed,
+        "recipe": dataclasses.asdict(recipe),
+        "optimizer_steps": result.steps,
+        "history": result.history,
+        "accuracy": report.artifacts[0].comparison.accuracy,
+        **report.to_dict(),
+        "failures": report.failures,
+        "seconds": round(seconds, 1),
+        "versions": {name: version(name) for name in ("tensorflow", "keras", "keras-resnets")},
+        "python": platform.python_version(),
+    }
+    (directory / "report.json").write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
+
+    probabilities = KerasRunner(model).predict(test_data.images)
+    verdict = "; ".join(report.failures) or "Every artifact agrees with Keras on every limit of its target."
+    sections = [
+        f'<p class="verdict{" failed" if report.failures else ""}">{verdict}</p>',
+        f"<p>{model.name}, {recipe.epochs} epochs on scikit-learn's handwritten digits, seed {seed}; "
+        f"{data['accuracy']:.2%} of the {len(test_data)} held-out digits are recognised.</p>",
+        section("Artifacts", report.to_html()),
+        section("Training", picture(_training_curve(result), "Loss and accuracy by epoch")),
+        section(
+            "Predictions on held-out digits",
+            picture(_prediction_grid(test_data, probabilities), "Digits with predicted and true classes"),
+        ),
+        f"<footer>keras-resnets {data['versions']['keras-resnets']}, keras {data['versions']['keras']}, tensorflow "
+        f"{data['versions']['tensorflow']}, Python {data['python']}. Latency: median at batch 1.</footer>",
+    ]
+    html = page("ResNet-20 on handwritten digits", sections)
+    (directory / "report.html").write_text(html, encoding="utf-8")
+
+
+def _training_curve(result: TrainResult) -> Figure:
+    figure = Figure(figsize=(9, 3))
+    epochs = range(1, len(result.history["loss"]) + 1)
+    for axes, metric in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
+        axes.plot(epochs, result.history[metric], marker=".", label="training")
+        axes.plot(epochs, result.history[f"val_{metric}"], marker=".", label="held out")
+        axes.set(xlabel="epoch", ylabel=metric)
+        axes.grid(alpha=0.3)
+        axes.legend()
+    # The first epochs' held-out loss, before BN statistics settle, would flatten the rest of a linear axis.
+    figure.axes[0].set_yscale("log")
+    return figure
+
+
+def _prediction_grid(data: LabeledImages, probabilities: np.ndarray, rows: int = 4, columns: int = 10) -> Figure:
+    """Test images with their predictions; the mistaken ones first, in red, with the true class."""
+    predicted = probabilities.argmax(-1)
+    order = np.argsort(predicted == data.labels, kind="stable")[: rows * columns]
+    figure = Figure(figsize=(9, 4.4))
+    for axes, index in zip(figure.subplots(rows, columns).flat, order, strict=True):
+        guess, truth = data.class_names[predicted[index]], data.class_names[data.labels[index]]
+        axes.imshow(data.images[index])
+        axes.axis("off")
+        wrong = guess != truth
+        label = f"{guess} (is {truth})" if wrong else f"{guess}"
+        axes.set_title(f"{label}\n{probabilities[index].max():.0%}", color="#b00020" if wrong else "black", fontsize=8)
+    figure.tight_layout()
+    return figure

@@ -1,0 +1,80 @@
+"""A thin layer over `compile` and `model.fit`."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from dataclasses import dataclass
+
+import keras
+
+from keras_resnet.data.pipeline import evaluation_batches, steps_per_epoch, training_batches
+from keras_resnet.data.sources import LabeledImages
+from keras_resnet.data.transforms import pad_and_crop
+from keras_resnet.training.optimizers import SGD
+from keras_resnet.training.recipes import Recipe
+from keras_resnet.training.schedules import warmup_cosine
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a training run left behind.
+
+    Attributes:
+        history: one value per epoch of `loss`, `accuracy`, `val_loss`, `val_accuracy` and `learning_rate`.
+        steps: optimizer steps taken.
+    """
+
+    history: dict[str, list[float]]
+    steps: int
+
+
+def train(
+    model: keras.Model, train_data: LabeledImages, validation_data: LabeledImages, recipe: Recipe, *, seed: int = 0
+) -> TrainResult:
+    """Trains `model` in place by `recipe`.
+
+    The same seed and the same initial weights give the same weights on one CPU machine, if the process has called
+    `tf.config.experimental.enable_op_determinism()`.
+
+    Args:
+        model: a classifier that puts out probabilities.
+        train_data: what it is trained on.
+        validation_data: evaluated after every epoch and used for nothing else: the last weights are kept.
+        recipe: how.
+        seed: of data order and augmentation.
+    """
+    steps = steps_per_epoch(train_data, recipe.batch_size)
+    total_steps = recipe.epochs * steps
+    warmup_steps = min(round(recipe.warmup_epochs * steps), total_steps - 1)
+    optimizer = SGD(
+        warmup_cosine(recipe.learning_rate, warmup_steps, total_steps),
+        momentum=recipe.momentum,
+        coupled_weight_decay=recipe.weight_decay,
+    )
+    # A second model on the same layers is compiled, so that the caller's stays free of optimizer state and saves small.
+    trained = keras.Model(model.inputs, model.outputs, name=model.name)
+    trained.compile(optimizer, loss="sparse_categorical_crossentropy", metrics=["accuracy"])
+    history = trained.fit(
+        training_batches(
+            train_data,
+            recipe.batch_size,
+            recipe.epochs,
+            seed=seed,
+            augment=functools.partial(pad_and_crop, padding=recipe.padding),
+        ),
+        epochs=recipe.epochs,
+        steps_per_epoch=steps,
+        validation_data=evaluation_batches(validation_data, recipe.batch_size),
+        callbacks=[_RecordLearningRate()],
+        shuffle=False,
+        # A bar on a terminal, a line per epoch elsewhere.
+        verbose=1 if sys.stdout.isatty() else 2,
+    )
+    return TrainResult(history.history, int(optimizer.iterations.numpy()))
+
+
+class _RecordLearningRate(keras.callbacks.Callback):
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        if logs is not None:
+            logs["learning_rate"] = float(self.model.optimizer.learning_rate)

@@ -1,0 +1,82 @@
+"""Fixtures that several test files share. Networks are tiny and images small: TensorFlow itself is slow enough."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import numpy as np
+import pytest
+
+import keras_resnet
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def tiny_config() -> keras_resnet.ResNetConfig:
+    """A network with every kind of layer of a CIFAR network, in three blocks."""
+    return keras_resnet.ResNetConfig("basic", (1, 1, 1), (8, 16, 24), stem="cifar", shortcut="A")
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tiny_config: keras_resnet.ResNetConfig) -> keras.Model:
+    """The tiny network with BN statistics and a head that are not those of a fresh network. Do not train it."""
+    keras.utils.set_random_seed(0)
+    model = keras_resnet.build(tiny_config, input_shape=(32, 32, 3), name="tiny")
+    randomize(model)
+    return model
+
+
+@pytest.fixture(scope="session")
+def images() -> np.ndarray:
+    """Forty smooth colour images `(32, 32, 3)`, uint8, unlike each other."""
+    coarse = np.random.default_rng(1).integers(0, 256, (40, 4, 4, 3), dtype=np.uint8)
+    return coarse.repeat(8, axis=1).repeat(8, axis=2)
+
+
+def randomize(model: keras.Model) -> None:
+    """Gives BN and head values such as training would leave: a fresh network hides errors in both."""
+    random = np.random.default_rng(0)
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            size = layer.gamma.shape[0]
+            values = (0.5, 1.5), (-0.2, 0.2), (-0.2, 0.2), (0.5, 1.5)
+            layer.set_weights([random.uniform(low, high, size) for low, high in values])
+        elif isinstance(layer, keras.layers.Dense):
+            layer.set_weights([random.normal(0, 1, weight.shape) for weight in layer.weights])
+
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="session")
+def run_python() -> Run:
+    """Runs code in a new Python process and returns what came of it."""
+
+    def run(code: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", code, *arguments]
+        variables = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", **environment}
+        return subprocess.run(command, capture_output=True, text=True, env=variables, timeout=600, check=False)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def command() -> str:
+    """Path of the installed `keras-resnet` command."""
+    return str(Path(sys.executable).with_name("keras-resnet"))
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory: pytest.TempPathFactory, command: str) -> tuple[subprocess.CompletedProcess[str], Path]:
+    """One whole `keras-resnet quickstart` with its defaults, as `make demo` runs it, and its output directory."""
+    output = tmp_path_factory.mktemp("demo") / "demo-output"
+    arguments = [command, "quickstart", "--output", str(output)]
+    return subprocess.run(arguments, capture_output=True, text=True, timeout=900, check=False), output

@@ -1,0 +1,268 @@
+"""Real artifacts in their real runtimes, made from a tiny network."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import keras
+import numpy as np
+import onnx
+import pytest
+import tensorflow as tf
+from ai_edge_litert.interpreter import Interpreter
+from tensorflow.lite.tools import flatbuffer_utils
+
+from keras_resnet import ResNetConfig, build
+from keras_resnet.export import TARGETS, ExportError, ExportReport, Limits, Target, export, load_runner
+from keras_resnet.export.signature import ExportSource
+
+from ..conftest import randomize
+
+
+@pytest.fixture(scope="module")
+def exported(
+    tiny_model: keras.Model, images: np.ndarray, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, ExportReport]:
+    """All targets of the tiny network."""
+    directory = tmp_path_factory.mktemp("exported")
+    labels = tiny_model.predict(images, verbose=0).argmax(-1)
+    report = export(tiny_model, directory, tuple(TARGETS), calibration=images[:32], images=images, labels=labels)
+    return directory, report
+
+
+def test_every_target_is_written_and_nothing_else(exported: tuple[Path, ExportReport]) -> None:
+    directory, report = exported
+    names = {target.file_name for target in TARGETS.values()}
+    assert {path.name for path in directory.iterdir()} == names
+    assert [artifact.target for artifact in report.artifacts] == ["keras", *TARGETS]
+    for artifact in report.artifacts[1:]:
+        path = directory / artifact.file_name
+        assert artifact.size == sum(file.stat().st_size for file in [path, *path.rglob("*")] if file.is_file())
+        assert artifact.latency_ms > 0
+        assert artifact.comparison.images == 40
+        assert artifact.comparison.keras_accuracy == 1.0
+    assert report.failures == []
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_artifact_run_anew_says_what_the_report_says(
+    name: str, exported: tuple[Path, ExportReport], tiny_model: keras.Model, images: np.ndarray
+) -> None:
+    directory, report = exported
+    artifact = next(artifact for artifact in report.artifacts if artifact.target == name)
+    expected = tiny_model.predict(images, verbose=0)
+    probabilities = load_runner(directory / artifact.file_name).predict(images)
+    assert probabilities.dtype == np.float32
+    np.testing.assert_allclose(probabilities.sum(-1), 1, atol=0.02)
+    error = np.abs(probabilities - expected).max()
+    assert error == pytest.approx(artifact.comparison.max_error, abs=1e-6)
+    # The limit of the float targets, and what this network loses when it is quantized.
+    assert error <= {"tflite-float16": 1e-2, "tflite-dynamic": 0.2, "tflite-int8": 0.2}.get(name, 1e-4)
+    # One image, and a number of images that is no multiple of the batch.
+    np.testing.assert_allclose(
+        load_runner(directory / artifact.file_name).predict(images[:1], 32)[0].sum(), 1, atol=0.02
+    )
+
+
+def test_quantized_files_are_smaller(exported: tuple[Path, ExportReport]) -> None:
+    sizes = {artifact.target: artifact.size for artifact in exported[1].artifacts}
+    assert sizes["tflite-float16"] < 0.7 * sizes["tflite-float32"]
+    assert sizes["tflite-int8"] < 0.5 * sizes["tflite-float32"]
+    assert sizes["tflite-dynamic"] < 0.5 * sizes["tflite-float32"]
+
+
+def test_names_and_batch_dimension_are_the_same_everywhere(exported: tuple[Path, ExportReport]) -> None:
+    directory, _ = exported
+    signature = tf.saved_model.load(str(directory / "saved_model" / "1")).signatures["serving_default"]
+    assert list(signature.structured_input_signature[1]) == ["image"]
+    assert list(signature.structured_outputs) == ["probabilities"]
+    assert signature.structured_outputs["probabilities"].shape.as_list() == [None, 10]
+    for path in directory.glob("*.tflite"):
+        interpreter = Interpreter(str(path))
+        assert interpreter.get_signature_list() == {
+            "serving_default": {"inputs": ["image"], "outputs": ["probabilities"]}
+        }
+        (image,), (probabilities,) = interpreter.get_input_details(), interpreter.get_output_details()
+        assert (image["name"], probabilities["name"]) == ("image", "probabilities")
+        assert (image["dtype"], probabilities["dtype"]) == (np.float32, np.float32)
+        assert image["shape_signature"].tolist() == [-1, 32, 32, 3]
+    graph = onnx.load(directory / "model.onnx").graph
+    (image,), (probabilities,) = graph.input, graph.output
+    assert (image.name, probabilities.name) == ("image", "probabilities")
+    dims = [value.type.tensor_type.shape.dim for value in (image, probabilities)]
+    assert [dim[0].dim_param for dim in dims] == ["batch", "batch"]
+    assert not [value for value in graph.value_info if "unk__" in str(value)]
+
+
+def test_int8_computes_in_integers_from_end_to_end(exported: tuple[Path, ExportReport]) -> None:
+    model = flatbuffer_utils.read_model(str(exported[0] / "model-int8.tflite"))
+    floats = [t.name for t in model.subgraphs[0].tensors if t.type == 0]
+    # Only the two ends, which the signature promises to be float.
+    assert sorted(floats) == [b"image", b"probabilities"]
+
+
+def test_onnx_has_one_transpose(exported: tuple[Path, ExportReport]) -> None:
+    nodes = [node.op_type for node in onnx.load(exported[0] / "model.onnx").graph.node]
+    assert nodes.count("Transpose") == 1
+    assert "GlobalAveragePool" in nodes
+    assert "BatchNormalization" not in nodes
+
+
+def test_report_is_plain_data_and_tables(exported: tuple[Path, ExportReport]) -> None:
+    _, report = exported
+    data = json.loads(json.dumps(report.to_dict()))
+    assert data["artifacts"][0]["target"] == "keras"
+    assert report.to_table().row_count == 1 + len(TARGETS)
+    html = report.to_html()
+    assert html.count("<tr class='passed'>") == 1 + len(TARGETS)
+    assert "tflite-int8" in html
+
+
+def test_logits_stay_logits_and_runners_still_give_probabilities(
+    tiny_config: ResNetConfig, images: np.ndarray, tmp_path: Path
+) -> None:
+    model = build(tiny_config, input_shape=(32, 32, 3), classifier_activation=None)
+    randomize(model)
+    export(model, tmp_path, ("saved_model", "tflite-float32", "onnx"), images=images[:8])
+    expected = keras.ops.softmax(model(images[:8]))
+    for name in ("saved_model", "model-float32.tflite", "model.onnx"):
+        runner = load_runner(tmp_path / name)
+        assert runner.output == "logits"
+        np.testing.assert_allclose(runner.predict(images[:8]), expected, atol=1e-5)
+
+
+def test_mixed_precision_models_are_exported_in_float32(
+    tiny_config: ResNetConfig, images: np.ndarray, tmp_path: Path
+) -> None:
+    for policy in ("mixed_float16", "mixed_bfloat16"):
+        model = build(tiny_config, input_shape=(32, 32, 3), dtype=policy)
+        randomize(model)
+        report = export(model, tmp_path / policy, ("tflite-float32", "onnx"), images=images[:8])
+        assert all(artifact.comparison.max_error <= 1e-4 for artifact in report.artifacts)
+        exact = build(tiny_config, input_shape=(32, 32, 3))
+        exact.set_weights(model.get_weights())
+        received = load_runner(tmp_path / policy / "model.onnx").predict(images[:8])
+        np.testing.assert_allclose(received, exact(images[:8]), atol=1e-4)
+
+
+def test_any_image_size_and_number_of_channels(tiny_config: ResNetConfig, tmp_path: Path) -> None:
+    model = build(tiny_config, input_shape=(None, None, 1))
+    randomize(model)
+    random = np.random.default_rng(0)
+    export(model, tmp_path, ("saved_model", "onnx"), images=random.integers(0, 256, (4, 40, 24, 1)))
+    other = random.integers(0, 256, (3, 16, 48, 1))
+    for name in ("saved_model", "model.onnx"):
+        np.testing.assert_allclose(load_runner(tmp_path / name).predict(other), model(other), atol=1e-5)
+
+
+def perturbed(source: ExportSource, path: Path) -> None:
+    """A writer with a fault: it exports another network than the one it was given."""
+    wrong = keras.models.clone_model(source.model)
+    TARGETS["tflite-float32"].write(ExportSource(wrong, None, source.workspace), path)
+
+
+def test_artifact_that_disagrees_fails_and_is_not_kept(
+    tiny_model: keras.Model, images: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "broken.tflite").write_text("earlier")
+    broken = Target("broken", "broken.tflite", perturbed, Limits(1e-4, 1.0, 0.01))
+    monkeypatch.setitem(TARGETS, "broken", broken)
+    labels = tiny_model.predict(images, verbose=0).argmax(-1)
+    with pytest.raises(
+        ExportError, match="broken disagrees with Keras: largest probability error.*top-1 agreement.*accuracy"
+    ) as caught:
+        export(tiny_model, tmp_path, ("broken", "tflite-float32"), images=images, labels=labels, overwrite=True)
+    assert (tmp_path / "broken.tflite").read_text() == "earlier"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["broken.tflite", "model-float32.tflite"]
+    assert [bool(artifact.disagreements) for artifact in caught.value.report.artifacts] == [False, True, False]
+    assert "class='failed'" in caught.value.report.to_html()
+
+
+def test_failing_writer_leaves_earlier_artifacts_untouched(
+    tiny_model: keras.Model, images: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "model.onnx").write_text("earlier")
+
+    def half_written(source: ExportSource, path: Path) -> None:
+        path.write_text("half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(TARGETS, "onnx", Target("onnx", "model.onnx", half_written, Limits()))
+    with pytest.raises(KeyboardInterrupt):
+        export(tiny_model, tmp_path, ("onnx",), images=images, overwrite=True)
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("model.onnx", "earlier")]
+
+
+def test_flex_and_custom_operators_are_refused_by_name(tmp_path: Path) -> None:
+    image = keras.Input((8, 8, 3))
+
+    @keras.saving.register_keras_serializable("test")
+    class Erfinv(keras.layers.Layer):
+        def call(self, x: tf.Tensor) -> tf.Tensor:
+            return tf.math.erfinv(x / 300.0)
+
+    x = keras.layers.GlobalAveragePooling2D()(Erfinv()(image))
+    model = keras.Model(image, keras.layers.Dense(3, activation="softmax")(x))
+    with pytest.raises(Exception, match="(?s)Erfinv"):
+        export(model, tmp_path, ("tflite-float32",))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_existing_artifacts_are_refused_before_any_work(tiny_model: keras.Model, tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_text("earlier")
+    steps: list[str] = []
+    with pytest.raises(FileExistsError, match="Received: .*, which holds model.onnx"):
+        export(tiny_model, tmp_path, ("onnx",), progress=lambda step, done: steps.append(step))
+    assert steps == []
+
+
+def test_without_images_part_of_the_calibration_is_held_out(
+    tiny_model: keras.Model, images: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used: list[int] = []
+
+    def count(source: ExportSource, path: Path) -> None:
+        assert source.calibration is not None
+        used.append(len(source.calibration))
+        TARGETS["tflite-float32"].write(source, path)
+
+    monkeypatch.setitem(TARGETS, "onnx", Target("onnx", "model.tflite", count, Limits()))
+    report = export(tiny_model, tmp_path, ("onnx",), calibration=images)
+    assert (used, report.artifacts[1].comparison.images) == ([30], 10)
+    assert report.artifacts[1].comparison.accuracy is None
+
+
+def bad_requests() -> Iterator[tuple[dict[str, object], str]]:
+    good = np.full((20, 32, 32, 3), 100, np.uint8)
+    int8 = ("tflite-int8",)
+    yield {"targets": ("tflite-int9",)}, r"Expected `targets` among .*'tflite-int8'.*Received: \('tflite-int9',\)"
+    yield {"targets": "onnx"}, "Received: 'onnx'"
+    yield {"targets": ()}, r"Received: \(\)"
+    yield {"targets": int8}, "Expected `calibration` images for the target 'tflite-int8'.*Received: none"
+    yield {"targets": int8, "calibration": good[:3]}, "at least 16 calibration images. Received: 3"
+    yield {"targets": int8, "calibration": good / 255}, r"in \[0, 255\].*as if divided by 255"
+    yield {"targets": int8, "calibration": good - 123.0}, r"pixels in \[0, 255\]. Received: pixels in \[-23, -23\]"
+    yield {"targets": int8, "calibration": good * np.nan}, r"Received: pixels in \[nan, nan\]"
+    yield {"targets": int8, "calibration": good[:, :16]}, r"\(n, 32, 32, 3\). Received: \(20, 16, 32, 3\)"
+    yield {"targets": int8, "calibration": good[0]}, r"Received: \(32, 32, 3\)"
+    yield {"images": good[..., :1]}, r"images of shape \(n, 32, 32, 3\). Received: \(20, 32, 32, 1\)"
+    yield {"images": good, "labels": [1, 2]}, r"one label per image, 20. Received: labels of shape \(2,\)"
+    yield {"labels": [1, 2]}, "Expected `images` together with `labels`"
+
+
+@pytest.mark.parametrize(("request_", "message"), list(bad_requests()))
+def test_bad_requests_are_refused(
+    request_: dict[str, object], message: str, tiny_model: keras.Model, tmp_path: Path
+) -> None:
+    keywords = {"targets": ("onnx",), **request_}
+    with pytest.raises(ValueError, match=f"(?s){message}"):
+        export(tiny_model, tmp_path, **keywords)  # type: ignore[arg-type]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_only_classifiers_are_exported(tiny_config: ResNetConfig, tmp_path: Path) -> None:
+    for model in (build(tiny_config, include_top=False), keras.Sequential(), "model.keras"):
+        with pytest.raises(ValueError, match="Expected a Keras classifier with one input"):
+            export(model, tmp_path, ("onnx",))

@@ -1,0 +1,243 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+import keras_resnet
+from keras_resnet import ResNetConfig, build
+from keras_resnet.config import IMAGENET_MEAN, IMAGENET_STD
+
+from .conftest import ROOT, Run, randomize
+
+
+def small(block: str = "bottleneck", **fields: object) -> ResNetConfig:
+    return ResNetConfig(block, (2, 2), (8, 16), **{"stem": "cifar", **fields})
+
+
+CONFIGS = {
+    "basic A": small("basic", shortcut="A"),
+    "basic B": small("basic"),
+    "basic C": small("basic", shortcut="C"),
+    "plain": small("basic", shortcut=None),
+    "v1 A": small(version="v1", shortcut="A"),
+    "v1 B": small(version="v1"),
+    "v1.5 A": small(shortcut="A"),
+    "v1.5 B": small(),
+    "v1.5 C": small(shortcut="C"),
+    "plain bottleneck": small(shortcut=None),
+    "grouped": small(groups=4, width_per_group=16),
+    "imagenet stem": small(stem="imagenet"),
+}
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS.keys())
+def test_built_model_costs_what_its_config_says(config: ResNetConfig) -> None:
+    shape = (33, 40, 3)
+    model = build(config, input_shape=shape, classes=7)
+    assert keras_resnet.complexity(model) == keras_resnet.complexity(config, shape, classes=7)
+    assert sum(int(np.prod(w.shape)) for w in model.trainable_weights) == keras_resnet.complexity(model).params
+    probabilities = model.predict(np.random.default_rng(0).integers(0, 256, (2, *shape), dtype=np.uint8), verbose=0)
+    assert probabilities.shape == (2, 7)
+    np.testing.assert_allclose(probabilities.sum(-1), 1, rtol=1e-5)
+
+
+def reference_forward(model: keras.Model, config: ResNetConfig, images: np.ndarray) -> np.ndarray:
+    """The network once more in plain numpy, from the papers' description and the layers' names alone."""
+
+    def weights(name: str) -> list[np.ndarray]:
+        return model.get_layer(name).get_weights()
+
+    def conv(x: np.ndarray, name: str, stride: int, groups: int = 1) -> np.ndarray:
+        kernel = weights(f"{name}_conv")[0]
+        size, pad = kernel.shape[0], kernel.shape[0] // 2
+        x = np.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+        windows = np.lib.stride_tricks.sliding_window_view(x, (size, size), axis=(1, 2))[:, ::stride, ::stride]
+        parts = zip(np.split(windows, groups, axis=3), np.split(kernel, groups, axis=3), strict=True)
+        y = np.concatenate([np.einsum("bhwcij,ijcf->bhwf", window, part) for window, part in parts], axis=3)
+        gamma, beta, mean, variance = weights(f"{name}_bn")
+        return (y - mean) / np.sqrt(variance + 1e-5) * gamma + beta
+
+    x = (images.astype(np.float64) - IMAGENET_MEAN) / IMAGENET_STD
+    x = np.maximum(conv(x, "conv1", 1), 0)
+    for stage, count in enumerate(config.blocks):
+        for number in range(1, count + 1):
+            name, stride = f"conv{stage + 2}_block{number}", 2 if stage and number == 1 else 1
+            if config.block == "basic":
+                y = np.maximum(conv(x, f"{name}_1", stride), 0)
+                y = conv(y, f"{name}_2", 1)
+            else:
+                first, second = (stride, 1) if config.version == "v1" else (1, stride)
+                y = np.maximum(conv(x, f"{name}_1", first), 0)
+                y = np.maximum(conv(y, f"{name}_2", second, config.groups), 0)
+                y = conv(y, f"{name}_3", 1)
+            changes = stride != 1 or x.shape[-1] != y.shape[-1]
+            if config.shortcut == "C" or (config.shortcut == "B" and changes):
+                x = conv(x, f"{name}_0", stride)
+            elif config.shortcut == "A":
+                x = np.pad(x[:, ::stride, ::stride], ((0, 0), (0, 0), (0, 0), (0, y.shape[-1] - x.shape[-1])))
+            x = np.maximum(y if config.shortcut is None else x + y, 0)
+    kernel, bias = weights("predictions")
+    return x.mean((1, 2)) @ kernel + bias
+
+
+@pytest.mark.parametrize("name", [name for name in CONFIGS if name != "imagenet stem"])
+def test_logits_equal_a_numpy_network(name: str) -> None:
+    config = CONFIGS[name]
+    model = build(config, input_shape=(13, 10, 3), classes=5, classifier_activation=None)
+    randomize(model)
+    images = np.random.default_rng(3).integers(0, 256, (2, 13, 10, 3), dtype=np.uint8)
+    expected = reference_forward(model, config, images)
+    np.testing.assert_allclose(model.predict(images, verbose=0), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_uint8_and_float_pixels_give_the_same() -> None:
+    model = build(CONFIGS["basic A"], input_shape=(16, 16, 3))
+    images = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(model(images), model(images.astype(np.float32)))
+
+
+def test_normalization_is_in_the_graph_and_divides_by_the_standard_deviation() -> None:
+    model = build(small(mean=(10, 20, 30), std=(2, 4, 5)), input_shape=(16, 16, 3))
+    normalized = keras.Model(model.input, model.get_layer("normalization").output)
+    image = np.full((1, 16, 16, 3), (14, 12, 40), np.uint8)
+    np.testing.assert_allclose(normalized(image)[0, 0, 0], [2, -2, 2], rtol=1e-6)
+    bare = build(small(), input_shape=(16, 16, 3), include_preprocessing=False)
+    assert "normalization" not in [layer.name for layer in bare.layers]
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4, 13])
+def test_any_number_of_channels(channels: int) -> None:
+    model = build(small(), input_shape=(16, 16, channels))
+    assert model.get_layer("conv1_conv").kernel.shape[2] == channels
+    assert model(np.zeros((1, 16, 16, channels), np.uint8)).shape == (1, 10)
+
+
+def test_heads_and_inputs() -> None:
+    features = build(small(), include_top=False)
+    assert features.input_shape == (None, None, None, 3)
+    assert features(np.zeros((1, 17, 24, 3), np.uint8)).shape == (1, 9, 12, 64)
+    for pooling, reduce in (("avg", np.mean), ("max", np.max)):
+        pooled = build(small(), include_top=False, pooling=pooling, input_shape=(16, 16, 3))
+        images = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), dtype=np.uint8)
+        last = keras.Model(pooled.input, pooled.get_layer("conv3_block2_out").output)(images)
+        np.testing.assert_allclose(pooled(images), reduce(last, axis=(1, 2)), rtol=1e-5, atol=1e-6)
+    tensor = keras.Input((16, 16, 3), name="mine")
+    assert build(small(), input_tensor=keras.layers.Identity()(tensor)).input_shape == (None, 16, 16, 3)
+
+
+def test_mixed_precision_keeps_normalization_and_head_in_float32() -> None:
+    model = build(small(), input_shape=(16, 16, 3), dtype="mixed_bfloat16")
+    computed = {layer.name: layer.compute_dtype for layer in model.layers}
+    assert {computed["normalization"], computed["predictions"], computed["image"]} == {"float32"}
+    assert {computed["conv1_conv"], computed["conv2_block1_1_bn"], computed["conv3_block2_add"]} == {"bfloat16"}
+    assert keras.backend.standardize_dtype(model(np.zeros((1, 16, 16, 3))).dtype) == "float32"
+
+
+def test_initialisation_is_he_normal_fan_out() -> None:
+    kernel = keras_resnet.ResNet18(input_shape=(64, 64, 3)).get_layer("conv5_block2_1_conv").kernel
+    assert float(np.std(kernel)) == pytest.approx(np.sqrt(2 / (9 * 512)), rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"classes": 0}, "Expected `classes`.*classes=0"),
+        ({"classes": 2.5}, "Expected `classes`.*classes=2.5"),
+        ({"pooling": "mean", "include_top": False}, "Expected `pooling`.*pooling='mean'"),
+        ({"pooling": "avg"}, "include_top=False"),
+        ({"input_shape": (32, 32)}, r"channels last.*Received: \(32, 32\)"),
+        ({"input_shape": (32, 32, None)}, r"Received: \(32, 32, None\)"),
+        ({"input_shape": (0, 32, 3)}, r"Received: \(0, 32, 3\)"),
+        ({"input_shape": (32, 2, 3), "stem": "imagenet"}, "at least 5x5.*Received: 32x2.*stem='cifar'"),
+        ({"input_shape": (1, 1, 3)}, "at least 2x2.*Received: 1x1. Enlarge"),
+        ({"input_tensor": np.zeros((1, 32, 32, 3))}, "Keras tensor.*Received: ndarray"),
+        ({"input_tensor": keras.Input((32, 32, 3)), "input_shape": (16, 16, 3)}, "agree with `input_tensor`"),
+        ({"weights": "imagenet"}, "Expected `weights`.*weights='imagenet'"),
+        ({"weights": "no/such.keras"}, "Expected `weights`.*no/such.keras"),
+    ],
+)
+def test_bad_arguments_are_refused_in_keras_wording(arguments: dict[str, object], message: str) -> None:
+    config = small(stem=arguments.pop("stem", "cifar"))
+    with pytest.raises(ValueError, match=f"(?s){message}"):
+        build(config, **arguments)  # type: ignore[arg-type]
+
+
+def test_small_final_map_warns_with_what_to_do() -> None:
+    with pytest.warns(UserWarning, match=r"sees 64x64 images as 2x2 positions.*stem='cifar'"):
+        keras_resnet.ResNet18(input_shape=(64, 64, 3))
+
+
+def test_weights_are_copied_by_name(tmp_path: Path) -> None:
+    model = build(small(), input_shape=(16, 16, 3), name="source")
+    randomize(model)
+    path = tmp_path / "model.keras"
+    model.save(path)
+    images = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(build(small(), input_shape=(16, 16, 3), weights=path)(images), model(images))
+    features = build(small(), include_top=False, pooling="avg", weights=str(path))
+    expected = keras.Model(model.input, model.get_layer("avg_pool").output)(images)
+    np.testing.assert_allclose(features(images), expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("config", "arguments", "message"),
+    [
+        (small(shortcut="C"), {}, "it lacks conv2_block2_0_bn, conv2_block2_0_conv"),
+        (small(shortcut="A"), {}, "it also has conv2_block1_0_bn"),
+        (small().replace(filters=(8, 32)), {}, "shapes differ: conv3_block1_0_conv"),
+        (small(), {"classes": 3}, r"shapes differ: predictions \[\(64, 10\), \(10,\)\] instead of"),
+    ],
+)
+def test_weights_of_another_network_are_refused(
+    tmp_path: Path, config: ResNetConfig, arguments: dict[str, int], message: str
+) -> None:
+    build(small(), input_shape=(16, 16, 3)).save(tmp_path / "model.keras")
+    with pytest.raises(ValueError, match=message):
+        build(config, input_shape=(16, 16, 3), weights=tmp_path / "model.keras", **arguments)
+
+
+def test_truncated_weights_are_refused_with_their_path(tmp_path: Path) -> None:
+    build(small(), input_shape=(16, 16, 3)).save(tmp_path / "model.keras")
+    content = (tmp_path / "model.keras").read_bytes()
+    (tmp_path / "half.keras").write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match=r"readable `.keras` file. Received: .*half.keras"):
+        build(small(), weights=tmp_path / "half.keras")
+
+
+def test_saved_model_loads_without_this_package(tmp_path: Path, run_python: Run) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), dtype=np.uint8)
+    np.save(tmp_path / "images.npy", images)
+    for name, config in CONFIGS.items():
+        model = build(config, input_shape=(16, 16, 3))
+        randomize(model)
+        model.save(tmp_path / f"{name}.keras")
+        np.save(tmp_path / f"{name}.npy", model(images))
+    code = """
+import pathlib, sys
+sys.modules["keras_resnet"] = None  # importing it now fails
+import keras, numpy as np
+folder = pathlib.Path(sys.argv[1])
+paths = sorted(folder.glob("*.keras"))
+for path in paths:
+    model = keras.saving.load_model(path)
+    np.testing.assert_allclose(model(np.load(folder / "images.npy")), np.load(path.with_suffix(".npy")), atol=1e-6)
+print(len(paths))
+"""
+    done = run_python(code, str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == str(len(CONFIGS))
+
+
+def test_models_are_backend_neutral(run_python: Run) -> None:
+    code = """
+import sys
+import keras_resnet, numpy as np
+model = keras_resnet.ResNet20(weights=None)
+assert model.predict(np.zeros((2, 32, 32, 3), "uint8"), verbose=0).shape == (2, 10)
+print("tensorflow" in sys.modules)
+"""
+    done = run_python(code, KERAS_BACKEND="numpy", PYTHONPATH=str(ROOT))
+    assert done.stdout.strip() == "False", done.stderr

@@ -1,0 +1,121 @@
+"""The real command in real processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import keras_resnet
+from keras_resnet.extras import OPTIONAL
+
+Command = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="module")
+def keras_resnet_command(command: str) -> Command:
+    def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        variables = {**os.environ, **environment}
+        variables.pop("TF_CPP_MIN_LOG_LEVEL", None)
+        return subprocess.run(
+            [command, *arguments], capture_output=True, text=True, timeout=300, env=variables, check=False
+        )
+
+    return run
+
+
+def test_list_shows_every_network_with_its_cost(keras_resnet_command: Command) -> None:
+    done = keras_resnet_command("list")
+    assert (done.returncode, done.stderr) == (0, "")
+    rows = {line.split()[0]: line for line in done.stdout.splitlines()[3:] if line.strip()}
+    assert list(rows) == keras_resnet.list_models()
+    assert rows["resnet50"].split() == ["resnet50", "bottleneck", "B", "224x224", "50", "25,557,032", "4,089.2", "M"]
+    data = json.loads(keras_resnet_command("list", "resnet5*", "--json").stdout)
+    assert set(data) == {"resnet50", "resnet56"}
+    assert data["resnet50"]["macs"] == 4_089_184_256
+
+
+def test_info_prints_the_stages_as_table_1_does(keras_resnet_command: Command) -> None:
+    done = keras_resnet_command("info", "resnet34", "--version", "v1", "--shortcut", "C")
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = [" ".join(line.split()) for line in done.stdout.splitlines()]
+    assert "conv4_x [3x3, 256 · 3x3, 256] × 6 14x14x256 7,482,368 1,469.6 M" in lines
+    assert "total 34 weighted layers 22,716,840 3,830.7 M" in lines
+    assert "Shortcuts: 16 projection. BN statistics: 22,784 numbers, not trained." in lines
+    plain = json.loads(
+        keras_resnet_command(
+            "info", "resnet20", "--shortcut", "none", "--size", "64", "--classes", "5", "--json"
+        ).stdout
+    )
+    assert plain["shortcuts"] == {"identity": 0, "projection": 0, "zero_padded": 0}
+    assert plain["parts"][-2]["output_shape"] == [16, 16, 64]
+    assert plain["parts"][-1]["output_shape"] == [5]
+
+
+def test_doctor_names_versions_devices_and_what_is_missing(keras_resnet_command: Command, tmp_path: Path) -> None:
+    done = keras_resnet_command("doctor", "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    found = json.loads(done.stdout)
+    assert found["backend"] == "tensorflow"
+    assert "CPU:0" in found["devices"]
+    assert set(found["optional"]) == set(OPTIONAL)
+    assert all(details["version"] for details in found["optional"].values())
+    # The same where a package is missing: nothing of that name can be found.
+    (tmp_path / "sitecustomize.py").write_text(
+        "import importlib.machinery as m\n"
+        "find = m.PathFinder.find_spec\n"
+        "m.PathFinder.find_spec = lambda name, *a, **k: None if name == 'tf2onnx' else find(name, *a, **k)\n"
+    )
+    lines = keras_resnet_command("doctor", PYTHONPATH=str(tmp_path)).stdout.splitlines()
+    (missing,) = [line for line in lines if "tf2onnx" in line]
+    assert missing.split(maxsplit=1)[1] == "missing: no writing ONNX; pip install 'keras-resnets[export]'"
+
+
+def test_no_command_shows_the_commands(keras_resnet_command: Command) -> None:
+    done = keras_resnet_command()
+    assert done.returncode == 2
+    for name in ("quickstart", "list", "info", "doctor"):
+        assert name in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["teleport"], "No such command 'teleport'."),
+        (["info"], "Missing argument 'NAME'."),
+        (["list", "vgg*"], "Expected a pattern that matches a network, e.g. 'resnet*'. Received: 'vgg*'."),
+        (["info", "resnet50", "--shortcut", "Z"], "Expected `shortcut` to be one of"),
+        (["info", "resnet50", "--size", "16"], "Expected images of at least 17x17 pixels"),
+        (["info", "plainnet34", "--shortcut", "C"], "Use `resnet34` for a network with shortcuts."),
+        (["quickstart", "--epochs", "0"], "Invalid value for '--epochs'"),
+        (["quickstart", "--seed", "-1"], "Invalid value for '--seed'"),
+    ],
+)
+def test_bad_arguments_are_one_sentence_and_code_2(
+    arguments: list[str], sentence: str, keras_resnet_command: Command
+) -> None:
+    done = keras_resnet_command(*arguments)
+    assert done.returncode == 2
+    assert done.stderr.startswith("keras-resnet: ")
+    assert sentence in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert "Traceback" not in done.stderr
+
+
+def test_output_that_cannot_be_written_is_one_sentence(keras_resnet_command: Command, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    done = keras_resnet_command("quickstart", "--output", str(tmp_path / "file"))
+    assert done.returncode == 2
+    assert "Expected a directory that can be written to. Received: " in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert (tmp_path / "file").read_text() == "x"
+
+
+def test_traceback_is_shown_on_request(keras_resnet_command: Command) -> None:
+    done = keras_resnet_command("info", "resnet51", KERAS_RESNET_TRACEBACK="1")
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr

@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from keras_resnet import ResNetConfig
+
+VALID = {"block": "bottleneck", "blocks": (3, 4, 6, 3), "filters": (64, 128, 256, 512)}
+
+
+@pytest.mark.parametrize(
+    ("changes", "received"),
+    [
+        ({"blocks": (3, 4)}, r"blocks=\(3, 4\), filters=\(64, 128, 256, 512\)"),
+        ({"blocks": (3, 4, 0, 3)}, r"blocks=\(3, 4, 0, 3\)"),
+        ({"blocks": ()}, r"\(\)"),
+        ({"blocks": 3}, "3"),
+        ({"blocks": (3, 4, 6.5, 3)}, r"blocks=\(3, 4, 6.5, 3\)"),
+        ({"filters": (64, 128, "256", 512)}, "'256'"),
+        ({"filters": (64, 128, True, 512)}, "True"),
+        ({"block": "wide"}, "block='wide'"),
+        ({"version": "v3"}, "version='v3'"),
+        ({"shortcut": "D"}, "shortcut='D'"),
+        ({"stem": "mnist"}, "stem='mnist'"),
+        ({"groups": 0}, "groups=0"),
+        ({"groups": 2.0}, "groups=2.0"),
+        ({"groups": 32, "width_per_group": 3, "filters": (10, 20, 40, 80)}, "groups=32, width_per_group=3"),
+        ({"block": "basic", "groups": 2}, "groups=2"),
+        ({"block": "basic", "width_per_group": 128}, "width_per_group=128"),
+        ({"shortcut": "A", "filters": (64, 128, 32, 512)}, "filters="),
+        ({"std": (1.0, 0.0, 1.0)}, "std="),
+        ({"mean": (1.0, 2.0)}, "mean="),
+    ],
+)
+def test_impossible_config_is_refused_in_keras_wording(changes: dict[str, object], received: str) -> None:
+    with pytest.raises(ValueError, match=f"Expected .*Received: .*{received}"):
+        ResNetConfig(**{**VALID, **changes})
+
+
+def test_config_is_frozen_hashable_and_equal_by_value() -> None:
+    config = ResNetConfig(**VALID)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.groups = 2  # type: ignore[misc]
+    # Lists, as JSON gives them, make the same config.
+    assert ResNetConfig(**{**VALID, "blocks": [3, 4, 6, 3]}) == config
+    assert hash(ResNetConfig(**VALID)) == hash(config)
+
+
+def test_replace_checks_like_the_constructor() -> None:
+    config = ResNetConfig(**VALID)
+    assert config.replace(version="v1").version == "v1"
+    assert config.version == "v1.5"
+    with pytest.raises(ValueError, match="Received: shortcut='Z'"):
+        config.replace(shortcut="Z")
+    with pytest.raises(ValueError, match=r"Expected config fields among .*'block'.*Received: depht, vershon"):
+        config.replace(depht=1, vershon="v1")
+
+
+def test_depth_and_stride_follow_from_the_blocks() -> None:
+    assert ResNetConfig(**VALID).depth == 50
+    assert ResNetConfig(**VALID).stride == 32
+    assert ResNetConfig("basic", (3, 3, 3), (16, 32, 64), stem="cifar").depth == 20
+    assert ResNetConfig("basic", (3, 3, 3), (16, 32, 64), stem="cifar").stride == 4

@@ -1,0 +1,201 @@
+"""The main job: one whole run with the defaults, and what interrupts it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from html.parser import HTMLParser
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+from keras_resnet.data import load_digits
+from keras_resnet.export import TARGETS, load_runner
+from keras_resnet.files import partial_directory
+from keras_resnet.quickstart import quickstart
+
+RESULTS = {"model.keras", "report.json", "report.html", *(target.file_name for target in TARGETS.values())}
+
+Demo = tuple[subprocess.CompletedProcess[str], Path]
+
+
+def test_run_succeeds_and_leaves_the_results_only(demo: Demo) -> None:
+    done, output = demo
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert {path.name for path in output.iterdir()} == RESULTS
+    for name in TARGETS:
+        assert re.search(rf"^ *{name} .* ok *$", done.stdout, re.MULTILINE), name
+    assert f"{output / 'report.html'}" in done.stdout.replace("\n", "")
+
+
+def test_digits_are_learnt(demo: Demo) -> None:
+    _, output = demo
+    report = json.loads((output / "report.json").read_text())
+    assert report["accuracy"] >= 0.985
+    _, test_data = load_digits()
+    model = keras.saving.load_model(output / "model.keras")
+    accuracy = (model.predict(test_data.images, verbose=0).argmax(-1) == test_data.labels).mean()
+    assert accuracy == pytest.approx(report["accuracy"])
+
+
+def test_report_has_every_artifact_within_its_limits(demo: Demo) -> None:
+    _, output = demo
+    report = json.loads((output / "report.json").read_text())
+    assert [artifact["target"] for artifact in report["artifacts"]] == ["keras", *TARGETS]
+    assert report["failures"] == []
+    for artifact in report["artifacts"]:
+        comparison = artifact["comparison"]
+        assert comparison["images"] == 360
+        assert comparison["agreement"] >= 0.98
+        assert comparison["accuracy"] >= report["accuracy"] - 0.01
+        if artifact["target"] in ("saved_model", "tflite-float32", "onnx"):
+            assert comparison["max_error"] <= 1e-4
+            assert comparison["agreement"] == 1.0
+        elif artifact["target"] == "tflite-float16":
+            assert comparison["max_error"] <= 1e-2
+    recipe = report["recipe"]
+    steps = -(-1437 // recipe["batch_size"])
+    assert report["optimizer_steps"] == recipe["epochs"] * steps
+    assert len(report["history"]["loss"]) == recipe["epochs"]
+
+
+def test_int8_runs_on_its_own(demo: Demo) -> None:
+    _, test_data = load_digits()
+    probabilities = load_runner(demo[1] / "model-int8.tflite").predict(test_data.images)
+    assert (probabilities.argmax(-1) == test_data.labels).mean() >= 0.97
+
+
+def test_page_is_self_contained_and_complete(demo: Demo) -> None:
+    text = (demo[1] / "report.html").read_text()
+
+    class Page(HTMLParser):
+        def __init__(self) -> None:
+            super().__init__()
+            self.sources: list[str] = []
+            self.tags: list[str] = []
+
+        def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+            self.tags.append(tag)
+            self.sources += [value or "" for name, value in attributes if name in ("src", "href")]
+
+    page = Page()
+    page.feed(text)
+    assert page.tags.count("img") == 2
+    assert all(source.startswith("data:image/png;base64,") for source in page.sources)
+    assert not {"script", "link", "iframe"} & set(page.tags)
+    assert page.tags.count("tr") == 2 + len(TARGETS)
+    for heading in ("Artifacts", "Training", "Predictions on held-out digits"):
+        assert f"<h2>{heading}</h2>" in text
+
+
+def test_results_are_not_overwritten_unasked(demo: Demo, command: str) -> None:
+    _, output = demo
+    before = (output / "report.json").read_bytes()
+    done = subprocess.run([command, "quickstart", "--output", str(output)], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "which holds model.keras" in done.stderr
+    assert "--overwrite" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert (output / "report.json").read_bytes() == before
+
+
+def interrupt(command: str, output: Path, at: str, number: signal.Signals) -> tuple[int, str]:
+    """Starts an overwriting run, sends a signal when it has printed `at`, and returns how it ended."""
+    process = subprocess.Popen(
+        [command, "quickstart", "--output", str(output), "--epochs", "1", "--overwrite"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if at in line:
+            break
+    time.sleep(0.5)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=120)
+    return process.returncode, errors
+
+
+@pytest.mark.parametrize(
+    ("at", "number", "code"),
+    [
+        ("Training", signal.SIGINT, 130),
+        ("tflite-int8", signal.SIGINT, 130),
+        ("onnx", signal.SIGTERM, 143),
+        ("tflite-float16", signal.SIGKILL, -9),
+    ],
+)
+def test_interrupted_run_leaves_earlier_results_and_nothing_half_written(
+    at: str, number: signal.Signals, code: int, tmp_path: Path, command: str
+) -> None:
+    for name in RESULTS - {"saved_model"}:
+        (tmp_path / name).write_text("earlier")
+    returned, errors = interrupt(command, tmp_path, at, number)
+    assert returned == code
+    for name in RESULTS - {"saved_model"}:
+        assert (tmp_path / name).read_text() == "earlier", name
+    others = {path.name for path in tmp_path.iterdir()} - RESULTS
+    if number == signal.SIGKILL:
+        # Nobody can clean up after that, but the next one who writes there.
+        assert [name.startswith(".partial-") for name in others] == [True]
+        with partial_directory(tmp_path):
+            pass
+        assert {path.name for path in tmp_path.iterdir()} <= RESULTS
+        return
+    assert others == set()
+    assert "Traceback" not in errors
+    assert errors.strip().endswith("Earlier results are untouched.")
+    assert errors.count("\n") == 1
+
+
+def test_disagreeing_run_fails_and_is_kept_apart(tmp_path: Path) -> None:
+    """In a process of its own, as the limits are changed under it."""
+    (tmp_path / "model.onnx").write_text("earlier")
+    code = """
+import dataclasses, sys
+from keras_resnet.cli import main
+from keras_resnet.export import TARGETS, Limits
+TARGETS["tflite-int8"] = dataclasses.replace(TARGETS["tflite-int8"], limits=Limits(max_error=-1.0))
+sys.argv = ["keras-resnet", "quickstart", "--output", sys.argv[1], "--epochs", "2", "--overwrite"]
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("keras-resnet: ")
+    assert "tflite-int8 disagrees with Keras: largest probability error" in last
+    assert "Traceback" not in done.stderr
+    assert (tmp_path / "model.onnx").read_text() == "earlier"
+    kept = {path.name for path in (tmp_path / "failed-run").iterdir()}
+    assert "model-int8.tflite" not in kept
+    assert {"model.keras", "report.json", "report.html", "model-float32.tflite"} <= kept
+    assert {path.name for path in tmp_path.iterdir()} == {"model.onnx", "failed-run"}
+    report = json.loads((tmp_path / "failed-run" / "report.json").read_text())
+    assert any("tflite-int8" in failure for failure in report["failures"])
+
+
+def test_bad_epochs_are_refused_before_anything_is_written(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="Expected `epochs` to be at least 1. Received: 0"):
+        quickstart(tmp_path / "new", epochs=0)
+    assert not (tmp_path / "new").exists()
+
+
+def test_calibration_is_balanced_and_from_the_training_split() -> None:
+    from keras_resnet.quickstart import _calibration
+
+    train_data, test_data = load_digits()
+    images = _calibration(train_data)
+    labels = {image.tobytes(): label for image, label in zip(train_data.images, train_data.labels, strict=True)}
+    assert np.bincount([labels[image.tobytes()] for image in images]).tolist() == [20] * 10
+    held_out = {image.tobytes() for image in test_data.images}
+    assert not [image for image in images if image.tobytes() in held_out]

@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import inspect
+import json
+import os
+from pathlib import Path
+
+import keras
+import pytest
+
+import keras_resnet
+from keras_resnet.variants import VARIANTS, Builder, get_config
+
+LAYER_NAMES = Path(__file__).parent / "golden" / "layer_names.json"
+
+
+def builders() -> dict[str, Builder]:
+    return {name.lower(): getattr(keras_resnet, name) for name in keras_resnet.__all__ if name.lower() in VARIANTS}
+
+
+def test_every_network_has_a_builder_of_its_name() -> None:
+    assert sorted(builders()) == sorted(VARIANTS)
+    for name, builder in builders().items():
+        assert builder.__name__.lower() == name  # type: ignore[attr-defined]
+
+
+def test_builders_have_the_signature_of_keras_applications() -> None:
+    theirs = inspect.signature(keras.applications.ResNet50).parameters
+    for name, builder in builders().items():
+        parameters = inspect.signature(builder).parameters
+        assert list(parameters)[: len(theirs)] == list(theirs)
+        defaults = {key: parameters[key].default for key in theirs}
+        assert defaults == {
+            "include_top": True,
+            "weights": None,
+            "input_tensor": None,
+            "input_shape": None,
+            "pooling": None,
+            "classes": VARIANTS[name].default_classes,
+            "classifier_activation": "softmax",
+            "name": None,
+        }
+        extras = [key for key in parameters if key not in theirs]
+        assert extras == ["include_preprocessing", "dtype", "config_overrides"]
+
+
+def test_builder_and_create_model_pass_every_argument_on() -> None:
+    keywords = {
+        "include_top": False,
+        "input_shape": (16, 16, 1),
+        "pooling": "max",
+        "name": "mine",
+        "include_preprocessing": False,
+        "dtype": "mixed_bfloat16",
+        "shortcut": "C",
+    }
+    for model in (keras_resnet.ResNet20(**keywords), keras_resnet.create_model("resnet20", **keywords)):
+        assert (model.name, model.input_shape, model.output_shape) == ("mine", (None, 16, 16, 1), (None, 64))
+        names = [layer.name for layer in model.layers]
+        assert "normalization" not in names
+        assert "conv2_block1_0_conv" in names
+        assert names[-1] == "max_pool"
+        assert model.get_layer("conv1_conv").compute_dtype == "bfloat16"
+    model = keras_resnet.ResNet20(classes=3, classifier_activation=None)
+    assert model.output_shape == (None, 3)
+    assert model.layers[-1].activation is keras.activations.linear
+    assert model.name == "resnet20"
+
+
+def test_list_models_matches_patterns() -> None:
+    assert keras_resnet.list_models() == list(VARIANTS)
+    assert keras_resnet.list_models("ResNeXt*") == ["resnext50_32x4d", "resnext101_32x8d", "resnext101_64x4d"]
+    assert keras_resnet.list_models("vgg*") == []
+
+
+def test_unknown_and_contradictory_requests_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"Expected a network among .*'resnet18'.*Received: 'resnet19'"):
+        keras_resnet.create_model("resnet19")
+    with pytest.raises(ValueError, match=r"plain network `plainnet34`. Received: shortcut='C'. Use `resnet34`"):
+        keras_resnet.PlainNet34(shortcut="C")
+    with pytest.raises(ValueError, match=r"Expected config fields among .*Received: droput"):
+        keras_resnet.ResNet50(droput=0.5)
+    assert get_config("resnet34", shortcut=None) == VARIANTS["plainnet34"]
+
+
+def test_golden_layer_names() -> None:
+    """Layer names are part of the weight format. `make golden` rewrites the file; review it as a diff."""
+    small = {"input_shape": (64, 64, 3)}
+    models = {
+        "resnet18": keras_resnet.ResNet18(stem="cifar", **small),
+        "resnet34 C": keras_resnet.ResNet34(shortcut="C", input_shape=(128, 128, 3)),
+        "resnet50 v1": keras_resnet.ResNet50(version="v1", input_shape=(128, 128, 3)),
+        "resnet50": keras_resnet.ResNet50(input_shape=(128, 128, 3)),
+        "resnet20": keras_resnet.ResNet20(),
+        "plainnet20": keras_resnet.PlainNet20(),
+    }
+    names = {key: [layer.name for layer in model.layers] for key, model in models.items()}
+    if os.environ.get("KERAS_RESNET_GOLDEN") == "write":
+        LAYER_NAMES.write_text(json.dumps(names, indent=1) + "\n")
+    assert names == json.loads(LAYER_NAMES.read_text())
+
+
+def test_weighted_layers_are_named_as_in_keras_applications() -> None:
+    ours = {layer.name for layer in keras_resnet.ResNet50(input_shape=(128, 128, 3)).layers if layer.weights}
+    theirs = {layer.name for layer in keras.applications.ResNet50(weights=None).layers if layer.weights}
+    assert ours == theirs

@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import dataclasses
+
+import keras
+import numpy as np
+import pytest
+
+from keras_resnet import ResNetConfig, build
+from keras_resnet.data import LabeledImages, load_digits
+from keras_resnet.training import RECIPES, train
+
+from ..conftest import Run
+
+RECIPE = dataclasses.replace(RECIPES["quick-digits"], epochs=3, batch_size=32)
+
+
+@pytest.fixture(scope="module")
+def digits() -> tuple[LabeledImages, LabeledImages]:
+    """Two hundred and fifty training digits and fifty held-out ones."""
+    train_data, test_data = load_digits(16)
+    few, held_out = slice(0, 250), slice(0, 50)
+    names = train_data.class_names
+    return (
+        LabeledImages(train_data.images[few], train_data.labels[few], names),
+        LabeledImages(test_data.images[held_out], test_data.labels[held_out], names),
+    )
+
+
+def test_training_learns_and_counts_its_steps(
+    tiny_config: ResNetConfig, digits: tuple[LabeledImages, LabeledImages]
+) -> None:
+    keras.utils.set_random_seed(0)
+    model = build(tiny_config, input_shape=(16, 16, 3))
+    result = train(model, *digits, RECIPE, seed=0)
+    assert result.steps == 3 * 8
+    assert result.history["loss"][-1] < 0.8 * result.history["loss"][0]
+    assert {len(values) for values in result.history.values()} == {3}
+    assert result.history["learning_rate"][0] == pytest.approx(RECIPE.learning_rate, rel=1e-5)
+    # The history is that of the given model, which stays free of optimizer state.
+    predicted = model.predict(digits[1].images, verbose=0).argmax(-1)
+    assert (predicted == digits[1].labels).mean() == pytest.approx(result.history["val_accuracy"][-1])
+    assert not model.compiled
+
+
+def test_same_seed_gives_the_same_weights_in_two_processes(run_python: Run) -> None:
+    code = """
+import dataclasses, hashlib, sys
+import keras, tensorflow as tf
+tf.config.experimental.enable_op_determinism()
+from keras_resnet import ResNet20
+from keras_resnet.data import load_digits
+from keras_resnet.training import RECIPES, train
+keras.utils.set_random_seed(int(sys.argv[1]))
+model = ResNet20(input_shape=(16, 16, 3))
+recipe = dataclasses.replace(RECIPES["quick-digits"], epochs=1)
+train(model, *load_digits(16), recipe, seed=int(sys.argv[1]))
+print(hashlib.sha256(b"".join(weight.tobytes() for weight in model.get_weights())).hexdigest())
+"""
+    hashes = [run_python(code, seed).stdout.splitlines()[-1] for seed in ("3", "3", "4")]
+    assert len(hashes[0]) == 64
+    assert hashes[0] == hashes[1] != hashes[2]
+
+
+def test_recipe_reaches_the_optimizer_and_the_pipeline(
+    tiny_config: ResNetConfig, digits: tuple[LabeledImages, LabeledImages], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from keras_resnet.training import trainer
+
+    seen: dict[str, object] = {}
+
+    def spy_sgd(schedule: object, **keywords: object) -> object:
+        seen.update(keywords)
+        return keras.optimizers.SGD(schedule)
+
+    def spy_crop(image: object, seed: object, padding: int) -> object:
+        seen["padding"] = padding
+        return image
+
+    monkeypatch.setattr(trainer, "SGD", spy_sgd)
+    monkeypatch.setattr(trainer, "pad_and_crop", spy_crop)
+    recipe = dataclasses.replace(RECIPE, epochs=1, momentum=0.5, weight_decay=0.3, padding=2)
+    train(build(tiny_config, input_shape=(16, 16, 3)), *digits, recipe)
+    assert seen == {"momentum": 0.5, "coupled_weight_decay": 0.3, "padding": 2}
+
+
+def test_images_reach_the_network_as_uint8(digits: tuple[LabeledImages, LabeledImages]) -> None:
+    assert digits[0].images.dtype == np.uint8
+    assert digits[0].images.max() > 200
