@@ -19,7 +19,6 @@ from keras_resnet.export.runtime import KerasRunner, Runner, load_runner
 from keras_resnet.export.signature import ExportSource, as_float32, check_classifier
 from keras_resnet.export.targets import TARGETS, Target
 from keras_resnet.export.verify import Comparison, compare, disagreements
-from keras_resnet.extras import require
 from keras_resnet.files import partial_directory, publish, size_of
 
 #: Name and share done, at the start of every step.
@@ -105,9 +104,7 @@ def export(
         runners = {"keras": keras_runner, **{item.target.name: item.runner for item in written}}
         latencies = median_latencies(runners, images[0])
         rows = [
-            ArtifactReport(
-                "keras", "model.keras", size_of(keras_path), compare(expected, expected, labels), latencies["keras"]
-            )
+            ArtifactReport("keras", None, size_of(keras_path), compare(expected, expected, labels), latencies["keras"])
         ]
         for item in written:
             name = item.target.file_name
@@ -133,8 +130,7 @@ def _choose(targets: Sequence[str], calibrated: bool) -> list[Target]:
                 f"Expected `calibration` images for the target {target.name!r}, which takes its ranges from them. "
                 "Received: none. Pass images like those the network will see"
             )
-        for module in target.modules:
-            require(module)
+        target.require_modules()
     return chosen
 
 

@@ -20,15 +20,15 @@ class ArtifactReport:
 
     Attributes:
         target: name of the target; `keras` for the model itself.
-        file_name: where it lies in the export directory.
-        size: bytes.
+        file_name: where it lies in the export directory; `None` for the model itself.
+        size: bytes; of the model itself, those of its `.keras` file.
         comparison: its predictions against those of Keras.
         latency_ms: median at batch 1.
         disagreements: what is outside the target's limits, in words; empty if it agrees.
     """
 
     target: str
-    file_name: str
+    file_name: str | None
     size: int
     comparison: Comparison
     latency_ms: float

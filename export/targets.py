@@ -9,6 +9,7 @@ from pathlib import Path
 from keras_resnet.export import onnx, saved_model, tflite
 from keras_resnet.export.signature import ExportSource
 from keras_resnet.export.verify import Limits
+from keras_resnet.extras import require
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,11 @@ class Target:
     limits: Limits
     modules: tuple[str, ...] = ()
     needs_calibration: bool = False
+
+    def require_modules(self) -> None:
+        """Raises an `ImportError` with the pip line if a package is missing that this target needs."""
+        for module in self.modules:
+            require(module)
 
 
 _EXACT = Limits(max_error=1e-4, min_agreement=1.0)

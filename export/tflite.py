@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -58,21 +59,33 @@ def _converter(source: ExportSource) -> Any:
 
 
 def _write(source: ExportSource, path: Path, converter: Any) -> None:
+    path.write_bytes(_named(_convert(converter), source.output_name))
+
+
+def _convert(converter: Any) -> bytes:
+    """Converts, and refuses what is no built-in operator: a plain mobile runtime has no other."""
+    content = b""
     with quiet():
-        content = converter.convert()
-    _refuse_custom_operators(content)
-    path.write_bytes(_named(content, source.output_name))
-
-
-def _refuse_custom_operators(content: bytes) -> None:
-    """A mobile runtime has the built-in operators only; Flex operators would need TensorFlow inside the app."""
-    model = flatbuffer_utils.convert_bytearray_to_object(bytearray(content))
-    custom = sorted(code.customCode.decode() for code in model.operatorCodes if code.customCode)
+        try:
+            content = converter.convert()
+            custom = _custom_operators(content)
+        except Exception as error:
+            # The converter explains at length how to allow such operators; which ones they are is what matters.
+            named = re.search(r"(?:TF Select|Flex|Custom) ops: ([^\n]+)", str(error))
+            if named is None:
+                raise
+            custom = named[1].strip()
     if custom:
         raise ValueError(
-            f"Expected a network of built-in TFLite operators. Received: {', '.join(custom)}, which no plain mobile "
-            "runtime has"
+            "Expected a network that TFLite's built-in operators can express: a plain mobile runtime has no other. "
+            f"Received: one that needs {custom}"
         )
+    return content
+
+
+def _custom_operators(content: bytes) -> str:
+    model = flatbuffer_utils.convert_bytearray_to_object(bytearray(content))
+    return ", ".join(sorted(code.customCode.decode() for code in model.operatorCodes if code.customCode))
 
 
 def _named(content: bytes, output: str) -> bytes:

@@ -79,8 +79,8 @@ def build(
         x = layers.Dense(
             config.default_classes if classes is None else classes,
             activation=classifier_activation,
-            # Goyal et al. 2017, section 5.1.
-            kernel_initializer=keras.initializers.RandomNormal(stddev=0.01),
+            # Uniform within 1/sqrt(inputs), as in fb.resnet.torch and torchvision.
+            kernel_initializer=keras.initializers.VarianceScaling(1 / 3, "fan_in", "uniform"),
             name="predictions",
             # Probabilities in half precision lose small classes and break losses and exports.
             dtype="float32",
@@ -195,9 +195,9 @@ def _load_weights(model: keras.Model, weights: str | os.PathLike[str]) -> None:
     missing = sorted(set(targets) - set(sources))
     unexpected = sorted(set(sources) - set(targets) - {"predictions"})
     reshaped = [
-        f"{name} {[w.shape for w in sources[name].weights]} instead of {[w.shape for w in layer.weights]}"
+        f"{name} {_shapes(sources[name])} instead of {_shapes(layer)}"
         for name, layer in targets.items()
-        if name in sources and [w.shape for w in sources[name].weights] != [w.shape for w in layer.weights]
+        if name in sources and _shapes(sources[name]) != _shapes(layer)
     ]
     for problem, names in (("it lacks", missing), ("it also has", unexpected), ("shapes differ:", reshaped)):
         if names:
@@ -207,3 +207,7 @@ def _load_weights(model: keras.Model, weights: str | os.PathLike[str]) -> None:
             )
     for name, layer in targets.items():
         layer.set_weights(sources[name].get_weights())
+
+
+def _shapes(layer: keras.Layer) -> list[tuple[int, ...]]:
+    return [tuple(weight.shape) for weight in layer.weights]

@@ -141,8 +141,9 @@ def doctor(as_json: AsJson = False) -> None:
     console.print(f"{'devices':20} {', '.join(found['devices'])}")
     console.print("Optional:")
     for module, details in found["optional"].items():
-        missing = f"missing: no {details['purpose']}; pip install 'keras-resnets[{details['extra']}]'"
-        console.print(f"  {module:30} {details['version'] or missing}", markup=False)
+        missing = f"missing, so not available: {details['purpose']}; pip install 'keras-resnets[{details['extra']}]'"
+        installed = f"{details['version']} for {details['purpose']}"
+        console.print(f"  {module:30} {installed if details['version'] else missing}", markup=False)
 
 
 def _table(*columns: str, left: int = 3) -> rich.table.Table:

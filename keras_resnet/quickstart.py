@@ -46,6 +46,7 @@ def quickstart(output: Path, epochs: int | None = None, seed: int = 0, overwrite
     Raises:
         ValueError: `epochs` is not positive.
         FileExistsError: `output` holds results already.
+        ImportError: a package of `keras-resnets[export]` is not installed.
         OSError: `output` cannot be written, or the disk is full.
         ExportError: an artifact disagrees with Keras; the run is kept in `output/failed-run`.
     """
@@ -55,6 +56,8 @@ def quickstart(output: Path, epochs: int | None = None, seed: int = 0, overwrite
             raise ValueError(f"Expected `epochs` to be at least 1. Received: {epochs}")
         recipe = dataclasses.replace(recipe, epochs=epochs)
     _refuse_results(output, overwrite)
+    for target in TARGETS.values():
+        target.require_modules()
     started = time.perf_counter()
     with partial_directory(output) as staging:
         tf.config.experimental.enable_op_determinism()

@@ -72,7 +72,10 @@ def test_doctor_names_versions_devices_and_what_is_missing(keras_resnet_command:
     )
     lines = keras_resnet_command("doctor", PYTHONPATH=str(tmp_path)).stdout.splitlines()
     (missing,) = [line for line in lines if "tf2onnx" in line]
-    assert missing.split(maxsplit=1)[1] == "missing: no writing ONNX; pip install 'keras-resnets[export]'"
+    assert missing.split(maxsplit=1)[1] == (
+        "missing, so not available: writing ONNX; pip install 'keras-resnets[export]'"
+    )
+    assert [line for line in lines if "onnxruntime" in line and "for running and verifying ONNX" in line]
 
 
 def test_no_command_shows_the_commands(keras_resnet_command: Command) -> None:
@@ -113,6 +116,18 @@ def test_output_that_cannot_be_written_is_one_sentence(keras_resnet_command: Com
     assert "Expected a directory that can be written to. Received: " in done.stderr
     assert done.stderr.count("\n") == 1
     assert (tmp_path / "file").read_text() == "x"
+
+
+def test_missing_extra_stops_the_quickstart_before_it_trains(keras_resnet_command: Command, tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules['ai_edge_litert'] = None\n")
+    done = keras_resnet_command("quickstart", "--output", str(tmp_path / "out"), PYTHONPATH=str(tmp_path))
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr == (
+        "keras-resnet: Running and verifying TFLite needs the package `ai_edge_litert`, which is not installed: run "
+        "`pip install 'keras-resnets[export]'`.\n"
+    )
+    assert not (tmp_path / "out").exists()
 
 
 def test_traceback_is_shown_on_request(keras_resnet_command: Command) -> None:

@@ -12,7 +12,7 @@ from keras_resnet.training import RECIPES, train
 
 from ..conftest import Run
 
-RECIPE = dataclasses.replace(RECIPES["quick-digits"], epochs=3, batch_size=32)
+RECIPE = dataclasses.replace(RECIPES["quick-digits"], epochs=12, batch_size=32)
 
 
 @pytest.fixture(scope="module")
@@ -33,9 +33,9 @@ def test_training_learns_and_counts_its_steps(
     keras.utils.set_random_seed(0)
     model = build(tiny_config, input_shape=(16, 16, 3))
     result = train(model, *digits, RECIPE, seed=0)
-    assert result.steps == 3 * 8
-    assert result.history["loss"][-1] < 0.8 * result.history["loss"][0]
-    assert {len(values) for values in result.history.values()} == {3}
+    assert result.steps == 12 * 8
+    assert result.history["loss"][-1] < 0.6 * result.history["loss"][0]
+    assert {len(values) for values in result.history.values()} == {12}
     assert result.history["learning_rate"][0] == pytest.approx(RECIPE.learning_rate, rel=1e-5)
     # The history is that of the given model, which stays free of optimizer state.
     predicted = model.predict(digits[1].images, verbose=0).argmax(-1)

@@ -1,0 +1,96 @@
+"""Every example runs, and the README shows the examples as they are."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from keras_resnet.export import TARGETS
+
+from .conftest import ROOT
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+
+PRINTED = {
+    "build.py": "params=23528522",
+    "fine_tune.py": "of the held-out digits are right",
+    "mobile_export.py": "agreement=",
+    "tf_serving.py": "should be",
+}
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture
+def with_demo_output(demo: tuple[object, Path], tmp_path: Path) -> Path:
+    """A folder in which `make demo` has been run."""
+    (tmp_path / "demo-output").symlink_to(demo[1])
+    return tmp_path
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
+def test_example_runs_and_prints_what_it_promises(path: Path, with_demo_output: Path) -> None:
+    assert path.read_text().count("\n") <= 120
+    done = subprocess.run(
+        [sys.executable, str(path)], cwd=with_demo_output, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert PRINTED[path.name] in done.stdout
+    if "should be" in done.stdout:
+        predicted, true = done.stdout.splitlines()[-1].split(" should be ")
+        assert predicted == true
+    if path.name == "fine_tune.py":
+        accuracy = re.search(r"([\d.]+)% of the held-out", done.stdout)
+        assert accuracy is not None
+        assert float(accuracy[1]) > 90
+
+
+def test_readme_shows_every_example_as_it_is() -> None:
+    shown = blocks("python")
+    for path in EXAMPLES:
+        code = path.read_text().split('"""\n', maxsplit=1)[1].lstrip("\n")
+        assert code in shown, path.name
+    assert len(shown) == len(EXAMPLES)
+
+
+@pytest.mark.parametrize("line", [line for block in blocks("sh") for line in block.splitlines()])
+def test_commands_of_the_readme_run(line: str, command: str, tmp_path: Path) -> None:
+    words = shlex.split(line, comments=True)
+    if words[0] == "make":
+        # The test suite cannot run itself; that these targets exist is all it can check here.
+        assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
+        return
+    if words[0] == "pip":
+        assert words[1:] == ["install", "keras-resnets[export]"]
+        return
+    assert words[0] == "keras-resnet"
+    if words[1] == "quickstart":
+        words += ["--help"]
+    environment = {**os.environ, "PATH": f"{Path(command).parent}:{os.environ['PATH']}"}
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_output_in_the_readme_has_the_rows_that_are_printed(
+    demo: tuple[subprocess.CompletedProcess[str], Path],
+) -> None:
+    (shown,) = [block for block in blocks("text") if "artifact" in block]
+    for target in ("keras", *TARGETS):
+        assert re.search(rf"^ *{target} .* ok *$", shown, re.MULTILINE), target
+
+    def skeleton(text: str) -> list[str]:
+        """The output without the figures, which differ from machine to machine."""
+        lines = [re.sub(r"[\d.,e%-]+", "#", " ".join(line.split())) for line in text.splitlines()]
+        return [line for line in lines if line and "Report:" not in line and not line.startswith("…")]
+
+    printed = skeleton(demo[0].stdout)
+    assert [line for line in skeleton(shown) if line not in printed] == []
