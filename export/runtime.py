@@ -78,6 +78,7 @@ class TFLiteRunner(Runner):
         interpreter = require("ai_edge_litert.interpreter").Interpreter
         with quiet():
             self._interpreter = interpreter(model_path=str(path), num_threads=os.cpu_count())
+            self._interpreter.allocate_tensors()
             self._signature = self._interpreter.get_signature_runner(SIGNATURE)
         shape = self._interpreter.get_input_details()[0]["shape_signature"]
         self.input_shape = tuple(None if side < 0 else int(side) for side in shape)

@@ -28,16 +28,16 @@ class Recipe:
     padding: int
 
 
-#: `quick-digits` is our own: ResNet-20 on the 1,437 training digits within a minute on two cores. Momentum, weight
-#: decay and padding are those of He et al. 2015, section 4.2.
+#: `quick-digits` is our own: ResNet-20 on the 1,437 training digits within two minutes on two cores. Momentum and padding
+#: are those of He et al. 2015, section 4.2; in only 450 steps their weight decay of 1e-4 would do next to nothing.
 RECIPES = {
     "quick-digits": Recipe(
-        epochs=12,
-        batch_size=64,
-        learning_rate=0.1,
+        epochs=10,
+        batch_size=32,
+        learning_rate=0.05,
         warmup_epochs=1,
         momentum=0.9,
-        weight_decay=1e-4,
+        weight_decay=1e-3,
         padding=4,
     ),
 }

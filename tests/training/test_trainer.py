@@ -12,7 +12,7 @@ from keras_resnet.training import RECIPES, train
 
 from ..conftest import Run
 
-RECIPE = dataclasses.replace(RECIPES["quick-digits"], epochs=12, batch_size=32)
+RECIPE = dataclasses.replace(RECIPES["quick-digits"], epochs=12)
 
 
 @pytest.fixture(scope="module")
