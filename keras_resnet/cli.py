@@ -163,29 +163,31 @@ def _print_json(data: Any) -> None:
     typer.echo(json.dumps(data, indent=2))
 
 
+class _Interrupted(SystemExit):
+    """A signal asked the process to end. What is on the stack removes its temporary files on the way out."""
+
+
+def _interrupt(signal_number: int, frame: FrameType | None) -> NoReturn:
+    raise _Interrupted(128 + signal_number)
+
+
 def main() -> NoReturn:
     """Runs the command: every failure is one sentence and an exit code, never a traceback.
 
     KERAS_RESNET_TRACEBACK=1 in the environment shows the traceback of a failure, for reporting it.
     """
-    signal.signal(signal.SIGTERM, _terminate)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
     try:
         code = app(standalone_mode=False)
-    except (KeyboardInterrupt, typer.Abort):
-        _fail("Interrupted. Earlier results are untouched.", 130)
-    except typer.Exit as error:
-        code = error.exit_code
+    except _Interrupted as interruption:
+        _fail("Interrupted. Earlier results are untouched", interruption.code)
     except Exception as error:
         if os.environ.get("KERAS_RESNET_TRACEBACK") == "1":
             raise
         _fail(_sentence(error), _exit_code(error))
+    # Typer returns what the command returned, or the code of its own `Exit`.
     sys.exit(code if isinstance(code, int) else 0)
-
-
-def _terminate(signal_number: int, frame: FrameType | None) -> NoReturn:
-    # An exception rather than an exit: what is on the stack removes its temporary files.
-    typer.echo("keras-resnet: Terminated. Earlier results are untouched.", err=True)
-    sys.exit(128 + signal_number)
 
 
 def _exit_code(error: Exception) -> int:
@@ -201,6 +203,6 @@ def _sentence(error: Exception) -> str:
     return str(getattr(error, "format_message", lambda: error)()) or type(error).__name__
 
 
-def _fail(sentence: str, code: int) -> NoReturn:
+def _fail(sentence: str, code: Any) -> NoReturn:
     typer.echo(f"keras-resnet: {sentence.rstrip('.')}.", err=True)
     sys.exit(code)

@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterator
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-#: Never highlighted: colours say something here (red: disagrees) or are not used. Files and pipes have no width.
-console = Console(highlight=False, width=None if sys.stdout.isatty() else 100)
+#: Never highlighted: colours say something here (red: disagrees) or are not used. Sentences are not cut into lines;
+#: tables need a width, and files and pipes have none.
+console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 100)
 
 
 @contextlib.contextmanager
