@@ -1,4 +1,6 @@
-"""Take a network that knows the digits and teach it another task: odd or even. Run `make demo` first."""
+"""Take a network that knows the digits and teach it another task: odd or even. Run `make demo`
+first.
+"""
 
 import keras
 
@@ -8,7 +10,10 @@ from keras_resnet.data import load_digits
 train, test = load_digits()
 base = keras_resnet.ResNet20(include_top=False, pooling="avg", weights="demo-output/model.keras")
 base.trainable = False  # the convolutions, and the statistics of BatchNormalization with them
-model = keras.Model(base.input, keras.layers.Dense(2, activation="softmax", name="parity")(base.output))
+model = keras.Model(
+    base.input, keras.layers.Dense(2, activation="softmax", name="parity")(base.output)
+)
 model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
 model.fit(train.images, train.labels % 2, epochs=5, verbose=2)
-print(f"{model.evaluate(test.images, test.labels % 2, verbose=0)[1]:.1%} of the held-out digits are right")
+accuracy = model.evaluate(test.images, test.labels % 2, verbose=0)[1]
+print(f"{accuracy:.1%} of the held-out digits are right")

@@ -1,10 +1,14 @@
-"""Exports: SavedModel, TFLite and ONNX artifacts that are run and compared with Keras when they are written.
+"""Exports: SavedModel, TFLite and ONNX artifacts that are run and compared with Keras when they are
+written.
 
-Import it as `keras_resnet.export`. Needs TensorFlow and, for TFLite and ONNX, the extra `keras-resnets[export]`.
+Import it as `keras_resnet.export`. Needs TensorFlow and, for TFLite and ONNX, the extra
+`keras-resnets[export]`.
 """
 
 if __name__ == "export":
-    raise ImportError("This package is a part of `keras_resnet`: write `import keras_resnet.export` instead.")
+    raise ImportError(
+        "This package is a part of `keras_resnet`: write `import keras_resnet.export` instead."
+    )
 
 from keras_resnet.export.exporter import ExportError, export
 from keras_resnet.export.report import ArtifactReport, ExportReport

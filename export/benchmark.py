@@ -11,7 +11,9 @@ import numpy as np
 from keras_resnet.export.runtime import Runner
 
 
-def median_latencies(runners: Mapping[str, Runner], image: np.ndarray, rounds: int = 30) -> dict[str, float]:
+def median_latencies(
+    runners: Mapping[str, Runner], image: np.ndarray, rounds: int = 30
+) -> dict[str, float]:
     """Median latency of each runner in milliseconds, at batch 1.
 
     The runners take turns, so that a machine that slows down slows all of them down.

@@ -1,4 +1,6 @@
-"""`export()`: write artifacts, run each in its own runtime, compare it with Keras, and only then give it its name."""
+"""`export()`: write artifacts, run each in its own runtime, compare it with Keras, and only then
+give it its name.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +15,16 @@ import keras
 import numpy as np
 
 from keras_resnet.export.benchmark import median_latencies
-from keras_resnet.export.calibration import calibration_images, image_array
+from keras_resnet.export.calibration import check_calibration
 from keras_resnet.export.report import ArtifactReport, ExportReport
 from keras_resnet.export.runtime import KerasRunner, Runner, load_runner
-from keras_resnet.export.signature import ExportSource, as_float32, check_classifier
+from keras_resnet.export.signature import (
+    ExportSource,
+    as_float32,
+    check_backend,
+    check_classifier,
+    image_array,
+)
 from keras_resnet.export.targets import TARGETS, Target
 from keras_resnet.export.verify import Comparison, compare, disagreements
 from keras_resnet.files import partial_directory, publish, size_of
@@ -44,13 +52,22 @@ class _Written:
     path: Path
     runner: Runner
     comparison: Comparison
-    disagreements: tuple[str, ...]
+
+    @property
+    def disagreements(self) -> tuple[str, ...]:
+        return tuple(disagreements(self.comparison, self.target.limits))
+
+    def report(self, latency_ms: float) -> ArtifactReport:
+        name, size = self.target.file_name, size_of(self.path)
+        return ArtifactReport(
+            self.target.name, name, size, self.comparison, latency_ms, self.disagreements
+        )
 
 
 def export(
     model: keras.Model,
     directory: str | os.PathLike[str],
-    targets: Sequence[str] = ("saved_model", "tflite-int8", "onnx"),
+    targets: Sequence[str] | None = None,
     *,
     calibration: Iterable[Any] | np.ndarray | None = None,
     images: Iterable[Any] | np.ndarray | None = None,
@@ -58,18 +75,23 @@ def export(
     overwrite: bool = False,
     progress: Progress = lambda step, done: None,
 ) -> ExportReport:
-    """Exports a classifier and proves every artifact in its own runtime before it gets its final name.
+    """Exports a classifier and proves every artifact in its own runtime before it gets its final
+    name.
 
-    Every artifact takes RGB pixels in [0, 255]: input `image` `(batch, height, width, channels)`, float32; output
+    Every artifact takes RGB pixels in [0, 255]: input `image` `(batch, height, width, channels)`,
+        float32; output
     `probabilities` (`logits` if the model ends without an activation).
 
     Args:
-        model: a Keras classifier, in any dtype policy; exported in float32.
+        model: a Keras classifier that takes RGB pixels in [0, 255], in any dtype policy; exported
+            in float32. If its normalisation is not in the graph, put it there first.
         directory: where the artifacts go; made if missing.
-        targets: names from `keras_resnet.export.TARGETS`.
+        targets: names from `keras_resnet.export.TARGETS`. By default `saved_model`, `onnx` and
+            `tflite-int8`; without calibration images `tflite-float32` in its place.
         calibration: images for int8, RGB in [0, 255], as at evaluation: not augmented.
-        images: held-out images to verify on. By default every fourth calibration image, which is then not used for
-            calibration; without those, noise, which proves equal arithmetic but says little of accuracy.
+        images: held-out images to verify on. By default every fourth calibration image, which is
+            then not used for calibration; without those, noise, which proves equal arithmetic but
+            says little of accuracy.
         labels: the classes of `images`, to measure accuracy.
         overwrite: whether artifacts that are there already may be replaced.
         progress: called with the name of every step and the share that is done.
@@ -78,11 +100,15 @@ def export(
         The report; its first row is the Keras model itself.
 
     Raises:
-        ValueError: an unknown target, an impossible model, or images that cannot be right.
+        ValueError: an unknown target, an impossible model, images that cannot be right, or a
+            directory that cannot be written to.
         FileExistsError: an artifact is there already.
         ImportError: a target's packages are not installed.
-        ExportError: an artifact is outside its target's limits; it is not kept, the ones that agree are.
+        ExportError: an artifact is outside its target's limits; it is not kept, the ones that agree
+            are.
+        OSError: the disk is full.
     """
+    check_backend()
     check_classifier(model)
     chosen = _choose(targets, calibration is not None)
     directory = Path(directory)
@@ -93,33 +119,38 @@ def export(
     expected = keras_runner.predict(images)
 
     with partial_directory(directory) as staging:
-        source = ExportSource(single, calibration, Path(tempfile.mkdtemp(dir=staging)))
+        workspace = Path(tempfile.mkdtemp(dir=staging))
+        source = ExportSource(single, calibration, workspace, keras_runner.output)
         written = []
         for index, target in enumerate(chosen):
             progress(target.name, index / (len(chosen) + 1))
-            written.append(_write_and_run(target, source, staging / target.file_name, expected, images, labels))
+            path = staging / target.file_name
+            target.write(source, path)
+            runner = load_runner(path)
+            comparison = compare(expected, runner.predict(images), labels)
+            written.append(_Written(target, path, runner, comparison))
         progress("latency", len(chosen) / (len(chosen) + 1))
-        keras_path = source.workspace / "model.keras"
+        keras_path = workspace / "model.keras"
         single.save(keras_path)
         runners = {"keras": keras_runner, **{item.target.name: item.runner for item in written}}
         latencies = median_latencies(runners, images[0])
+        itself = compare(expected, expected, labels)
         rows = [
-            ArtifactReport("keras", None, size_of(keras_path), compare(expected, expected, labels), latencies["keras"])
+            ArtifactReport("keras", None, size_of(keras_path), itself, latencies["keras"]),
+            *(item.report(latencies[item.target.name]) for item in written),
         ]
-        for item in written:
-            name = item.target.file_name
-            size = size_of(item.path)
-            latency = latencies[item.target.name]
-            rows.append(ArtifactReport(item.target.name, name, size, item.comparison, latency, item.disagreements))
-            if not item.disagreements:
-                publish(item.path, directory / name)
-    report = ExportReport(tuple(rows))
+        report = ExportReport(tuple(rows))
+        agreeing = [item.path for item in written if not item.disagreements]
+        if agreeing:
+            publish({path: directory / path.name for path in agreeing})
     if report.failures:
         raise ExportError(report)
     return report
 
 
-def _choose(targets: Sequence[str], calibrated: bool) -> list[Target]:
+def _choose(targets: Sequence[str] | None, calibrated: bool) -> list[Target]:
+    if targets is None:
+        targets = ("saved_model", "onnx", "tflite-int8" if calibrated else "tflite-float32")
     unknown = [name for name in targets if name not in TARGETS]
     if unknown or not targets or isinstance(targets, str):
         raise ValueError(f"Expected `targets` among {list(TARGETS)}. Received: {targets!r}")
@@ -127,8 +158,8 @@ def _choose(targets: Sequence[str], calibrated: bool) -> list[Target]:
     for target in chosen:
         if target.needs_calibration and not calibrated:
             raise ValueError(
-                f"Expected `calibration` images for the target {target.name!r}, which takes its ranges from them. "
-                "Received: none. Pass images like those the network will see"
+                f"Expected `calibration` images for the target {target.name!r}, which takes its "
+                "ranges from them. Received: none. Pass images like those the network will see"
             )
         target.require_modules()
     return chosen
@@ -148,33 +179,21 @@ def _images(
 ) -> tuple[np.ndarray | None, np.ndarray, np.ndarray | None]:
     """Checked calibration images, verification images and labels."""
     shape = model.input_shape
-    if calibration is not None:
-        calibration = calibration_images(calibration, shape)
-    if images is not None:
-        images = image_array(images, shape, "images")
-        labels = None if labels is None else np.asarray(labels)
-        if labels is not None and labels.shape != (len(images),):
-            raise ValueError(f"Expected one label per image, {len(images)}. Received: labels of shape {labels.shape}")
-        return calibration, images, labels
-    if labels is not None:
+    if images is None and labels is not None:
         raise ValueError("Expected `images` together with `labels`. Received: labels only")
     if calibration is not None:
-        held_out = np.arange(len(calibration)) % 4 == 3
-        return calibration[~held_out], calibration[held_out], None
-    size = tuple(side or 224 for side in shape[1:3])
-    noise = np.random.default_rng(0).integers(0, 256, (_NOISE_IMAGES, *size, shape[3]))
-    return None, noise.astype(np.float32), None
-
-
-def _write_and_run(
-    target: Target,
-    source: ExportSource,
-    path: Path,
-    expected: np.ndarray,
-    images: np.ndarray,
-    labels: np.ndarray | None,
-) -> _Written:
-    target.write(source, path)
-    runner = load_runner(path)
-    comparison = compare(expected, runner.predict(images), labels)
-    return _Written(target, path, runner, comparison, tuple(disagreements(comparison, target.limits)))
+        calibration = image_array(calibration, shape, "calibration images")
+        if images is None:
+            held_out = np.arange(len(calibration)) % 4 == 3
+            calibration, images = calibration[~held_out], calibration[held_out]
+        check_calibration(calibration)
+    if images is None:
+        size = tuple(side or 224 for side in shape[1:3])
+        images = np.random.default_rng(0).integers(0, 256, (_NOISE_IMAGES, *size, shape[3]))
+    images = image_array(images, shape, "images")
+    labels = None if labels is None else np.asarray(labels)
+    if labels is not None and labels.shape != (len(images),):
+        raise ValueError(
+            f"Expected one label per image, {len(images)}. Received: labels of shape {labels.shape}"
+        )
+    return calibration, images, labels

@@ -6,23 +6,39 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from keras_resnet.export.signature import BATCH, ExportSource
+from keras_resnet.export.signature import BATCH, IMAGE, ExportSource
 from keras_resnet.extras import require
 from keras_resnet.quiet import quiet
 
-#: The newest opset for which tf2onnx still writes GlobalAveragePool; from 18 on it becomes ReduceMean with a transpose.
+#: The newest opset for which tf2onnx still writes GlobalAveragePool; from 18 on it becomes
+#: ReduceMean with a transpose.
 OPSET = 17
 
 
 def write_float32(source: ExportSource, path: Path) -> None:
-    """Writes an ONNX file that `onnx.checker` accepts: `image` (NHWC) -> `probabilities`, with a free batch size."""
+    """Writes an ONNX file that `onnx.checker` accepts: `image` (NHWC) -> `probabilities`, with a
+    free batch size.
+    """
     tf2onnx, onnx = require("tf2onnx"), require("onnx")
     function = tf.function(source.serving_function(), input_signature=[source.input_spec])
+    concrete = function.get_concrete_function()
+    names = {f"{IMAGE}:0": IMAGE, concrete.outputs[0].name: source.output_name}
+    inputs, outputs = list(names)[:1], list(names)[1:]
     with quiet():
-        proto, _ = tf2onnx.convert.from_function(function, input_signature=[source.input_spec], opset=OPSET)
+        # Not `tf2onnx.convert.from_function`: it makes graph inputs of the constants that layers
+        # such as Normalization hold.
+        frozen = tf2onnx.tf_loader.from_function(concrete, inputs, outputs)
+        proto, _ = tf2onnx.convert.from_graph_def(
+            frozen,
+            input_names=inputs,
+            output_names=outputs,
+            opset=OPSET,
+            tensors_to_rename=names,
+        )
     for value in (*proto.graph.input, *proto.graph.output):
         value.type.tensor_type.shape.dim[0].dim_param = BATCH
-    # Shapes in between still carry the converter's own name for the batch dimension; they are inferred anew.
+    # Shapes in between still carry the converter's own name for the batch dimension; they are
+    # inferred anew.
     del proto.graph.value_info[:]
     proto = onnx.shape_inference.infer_shapes(proto, strict_mode=True)
     onnx.checker.check_model(proto, full_check=True)

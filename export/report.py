@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import rich.box
-import rich.table
+from rich.table import Table
 
+from keras_resnet import terminal
 from keras_resnet.export.verify import Comparison
 
 
@@ -54,11 +54,9 @@ class ExportReport:
         """The report as plain data for JSON."""
         return {"artifacts": [dataclasses.asdict(artifact) for artifact in self.artifacts]}
 
-    def to_table(self) -> rich.table.Table:
+    def to_table(self) -> Table:
         """The report for a terminal."""
-        table = rich.table.Table(box=rich.box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-        for column in _COLUMNS:
-            table.add_column(column, justify="left" if column == _COLUMNS[0] else "right", no_wrap=True)
+        table = terminal.table(_COLUMNS)
         for artifact in self.artifacts:
             table.add_row(*_cells(artifact), style="red" if artifact.disagreements else None)
         return table

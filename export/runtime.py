@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,14 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_resnet.export.calibration import image_array
-from keras_resnet.export.saved_model import VERSION
-from keras_resnet.export.signature import IMAGE, SIGNATURE, OutputName, output_name
+from keras_resnet.export.signature import (
+    IMAGE,
+    SIGNATURE,
+    OutputName,
+    check_classifier,
+    image_array,
+    output_name,
+)
 from keras_resnet.extras import require
 from keras_resnet.quiet import quiet
 
@@ -30,7 +36,8 @@ class Runner(ABC):
     output: OutputName
 
     def predict(self, images: Any, batch_size: int = 32) -> np.ndarray:
-        """Class probabilities `(n, classes)`, float32, of RGB images `(n, height, width, channels)` in [0, 255].
+        """Class probabilities `(n, classes)`, float32, of RGB images `(n, height, width, channels)`
+        in [0, 255].
 
         Raises:
             ValueError: the images have the wrong shape or range.
@@ -42,13 +49,17 @@ class Runner(ABC):
 
     @abstractmethod
     def run(self, batch: np.ndarray) -> np.ndarray:
-        """What the artifact itself puts out for one float32 batch, without checks."""
+        """What the artifact itself puts out for one batch, without checks.
+
+        `batch`: `(n, height, width, channels)`, float32, RGB in [0, 255]. Returns `(n, classes)`.
+        """
 
 
 class KerasRunner(Runner):
     """A Keras model, called as one compiled function."""
 
     def __init__(self, model: keras.Model) -> None:
+        check_classifier(model)
         self.input_shape = tuple(model.input_shape)
         self.output = output_name(model)
         self._call = tf.function(lambda image: model(image, training=False), reduce_retracing=True)
@@ -77,7 +88,7 @@ class TFLiteRunner(Runner):
     def __init__(self, path: Path) -> None:
         interpreter = require("ai_edge_litert.interpreter").Interpreter
         with quiet():
-            self._interpreter = interpreter(model_path=str(path), num_threads=os.cpu_count())
+            self._interpreter = interpreter(model_path=str(path), num_threads=_cores())
             self._interpreter.allocate_tensors()
             self._signature = self._interpreter.get_signature_runner(SIGNATURE)
         shape = self._interpreter.get_input_details()[0]["shape_signature"]
@@ -105,25 +116,48 @@ class ONNXRunner(Runner):
 def load_runner(path: str | os.PathLike[str]) -> Runner:
     """Loads a `.keras`, `.tflite` or `.onnx` file or a SavedModel directory into its runtime.
 
-    A SavedModel may be given by its version directory (`saved_model/1`) or by the one above, as TF Serving takes it.
+    A SavedModel may be given by its version directory (`saved_model/1`) or by the one above, as TF
+    Serving takes it; the highest version is loaded then.
 
     Raises:
-        ValueError: it is none of these.
+        ValueError: it is none of these, cannot be read, or is no artifact of this package.
         ImportError: the runtime is not installed; the message has the pip line.
     """
     path = Path(path)
-    if path.suffix == ".keras" and path.is_file():
-        return KerasRunner(keras.saving.load_model(path, compile=False))
-    if path.suffix == ".tflite" and path.is_file():
-        return TFLiteRunner(path)
-    if path.suffix == ".onnx" and path.is_file():
-        return ONNXRunner(path)
-    for directory in (path, path / VERSION):
+    found, load = _loader(path)
+    try:
+        return load(found)
+    except ImportError:
+        raise
+    except Exception as error:
+        # Each runtime has errors of its own for files that are damaged or speak of other names.
+        raise ValueError(
+            f"Expected an artifact with the input `{IMAGE}` (for `.keras`: a classifier). "
+            f"Received: {path}: {error}"
+        ) from error
+
+
+def _loader(path: Path) -> tuple[Path, Callable[[Path], Runner]]:
+    loaders: dict[str, Callable[[Path], Runner]] = {
+        ".keras": lambda file: KerasRunner(keras.saving.load_model(file, compile=False)),
+        ".tflite": TFLiteRunner,
+        ".onnx": ONNXRunner,
+    }
+    if path.suffix in loaders and path.is_file():
+        return path, loaders[path.suffix]
+    versions = [child for child in path.glob("*") if child.name.isdigit()]
+    for directory in (path, *sorted(versions, key=lambda child: -int(child.name))):
         if (directory / "saved_model.pb").is_file():
-            return SavedModelRunner(directory)
+            return directory, SavedModelRunner
     raise ValueError(
-        f"Expected an existing `.keras`, `.tflite` or `.onnx` file or a SavedModel directory. Received: {path}"
+        "Expected an existing `.keras`, `.tflite` or `.onnx` file or a SavedModel directory. "
+        f"Received: {path}"
     )
+
+
+def _cores() -> int:
+    """Processors that this process may use, which in containers are fewer than there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _softmax(logits: np.ndarray) -> np.ndarray:

@@ -1,9 +1,11 @@
-"""What every artifact looks like from outside: its names, and the float32 model that it is made from."""
+"""What every artifact looks like from outside: its names, and the float32 model that it is made
+from.
+"""
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -26,17 +28,16 @@ class ExportSource:
 
     Attributes:
         model: a float32 classifier `(batch, height, width, channels)` -> `(batch, classes)`.
-        calibration: float32 images `(n, height, width, channels)`, RGB in [0, 255], for full-integer quantization.
+        calibration: float32 images `(n, height, width, channels)`, RGB in [0, 255], for
+            full-integer quantization.
         workspace: where intermediate files go.
+        output_name: what the artifact's output is called.
     """
 
     model: keras.Model
     calibration: np.ndarray | None
     workspace: Path
-
-    @property
-    def output_name(self) -> OutputName:
-        return output_name(self.model)
+    output_name: OutputName
 
     def serving_function(self) -> Callable[[Any], dict[str, Any]]:
         """The function of `image` that every format is traced from."""
@@ -52,7 +53,9 @@ class ExportSource:
 
     @cached_property
     def saved_model(self) -> Path:
-        """A SavedModel of the model in the workspace, written on first use and shared by the converters."""
+        """A SavedModel of the model in the workspace, written on first use and shared by the
+        converters.
+        """
         path = Path(tempfile.mkdtemp(prefix="saved-model-", dir=self.workspace))
         archive = keras.export.ExportArchive()
         archive.track(self.model)
@@ -61,42 +64,112 @@ class ExportSource:
         return path
 
 
-def check_classifier(model: Any) -> None:
-    """Refuses what cannot be exported as `image` -> `probabilities` or `logits`."""
+def check_backend() -> None:
+    """Refuses to go on under another Keras backend than TensorFlow's."""
     if keras.backend.backend() != "tensorflow":
         raise RuntimeError(
             "Export expected the Keras backend `tensorflow`. Received: "
-            f"{keras.backend.backend()}. Save the model as `.keras` and export it in a process with "
-            "KERAS_BACKEND=tensorflow"
+            f"{keras.backend.backend()}. Save the model as `.keras` and export it in a process "
+            "with KERAS_BACKEND=tensorflow"
         )
+
+
+def check_classifier(model: Any) -> None:
+    """Refuses what cannot be exported as `image` -> `probabilities` or `logits`."""
     shapes = (getattr(model, "input_shape", None), getattr(model, "output_shape", None))
-    valid = all(isinstance(shape, tuple) for shape in shapes) and [len(shape or ()) for shape in shapes] == [4, 2]
-    if not isinstance(model, keras.Model) or not valid:
+    ranks = [len(shape) if isinstance(shape, tuple) else None for shape in shapes]
+    if not isinstance(model, keras.Model) or ranks != [4, 2]:
         raise ValueError(
-            "Expected a Keras classifier with one input (batch, height, width, channels) and one output "
-            f"(batch, classes). Received: {type(model).__name__} with input {shapes[0]} and output {shapes[1]}"
+            "Expected a Keras classifier with one input (batch, height, width, channels) and one "
+            f"output (batch, classes). Received: {type(model).__name__} with input {shapes[0]} and "
+            f"output {shapes[1]}"
         )
+    classes = model.output_shape[1]
+    if classes is None or classes < 2 or isinstance(_last_layer(model), _POOLING):
+        raise ValueError(
+            "Expected a Keras classifier of at least two classes. Received: a model that ends with "
+            f"{_last_layer(model).name} and puts out {model.output_shape}"
+        )
+
+
+_POOLING = (keras.layers.GlobalAveragePooling2D, keras.layers.GlobalMaxPooling2D)
 
 
 def output_name(model: keras.Model) -> OutputName:
-    """`"logits"` if the model ends without an activation, else `"probabilities"`."""
+    """`"probabilities"` if the model ends with a softmax or sigmoid, else `"logits"`.
+
+    Asked of the model's own answers first: a softmax may come from a layer, an activation or an
+    operation, inside another model or before a cast. Rows that are not negative and sum to one are
+    probabilities.
+    """
+    height, width, channels = model.input_shape[1:]
+    noise = np.random.default_rng(0).uniform(0, 255, (2, height or 64, width or 64, channels))
+    answers = np.asarray(model(noise.astype(np.float32), training=False), np.float64)
+    sums_to_one = answers.min() >= 0 and np.allclose(answers.sum(-1), 1, atol=1e-2)
+    activation = getattr(_last_layer(model), "activation", None)
+    squashed = activation in (keras.activations.softmax, keras.activations.sigmoid)
+    return "probabilities" if sums_to_one or squashed else "logits"
+
+
+def _last_layer(model: keras.Model) -> keras.Layer:
     layer = model.layers[-1]
-    activation = getattr(layer, "activation", None)
-    ends_linear = activation in (None, keras.activations.linear)
-    return "logits" if ends_linear and not isinstance(layer, keras.layers.Softmax) else "probabilities"
+    return _last_layer(layer) if isinstance(layer, keras.Model) else layer
 
 
 def as_float32(model: keras.Model) -> keras.Model:
-    """The model itself if all its layers compute in float32, else a float32 copy with equal weights.
+    """The model itself if all its layers compute in float32, else a float32 copy of equal weights.
 
     TFLite refuses mixed precision, and ONNX Runtime refuses bfloat16.
     """
-    if all(layer.dtype_policy.compute_dtype == "float32" for layer in model.layers):
+    if all(layer.compute_dtype == "float32" for layer in _all_layers(model)):
         return model
 
     def in_float32(layer: keras.Layer) -> keras.Layer:
+        if isinstance(layer, keras.Model):
+            return keras.models.clone_model(layer, clone_function=in_float32)
         return type(layer).from_config({**layer.get_config(), "dtype": "float32"})
 
-    copy = keras.models.clone_model(model, clone_function=in_float32)
+    copy = in_float32(model)
     copy.set_weights(model.get_weights())
     return copy
+
+
+def _all_layers(model: keras.Model) -> Iterator[keras.Layer]:
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            yield from _all_layers(layer)
+        else:
+            yield layer
+
+
+def image_array(
+    images: Iterable[Any] | np.ndarray, input_shape: tuple[int | None, ...], what: str
+) -> np.ndarray:
+    """Stacks images into float32 `(n, height, width, channels)`.
+
+    Args:
+        images: images `(height, width, channels)`, uint8 or float, RGB in [0, 255].
+        input_shape: the model's, `(batch, height, width, channels)`.
+        what: what they are, for messages.
+
+    Raises:
+        ValueError: the model does not take such images, or the pixels are not in [0, 255].
+    """
+    images = images if isinstance(images, np.ndarray) else list(images)
+    shape = ", ".join("any" if side is None else str(side) for side in input_shape[1:])
+    expected = f"Expected {what} of shape (n, {shape})"
+    try:
+        array = np.asarray(images, dtype=np.float32)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{expected}. Received: what is no array of numbers: {error}") from error
+    matches = array.ndim == 4 and all(
+        want in (None, have) for want, have in zip(input_shape[1:], array.shape[1:], strict=True)
+    )
+    if not matches or not len(array):
+        raise ValueError(f"{expected}. Received: {array.shape}")
+    low, high = float(array.min()), float(array.max())
+    if not (low >= 0 and high <= 255):
+        raise ValueError(
+            f"Expected {what} with pixels in [0, 255]. Received: pixels in [{low:g}, {high:g}]"
+        )
+    return array

@@ -1,4 +1,6 @@
-"""The table of export targets: what is written, by whom, and how exactly it has to agree with Keras."""
+"""The table of export targets: what is written, by whom, and how exactly it has to agree with
+Keras.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ class Target:
     needs_calibration: bool = False
 
     def require_modules(self) -> None:
-        """Raises an `ImportError` with the pip line if a package is missing that this target needs."""
+        """Raises an `ImportError` with the pip line if a package is missing that this target
+        needs.
+        """
         for module in self.modules:
             require(module)
 
@@ -51,7 +55,14 @@ TARGETS = {
         Target("tflite-float32", "model-float32.tflite", tflite.write_float32, _EXACT, _LITERT),
         Target("tflite-float16", "model-float16.tflite", tflite.write_float16, _HALF, _LITERT),
         Target("tflite-dynamic", "model-dynamic.tflite", tflite.write_dynamic, _INTEGER, _LITERT),
-        Target("tflite-int8", "model-int8.tflite", tflite.write_int8, _INTEGER, _LITERT, needs_calibration=True),
+        Target(
+            "tflite-int8",
+            "model-int8.tflite",
+            tflite.write_int8,
+            _INTEGER,
+            _LITERT,
+            needs_calibration=True,
+        ),
         Target("onnx", "model.onnx", onnx.write_float32, _EXACT, _ONNX),
     )
 }

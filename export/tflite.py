@@ -28,14 +28,18 @@ def write_float16(source: ExportSource, path: Path) -> None:
 
 
 def write_dynamic(source: ExportSource, path: Path) -> None:
-    """Writes weights in int8; activations are quantized on the fly, by their range in each image."""
+    """Writes weights in int8; activations are quantized on the fly, by their range in each
+    image.
+    """
     converter = _converter(source)
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
     _write(source, path, converter)
 
 
 def write_int8(source: ExportSource, path: Path) -> None:
-    """Writes weights and activations in int8 with ranges from the calibration images; input and output stay float."""
+    """Writes weights and activations in int8 with ranges from the calibration images; input and
+    output stay float.
+    """
     images = source.calibration
     if images is None:
         raise ValueError("Expected calibration images for int8. Received: none")
@@ -53,7 +57,9 @@ def write_int8(source: ExportSource, path: Path) -> None:
 
 
 def _converter(source: ExportSource) -> Any:
-    converter = tf.lite.TFLiteConverter.from_saved_model(str(source.saved_model), signature_keys=[SIGNATURE])
+    converter = tf.lite.TFLiteConverter.from_saved_model(
+        str(source.saved_model), signature_keys=[SIGNATURE]
+    )
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
     return converter
 
@@ -70,26 +76,31 @@ def _convert(converter: Any) -> bytes:
             content = converter.convert()
             custom = _custom_operators(content)
         except Exception as error:
-            # The converter explains at length how to allow such operators; which ones they are is what matters.
+            # The converter explains at length how to allow such operators; which ones they are is
+            # what matters.
             named = re.search(r"(?:TF Select|Flex|Custom) ops: ([^\n]+)", str(error))
             if named is None:
                 raise
             custom = named[1].strip()
     if custom:
         raise ValueError(
-            "Expected a network that TFLite's built-in operators can express: a plain mobile runtime has no other. "
-            f"Received: one that needs {custom}"
+            "Expected a network that TFLite's built-in operators can express: a plain mobile "
+            f"runtime has no other. Received: one that needs {custom}"
         )
     return content
 
 
 def _custom_operators(content: bytes) -> str:
     model = flatbuffer_utils.convert_bytearray_to_object(bytearray(content))
-    return ", ".join(sorted(code.customCode.decode() for code in model.operatorCodes if code.customCode))
+    return ", ".join(
+        sorted(code.customCode.decode() for code in model.operatorCodes if code.customCode)
+    )
 
 
 def _named(content: bytes, output: str) -> bytes:
-    """Names the graph's own input and output tensors like the signature's, for runtimes that know no signatures."""
+    """Names the graph's own input and output tensors like the signature's, for runtimes that know
+    no signatures.
+    """
     model = flatbuffer_utils.convert_bytearray_to_object(bytearray(content))
     graph = model.subgraphs[0]
     graph.tensors[graph.inputs[0]].name = IMAGE.encode()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,11 +44,16 @@ class Comparison:
     keras_accuracy: float | None
 
 
-def compare(expected: np.ndarray, received: np.ndarray, labels: np.ndarray | None = None) -> Comparison:
-    """Compares probabilities `(n, classes)`: those of Keras (`expected`) and of the artifact (`received`)."""
+def compare(
+    expected: np.ndarray, received: np.ndarray, labels: np.ndarray | None = None
+) -> Comparison:
+    """Compares probabilities `(n, classes)`: those of Keras (`expected`) and of the artifact
+    (`received`).
+    """
     if expected.shape != received.shape:
-        raise ValueError(f"Expected probabilities of shape {expected.shape}. Received: {received.shape}")
-    # A NaN anywhere makes the largest error NaN, which is within no limit.
+        raise ValueError(
+            f"Expected probabilities of shape {expected.shape}. Received: {received.shape}"
+        )
     errors = np.abs(expected.astype(np.float64) - received)
     expected_class, received_class = expected.argmax(-1), received.argmax(-1)
     return Comparison(
@@ -63,17 +69,24 @@ def compare(expected: np.ndarray, received: np.ndarray, labels: np.ndarray | Non
 def disagreements(comparison: Comparison, limits: Limits) -> list[str]:
     """What is outside the limits, in words; empty if the artifact agrees."""
     found = []
+    if not math.isfinite(comparison.max_error):
+        # Otherwise NaN would pass where only classes are compared: argmax finds one in it.
+        found.append("its probabilities are not finite")
     if limits.max_error is not None and not comparison.max_error <= limits.max_error:
-        found.append(f"largest probability error {comparison.max_error:.2g}, allowed {limits.max_error:g}")
+        found.append(
+            f"largest probability error {comparison.max_error:.2g}, allowed {limits.max_error:g}"
+        )
     if not comparison.agreement >= limits.min_agreement:
-        found.append(f"top-1 agreement {comparison.agreement:.2%}, required {limits.min_agreement:.0%}")
+        found.append(
+            f"top-1 agreement {comparison.agreement:.2%}, required {limits.min_agreement:.0%}"
+        )
     if limits.max_accuracy_drop is not None and comparison.accuracy is not None:
         assert comparison.keras_accuracy is not None
         drop = comparison.keras_accuracy - comparison.accuracy
         # Shares of whole images: the tolerance only absorbs the rounding of the subtraction.
         if drop > limits.max_accuracy_drop + 1e-9:
             found.append(
-                f"accuracy {comparison.accuracy:.2%} against {comparison.keras_accuracy:.2%}, a drop of at most "
-                f"{limits.max_accuracy_drop * 100:g} points is allowed"
+                f"accuracy {comparison.accuracy:.2%} against {comparison.keras_accuracy:.2%}, a "
+                f"drop of at most {limits.max_accuracy_drop * 100:g} points is allowed"
             )
     return found

@@ -1,4 +1,4 @@
-"""ResNets for Keras 3: every depth and shortcut of the papers, training recipes, and exports that prove themselves."""
+"""ResNets for Keras 3: the papers' networks exactly, and exports that prove themselves."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ __version__ = "0.1.0"
 
 
 def _refuse_abandoned_namesake() -> None:
-    """`keras-resnet` 0.2.0 (2019) installs into this package's folder; its files would shadow ours one by one."""
+    """`keras-resnet` 0.2.0 (2019) installs into this package's folder; its files would shadow ours
+    one by one.
+    """
     try:
         version = importlib.metadata.version("keras-resnet")
     except importlib.metadata.PackageNotFoundError:
         return
     raise ImportError(
-        f"The abandoned distribution `keras-resnet` {version} is installed and shares the import name `keras_resnet` "
-        "with `keras-resnets`: run `pip uninstall -y keras-resnet`, then "
+        f"The abandoned distribution `keras-resnet` {version} is installed and shares the import "
+        "name `keras_resnet` with `keras-resnets`: run `pip uninstall -y keras-resnet`, then "
         "`pip install --force-reinstall --no-deps keras-resnets`."
     )
 
@@ -86,8 +88,8 @@ __all__ = [
     "list_models",
 ]
 
-#: Where the public names live. They are imported when first used: the command sets TensorFlow up before Keras imports
-#: it, and under another backend nothing of TensorFlow is imported at all.
+#: Where the public names live. They are imported when first used: the command sets TensorFlow up
+#: before Keras imports it, and under another backend nothing of TensorFlow is imported at all.
 _MODULES = ("config", "builder", "variants", "analysis.complexity")
 _SUBPACKAGES = ("analysis", "data", "export", "training")
 

@@ -1,24 +1,27 @@
-"""The `keras-resnet` command. Exit codes: 0 done, 1 the work failed, 2 bad arguments or input, 130/143 interrupted."""
+"""The `keras-resnet` command. Exit codes: 0 done, 1 the work failed, 2 bad arguments or input,
+130/143 interrupted.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import os
 import signal
 import sys
+import warnings
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, NoReturn
 
-import rich.box
-import rich.table
 import typer
 
 from keras_resnet.quiet import quiet
-from keras_resnet.terminal import console
+from keras_resnet.terminal import console, table
 
-# Before TensorFlow is imported: its C++ notes about instruction sets and missing GPUs are not for users of a command.
+# Before TensorFlow is imported: its C++ notes about instruction sets and missing GPUs are not for
+# users of a command.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 app = typer.Typer(
@@ -41,14 +44,20 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a ta
 
 @app.command()
 def quickstart(
-    output: Annotated[Path, typer.Option(help="Directory for the model, its artifacts and the report.")] = Path(
-        "quickstart"
-    ),
-    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the training digits.")] = None,
+    output: Annotated[
+        Path, typer.Option(help="Directory for the model, its artifacts and the report.")
+    ] = Path("quickstart"),
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="Passes over the training digits.")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Same seed, same weights.")] = 0,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results that are there.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace results that are there.")
+    ] = False,
 ) -> None:
-    """Train ResNet-20 on real handwritten digits, export it to every target and verify the artifacts."""
+    """Train ResNet-20 on real handwritten digits, export it to every target and verify the
+    artifacts.
+    """
     with quiet():
         from keras_resnet.quickstart import quickstart as run
     run(output, epochs, seed, overwrite)
@@ -65,18 +74,21 @@ def list_command(
         from keras_resnet.variants import VARIANTS
     names = list_models(pattern)
     if not names:
-        raise ValueError(f"Expected a pattern that matches a network, e.g. 'resnet*'. Received: {pattern!r}")
+        raise ValueError(
+            f"Expected a pattern that matches a network, e.g. 'resnet*'. Received: {pattern!r}"
+        )
     costs = {name: complexity(VARIANTS[name]) for name in names}
     if as_json:
         _print_json({name: dataclasses.asdict(cost) for name, cost in costs.items()})
         return
-    table = _table("network", "block", "shortcut", "input", "depth", "parameters", "MACs")
+    columns = ("network", "block", "shortcut", "input", "depth", "parameters", "MACs")
+    rows = table(columns, left=3)
     for name, cost in costs.items():
         config = VARIANTS[name]
+        words = (name, config.block, config.shortcut or "none")
         size = f"{config.default_size}x{config.default_size}"
-        shortcut = config.shortcut or "none"
-        table.add_row(name, config.block, shortcut, size, str(cost.depth), f"{cost.params:,}", _millions(cost.macs))
-    console.print(table)
+        rows.add_row(*words, size, str(cost.depth), f"{cost.params:,}", _millions(cost.macs))
+    console.print(rows)
 
 
 @app.command()
@@ -88,7 +100,7 @@ def info(
     classes: Annotated[int | None, typer.Option(min=1, help="Width of the classifier.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Print a network's stages with shapes, parameters and multiply-accumulates, as Table 1 of the paper does."""
+    """Print a network's stages with their shapes and costs, as Table 1 of the paper does."""
     with quiet():
         from keras_resnet.analysis.complexity import shortcut_counts, summarize, total
         from keras_resnet.builder import check_size
@@ -98,10 +110,10 @@ def info(
     if shortcut is not None:
         overrides["shortcut"] = None if shortcut == "none" else shortcut
     config = get_config(name, **overrides)
-    side = size or config.default_size
-    check_size(config, (side, side))
+    network, side = plan(config), size or config.default_size
+    check_size(network, (side, side))
     parts = summarize(config, (side, side, 3), classes)
-    cost, shortcuts = total(parts), shortcut_counts(plan(config))
+    cost, shortcuts = total(parts), shortcut_counts(network)
     if as_json:
         _print_json(
             {
@@ -113,16 +125,20 @@ def info(
             }
         )
         return
-    table = _table("part", "layers", "output", "parameters", "MACs", left=2)
+    rows = table(("part", "layers", "output", "parameters", "MACs"), left=2, wrap=("layers",))
     for part in parts:
-        shape = "x".join(str(side) for side in part.output_shape)
-        table.add_row(part.name, part.layers, shape, f"{part.complexity.params:,}", _millions(part.complexity.macs))
-    table.add_section()
-    table.add_row("total", f"{cost.depth} weighted layers", "", f"{cost.params:,}", _millions(cost.macs))
-    console.print(f"{name}: version {config.version}, shortcut {config.shortcut or 'none (plain network)'}")
-    console.print(table)
-    counts = ", ".join(f"{count} {kind.replace('_', '-')}" for kind, count in shortcuts.items() if count)
-    console.print(f"Shortcuts: {counts or 'none'}. BN statistics: {cost.bn_statistics:,} numbers, not trained.")
+        shape = "x".join(str(length) for length in part.output_shape)
+        rows.add_row(part.name, part.layers, shape, *_costs(part.complexity))
+    rows.add_section()
+    rows.add_row("total", f"{cost.depth} weighted layers", "", *_costs(cost))
+    kind = config.shortcut or "none (plain network)"
+    console.print(f"{name}: version {config.version}, shortcut {kind}")
+    console.print(rows)
+    counts = [f"{count} {kind.replace('_', '-')}" for kind, count in shortcuts.items() if count]
+    console.print(
+        f"Shortcuts: {', '.join(counts) or 'none'}. "
+        f"BN statistics: {cost.bn_statistics:,} numbers, not trained."
+    )
 
 
 @app.command()
@@ -134,25 +150,29 @@ def doctor(as_json: AsJson = False) -> None:
         found = diagnose()
     if as_json:
         _print_json(found)
-        return
+    else:
+        _print_diagnosis(found)
+    if found["problem"]:
+        raise RuntimeError(f"Keras cannot be imported: {found['problem']}")
+
+
+def _print_diagnosis(found: dict[str, Any]) -> None:
     for name, installed in found["versions"].items():
         console.print(f"{name:20} {installed or 'not installed'}")
     console.print(f"{'backend':20} {found['backend']}")
-    console.print(f"{'devices':20} {', '.join(found['devices'])}")
+    console.print(f"{'devices':20} {', '.join(found['devices']) or 'none'}")
     console.print("Optional:")
     for module, details in found["optional"].items():
-        missing = f"missing, so not available: {details['purpose']}; pip install 'keras-resnets[{details['extra']}]'"
-        installed = f"{details['version']} for {details['purpose']}"
-        console.print(f"  {module:30} {installed if details['version'] else missing}", markup=False)
+        if details["version"]:
+            state = f"{details['version']} for {details['purpose']}"
+        else:
+            install = f"pip install 'keras-resnets[{details['extra']}]'"
+            state = f"missing, so not available: {details['purpose']}; {install}"
+        console.print(f"  {module:30} {state}")
 
 
-def _table(*columns: str, left: int = 3) -> rich.table.Table:
-    """A table whose first `left` columns are words and whose others are numbers."""
-    table = rich.table.Table(box=rich.box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for index, column in enumerate(columns):
-        # Only words wrap on a narrow terminal.
-        table.add_column(column, justify="left" if index < left else "right", no_wrap=column != "layers")
-    return table
+def _costs(cost: Any) -> tuple[str, str]:
+    return f"{cost.params:,}", _millions(cost.macs)
 
 
 def _millions(count: int) -> str:
@@ -164,7 +184,9 @@ def _print_json(data: Any) -> None:
 
 
 class _Interrupted(SystemExit):
-    """A signal asked the process to end. What is on the stack removes its temporary files on the way out."""
+    """A signal asked the process to end. What is on the stack removes its temporary files on the
+    way out.
+    """
 
 
 def _interrupt(signal_number: int, frame: FrameType | None) -> NoReturn:
@@ -178,6 +200,12 @@ def main() -> NoReturn:
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal without Unicode gets question marks rather than no output.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+    # A warning is a sentence, without the place in the source that it comes from.
+    warnings.formatwarning = lambda message, *_, **__: f"keras-resnet: {message}\n"
     try:
         code = app(standalone_mode=False)
     except _Interrupted as interruption:
@@ -191,14 +219,14 @@ def main() -> NoReturn:
 
 
 def _exit_code(error: Exception) -> int:
-    bad_input = (ValueError, ImportError, FileExistsError, FileNotFoundError, NotADirectoryError, PermissionError)
+    bad_input = (ValueError, ImportError, FileExistsError)
     # Typer's own errors, about unknown commands and options, know their code.
     return int(getattr(error, "exit_code", 2 if isinstance(error, bad_input) else 1))
 
 
 def _sentence(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
-        return error.strerror
+        return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
     # Typer's own errors are worded by `format_message`.
     return str(getattr(error, "format_message", lambda: error)()) or type(error).__name__
 

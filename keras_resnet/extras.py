@@ -1,4 +1,6 @@
-"""Optional dependencies: imported where they are used, and missing ones named with the pip line that brings them."""
+"""Optional dependencies: imported where they are used, and missing ones named with the pip line
+that brings them.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,10 @@ OPTIONAL = {
     "onnx": ("export", "writing ONNX"),
     "onnxruntime": ("export", "running and verifying ONNX"),
     "ai_edge_litert": ("export", "running and verifying TFLite"),
-    "tensorflow_model_optimization": ("compression", "quantization-aware training, pruning, clustering"),
+    "tensorflow_model_optimization": (
+        "compression",
+        "quantization-aware training, pruning, clustering",
+    ),
     "tf_keras": ("compression", "quantization-aware training, pruning, clustering"),
 }
 
@@ -30,7 +35,7 @@ def require(module: str) -> Any:
             raise
         extra, purpose = OPTIONAL[package]
         raise ImportError(
-            f"{purpose[0].upper()}{purpose[1:]} needs the package `{package}`, which is not installed: run "
-            f"`pip install 'keras-resnets[{extra}]'`.",
+            f"{purpose[0].upper()}{purpose[1:]} needs the package `{package}`, which is not "
+            f"installed: run `pip install 'keras-resnets[{extra}]'`.",
             name=package,
         ) from error

@@ -1,4 +1,4 @@
-"""Writing so that nothing is lost: under a temporary name first, then renamed onto the final one."""
+"""Writing so that nothing is lost: under a temporary name first, then renamed."""
 
 from __future__ import annotations
 
@@ -6,79 +6,88 @@ import contextlib
 import errno
 import os
 import shutil
+import signal
 import tempfile
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-import psutil
+try:
+    import fcntl
+except ImportError:  # Windows: leftovers of killed processes stay there.
+    fcntl = None  # type: ignore[assignment]
 
-#: Temporary names are `.partial-<process id>-<random>`, so that leftovers of killed processes can be recognised.
 PARTIAL_PREFIX = ".partial-"
 
-#: With less than this left, a failed write failed for want of space, whatever the library that wrote says.
+#: With less than this left, a failed write failed for want of space, whatever the library that
+#: wrote says.
 _FULL = 64 * 1024
+
+#: Younger temporary directories are never taken for leftovers: their lock may be about to be taken.
+_LEFTOVER_AGE = 60
 
 
 @contextlib.contextmanager
 def partial_directory(parent: Path) -> Iterator[Path]:
-    """A temporary directory inside `parent` (on the same disk, so that renaming out of it is atomic).
+    """A temporary directory inside `parent`: on the same disk, so that renaming is atomic.
 
-    It is removed on every way out; what should stay has to be moved out of it with `publish`. What processes that no
-    longer run have left in `parent` is removed, too.
+    It is removed on every way out; what should stay has to be moved out of it with `publish`. What
+    killed processes have left in `parent` is removed, too: a living one holds a lock on its own.
 
     Raises:
-        OSError: `parent` cannot be written to, or the disk filled up inside the block.
+        ValueError: `parent` cannot be written to.
+        OSError: the disk filled up, here or inside the block.
     """
-    path = _make_partial(parent)
     try:
-        yield path
+        parent.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(parent)
+        path = Path(tempfile.mkdtemp(prefix=PARTIAL_PREFIX, dir=parent))
+    except OSError as error:
+        _raise_if_full(parent, error)
+        raise ValueError(
+            f"Expected a directory that can be written to. Received: {parent} ({error.strerror})"
+        ) from error
+    try:
+        with _locked(path):
+            yield path
     except Exception as error:
-        # HDF5, zip and TensorFlow writers each report a full disk in their own words, or in none.
-        if "No space left" in str(error) or shutil.disk_usage(parent).free < _FULL:
-            raise OSError(
-                errno.ENOSPC, f"The disk that holds {parent} is full. Free some space and run again"
-            ) from error
+        _raise_if_full(parent, error)
         raise
     finally:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def _make_partial(parent: Path) -> Path:
-    try:
-        parent.mkdir(parents=True, exist_ok=True)
-        _remove_leftovers(parent)
-        return Path(tempfile.mkdtemp(prefix=f"{PARTIAL_PREFIX}{os.getpid()}-", dir=parent))
-    except OSError as error:
-        reason = os.strerror(error.errno) if error.errno else str(error)
-        raise type(error)(
-            error.errno, f"Expected a directory that can be written to. Received: {parent} ({reason})"
-        ) from error
+def publish(moves: Mapping[Path, Path]) -> None:
+    """Renames files or directories from `moves`' keys to its values, all of them or none.
 
+    What is there already is moved aside first, put back if anything fails, and removed in the end.
+    SIGINT and SIGTERM wait until it is done. Only a SIGKILL in between can leave some of the old
+    ones aside, in a directory `.replaced-…`, where they are kept.
 
-def _remove_leftovers(parent: Path) -> None:
-    for leftover in parent.glob(f"{PARTIAL_PREFIX}*"):
-        process = leftover.name.removeprefix(PARTIAL_PREFIX).partition("-")[0]
-        if process.isdigit() and not psutil.pid_exists(int(process)):
-            shutil.rmtree(leftover, ignore_errors=True)
+    Args:
+        moves: new path -> final path; all on one disk.
 
-
-def publish(source: Path, destination: Path) -> None:
-    """Renames the file or directory `source` to `destination`, replacing what is there.
-
-    A file is replaced in one step. A directory cannot be: the old one is moved aside first, put back if the new one
-    cannot take its place, and removed afterwards.
+    Raises:
+        OSError: a rename failed; everything is where it was.
     """
-    if not destination.exists() or not (destination.is_dir() or source.is_dir()):
-        destination.parent.mkdir(parents=True, exist_ok=True)
-        source.replace(destination)
-        return
-    with partial_directory(destination.parent) as aside:
-        old = destination.replace(aside / "old")
+    parents = {destination.parent for destination in moves.values()}
+    for parent in parents:
+        parent.mkdir(parents=True, exist_ok=True)
+    with _signals_deferred():
+        aside = Path(tempfile.mkdtemp(prefix=".replaced-", dir=next(iter(parents))))
+        undo: list[tuple[Path, Path]] = []
         try:
-            source.replace(destination)
-        except BaseException:
-            old.replace(destination)
+            for number, (source, destination) in enumerate(moves.items()):
+                if destination.exists():
+                    undo.append((destination.replace(aside / str(number)), destination))
+                undo.append((source.replace(destination), source))
+        except OSError:
+            for now, before in reversed(undo):
+                now.replace(before)
             raise
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
 
 
 def size_of(path: Path) -> int:
@@ -86,3 +95,69 @@ def size_of(path: Path) -> int:
     if path.is_file():
         return path.stat().st_size
     return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+
+
+def _raise_if_full(parent: Path, error: Exception) -> None:
+    """Raises a clear error if `error` comes of a full disk.
+
+    HDF5, zip and TensorFlow writers each report that in their own words, or in none.
+    """
+    try:
+        full = shutil.disk_usage(parent).free < _FULL
+    except OSError:
+        full = False
+    if not full and "No space left" not in str(error):
+        return
+    disks = f"{parent} is" if full else f"{parent} or that of {tempfile.gettempdir()} is"
+    message = f"The disk of {disks} full. Free some space and run again"
+    raise OSError(errno.ENOSPC, message) from error
+
+
+@contextlib.contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    """Holds a lock on a directory that ends with the process, however the process ends."""
+    if fcntl is None:
+        yield
+        return
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # Some network disks have no locks.
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _remove_leftovers(parent: Path) -> None:
+    if fcntl is None:
+        return
+    for leftover in parent.glob(f"{PARTIAL_PREFIX}*"):
+        with contextlib.suppress(OSError):
+            if time.time() - leftover.stat().st_mtime < _LEFTOVER_AGE:
+                continue
+            descriptor = os.open(leftover, os.O_RDONLY)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(leftover, ignore_errors=True)
+            finally:
+                os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _signals_deferred() -> Iterator[None]:
+    """Delivers SIGINT and SIGTERM after the block. Other threads are never interrupted anyway."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    received: list[int] = []
+    handlers = {
+        number: signal.signal(number, lambda number, frame: received.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        for waiting in received:
+            signal.raise_signal(waiting)

@@ -1,4 +1,6 @@
-"""The main job in one function: train ResNet-20 on real digits, export it, verify every artifact, write a report."""
+"""The main job in one function: train ResNet-20 on real digits, export it, verify every artifact,
+write a report.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +8,6 @@ import dataclasses
 import json
 import platform
 import time
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,11 @@ import numpy as np
 import tensorflow as tf
 from matplotlib.figure import Figure
 
+from keras_resnet import __version__
 from keras_resnet.data import LabeledImages, load_digits
 from keras_resnet.export import TARGETS, ExportError, ExportReport, export
 from keras_resnet.export.runtime import KerasRunner
+from keras_resnet.export.signature import check_backend
 from keras_resnet.files import partial_directory, publish
 from keras_resnet.pages import page, picture, section
 from keras_resnet.terminal import console, progress
@@ -32,22 +35,28 @@ FAILED = "failed-run"
 _CALIBRATION_IMAGES = 200
 
 
-def quickstart(output: Path, epochs: int | None = None, seed: int = 0, overwrite: bool = False) -> ExportReport:
-    """Trains, exports and verifies a ResNet-20 on scikit-learn's digits and writes everything into `output`.
+def quickstart(
+    output: Path, epochs: int | None = None, seed: int = 0, overwrite: bool = False
+) -> ExportReport:
+    """Trains, exports and verifies a ResNet-20 on scikit-learn's digits and writes everything into
+    `output`.
 
-    The same seed gives the same weights on one machine's CPU: TensorFlow is switched to deterministic operators.
+    The same seed gives the same weights on one machine's CPU: TensorFlow is switched to
+    deterministic operators.
 
     Args:
         output: directory for the model, its artifacts and the reports; made if missing.
         epochs: passes over the training digits; by default those of the recipe.
         seed: of initial weights, data order and augmentation.
-        overwrite: whether results that are there may be replaced. They are, once the new ones are complete.
+        overwrite: whether results that are there may be replaced. They are, once the new ones are
+            complete.
 
     Raises:
-        ValueError: `epochs` is not positive.
+        ValueError: `epochs` is not positive, or `output` cannot be written to.
+        RuntimeError: the Keras backend is not TensorFlow.
         FileExistsError: `output` holds results already.
         ImportError: a package of `keras-resnets[export]` is not installed.
-        OSError: `output` cannot be written, or the disk is full.
+        OSError: the disk is full.
         ExportError: an artifact disagrees with Keras; the run is kept in `output/failed-run`.
     """
     recipe = RECIPES["quick-digits"]
@@ -55,51 +64,61 @@ def quickstart(output: Path, epochs: int | None = None, seed: int = 0, overwrite
         if epochs < 1:
             raise ValueError(f"Expected `epochs` to be at least 1. Received: {epochs}")
         recipe = dataclasses.replace(recipe, epochs=epochs)
-    _refuse_results(output, overwrite)
+    check_backend()
     for target in TARGETS.values():
         target.require_modules()
     started = time.perf_counter()
     with partial_directory(output) as staging:
+        _refuse_results(output, overwrite)
         tf.config.experimental.enable_op_determinism()
         keras.utils.set_random_seed(seed)
-        train_data, test_data = load_digits()
-        console.print(f"Digits: {len(train_data)} to train on, {len(test_data)} held out.")
-        model = ResNet20(classes=len(train_data.class_names))
+        data = load_digits()
+        console.print(f"Digits: {len(data[0])} to train on, {len(data[1])} held out.")
+        model = ResNet20(classes=len(data[0].class_names))
         console.print(f"Training {model.name}, {recipe.epochs} epochs:")
-        result = train(model, train_data, test_data, recipe, seed=seed)
+        result = train(model, data, recipe, seed=seed)
         model.save(staging / MODEL_FILE)
-
-        failure = None
-        try:
-            with progress("Exporting") as step:
-                report = export(
-                    model,
-                    staging,
-                    tuple(TARGETS),
-                    calibration=_calibration(train_data),
-                    images=test_data.images,
-                    labels=test_data.labels,
-                    progress=step,
-                )
-        except ExportError as error:
-            failure, report = error, error.report
+        report, failure = _export(model, data, staging)
         console.print(report.to_table())
-        _write_reports(staging, model, result, report, test_data, recipe, seed, time.perf_counter() - started)
-
+        seconds = time.perf_counter() - started
+        _write_reports(staging, model, result, report, data[1], recipe, seed, seconds)
         if failure is not None:
-            publish(staging, output / FAILED)
+            publish({staging: output / FAILED})
+            console.print(f"The run is kept in {output / FAILED}")
             raise failure
-        for name in _result_names():
-            publish(staging / name, output / name)
+        publish({staging / name: output / name for name in _result_names()})
     console.print(f"Report: {output / 'report.html'} and {output / 'report.json'}")
-    console.print(f"Done in {time.perf_counter() - started:.0f} s.")
+    console.print(f"Done in {seconds:.0f} s.")
     return report
+
+
+def _export(
+    model: keras.Model, data: tuple[LabeledImages, LabeledImages], directory: Path
+) -> tuple[ExportReport, ExportError | None]:
+    """Exports to every target; a disagreement is returned, as its report is still to be written."""
+    train_data, test_data = data
+    with progress("Exporting") as step:
+        try:
+            report = export(
+                model,
+                directory,
+                tuple(TARGETS),
+                calibration=_calibration(train_data),
+                images=test_data.images,
+                labels=test_data.labels,
+                progress=step,
+            )
+        except ExportError as error:
+            return error.report, error
+    return report, None
 
 
 def _calibration(data: LabeledImages) -> np.ndarray:
     """As many training images of each class as of any other, the first ones."""
     per_class = _CALIBRATION_IMAGES // len(data.class_names)
-    chosen = [np.flatnonzero(data.labels == label)[:per_class] for label in range(len(data.class_names))]
+    chosen = [
+        np.flatnonzero(data.labels == label)[:per_class] for label in range(len(data.class_names))
+    ]
     return data.images[np.concatenate(chosen)]
 
 
@@ -112,8 +131,9 @@ def _refuse_results(output: Path, overwrite: bool) -> None:
     existing = [name for name in _result_names() if (output / name).exists()]
     if existing and not overwrite:
         raise FileExistsError(
-            f"Expected an output directory without earlier results. Received: {output}, which holds "
-            f"{', '.join(existing)}. Choose another directory with --output, or pass --overwrite"
+            f"Expected an output directory without earlier results. Received: {output}, which "
+            f"holds {', '.join(existing)}. Choose another directory with --output, or pass "
+            "--overwrite"
         )
 
 
@@ -138,25 +158,35 @@ def _write_reports(
         **report.to_dict(),
         "failures": report.failures,
         "seconds": round(seconds, 1),
-        "versions": {name: version(name) for name in ("tensorflow", "keras", "keras-resnets")},
+        "versions": {
+            "keras-resnets": __version__,
+            "keras": keras.__version__,
+            "tensorflow": tf.__version__,
+        },
         "python": platform.python_version(),
     }
     (directory / "report.json").write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
 
     probabilities = KerasRunner(model).predict(test_data.images)
-    verdict = "; ".join(report.failures) or "Every artifact agrees with Keras on every limit of its target."
+    verdict = (
+        "; ".join(report.failures)
+        or "Every artifact agrees with Keras on every limit of its target."
+    )
+    versions = ", ".join(f"{name} {number}" for name, number in data["versions"].items())
     sections = [
         f'<p class="verdict{" failed" if report.failures else ""}">{verdict}</p>',
-        f"<p>{model.name}, {recipe.epochs} epochs on scikit-learn's handwritten digits, seed {seed}; "
-        f"{data['accuracy']:.2%} of the {len(test_data)} held-out digits are recognised.</p>",
+        f"<p>{model.name}, {recipe.epochs} epochs on scikit-learn's handwritten digits, "
+        f"seed {seed}; {data['accuracy']:.2%} of the {len(test_data)} held-out digits are "
+        "recognised.</p>",
         section("Artifacts", report.to_html()),
         section("Training", picture(_training_curve(result), "Loss and accuracy by epoch")),
         section(
             "Predictions on held-out digits",
-            picture(_prediction_grid(test_data, probabilities), "Digits with predicted and true classes"),
+            picture(
+                _prediction_grid(test_data, probabilities), "Digits with predicted and true classes"
+            ),
         ),
-        f"<footer>keras-resnets {data['versions']['keras-resnets']}, keras {data['versions']['keras']}, tensorflow "
-        f"{data['versions']['tensorflow']}, Python {data['python']}. Latency: median at batch 1.</footer>",
+        f"<footer>{versions}, Python {data['python']}. Latency: median at batch 1.</footer>",
     ]
     html = page("ResNet-20 on handwritten digits", sections)
     (directory / "report.html").write_text(html, encoding="utf-8")
@@ -171,12 +201,15 @@ def _training_curve(result: TrainResult) -> Figure:
         axes.set(xlabel="epoch", ylabel=metric)
         axes.grid(alpha=0.3)
         axes.legend()
-    # The first epochs' held-out loss, before BN statistics settle, would flatten the rest of a linear axis.
+    # The first epochs' held-out loss, before BN statistics settle, would flatten the rest of a
+    # linear axis.
     figure.axes[0].set_yscale("log")
     return figure
 
 
-def _prediction_grid(data: LabeledImages, probabilities: np.ndarray, rows: int = 4, columns: int = 10) -> Figure:
+def _prediction_grid(
+    data: LabeledImages, probabilities: np.ndarray, rows: int = 4, columns: int = 10
+) -> Figure:
     """Test images with their predictions; the mistaken ones first, in red, with the true class."""
     predicted = probabilities.argmax(-1)
     order = np.argsort(predicted == data.labels, kind="stable")[: rows * columns]
@@ -187,6 +220,10 @@ def _prediction_grid(data: LabeledImages, probabilities: np.ndarray, rows: int =
         axes.axis("off")
         wrong = guess != truth
         label = f"{guess} (is {truth})" if wrong else f"{guess}"
-        axes.set_title(f"{label}\n{probabilities[index].max():.0%}", color="#b00020" if wrong else "black", fontsize=8)
+        axes.set_title(
+            f"{label}\n{probabilities[index].max():.0%}",
+            color="#b00020" if wrong else "black",
+            fontsize=8,
+        )
     figure.tight_layout()
     return figure

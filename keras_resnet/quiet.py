@@ -12,9 +12,11 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Hides what converters and runtimes print to the process's standard error; shows it if they fail.
+    """Hides what converters and runtimes print to the process's standard error; shows it if they
+    fail.
 
-    They log from C++, past `sys.stderr` and Python's logging, so the file descriptor itself is redirected.
+    They log from C++, past `sys.stderr` and Python's logging, so the file descriptor itself is
+    redirected.
     """
     try:
         descriptor = sys.__stderr__.fileno() if sys.__stderr__ else -1

@@ -1,26 +1,54 @@
-"""What commands print: one console, and progress as a bar on a terminal or as plain lines elsewhere."""
+"""What commands print: one console, its tables, and progress as a bar or as plain lines."""
 
 from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
+import rich.box
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
 
-#: Never highlighted: colours say something here (red: disagrees) or are not used. Sentences are not cut into lines;
-#: tables need a width, and files and pipes have none.
-console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 100)
+#: Colours say something here (red: disagrees) or are not used, and brackets in paths are brackets.
+#: Sentences are not cut into lines; tables need a width, and files and pipes have none.
+console = Console(
+    highlight=False, markup=False, soft_wrap=True, width=None if sys.stdout.isatty() else 100
+)
+
+
+def table(columns: Sequence[str], left: int = 1, wrap: Sequence[str] = ()) -> Table:
+    """An empty table.
+
+    Args:
+        columns: the headings.
+        left: the first so many columns are words, the others numbers.
+        wrap: columns that a narrow terminal may break into lines.
+    """
+    result = Table(box=rich.box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for index, column in enumerate(columns):
+        justify = "left" if index < left else "right"
+        result.add_column(column, justify=justify, no_wrap=column not in wrap)  # type: ignore[arg-type]
+    return result
 
 
 @contextlib.contextmanager
 def progress(title: str) -> Iterator[Callable[[str, float], None]]:
-    """Yields a function of (name of the step that starts, share done) that shows how far the work is."""
+    """Shows how far the work is.
+
+    Yields:
+        A function of the name of the step that starts and the share that is done, 0 to 1.
+    """
     if not console.is_terminal:
         yield lambda step, done: console.print(f"{title}: {step} ({done:.0%} done)")
         return
-    columns = (TextColumn(title), BarColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    columns = (
+        TextColumn(title),
+        BarColumn(),
+        TextColumn("{task.description}"),
+        TimeElapsedColumn(),
+    )
     with Progress(*columns, console=console) as bars:
         task = bars.add_task("", total=1.0)
         yield lambda step, done: bars.update(task, description=step, completed=done)

@@ -26,7 +26,13 @@ def _bottleneck(*blocks: int, **fields: Any) -> ResNetConfig:
 
 def _cifar(depth: int, **fields: Any) -> ResNetConfig:
     """The 6n+2-layer networks of He et al. 2015, section 4.2; shortcut A is the paper's choice."""
-    return ResNetConfig("basic", ((depth - 2) // 6,) * 3, _CIFAR_FILTERS, stem="cifar", **{"shortcut": "A", **fields})
+    return ResNetConfig(
+        "basic",
+        ((depth - 2) // 6,) * 3,
+        _CIFAR_FILTERS,
+        stem="cifar",
+        **{"shortcut": "A", **fields},
+    )
 
 
 #: Every network by name. Blocks per stage: He et al. 2015, Table 1; CIFAR: section 4.2.
@@ -59,7 +65,9 @@ VARIANTS: dict[str, ResNetConfig] = {
 
 
 def list_models(pattern: str = "*") -> list[str]:
-    """Names of the networks that match a shell-style pattern, e.g. `list_models("resnet*")`, in the table's order."""
+    """Names of the networks that match a shell-style pattern, e.g. `list_models("resnet*")`, in the
+    table's order.
+    """
     return [name for name in VARIANTS if fnmatch.fnmatch(name, pattern.lower())]
 
 
@@ -73,9 +81,11 @@ def get_config(name: str, **overrides: Any) -> ResNetConfig:
         raise ValueError(f"Expected a network among {list_models()}. Received: {name!r}")
     config = VARIANTS[name]
     if config.shortcut is None and overrides.get("shortcut") is not None:
+        residual = name.replace("plainnet", "resnet")
         raise ValueError(
-            f"Expected `shortcut=None` for the plain network `{name}`. Received: shortcut={overrides['shortcut']!r}. "
-            f"Use `{name.replace('plainnet', 'resnet')}` for a network with shortcuts"
+            f"Expected `shortcut=None` for the plain network `{name}`. "
+            f"Received: shortcut={overrides['shortcut']!r}. "
+            f"Use `{residual}` for a network with shortcuts"
         )
     return config.replace(**overrides)
 
@@ -89,14 +99,17 @@ def create_model(variant: str, **keywords: Any) -> keras.Model:
     Raises:
         ValueError: an unknown or impossible argument.
     """
-    arguments = set(inspect.signature(build).parameters) - {"config"}
+    arguments = inspect.signature(build).parameters.keys() - {"config"}
     overrides = {key: value for key, value in keywords.items() if key not in arguments}
-    config = get_config(variant, **overrides)
-    return build(config, **{"name": variant, **{key: keywords[key] for key in keywords if key in arguments}})
+    for_build = {key: value for key, value in keywords.items() if key in arguments}
+    for_build["name"] = keywords.get("name") or variant
+    return build(get_config(variant, **overrides), **for_build)
 
 
 class Builder(Protocol):
-    """The signature of the named builders: that of `keras.applications`, then keyword-only extras."""
+    """The signature of the named builders: that of `keras.applications`, then keyword-only
+    extras.
+    """
 
     def __call__(
         self,
@@ -148,7 +161,8 @@ def _builder(builder_name: str) -> Builder:
         )
 
     build_variant.__name__ = build_variant.__qualname__ = builder_name
-    build_variant.__doc__ = f"""Builds {builder_name}: {config.depth} weighted layers, {config.block} blocks.
+    build_variant.__doc__ = f"""Builds {builder_name}: {config.depth} weighted layers,
+    {config.block} blocks.
 
     Images `(batch, height, width, channels)`, uint8 or float, RGB in [0, 255]; by default
     {config.default_size}x{config.default_size}x3 and {config.default_classes} classes.

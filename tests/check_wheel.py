@@ -33,7 +33,18 @@ def main(directory: str) -> None:
     assert "keras_resnet/py.typed" in names
     with tempfile.TemporaryDirectory() as empty:
         subprocess.run(
-            [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", empty, str(wheel)], check=True
+            [
+                sys.executable,
+                "-m",
+                "pip",
+                "install",
+                "--quiet",
+                "--no-deps",
+                "--target",
+                empty,
+                str(wheel),
+            ],
+            check=True,
         )
         subprocess.run([sys.executable, "-c", CHECK], cwd=empty, check=True)
 

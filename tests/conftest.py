@@ -1,4 +1,6 @@
-"""Fixtures that several test files share. Networks are tiny and images small: TensorFlow itself is slow enough."""
+"""Fixtures that several test files share. Networks are tiny and images small: TensorFlow itself is
+slow enough.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ def tiny_config() -> keras_resnet.ResNetConfig:
 
 @pytest.fixture(scope="session")
 def tiny_model(tiny_config: keras_resnet.ResNetConfig) -> keras.Model:
-    """The tiny network with BN statistics and a head that are not those of a fresh network. Do not train it."""
+    """The tiny network with BN statistics and a head that are not those of a fresh network. Do not
+    train it.
+    """
     keras.utils.set_random_seed(0)
     model = keras_resnet.build(tiny_config, input_shape=(32, 32, 3), name="tiny")
     randomize(model)
@@ -36,7 +40,9 @@ def tiny_model(tiny_config: keras_resnet.ResNetConfig) -> keras.Model:
 
 @pytest.fixture(scope="session")
 def images(tiny_model: keras.Model) -> np.ndarray:
-    """Forty colour images `(32, 32, 3)`, uint8, of which the tiny network is sure: quantization keeps their classes."""
+    """Forty colour images `(32, 32, 3)`, uint8, of which the tiny network is sure: quantization
+    keeps their classes.
+    """
     coarse = np.random.default_rng(1).integers(0, 256, (300, 4, 4, 3), dtype=np.uint8)
     candidates = coarse.repeat(8, axis=1).repeat(8, axis=2)
     top = np.sort(tiny_model.predict(candidates, verbose=0), axis=-1)
@@ -44,7 +50,9 @@ def images(tiny_model: keras.Model) -> np.ndarray:
 
 
 def randomize(model: keras.Model) -> None:
-    """Gives BN and head values such as training would leave: a fresh network hides errors in both."""
+    """Gives BN and head values such as training would leave: a fresh network hides errors in
+    both.
+    """
     random = np.random.default_rng(0)
     for layer in model.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
@@ -65,7 +73,9 @@ def run_python() -> Run:
     def run(code: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-c", code, *arguments]
         variables = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", **environment}
-        return subprocess.run(command, capture_output=True, text=True, env=variables, timeout=600, check=False)
+        return subprocess.run(
+            command, capture_output=True, text=True, env=variables, timeout=600, check=False
+        )
 
     return run
 
@@ -77,8 +87,14 @@ def command() -> str:
 
 
 @pytest.fixture(scope="session")
-def demo(tmp_path_factory: pytest.TempPathFactory, command: str) -> tuple[subprocess.CompletedProcess[str], Path]:
-    """One whole `keras-resnet quickstart` with its defaults, as `make demo` runs it, and its output directory."""
+def demo(
+    tmp_path_factory: pytest.TempPathFactory, command: str
+) -> tuple[subprocess.CompletedProcess[str], Path]:
+    """One whole `keras-resnet quickstart` with its defaults, as `make demo` runs it, and its output
+    directory.
+    """
     output = tmp_path_factory.mktemp("demo") / "demo-output"
     arguments = [command, "quickstart", "--output", str(output)]
-    return subprocess.run(arguments, capture_output=True, text=True, timeout=900, check=False), output
+    return subprocess.run(
+        arguments, capture_output=True, text=True, timeout=900, check=False
+    ), output

@@ -22,7 +22,12 @@ def keras_resnet_command(command: str) -> Command:
         variables = {**os.environ, **environment}
         variables.pop("TF_CPP_MIN_LOG_LEVEL", None)
         return subprocess.run(
-            [command, *arguments], capture_output=True, text=True, timeout=300, env=variables, check=False
+            [command, *arguments],
+            capture_output=True,
+            text=True,
+            timeout=300,
+            env=variables,
+            check=False,
         )
 
     return run
@@ -33,7 +38,16 @@ def test_list_shows_every_network_with_its_cost(keras_resnet_command: Command) -
     assert (done.returncode, done.stderr) == (0, "")
     rows = {line.split()[0]: line for line in done.stdout.splitlines()[3:] if line.strip()}
     assert list(rows) == keras_resnet.list_models()
-    assert rows["resnet50"].split() == ["resnet50", "bottleneck", "B", "224x224", "50", "25,557,032", "4,089.2", "M"]
+    assert rows["resnet50"].split() == [
+        "resnet50",
+        "bottleneck",
+        "B",
+        "224x224",
+        "50",
+        "25,557,032",
+        "4,089.2",
+        "M",
+    ]
     data = json.loads(keras_resnet_command("list", "resnet5*", "--json").stdout)
     assert set(data) == {"resnet50", "resnet56"}
     assert data["resnet50"]["macs"] == 4_089_184_256
@@ -56,7 +70,9 @@ def test_info_prints_the_stages_as_table_1_does(keras_resnet_command: Command) -
     assert plain["parts"][-1]["output_shape"] == [5]
 
 
-def test_doctor_names_versions_devices_and_what_is_missing(keras_resnet_command: Command, tmp_path: Path) -> None:
+def test_doctor_names_versions_devices_and_what_is_missing(
+    keras_resnet_command: Command, tmp_path: Path
+) -> None:
     done = keras_resnet_command("doctor", "--json")
     assert (done.returncode, done.stderr) == (0, "")
     found = json.loads(done.stdout)
@@ -68,14 +84,18 @@ def test_doctor_names_versions_devices_and_what_is_missing(keras_resnet_command:
     (tmp_path / "sitecustomize.py").write_text(
         "import importlib.machinery as m\n"
         "find = m.PathFinder.find_spec\n"
-        "m.PathFinder.find_spec = lambda name, *a, **k: None if name == 'tf2onnx' else find(name, *a, **k)\n"
+        "def without(name, *rest, **keywords):\n"
+        "    return None if name == 'tf2onnx' else find(name, *rest, **keywords)\n"
+        "m.PathFinder.find_spec = without\n"
     )
     lines = keras_resnet_command("doctor", PYTHONPATH=str(tmp_path)).stdout.splitlines()
     (missing,) = [line for line in lines if "tf2onnx" in line]
     assert missing.split(maxsplit=1)[1] == (
         "missing, so not available: writing ONNX; pip install 'keras-resnets[export]'"
     )
-    assert [line for line in lines if "onnxruntime" in line and "for running and verifying ONNX" in line]
+    assert [
+        line for line in lines if "onnxruntime" in line and "for running and verifying ONNX" in line
+    ]
 
 
 def test_no_command_shows_the_commands(keras_resnet_command: Command) -> None:
@@ -90,7 +110,10 @@ def test_no_command_shows_the_commands(keras_resnet_command: Command) -> None:
     [
         (["teleport"], "No such command 'teleport'."),
         (["info"], "Missing argument"),
-        (["list", "vgg*"], "Expected a pattern that matches a network, e.g. 'resnet*'. Received: 'vgg*'."),
+        (
+            ["list", "vgg*"],
+            "Expected a pattern that matches a network, e.g. 'resnet*'. Received: 'vgg*'.",
+        ),
         (["info", "resnet50", "--shortcut", "Z"], "Expected `shortcut` to be one of"),
         (["info", "resnet50", "--size", "16"], "Expected images of at least 17x17 pixels"),
         (["info", "plainnet34", "--shortcut", "C"], "Use `resnet34` for a network with shortcuts."),
@@ -109,7 +132,9 @@ def test_bad_arguments_are_one_sentence_and_code_2(
     assert "Traceback" not in done.stderr
 
 
-def test_output_that_cannot_be_written_is_one_sentence(keras_resnet_command: Command, tmp_path: Path) -> None:
+def test_output_that_cannot_be_written_is_one_sentence(
+    keras_resnet_command: Command, tmp_path: Path
+) -> None:
     (tmp_path / "file").write_text("x")
     done = keras_resnet_command("quickstart", "--output", str(tmp_path / "file"))
     assert done.returncode == 2
@@ -118,16 +143,40 @@ def test_output_that_cannot_be_written_is_one_sentence(keras_resnet_command: Com
     assert (tmp_path / "file").read_text() == "x"
 
 
-def test_missing_extra_stops_the_quickstart_before_it_trains(keras_resnet_command: Command, tmp_path: Path) -> None:
+def test_missing_extra_stops_the_quickstart_before_it_trains(
+    keras_resnet_command: Command, tmp_path: Path
+) -> None:
     (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules['ai_edge_litert'] = None\n")
-    done = keras_resnet_command("quickstart", "--output", str(tmp_path / "out"), PYTHONPATH=str(tmp_path))
+    done = keras_resnet_command(
+        "quickstart", "--output", str(tmp_path / "out"), PYTHONPATH=str(tmp_path)
+    )
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr == (
-        "keras-resnet: Running and verifying TFLite needs the package `ai_edge_litert`, which is not installed: run "
-        "`pip install 'keras-resnets[export]'`.\n"
+        "keras-resnet: Running and verifying TFLite needs the package `ai_edge_litert`, which is "
+        "not installed: run `pip install 'keras-resnets[export]'`.\n"
     )
     assert not (tmp_path / "out").exists()
+
+
+def test_doctor_survives_a_broken_backend(keras_resnet_command: Command) -> None:
+    done = keras_resnet_command("doctor", KERAS_BACKEND="no_such_backend")
+    assert done.returncode == 1
+    assert "tensorflow-datasets" in done.stdout
+    assert "Keras cannot be imported: " in done.stderr.splitlines()[-1]
+
+
+def test_warnings_are_one_line(keras_resnet_command: Command) -> None:
+    done = keras_resnet_command("info", "resnet50", "--size", "64")
+    assert done.returncode == 0
+    assert done.stderr.startswith("keras-resnet: The last stage sees 64x64 images as 2x2 positions")
+    assert done.stderr.count("\n") == 1
+
+
+def test_terminal_without_unicode_still_gets_its_table(keras_resnet_command: Command) -> None:
+    done = keras_resnet_command("info", "resnet20", PYTHONIOENCODING="ascii")
+    assert done.returncode == 0
+    assert "269,722" in done.stdout
 
 
 def test_traceback_is_shown_on_request(keras_resnet_command: Command) -> None:

@@ -41,7 +41,12 @@ def with_demo_output(demo: tuple[object, Path], tmp_path: Path) -> Path:
 def test_example_runs_and_prints_what_it_promises(path: Path, with_demo_output: Path) -> None:
     assert path.read_text().count("\n") <= 120
     done = subprocess.run(
-        [sys.executable, str(path)], cwd=with_demo_output, capture_output=True, text=True, timeout=300, check=False
+        [sys.executable, str(path)],
+        cwd=with_demo_output,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     assert PRINTED[path.name] in done.stdout
@@ -76,7 +81,9 @@ def test_commands_of_the_readme_run(line: str, command: str, tmp_path: Path) -> 
     if words[1] == "quickstart":
         words += ["--help"]
     environment = {**os.environ, "PATH": f"{Path(command).parent}:{os.environ['PATH']}"}
-    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, env=environment, check=False)
+    done = subprocess.run(
+        words, cwd=tmp_path, capture_output=True, text=True, env=environment, check=False
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -89,7 +96,11 @@ def test_output_in_the_readme_has_the_rows_that_are_printed(
 
     def skeleton(text: str) -> list[str]:
         """The lines without their figures, which differ from machine to machine."""
-        lines = [" ".join(line.split()) for line in text.splitlines() if line.strip() and "Report:" not in line]
+        lines = [
+            " ".join(line.split())
+            for line in text.splitlines()
+            if line.strip() and "Report:" not in line
+        ]
         return [re.sub(r"[\d.,]+(e[+-]\d+)?", "#", line) for line in lines]
 
     printed = skeleton(demo[0].stdout)

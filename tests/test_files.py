@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -23,42 +25,82 @@ def test_partial_directory_disappears_on_every_way_out(tmp_path: Path) -> None:
 
 
 def test_publish_replaces_files_and_directories(tmp_path: Path) -> None:
-    for kind in ("file", "directory"):
-        for content in ("old", "new"):
-            source = tmp_path / "source"
-            if kind == "file":
-                source.write_text(content)
-            else:
-                source.mkdir()
-                (source / content).write_text(content)
-            files.publish(source, tmp_path / "results" / kind)
-    assert (tmp_path / "results" / "file").read_text() == "new"
-    assert [path.name for path in (tmp_path / "results" / "directory").iterdir()] == ["new"]
-    assert sorted(path.name for path in (tmp_path / "results").iterdir()) == ["directory", "file"]
+    for content in ("old", "new"):
+        file, directory = tmp_path / "file", tmp_path / "directory"
+        file.write_text(content)
+        directory.mkdir()
+        (directory / content).write_text(content)
+        results = tmp_path / "results"
+        files.publish({file: results / "file", directory: results / "directory"})
+    assert (results / "file").read_text() == "new"
+    assert [path.name for path in (results / "directory").iterdir()] == ["new"]
+    assert sorted(path.name for path in results.iterdir()) == ["directory", "file"]
 
 
-def test_failed_publish_puts_the_old_directory_back(tmp_path: Path) -> None:
-    (tmp_path / "destination").mkdir()
-    (tmp_path / "destination" / "old").write_text("old")
+def test_failed_publish_puts_everything_back(tmp_path: Path) -> None:
+    results, new = tmp_path / "results", tmp_path / "new"
+    (results / "directory").mkdir(parents=True)
+    (results / "directory" / "old").write_text("old")
+    (results / "file").write_text("old")
+    new.mkdir()
+    for name in ("file", "directory", "another"):
+        (new / name).write_text("new")
+    moves = {new / name: results / name for name in ("file", "directory", "another", "missing")}
     with pytest.raises(FileNotFoundError):
-        files.publish(tmp_path / "missing", tmp_path / "destination")
-    assert (tmp_path / "destination" / "old").read_text() == "old"
+        files.publish(moves)
+    assert (results / "directory" / "old").read_text() == "old"
+    assert (results / "file").read_text() == "old"
+    assert sorted(path.name for path in results.iterdir()) == ["directory", "file"]
+    assert sorted(path.read_text() for path in new.iterdir()) == ["new"] * 3
+
+
+def test_publish_is_not_interrupted_half_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moves = {tmp_path / name: tmp_path / "results" / name for name in ("a", "b", "c")}
+    for source in moves:
+        source.write_text("new")
+    replace = Path.replace
+
+    def interrupted(self: Path, target: Path) -> Path:
+        signal.raise_signal(signal.SIGINT)
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        files.publish(moves)
+    assert sorted(path.name for path in (tmp_path / "results").iterdir()) == ["a", "b", "c"]
 
 
 def test_unwritable_parent_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with (
-        pytest.raises(NotADirectoryError, match=r"directory that can be written to. Received: .*file/below"),
+        pytest.raises(ValueError, match=r"can be written to. Received: .*file/below \(Not a dir"),
         files.partial_directory(tmp_path / "file" / "below"),
     ):
         pass
 
 
-def test_full_disk_is_named_whatever_the_writer_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    message = f"The disk that holds {tmp_path} is full"
-    with pytest.raises(OSError, match=message) as caught, files.partial_directory(tmp_path):
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write anywhere")
+def test_directory_without_permission_is_one_sentence(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with (
+        pytest.raises(ValueError, match=r"can be written to. Received: .*\(Permission denied"),
+        files.partial_directory(tmp_path / "below"),
+    ):
+        pass
+
+
+def test_full_disk_is_named_whatever_the_writer_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with (
+        pytest.raises(OSError, match=f"The disk of {tmp_path} or that of .* is full") as caught,
+        files.partial_directory(tmp_path),
+    ):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     assert caught.value.errno == errno.ENOSPC
+    message = f"The disk of {tmp_path} is full"
     monkeypatch.setattr(files.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 0}))
     with pytest.raises(OSError, match=message), files.partial_directory(tmp_path):
         raise RuntimeError("Unable to flush file's cached information")
@@ -69,16 +111,29 @@ def test_full_disk_is_named_whatever_the_writer_said(tmp_path: Path, monkeypatch
 
 
 def test_leftovers_of_killed_processes_are_removed_and_no_others(tmp_path: Path) -> None:
-    killed = subprocess.Popen(["sleep", "60"])
-    killed.kill()
-    killed.wait()
-    (tmp_path / f".partial-{killed.pid}-abc" / "deep").mkdir(parents=True)
-    running = [f".partial-{os.getpid()}-abc", ".partial-something", "kept"]
-    for name in running:
-        (tmp_path / name).mkdir()
+    code = f"""
+import time, pathlib
+from keras_resnet.files import partial_directory
+with partial_directory(pathlib.Path({str(tmp_path)!r})) as staging:
+    print(staging, flush=True)
+    time.sleep(60)
+"""
+    processes = [
+        subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+        for _ in range(3)
+    ]
+    paths = [Path(process.stdout.readline().strip()) for process in processes]  # type: ignore[union-attr]
+    killed, living, young = paths
+    for process in (processes[0], processes[2]):
+        process.kill()
+        process.wait()
+    (tmp_path / "kept").mkdir()
+    for path in (killed, living, tmp_path / "kept"):
+        os.utime(path, (0, 0))
     with files.partial_directory(tmp_path):
         pass
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(running)
+    assert {path.name for path in tmp_path.iterdir()} == {living.name, young.name, "kept"}
+    processes[1].kill()
 
 
 def test_size_counts_files_below_a_directory(tmp_path: Path) -> None:

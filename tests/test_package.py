@@ -20,14 +20,30 @@ def test_public_names_exist_and_are_listed() -> None:
 
 
 def test_importing_the_package_alone_imports_neither_keras_nor_tensorflow(run_python: Run) -> None:
-    done = run_python("import keras_resnet, sys; print('keras' in sys.modules, 'tensorflow' in sys.modules)")
+    done = run_python(
+        "import keras_resnet, sys; print('keras' in sys.modules, 'tensorflow' in sys.modules)"
+    )
     assert done.stdout.strip() == "False False", done.stderr
+
+
+def test_building_a_network_touches_no_network(run_python: Run) -> None:
+    code = """
+import socket
+def refuse(*arguments, **keywords):
+    raise AssertionError("a connection was attempted")
+socket.socket.connect = socket.getaddrinfo = socket.create_connection = refuse
+import keras_resnet
+print(keras_resnet.ResNet50().count_params())
+"""
+    assert run_python(code).stdout.strip() == "25610152"
 
 
 def test_abandoned_namesake_is_named_with_the_remedy(tmp_path: Path, run_python: Run) -> None:
     metadata = tmp_path / "keras_resnet-0.2.0.dist-info"
     metadata.mkdir()
-    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: keras-resnet\nVersion: 0.2.0\n")
+    (metadata / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: keras-resnet\nVersion: 0.2.0\n"
+    )
     done = run_python("import keras_resnet", PYTHONPATH=f"{tmp_path}:{ROOT}")
     assert done.returncode == 1
     assert "`keras-resnet` 0.2.0 is installed" in done.stderr
@@ -43,11 +59,16 @@ def test_export_folder_refuses_to_be_imported_by_its_own_name(run_python: Run) -
 def test_missing_extra_is_one_sentence_with_the_pip_line(monkeypatch: pytest.MonkeyPatch) -> None:
     for module, (extra, _) in OPTIONAL.items():
         monkeypatch.setitem(__import__("sys").modules, module, None)
-        with pytest.raises(ImportError, match=rf"needs the package `{module}`.*pip install 'keras-resnets\[{extra}\]'"):
+        with pytest.raises(
+            ImportError,
+            match=rf"needs the package `{module}`.*pip install 'keras-resnets\[{extra}\]'",
+        ):
             require(module)
 
 
-def test_broken_package_is_not_reported_as_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_broken_package_is_not_reported_as_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "tf2onnx.py").write_text("import something_else_that_is_missing")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(__import__("sys").modules, "tf2onnx", raising=False)

@@ -1,4 +1,6 @@
-"""Every row of the golden table of parameters, MACs and shortcuts that this package's networks have."""
+"""Every row of the golden table of parameters, MACs and shortcuts that this package's networks
+have.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,9 @@ def config_of(row: dict[str, str]) -> ResNetConfig:
     return get_config(name, shortcut=variant[0], **version)
 
 
-@pytest.mark.parametrize("row", golden_rows(), ids=lambda row: f"{row['architecture']}-{row['shortcut_or_variant']}")
+@pytest.mark.parametrize(
+    "row", golden_rows(), ids=lambda row: f"{row['architecture']}-{row['shortcut_or_variant']}"
+)
 def test_counts_equal_the_golden_table(row: dict[str, str]) -> None:
     config = config_of(row)
     cost, shortcuts = complexity(config), shortcut_counts(plan(config))
@@ -49,7 +53,11 @@ def test_counts_equal_the_golden_table(row: dict[str, str]) -> None:
         "projection_shortcuts": shortcuts["projection"],
         "identity_shortcuts": shortcuts["identity"],
         "zero_padded_shortcuts": shortcuts["zero_padded"],
-    } == {key: int(value) for key, value in row.items() if key not in ("architecture", "shortcut_or_variant")}
+    } == {
+        key: int(value)
+        for key, value in row.items()
+        if key not in ("architecture", "shortcut_or_variant")
+    }
     assert config.depth == cost.depth
 
 
@@ -73,7 +81,10 @@ def test_stage_shapes_are_those_of_table_1() -> None:
 
 def test_version_moves_the_stride_of_a_bottleneck() -> None:
     strides = {
-        version: [conv.strides for conv in plan(get_config("resnet50", version=version)).stages[1].blocks[0].convs]
+        version: [
+            conv.strides
+            for conv in plan(get_config("resnet50", version=version)).stages[1].blocks[0].convs
+        ]
         for version in ("v1", "v1.5")
     }
     assert strides == {"v1": [2, 1, 1], "v1.5": [1, 2, 1]}

@@ -21,7 +21,12 @@ from keras_resnet.export import TARGETS, load_runner
 from keras_resnet.files import partial_directory
 from keras_resnet.quickstart import quickstart
 
-RESULTS = {"model.keras", "report.json", "report.html", *(target.file_name for target in TARGETS.values())}
+RESULTS = {
+    "model.keras",
+    "report.json",
+    "report.html",
+    *(target.file_name for target in TARGETS.values()),
+}
 
 Demo = tuple[subprocess.CompletedProcess[str], Path]
 
@@ -33,7 +38,7 @@ def test_run_succeeds_and_leaves_the_results_only(demo: Demo) -> None:
     assert {path.name for path in output.iterdir()} == RESULTS
     for name in TARGETS:
         assert re.search(rf"^ *{name} .* ok *$", done.stdout, re.MULTILINE), name
-    assert f"{output / 'report.html'}" in done.stdout.replace("\n", "")
+    assert f"Report: {output / 'report.html'} and {output / 'report.json'}" in done.stdout
 
 
 def test_digits_are_learnt(demo: Demo) -> None:
@@ -99,7 +104,12 @@ def test_page_is_self_contained_and_complete(demo: Demo) -> None:
 def test_results_are_not_overwritten_unasked(demo: Demo, command: str) -> None:
     _, output = demo
     before = (output / "report.json").read_bytes()
-    done = subprocess.run([command, "quickstart", "--output", str(output)], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [command, "quickstart", "--output", str(output)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 2
     assert "which holds model.keras" in done.stderr
     assert "--overwrite" in done.stderr
@@ -108,7 +118,9 @@ def test_results_are_not_overwritten_unasked(demo: Demo, command: str) -> None:
 
 
 def interrupt(command: str, output: Path, at: str, number: signal.Signals) -> tuple[int, str]:
-    """Starts an overwriting run, sends a signal when it has printed `at`, and returns how it ended."""
+    """Starts an overwriting run, sends a signal when it has printed `at`, and returns how it
+    ended.
+    """
     process = subprocess.Popen(
         [command, "quickstart", "--output", str(output), "--epochs", "1", "--overwrite"],
         stdout=subprocess.PIPE,
@@ -148,6 +160,8 @@ def test_interrupted_run_leaves_earlier_results_and_nothing_half_written(
     if number == signal.SIGKILL:
         # Nobody can clean up after that, but the next one who writes there.
         assert [name.startswith(".partial-") for name in others] == [True]
+        for leftover in tmp_path.glob(".partial-*"):
+            os.utime(leftover, (0, 0))
         with partial_directory(tmp_path):
             pass
         assert {path.name for path in tmp_path.iterdir()} <= RESULTS
@@ -166,10 +180,13 @@ import dataclasses, sys
 from keras_resnet.cli import main
 from keras_resnet.export import TARGETS, Limits
 TARGETS["tflite-int8"] = dataclasses.replace(TARGETS["tflite-int8"], limits=Limits(max_error=-1.0))
-sys.argv = ["keras-resnet", "quickstart", "--output", sys.argv[1], "--epochs", "2", "--overwrite"]
+sys.argv = ["keras-resnet", "quickstart", "--output", sys.argv[1], "--epochs", "2", "--seed", "7",
+            "--overwrite"]
 main()
 """
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 1
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith("keras-resnet: ")
@@ -180,7 +197,9 @@ main()
     assert "model-int8.tflite" not in kept
     assert {"model.keras", "report.json", "report.html", "model-float32.tflite"} <= kept
     assert {path.name for path in tmp_path.iterdir()} == {"model.onnx", "failed-run"}
+    assert f"The run is kept in {tmp_path / 'failed-run'}" in done.stdout
     report = json.loads((tmp_path / "failed-run" / "report.json").read_text())
+    assert (report["seed"], report["recipe"]["epochs"], report["optimizer_steps"]) == (7, 2, 90)
     assert any("tflite-int8" in failure for failure in report["failures"])
 
 
@@ -195,7 +214,65 @@ def test_calibration_is_balanced_and_from_the_training_split() -> None:
 
     train_data, test_data = load_digits()
     images = _calibration(train_data)
-    labels = {image.tobytes(): label for image, label in zip(train_data.images, train_data.labels, strict=True)}
+    labels = {
+        image.tobytes(): label
+        for image, label in zip(train_data.images, train_data.labels, strict=True)
+    }
     assert np.bincount([labels[image.tobytes()] for image in images]).tolist() == [20] * 10
     held_out = {image.tobytes() for image in test_data.images}
     assert not [image for image in images if image.tobytes() in held_out]
+
+
+@pytest.mark.slow
+def test_same_seed_gives_the_same_files_twice(tmp_path: Path, command: str) -> None:
+    weights = []
+    for name, seed in (("a", "3"), ("b", "3"), ("c", "4")):
+        output = tmp_path / name
+        arguments = [
+            command,
+            "quickstart",
+            "--output",
+            str(output),
+            "--epochs",
+            "3",
+            "--seed",
+            seed,
+        ]
+        subprocess.run(arguments, capture_output=True, timeout=600, check=False)
+        # Whether a network that was trained so shortly survives quantization is not the question.
+        folder = output / "failed-run" if (output / "failed-run").exists() else output
+        weights.append(keras.saving.load_model(folder / "model.keras").get_weights())
+    for first, second in zip(weights[0], weights[1], strict=True):
+        np.testing.assert_array_equal(first, second)
+    assert any(
+        (first != second).any() for first, second in zip(weights[0], weights[2], strict=True)
+    )
+
+
+@pytest.mark.slow
+def test_full_disk_ends_with_one_sentence_and_earlier_results(tmp_path: Path, command: str) -> None:
+    """On a real disk of 1.5 MB, where the platform lets a process mount one for itself."""
+    script = f"""
+mount -t tmpfs -o size=1500k tmpfs {tmp_path} || exit 77
+echo earlier > {tmp_path}/model.onnx
+{command} quickstart --output {tmp_path} --epochs 1 --overwrite
+code=$?
+cat {tmp_path}/model.onnx
+ls -A {tmp_path}
+exit $code
+"""
+    done = subprocess.run(
+        ["unshare", "--map-root-user", "--mount", "sh", "-c", script],
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    if done.returncode in (1, 77) and "model.onnx" not in done.stdout:
+        pytest.skip(f"no disk could be mounted: {done.stderr}")
+    assert done.returncode == 1
+    assert done.stderr.strip().splitlines()[-1] == (
+        f"keras-resnet: The disk of {tmp_path} is full. Free some space and run again."
+    )
+    assert "Traceback" not in done.stderr
+    assert done.stdout.splitlines()[-2:] == ["earlier", "model.onnx"]

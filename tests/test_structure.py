@@ -1,4 +1,6 @@
-"""The rules of the source tree itself: which way imports point, what is public, how large things get."""
+"""The rules of the source tree itself: which way imports point, what is public, how large things
+get.
+"""
 
 from __future__ import annotations
 
@@ -38,12 +40,18 @@ def sources() -> Iterator[tuple[str, Path]]:
 def imported(path: Path) -> Iterator[str]:
     """Parts of this package that a module imports, as first names below `keras_resnet`."""
     for node in ast.walk(ast.parse(path.read_text())):
+        # Relative imports would escape this walk.
+        assert not (isinstance(node, ast.ImportFrom) and node.level), path
         if isinstance(node, ast.ImportFrom) and node.module == "keras_resnet":
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("keras_resnet."):
             yield str(node.module).split(".")[1]
         elif isinstance(node, ast.Import):
-            yield from (alias.name.split(".")[1] for alias in node.names if alias.name.startswith("keras_resnet."))
+            yield from (
+                alias.name.split(".")[1]
+                for alias in node.names
+                if alias.name.startswith("keras_resnet.")
+            )
 
 
 def rank(part: str) -> int:
@@ -74,7 +82,15 @@ def test_every_module_is_in_a_layer_and_in_the_wheel() -> None:
 def test_models_import_no_tensorflow() -> None:
     """The model part has to work under every Keras backend."""
     for module, path in sources():
-        if module.split(".")[0] in {"config", "plan", "blocks", "builder", "variants", "analysis", "__init__"}:
+        if module.split(".")[0] in {
+            "config",
+            "plan",
+            "blocks",
+            "builder",
+            "variants",
+            "analysis",
+            "__init__",
+        }:
             assert "tensorflow" not in path.read_text(), module
 
 

@@ -15,7 +15,11 @@ LAYER_NAMES = Path(__file__).parent / "golden" / "layer_names.json"
 
 
 def builders() -> dict[str, Builder]:
-    return {name.lower(): getattr(keras_resnet, name) for name in keras_resnet.__all__ if name.lower() in VARIANTS}
+    return {
+        name.lower(): getattr(keras_resnet, name)
+        for name in keras_resnet.__all__
+        if name.lower() in VARIANTS
+    }
 
 
 def test_every_network_has_a_builder_of_its_name() -> None:
@@ -54,8 +58,15 @@ def test_builder_and_create_model_pass_every_argument_on() -> None:
         "dtype": "mixed_bfloat16",
         "shortcut": "C",
     }
-    for model in (keras_resnet.ResNet20(**keywords), keras_resnet.create_model("resnet20", **keywords)):
-        assert (model.name, model.input_shape, model.output_shape) == ("mine", (None, 16, 16, 1), (None, 64))
+    for model in (
+        keras_resnet.ResNet20(**keywords),
+        keras_resnet.create_model("resnet20", **keywords),
+    ):
+        assert (model.name, model.input_shape, model.output_shape) == (
+            "mine",
+            (None, 16, 16, 1),
+            (None, 64),
+        )
         names = [layer.name for layer in model.layers]
         assert "normalization" not in names
         assert "conv2_block1_0_conv" in names
@@ -69,14 +80,22 @@ def test_builder_and_create_model_pass_every_argument_on() -> None:
 
 def test_list_models_matches_patterns() -> None:
     assert keras_resnet.list_models() == list(VARIANTS)
-    assert keras_resnet.list_models("ResNeXt*") == ["resnext50_32x4d", "resnext101_32x8d", "resnext101_64x4d"]
+    assert keras_resnet.list_models("ResNeXt*") == [
+        "resnext50_32x4d",
+        "resnext101_32x8d",
+        "resnext101_64x4d",
+    ]
     assert keras_resnet.list_models("vgg*") == []
 
 
 def test_unknown_and_contradictory_requests_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"Expected a network among .*'resnet18'.*Received: 'resnet19'"):
+    with pytest.raises(
+        ValueError, match=r"Expected a network among .*'resnet18'.*Received: 'resnet19'"
+    ):
         keras_resnet.create_model("resnet19")
-    with pytest.raises(ValueError, match=r"plain network `plainnet34`. Received: shortcut='C'. Use `resnet34`"):
+    with pytest.raises(
+        ValueError, match=r"plain network `plainnet34`. Received: shortcut='C'. Use `resnet34`"
+    ):
         keras_resnet.PlainNet34(shortcut="C")
     with pytest.raises(ValueError, match=r"Expected config fields among .*Received: droput"):
         keras_resnet.ResNet50(droput=0.5)
@@ -84,7 +103,9 @@ def test_unknown_and_contradictory_requests_are_refused() -> None:
 
 
 def test_golden_layer_names() -> None:
-    """Layer names are part of the weight format. `make golden` rewrites the file; review it as a diff."""
+    """Layer names are part of the weight format. `make golden` rewrites the file; review it as a
+    diff.
+    """
     small = {"input_shape": (64, 64, 3)}
     models = {
         "resnet18": keras_resnet.ResNet18(stem="cifar", **small),
@@ -101,6 +122,12 @@ def test_golden_layer_names() -> None:
 
 
 def test_weighted_layers_are_named_as_in_keras_applications() -> None:
-    ours = {layer.name for layer in keras_resnet.ResNet50(input_shape=(128, 128, 3)).layers if layer.weights}
-    theirs = {layer.name for layer in keras.applications.ResNet50(weights=None).layers if layer.weights}
+    ours = {
+        layer.name
+        for layer in keras_resnet.ResNet50(input_shape=(128, 128, 3)).layers
+        if layer.weights
+    }
+    theirs = {
+        layer.name for layer in keras.applications.ResNet50(weights=None).layers if layer.weights
+    }
     assert ours == theirs

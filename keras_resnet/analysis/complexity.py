@@ -1,9 +1,12 @@
-"""Parameters, multiply-accumulates, activations and depth of a network, from its config or from a Keras model."""
+"""Parameters, multiply-accumulates, activations and depth of a network, from its config or from a
+Keras model.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,8 +23,8 @@ class Complexity:
     Attributes:
         params: trainable parameters: convolutions, BN scale and shift, classifier.
         bn_statistics: moving means and variances, which are stored but not trained.
-        macs: multiply-accumulates of convolutions and classifier. One is two floating-point operations; the paper calls
-            multiply-adds FLOPs.
+        macs: multiply-accumulates of convolutions and classifier. One is two floating-point
+            operations; the paper calls multiply-adds FLOPs.
         activations: numbers that convolutions and classifier put out.
         depth: weighted layers on the longest path: projections do not count.
     """
@@ -58,23 +61,30 @@ def complexity(
     """Counts what a network costs for one image.
 
     Args:
-        model_or_config: a config (nothing is built) or any functional Keras model of convolutions, dense layers and BN.
-        input_shape: `(height, width, channels)`; by default that of the model, or that of the config's data set.
+        model_or_config: a config (nothing is built) or any functional Keras model of convolutions,
+            dense layers and BN.
+        input_shape: `(height, width, channels)`; by default that of the model, or that of the
+            config's data set.
         classes: width of the classifier, for a config only.
 
     Raises:
-        ValueError: the model's input has no fixed size and `input_shape` is not given, or `classes` is given for a
-            model.
+        ValueError: the model's input has no fixed size and `input_shape` is not given, or `classes`
+            is given for a model.
     """
     if isinstance(model_or_config, ResNetConfig):
         return total(summarize(model_or_config, input_shape, classes))
     if classes is not None:
-        raise ValueError(f"Expected `classes` only with a config; a model has its own. Received: classes={classes}")
+        raise ValueError(
+            "Expected `classes` only with a config; a model has its own. "
+            f"Received: classes={classes}"
+        )
     return _of_model(model_or_config, input_shape)
 
 
 def summarize(
-    config: ResNetConfig, input_shape: tuple[int, int, int] | None = None, classes: int | None = None
+    config: ResNetConfig,
+    input_shape: tuple[int, int, int] | None = None,
+    classes: int | None = None,
 ) -> list[PartSummary]:
     """The network's table, part by part, from the config alone. Arguments as for `complexity`."""
     height, width, channels = input_shape or (config.default_size, config.default_size, 3)
@@ -84,10 +94,18 @@ def summarize(
 
     rows, size = [], _strided(size, network.stem.strides)
     words = f"{_words(network.stem)}, stride {network.stem.strides}"
-    rows.append(PartSummary("conv1", words, (*size, network.stem.filters), _of_convs([(network.stem, size)], 1)))
+    rows.append(
+        PartSummary(
+            "conv1", words, (*size, network.stem.filters), _of_convs([(network.stem, size)], 1)
+        )
+    )
     if network.max_pool:
         size = _strided(size, 2)
-        rows.append(PartSummary("pool1", "3x3 max pool, stride 2", (*size, network.stem.filters), _of_convs([], 0)))
+        rows.append(
+            PartSummary(
+                "pool1", "3x3 max pool, stride 2", (*size, network.stem.filters), _of_convs([], 0)
+            )
+        )
     for stage in network.stages:
         placed, depth = [], 0
         for block in stage.blocks:
@@ -98,8 +116,12 @@ def summarize(
             if block.projection is not None:
                 placed.append((block.projection, _strided(before, block.projection.strides)))
             depth += len(block.convs)
-        words = f"[{' · '.join(_words(conv) for conv in stage.blocks[0].convs)}] × {len(stage.blocks)}"
-        rows.append(PartSummary(f"{stage.name}_x", words, (*size, stage.filters), _of_convs(placed, depth)))
+        words = (
+            f"[{' · '.join(_words(conv) for conv in stage.blocks[0].convs)}] × {len(stage.blocks)}"
+        )
+        rows.append(
+            PartSummary(f"{stage.name}_x", words, (*size, stage.filters), _of_convs(placed, depth))
+        )
     features = network.stages[-1].filters
     head = Complexity(features * classes + classes, 0, features * classes, classes, 1)
     rows.append(PartSummary("head", f"average pool, {classes}-way dense", (classes,), head))
@@ -112,7 +134,9 @@ def total(rows: list[PartSummary]) -> Complexity:
 
 
 def shortcut_counts(network: NetworkPlan) -> dict[str, int]:
-    """How many of a network's blocks have each kind of shortcut: identity, projection, zero_padded."""
+    """How many of a network's blocks have each kind of shortcut: identity, projection,
+    zero_padded.
+    """
     kinds = [block.shortcut for block in network.blocks]
     return {kind: kinds.count(kind) for kind in ("identity", "projection", "zero_padded")}
 
@@ -138,52 +162,53 @@ def _of_convs(placed: list[tuple[Conv, tuple[int, int]]], depth: int) -> Complex
     )
 
 
-def _sum(parts: Any) -> Complexity:
-    parts = list(parts)
-    names = ("params", "bn_statistics", "macs", "activations", "depth")
-    return Complexity(*(sum(getattr(part, name) for part in parts) for name in names))
+def _sum(parts: Iterable[Complexity]) -> Complexity:
+    return Complexity(*map(sum, zip(*map(dataclasses.astuple, parts), strict=True)))
 
 
 def _of_model(model: keras.Model, input_shape: tuple[int, int, int] | None) -> Complexity:
-    sized = model
-    if input_shape is not None:
-        sized = keras.models.clone_model(model, input_tensors=keras.Input(input_shape, dtype="float32"))
-    if None in sized.input_shape[1:]:
+    flat = keras.Model(model.inputs, model.outputs)
+    nested = [layer.name for layer in flat.layers if isinstance(layer, keras.Model)]
+    if nested:
         raise ValueError(
-            "Expected `input_shape=(height, width, channels)` for a model whose input has no fixed size. "
-            f"Received: input_shape={input_shape}, model.input_shape={model.input_shape}"
+            f"Expected a flat functional model. Received: one with the model {nested[0]!r} inside"
         )
-    macs = activations = 0
-    for layer in _weighted_layers(sized):
-        outputs = math.prod(layer.output.shape[1:])
-        activations += outputs
-        # Every output number is one dot product with the kernel less its output axis.
-        macs += outputs * math.prod(layer.kernel.shape[:-1])
-    statistics = [v for layer in sized.layers for v in layer.variables if v.path.split("/")[-1].startswith("moving_")]
+    if input_shape is not None:
+        flat = keras.models.clone_model(flat, input_tensors=[keras.Input(input_shape)])
+    if None in flat.input_shape[1:]:
+        raise ValueError(
+            "Expected `input_shape=(height, width, channels)` for a model whose input has no fixed "
+            f"size. Received: input_shape={input_shape}, model.input_shape={model.input_shape}"
+        )
+    weighted = [layer for layer in flat.layers if isinstance(layer, _WEIGHTED)]
+    outputs = {layer.name: math.prod(layer.output.shape[1:]) for layer in weighted}
+    weights = {weight.path: math.prod(weight.shape) for weight in flat.weights}
+    statistics = sum(size for path, size in weights.items() if "/moving_" in path)
     return Complexity(
-        params=sum(math.prod(v.shape) for layer in sized.layers for v in layer.variables) - _size(statistics),
-        bn_statistics=_size(statistics),
-        macs=macs,
-        activations=activations,
-        depth=_longest_path(sized),
+        params=sum(weights.values()) - statistics,
+        bn_statistics=statistics,
+        macs=sum(outputs[layer.name] * _macs_per_output(layer) for layer in weighted),
+        activations=sum(outputs.values()),
+        depth=_longest_path(flat, outputs.keys()),
     )
 
 
-def _size(variables: list[Any]) -> int:
-    return sum(math.prod(variable.shape) for variable in variables)
+_WEIGHTED = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D, keras.layers.Dense)
 
 
-def _weighted_layers(model: keras.Model) -> Iterator[Any]:
-    for layer in model.layers:
-        if isinstance(layer, (keras.layers.Conv2D, keras.layers.Dense)):
-            yield layer
+def _macs_per_output(layer: keras.Layer) -> int:
+    """Length of the dot product behind one output number."""
+    shape = layer.kernel.shape
+    # A depthwise kernel is (height, width, channels, multiplier); the others end with the outputs.
+    depthwise = isinstance(layer, keras.layers.DepthwiseConv2D)
+    return math.prod(shape[:2] if depthwise else shape[:-1])
 
 
-def _longest_path(model: keras.Model) -> int:
+def _longest_path(model: keras.Model, weighted: Set[str]) -> int:
     """Weighted layers on the path from input to output that has most of them."""
-    weighted = {layer.name for layer in _weighted_layers(model)}
     longest: dict[str, int] = {}
-    # A functional model's config lists its layers in topological order, with where each one's inputs come from.
+    # A functional model's config lists its layers in topological order, with where each one's
+    # inputs come from.
     for layer in model.get_config()["layers"]:
         sources = [longest[name] for node in layer["inbound_nodes"] for name in _histories(node)]
         longest[layer["name"]] = max(sources, default=0) + (layer["name"] in weighted)

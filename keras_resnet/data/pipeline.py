@@ -1,4 +1,6 @@
-"""tf.data pipelines: uint8 batches in an order that is a function of (seed, epoch, step) and nothing else."""
+"""tf.data pipelines: uint8 batches in an order that is a function of (seed, epoch, step) and
+nothing else.
+"""
 
 from __future__ import annotations
 
@@ -18,12 +20,19 @@ def steps_per_epoch(data: LabeledImages, batch_size: int) -> int:
 
 
 def training_batches(
-    data: LabeledImages, batch_size: int, epochs: int, *, seed: int, augment: Augmentation | None = None
+    data: LabeledImages,
+    batch_size: int,
+    epochs: int,
+    *,
+    seed: int,
+    augment: Augmentation | None = None,
 ) -> tf.data.Dataset:
-    """Shuffled, augmented batches for all `epochs` of a training run, in one dataset of known cardinality.
+    """Shuffled, augmented batches for all `epochs` of a training run, in one dataset of known
+    cardinality.
 
-    Pass it to `fit` with `steps_per_epoch=steps_per_epoch(data, batch_size)`. Every epoch is a permutation of all
-    images; permutation and augmentation depend on the seed, the epoch and the image alone.
+    Pass it to `fit` with `steps_per_epoch=steps_per_epoch(data, batch_size)`. Every epoch is a
+    permutation of all images; permutation and augmentation depend on the seed, the epoch and the
+    image alone.
 
     Args:
         data: the images.
@@ -33,8 +42,8 @@ def training_batches(
         augment: function of an image and a seed of two integers, such as `transforms.pad_and_crop`.
 
     Returns:
-        A dataset of `epochs * steps_per_epoch` elements `(images, labels)`: uint8 `(batch, height, width, 3)`, RGB in
-        [0, 255], and int32 `(batch,)`.
+        A dataset of `epochs * steps_per_epoch` elements `(images, labels)`: uint8 `(batch, height,
+        width, 3)`, RGB in [0, 255], and int32 `(batch,)`.
     """
     images, labels = tf.constant(data.images), tf.constant(data.labels)
     order_seed, augmentation_seed = tf.unstack(tf.random.split([seed, 0], num=2))
@@ -58,5 +67,11 @@ def training_batches(
 
 
 def evaluation_batches(data: LabeledImages, batch_size: int) -> tf.data.Dataset:
-    """Every image exactly once, in order, as batches `(images, labels)` like those of `training_batches`."""
-    return tf.data.Dataset.from_tensor_slices((data.images, data.labels)).batch(batch_size).prefetch(tf.data.AUTOTUNE)
+    """Every image exactly once, in order, as batches `(images, labels)` like those of
+    `training_batches`.
+    """
+    return (
+        tf.data.Dataset.from_tensor_slices((data.images, data.labels))
+        .batch(batch_size)
+        .prefetch(tf.data.AUTOTUNE)
+    )

@@ -28,7 +28,8 @@ class LabeledImages:
         return len(self.labels)
 
 
-#: Held-out digits: a fifth of the 1,797, chosen once and for all, so that every run is judged on the same images.
+#: Held-out digits: a fifth of the 1,797, chosen once and for all, so that every run is judged on
+#: the same images.
 DIGITS_TEST_SIZE = 360
 _DIGITS_SPLIT_SEED = 0
 
@@ -36,17 +37,27 @@ _DIGITS_SPLIT_SEED = 0
 def load_digits(size: int = 32) -> tuple[LabeledImages, LabeledImages]:
     """The handwritten digits that ship inside scikit-learn, as a training and a test split.
 
-    1,797 real 8x8 grey images (UCI ML hand-written digits, 43 writers), enlarged bilinearly to `size` and repeated on
-    three channels. The stratified split is fixed: 1,437 for training, 360 for testing.
+    1,797 real 8x8 grey images (UCI ML hand-written digits, 43 writers), enlarged bilinearly to
+    `size` and repeated on three channels. The stratified split is fixed: 1,437 for training, 360
+    for testing.
     """
     digits = sklearn.datasets.load_digits()
     # Grey levels are 0 to 16.
     grey = np.round(digits.images * (255 / 16)).astype(np.uint8)
-    enlarged = [Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR) for image in grey]
-    images = np.repeat(np.stack([np.asarray(image) for image in enlarged])[..., np.newaxis], 3, axis=-1)
+    enlarged = [
+        Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR) for image in grey
+    ]
+    images = np.repeat(
+        np.stack([np.asarray(image) for image in enlarged])[..., np.newaxis], 3, axis=-1
+    )
     labels = digits.target.astype(np.int32)
     train, test = sklearn.model_selection.train_test_split(
-        np.arange(len(labels)), test_size=DIGITS_TEST_SIZE, stratify=labels, random_state=_DIGITS_SPLIT_SEED
+        np.arange(len(labels)),
+        test_size=DIGITS_TEST_SIZE,
+        stratify=labels,
+        random_state=_DIGITS_SPLIT_SEED,
     )
     names = tuple(str(name) for name in digits.target_names)
-    return LabeledImages(images[train], labels[train], names), LabeledImages(images[test], labels[test], names)
+    return LabeledImages(images[train], labels[train], names), LabeledImages(
+        images[test], labels[test], names
+    )

@@ -28,8 +28,9 @@ class Recipe:
     padding: int
 
 
-#: `quick-digits` is our own: ResNet-20 on the 1,437 training digits within two minutes on two cores. Momentum and padding
-#: are those of He et al. 2015, section 4.2; in only 450 steps their weight decay of 1e-4 would do next to nothing.
+#: `quick-digits` is our own: ResNet-20 on the 1,437 training digits within two minutes on two
+#: cores. Momentum and padding are those of He et al. 2015, section 4.2; in only 450 steps their
+#: weight decay of 1e-4 would do next to nothing.
 RECIPES = {
     "quick-digits": Recipe(
         epochs=10,

@@ -5,10 +5,14 @@ from __future__ import annotations
 import keras
 
 
-def warmup_cosine(peak: float, warmup_steps: int, total_steps: int) -> keras.optimizers.schedules.LearningRateSchedule:
-    """Linear warm-up from 0 to `peak` over `warmup_steps`, then half a cosine down to 0 at `total_steps`.
+def warmup_cosine(
+    peak: float, warmup_steps: int, total_steps: int
+) -> keras.optimizers.schedules.LearningRateSchedule:
+    """Linear warm-up from 0 to `peak` over `warmup_steps`, then half a cosine down to 0 at
+    `total_steps`.
 
-    Warm-up: Goyal et al. 2017, section 2.2; cosine: Loshchilov and Hutter 2017 (SGDR), without restarts.
+    Warm-up: Goyal et al. 2017, section 2.2; cosine: Loshchilov and Hutter 2017 (SGDR), without
+    restarts.
     """
     if not 0 <= warmup_steps < total_steps:
         raise ValueError(

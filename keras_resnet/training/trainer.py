@@ -21,7 +21,8 @@ class TrainResult:
     """What a training run left behind.
 
     Attributes:
-        history: one value per epoch of `loss`, `accuracy`, `val_loss`, `val_accuracy` and `learning_rate`.
+        history: one value per epoch of `loss`, `accuracy`, `val_loss`, `val_accuracy` and
+            `learning_rate`.
         steps: optimizer steps taken.
     """
 
@@ -30,20 +31,25 @@ class TrainResult:
 
 
 def train(
-    model: keras.Model, train_data: LabeledImages, validation_data: LabeledImages, recipe: Recipe, *, seed: int = 0
+    model: keras.Model,
+    data: tuple[LabeledImages, LabeledImages],
+    recipe: Recipe,
+    *,
+    seed: int = 0,
 ) -> TrainResult:
     """Trains `model` in place by `recipe`.
 
-    The same seed and the same initial weights give the same weights on one CPU machine, if the process has called
-    `tf.config.experimental.enable_op_determinism()`.
+    The same seed and the same initial weights give the same weights on one CPU machine, if the
+    process has called `tf.config.experimental.enable_op_determinism()`.
 
     Args:
-        model: a classifier that puts out probabilities.
-        train_data: what it is trained on.
-        validation_data: evaluated after every epoch and used for nothing else: the last weights are kept.
+        model: a classifier `(batch, height, width, 3)` -> `(batch, classes)`.
+        data: the images to train on, and those to evaluate after every epoch, which are used for
+            nothing else: the last weights are kept, not the best.
         recipe: how.
         seed: of data order and augmentation.
     """
+    train_data, validation_data = data
     steps = steps_per_epoch(train_data, recipe.batch_size)
     total_steps = recipe.epochs * steps
     warmup_steps = min(round(recipe.warmup_epochs * steps), total_steps - 1)
@@ -52,9 +58,12 @@ def train(
         momentum=recipe.momentum,
         coupled_weight_decay=recipe.weight_decay,
     )
-    # A second model on the same layers is compiled, so that the caller's stays free of optimizer state and saves small.
+    # A second model on the same layers is compiled, so that the caller's stays free of optimizer
+    # state and saves small.
     trained = keras.Model(model.inputs, model.outputs, name=model.name)
-    trained.compile(optimizer, loss="sparse_categorical_crossentropy", metrics=["accuracy"])
+    is_linear = getattr(model.layers[-1], "activation", None) is keras.activations.linear
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=is_linear)
+    trained.compile(optimizer, loss=loss, metrics=["accuracy"])
     history = trained.fit(
         training_batches(
             train_data,

@@ -52,7 +52,9 @@ def test_order_and_augmentation_depend_on_the_seed_alone(numbered: LabeledImages
 def test_images_of_one_batch_are_cropped_differently() -> None:
     picture = np.arange(36, dtype=np.uint8).reshape(1, 6, 6, 1).repeat(50, axis=0).repeat(3, axis=3)
     same = LabeledImages(picture, np.zeros(50, np.int32), ("0",))
-    first, second = (images for images, _ in training_batches(same, 50, 2, seed=0, augment=pad_and_crop))
+    first, second = (
+        images for images, _ in training_batches(same, 50, 2, seed=0, augment=pad_and_crop)
+    )
     assert len(np.unique(first.numpy().reshape(50, -1), axis=0)) > 20
     assert (first.numpy() != second.numpy()).any()
 
@@ -61,11 +63,16 @@ def test_crop_is_a_window_of_the_padded_image() -> None:
     image = np.random.default_rng(0).integers(1, 256, (6, 5, 3), dtype=np.uint8)
     padded = np.pad(image, ((2, 2), (2, 2), (0, 0)))
     windows = {padded[y : y + 6, x : x + 5].tobytes() for y in range(5) for x in range(5)}
-    crops = {pad_and_crop(tf.constant(image), [seed, 3], padding=2).numpy().tobytes() for seed in range(300)}
+    crops = {
+        pad_and_crop(tf.constant(image), [seed, 3], padding=2).numpy().tobytes()
+        for seed in range(300)
+    }
     assert crops == windows
 
 
 def test_evaluation_shows_every_image_once_in_order(numbered: LabeledImages) -> None:
     dataset = evaluation_batches(numbered, 10)
     assert dataset.cardinality() == 3
-    np.testing.assert_array_equal(np.concatenate([labels for _, labels in dataset]), numbered.labels)
+    np.testing.assert_array_equal(
+        np.concatenate([labels for _, labels in dataset]), numbered.labels
+    )

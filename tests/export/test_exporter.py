@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +16,15 @@ from ai_edge_litert.interpreter import Interpreter
 from tensorflow.lite.tools import flatbuffer_utils
 
 from keras_resnet import ResNetConfig, build
-from keras_resnet.export import TARGETS, ExportError, ExportReport, Limits, Target, export, load_runner
+from keras_resnet.export import (
+    TARGETS,
+    ExportError,
+    ExportReport,
+    Limits,
+    Target,
+    export,
+    load_runner,
+)
 from keras_resnet.export.signature import ExportSource
 
 from ..conftest import randomize
@@ -28,7 +37,9 @@ def exported(
     """All targets of the tiny network."""
     directory = tmp_path_factory.mktemp("exported")
     labels = tiny_model.predict(images, verbose=0).argmax(-1)
-    report = export(tiny_model, directory, tuple(TARGETS), calibration=images[:32], images=images, labels=labels)
+    report = export(
+        tiny_model, directory, tuple(TARGETS), calibration=images[:32], images=images, labels=labels
+    )
     return directory, report
 
 
@@ -39,7 +50,9 @@ def test_every_target_is_written_and_nothing_else(exported: tuple[Path, ExportRe
     assert [artifact.target for artifact in report.artifacts] == ["keras", *TARGETS]
     for artifact in report.artifacts[1:]:
         path = directory / artifact.file_name
-        assert artifact.size == sum(file.stat().st_size for file in [path, *path.rglob("*")] if file.is_file())
+        assert artifact.size == sum(
+            file.stat().st_size for file in [path, *path.rglob("*")] if file.is_file()
+        )
         assert artifact.latency_ms > 0
         assert artifact.comparison.images == 40
         assert artifact.comparison.keras_accuracy == 1.0
@@ -59,7 +72,9 @@ def test_artifact_run_anew_says_what_the_report_says(
     error = np.abs(probabilities - expected).max()
     assert error == pytest.approx(artifact.comparison.max_error, abs=1e-6)
     # The limit of the float targets, and what this network loses when it is quantized.
-    assert error <= {"tflite-float16": 1e-2, "tflite-dynamic": 0.2, "tflite-int8": 0.2}.get(name, 1e-4)
+    assert error <= {"tflite-float16": 1e-2, "tflite-dynamic": 0.2, "tflite-int8": 0.2}.get(
+        name, 1e-4
+    )
     # One image, and a number of images that is no multiple of the batch.
     np.testing.assert_allclose(
         load_runner(directory / artifact.file_name).predict(images[:1], 32)[0].sum(), 1, atol=0.02
@@ -73,9 +88,13 @@ def test_quantized_files_are_smaller(exported: tuple[Path, ExportReport]) -> Non
     assert sizes["tflite-dynamic"] < 0.5 * sizes["tflite-float32"]
 
 
-def test_names_and_batch_dimension_are_the_same_everywhere(exported: tuple[Path, ExportReport]) -> None:
+def test_names_and_batch_dimension_are_the_same_everywhere(
+    exported: tuple[Path, ExportReport],
+) -> None:
     directory, _ = exported
-    signature = tf.saved_model.load(str(directory / "saved_model" / "1")).signatures["serving_default"]
+    signature = tf.saved_model.load(str(directory / "saved_model" / "1")).signatures[
+        "serving_default"
+    ]
     assert list(signature.structured_input_signature[1]) == ["image"]
     assert list(signature.structured_outputs) == ["probabilities"]
     assert signature.structured_outputs["probabilities"].shape.as_list() == [None, 10]
@@ -84,7 +103,10 @@ def test_names_and_batch_dimension_are_the_same_everywhere(exported: tuple[Path,
         assert interpreter.get_signature_list() == {
             "serving_default": {"inputs": ["image"], "outputs": ["probabilities"]}
         }
-        (image,), (probabilities,) = interpreter.get_input_details(), interpreter.get_output_details()
+        (image,), (probabilities,) = (
+            interpreter.get_input_details(),
+            interpreter.get_output_details(),
+        )
         assert (image["name"], probabilities["name"]) == ("image", "probabilities")
         assert (image["dtype"], probabilities["dtype"]) == (np.float32, np.float32)
         assert image["shape_signature"].tolist() == [-1, 32, 32, 3]
@@ -136,9 +158,13 @@ def test_logits_stay_logits_and_runners_still_give_probabilities(
 def test_mixed_precision_models_are_exported_in_float32(
     tiny_config: ResNetConfig, images: np.ndarray, tmp_path: Path
 ) -> None:
-    for policy in ("mixed_float16", "mixed_bfloat16"):
-        model = build(tiny_config, input_shape=(32, 32, 3), dtype=policy)
+    for policy in ("mixed_float16", "mixed_bfloat16", "nested"):
+        dtype = "mixed_bfloat16" if policy == "nested" else policy
+        model = build(tiny_config, input_shape=(32, 32, 3), dtype=dtype)
         randomize(model)
+        if policy == "nested":
+            image = keras.Input((32, 32, 3))
+            model = keras.Model(image, model(image))
         report = export(model, tmp_path / policy, ("tflite-float32", "onnx"), images=images[:8])
         assert all(artifact.comparison.max_error <= 1e-4 for artifact in report.artifacts)
         exact = build(tiny_config, input_shape=(32, 32, 3))
@@ -154,13 +180,15 @@ def test_any_image_size_and_number_of_channels(tiny_config: ResNetConfig, tmp_pa
     export(model, tmp_path, ("saved_model", "onnx"), images=random.integers(0, 256, (4, 40, 24, 1)))
     other = random.integers(0, 256, (3, 16, 48, 1))
     for name in ("saved_model", "model.onnx"):
-        np.testing.assert_allclose(load_runner(tmp_path / name).predict(other), model(other), atol=1e-5)
+        np.testing.assert_allclose(
+            load_runner(tmp_path / name).predict(other), model(other), atol=1e-5
+        )
 
 
 def perturbed(source: ExportSource, path: Path) -> None:
     """A writer with a fault: it exports another network than the one it was given."""
     wrong = keras.models.clone_model(source.model)
-    TARGETS["tflite-float32"].write(ExportSource(wrong, None, source.workspace), path)
+    TARGETS["tflite-float32"].write(dataclasses.replace(source, model=wrong), path)
 
 
 def test_artifact_that_disagrees_fails_and_is_not_kept(
@@ -171,12 +199,27 @@ def test_artifact_that_disagrees_fails_and_is_not_kept(
     monkeypatch.setitem(TARGETS, "broken", broken)
     labels = tiny_model.predict(images, verbose=0).argmax(-1)
     with pytest.raises(
-        ExportError, match="broken disagrees with Keras: largest probability error.*top-1 agreement.*accuracy"
+        ExportError,
+        match="broken disagrees with Keras: largest probability error.*top-1 agreement.*accuracy",
     ) as caught:
-        export(tiny_model, tmp_path, ("broken", "tflite-float32"), images=images, labels=labels, overwrite=True)
+        export(
+            tiny_model,
+            tmp_path,
+            ("broken", "tflite-float32"),
+            images=images,
+            labels=labels,
+            overwrite=True,
+        )
     assert (tmp_path / "broken.tflite").read_text() == "earlier"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["broken.tflite", "model-float32.tflite"]
-    assert [bool(artifact.disagreements) for artifact in caught.value.report.artifacts] == [False, True, False]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "broken.tflite",
+        "model-float32.tflite",
+    ]
+    assert [bool(artifact.disagreements) for artifact in caught.value.report.artifacts] == [
+        False,
+        True,
+        False,
+    ]
     assert "class='failed'" in caught.value.report.to_html()
 
 
@@ -192,7 +235,9 @@ def test_failing_writer_leaves_earlier_artifacts_untouched(
     monkeypatch.setitem(TARGETS, "onnx", Target("onnx", "model.onnx", half_written, Limits()))
     with pytest.raises(KeyboardInterrupt):
         export(tiny_model, tmp_path, ("onnx",), images=images, overwrite=True)
-    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("model.onnx", "earlier")]
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [
+        ("model.onnx", "earlier")
+    ]
 
 
 def test_flex_and_custom_operators_are_refused_by_name(tmp_path: Path) -> None:
@@ -205,12 +250,16 @@ def test_flex_and_custom_operators_are_refused_by_name(tmp_path: Path) -> None:
 
     x = keras.layers.GlobalAveragePooling2D()(Erfinv()(image))
     model = keras.Model(image, keras.layers.Dense(3, activation="softmax")(x))
-    with pytest.raises(ValueError, match="TFLite's built-in operators.*Received: one that needs Erfinv$"):
+    with pytest.raises(
+        ValueError, match="TFLite's built-in operators.*Received: one that needs Erfinv$"
+    ):
         export(model, tmp_path, ("tflite-float32",))
     assert list(tmp_path.iterdir()) == []
 
 
-def test_existing_artifacts_are_refused_before_any_work(tiny_model: keras.Model, tmp_path: Path) -> None:
+def test_existing_artifacts_are_refused_before_any_work(
+    tiny_model: keras.Model, tmp_path: Path
+) -> None:
     (tmp_path / "model.onnx").write_text("earlier")
     steps: list[str] = []
     with pytest.raises(FileExistsError, match="Received: .*, which holds model.onnx"):
@@ -237,18 +286,44 @@ def test_without_images_part_of_the_calibration_is_held_out(
 def bad_requests() -> Iterator[tuple[dict[str, object], str]]:
     good = np.full((20, 32, 32, 3), 100, np.uint8)
     int8 = ("tflite-int8",)
-    yield {"targets": ("tflite-int9",)}, r"Expected `targets` among .*'tflite-int8'.*Received: \('tflite-int9',\)"
+    yield (
+        {"targets": ("tflite-int9",)},
+        r"Expected `targets` among .*'tflite-int8'.*Received: \('tflite-int9',\)",
+    )
     yield {"targets": "onnx"}, "Received: 'onnx'"
     yield {"targets": ()}, r"Received: \(\)"
-    yield {"targets": int8}, "Expected `calibration` images for the target 'tflite-int8'.*Received: none"
-    yield {"targets": int8, "calibration": good[:3]}, "at least 16 calibration images. Received: 3"
-    yield {"targets": int8, "calibration": good / 255}, r"in \[0, 255\].*as if divided by 255"
-    yield {"targets": int8, "calibration": good - 123.0}, r"pixels in \[0, 255\]. Received: pixels in \[-23, -23\]"
+    yield (
+        {"targets": int8},
+        "Expected `calibration` images for the target 'tflite-int8'.*Received: none",
+    )
+    few = "at least 16 calibration images. Received: 15"
+    yield {"targets": int8, "calibration": good[:15], "images": good}, few
+    # A quarter of them would be held out.
+    yield {"targets": int8, "calibration": good}, few
+    ragged = [good[0], good[0, :16]]
+    yield {"targets": int8, "calibration": ragged}, r"\(n, 32, 32, 3\). Received: what is no array"
+    yield (
+        {"targets": int8, "calibration": good / 255, "images": good},
+        r"in \[0, 255\].*as if divided by 255",
+    )
+    yield (
+        {"targets": int8, "calibration": good - 123.0},
+        r"pixels in \[0, 255\]. Received: pixels in \[-23, -23\]",
+    )
     yield {"targets": int8, "calibration": good * np.nan}, r"Received: pixels in \[nan, nan\]"
-    yield {"targets": int8, "calibration": good[:, :16]}, r"\(n, 32, 32, 3\). Received: \(20, 16, 32, 3\)"
+    yield (
+        {"targets": int8, "calibration": good[:, :16]},
+        r"\(n, 32, 32, 3\). Received: \(20, 16, 32, 3\)",
+    )
     yield {"targets": int8, "calibration": good[0]}, r"Received: \(32, 32, 3\)"
-    yield {"images": good[..., :1]}, r"images of shape \(n, 32, 32, 3\). Received: \(20, 32, 32, 1\)"
-    yield {"images": good, "labels": [1, 2]}, r"one label per image, 20. Received: labels of shape \(2,\)"
+    yield (
+        {"images": good[..., :1]},
+        r"images of shape \(n, 32, 32, 3\). Received: \(20, 32, 32, 1\)",
+    )
+    yield (
+        {"images": good, "labels": [1, 2]},
+        r"one label per image, 20. Received: labels of shape \(2,\)",
+    )
     yield {"labels": [1, 2]}, "Expected `images` together with `labels`"
 
 
@@ -263,6 +338,47 @@ def test_bad_requests_are_refused(
 
 
 def test_only_classifiers_are_exported(tiny_config: ResNetConfig, tmp_path: Path) -> None:
-    for model in (build(tiny_config, include_top=False), keras.Sequential(), "model.keras"):
-        with pytest.raises(ValueError, match="Expected a Keras classifier with one input"):
+    image = keras.Input((32, 32, 3))
+    one_class = keras.Model(image, keras.layers.Dense(1)(keras.layers.Flatten()(image)))
+    for model, message in (
+        (build(tiny_config, include_top=False), "with one input"),
+        (keras.Sequential(), "with one input"),
+        ("model.keras", "with one input"),
+        (one_class, "at least two classes"),
+        (build(tiny_config, include_top=False, pooling="avg"), "ends with avg_pool"),
+    ):
+        with pytest.raises(ValueError, match=f"Expected a Keras classifier .*{message}"):
             export(model, tmp_path, ("onnx",))
+
+
+def endings(image: keras.KerasTensor, logits: keras.KerasTensor) -> dict[str, keras.Model]:
+    """One classifier, ended in every way that users end theirs."""
+    softmax = keras.layers.Softmax()(logits)
+    flat = keras.Model(image, softmax)
+    return {
+        "layer": flat,
+        "operation": keras.Model(image, keras.ops.softmax(logits)),
+        "cast": keras.Model(image, keras.layers.Activation("linear", dtype="float32")(softmax)),
+        "nested": keras.Model(image, flat(image)),
+    }
+
+
+@pytest.mark.parametrize("kind", ["layer", "operation", "cast", "nested"])
+def test_probabilities_are_recognised_however_the_model_ends(
+    kind: str, tiny_config: ResNetConfig, images: np.ndarray, tmp_path: Path
+) -> None:
+    base = build(tiny_config, input_shape=(32, 32, 3), classifier_activation=None)
+    randomize(base)
+    model = endings(base.input, base.output)[kind]
+    export(model, tmp_path, ("tflite-float32",), images=images[:8])
+    runner = load_runner(tmp_path / "model-float32.tflite")
+    assert runner.output == "probabilities"
+    np.testing.assert_allclose(runner.predict(images[:8]), model(images[:8]), atol=1e-5)
+
+
+def test_default_targets_need_no_calibration(
+    tiny_model: keras.Model, images: np.ndarray, tmp_path: Path
+) -> None:
+    export(tiny_model, tmp_path, images=images[:8])
+    expected = ["model-float32.tflite", "model.onnx", "saved_model"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == expected

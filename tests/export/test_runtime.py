@@ -5,32 +5,70 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
-from keras_resnet.export import load_runner
+from keras_resnet.export import export, load_runner
 from keras_resnet.export.benchmark import median_latencies
 from keras_resnet.export.runtime import KerasRunner, Runner
 
 
-def test_keras_file_runs_like_the_model(tiny_model: keras.Model, images: np.ndarray, tmp_path: Path) -> None:
+def test_keras_file_runs_like_the_model(
+    tiny_model: keras.Model, images: np.ndarray, tmp_path: Path
+) -> None:
     tiny_model.save(tmp_path / "model.keras")
     runner = load_runner(str(tmp_path / "model.keras"))
-    np.testing.assert_allclose(runner.predict(images, batch_size=7), tiny_model.predict(images, verbose=0), atol=1e-5)
+    np.testing.assert_allclose(
+        runner.predict(images, batch_size=7), tiny_model.predict(images, verbose=0), atol=1e-5
+    )
 
 
 def test_images_are_checked(tiny_model: keras.Model, images: np.ndarray) -> None:
     runner = KerasRunner(tiny_model)
-    with pytest.raises(ValueError, match=r"Expected images of shape \(n, 32, 32, 3\). Received: \(32, 32, 3\)"):
+    with pytest.raises(
+        ValueError, match=r"Expected images of shape \(n, 32, 32, 3\). Received: \(32, 32, 3\)"
+    ):
         runner.predict(images[0])
     with pytest.raises(ValueError, match=r"Received: pixels in \[-1, "):
         runner.predict(images / 127.5 - 1)
 
 
-@pytest.mark.parametrize("name", ["missing.tflite", "missing.keras", "missing.onnx", "folder", "file.txt"])
+@pytest.mark.parametrize(
+    "name", ["missing.tflite", "missing.keras", "missing.onnx", "folder", "file.txt"]
+)
 def test_what_is_no_artifact_is_refused_with_its_path(name: str, tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "file.txt").write_text("x")
     with pytest.raises(ValueError, match=f"Expected an existing .*Received: .*{name}"):
         load_runner(tmp_path / name)
+
+
+def test_highest_version_of_a_saved_model_is_loaded(
+    tiny_model: keras.Model, images: np.ndarray, tmp_path: Path
+) -> None:
+    export(tiny_model, tmp_path, ("saved_model",), images=images)
+    (tmp_path / "saved_model" / "9").mkdir()
+    (tmp_path / "saved_model" / "1").rename(tmp_path / "saved_model" / "10")
+    (tmp_path / "saved_model" / "notes").mkdir()
+    expected = tiny_model.predict(images[:2], verbose=0)
+    for path in ("saved_model", "saved_model/10"):
+        np.testing.assert_allclose(
+            load_runner(tmp_path / path).predict(images[:2]), expected, atol=1e-5
+        )
+
+
+@pytest.mark.parametrize("name", ["broken.tflite", "broken.keras", "broken.onnx"])
+def test_damaged_files_are_named(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(b"no model at all" * 100)
+    with pytest.raises(ValueError, match=f"Expected an artifact.*Received: .*{name}"):
+        load_runner(tmp_path / name)
+
+
+def test_foreign_saved_model_is_refused(tmp_path: Path) -> None:
+    module = tf.Module()
+    module.serve = tf.function(lambda x: x + 1, input_signature=[tf.TensorSpec((None,))])
+    tf.saved_model.save(module, str(tmp_path / "1"))
+    with pytest.raises(ValueError, match="Expected an artifact with the input `image`"):
+        load_runner(tmp_path)
 
 
 def test_latency_is_the_median_of_turns_after_a_warm_up() -> None:
@@ -48,7 +86,9 @@ def test_latency_is_the_median_of_turns_after_a_warm_up() -> None:
             turns.append(self.name)
             return batch
 
-    latencies = median_latencies({"a": Counting("a"), "b": Counting("b")}, np.zeros((2, 2, 3)), rounds=5)
+    latencies = median_latencies(
+        {"a": Counting("a"), "b": Counting("b")}, np.zeros((2, 2, 3)), rounds=5
+    )
     assert turns == ["a", "b"] * 8
     assert latencies.keys() == {"a", "b"}
     assert all(0 < latency < 100 for latency in latencies.values())

@@ -15,7 +15,9 @@ def test_rates_at_chosen_steps() -> None:
 
 def test_without_warm_up_the_peak_comes_first() -> None:
     schedule = warmup_cosine(0.4, warmup_steps=0, total_steps=100)
-    assert [float(schedule(step)) for step in (0, 50, 100)] == pytest.approx([0.4, 0.2, 0.0], abs=1e-6)
+    assert [float(schedule(step)) for step in (0, 50, 100)] == pytest.approx(
+        [0.4, 0.2, 0.0], abs=1e-6
+    )
 
 
 def test_warm_up_has_to_end_before_the_training() -> None:

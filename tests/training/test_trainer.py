@@ -3,7 +3,6 @@ from __future__ import annotations
 import dataclasses
 
 import keras
-import numpy as np
 import pytest
 
 from keras_resnet import ResNetConfig, build
@@ -32,14 +31,16 @@ def test_training_learns_and_counts_its_steps(
 ) -> None:
     keras.utils.set_random_seed(0)
     model = build(tiny_config, input_shape=(16, 16, 3))
-    result = train(model, *digits, RECIPE, seed=0)
+    result = train(model, digits, RECIPE, seed=0)
     assert result.steps == 12 * 8
     assert result.history["loss"][-1] < 0.6 * result.history["loss"][0]
     assert {len(values) for values in result.history.values()} == {12}
     assert result.history["learning_rate"][0] == pytest.approx(RECIPE.learning_rate, rel=1e-5)
     # The history is that of the given model, which stays free of optimizer state.
     predicted = model.predict(digits[1].images, verbose=0).argmax(-1)
-    assert (predicted == digits[1].labels).mean() == pytest.approx(result.history["val_accuracy"][-1])
+    assert (predicted == digits[1].labels).mean() == pytest.approx(
+        result.history["val_accuracy"][-1]
+    )
     assert not model.compiled
 
 
@@ -54,7 +55,7 @@ from keras_resnet.training import RECIPES, train
 keras.utils.set_random_seed(int(sys.argv[1]))
 model = ResNet20(input_shape=(16, 16, 3))
 recipe = dataclasses.replace(RECIPES["quick-digits"], epochs=1)
-train(model, *load_digits(16), recipe, seed=int(sys.argv[1]))
+train(model, load_digits(16), recipe, seed=int(sys.argv[1]))
 print(hashlib.sha256(b"".join(weight.tobytes() for weight in model.get_weights())).hexdigest())
 """
     hashes = [run_python(code, seed).stdout.splitlines()[-1] for seed in ("3", "3", "4")]
@@ -63,7 +64,9 @@ print(hashlib.sha256(b"".join(weight.tobytes() for weight in model.get_weights()
 
 
 def test_recipe_reaches_the_optimizer_and_the_pipeline(
-    tiny_config: ResNetConfig, digits: tuple[LabeledImages, LabeledImages], monkeypatch: pytest.MonkeyPatch
+    tiny_config: ResNetConfig,
+    digits: tuple[LabeledImages, LabeledImages],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from keras_resnet.training import trainer
 
@@ -80,10 +83,17 @@ def test_recipe_reaches_the_optimizer_and_the_pipeline(
     monkeypatch.setattr(trainer, "SGD", spy_sgd)
     monkeypatch.setattr(trainer, "pad_and_crop", spy_crop)
     recipe = dataclasses.replace(RECIPE, epochs=1, momentum=0.5, weight_decay=0.3, padding=2)
-    train(build(tiny_config, input_shape=(16, 16, 3)), *digits, recipe)
+    train(build(tiny_config, input_shape=(16, 16, 3)), digits, recipe)
     assert seen == {"momentum": 0.5, "coupled_weight_decay": 0.3, "padding": 2}
 
 
-def test_images_reach_the_network_as_uint8(digits: tuple[LabeledImages, LabeledImages]) -> None:
-    assert digits[0].images.dtype == np.uint8
-    assert digits[0].images.max() > 200
+def test_logits_are_trained_as_logits(
+    tiny_config: ResNetConfig, digits: tuple[LabeledImages, LabeledImages]
+) -> None:
+    histories = []
+    for activation in ("softmax", None):
+        keras.utils.set_random_seed(0)
+        model = build(tiny_config, input_shape=(16, 16, 3), classifier_activation=activation)
+        recipe = dataclasses.replace(RECIPE, epochs=2)
+        histories.append(train(model, digits, recipe, seed=0).history["loss"])
+    assert histories[0] == pytest.approx(histories[1], rel=1e-3)
