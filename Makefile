@@ -30,16 +30,23 @@ wheel: $(VENV)/installed-dev
 	$(BIN)/python -m build --wheel --outdir dist .
 	$(BIN)/python tests/check_wheel.py dist
 
+# The pinned TensorFlow exists for these versions of Python only. A half-made environment would
+# be taken for a whole one by the next run.
 $(VENV)/bin/python:
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-		{ echo "Expected python3 3.11 or newer. Received: $$($(PYTHON) --version). Run: make PYTHON=/path/to/python" >&2; exit 1; }
-	$(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || { \
+		echo "Expected Python 3.11, 3.12 or 3.13. Received: $$($(PYTHON) --version 2>&1)." \
+			"Run: make PYTHON=/path/to/python" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+		echo "Python's venv module does not work here; on Debian: apt install python3-venv" >&2; \
+		exit 1; }
 
 $(VENV)/installed-export: $(VENV)/bin/python pyproject.toml constraints.txt
+	@echo "Installing into $(VENV): TensorFlow is large, this takes some minutes."
 	$(INSTALL) -e '.[export]'
 	@touch $@
 
 $(VENV)/installed-dev: $(VENV)/bin/python pyproject.toml constraints.txt
+	@echo "Installing into $(VENV): TensorFlow is large, this takes some minutes."
 	$(INSTALL) -e '.[dev]'
 	@touch $@
 

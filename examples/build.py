@@ -5,11 +5,9 @@ import numpy as np
 import keras_resnet
 
 model = keras_resnet.ResNet50(classes=10)
-images = np.random.randint(
-    0, 256, (2, 224, 224, 3), dtype=np.uint8
-)  # RGB pixels, as a decoder gives them
+# RGB pixels, as a decoder gives them. The saved file loads with keras.saving.load_model, also where
+# this package is not installed.
+images = np.random.randint(0, 256, (2, 224, 224, 3), dtype=np.uint8)
 print(model.predict(images, verbose=0).shape)
 print(keras_resnet.complexity(model))
-model.save(
-    "resnet50.keras"
-)  # loads with keras.saving.load_model, also where this package is not installed
+model.save("resnet50.keras")
