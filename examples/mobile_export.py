@@ -1,6 +1,4 @@
-"""Export a trained network as int8 TFLite, checked against Keras, and call it as an app does. Run
-`make demo` first.
-"""
+"""Export a network as int8 TFLite and call it as an app does. Run `make demo` first."""
 
 import keras
 from ai_edge_litert.interpreter import Interpreter
@@ -10,14 +8,9 @@ from keras_resnet.export import export
 
 train, test = load_digits()
 model = keras.saving.load_model("demo-output/model.keras")
-held_out = {"images": test.images, "labels": test.labels}
-report = export(
-    model, "mobile", ["tflite-int8"], calibration=train.images[:200], overwrite=True, **held_out
-)
+few, held_out = train.images[:200], {"images": test.images, "labels": test.labels}
+report = export(model, "mobile", ["tflite-int8"], calibration=few, overwrite=True, **held_out)
 print(report.artifacts[-1].comparison)
 classify = Interpreter("mobile/model-int8.tflite").get_signature_runner("serving_default")
-print(
-    classify(image=test.images[:1].astype("float32"))["probabilities"].argmax(),
-    "should be",
-    test.labels[0],
-)
+answer = classify(image=test.images[:1].astype("float32"))["probabilities"]
+print(answer.argmax(), "should be", test.labels[0])

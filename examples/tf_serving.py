@@ -1,6 +1,4 @@
-"""Export a SavedModel that TF Serving loads, and call its signature as the server does. Run `make
-demo` first.
-"""
+"""Export a SavedModel and call its signature as TF Serving does. Run `make demo` first."""
 
 import keras
 import tensorflow as tf
@@ -10,9 +8,7 @@ from keras_resnet.export import export
 
 _, test = load_digits()
 model = keras.saving.load_model("demo-output/model.keras")
-export(
-    model, "serving/digits", ["saved_model"], images=test.images, labels=test.labels, overwrite=True
-)
+export(model, "serving/digits", ["saved_model"], images=test.images, overwrite=True)
 serve = tf.saved_model.load("serving/digits/saved_model/1").signatures["serving_default"]
 probabilities = serve(image=tf.constant(test.images[:3], tf.float32))["probabilities"]
 print(probabilities.numpy().argmax(-1), "should be", test.labels[:3])

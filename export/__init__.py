@@ -1,5 +1,4 @@
-"""Exports: SavedModel, TFLite and ONNX artifacts that are run and compared with Keras when they are
-written.
+"""SavedModel, TFLite and ONNX artifacts that are run and compared when they are written.
 
 Import it as `keras_resnet.export`. Needs TensorFlow and, for TFLite and ONNX, the extra
 `keras-resnets[export]`.

@@ -1,6 +1,4 @@
-"""`export()`: write artifacts, run each in its own runtime, compare it with Keras, and only then
-give it its name.
-"""
+"""`export()`: write artifacts, run them, compare them with Keras, then give them their names."""
 
 from __future__ import annotations
 
@@ -75,12 +73,11 @@ def export(
     overwrite: bool = False,
     progress: Progress = lambda step, done: None,
 ) -> ExportReport:
-    """Exports a classifier and proves every artifact in its own runtime before it gets its final
-    name.
+    """Exports a classifier and proves every artifact in its own runtime.
 
-    Every artifact takes RGB pixels in [0, 255]: input `image` `(batch, height, width, channels)`,
-        float32; output
-    `probabilities` (`logits` if the model ends without an activation).
+    In every artifact the input is `image`: `(batch, height, width, channels)`, float32, RGB in
+    [0, 255]; the output is `probabilities`, or `logits` if the model ends without an activation.
+    An artifact gets its final name when it has been found to agree with Keras.
 
     Args:
         model: a Keras classifier that takes RGB pixels in [0, 255], in any dtype policy; exported

@@ -16,9 +16,7 @@ OPSET = 17
 
 
 def write_float32(source: ExportSource, path: Path) -> None:
-    """Writes an ONNX file that `onnx.checker` accepts: `image` (NHWC) -> `probabilities`, with a
-    free batch size.
-    """
+    """Writes an ONNX file that `onnx.checker` accepts, with NHWC `image` and a free batch size."""
     tf2onnx, onnx = require("tf2onnx"), require("onnx")
     function = tf.function(source.serving_function(), input_signature=[source.input_spec])
     concrete = function.get_concrete_function()

@@ -36,8 +36,10 @@ class Runner(ABC):
     output: OutputName
 
     def predict(self, images: Any, batch_size: int = 32) -> np.ndarray:
-        """Class probabilities `(n, classes)`, float32, of RGB images `(n, height, width, channels)`
-        in [0, 255].
+        """Class probabilities `(n, classes)`, float32.
+
+        `images`: `(n, height, width, channels)`, uint8 or float, RGB in [0, 255]; at most
+        `batch_size` of them are run at once.
 
         Raises:
             ValueError: the images have the wrong shape or range.

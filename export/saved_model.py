@@ -12,7 +12,5 @@ VERSION = "1"
 
 
 def write(source: ExportSource, path: Path) -> None:
-    """Writes `path/1/saved_model.pb` with the signature `serving_default`: `image` ->
-    `probabilities`.
-    """
+    """Writes `path/1/saved_model.pb` with the signature `serving_default`."""
     shutil.copytree(source.saved_model, path / VERSION)

@@ -1,6 +1,4 @@
-"""What every artifact looks like from outside: its names, and the float32 model that it is made
-from.
-"""
+"""What artifacts look like from outside, and the float32 model behind them."""
 
 from __future__ import annotations
 
@@ -53,9 +51,7 @@ class ExportSource:
 
     @cached_property
     def saved_model(self) -> Path:
-        """A SavedModel of the model in the workspace, written on first use and shared by the
-        converters.
-        """
+        """The model as a SavedModel in the workspace: written once, shared by the converters."""
         path = Path(tempfile.mkdtemp(prefix="saved-model-", dir=self.workspace))
         archive = keras.export.ExportArchive()
         archive.track(self.model)

@@ -1,6 +1,4 @@
-"""The table of export targets: what is written, by whom, and how exactly it has to agree with
-Keras.
-"""
+"""The table of export targets: what is written, by whom, and how exactly it has to agree."""
 
 from __future__ import annotations
 
@@ -35,9 +33,7 @@ class Target:
     needs_calibration: bool = False
 
     def require_modules(self) -> None:
-        """Raises an `ImportError` with the pip line if a package is missing that this target
-        needs.
-        """
+        """Raises an `ImportError` with the pip line if a package is missing."""
         for module in self.modules:
             require(module)
 

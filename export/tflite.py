@@ -28,18 +28,14 @@ def write_float16(source: ExportSource, path: Path) -> None:
 
 
 def write_dynamic(source: ExportSource, path: Path) -> None:
-    """Writes weights in int8; activations are quantized on the fly, by their range in each
-    image.
-    """
+    """Writes weights in int8; activations are quantized by their range in each image."""
     converter = _converter(source)
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
     _write(source, path, converter)
 
 
 def write_int8(source: ExportSource, path: Path) -> None:
-    """Writes weights and activations in int8 with ranges from the calibration images; input and
-    output stay float.
-    """
+    """Writes weights and activations in int8; input and output stay float."""
     images = source.calibration
     if images is None:
         raise ValueError("Expected calibration images for int8. Received: none")
@@ -98,9 +94,7 @@ def _custom_operators(content: bytes) -> str:
 
 
 def _named(content: bytes, output: str) -> bytes:
-    """Names the graph's own input and output tensors like the signature's, for runtimes that know
-    no signatures.
-    """
+    """Names the graph's own ends like the signature's, for runtimes without signatures."""
     model = flatbuffer_utils.convert_bytearray_to_object(bytearray(content))
     graph = model.subgraphs[0]
     graph.tensors[graph.inputs[0]].name = IMAGE.encode()

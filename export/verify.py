@@ -47,8 +47,15 @@ class Comparison:
 def compare(
     expected: np.ndarray, received: np.ndarray, labels: np.ndarray | None = None
 ) -> Comparison:
-    """Compares probabilities `(n, classes)`: those of Keras (`expected`) and of the artifact
-    (`received`).
+    """Compares the probabilities `(n, classes)` of Keras and of an artifact.
+
+    Args:
+        expected: those of Keras.
+        received: those of the artifact.
+        labels: `(n,)`, the true classes, to measure accuracy.
+
+    Raises:
+        ValueError: the shapes differ.
     """
     if expected.shape != received.shape:
         raise ValueError(

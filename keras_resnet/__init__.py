@@ -10,9 +10,7 @@ __version__ = "0.1.0"
 
 
 def _refuse_abandoned_namesake() -> None:
-    """`keras-resnet` 0.2.0 (2019) installs into this package's folder; its files would shadow ours
-    one by one.
-    """
+    """`keras-resnet` 0.2.0 (2019) installs into this folder; its files would shadow ours."""
     try:
         version = importlib.metadata.version("keras-resnet")
     except importlib.metadata.PackageNotFoundError:

@@ -1,5 +1,4 @@
-"""The parts of a network as functions on Keras tensors: convolution with BN and ReLU, shortcuts,
-residual blocks.
+"""The parts of a network as functions on Keras tensors.
 
 Only core Keras layers are used, with `data_format="channels_last"` said explicitly, so that a saved
 model loads without this package and means the same under every backend and `image_data_format`.
@@ -52,9 +51,7 @@ def conv_norm_act(x: Any, conv: Conv, *, activation: bool = True, dtype: Any = N
 
 
 def shortcut(x: Any, block: BlockPlan, *, dtype: Any = None) -> Any:
-    """The shortcut of `block` on its input: identity, projection (1x1 convolution, BN) or
-    zero-padded identity.
-    """
+    """The shortcut of `block`: identity, projection (1x1, BN) or zero-padded identity."""
     if block.projection is not None:
         return conv_norm_act(x, block.projection, activation=False, dtype=dtype)
     if block.shortcut == "zero_padded":

@@ -1,5 +1,6 @@
-"""The `keras-resnet` command. Exit codes: 0 done, 1 the work failed, 2 bad arguments or input,
-130/143 interrupted.
+"""The `keras-resnet` command.
+
+Exit codes: 0 done, 1 the work failed, 2 bad arguments or input, 130 or 143 interrupted.
 """
 
 from __future__ import annotations
@@ -55,9 +56,7 @@ def quickstart(
         bool, typer.Option("--overwrite", help="Replace results that are there.")
     ] = False,
 ) -> None:
-    """Train ResNet-20 on real handwritten digits, export it to every target and verify the
-    artifacts.
-    """
+    """Train ResNet-20 on real handwritten digits, export it and verify every artifact."""
     with quiet():
         from keras_resnet.quickstart import quickstart as run
     run(output, epochs, seed, overwrite)
@@ -184,9 +183,7 @@ def _print_json(data: Any) -> None:
 
 
 class _Interrupted(SystemExit):
-    """A signal asked the process to end. What is on the stack removes its temporary files on the
-    way out.
-    """
+    """A signal asked the process to end; what is on the stack cleans up on the way out."""
 
 
 def _interrupt(signal_number: int, frame: FrameType | None) -> NoReturn:

@@ -146,9 +146,7 @@ class ResNetConfig:
 
     @property
     def depth(self) -> int:
-        """Weighted layers as the paper counts them: stem, main-path convolutions and classifier;
-        not projections.
-        """
+        """Weighted layers as the paper counts them: stem, main path, classifier."""
         return sum(self.blocks) * (2 if self.block == "basic" else 3) + 2
 
     @property

@@ -1,6 +1,4 @@
-"""Optional dependencies: imported where they are used, and missing ones named with the pip line
-that brings them.
-"""
+"""Optional dependencies: imported where they are used, named with the pip line if missing."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""Self-contained HTML pages: no script, no style sheet, no picture that would have to be
-fetched.
-"""
+"""Self-contained HTML pages: nothing in them has to be fetched."""
 
 from __future__ import annotations
 
@@ -14,13 +12,17 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; color: #1d2430; background: #fff; max-width: 60rem;
-margin: 2rem auto;
-       padding: 0 1rem }
-h1 { font-size: 1.6rem } h2 { font-size: 1.2rem; margin-top: 2rem }
+body {
+  font: 16px/1.5 system-ui, sans-serif; color: #1d2430; background: #fff;
+  max-width: 60rem; margin: 2rem auto; padding: 0 1rem
+}
+h1 { font-size: 1.6rem }
+h2 { font-size: 1.2rem; margin-top: 2rem }
 table { border-collapse: collapse; width: 100% }
-th, td { padding: .35rem .6rem; border-bottom: 1px solid #d8dde6; text-align: right; white-space:
-nowrap } th:first-child, td:first-child { text-align: left }
+th, td {
+  padding: .35rem .6rem; border-bottom: 1px solid #d8dde6; text-align: right; white-space: nowrap
+}
+th:first-child, td:first-child { text-align: left }
 .scroll { overflow-x: auto }
 .failed td { color: #b00020; font-weight: 600 }
 .verdict { padding: .6rem .9rem; border-left: 4px solid #1a7f4b; background: #eef8f2 }
@@ -46,9 +48,7 @@ def section(title: str, content: str) -> str:
 
 
 def picture(figure: Figure, description: str) -> str:
-    """A matplotlib figure as an image inside the page; `description` is read out by screen
-    readers.
-    """
+    """A matplotlib figure as an image inside the page; screen readers read `description`."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110, bbox_inches="tight")
     data = base64.b64encode(buffer.getvalue()).decode()

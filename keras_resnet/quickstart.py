@@ -1,6 +1,4 @@
-"""The main job in one function: train ResNet-20 on real digits, export it, verify every artifact,
-write a report.
-"""
+"""The main job in one function: train on real digits, export, verify, report."""
 
 from __future__ import annotations
 
@@ -38,8 +36,7 @@ _CALIBRATION_IMAGES = 200
 def quickstart(
     output: Path, epochs: int | None = None, seed: int = 0, overwrite: bool = False
 ) -> ExportReport:
-    """Trains, exports and verifies a ResNet-20 on scikit-learn's digits and writes everything into
-    `output`.
+    """Trains a ResNet-20 on scikit-learn's digits, exports, verifies and reports on it.
 
     The same seed gives the same weights on one machine's CPU: TensorFlow is switched to
     deterministic operators.

@@ -12,8 +12,7 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Hides what converters and runtimes print to the process's standard error; shows it if they
-    fail.
+    """Hides what native code prints to standard error; shows it if the block fails.
 
     They log from C++, past `sys.stderr` and Python's logging, so the file descriptor itself is
     redirected.

@@ -65,9 +65,7 @@ VARIANTS: dict[str, ResNetConfig] = {
 
 
 def list_models(pattern: str = "*") -> list[str]:
-    """Names of the networks that match a shell-style pattern, e.g. `list_models("resnet*")`, in the
-    table's order.
-    """
+    """Names of the networks that match a shell-style pattern, such as `resnet*`."""
     return [name for name in VARIANTS if fnmatch.fnmatch(name, pattern.lower())]
 
 
@@ -107,9 +105,7 @@ def create_model(variant: str, **keywords: Any) -> keras.Model:
 
 
 class Builder(Protocol):
-    """The signature of the named builders: that of `keras.applications`, then keyword-only
-    extras.
-    """
+    """The named builders' signature: that of `keras.applications`, then keyword-only extras."""
 
     def __call__(
         self,

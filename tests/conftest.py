@@ -1,6 +1,4 @@
-"""Fixtures that several test files share. Networks are tiny and images small: TensorFlow itself is
-slow enough.
-"""
+"""Fixtures that several test files share: tiny networks and small images."""
 
 from __future__ import annotations
 
@@ -29,9 +27,7 @@ def tiny_config() -> keras_resnet.ResNetConfig:
 
 @pytest.fixture(scope="session")
 def tiny_model(tiny_config: keras_resnet.ResNetConfig) -> keras.Model:
-    """The tiny network with BN statistics and a head that are not those of a fresh network. Do not
-    train it.
-    """
+    """The tiny network with values such as training leaves. Do not train it."""
     keras.utils.set_random_seed(0)
     model = keras_resnet.build(tiny_config, input_shape=(32, 32, 3), name="tiny")
     randomize(model)
@@ -40,9 +36,7 @@ def tiny_model(tiny_config: keras_resnet.ResNetConfig) -> keras.Model:
 
 @pytest.fixture(scope="session")
 def images(tiny_model: keras.Model) -> np.ndarray:
-    """Forty colour images `(32, 32, 3)`, uint8, of which the tiny network is sure: quantization
-    keeps their classes.
-    """
+    """Forty colour images `(32, 32, 3)`, uint8, of whose classes the tiny network is sure."""
     coarse = np.random.default_rng(1).integers(0, 256, (300, 4, 4, 3), dtype=np.uint8)
     candidates = coarse.repeat(8, axis=1).repeat(8, axis=2)
     top = np.sort(tiny_model.predict(candidates, verbose=0), axis=-1)
@@ -50,9 +44,7 @@ def images(tiny_model: keras.Model) -> np.ndarray:
 
 
 def randomize(model: keras.Model) -> None:
-    """Gives BN and head values such as training would leave: a fresh network hides errors in
-    both.
-    """
+    """Gives BN and head values such as training leaves: a fresh network hides errors."""
     random = np.random.default_rng(0)
     for layer in model.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
@@ -90,9 +82,7 @@ def command() -> str:
 def demo(
     tmp_path_factory: pytest.TempPathFactory, command: str
 ) -> tuple[subprocess.CompletedProcess[str], Path]:
-    """One whole `keras-resnet quickstart` with its defaults, as `make demo` runs it, and its output
-    directory.
-    """
+    """One whole `keras-resnet quickstart` with its defaults, and its output directory."""
     output = tmp_path_factory.mktemp("demo") / "demo-output"
     arguments = [command, "quickstart", "--output", str(output)]
     return subprocess.run(

@@ -50,9 +50,7 @@ def test_built_model_costs_what_its_config_says(config: ResNetConfig) -> None:
 
 
 def reference_forward(model: keras.Model, config: ResNetConfig, images: np.ndarray) -> np.ndarray:
-    """The network once more in plain numpy, from the papers' description and the layers' names
-    alone.
-    """
+    """The network once more in numpy, from the papers and the layers' names alone."""
 
     def weights(name: str) -> list[np.ndarray]:
         return model.get_layer(name).get_weights()

@@ -1,6 +1,4 @@
-"""Every row of the golden table of parameters, MACs and shortcuts that this package's networks
-have.
-"""
+"""The golden table of parameters, MACs and shortcuts, row by row."""
 
 from __future__ import annotations
 

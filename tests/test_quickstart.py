@@ -118,9 +118,7 @@ def test_results_are_not_overwritten_unasked(demo: Demo, command: str) -> None:
 
 
 def interrupt(command: str, output: Path, at: str, number: signal.Signals) -> tuple[int, str]:
-    """Starts an overwriting run, sends a signal when it has printed `at`, and returns how it
-    ended.
-    """
+    """Sends a signal to an overwriting run when it has printed `at`."""
     process = subprocess.Popen(
         [command, "quickstart", "--output", str(output), "--epochs", "1", "--overwrite"],
         stdout=subprocess.PIPE,

@@ -1,6 +1,4 @@
-"""The rules of the source tree itself: which way imports point, what is public, how large things
-get.
-"""
+"""The rules of the source tree itself: imports, layers, sizes."""
 
 from __future__ import annotations
 

@@ -103,9 +103,7 @@ def test_unknown_and_contradictory_requests_are_refused() -> None:
 
 
 def test_golden_layer_names() -> None:
-    """Layer names are part of the weight format. `make golden` rewrites the file; review it as a
-    diff.
-    """
+    """They are part of the weight format. `make golden` rewrites the file; review the diff."""
     small = {"input_shape": (64, 64, 3)}
     models = {
         "resnet18": keras_resnet.ResNet18(stem="cifar", **small),

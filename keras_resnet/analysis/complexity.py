@@ -1,6 +1,4 @@
-"""Parameters, multiply-accumulates, activations and depth of a network, from its config or from a
-Keras model.
-"""
+"""What a network costs, from its config or from a Keras model."""
 
 from __future__ import annotations
 
@@ -134,9 +132,7 @@ def total(rows: list[PartSummary]) -> Complexity:
 
 
 def shortcut_counts(network: NetworkPlan) -> dict[str, int]:
-    """How many of a network's blocks have each kind of shortcut: identity, projection,
-    zero_padded.
-    """
+    """How many of a network's blocks have each kind of shortcut."""
     kinds = [block.shortcut for block in network.blocks]
     return {kind: kinds.count(kind) for kind in ("identity", "projection", "zero_padded")}
 

@@ -1,6 +1,4 @@
-"""tf.data pipelines: uint8 batches in an order that is a function of (seed, epoch, step) and
-nothing else.
-"""
+"""tf.data pipelines: uint8 batches whose order is a function of (seed, epoch, step)."""
 
 from __future__ import annotations
 
@@ -27,8 +25,7 @@ def training_batches(
     seed: int,
     augment: Augmentation | None = None,
 ) -> tf.data.Dataset:
-    """Shuffled, augmented batches for all `epochs` of a training run, in one dataset of known
-    cardinality.
+    """Shuffled, augmented batches for all `epochs`, in one dataset of known cardinality.
 
     Pass it to `fit` with `steps_per_epoch=steps_per_epoch(data, batch_size)`. Every epoch is a
     permutation of all images; permutation and augmentation depend on the seed, the epoch and the
@@ -67,9 +64,7 @@ def training_batches(
 
 
 def evaluation_batches(data: LabeledImages, batch_size: int) -> tf.data.Dataset:
-    """Every image exactly once, in order, as batches `(images, labels)` like those of
-    `training_batches`.
-    """
+    """Every image exactly once, in order, as batches `(images, labels)` as in training."""
     return (
         tf.data.Dataset.from_tensor_slices((data.images, data.labels))
         .batch(batch_size)

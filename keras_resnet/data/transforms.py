@@ -1,6 +1,4 @@
-"""Augmentations: pure functions of an image and a seed, so that a training run can be repeated
-exactly.
-"""
+"""Augmentations: pure functions of an image and a seed, so that runs can be repeated."""
 
 from __future__ import annotations
 

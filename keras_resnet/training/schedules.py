@@ -8,11 +8,13 @@ import keras
 def warmup_cosine(
     peak: float, warmup_steps: int, total_steps: int
 ) -> keras.optimizers.schedules.LearningRateSchedule:
-    """Linear warm-up from 0 to `peak` over `warmup_steps`, then half a cosine down to 0 at
-    `total_steps`.
+    """Linear warm-up from 0 to `peak`, then half a cosine down to 0 at `total_steps`.
 
-    Warm-up: Goyal et al. 2017, section 2.2; cosine: Loshchilov and Hutter 2017 (SGDR), without
-    restarts.
+    The warm-up lasts `warmup_steps` optimizer steps (Goyal et al. 2017, section 2.2); the cosine is
+    that of Loshchilov and Hutter 2017 (SGDR) without restarts.
+
+    Raises:
+        ValueError: the warm-up does not end before the training.
     """
     if not 0 <= warmup_steps < total_steps:
         raise ValueError(

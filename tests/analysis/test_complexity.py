@@ -24,9 +24,7 @@ def test_counts_any_functional_keras_model() -> None:
 
 
 def test_agrees_with_keras_applications() -> None:
-    """Their ResNet50 is v1 with biases on convolutions: 26,560 parameters more than ours, nothing
-    else.
-    """
+    """Their ResNet50 is v1 with biases on convolutions: 26,560 parameters more than ours."""
     theirs = complexity(keras.applications.ResNet50(weights=None))
     ours = complexity(keras_resnet.ResNet50(version="v1"))
     assert (theirs.macs, theirs.depth, theirs.bn_statistics) == (
