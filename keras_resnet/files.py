@@ -100,13 +100,15 @@ def size_of(path: Path) -> int:
 def _raise_if_full(parent: Path, error: Exception) -> None:
     """Raises a clear error if `error` comes of a full disk.
 
-    HDF5, zip and TensorFlow writers each report that in their own words, or in none.
+    HDF5, zip and TensorFlow writers each report that in their own words, or in none. Where one
+    partial directory lies inside another, the outer one names the user's own directory in the end.
     """
     try:
         full = shutil.disk_usage(parent).free < _FULL
     except OSError:
         full = False
-    if not full and "No space left" not in str(error):
+    reported = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
+    if not full and not reported:
         return
     disks = f"{parent} is" if full else f"{parent} or that of {tempfile.gettempdir()} is"
     message = f"The disk of {disks} full. Free some space and run again"

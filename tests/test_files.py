@@ -107,6 +107,12 @@ def test_full_disk_is_named_whatever_the_writer_said(
     monkeypatch.undo()
     with pytest.raises(RuntimeError, match="something else"), files.partial_directory(tmp_path):
         raise RuntimeError("something else")
+    with (
+        pytest.raises(OSError, match=f"The disk of {tmp_path} or that of [^ ]+ is full"),
+        files.partial_directory(tmp_path) as staging,
+        files.partial_directory(staging),
+    ):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     assert list(tmp_path.iterdir()) == []
 
 

@@ -269,8 +269,11 @@ exit $code
     if done.returncode in (1, 77) and "model.onnx" not in done.stdout:
         pytest.skip(f"no disk could be mounted: {done.stderr}")
     assert done.returncode == 1
-    assert done.stderr.strip().splitlines()[-1] == (
-        f"keras-resnet: The disk of {tmp_path} is full. Free some space and run again."
+    # A writer that gives up early (TensorFlow's) leaves room, so that either disk may be meant.
+    assert re.fullmatch(
+        f"keras-resnet: The disk of {tmp_path}( or that of /\\S+)? is full. "
+        "Free some space and run again.",
+        done.stderr.strip().splitlines()[-1],
     )
     assert "Traceback" not in done.stderr
     assert done.stdout.splitlines()[-2:] == ["earlier", "model.onnx"]
