@@ -67,8 +67,13 @@ def test_publish_is_not_interrupted_half_way(
         return replace(self, target)
 
     monkeypatch.setattr(Path, "replace", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        files.publish(moves)
+    # A process started in the background of a shell inherits that the signal is ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            files.publish(moves)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert sorted(path.name for path in (tmp_path / "results").iterdir()) == ["a", "b", "c"]
 
 
