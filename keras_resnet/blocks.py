@@ -11,56 +11,124 @@ from typing import Any
 import keras
 from keras import layers
 
-from keras_resnet.plan import BlockPlan, Conv
+from keras_resnet.plan import BlockPlan, Conv, Norm
 
-#: Moving-average momentum and epsilon of every BatchNormalization (torchvision, timm; Keras counts
-#: momentum the other way round than torch, so torch's 0.1 is 0.9 here).
+#: Moving-average momentum of every BatchNormalization (Keras counts it the other way round than
+#: torch, so torch's 0.1 is 0.9 here) and epsilon of every normalisation (torchvision, timm).
 BN_MOMENTUM = 0.9
-BN_EPSILON = 1e-5
+NORM_EPSILON = 1e-5
 
 
 def conv_norm_act(x: Any, conv: Conv, *, activation: bool = True, dtype: Any = None) -> Any:
-    """Convolution, BN and, if `activation`, ReLU.
+    """Convolution, normalisation (if the plan has one) and, if `activation`, ReLU.
 
     Strided convolutions are padded by the same amount on both sides, as in the paper's Caffe
     networks and torch; Keras' `padding="same"` would pad an even-sized image on one side only.
     """
     padding = conv.kernel_size // 2
-    if conv.strides > 1 and padding:
+    if conv.kernel_strides > 1 and padding:
         x = layers.ZeroPadding2D(
             padding, data_format="channels_last", name=f"{conv.name}_pad", dtype=dtype
         )(x)
+    # He et al. 2015 (Delving Deep into Rectifiers), in the fan-out form of fb.resnet.torch and
+    # torchvision.
+    he = keras.initializers.VarianceScaling(2.0, "fan_out", "untruncated_normal")
     x = layers.Conv2D(
         conv.filters,
         conv.kernel_size,
-        strides=conv.strides,
-        padding="valid" if conv.strides > 1 else "same",
+        strides=conv.kernel_strides,
+        padding="valid" if conv.kernel_strides > 1 else "same",
+        dilation_rate=conv.dilation,
         groups=conv.groups,
-        use_bias=False,
-        # He et al. 2015 (Delving Deep into Rectifiers), in the fan-out form of fb.resnet.torch and
-        # torchvision.
-        kernel_initializer=keras.initializers.VarianceScaling(2.0, "fan_out", "untruncated_normal"),
+        use_bias=conv.bias,
+        kernel_initializer="zeros" if conv.zero_init else he,
         data_format="channels_last",
         name=f"{conv.name}_conv",
         dtype=dtype,
     )(x)
-    x = layers.BatchNormalization(
-        axis=-1, momentum=BN_MOMENTUM, epsilon=BN_EPSILON, name=f"{conv.name}_bn", dtype=dtype
-    )(x)
-    return layers.Activation("relu", name=f"{conv.name}_relu", dtype=dtype)(x) if activation else x
+    if conv.norm is not None:
+        x = normalization(x, conv.norm, dtype=dtype)
+    if activation:
+        x = layers.Activation("relu", name=f"{conv.name}_relu", dtype=dtype)(x)
+    return blur_pooling(x, conv.name, conv.strides, dtype=dtype) if conv.blur else x
 
 
-def shortcut(x: Any, block: BlockPlan, *, dtype: Any = None) -> Any:
-    """The shortcut of `block`: identity, projection (1x1, BN) or zero-padded identity."""
-    if block.projection is not None:
-        return conv_norm_act(x, block.projection, activation=False, dtype=dtype)
-    if block.shortcut == "zero_padded":
-        return _zero_padded(x, block, dtype)
+def normalization(x: Any, norm: Norm, *, dtype: Any = None) -> Any:
+    """Batch or group normalisation over the channels."""
+    settings = {
+        "axis": -1,
+        "epsilon": NORM_EPSILON,
+        "gamma_initializer": "zeros" if norm.zero_init else "ones",
+        "name": norm.name,
+        "dtype": dtype,
+    }
+    if norm.groups is None:
+        return layers.BatchNormalization(momentum=BN_MOMENTUM, **settings)(x)
+    return layers.GroupNormalization(norm.groups, **settings)(x)
+
+
+def norm_act(x: Any, norm: Norm, *, dtype: Any = None) -> Any:
+    """Normalisation, ReLU: a pre-activation, and the end of a pre-activation network."""
+    x = normalization(x, norm, dtype=dtype)
+    return layers.Activation("relu", name=f"{norm.prefix}_relu", dtype=dtype)(x)
+
+
+def blur_pooling(x: Any, name: str, strides: int, *, dtype: Any = None) -> Any:
+    """The binomial filter [1, 2, 1] in both axes over the reflected image, then the stride.
+
+    Averaging over two pixels twice is that filter, and unlike a frozen depthwise kernel it has no
+    weights that anyone could train, decay or lose.
+    """
+    # The padding is an operation without a layer: no layer reflects.
+    x = keras.ops.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="reflect")
+    for number, step in enumerate((1, strides), start=1):
+        x = layers.AveragePooling2D(
+            2, strides=step, data_format="channels_last", name=f"{name}_blur{number}", dtype=dtype
+        )(x)
     return x
 
 
-def _zero_padded(x: Any, block: BlockPlan, dtype: Any) -> Any:
-    """Shortcut A: every `strides`-th pixel, then zero channels appended after the existing ones."""
+def max_pooling(x: Any, padding: str, blur: bool, *, dtype: Any = None) -> Any:
+    """3x3 max pooling with stride 2 and one pixel of padding on every side.
+
+    Args:
+        x: the stem's output.
+        padding: `"zeros"`, or `"edges"` for windows that end at the image's edges. After ReLU there
+            is no difference.
+        blur: whether blur pooling does the striding.
+        dtype: dtype policy.
+    """
+    name, settings = "pool1", {"data_format": "channels_last", "dtype": dtype}
+    if padding == "zeros":
+        x = layers.ZeroPadding2D(1, name=f"{name}_pad", **settings)(x)
+        x = layers.MaxPooling2D(3, strides=1 if blur else 2, name=f"{name}_pool", **settings)(x)
+    else:
+        # Padded on both sides only without a stride; so every other window is picked afterwards.
+        x = layers.MaxPooling2D(3, strides=1, padding="same", name=f"{name}_pool", **settings)(x)
+        if not blur:
+            x = layers.MaxPooling2D(1, strides=2, name=f"{name}_subsample", **settings)(x)
+    return blur_pooling(x, name, 2, dtype=dtype) if blur else x
+
+
+def shortcut(x: Any, block: BlockPlan, *, dtype: Any = None) -> Any:
+    """The shortcut of `block`: projection (1x1, normalised in v1), or identity.
+
+    The identity is subsampled if the block has a stride, and padded with zero channels, after the
+    existing ones, if it widens (shortcut A).
+    """
+    if block.projection is not None:
+        if block.average_strides is not None:
+            # Where the stride became dilation, the windows overlap. The last ones are cut off at
+            # the edge of images of odd size.
+            x = layers.AveragePooling2D(
+                2,
+                strides=block.average_strides,
+                padding="same",
+                data_format="channels_last",
+                name=f"{block.name}_0_pool",
+                dtype=dtype,
+            )(x)
+        return conv_norm_act(x, block.projection, activation=False, dtype=dtype)
     if block.strides > 1:
         # Pooling over one pixel with a stride is subsampling.
         x = layers.MaxPooling2D(
@@ -83,19 +151,53 @@ def _zero_padded(x: Any, block: BlockPlan, dtype: Any) -> Any:
     return x
 
 
-def residual_block(x: Any, block: BlockPlan, *, dtype: Any = None) -> Any:
-    """A post-activation block; a plain one if it has no shortcut.
+def squeeze_excite(x: Any, block: BlockPlan, *, dtype: Any = None) -> Any:
+    """Global average, 1x1, ReLU, 1x1, sigmoid; scales the channels (Hu et al. 2018)."""
+    name, settings = f"{block.name}_se", {"data_format": "channels_last", "dtype": dtype}
+    gate = layers.GlobalAveragePooling2D(keepdims=True, name=f"{name}_pool", **settings)(x)
+    for suffix, filters, activation in (
+        ("reduce", block.se_filters, "relu"),
+        ("expand", block.filters, "sigmoid"),
+    ):
+        gate = layers.Conv2D(
+            filters, 1, activation=activation, name=f"{name}_{suffix}", **settings
+        )(gate)
+    return layers.Multiply(name=f"{name}_scale", dtype=dtype)([x, gate])
 
-    Basic: 3x3, BN, ReLU, 3x3, BN, add, ReLU. Bottleneck: 1x1, BN, ReLU, 3x3, BN, ReLU, 1x1, BN,
-        add, ReLU.
+
+def residual_block(x: Any, block: BlockPlan, *, dtype: Any = None) -> Any:
+    """A residual block; a plain one if it has no shortcut.
+
+    Post-activation, basic: 3x3, BN, ReLU, 3x3, BN, add, ReLU. Bottleneck: 1x1, BN, ReLU, 3x3, BN,
+    ReLU, 1x1, BN, add, ReLU.
+
+    Pre-activation, basic: BN, ReLU, 3x3, BN, ReLU, 3x3, add. Bottleneck: BN, ReLU, 1x1, BN, ReLU,
+    3x3, BN, ReLU, 1x1, add. A shortcut that changes the width starts after the first BN and ReLU.
+
+    Squeeze-and-excitation and stochastic depth come right before the addition.
     """
-    residual = x
+    bypass = residual = x
+    if block.preactivation_norm is not None:
+        residual = norm_act(x, block.preactivation_norm, dtype=dtype)
+        if block.shortcut != "identity":
+            bypass = residual
     for conv in block.convs:
         residual = conv_norm_act(
             residual, conv, activation=conv is not block.convs[-1], dtype=dtype
         )
+    if block.se_filters:
+        residual = squeeze_excite(residual, block, dtype=dtype)
+    if block.drop_rate:
+        residual = layers.Dropout(
+            block.drop_rate, noise_shape=(None, 1, 1, 1), name=f"{block.name}_drop", dtype=dtype
+        )(residual)
+    post_activation = block.preactivation is None
     if block.shortcut is not None:
-        residual = layers.Add(name=f"{block.name}_add", dtype=dtype)(
-            [shortcut(x, block, dtype=dtype), residual]
-        )
+        # keras.applications names the last layer of a block `…_out`, whichever it is. The shortcut
+        # comes first: Keras follows the first input to the end before it turns to the others.
+        residual = layers.Add(
+            name=f"{block.name}_{'add' if post_activation else 'out'}", dtype=dtype
+        )([shortcut(bypass, block, dtype=dtype), residual])
+    if not post_activation:
+        return residual
     return layers.Activation("relu", name=f"{block.name}_out", dtype=dtype)(residual)

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import os
-import re
 import warnings
-from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 from keras import layers
 
-from keras_resnet.blocks import conv_norm_act, residual_block
+from keras_resnet.blocks import conv_norm_act, max_pooling, norm_act, residual_block
 from keras_resnet.config import ResNetConfig
 from keras_resnet.plan import NetworkPlan, plan
+from keras_resnet.saving import allow_depth, copy_weights
 
 #: Below this height or width, the last stage sees the image through so few pixels that accuracy
 #: suffers.
@@ -74,15 +73,14 @@ def build(
     dtype = keras.dtype_policies.get(dtype)
 
     x = _normalized(config, image) if include_preprocessing else image
-    x = conv_norm_act(x, network.stem, dtype=dtype)
-    if network.max_pool:
-        # The map has been through ReLU, so padding with zeros equals padding with minus infinity.
-        x = layers.ZeroPadding2D(1, data_format="channels_last", name="pool1_pad", dtype=dtype)(x)
-        x = layers.MaxPooling2D(
-            3, strides=2, data_format="channels_last", name="pool1_pool", dtype=dtype
-        )(x)
+    for conv in network.stem:
+        x = conv_norm_act(x, conv, activation=conv.norm is not None, dtype=dtype)
+    if network.pool is not None:
+        x = max_pooling(x, network.pool, network.pool_blur, dtype=dtype)
     for block in network.blocks:
         x = residual_block(x, block, dtype=dtype)
+    if network.final_norm is not None:
+        x = norm_act(x, network.final_norm, dtype=dtype)
     if include_top:
         x = layers.GlobalAveragePooling2D(
             data_format="channels_last", name="avg_pool", dtype=dtype
@@ -100,9 +98,10 @@ def build(
         pool = layers.GlobalAveragePooling2D if pooling == "avg" else layers.GlobalMaxPooling2D
         x = pool(data_format="channels_last", name=f"{pooling}_pool", dtype=dtype)(x)
 
+    allow_depth(sum(8 * len(block.convs) for block in network.blocks))
     model = keras.Model(inputs, x, name=name or "resnet")
     if weights is not None:
-        _load_weights(model, weights)
+        copy_weights(weights, model)
     return model
 
 
@@ -177,15 +176,16 @@ def check_size(network: NetworkPlan, size: tuple[int | None, int | None]) -> Non
     smallest = network.strides // 2 + 1
     height, width = (None if side is None else -(-side // network.strides) for side in size)
     if known and min(known) < smallest:
+        remedy = "Enlarge the images"
+        if network.pool is not None:
+            remedy += ", or pass `stem='cifar'`, which reduces four times less"
         raise ValueError(
             f"Expected images of at least {smallest}x{smallest} pixels: this network reduces them "
-            f"by {network.strides}. Received: {size[0]}x{size[1]}. Enlarge the images"
-            + (", or pass `stem='cifar'`, which reduces four times less" * network.max_pool)
+            f"by {network.strides}. Received: {size[0]}x{size[1]}. {remedy}"
         )
     if known and -(-min(known) // network.strides) < SMALL_FINAL_MAP:
-        remedy = (
-            "Pass `stem='cifar'` for small images" if network.max_pool else "Enlarge the images"
-        )
+        cifar = network.pool is None
+        remedy = "Enlarge the images" if cifar else "Pass `stem='cifar'` for small images"
         warnings.warn(
             f"The last stage sees {size[0]}x{size[1]} images as {height}x{width} positions, which "
             f"costs accuracy. {remedy}.",
@@ -211,57 +211,3 @@ def _normalized(config: ResNetConfig, image: Any) -> Any:
         name="normalization",
         dtype="float32",
     )(image)
-
-
-def _load_weights(model: keras.Model, weights: str | os.PathLike[str]) -> None:
-    """Copies the weights of the model saved in a `.keras` file, layer by layer, by name.
-
-    Every layer has to have the same shapes and, as far as it shows in the layers, to compute the
-    same: strides and shortcuts leave no trace in the shapes of weights.
-    """
-    path = Path(weights)
-    if path.suffix != ".keras" or not path.is_file():
-        raise ValueError(
-            "Expected `weights` to be None or the path of an existing `.keras` file. "
-            f"Received: weights={str(weights)!r}"
-        )
-    try:
-        saved = keras.saving.load_model(path, compile=False)
-    except (ValueError, TypeError, KeyError, OSError) as error:
-        raise ValueError(
-            f"Expected `weights` to be a readable `.keras` file. Received: {path}: {error}"
-        ) from error
-    sources, targets = _descriptions(saved), _descriptions(model)
-    # What the caller decides about the model at hand, whatever the saved one was used for.
-    free = {"normalization"} ^ ({"normalization"} & sources.keys() & targets.keys())
-    free |= {"predictions"} - targets.keys()
-    changed = {name for name in targets.keys() & sources.keys() if targets[name] != sources[name]}
-    for problem, names in (
-        ("it lacks", targets.keys() - sources.keys()),
-        ("it also has", sources.keys() - targets.keys()),
-        ("it has another", changed),
-    ):
-        found = [f"{name} {sources.get(name) or ''}".strip() for name in sorted(names - free)]
-        if found:
-            rest = f" and {len(found) - 3} more" if len(found) > 3 else ""
-            raise ValueError(
-                f"Expected `weights` to be of the same network as `{model.name}`. "
-                f"Received: {path}: {problem} {', '.join(found[:3])}{rest}"
-            )
-    for layer in model.layers:
-        if layer.name in targets:
-            layer.set_weights(saved.get_layer(layer.name).get_weights())
-
-
-def _descriptions(model: keras.Model) -> dict[str, dict[str, Any]]:
-    """What has to be equal for weights to mean the same, by layer of the network proper."""
-    settings = ("strides", "padding", "groups", "mean", "variance")
-    result = {}
-    for layer in model.layers:
-        if not re.match(r"conv\d+_|pool1_|normalization$|predictions$", layer.name):
-            continue
-        config = layer.get_config()
-        result[layer.name] = {key: config[key] for key in settings if key in config}
-        if layer.weights:
-            result[layer.name]["weights"] = [tuple(weight.shape) for weight in layer.weights]
-    return result

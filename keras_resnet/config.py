@@ -7,6 +7,7 @@ ones are refused here, before a layer exists.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,10 +15,14 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-Version = Literal["v1", "v1.5"]
+Version = Literal["v1", "v1.5", "v2"]
 Block = Literal["basic", "bottleneck"]
 Shortcut = Literal["A", "B", "C"]
-Stem = Literal["imagenet", "cifar"]
+Stem = Literal["imagenet", "C", "cifar"]
+Downsample = Literal["strided", "average"]
+PreactLayout = Literal["stem_norm", "unit_norm", "unit_norm_stride_last"]
+PreactStride = Literal["1x1", "3x3"]
+Norm = Literal["batch", "group"]
 
 #: Output channels of a residual block as a multiple of its stage's `filters` (He et al. 2015,
 #: Figure 5).
@@ -37,17 +42,47 @@ class ResNetConfig:
         block: `"basic"` (two 3x3 convolutions) or `"bottleneck"` (1x1, 3x3, 1x1).
         blocks: residual blocks in each stage, conv2_x first, e.g. `(3, 4, 6, 3)`.
         filters: width of each stage; a bottleneck stage puts out four times as many channels.
-        version: where a bottleneck has its stride. `"v1"`: on its first 1x1 convolution (He et al.
-            2015); `"v1.5"`: on its 3x3 convolution (torchvision, timm, NVIDIA). Basic blocks are
-            the same in both.
+        version: `"v1"`: post-activation, stride of a bottleneck on its first 1x1 convolution (He et
+            al. 2015); `"v1.5"`: the same with the stride on the 3x3 convolution (torchvision, timm,
+            NVIDIA); `"v2"`: pre-activation (He et al. 2016). Basic blocks of v1 and v1.5 are equal.
         shortcut: `"A"` (identity; where the shape changes, subsampled and padded with zero
             channels), `"B"` (projection where the shape changes), `"C"` (projection in every
             block), or `None`: a plain network. He et al. 2015, section 4.1.
-        stem: `"imagenet"` (7x7/2 convolution, then 3x3/2 max pooling) or `"cifar"` (one 3x3
+        stem: `"imagenet"` (7x7/2 convolution, then 3x3/2 max pooling), `"C"` (three 3x3
+            convolutions instead of the 7x7; the C stem of He et al. 2019) or `"cifar"` (one 3x3
             convolution).
+        stem_filters: channels that the stem puts out; by default the width of the first stage.
+        downsample: how a projection halves the resolution: `"strided"` (1x1 convolution with stride
+            2) or `"average"` (2x2 average pooling, then the 1x1 convolution; the D shortcut of He
+            et al. 2019).
         groups: cardinality of the 3x3 convolution of a bottleneck (ResNeXt, Xie et al. 2016).
         width_per_group: width of one group when the stage's `filters` is 64; the 3x3 convolution
             has `groups * width_per_group * filters / 64` channels.
+        width: multiplies the width of the stem and of every stage, which is then rounded to a
+            multiple of 8, at least 8 (unless it is 1).
+        preact_layout: which of the incompatible v2 networks. `"stem_norm"`: normalisation and ReLU
+            follow the stem's convolution, so the first block has no pre-activation of its own (the
+            paper, fb.resnet.torch); `"unit_norm"`: the stem has none, every block its own (timm's
+            `resnetv2`); `"unit_norm_stride_last"`: moreover, the last block of a stage halves the
+            resolution, and convolutions that no normalisation follows have a bias
+            (keras.applications' V2, TF-Slim).
+        preact_stride: which convolution of a v2 bottleneck has the stride: `"3x3"`
+            (fb.resnet.torch, timm) or `"1x1"`, the first (the paper's CIFAR networks).
+        norm: `"batch"` or `"group"` normalisation (Wu and He 2018).
+        norm_groups: groups of the group normalisation.
+        se_ratio: width of squeeze-and-excitation (Hu et al. 2018) relative to the block's output,
+            rounded to a multiple of 8, at least 8, e.g. `1 / 16`. 0: none.
+        blur_pool: whether the stride of the main path and of the max pooling is done by a binomial
+            3x3 filter instead (Zhang 2019), after the activation, as timm does. Projections keep
+            their strides.
+        stochastic_depth: probability with which training skips the last block; it grows linearly
+            with depth (Huang et al. 2016).
+        zero_init_residual: whether the last normalisation of every block starts with a zero scale
+            (v2: the last convolution with a zero kernel), so that blocks start as identities (Goyal
+            et al. 2017).
+        output_stride: input pixels per position of the last feature map, e.g. 8, 16 or 32; once it
+            is reached, further strides become dilation. By default that of the stem and the stages.
+            The weights are those of the network without it.
         mean: per-channel mean that the graph subtracts from pixels in [0, 255], RGB.
         std: per-channel standard deviation (not variance) that it then divides by, in the same
             unit.
@@ -62,33 +97,68 @@ class ResNetConfig:
     version: Version = "v1.5"
     shortcut: Shortcut | None = "B"
     stem: Stem = "imagenet"
+    stem_filters: int | None = None
+    downsample: Downsample = "strided"
     groups: int = 1
     width_per_group: int = 64
+    width: float = 1.0
+    preact_layout: PreactLayout = "stem_norm"
+    preact_stride: PreactStride = "3x3"
+    norm: Norm = "batch"
+    norm_groups: int = 32
+    se_ratio: float = 0.0
+    blur_pool: bool = False
+    stochastic_depth: float = 0.0
+    zero_init_residual: bool = False
+    output_stride: int | None = None
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
 
     def __post_init__(self) -> None:
-        _check_choice("block", self.block, get_args(Block))
-        _check_choice("version", self.version, get_args(Version))
-        _check_choice("shortcut", self.shortcut, (*get_args(Shortcut), None))
-        _check_choice("stem", self.stem, get_args(Stem))
-        # Lists and NumPy numbers are welcome, but a frozen config must hold nothing that changes.
-        for field in ("blocks", "filters"):
-            numbers = tuple(_positive_integer(field, item) for item in self._sequence(field))
-            object.__setattr__(self, field, numbers)
-        for field in ("groups", "width_per_group"):
-            object.__setattr__(self, field, _positive_integer(field, getattr(self, field)))
-        for field in ("mean", "std"):
-            constants = tuple(_finite_number(field, item) for item in self._sequence(field))
-            object.__setattr__(self, field, constants)
+        self._check_fields()
         if len(self.blocks) != len(self.filters):
             raise ValueError(
                 "Expected `blocks` and `filters` to have one entry per stage each. "
                 f"Received: blocks={self.blocks}, filters={self.filters}"
             )
+        self._check_idle_fields()
         self._check_groups()
-        self._check_widening()
-        self._check_normalization()
+        self._check_widths()
+        self._check_strides()
+        if len(self.mean) != len(self.std) or min(self.std) <= 0:
+            raise ValueError(
+                "Expected `mean` and `std` with one entry per channel each, in pixel units (0 to "
+                f"255), and `std` > 0. Received: mean={self.mean}, std={self.std}"
+            )
+
+    def _check_fields(self) -> None:
+        """Checks each field for itself, and makes it immutable.
+
+        Lists and NumPy numbers are welcome, but a frozen config must hold nothing that changes.
+        """
+        for field, choices in _CHOICES.items():
+            _check_choice(field, getattr(self, field), choices)
+        checked: dict[str, Any] = {}
+        for field in ("blocks", "filters"):
+            checked[field] = tuple(_positive_integer(field, item) for item in self._sequence(field))
+        for field in ("mean", "std"):
+            checked[field] = tuple(_finite_number(field, item) for item in self._sequence(field))
+        for field in ("groups", "width_per_group", "norm_groups"):
+            checked[field] = _positive_integer(field, getattr(self, field))
+        for field in ("stem_filters", "output_stride"):
+            if getattr(self, field) is not None:
+                checked[field] = _positive_integer(field, getattr(self, field))
+        for field, limit in (("width", math.inf), ("se_ratio", 1), ("stochastic_depth", 1)):
+            number = _finite_number(field, getattr(self, field))
+            if not 0 <= number < limit or (field == "width" and number == 0):
+                low = "more than 0" if field == "width" else "0 or more and less than 1"
+                raise ValueError(f"Expected `{field}` to be {low}. Received: {field}={number}")
+            checked[field] = number
+        for field in ("blur_pool", "zero_init_residual"):
+            _check_choice(field, getattr(self, field), (False, True))
+            checked[field] = bool(getattr(self, field))
+        for field, value in checked.items():
+            object.__setattr__(self, field, value)
 
     def _sequence(self, field: str) -> Sequence[Any]:
         value = getattr(self, field)
@@ -98,36 +168,92 @@ class ResNetConfig:
             )
         return value
 
-    def _check_groups(self) -> None:
-        if self.block == "basic" and (self.groups, self.width_per_group) != (1, 64):
-            raise ValueError(
-                "Expected `groups=1` and `width_per_group=64` with `block='basic'`: only "
-                "bottlenecks are grouped. "
-                f"Received: groups={self.groups}, width_per_group={self.width_per_group}"
-            )
-        if self.block == "bottleneck" and any(f * self.width_per_group % 64 for f in self.filters):
-            raise ValueError(
-                "Expected `groups` to divide the width of every 3x3 convolution, so "
-                "`filters * width_per_group` must be a multiple of 64. Received: "
-                f"groups={self.groups}, width_per_group={self.width_per_group}, "
-                f"filters={self.filters}"
-            )
+    def _check_idle_fields(self) -> None:
+        """Refuses what would have no effect, or a deadly one, in this network."""
+        for idle, condition, why, fields in (
+            (
+                self.block == "basic",
+                "block='basic'",
+                "only bottlenecks have 1x1 and grouped convolutions",
+                ("groups", "width_per_group", "preact_stride"),
+            ),
+            (
+                self.version != "v2",
+                f"version={self.version!r}",
+                "only v2 has pre-activation",
+                ("preact_layout", "preact_stride"),
+            ),
+            (
+                self.norm == "batch",
+                "norm='batch'",
+                "it has no groups",
+                ("norm_groups",),
+            ),
+            (
+                self.shortcut in ("A", None),
+                f"shortcut={self.shortcut!r}",
+                "it has no projections",
+                ("downsample",),
+            ),
+            (
+                self.shortcut is None,
+                "shortcut=None",
+                "nothing passes a block of a plain network that puts out zeros",
+                ("stochastic_depth", "zero_init_residual"),
+            ),
+        ):
+            for field in fields if idle else ():
+                value, default = getattr(self, field), _DEFAULTS[field]
+                if value != default:
+                    raise ValueError(
+                        f"Expected `{field}={default!r}` with `{condition}`: {why}. "
+                        f"Received: {field}={value!r}"
+                    )
 
-    def _check_widening(self) -> None:
-        narrowing = any(
-            after < before for before, after in zip(self.filters, self.filters[1:], strict=False)
-        )
+    def _check_groups(self) -> None:
+        if self.block == "bottleneck" and any(w * self.width_per_group % 64 for w in self.widths):
+            raise ValueError(
+                "Expected `groups` to divide the width of every 3x3 convolution, so the stages' "
+                "widths times `width_per_group` must be multiples of 64. Received: "
+                f"groups={self.groups}, width_per_group={self.width_per_group}, "
+                f"widths={self.widths}"
+            )
+        if self.norm == "group":
+            widths = {*self.stem_widths, *self.widths, *self.inner_widths, *self.output_widths}
+            indivisible = sorted(width for width in widths if width % self.norm_groups)
+            if indivisible:
+                raise ValueError(
+                    "Expected `norm_groups` to divide the channels of every layer. "
+                    f"Received: norm_groups={self.norm_groups}, channels={indivisible}"
+                )
+
+    def _check_widths(self) -> None:
+        if self.stem == "C" and self.stem_widths[-1] % 2:
+            raise ValueError(
+                "Expected an even `stem_filters` with `stem='C'`, whose first convolutions are "
+                f"half as wide. Received: {self.stem_widths[-1]}"
+            )
+        outputs = (self.stem_widths[-1], *self.output_widths)
+        narrowing = any(after < before for before, after in itertools.pairwise(outputs))
         if self.shortcut == "A" and narrowing:
             raise ValueError(
-                "Expected `filters` that never shrink with `shortcut='A'`, which can only add zero "
-                f"channels. Received: filters={self.filters}"
+                "Expected widths that never shrink with `shortcut='A'`, which can only add zero "
+                f"channels. Received: filters={self.filters}, stem_filters={self.stem_filters}"
             )
 
-    def _check_normalization(self) -> None:
-        if len(self.mean) != len(self.std) or min(self.std) <= 0:
+    def _check_strides(self) -> None:
+        if self.preact_layout == "unit_norm_stride_last" and min(self.blocks[:-1], default=2) < 2:
             raise ValueError(
-                "Expected `mean` and `std` with one entry per channel each, in pixel units (0 to "
-                f"255), and `std` > 0. Received: mean={self.mean}, std={self.std}"
+                "Expected at least 2 blocks in every stage but the last with "
+                "`preact_layout='unit_norm_stride_last'`, whose last block of a stage has the "
+                f"stride. Received: blocks={self.blocks}"
+            )
+        strides = [self.stem_strides * 2**halvings for halvings in range(len(self.blocks))]
+        if self.output_stride not in (None, *strides):
+            raise ValueError(
+                f"Expected `output_stride` to be None or one of {strides} for a network of "
+                f"{len(self.blocks)} stages with `stem={self.stem!r}`. "
+                f"Received: output_stride={self.output_stride}"
             )
 
     def replace(self, **changes: Any) -> ResNetConfig:
@@ -145,19 +271,70 @@ class ResNetConfig:
         return dataclasses.replace(self, **changes)
 
     @property
+    def widths(self) -> tuple[int, ...]:
+        """Width of each stage: `filters` after `width`."""
+        return tuple(self._scaled(filters) for filters in self.filters)
+
+    @property
+    def stem_widths(self) -> tuple[int, ...]:
+        """Channels that each convolution of the stem puts out."""
+        last = self._scaled(self.stem_filters or self.filters[0])
+        return (last // 2, last // 2, last) if self.stem == "C" else (last,)
+
+    @property
+    def inner_widths(self) -> tuple[int, ...]:
+        """Channels of the 3x3 convolutions of each stage."""
+        if self.block == "basic":
+            return self.widths
+        return tuple(width * self.width_per_group // 64 * self.groups for width in self.widths)
+
+    @property
+    def output_widths(self) -> tuple[int, ...]:
+        """Channels that each stage puts out."""
+        return tuple(width * EXPANSION[self.block] for width in self.widths)
+
+    def _scaled(self, filters: int) -> int:
+        return filters if self.width == 1 else multiple_of_8(filters * self.width)
+
+    @property
+    def stem_strides(self) -> int:
+        """Input pixels per position of the stem's output, max pooling included."""
+        return 1 if self.stem == "cifar" else 4
+
+    @property
     def depth(self) -> int:
         """Weighted layers as the paper counts them: stem, main path, classifier."""
-        return sum(self.blocks) * (2 if self.block == "basic" else 3) + 2
+        per_block = 2 if self.block == "basic" else 3
+        return len(self.stem_widths) + sum(self.blocks) * per_block + 1
 
     @property
     def default_size(self) -> int:
         """Image height and width of the data set that this stem was designed for."""
-        return 224 if self.stem == "imagenet" else 32
+        return 32 if self.stem == "cifar" else 224
 
     @property
     def default_classes(self) -> int:
         """Classes of the data set that this stem was designed for: ImageNet-1k or CIFAR-10."""
-        return 1000 if self.stem == "imagenet" else 10
+        return 10 if self.stem == "cifar" else 1000
+
+
+_CHOICES: dict[str, tuple[str | None, ...]] = {
+    "block": get_args(Block),
+    "version": get_args(Version),
+    "shortcut": (*get_args(Shortcut), None),
+    "stem": get_args(Stem),
+    "downsample": get_args(Downsample),
+    "preact_layout": get_args(PreactLayout),
+    "preact_stride": get_args(PreactStride),
+    "norm": get_args(Norm),
+}
+
+_DEFAULTS = {field.name: field.default for field in dataclasses.fields(ResNetConfig)}
+
+
+def multiple_of_8(channels: float) -> int:
+    """The nearest multiple of 8 that is at least 8."""
+    return max(8, int(channels + 4) // 8 * 8)
 
 
 def _check_choice(field: str, value: Any, choices: tuple[Any, ...]) -> None:

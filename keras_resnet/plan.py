@@ -1,11 +1,11 @@
 """The plan of a network: every convolution with its name, width and stride, as plain data.
 
 `plan(config)` is the one place that decides what a config means. The builder turns a plan into
-Keras layers, the complexity counter adds it up, `keras-resnet info` prints it; none of them decides
-a stride or a name of its own.
+Keras layers, the complexity counter adds it up, `keras-resnet info` prints it, weights are mapped
+along it; none of them decides a stride or a name of its own.
 
-Layer names follow `keras.applications.ResNet50` (`conv2_block1_1_conv`, …): they are part of the
-weight format.
+Layer names follow `keras.applications.ResNet50` and `ResNet50V2` (`conv2_block1_1_conv`, …): they
+are part of the weight format.
 """
 
 from __future__ import annotations
@@ -15,30 +15,68 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from keras_resnet.config import EXPANSION, ResNetConfig
+from keras_resnet.config import ResNetConfig, multiple_of_8
 
 ShortcutKind = Literal["identity", "projection", "zero_padded"]
+Preactivation = Literal["own", "before"]
+
+
+@dataclass(frozen=True)
+class Norm:
+    """A normalisation over `filters` channels.
+
+    Attributes:
+        prefix: of its layer's name.
+        filters: channels.
+        groups: of group normalisation; `None` for BN.
+        zero_init: whether its scale starts at zero.
+    """
+
+    prefix: str
+    filters: int
+    groups: int | None = None
+    zero_init: bool = False
+
+    @property
+    def name(self) -> str:
+        """Name of its layer: `conv2_block1_1_bn`; `…_gn` if it has groups."""
+        return f"{self.prefix}_{'bn' if self.groups is None else 'gn'}"
 
 
 @dataclass(frozen=True)
 class Conv:
-    """A convolution without bias that is followed by BN.
+    """A convolution and the normalisation after it.
 
     Attributes:
         name: prefix of its layers' names: `conv2_block1_1` for `conv2_block1_1_conv`, `…_bn`.
         kernel_size: height and width of the kernel.
         input_filters: channels that it takes.
         filters: channels that it puts out.
+        norm: the normalisation of its output, if one follows.
         strides: in both axes. The padding is symmetric: sizes are divided by it and rounded up.
         groups: cardinality.
+        dilation: distance between the pixels under the kernel.
+        bias: whether it has one; with a normalisation behind it, that would be redundant.
+        blur: whether blur pooling, after the activation, does the striding instead.
+        zero_init: whether its kernel starts at zero.
     """
 
     name: str
     kernel_size: int
     input_filters: int
     filters: int
+    norm: Norm | None
     strides: int = 1
     groups: int = 1
+    dilation: int = 1
+    bias: bool = False
+    blur: bool = False
+    zero_init: bool = False
+
+    @property
+    def kernel_strides(self) -> int:
+        """Strides of the convolution itself."""
+        return 1 if self.blur else self.strides
 
     @property
     def weights(self) -> int:
@@ -54,11 +92,24 @@ class BlockPlan:
         name: prefix of its layers' names, such as `conv2_block1`.
         convs: the convolutions of the main path, first to last.
         shortcut: what the input goes through before it is added; `None` in a plain network.
+        projection: the 1x1 convolution on the shortcut, if it is a projection.
+        average_strides: strides of the 2x2 average pooling before the projection, if there is one.
+        preactivation: `None` in a post-activation block; else whether normalisation and ReLU of the
+            block's input are its `"own"` or were done `"before"`, by the stem.
+        preactivation_norm: the normalisation of its own pre-activation.
+        se_filters: width of the squeeze-and-excitation; 0 for none.
+        drop_rate: probability with which training skips the main path.
     """
 
     name: str
     convs: tuple[Conv, ...]
     shortcut: ShortcutKind | None
+    projection: Conv | None = None
+    average_strides: int | None = None
+    preactivation: Preactivation | None = None
+    preactivation_norm: Norm | None = None
+    se_filters: int = 0
+    drop_rate: float = 0.0
 
     @property
     def input_filters(self) -> int:
@@ -72,17 +123,10 @@ class BlockPlan:
     def strides(self) -> int:
         return math.prod(conv.strides for conv in self.convs)
 
-    @property
-    def projection(self) -> Conv | None:
-        """The 1x1 convolution on the shortcut, if the shortcut is a projection."""
-        if self.shortcut != "projection":
-            return None
-        return Conv(f"{self.name}_0", 1, self.input_filters, self.filters, self.strides)
-
 
 @dataclass(frozen=True)
 class StagePlan:
-    """The residual blocks that share one resolution.
+    """The residual blocks that share one width.
 
     Attributes:
         name: `conv2`, `conv3`, …; the paper writes conv2_x.
@@ -102,14 +146,19 @@ class NetworkPlan:
     """A network from the stem to the last stage. The head depends on the builder's arguments.
 
     Attributes:
-        stem: the first convolution.
-        max_pool: whether 3x3/2 max pooling follows it.
+        stem: the first convolutions.
+        pool: padding of the 3x3/2 max pooling that follows: `"zeros"`, or `"edges"` where windows
+            end at the image's edges; `None` without pooling.
+        pool_blur: whether blur pooling does the striding of the max pooling.
         stages: conv2_x and so on.
+        final_norm: normalisation (then ReLU) after the last stage of a pre-activation network.
     """
 
-    stem: Conv
-    max_pool: bool
+    stem: tuple[Conv, ...]
+    pool: Literal["zeros", "edges"] | None
+    pool_blur: bool
     stages: tuple[StagePlan, ...]
+    final_norm: Norm | None
 
     @property
     def blocks(self) -> Iterator[BlockPlan]:
@@ -117,57 +166,173 @@ class NetworkPlan:
             yield from stage.blocks
 
     @property
+    def stem_strides(self) -> int:
+        """Input pixels per position of the stem's output, max pooling included."""
+        return math.prod(conv.strides for conv in self.stem) * (2 if self.pool else 1)
+
+    @property
     def strides(self) -> int:
         """How many input pixels one position of the last stage stands for, per axis."""
-        pool = 2 if self.max_pool else 1
-        return self.stem.strides * pool * math.prod(block.strides for block in self.blocks)
+        return self.stem_strides * math.prod(block.strides for block in self.blocks)
 
 
 def plan(config: ResNetConfig, channels: int = 3) -> NetworkPlan:
     """Lays out the network that `config` describes for images of `channels` channels."""
-    imagenet = config.stem == "imagenet"
-    stem = Conv(
-        "conv1", 7 if imagenet else 3, channels, config.filters[0], strides=2 if imagenet else 1
-    )
-    stages = []
-    input_filters = stem.filters
-    for index, (count, width) in enumerate(zip(config.blocks, config.filters, strict=True)):
+    return _Planner(config).network(channels)
+
+
+class _Planner:
+    """Lays out one network block by block, and keeps track of the resolution on the way."""
+
+    def __init__(self, config: ResNetConfig) -> None:
+        self.config = config
+        self.reduced = config.stem_strides
+        self.dilation = 1
+        self.planned = 0
+
+    def network(self, channels: int) -> NetworkPlan:
+        config = self.config
+        stem = self.stem(channels)
+        stages = []
+        for index in range(len(config.blocks)):
+            before = stages[-1].filters if stages else stem[-1].filters
+            stages.append(self.stage(index, before))
+        pool_padding: Literal["zeros", "edges"] = (
+            "edges" if config.preact_layout == "unit_norm" else "zeros"
+        )
+        return NetworkPlan(
+            stem,
+            pool=None if config.stem == "cifar" else pool_padding,
+            pool_blur=config.blur_pool and config.stem != "cifar",
+            stages=tuple(stages),
+            final_norm=self.norm("post", stages[-1].filters) if config.version == "v2" else None,
+        )
+
+    def stem(self, channels: int) -> tuple[Conv, ...]:
+        config = self.config
+        widths = config.stem_widths
+        convs = []
+        for number, width in enumerate(widths, start=1):
+            name = "conv1" if len(widths) == 1 else f"conv1_{number}"
+            # A stem's last convolution is followed by no normalisation where the first block
+            # normalises its input itself.
+            normalised = config.preact_layout == "stem_norm" or number < len(widths)
+            convs.append(
+                Conv(
+                    name,
+                    7 if config.stem == "imagenet" else 3,
+                    channels,
+                    width,
+                    self.norm(name, width) if normalised else None,
+                    strides=2 if number == 1 and config.stem != "cifar" else 1,
+                    bias=self.stride_last and not normalised,
+                )
+            )
+            channels = width
+        return tuple(convs)
+
+    @property
+    def stride_last(self) -> bool:
+        """TF-Slim's way: strides end the stages, biases stand where no normalisation follows."""
+        return self.config.preact_layout == "unit_norm_stride_last"
+
+    def norm(self, prefix: str, filters: int, zero_init: bool = False) -> Norm:
+        groups = self.config.norm_groups if self.config.norm == "group" else None
+        return Norm(prefix, filters, groups, zero_init)
+
+    def stage(self, index: int, input_filters: int) -> StagePlan:
+        """Every stage but the first halves the resolution in its first block.
+
+        Or every stage but the last does so in its last block.
+        """
+        config, count = self.config, self.config.blocks[index]
+        strided = 1 if index > 0 else None
+        if self.stride_last:
+            strided = count if index < len(config.blocks) - 1 else None
         blocks = []
         for number in range(1, count + 1):
-            # Every stage but the first halves the resolution, in its first block.
-            strides = 2 if index > 0 and number == 1 else 1
-            blocks.append(
-                _block(config, f"conv{index + 2}_block{number}", input_filters, width, strides)
-            )
+            name = f"conv{index + 2}_block{number}"
+            blocks.append(self.block(name, index, input_filters, 2 if number == strided else 1))
             input_filters = blocks[-1].filters
-        stages.append(StagePlan(f"conv{index + 2}", tuple(blocks)))
-    return NetworkPlan(stem, imagenet, tuple(stages))
+        return StagePlan(f"conv{index + 2}", tuple(blocks))
 
-
-def _block(
-    config: ResNetConfig, name: str, input_filters: int, width: int, strides: int
-) -> BlockPlan:
-    filters = width * EXPANSION[config.block]
-    convs: tuple[Conv, ...]
-    if config.block == "basic":
-        convs = (
-            Conv(f"{name}_1", 3, input_filters, width, strides),
-            Conv(f"{name}_2", 3, width, width),
+    def block(self, name: str, index: int, input_filters: int, wanted_strides: int) -> BlockPlan:
+        config = self.config
+        strides, before = wanted_strides, self.dilation
+        if self.reduced * strides > (config.output_stride or math.inf):
+            # What lies behind the removed stride sees the same pixels through dilated kernels.
+            self.dilation, strides = self.dilation * strides, 1
+        self.reduced *= strides
+        filters = config.output_widths[index]
+        self.planned += 1
+        kind = self.shortcut(input_filters != filters, wanted_strides)
+        average = config.downsample == "average" and wanted_strides > 1
+        projection = Conv(
+            f"{name}_0",
+            1,
+            input_filters,
+            filters,
+            self.norm(f"{name}_0", filters) if config.version != "v2" else None,
+            strides=1 if average else strides,
+            bias=self.stride_last,
         )
-    else:
-        inner = width * config.width_per_group // 64 * config.groups
-        first, second = (strides, 1) if config.version == "v1" else (1, strides)
-        convs = (
-            Conv(f"{name}_1", 1, input_filters, inner, first),
-            Conv(f"{name}_2", 3, inner, inner, second, config.groups),
-            Conv(f"{name}_3", 1, inner, filters),
+        first = config.preact_layout == "stem_norm" and self.planned == 1
+        own = config.version == "v2" and not first
+        return BlockPlan(
+            name,
+            self.main_path(name, index, input_filters, strides, before),
+            kind,
+            projection=projection if kind == "projection" else None,
+            average_strides=strides if average and kind == "projection" else None,
+            preactivation=None if config.version != "v2" else "own" if own else "before",
+            preactivation_norm=self.norm(f"{name}_preact", input_filters) if own else None,
+            se_filters=multiple_of_8(filters * config.se_ratio) if config.se_ratio else 0,
+            # Huang et al. 2016, section 3: the rate grows linearly and never divides by zero.
+            drop_rate=config.stochastic_depth * self.planned / sum(config.blocks),
         )
-    return BlockPlan(name, convs, _shortcut(config, input_filters != filters or strides != 1))
 
+    def shortcut(self, width_changes: bool, strides: int) -> ShortcutKind | None:
+        config = self.config
+        if config.shortcut is None:
+            return None
+        # TF-Slim's strided blocks keep the width, and subsample their shortcut.
+        changes = width_changes or (strides > 1 and not self.stride_last)
+        if config.shortcut == "C" or (config.shortcut == "B" and changes):
+            return "projection"
+        return "zero_padded" if width_changes else "identity"
 
-def _shortcut(config: ResNetConfig, shape_changes: bool) -> ShortcutKind | None:
-    if config.shortcut is None:
-        return None
-    if config.shortcut == "C" or (config.shortcut == "B" and shape_changes):
-        return "projection"
-    return "zero_padded" if shape_changes else "identity"
+    def main_path(
+        self, name: str, index: int, input_filters: int, strides: int, dilation: int
+    ) -> tuple[Conv, ...]:
+        """The block's convolutions; `dilation` counts up to the strided one, its own after it."""
+        config = self.config
+        filters, inner = config.output_widths[index], config.inner_widths[index]
+        if config.block == "basic":
+            kernels, widths, strided = (3, 3), (inner, filters), 0
+        else:
+            kernels, widths = (1, 3, 1), (inner, inner, filters)
+            on_1x1 = config.version == "v1" or config.preact_stride == "1x1"
+            strided = 0 if on_1x1 else 1
+        convs = []
+        for number, (kernel, width) in enumerate(zip(kernels, widths, strict=True)):
+            last = number == len(kernels) - 1
+            zero = config.zero_init_residual and last
+            normalised = config.version != "v2" or not last
+            prefix = f"{name}_{number + 1}"
+            convs.append(
+                Conv(
+                    prefix,
+                    kernel,
+                    input_filters,
+                    width,
+                    self.norm(prefix, width, zero) if normalised else None,
+                    strides=strides if number == strided else 1,
+                    groups=config.groups if (kernel, config.block) == (3, "bottleneck") else 1,
+                    dilation=1 if kernel == 1 else dilation if number <= strided else self.dilation,
+                    bias=self.stride_last and not normalised,
+                    blur=config.blur_pool and number == strided and strides > 1,
+                    zero_init=zero and not normalised,
+                )
+            )
+            input_filters = width
+        return tuple(convs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import fnmatch
 import inspect
 import os
@@ -13,55 +14,62 @@ from keras_resnet.builder import build
 from keras_resnet.config import ResNetConfig
 
 _FILTERS = (64, 128, 256, 512)
-_CIFAR_FILTERS = (16, 32, 64)
 
 
-def _basic(*blocks: int, **fields: Any) -> ResNetConfig:
-    return ResNetConfig("basic", blocks, _FILTERS, **fields)
+def cifar_config(depth: int, block: str = "basic", **fields: Any) -> ResNetConfig:
+    """The config of the CIFAR network with `depth` weighted layers.
 
+    Three stages of 16, 32 and 64 filters on 32x32 images; shortcut A unless `fields` say otherwise
+    (He et al. 2015, section 4.2).
 
-def _bottleneck(*blocks: int, **fields: Any) -> ResNetConfig:
-    return ResNetConfig("bottleneck", blocks, _FILTERS, **fields)
+    Args:
+        depth: 6n+2 for basic blocks, 9n+2 for bottlenecks.
+        block: `"basic"` or `"bottleneck"`.
+        fields: other fields of `ResNetConfig`.
 
-
-def _cifar(depth: int, **fields: Any) -> ResNetConfig:
-    """The 6n+2-layer networks of He et al. 2015, section 4.2; shortcut A is the paper's choice."""
-    return ResNetConfig(
-        "basic",
-        ((depth - 2) // 6,) * 3,
-        _CIFAR_FILTERS,
+    Raises:
+        ValueError: no such network.
+    """
+    per_n = 9 if block == "bottleneck" else 6
+    if not isinstance(depth, int) or depth < per_n + 2 or (depth - 2) % per_n:
+        raise ValueError(
+            f"Expected `depth` to be {per_n}n+2 with `block={block!r}` "
+            "(6n+2 for basic blocks, 9n+2 for bottlenecks). "
+            f"Received: depth={depth}"
+        )
+    config = ResNetConfig(
+        block,  # type: ignore[arg-type]  # The config checks it.
+        ((depth - 2) // per_n,) * 3,
+        (16, 32, 64),
         stem="cifar",
-        **{"shortcut": "A", **fields},
+        shortcut="A",
     )
+    return config.replace(**fields)
 
 
-#: Every network by name. Blocks per stage: He et al. 2015, Table 1; CIFAR: section 4.2.
-VARIANTS: dict[str, ResNetConfig] = {
-    "resnet18": _basic(2, 2, 2, 2),
-    "resnet34": _basic(3, 4, 6, 3),
-    "resnet50": _bottleneck(3, 4, 6, 3),
-    "resnet101": _bottleneck(3, 4, 23, 3),
-    "resnet152": _bottleneck(3, 8, 36, 3),
-    "plainnet18": _basic(2, 2, 2, 2, shortcut=None),
-    "plainnet34": _basic(3, 4, 6, 3, shortcut=None),
-    # Zagoruyko and Komodakis 2016: the 3x3 convolutions of the bottlenecks are twice as wide.
-    "wideresnet50_2": _bottleneck(3, 4, 6, 3, width_per_group=128),
-    "wideresnet101_2": _bottleneck(3, 4, 23, 3, width_per_group=128),
-    # Xie et al. 2016: cardinality x width of a group.
-    "resnext50_32x4d": _bottleneck(3, 4, 6, 3, groups=32, width_per_group=4),
-    "resnext101_32x8d": _bottleneck(3, 4, 23, 3, groups=32, width_per_group=8),
-    "resnext101_64x4d": _bottleneck(3, 4, 23, 3, groups=64, width_per_group=4),
-    "resnet20": _cifar(20),
-    "resnet32": _cifar(32),
-    "resnet44": _cifar(44),
-    "resnet56": _cifar(56),
-    "resnet110": _cifar(110),
-    "plainnet20": _cifar(20, shortcut=None),
-    "plainnet32": _cifar(32, shortcut=None),
-    "plainnet44": _cifar(44, shortcut=None),
-    "plainnet56": _cifar(56, shortcut=None),
-    "plainnet110": _cifar(110, shortcut=None),
+def _cifar_v2(depth: int) -> ResNetConfig:
+    """The bottleneck networks of He et al. 2016, with the strides of resnet-1k-layers."""
+    return cifar_config(depth, "bottleneck", version="v2", shortcut="B", preact_stride="1x1")
+
+
+#: Blocks per stage of the ImageNet networks: He et al. 2015, Table 1; 200: He et al. 2016.
+_BASIC = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
+_BOTTLENECK = {
+    50: (3, 4, 6, 3),
+    101: (3, 4, 23, 3),
+    152: (3, 8, 36, 3),
+    200: (3, 24, 36, 3),
 }
+
+
+def _imagenet(depth: int, **fields: Any) -> ResNetConfig:
+    if depth in _BASIC:
+        return ResNetConfig("basic", _BASIC[depth], _FILTERS, **fields)
+    return ResNetConfig("bottleneck", _BOTTLENECK[depth], _FILTERS, **fields)
+
+
+#: Every network by the name that `list_models` gives it.
+VARIANTS: dict[str, ResNetConfig] = {}
 
 
 def list_models(pattern: str = "*") -> list[str]:
@@ -76,7 +84,10 @@ def get_config(name: str, **overrides: Any) -> ResNetConfig:
         ValueError: unknown name or field, an impossible network, or a shortcut for a plain network.
     """
     if name not in VARIANTS:
-        raise ValueError(f"Expected a network among {list_models()}. Received: {name!r}")
+        names = difflib.get_close_matches(name, VARIANTS, n=5) or list_models()
+        raise ValueError(
+            f"Expected a network of `list_models()`, such as {', '.join(names)}. Received: {name!r}"
+        )
     config = VARIANTS[name]
     if config.shortcut is None and overrides.get("shortcut") is not None:
         residual = name.replace("plainnet", "resnet")
@@ -97,11 +108,34 @@ def create_model(variant: str, **keywords: Any) -> keras.Model:
     Raises:
         ValueError: an unknown or impossible argument.
     """
-    arguments = inspect.signature(build).parameters.keys() - {"config"}
-    overrides = {key: value for key, value in keywords.items() if key not in arguments}
-    for_build = {key: value for key, value in keywords.items() if key in arguments}
-    for_build["name"] = keywords.get("name") or variant
-    return build(get_config(variant, **overrides), **for_build)
+    overrides, arguments = _split(keywords)
+    arguments["name"] = arguments.get("name") or variant
+    return build(get_config(variant, **overrides), **arguments)
+
+
+def cifar_resnet(depth: int, block: str = "basic", **keywords: Any) -> keras.Model:
+    """Builds the CIFAR network with `depth` weighted layers: 6n+2, or 9n+2 with bottlenecks.
+
+    Args:
+        depth: weighted layers, such as 26, or 29 with `block="bottleneck"`.
+        block: `"basic"` or `"bottleneck"`.
+        keywords: those of `keras_resnet.build`, and fields of `ResNetConfig`, e.g.
+            `cifar_resnet(29, "bottleneck", version="v2", shortcut="B", classes=100)`. The shortcut
+            is A by default.
+
+    Raises:
+        ValueError: no such network, or another impossible argument.
+    """
+    overrides, arguments = _split(keywords)
+    arguments["name"] = arguments.get("name") or f"cifar_resnet{depth}"
+    return build(cifar_config(depth, block, **overrides), **arguments)
+
+
+def _split(keywords: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Fields of the config, and arguments of `build`."""
+    names = inspect.signature(build).parameters.keys() - {"config"}
+    arguments = {key: value for key, value in keywords.items() if key in names}
+    return {key: value for key, value in keywords.items() if key not in names}, arguments
 
 
 class Builder(Protocol):
@@ -124,9 +158,10 @@ class Builder(Protocol):
     ) -> keras.Model: ...
 
 
-def _builder(builder_name: str) -> Builder:
+def _network(builder_name: str, config: ResNetConfig) -> Builder:
+    """Enters a network into the table; returns its builder."""
     variant = builder_name.lower()
-    config = VARIANTS[variant]
+    VARIANTS[variant] = config
 
     def build_variant(
         include_top: bool = True,
@@ -168,25 +203,70 @@ def _builder(builder_name: str) -> Builder:
     return build_variant
 
 
-ResNet18 = _builder("ResNet18")
-ResNet34 = _builder("ResNet34")
-ResNet50 = _builder("ResNet50")
-ResNet101 = _builder("ResNet101")
-ResNet152 = _builder("ResNet152")
-PlainNet18 = _builder("PlainNet18")
-PlainNet34 = _builder("PlainNet34")
-WideResNet50_2 = _builder("WideResNet50_2")
-WideResNet101_2 = _builder("WideResNet101_2")
-ResNeXt50_32x4d = _builder("ResNeXt50_32x4d")
-ResNeXt101_32x8d = _builder("ResNeXt101_32x8d")
-ResNeXt101_64x4d = _builder("ResNeXt101_64x4d")
-ResNet20 = _builder("ResNet20")
-ResNet32 = _builder("ResNet32")
-ResNet44 = _builder("ResNet44")
-ResNet56 = _builder("ResNet56")
-ResNet110 = _builder("ResNet110")
-PlainNet20 = _builder("PlainNet20")
-PlainNet32 = _builder("PlainNet32")
-PlainNet44 = _builder("PlainNet44")
-PlainNet56 = _builder("PlainNet56")
-PlainNet110 = _builder("PlainNet110")
+ResNet18 = _network("ResNet18", _imagenet(18))
+ResNet34 = _network("ResNet34", _imagenet(34))
+ResNet50 = _network("ResNet50", _imagenet(50))
+ResNet101 = _network("ResNet101", _imagenet(101))
+ResNet152 = _network("ResNet152", _imagenet(152))
+ResNet200 = _network("ResNet200", _imagenet(200))
+PlainNet18 = _network("PlainNet18", _imagenet(18, shortcut=None))
+PlainNet34 = _network("PlainNet34", _imagenet(34, shortcut=None))
+ResNet18V2 = _network("ResNet18V2", _imagenet(18, version="v2"))
+ResNet34V2 = _network("ResNet34V2", _imagenet(34, version="v2"))
+ResNet50V2 = _network("ResNet50V2", _imagenet(50, version="v2"))
+ResNet101V2 = _network("ResNet101V2", _imagenet(101, version="v2"))
+ResNet152V2 = _network("ResNet152V2", _imagenet(152, version="v2"))
+ResNet200V2 = _network("ResNet200V2", _imagenet(200, version="v2"))
+
+# Zagoruyko and Komodakis 2016: the 3x3 convolutions of the bottlenecks are twice as wide.
+WideResNet50_2 = _network("WideResNet50_2", _imagenet(50, width_per_group=128))
+WideResNet101_2 = _network("WideResNet101_2", _imagenet(101, width_per_group=128))
+
+# Xie et al. 2016: cardinality x width of a group.
+ResNeXt50_32x4d = _network("ResNeXt50_32x4d", _imagenet(50, groups=32, width_per_group=4))
+ResNeXt101_32x8d = _network("ResNeXt101_32x8d", _imagenet(101, groups=32, width_per_group=8))
+ResNeXt101_64x4d = _network("ResNeXt101_64x4d", _imagenet(101, groups=64, width_per_group=4))
+
+# He et al. 2019: C stem, and D shortcut on top of it. Their names count the stem as one layer.
+ResNet50C = _network("ResNet50C", _imagenet(50, stem="C"))
+ResNet18D = _network("ResNet18D", _imagenet(18, stem="C", downsample="average"))
+ResNet34D = _network("ResNet34D", _imagenet(34, stem="C", downsample="average"))
+ResNet50D = _network("ResNet50D", _imagenet(50, stem="C", downsample="average"))
+ResNet101D = _network("ResNet101D", _imagenet(101, stem="C", downsample="average"))
+ResNet152D = _network("ResNet152D", _imagenet(152, stem="C", downsample="average"))
+ResNet200D = _network("ResNet200D", _imagenet(200, stem="C", downsample="average"))
+
+# Hu et al. 2018.
+SEResNet18 = _network("SEResNet18", _imagenet(18, se_ratio=1 / 16))
+SEResNet34 = _network("SEResNet34", _imagenet(34, se_ratio=1 / 16))
+SEResNet50 = _network("SEResNet50", _imagenet(50, se_ratio=1 / 16))
+SEResNet101 = _network("SEResNet101", _imagenet(101, se_ratio=1 / 16))
+SEResNet152 = _network("SEResNet152", _imagenet(152, se_ratio=1 / 16))
+
+# Zhang 2019; Wu and He 2018.
+ResNetBlur50 = _network("ResNetBlur50", _imagenet(50, blur_pool=True))
+ResNet50_GN = _network("ResNet50_GN", _imagenet(50, norm="group"))
+
+# He et al. 2015, section 4.2.
+ResNet20 = _network("ResNet20", cifar_config(20))
+ResNet32 = _network("ResNet32", cifar_config(32))
+ResNet44 = _network("ResNet44", cifar_config(44))
+ResNet56 = _network("ResNet56", cifar_config(56))
+ResNet110 = _network("ResNet110", cifar_config(110))
+ResNet1202 = _network("ResNet1202", cifar_config(1202))
+PlainNet20 = _network("PlainNet20", cifar_config(20, shortcut=None))
+PlainNet32 = _network("PlainNet32", cifar_config(32, shortcut=None))
+PlainNet44 = _network("PlainNet44", cifar_config(44, shortcut=None))
+PlainNet56 = _network("PlainNet56", cifar_config(56, shortcut=None))
+PlainNet110 = _network("PlainNet110", cifar_config(110, shortcut=None))
+
+# He et al. 2016.
+ResNet110V2 = _network("ResNet110V2", cifar_config(110, version="v2"))
+ResNet164V2 = _network("ResNet164V2", _cifar_v2(164))
+ResNet1001V2 = _network("ResNet1001V2", _cifar_v2(1001))
+
+# Zagoruyko and Komodakis 2016; they count the three projections among the 28 layers.
+WideResNet28_10 = _network(
+    "WideResNet28_10",
+    ResNetConfig("basic", (4, 4, 4), (160, 320, 640), version="v2", stem="cifar", stem_filters=16),
+)

@@ -44,15 +44,21 @@ def images(tiny_model: keras.Model) -> np.ndarray:
 
 
 def randomize(model: keras.Model) -> None:
-    """Gives BN and head values such as training leaves: a fresh network hides errors."""
+    """Gives norms, biases and head values such as training leaves: a fresh network hides errors."""
     random = np.random.default_rng(0)
     for layer in model.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
             size = layer.gamma.shape[0]
             values = (0.5, 1.5), (-0.2, 0.2), (-0.2, 0.2), (0.5, 1.5)
             layer.set_weights([random.uniform(low, high, size) for low, high in values])
+        elif isinstance(layer, keras.layers.GroupNormalization):
+            size = layer.gamma.shape[0]
+            layer.set_weights([random.uniform(0.5, 1.5, size), random.uniform(-0.2, 0.2, size)])
         elif isinstance(layer, keras.layers.Dense):
             layer.set_weights([random.normal(0, 1, weight.shape) for weight in layer.weights])
+        elif isinstance(layer, keras.layers.Conv2D) and layer.use_bias:
+            kernel, bias = layer.get_weights()
+            layer.set_weights([kernel, random.normal(0, 0.2, bias.shape)])
 
 
 Run = Callable[..., subprocess.CompletedProcess[str]]

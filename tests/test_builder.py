@@ -8,9 +8,10 @@ import pytest
 
 import keras_resnet
 from keras_resnet import ResNetConfig, build
-from keras_resnet.config import IMAGENET_MEAN, IMAGENET_STD
+from keras_resnet.saving import copy_weights
 
 from .conftest import Run, randomize
+from .numpy_network import NumpyNetwork
 
 
 def small(block: str = "bottleneck", **fields: object) -> ResNetConfig:
@@ -30,6 +31,38 @@ CONFIGS = {
     "plain bottleneck": small(shortcut=None),
     "grouped": small(groups=4, width_per_group=16),
     "imagenet stem": small(stem="imagenet"),
+    "C stem": small(stem="C", stem_filters=12),
+    "D shortcut": small(downsample="average"),
+    "D shortcut C": small("basic", downsample="average", shortcut="C"),
+    "squeeze-and-excitation": small(se_ratio=0.25),
+    "blur pooling": small("basic", stem="imagenet", blur_pool=True),
+    "blur pooling v1": small(version="v1", blur_pool=True),
+    "group norm": small(norm="group", norm_groups=4),
+    "width": small(width=1.7),
+    "stochastic depth": small("basic", stochastic_depth=0.5),
+    "zero init": small(zero_init_residual=True),
+    "v2 basic A": small("basic", version="v2", shortcut="A"),
+    "v2 A": small(version="v2", shortcut="A"),
+    "v2 B": small(version="v2", stem="imagenet"),
+    "v2 C": small(version="v2", shortcut="C"),
+    "v2 plain": small(version="v2", shortcut=None),
+    "v2 stride on 1x1": small(version="v2", preact_stride="1x1"),
+    "v2 unit norm": small(version="v2", stem="imagenet", preact_layout="unit_norm"),
+    "v2 stride last": small(version="v2", stem="imagenet", preact_layout="unit_norm_stride_last"),
+    "v2 stride last A": small(
+        "basic", version="v2", shortcut="A", preact_layout="unit_norm_stride_last"
+    ),
+    "v2 with everything": small(
+        version="v2",
+        stem="C",
+        stem_filters=16,
+        downsample="average",
+        preact_layout="unit_norm",
+        se_ratio=0.5,
+        blur_pool=True,
+        norm="group",
+        norm_groups=2,
+    ),
 }
 
 
@@ -49,64 +82,12 @@ def test_built_model_costs_what_its_config_says(config: ResNetConfig) -> None:
     np.testing.assert_allclose(probabilities.sum(-1), 1, rtol=1e-5)
 
 
-def reference_forward(model: keras.Model, config: ResNetConfig, images: np.ndarray) -> np.ndarray:
-    """The network once more in numpy, from the papers and the layers' names alone."""
-
-    def weights(name: str) -> list[np.ndarray]:
-        return model.get_layer(name).get_weights()
-
-    def conv(x: np.ndarray, name: str, stride: int, groups: int = 1) -> np.ndarray:
-        kernel = weights(f"{name}_conv")[0]
-        size, pad = kernel.shape[0], kernel.shape[0] // 2
-        x = np.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
-        windows = np.lib.stride_tricks.sliding_window_view(x, (size, size), axis=(1, 2))[
-            :, ::stride, ::stride
-        ]
-        parts = zip(
-            np.split(windows, groups, axis=3), np.split(kernel, groups, axis=3), strict=True
-        )
-        y = np.concatenate(
-            [np.einsum("bhwcij,ijcf->bhwf", window, part) for window, part in parts], axis=3
-        )
-        gamma, beta, mean, variance = weights(f"{name}_bn")
-        return (y - mean) / np.sqrt(variance + 1e-5) * gamma + beta
-
-    x = (images.astype(np.float64) - IMAGENET_MEAN) / IMAGENET_STD
-    x = np.maximum(conv(x, "conv1", 2 if config.stem == "imagenet" else 1), 0)
-    if config.stem == "imagenet":
-        x = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-        windows = np.lib.stride_tricks.sliding_window_view(x, (3, 3), axis=(1, 2))
-        x = windows[:, ::2, ::2].max((-2, -1))
-    for stage, count in enumerate(config.blocks):
-        for number in range(1, count + 1):
-            name, stride = f"conv{stage + 2}_block{number}", 2 if stage and number == 1 else 1
-            if config.block == "basic":
-                y = np.maximum(conv(x, f"{name}_1", stride), 0)
-                y = conv(y, f"{name}_2", 1)
-            else:
-                first, second = (stride, 1) if config.version == "v1" else (1, stride)
-                y = np.maximum(conv(x, f"{name}_1", first), 0)
-                y = np.maximum(conv(y, f"{name}_2", second, config.groups), 0)
-                y = conv(y, f"{name}_3", 1)
-            changes = stride != 1 or x.shape[-1] != y.shape[-1]
-            if config.shortcut == "C" or (config.shortcut == "B" and changes):
-                x = conv(x, f"{name}_0", stride)
-            elif config.shortcut == "A":
-                x = np.pad(
-                    x[:, ::stride, ::stride],
-                    ((0, 0), (0, 0), (0, 0), (0, y.shape[-1] - x.shape[-1])),
-                )
-            x = np.maximum(y if config.shortcut is None else x + y, 0)
-    kernel, bias = weights("predictions")
-    return x.mean((1, 2)) @ kernel + bias
-
-
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS.keys())
 def test_logits_equal_a_numpy_network(config: ResNetConfig) -> None:
     model = build(config, input_shape=(29, 26, 3), classes=5, classifier_activation=None)
     randomize(model)
     images = np.random.default_rng(3).integers(0, 256, (2, 29, 26, 3), dtype=np.uint8)
-    expected = reference_forward(model, config, images)
+    expected = NumpyNetwork(model, config)(images)
     np.testing.assert_allclose(model.predict(images, verbose=0), expected, rtol=1e-4, atol=1e-4)
 
 
@@ -256,7 +237,10 @@ def test_weights_are_copied_by_name(tmp_path: Path) -> None:
         ),
         (small(), {"classes": 3}, r"another predictions {'weights': \[\(64, 10\), \(10,\)\]}$"),
         # Other strides, shortcuts and pixels leave no trace in the shapes of the weights.
-        (small(version="v1"), {}, "it lacks .*|it also has conv3_block1_2_pad"),
+        (small(version="v1"), {}, r"another conv3_block1_2_conv .*'pitch': 1"),
+        (small(downsample="average"), {}, "it lacks conv3_block1_0_pool"),
+        (small(blur_pool=True), {}, "it lacks blur pooling"),
+        (small(groups=2, width_per_group=32), {}, "another conv2_block1_2_conv {'groups': 1"),
         (small(mean=(1, 2, 3)), {}, r"another normalization {'mean': \[123.675"),
     ],
 )
@@ -266,6 +250,38 @@ def test_weights_of_another_network_are_refused(
     build(small(), input_shape=(16, 16, 3)).save(tmp_path / "model.keras")
     with pytest.raises(ValueError, match=message):
         build(config, input_shape=(16, 16, 3), weights=tmp_path / "model.keras", **arguments)
+
+
+@pytest.mark.parametrize("block", ["basic", "bottleneck"])
+@pytest.mark.parametrize("version", ["v1", "v1.5", "v2"])
+@pytest.mark.parametrize("shortcut", ["A", "B"])
+def test_output_stride_takes_the_same_weights_and_computes_the_same_in_between(
+    tmp_path: Path, block: str, version: str, shortcut: str
+) -> None:
+    """Every other position of the dilated network is a position of the strided one."""
+    config = ResNetConfig(
+        block, (2, 1, 2), (8, 8, 16), version=version, stem="cifar", shortcut=shortcut
+    )
+    model = build(config, include_top=False, input_shape=(29, 32, 3))
+    randomize(model)
+    model.save(tmp_path / "model.keras")
+    images = np.random.default_rng(0).integers(0, 256, (2, 29, 32, 3), dtype=np.uint8)
+    expected = model(images)
+    for output_stride in (1, 2):
+        dilated = build(
+            config.replace(output_stride=output_stride),
+            include_top=False,
+            input_shape=(29, 32, 3),
+            weights=tmp_path / "model.keras",
+        )
+        step = 4 // output_stride
+        maps = np.asarray(dilated(images))
+        assert maps.shape[1] == -(-29 // output_stride)
+        np.testing.assert_allclose(maps[:, ::step, ::step], expected, rtol=1e-4, atol=1e-4)
+        back = build(config, include_top=False, input_shape=(29, 32, 3))
+        dilated.save(tmp_path / "dilated.keras")
+        copy_weights(tmp_path / "dilated.keras", back)
+        np.testing.assert_array_equal(back(images), expected)
 
 
 def test_weights_fit_whatever_surrounds_the_network(tmp_path: Path) -> None:

@@ -90,7 +90,7 @@ def test_list_models_matches_patterns() -> None:
 
 def test_unknown_and_contradictory_requests_are_refused() -> None:
     with pytest.raises(
-        ValueError, match=r"Expected a network among .*'resnet18'.*Received: 'resnet19'"
+        ValueError, match=r"Expected a network .*such as resnet18, .*Received: 'resnet19'"
     ):
         keras_resnet.create_model("resnet19")
     with pytest.raises(

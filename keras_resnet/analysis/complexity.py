@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Iterator, Set
+from collections.abc import Iterable, Set
 from dataclasses import dataclass
-from typing import Any
 
 import keras
 
 from keras_resnet.config import ResNetConfig
-from keras_resnet.plan import Conv, NetworkPlan, plan
+from keras_resnet.graph import sources
+from keras_resnet.plan import BlockPlan, Conv, NetworkPlan, Norm, plan
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Complexity:
     """What a network costs for one image.
 
     Attributes:
-        params: trainable parameters: convolutions, BN scale and shift, classifier.
+        params: trainable parameters: convolutions, normalisations' scale and shift, classifier.
         bn_statistics: moving means and variances, which are stored but not trained.
         macs: multiply-accumulates of convolutions and classifier. One is two floating-point
             operations; the paper calls multiply-adds FLOPs.
@@ -88,41 +88,46 @@ def summarize(
     height, width, channels = input_shape or (config.default_size, config.default_size, 3)
     classes = config.default_classes if classes is None else classes
     network = plan(config, channels)
-    size = (height, width)
 
-    rows, size = [], _strided(size, network.stem.strides)
-    words = f"{_words(network.stem)}, stride {network.stem.strides}"
+    rows, costs = [], _Costs((height, width))
+    for conv in network.stem:
+        costs.conv(conv)
+    words = " · ".join(_words(conv) for conv in network.stem)
     rows.append(
         PartSummary(
-            "conv1", words, (*size, network.stem.filters), _of_convs([(network.stem, size)], 1)
+            "conv1",
+            f"{words}, stride {network.stem[0].strides}",
+            (*costs.size, network.stem[-1].filters),
+            costs.take(len(network.stem)),
         )
     )
-    if network.max_pool:
-        size = _strided(size, 2)
+    if network.pool is not None:
+        costs.size = _strided(costs.size, 2)
         rows.append(
             PartSummary(
-                "pool1", "3x3 max pool, stride 2", (*size, network.stem.filters), _of_convs([], 0)
+                "pool1",
+                "3x3 max pool, stride 2",
+                (*costs.size, network.stem[-1].filters),
+                costs.take(0),
             )
         )
     for stage in network.stages:
-        placed, depth = [], 0
         for block in stage.blocks:
-            before = size
-            for conv in block.convs:
-                size = _strided(size, conv.strides)
-                placed.append((conv, size))
-            if block.projection is not None:
-                placed.append((block.projection, _strided(before, block.projection.strides)))
-            depth += len(block.convs)
+            costs.block(block)
         words = (
             f"[{' · '.join(_words(conv) for conv in stage.blocks[0].convs)}] × {len(stage.blocks)}"
         )
+        depth = sum(len(block.convs) for block in stage.blocks)
         rows.append(
-            PartSummary(f"{stage.name}_x", words, (*size, stage.filters), _of_convs(placed, depth))
+            PartSummary(f"{stage.name}_x", words, (*costs.size, stage.filters), costs.take(depth))
         )
     features = network.stages[-1].filters
-    head = Complexity(features * classes + classes, 0, features * classes, classes, 1)
-    rows.append(PartSummary("head", f"average pool, {classes}-way dense", (classes,), head))
+    if network.final_norm is not None:
+        costs.norm(network.final_norm)
+    costs.add(features * classes + classes, features * classes, classes)
+    rows.append(
+        PartSummary("head", f"average pool, {classes}-way dense", (classes,), costs.take(1))
+    )
     return rows
 
 
@@ -144,18 +149,55 @@ def _strided(size: tuple[int, int], strides: int) -> tuple[int, int]:
 
 def _words(conv: Conv) -> str:
     groups = f" in {conv.groups} groups" if conv.groups > 1 else ""
-    return f"{conv.kernel_size}x{conv.kernel_size}, {conv.filters}{groups}"
+    dilation = f" dilated by {conv.dilation}" if conv.dilation > 1 else ""
+    return f"{conv.kernel_size}x{conv.kernel_size}, {conv.filters}{groups}{dilation}"
 
 
-def _of_convs(placed: list[tuple[Conv, tuple[int, int]]], depth: int) -> Complexity:
-    """Cost of convolutions with BN, each given with the size of its output."""
-    return Complexity(
-        params=sum(conv.weights + 2 * conv.filters for conv, _ in placed),
-        bn_statistics=sum(2 * conv.filters for conv, _ in placed),
-        macs=sum(conv.weights * math.prod(size) for conv, size in placed),
-        activations=sum(conv.filters * math.prod(size) for conv, size in placed),
-        depth=depth,
-    )
+class _Costs:
+    """Adds up a network layer by layer, and follows the size of its feature maps."""
+
+    def __init__(self, size: tuple[int, int]) -> None:
+        self.size = size
+        self._sum = [0, 0, 0, 0]
+
+    def add(self, params: int, macs: int, activations: int, statistics: int = 0) -> None:
+        costs = (params, statistics, macs, activations)
+        self._sum = [before + cost for before, cost in zip(self._sum, costs, strict=True)]
+
+    def norm(self, norm: Norm) -> None:
+        self.add(2 * norm.filters, 0, 0, 2 * norm.filters if norm.groups is None else 0)
+
+    def conv(self, conv: Conv) -> None:
+        area = math.prod(_strided(self.size, conv.kernel_strides))
+        self.size = _strided(self.size, conv.strides)
+        biases = conv.filters if conv.bias else 0
+        self.add(conv.weights + biases, conv.weights * area, conv.filters * area)
+        if conv.norm is not None:
+            self.norm(conv.norm)
+
+    def block(self, block: BlockPlan) -> None:
+        if block.preactivation_norm is not None:
+            self.norm(block.preactivation_norm)
+        if block.projection is not None:
+            before = self.size
+            self.size = _strided(self.size, block.average_strides or 1)
+            self.conv(block.projection)
+            self.size = before
+        for conv in block.convs:
+            self.conv(conv)
+        if block.se_filters:
+            # Two 1x1 convolutions with biases, on the pooled map of one position.
+            weights, outputs = (
+                2 * block.filters * block.se_filters,
+                block.filters + block.se_filters,
+            )
+            self.add(weights + outputs, weights, outputs)
+
+    def take(self, depth: int) -> Complexity:
+        """The sum since it was last taken."""
+        taken = Complexity(*self._sum, depth)
+        self._sum = [0, 0, 0, 0]
+        return taken
 
 
 def _sum(parts: Iterable[Complexity]) -> Complexity:
@@ -203,22 +245,9 @@ def _macs_per_output(layer: keras.Layer) -> int:
 def _longest_path(model: keras.Model, weighted: Set[str]) -> int:
     """Weighted layers on the path from input to output that has most of them."""
     longest: dict[str, int] = {}
-    # A functional model's config lists its layers in topological order, with where each one's
-    # inputs come from.
-    for layer in model.get_config()["layers"]:
-        sources = [longest[name] for node in layer["inbound_nodes"] for name in _histories(node)]
-        longest[layer["name"]] = max(sources, default=0) + (layer["name"] in weighted)
+    # Pooling that keeps the axes begins a squeeze-and-excitation: a path beside the main one.
+    beside = {layer.name for layer in model.layers if getattr(layer, "keepdims", False)}
+    for name, inputs in sources(model).items():
+        before = 0 if name in beside else max((longest[source] for source in inputs), default=0)
+        longest[name] = before + (name in weighted)
     return max(longest.values())
-
-
-def _histories(value: Any) -> Iterator[str]:
-    """Names of the layers whose outputs appear anywhere in a serialized call."""
-    if isinstance(value, dict):
-        if value.get("class_name") == "__keras_tensor__":
-            yield value["config"]["keras_history"][0]
-        else:
-            for item in value.values():
-                yield from _histories(item)
-    elif isinstance(value, (list, tuple)):
-        for item in value:
-            yield from _histories(item)

@@ -1,0 +1,75 @@
+"""Feature maps C2, C3, … of a network, for detectors, segmenters and the like."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+
+
+def feature_extractor(model: keras.Model, levels: Sequence[str] | None = None) -> keras.Model:
+    """The model up to its feature maps; it shares layers and weights with `model`.
+
+    C2 is what the stage conv2_x puts out, and so on: strides 4, 8, 16 and 32 of an ImageNet network
+    (less where `output_stride` says so), C2 to C4 with strides 1, 2 and 4 of a CIFAR network. In a
+    pre-activation network the last level is what the head sees, after normalisation and ReLU; the
+    others are the sums at the end of the stages.
+
+    Args:
+        model: a network of this package: fresh, fine-tuned or reloaded, with or without head.
+        levels: the names of the feature maps, such as `("C3", "C5")`; by default all.
+
+    Returns:
+        A model with the same input and a dict of outputs `(batch, height, width, channels)` by
+        level.
+
+    Raises:
+        ValueError: the model has no such level.
+    """
+    outputs = _outputs(model)
+    if not outputs:
+        nested = [layer.name for layer in model.layers if isinstance(layer, keras.Model)]
+        inner = f" Pass the model inside: `model.get_layer({nested[0]!r})`" if nested else ""
+        raise ValueError(
+            "Expected a model with layers named as in `keras_resnet.build`. "
+            f"Received: {model.name!r} without any.{inner}"
+        )
+    wanted = list(outputs) if levels is None else list(levels)
+    unknown = [level for level in wanted if level not in outputs]
+    if unknown or not wanted or isinstance(levels, str):
+        raise ValueError(
+            f"Expected `levels` to be some of {tuple(outputs)}. Received: levels={levels!r}"
+        )
+    return keras.Model(
+        model.input,
+        {level: outputs[level] for level in wanted},
+        name=f"{model.name}_features",
+    )
+
+
+def _outputs(model: keras.Model) -> dict[str, Any]:
+    """The tensor of every level."""
+    stages: dict[int, dict[int, list[keras.Layer]]] = {}
+    for layer in model.layers:
+        found = re.match(r"conv(\d+)_block(\d+)_", layer.name)
+        if found:
+            stage, block = map(int, found.groups())
+            stages.setdefault(stage, {}).setdefault(block, []).append(layer)
+    outputs = {}
+    for stage, blocks in sorted(stages.items()):
+        last = max(blocks)
+        if last > 1 and any(_strides(layer) > 1 for layer in blocks[last]):
+            # TF-Slim's layout: the last block of a stage makes the next stage's resolution.
+            last -= 1
+        outputs[f"C{stage}"] = blocks[last][-1].output
+    names = {layer.name for layer in model.layers}
+    if outputs and "post_relu" in names:
+        outputs[list(outputs)[-1]] = model.get_layer("post_relu").output
+    return outputs
+
+
+def _strides(layer: keras.Layer) -> int:
+    strides = getattr(layer, "strides", 1)
+    return max(strides) if isinstance(strides, (tuple, list)) else int(strides)
