@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-slow lint wheel golden clean
+.PHONY: demo test test-slow lint wheel golden benchmark clean
 
 demo: $(VENV)/installed-export
 	$(BIN)/keras-resnet quickstart --output demo-output --overwrite
@@ -19,6 +19,10 @@ lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Prints how long building and importing take, beside Keras' own.
+benchmark: $(VENV)/installed-dev
+	$(BIN)/python -m tests.benchmarks.build_and_import
 
 # Regenerates the golden files that the package itself is the source of; review them as a diff.
 golden: $(VENV)/installed-dev

@@ -12,8 +12,9 @@ from keras import layers
 
 from keras_resnet.blocks import conv_norm_act, max_pooling, norm_act, residual_block
 from keras_resnet.config import ResNetConfig
+from keras_resnet.graph import allow_depth
 from keras_resnet.plan import NetworkPlan, plan
-from keras_resnet.saving import allow_depth, copy_weights
+from keras_resnet.saving import copy_weights
 
 #: Below this height or width, the last stage sees the image through so few pixels that accuracy
 #: suffers.
@@ -72,6 +73,22 @@ def build(
     check_size(network, image.shape[1:3])
     dtype = keras.dtype_policies.get(dtype)
 
+    x = _backbone(config, network, image, include_preprocessing, dtype)
+    if include_top:
+        x = _classifier(x, classes or config.default_classes, classifier_activation, dtype)
+    elif pooling is not None:
+        pool = layers.GlobalAveragePooling2D if pooling == "avg" else layers.GlobalMaxPooling2D
+        x = pool(data_format="channels_last", name=f"{pooling}_pool", dtype=dtype)(x)
+    allow_depth(sum(8 * len(block.convs) for block in network.blocks))
+    model = keras.Model(inputs, x, name=name or "resnet")
+    if weights is not None:
+        copy_weights(weights, model)
+    return model
+
+
+def _backbone(
+    config: ResNetConfig, network: NetworkPlan, image: Any, include_preprocessing: bool, dtype: Any
+) -> Any:
     x = _normalized(config, image) if include_preprocessing else image
     for conv in network.stem:
         x = conv_norm_act(x, conv, activation=conv.norm is not None, dtype=dtype)
@@ -81,28 +98,20 @@ def build(
         x = residual_block(x, block, dtype=dtype)
     if network.final_norm is not None:
         x = norm_act(x, network.final_norm, dtype=dtype)
-    if include_top:
-        x = layers.GlobalAveragePooling2D(
-            data_format="channels_last", name="avg_pool", dtype=dtype
-        )(x)
-        x = layers.Dense(
-            config.default_classes if classes is None else int(classes),
-            activation=classifier_activation,
-            # Uniform within 1/sqrt(inputs), as in fb.resnet.torch and torchvision.
-            kernel_initializer=keras.initializers.VarianceScaling(1 / 3, "fan_in", "uniform"),
-            name="predictions",
-            # Probabilities in half precision lose small classes and break losses and exports.
-            dtype="float32",
-        )(x)
-    elif pooling is not None:
-        pool = layers.GlobalAveragePooling2D if pooling == "avg" else layers.GlobalMaxPooling2D
-        x = pool(data_format="channels_last", name=f"{pooling}_pool", dtype=dtype)(x)
+    return x
 
-    allow_depth(sum(8 * len(block.convs) for block in network.blocks))
-    model = keras.Model(inputs, x, name=name or "resnet")
-    if weights is not None:
-        copy_weights(weights, model)
-    return model
+
+def _classifier(x: Any, classes: int, activation: Any, dtype: Any) -> Any:
+    x = layers.GlobalAveragePooling2D(data_format="channels_last", name="avg_pool", dtype=dtype)(x)
+    return layers.Dense(
+        int(classes),
+        activation=activation,
+        # Uniform within 1/sqrt(inputs), as in fb.resnet.torch and torchvision.
+        kernel_initializer=keras.initializers.VarianceScaling(1 / 3, "fan_in", "uniform"),
+        name="predictions",
+        # Probabilities in half precision lose small classes and break losses and exports.
+        dtype="float32",
+    )(x)
 
 
 def _check_head(include_top: bool, pooling: str | None, classes: int | None) -> None:

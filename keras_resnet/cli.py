@@ -14,12 +14,15 @@ import sys
 import warnings
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
 from keras_resnet.quiet import quiet
 from keras_resnet.terminal import console, table
+
+if TYPE_CHECKING:
+    from keras_resnet.analysis.complexity import PartSummary
 
 # Before TensorFlow is imported: its C++ notes about instruction sets and missing GPUs are not for
 # users of a command.
@@ -80,11 +83,11 @@ def list_command(
     if as_json:
         _print_json({name: dataclasses.asdict(cost) for name, cost in costs.items()})
         return
-    columns = ("network", "block", "shortcut", "input", "depth", "parameters", "MACs")
-    rows = table(columns, left=3)
+    columns = ("network", "version", "block", "shortcut", "input", "depth", "parameters", "MACs")
+    rows = table(columns, left=4)
     for name, cost in costs.items():
         config = VARIANTS[name]
-        words = (name, config.block, config.shortcut or "none")
+        words = (name, config.version, config.block, config.shortcut or "none")
         size = f"{config.default_size}x{config.default_size}"
         rows.add_row(*words, size, str(cost.depth), f"{cost.params:,}", _millions(cost.macs))
     console.print(rows)
@@ -93,24 +96,33 @@ def list_command(
 @app.command()
 def info(
     name: Annotated[str, typer.Argument(help="A network of `keras-resnet list`.")],
-    version: Annotated[str | None, typer.Option(help="v1 or v1.5.")] = None,
+    version: Annotated[str | None, typer.Option(help="v1, v1.5 or v2.")] = None,
     shortcut: Annotated[str | None, typer.Option(help="A, B, C or none.")] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Any field of ResNetConfig, e.g. --set output_stride=8."),
+    ] = None,
     size: Annotated[int | None, typer.Option(min=1, help="Image height and width.")] = None,
     classes: Annotated[int | None, typer.Option(min=1, help="Width of the classifier.")] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw the network into this .png or .svg file.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Print a network's stages with their shapes and costs, as Table 1 of the paper does."""
     with quiet():
         from keras_resnet.analysis.complexity import shortcut_counts, summarize, total
+        from keras_resnet.analysis.diagram import draw
         from keras_resnet.builder import check_size
         from keras_resnet.plan import plan
         from keras_resnet.variants import get_config
-    overrides: dict[str, Any] = {} if version is None else {"version": version}
-    if shortcut is not None:
-        overrides["shortcut"] = None if shortcut == "none" else shortcut
-    config = get_config(name, **overrides)
+    shorthands = {"version": version, "shortcut": shortcut}
+    named = [f"{field}={value}" for field, value in shorthands.items() if value is not None]
+    config = get_config(name, **_parse_settings([*(settings or []), *named]))
     network, side = plan(config), size or config.default_size
     check_size(network, (side, side))
+    if plot is not None:
+        draw(config, plot, name, (side, side, 3), classes)
     parts = summarize(config, (side, side, 3), classes)
     cost, shortcuts = total(parts), shortcut_counts(network)
     if as_json:
@@ -124,20 +136,42 @@ def info(
             }
         )
         return
-    rows = table(("part", "layers", "output", "parameters", "MACs"), left=2, wrap=("layers",))
-    for part in parts:
-        shape = "x".join(str(length) for length in part.output_shape)
-        rows.add_row(part.name, part.layers, shape, *_costs(part.complexity))
-    rows.add_section()
-    rows.add_row("total", f"{cost.depth} weighted layers", "", *_costs(cost))
-    kind = config.shortcut or "none (plain network)"
-    console.print(f"{name}: version {config.version}, shortcut {kind}")
-    console.print(rows)
+    _print_parts(f"{name}: version {config.version}, shortcut {config.shortcut or 'none'}", parts)
     counts = [f"{count} {kind.replace('_', '-')}" for kind, count in shortcuts.items() if count]
     console.print(
         f"Shortcuts: {', '.join(counts) or 'none'}. "
         f"BN statistics: {cost.bn_statistics:,} numbers, not trained."
     )
+    if plot is not None:
+        console.print(f"Drawn: {plot}")
+
+
+def _print_parts(title: str, parts: list[PartSummary]) -> None:
+    from keras_resnet.analysis.complexity import total
+
+    rows = table(("part", "layers", "output", "parameters", "MACs"), left=2, wrap=("layers",))
+    for part in parts:
+        shape = "x".join(str(length) for length in part.output_shape)
+        rows.add_row(part.name, part.layers, shape, *_costs(part.complexity))
+    cost = total(parts)
+    rows.add_section()
+    rows.add_row("total", f"{cost.depth} weighted layers", "", *_costs(cost))
+    console.print(title)
+    console.print(rows)
+
+
+def _parse_settings(settings: list[str]) -> dict[str, Any]:
+    """`field=value` pairs; values are JSON (`8`, `true`, `[2, 2]`, `null`) or plain strings."""
+    parsed: dict[str, Any] = {}
+    for setting in settings:
+        field, equals, value = setting.partition("=")
+        if not equals or not field:
+            raise ValueError(f"Expected `--set field=value`. Received: --set {setting}")
+        try:
+            parsed[field] = json.loads(value)
+        except json.JSONDecodeError:
+            parsed[field] = None if value == "none" else value
+    return parsed
 
 
 @app.command()

@@ -1,11 +1,25 @@
-"""Walking the graph of a functional model through its public config."""
+"""Making the graph of a functional model, and walking it through its public config."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from typing import Any
 
 import keras
+
+#: What Keras, TensorFlow and the caller have on the stack already.
+_FRAMES_IN_USE = 1000
+
+
+def allow_depth(layers: int) -> None:
+    """Raises Python's recursion limit to what making a graph of so many layers needs.
+
+    Keras walks a graph recursively. The limit rises for good, not for the moment: the caller, too,
+    may make a `keras.Model` of the graph, to fine-tune it, say. (Since Python 3.11, recursion takes
+    no C stack.)
+    """
+    sys.setrecursionlimit(max(sys.getrecursionlimit(), layers + _FRAMES_IN_USE))
 
 
 def sources(model: keras.Model) -> dict[str, list[str]]:

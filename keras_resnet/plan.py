@@ -193,7 +193,7 @@ class _Planner:
     def network(self, channels: int) -> NetworkPlan:
         config = self.config
         stem = self.stem(channels)
-        stages = []
+        stages: list[StagePlan] = []
         for index in range(len(config.blocks)):
             before = stages[-1].filters if stages else stem[-1].filters
             stages.append(self.stage(index, before))
@@ -308,14 +308,14 @@ class _Planner:
         config = self.config
         filters, inner = config.output_widths[index], config.inner_widths[index]
         if config.block == "basic":
-            kernels, widths, strided = (3, 3), (inner, filters), 0
+            layers, strided = [(3, inner), (3, filters)], 0
         else:
-            kernels, widths = (1, 3, 1), (inner, inner, filters)
+            layers = [(1, inner), (3, inner), (1, filters)]
             on_1x1 = config.version == "v1" or config.preact_stride == "1x1"
             strided = 0 if on_1x1 else 1
         convs = []
-        for number, (kernel, width) in enumerate(zip(kernels, widths, strict=True)):
-            last = number == len(kernels) - 1
+        for number, (kernel, width) in enumerate(layers):
+            last = number == len(layers) - 1
             zero = config.zero_init_residual and last
             normalised = config.version != "v2" or not last
             prefix = f"{name}_{number + 1}"

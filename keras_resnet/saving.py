@@ -5,24 +5,19 @@ from __future__ import annotations
 import json
 import os
 import re
-import sys
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import keras
 
-from keras_resnet.graph import sources
-
-#: What Keras, TensorFlow and the caller have on the stack already.
-_FRAMES_IN_USE = 1000
+from keras_resnet.graph import allow_depth, sources
 
 
 def load_model(path: str | os.PathLike[str], **keywords: Any) -> keras.Model:
     """Loads a `.keras` file, as `keras.saving.load_model` does, but of any depth.
 
-    Keras walks a functional graph recursively, and stops at Python's recursion limit in networks
-    like ResNet-1202; see `allow_depth`.
+    Keras stops at Python's recursion limit in networks like ResNet-1202; this raises it.
 
     Args:
         path: a `.keras` file.
@@ -46,15 +41,6 @@ def load_model(path: str | os.PathLike[str], **keywords: Any) -> keras.Model:
         return keras.saving.load_model(path, **keywords)
     except (ValueError, TypeError, KeyError, OSError, zipfile.BadZipFile) as error:
         raise ValueError(f"Expected a readable `.keras` file. Received: {path}: {error}") from error
-
-
-def allow_depth(layers: int) -> None:
-    """Raises Python's recursion limit to what a functional graph of so many layers needs.
-
-    For good, not for the moment: the caller, too, may make a `keras.Model` of the graph, to fine
-    tune it, say. Since Python 3.11, recursion takes no C stack.
-    """
-    sys.setrecursionlimit(max(sys.getrecursionlimit(), layers + _FRAMES_IN_USE))
 
 
 def copy_weights(path: str | os.PathLike[str], model: keras.Model) -> None:

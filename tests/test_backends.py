@@ -14,45 +14,53 @@ from .conftest import Run
 from .test_builder import CONFIGS
 
 PROBE = """
+import random
 import sys
 import numpy as np
 import keras, keras_resnet
 from tests.conftest import randomize
 from tests.test_builder import CONFIGS
 
-def gradients(model, images):
-    \"\"\"Of the sum of squared logits, by the backend's own means.\"\"\"
+def run(model, images):
+    \"\"\"Logits, and the gradients of the sum of their squares by the backend's own means.\"\"\"
     backend, weights = keras.backend.backend(), model.trainable_variables
     if backend == "tensorflow":
         import tensorflow as tf
         with tf.GradientTape() as tape:
-            loss = keras.ops.sum(model(images) ** 2)
-        return tape.gradient(loss, weights)
+            logits = model(images)
+            loss = keras.ops.sum(logits ** 2)
+        return logits, tape.gradient(loss, weights)
     if backend == "jax":
         import jax
         rest = [variable.value for variable in model.non_trainable_variables]
         def loss(values):
             logits, _ = model.stateless_call(values, rest, images)
-            return keras.ops.sum(logits ** 2)
-        return jax.grad(loss)([variable.value for variable in weights])
-    loss = keras.ops.sum(model(images) ** 2)
-    loss.backward()
-    return [variable.value.grad for variable in weights]
+            return keras.ops.sum(logits ** 2), logits
+        gradients, logits = jax.jit(jax.grad(loss, has_aux=True))(
+            [variable.value for variable in weights]
+        )
+        return logits, gradients
+    logits = model(images)
+    keras.ops.sum(logits ** 2).backward()
+    return logits, [variable.value.grad for variable in weights]
 
 directory = sys.argv[1]
+random.seed(0)  # Keras' own function imports TensorFlow under every backend.
 results = {}
 for number, (name, config) in enumerate(CONFIGS.items()):
-    images = np.random.default_rng(3).integers(0, 256, (2, 29, 26, 3)).astype("float32")
+    # Few values: one that a rounding error carries past a ReLU's kink changes the gradient.
+    images = np.random.default_rng(3).integers(0, 256, (1, 13, 10, 3)).astype("float32")
     path = f"{directory}/{number}.weights.h5"
     model = keras_resnet.build(
-        config, input_shape=(29, 26, 3), classes=5, classifier_activation=None
+        config, input_shape=(13, 10, 3), classes=5, classifier_activation=None
     )
     if len(sys.argv) == 3:
         randomize(model)
         model.save_weights(path)
     model.load_weights(path)
-    results[f"{number}_logits"] = keras.ops.convert_to_numpy(model(images))
-    for index, gradient in enumerate(gradients(model, images)):
+    logits, gradients = run(model, images)
+    results[f"{number}_logits"] = keras.ops.convert_to_numpy(logits)
+    for index, gradient in enumerate(gradients):
         results[f"{number}_gradient_{index:03}"] = keras.ops.convert_to_numpy(gradient)
 np.savez(f"{directory}/{keras.backend.backend()}.npz", **results)
 if keras.backend.backend() != "tensorflow":
@@ -79,7 +87,9 @@ def test_logits_and_gradients_are_equal_to_those_under_tensorflow(
     assert sum(name.endswith("_logits") for name in ours) == len(CONFIGS)
     for name in ours:
         scale = np.abs(theirs[name]).max() if "gradient" in name else 1
-        np.testing.assert_allclose(ours[name] / scale, theirs[name] / scale, atol=1e-4)
+        np.testing.assert_allclose(
+            ours[name] / scale, theirs[name] / scale, rtol=1e-4, atol=1e-4, err_msg=name
+        )
 
 
 def test_importing_and_listing_under_jax_imports_no_tensorflow(run_python: Run) -> None:

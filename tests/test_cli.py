@@ -40,6 +40,7 @@ def test_list_shows_every_network_with_its_cost(keras_resnet_command: Command) -
     assert list(rows) == keras_resnet.list_models()
     assert rows["resnet50"].split() == [
         "resnet50",
+        "v1.5",
         "bottleneck",
         "B",
         "224x224",
@@ -49,7 +50,7 @@ def test_list_shows_every_network_with_its_cost(keras_resnet_command: Command) -
         "M",
     ]
     data = json.loads(keras_resnet_command("list", "resnet5*", "--json").stdout)
-    assert set(data) == {"resnet50", "resnet56"}
+    assert {"resnet50", "resnet50v2", "resnet50d", "resnet56"} <= set(data)
     assert data["resnet50"]["macs"] == 4_089_184_256
 
 
@@ -68,6 +69,36 @@ def test_info_prints_the_stages_as_table_1_does(keras_resnet_command: Command) -
     assert plain["shortcuts"] == {"identity": 0, "projection": 0, "zero_padded": 0}
     assert plain["parts"][-2]["output_shape"] == [16, 16, 64]
     assert plain["parts"][-1]["output_shape"] == [5]
+
+
+def test_info_takes_any_field_and_draws_the_network(
+    keras_resnet_command: Command, tmp_path: Path
+) -> None:
+    settings = {
+        "version": "v2",
+        "stem": "C",
+        "width": "0.5",
+        "blur_pool": "true",
+        "output_stride": "16",
+        "shortcut": "C",
+        "stem_filters": "null",
+    }
+    picture = tmp_path / "deep" / "network.svg"
+    done = keras_resnet_command(
+        "info",
+        "resnet50",
+        *(word for field, value in settings.items() for word in ("--set", f"{field}={value}")),
+        "--plot",
+        str(picture),
+        "--json",
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    data = json.loads(done.stdout)
+    assert data["config"]["output_stride"] == 16
+    assert data["shortcuts"] == {"identity": 0, "projection": 16, "zero_padded": 0}
+    assert data["parts"][-2]["output_shape"] == [14, 14, 1024]
+    assert picture.read_text().startswith("<?xml")
+    assert [path.name for path in picture.parent.iterdir()] == ["network.svg"]
 
 
 def test_doctor_names_versions_devices_and_what_is_missing(
@@ -117,6 +148,10 @@ def test_no_command_shows_the_commands(keras_resnet_command: Command) -> None:
         (["info", "resnet50", "--shortcut", "Z"], "Expected `shortcut` to be one of"),
         (["info", "resnet50", "--size", "16"], "Expected images of at least 17x17 pixels"),
         (["info", "plainnet34", "--shortcut", "C"], "Use `resnet34` for a network with shortcuts."),
+        (["info", "resnet50", "--set", "width"], "Expected `--set field=value`."),
+        (["info", "resnet50", "--set", "depth=7"], "Received: depth."),
+        (["info", "resnet50", "--set", "norm=group", "--set", "norm_groups=7"], "norm_groups=7"),
+        (["info", "resnet50", "--plot", "network.pdf"], "ends in .png or .svg."),
         (["quickstart", "--epochs", "0"], "Invalid value for '--epochs'"),
         (["quickstart", "--seed", "-1"], "Invalid value for '--seed'"),
     ],

@@ -2,53 +2,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-import keras_resnet
 from keras_resnet import load_model
 
 from .conftest import Run
-
-#: One of each kind: what a process without this package has to load.
-KINDS = {
-    "v1": {"version": "v1"},
-    "shortcut A": {"shortcut": "A"},
-    "grouped": {"groups": 2, "width_per_group": 32},
-    "C stem, D shortcut": {"stem": "C", "downsample": "average"},
-    "squeeze-and-excitation": {"se_ratio": 1 / 4},
-    "blur pooling": {"blur_pool": True},
-    "group norm": {"norm": "group", "norm_groups": 4},
-    "stochastic depth": {"stochastic_depth": 0.2},
-    "output stride": {"output_stride": 8},
-    "v2": {"version": "v2"},
-    "v2 unit norm": {"version": "v2", "preact_layout": "unit_norm"},
-    "v2 stride last": {"version": "v2", "preact_layout": "unit_norm_stride_last"},
-    "plain": {"shortcut": None},
-}
-
-WITHOUT_PACKAGE = """
-import sys, keras, numpy as np
-sys.modules["keras_resnet"] = None
-for number in range(int(sys.argv[2])):
-    model = keras.saving.load_model(f"{sys.argv[1]}/{number}.keras")
-    data = np.load(f"{sys.argv[1]}/{number}.npz")
-    np.testing.assert_array_equal(model(data["images"]), data["expected"])
-    print("same")
-"""
-
-
-def test_saved_models_of_each_kind_load_without_this_package(
-    tmp_path: Path, run_python: Run
-) -> None:
-    for number, fields in enumerate(KINDS.values()):
-        config = keras_resnet.ResNetConfig("bottleneck", (2, 2, 2), (8, 8, 16), **fields)
-        model = keras_resnet.build(config, input_shape=(64, 72, 3), classes=5)
-        images = np.random.default_rng(0).integers(0, 256, (2, 64, 72, 3)).astype("float32")
-        model.save(tmp_path / f"{number}.keras")
-        np.savez(tmp_path / f"{number}.npz", images=images, expected=model(images))
-    done = run_python(WITHOUT_PACKAGE, str(tmp_path), str(len(KINDS)), PYTHONPATH="")
-    assert done.stdout.split() == ["same"] * len(KINDS), done.stderr
 
 
 def test_what_cannot_be_loaded_is_refused_with_the_reason(tmp_path: Path) -> None:

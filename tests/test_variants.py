@@ -112,6 +112,19 @@ def test_golden_layer_names() -> None:
         "resnet50": keras_resnet.ResNet50(input_shape=(128, 128, 3)),
         "resnet20": keras_resnet.ResNet20(),
         "plainnet20": keras_resnet.PlainNet20(),
+        "resnet18v2": keras_resnet.ResNet18V2(input_shape=(128, 128, 3)),
+        "resnet50v2": keras_resnet.ResNet50V2(input_shape=(128, 128, 3)),
+        "resnet18v2 unit_norm": keras_resnet.ResNet18V2(
+            preact_layout="unit_norm", input_shape=(128, 128, 3)
+        ),
+        "resnet50v2 unit_norm_stride_last": keras_resnet.ResNet50V2(
+            preact_layout="unit_norm_stride_last", input_shape=(128, 128, 3)
+        ),
+        "resnet18d": keras_resnet.ResNet18D(input_shape=(128, 128, 3)),
+        "seresnet18": keras_resnet.SEResNet18(stochastic_depth=0.1, input_shape=(128, 128, 3)),
+        "resnet18 blur_pool": keras_resnet.ResNet18(blur_pool=True, input_shape=(128, 128, 3)),
+        "resnet20 group": keras_resnet.ResNet20(norm="group", norm_groups=8),
+        "resnet18 output_stride": keras_resnet.ResNet18(output_stride=8, input_shape=(128, 128, 3)),
     }
     names = {key: [layer.name for layer in model.layers] for key, model in models.items()}
     if os.environ.get("KERAS_RESNET_GOLDEN") == "write":
@@ -119,13 +132,34 @@ def test_golden_layer_names() -> None:
     assert names == json.loads(LAYER_NAMES.read_text())
 
 
-def test_weighted_layers_are_named_as_in_keras_applications() -> None:
-    ours = {
-        layer.name
-        for layer in keras_resnet.ResNet50(input_shape=(128, 128, 3)).layers
-        if layer.weights
-    }
-    theirs = {
-        layer.name for layer in keras.applications.ResNet50(weights=None).layers if layer.weights
-    }
-    assert ours == theirs
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        (keras_resnet.ResNet50, keras.applications.ResNet50),
+        (keras_resnet.ResNet50V2, keras.applications.ResNet50V2),
+    ],
+)
+def test_weighted_layers_are_named_as_in_keras_applications(ours: Builder, theirs: Builder) -> None:
+    v2 = theirs is keras.applications.ResNet50V2
+    fields = {"preact_layout": "unit_norm_stride_last"} if v2 else {}
+    names = [
+        {layer.name for layer in model.layers if layer.weights}
+        for model in (ours(input_shape=(128, 128, 3), **fields), theirs(weights=None))
+    ]
+    assert names[0] == names[1]
+
+
+def test_cifar_networks_of_any_depth() -> None:
+    model = keras_resnet.cifar_resnet(29, "bottleneck", version="v2", shortcut="B", classes=7)
+    assert (model.name, model.output_shape) == ("cifar_resnet29", (None, 7))
+    assert keras_resnet.complexity(model).depth == 29
+    assert keras_resnet.complexity(keras_resnet.cifar_resnet(8)).depth == 8
+    with pytest.raises(
+        ValueError, match=r"6n\+2 with `block='basic'` \(6n\+2 .* 9n\+2 .*Received: depth=29"
+    ):
+        keras_resnet.cifar_resnet(29)
+    for depth, block in ((20.0, "basic"), (2, "basic"), (9, "bottleneck"), ("20", "basic")):
+        with pytest.raises(ValueError, match=f"Received: depth={depth}"):
+            keras_resnet.cifar_resnet(depth, block)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="block='wide'"):
+        keras_resnet.cifar_resnet(20, "wide")

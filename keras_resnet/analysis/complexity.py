@@ -115,7 +115,7 @@ def summarize(
         for block in stage.blocks:
             costs.block(block)
         words = (
-            f"[{' · '.join(_words(conv) for conv in stage.blocks[0].convs)}] × {len(stage.blocks)}"
+            f"[{' · '.join(_words(conv) for conv in stage.blocks[-1].convs)}] × {len(stage.blocks)}"
         )
         depth = sum(len(block.convs) for block in stage.blocks)
         rows.append(
@@ -158,11 +158,10 @@ class _Costs:
 
     def __init__(self, size: tuple[int, int]) -> None:
         self.size = size
-        self._sum = [0, 0, 0, 0]
+        self._sum = Complexity(0, 0, 0, 0, 0)
 
     def add(self, params: int, macs: int, activations: int, statistics: int = 0) -> None:
-        costs = (params, statistics, macs, activations)
-        self._sum = [before + cost for before, cost in zip(self._sum, costs, strict=True)]
+        self._sum = _sum((self._sum, Complexity(params, statistics, macs, activations, 0)))
 
     def norm(self, norm: Norm) -> None:
         self.add(2 * norm.filters, 0, 0, 2 * norm.filters if norm.groups is None else 0)
@@ -195,8 +194,8 @@ class _Costs:
 
     def take(self, depth: int) -> Complexity:
         """The sum since it was last taken."""
-        taken = Complexity(*self._sum, depth)
-        self._sum = [0, 0, 0, 0]
+        taken = dataclasses.replace(self._sum, depth=depth)
+        self._sum = Complexity(0, 0, 0, 0, 0)
         return taken
 
 

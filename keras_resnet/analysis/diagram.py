@@ -1,0 +1,211 @@
+"""A drawing of a network at block level, in the style of Figure 3 of He et al. 2015."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from matplotlib import colormaps
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
+
+from keras_resnet.analysis.complexity import complexity, summarize
+from keras_resnet.config import ResNetConfig
+from keras_resnet.files import partial_directory, publish
+from keras_resnet.plan import BlockPlan, Conv, NetworkPlan, plan
+
+#: Networks with more convolutions are drawn with equal neighbouring blocks as one.
+MOST_CONVOLUTIONS = 64
+
+_FORMATS = (".png", ".svg")
+
+
+@dataclass(frozen=True)
+class _Box:
+    """One box of the column, at a height that grows downwards."""
+
+    text: str
+    top: float
+    stage: int
+
+    @property
+    def bottom(self) -> float:
+        return self.top + 1
+
+
+def draw(
+    config: ResNetConfig,
+    path: Path,
+    name: str,
+    input_shape: tuple[int, int, int] | None = None,
+    classes: int | None = None,
+) -> None:
+    """Draws a network from top to bottom: convolutions, shortcuts, and the shape of every stage.
+
+    Solid shortcuts are identities, dotted ones change the shape (as in the paper) or project.
+
+    Args:
+        config: the network.
+        path: where the picture goes: a `.png` or `.svg` file, which is replaced.
+        name: the title.
+        input_shape: `(height, width, channels)` of the images, by default the data set's.
+        classes: width of the classifier.
+
+    Raises:
+        ValueError: the path has another ending or cannot be written to.
+    """
+    if path.suffix not in _FORMATS:
+        raise ValueError(f"Expected a path that ends in .png or .svg. Received: {path}")
+    side = config.default_size
+    shape = input_shape or (side, side, 3)
+    network = plan(config, shape[-1])
+    cost = complexity(config, shape, classes)
+    parts = summarize(config, shape, classes)
+    column = _Column(network, {part.name: part.output_shape for part in parts})
+    figure = Figure(figsize=(6.5, column.height * 0.3 + 1), layout="constrained")
+    axes = figure.add_subplot()
+    axes.set(xlim=(-4.2, 6.2), ylim=(column.height + 0.5, -1.5))
+    axes.axis("off")
+    axes.set_title(
+        f"{name}: {cost.depth} weighted layers, {cost.params / 1e6:.1f} M parameters, "
+        f"{cost.macs / 1e9:.2f} G multiply-accumulates",
+        fontsize=10,
+    )
+    column.paint(axes)
+    with partial_directory(path.parent) as staging:
+        # Without the date, equal networks are equal files.
+        metadata = {"Date": None} if path.suffix == ".svg" else None
+        figure.savefig(staging / path.name, dpi=120, metadata=metadata)
+        publish({staging / path.name: path})
+
+
+class _Column:
+    """The boxes of a network, placed one below the other, with the shortcuts round them."""
+
+    def __init__(self, network: NetworkPlan, shapes: dict[str, tuple[int, ...]]) -> None:
+        self.boxes: list[_Box] = []
+        self.shortcuts: list[tuple[BlockPlan, float, float]] = []
+        self.repeats: list[tuple[int, float, float]] = []
+        self.stages: list[tuple[str, float]] = []
+        self.height = 0.0
+        sizes = {part: "×".join(map(str, shape)) for part, shape in shapes.items()}
+        for conv in network.stem:
+            self._box(_words(conv), 0)
+        self._stage("conv1", sizes["conv1"])
+        if network.pool is not None:
+            self._box("3x3 max pool, /2" + ", blurred" * network.pool_blur, 0)
+            self._stage("pool1", sizes["pool1"])
+        convolutions = sum(len(block.convs) for block in network.blocks)
+        for index, stage in enumerate(network.stages, start=1):
+            for block, count in _runs(stage.blocks, convolutions > MOST_CONVOLUTIONS):
+                self._block(block, count, index)
+            self._stage(f"{stage.name}_x", sizes[f"{stage.name}_x"])
+        if network.final_norm is not None:
+            self._box("norm, ReLU", len(network.stages))
+        self._box("average pool", 0)
+        self._box(f"dense, {shapes['head'][0]}", 0)
+
+    def _box(self, text: str, stage: int) -> None:
+        self.boxes.append(_Box(text, self.height, stage))
+        self.height += 1.5
+
+    def _stage(self, name: str, size: str) -> None:
+        self.stages.append((f"{name}\n{size}", self.height - 1))
+        self.height += 0.3
+
+    def _block(self, block: BlockPlan, count: int, stage: int) -> None:
+        top = self.height - 0.25
+        if block.preactivation == "own":
+            self._box("norm, ReLU", stage)
+            if block.shortcut != "identity":
+                top = self.height - 0.25
+        for conv in block.convs:
+            self._box(_words(conv), stage)
+        if block.se_filters:
+            self._box(f"squeeze-and-excitation, {block.se_filters}", stage)
+        bottom = self.height - 0.25
+        if block.shortcut is not None:
+            self.shortcuts.append((block, top, bottom))
+        if count > 1:
+            self.repeats.append((count, top, bottom))
+        self.height += 0.2
+
+    def paint(self, axes: Any) -> None:
+        colours = colormaps["Pastel1"].colors  # type: ignore[attr-defined]
+        for box in self.boxes:
+            axes.add_patch(
+                FancyBboxPatch(
+                    (-1.8, box.top),
+                    3.6,
+                    1,
+                    boxstyle="round,pad=0,rounding_size=0.15",
+                    facecolor=colours[box.stage % len(colours)] if box.stage else "white",
+                    edgecolor="0.3",
+                )
+            )
+            axes.text(0, box.top + 0.5, box.text, ha="center", va="center", fontsize=8)
+        for before, after in zip(self.boxes, self.boxes[1:], strict=False):
+            _arrow(axes, [(0, before.bottom), (0, after.top)])
+        for block, top, bottom in self.shortcuts:
+            dotted = block.shortcut != "identity" or block.strides > 1
+            _arrow(axes, [(0, top), (3.0, top), (3.0, bottom), (0, bottom)], dotted)
+            axes.text(3.4, (top + bottom) / 2, _shortcut_words(block), va="center", fontsize=7)
+        for count, top, bottom in self.repeats:
+            axes.text(-2.1, (top + bottom) / 2, f"× {count}", ha="right", va="center", fontsize=9)
+        for words, height in self.stages:
+            axes.text(-4.1, height, words, ha="left", va="center", fontsize=8, color="0.35")
+
+
+def _arrow(axes: Any, points: list[tuple[float, float]], dotted: bool = False) -> None:
+    """A line through `points` that ends in an arrow head."""
+    style: dict[str, Any] = {"color": "0.2", "linestyle": ":" if dotted else "-", "zorder": 0}
+    axes.plot(*zip(*points, strict=True), linewidth=1, **style)
+    axes.add_patch(
+        FancyArrowPatch(
+            *points[-2:], arrowstyle="-|>", mutation_scale=7, shrinkA=0, shrinkB=0, **style
+        )
+    )
+
+
+def _runs(blocks: tuple[BlockPlan, ...], collapse: bool) -> Iterator[tuple[BlockPlan, int]]:
+    """Neighbouring blocks that differ in nothing but their names, with their number."""
+    start = 0
+    for end in range(1, len(blocks) + 1):
+        same = end < len(blocks) and _look(blocks[end]) == _look(blocks[start])
+        if not (same and collapse):
+            yield blocks[start], end - start
+            start = end
+
+
+def _look(block: BlockPlan) -> tuple[Any, ...]:
+    return (
+        [_words(conv) for conv in block.convs],
+        _shortcut_words(block),
+        block.preactivation,
+        block.se_filters,
+    )
+
+
+def _words(conv: Conv) -> str:
+    """As in the paper: `3x3 conv, 128, /2`."""
+    details = [f"{conv.kernel_size}x{conv.kernel_size} conv", str(conv.filters)]
+    if conv.groups > 1:
+        details.append(f"{conv.groups} groups")
+    if conv.strides > 1:
+        details.append(f"/{conv.strides}" + " blurred" * conv.blur)
+    if conv.dilation > 1:
+        details.append(f"dilated {conv.dilation}")
+    return ", ".join(details)
+
+
+def _shortcut_words(block: BlockPlan) -> str:
+    if block.projection is not None:
+        average = block.average_strides
+        pool = "" if average is None else f"2x2 average pool, /{average},\n"
+        return pool + _words(block.projection)
+    words = {"identity": "", "zero_padded": "zero-padded"}[block.shortcut or "identity"]
+    if block.strides > 1:
+        words += ", " * bool(words) + f"every {block.strides}nd pixel"
+    return words
