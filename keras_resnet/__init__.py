@@ -147,7 +147,7 @@ __all__ = [
 #: Where the public names live. They are imported when first used: the command sets TensorFlow up
 #: before Keras imports it, and under another backend nothing of TensorFlow is imported at all.
 _MODULES = ("config", "saving", "builder", "variants", "features", "analysis.complexity")
-_SUBPACKAGES = ("analysis", "data", "export", "training")
+_SUBPACKAGES = ("analysis", "data", "export", "training", "weights")
 
 
 def __getattr__(name: str) -> Any:

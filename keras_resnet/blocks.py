@@ -1,7 +1,8 @@
 """The parts of a network as functions on Keras tensors.
 
-Only core Keras layers are used, with `data_format="channels_last"` said explicitly, so that a saved
-model loads without this package and means the same under every backend and `image_data_format`.
+Only core Keras layers and operations are used, with `data_format="channels_last"` said explicitly,
+so that a saved model loads without this package and means the same under every backend and
+`image_data_format`.
 """
 
 from __future__ import annotations

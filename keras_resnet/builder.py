@@ -57,8 +57,8 @@ def build(
         include_preprocessing: whether the graph contains the normalisation. If not, the caller
             passes normalised pixels. For other than 3 channels the average of the RGB constants
             serves every channel.
-        dtype: Keras dtype policy of the layers, e.g. `"mixed_bfloat16"`. Normalisation and
-            classifier stay float32.
+        dtype: Keras dtype policy of the layers, e.g. `"mixed_bfloat16"`. The normalisation of the
+            pixels, global pooling and the classifier stay float32.
 
     Returns:
         A `keras.Model` with the output `(batch, classes)`, or the features.
@@ -67,18 +67,21 @@ def build(
         ValueError: an argument is impossible; the message says what was expected and what was
             received.
     """
-    _check_head(include_top, pooling, classes)
-    inputs, image = _image_input(config, include_top, input_tensor, input_shape)
+    check_head(include_top, pooling, classes)
+    inputs, image = _image_input(
+        config, include_top, input_tensor, input_shape, include_preprocessing
+    )
     network = plan(config, image.shape[-1])
     check_size(network, image.shape[1:3])
     dtype = keras.dtype_policies.get(dtype)
 
     x = _backbone(config, network, image, include_preprocessing, dtype)
     if include_top:
-        x = _classifier(x, classes or config.default_classes, classifier_activation, dtype)
+        x = _classifier(x, classes or config.default_classes, classifier_activation)
     elif pooling is not None:
         pool = layers.GlobalAveragePooling2D if pooling == "avg" else layers.GlobalMaxPooling2D
-        x = pool(data_format="channels_last", name=f"{pooling}_pool", dtype=dtype)(x)
+        x = pool(data_format="channels_last", name=f"{pooling}_pool", dtype="float32")(x)
+    # A convolution comes with fewer than 8 other layers.
     allow_depth(sum(8 * len(block.convs) for block in network.blocks))
     model = keras.Model(inputs, x, name=name or "resnet")
     if weights is not None:
@@ -101,8 +104,10 @@ def _backbone(
     return x
 
 
-def _classifier(x: Any, classes: int, activation: Any, dtype: Any) -> Any:
-    x = layers.GlobalAveragePooling2D(data_format="channels_last", name="avg_pool", dtype=dtype)(x)
+def _classifier(x: Any, classes: int, activation: Any) -> Any:
+    x = layers.GlobalAveragePooling2D(
+        data_format="channels_last", name="avg_pool", dtype="float32"
+    )(x)
     return layers.Dense(
         int(classes),
         activation=activation,
@@ -114,7 +119,8 @@ def _classifier(x: Any, classes: int, activation: Any, dtype: Any) -> Any:
     )(x)
 
 
-def _check_head(include_top: bool, pooling: str | None, classes: int | None) -> None:
+def check_head(include_top: bool, pooling: str | None, classes: int | None) -> None:
+    """Refuses an impossible head; arguments as for `build`."""
     if pooling not in (None, "avg", "max"):
         raise ValueError(
             f"Expected `pooling` to be None, 'avg' or 'max'. Received: pooling={pooling!r}"
@@ -135,7 +141,11 @@ def _is_size(value: Any) -> bool:
 
 
 def _image_input(
-    config: ResNetConfig, include_top: bool, input_tensor: Any, input_shape: Any
+    config: ResNetConfig,
+    include_top: bool,
+    input_tensor: Any,
+    input_shape: Any,
+    include_preprocessing: bool,
 ) -> tuple[Any, Any]:
     """Returns what the model's inputs are and the tensor that holds the image."""
     if input_tensor is not None:
@@ -150,19 +160,26 @@ def _image_input(
                 f"Received: input_shape={tuple(input_shape)}, "
                 f"input_tensor.shape={tuple(input_tensor.shape)}"
             )
-        _check_shape(tuple(input_tensor.shape[1:]))
-        return keras.utils.get_source_inputs(input_tensor), input_tensor
+        check_shape(tuple(input_tensor.shape[1:]))
+        if "float" not in input_tensor.dtype and not include_preprocessing:
+            raise ValueError(
+                "Expected an `input_tensor` of floats with `include_preprocessing=False`. "
+                f"Received: dtype={input_tensor.dtype}"
+            )
+        inputs = keras.utils.get_source_inputs(input_tensor)
+        return inputs[0] if len(inputs) == 1 else inputs, input_tensor
     if input_shape is None:
         side = config.default_size if include_top else None
         input_shape = (side, side, 3)
-    _check_shape(input_shape)
+    check_shape(input_shape)
     # Pixels stay float32 up to the normalisation under every dtype policy; uint8 images are cast on
     # entry.
     image = keras.Input(shape=tuple(input_shape), dtype="float32", name="image")
     return image, image
 
 
-def _check_shape(shape: Any) -> None:
+def check_shape(shape: Any) -> None:
+    """Refuses what is not `(height, width, channels)`; height and width may be `None`."""
     valid = isinstance(shape, (tuple, list)) and len(shape) == 3 and _is_size(shape[2])
     if not valid or not all(side is None or _is_size(side) for side in shape[:2]):
         raise ValueError(
@@ -171,19 +188,22 @@ def _check_shape(shape: Any) -> None:
         )
 
 
-def check_size(network: NetworkPlan, size: tuple[int | None, int | None]) -> None:
+def check_size(
+    network: NetworkPlan, size: tuple[int | None, int | None], *, warn: bool = True
+) -> None:
     """Refuses images that are used up before the last stage, and warns about those that nearly are.
 
     Args:
         network: the network.
         size: height and width of the images, `None` where they vary.
+        warn: whether to warn.
 
     Raises:
         ValueError: some step that halves the resolution would have a single pixel to halve.
     """
     known = [side for side in size if side is not None]
     smallest = network.strides // 2 + 1
-    height, width = (None if side is None else -(-side // network.strides) for side in size)
+    height, width = ("any" if side is None else -(-side // network.strides) for side in size)
     if known and min(known) < smallest:
         remedy = "Enlarge the images"
         if network.pool is not None:
@@ -192,12 +212,13 @@ def check_size(network: NetworkPlan, size: tuple[int | None, int | None]) -> Non
             f"Expected images of at least {smallest}x{smallest} pixels: this network reduces them "
             f"by {network.strides}. Received: {size[0]}x{size[1]}. {remedy}"
         )
-    if known and -(-min(known) // network.strides) < SMALL_FINAL_MAP:
+    if warn and known and -(-min(known) // network.strides) < SMALL_FINAL_MAP:
         cifar = network.pool is None
         remedy = "Enlarge the images" if cifar else "Pass `stem='cifar'` for small images"
+        images = "x".join(str(side or "any") for side in size)
         warnings.warn(
-            f"The last stage sees {size[0]}x{size[1]} images as {height}x{width} positions, which "
-            f"costs accuracy. {remedy}.",
+            f"The last stage sees {images} images as {height}x{width} positions, which costs "
+            f"accuracy. {remedy}.",
             stacklevel=3,
         )
 

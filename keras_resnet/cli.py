@@ -73,7 +73,7 @@ def list_command(
     """List the networks with their depth, parameters and multiply-accumulates."""
     with quiet():
         from keras_resnet import complexity, list_models
-        from keras_resnet.variants import VARIANTS
+        from keras_resnet.variants import VARIANTS, versions
     names = list_models(pattern)
     if not names:
         raise ValueError(
@@ -81,13 +81,22 @@ def list_command(
         )
     costs = {name: complexity(VARIANTS[name]) for name in names}
     if as_json:
-        _print_json({name: dataclasses.asdict(cost) for name, cost in costs.items()})
+        _print_json(
+            {
+                name: {
+                    **dataclasses.asdict(cost),
+                    "versions": versions(name),
+                    "config": dataclasses.asdict(VARIANTS[name]),
+                }
+                for name, cost in costs.items()
+            }
+        )
         return
-    columns = ("network", "version", "block", "shortcut", "input", "depth", "parameters", "MACs")
+    columns = ("network", "versions", "block", "shortcut", "input", "depth", "parameters", "MACs")
     rows = table(columns, left=4)
     for name, cost in costs.items():
         config = VARIANTS[name]
-        words = (name, config.version, config.block, config.shortcut or "none")
+        words = (name, ", ".join(versions(name)), config.block, config.shortcut or "none")
         size = f"{config.default_size}x{config.default_size}"
         rows.add_row(*words, size, str(cost.depth), f"{cost.params:,}", _millions(cost.macs))
     console.print(rows)
@@ -112,7 +121,6 @@ def info(
     """Print a network's stages with their shapes and costs, as Table 1 of the paper does."""
     with quiet():
         from keras_resnet.analysis.complexity import shortcut_counts, summarize, total
-        from keras_resnet.analysis.diagram import draw
         from keras_resnet.builder import check_size
         from keras_resnet.plan import plan
         from keras_resnet.variants import get_config
@@ -122,6 +130,8 @@ def info(
     network, side = plan(config), size or config.default_size
     check_size(network, (side, side))
     if plot is not None:
+        from keras_resnet.analysis.diagram import draw
+
         draw(config, plot, name, (side, side, 3), classes)
     parts = summarize(config, (side, side, 3), classes)
     cost, shortcuts = total(parts), shortcut_counts(network)

@@ -82,7 +82,8 @@ class ResNetConfig:
             et al. 2017).
         output_stride: input pixels per position of the last feature map, e.g. 8, 16 or 32; once it
             is reached, further strides become dilation. By default that of the stem and the stages.
-            The weights are those of the network without it.
+            The weights are those of the network without it, and so is what it computes at the
+            positions that both have (not with blur pooling or D shortcuts, as in timm).
         mean: per-channel mean that the graph subtracts from pixels in [0, 255], RGB.
         std: per-channel standard deviation (not variance) that it then divides by, in the same
             unit.
@@ -184,6 +185,18 @@ class ResNetConfig:
                 ("preact_layout", "preact_stride"),
             ),
             (
+                len(self.blocks) == 1 and self.stem == "cifar",
+                "stem='cifar'",
+                "a single stage has no strides then",
+                ("blur_pool",),
+            ),
+            (
+                len(self.blocks) == 1,
+                f"blocks={self.blocks}",
+                "a single stage has no strides",
+                ("downsample",),
+            ),
+            (
                 self.norm == "batch",
                 "norm='batch'",
                 "it has no groups",
@@ -213,8 +226,8 @@ class ResNetConfig:
     def _check_groups(self) -> None:
         if self.block == "bottleneck" and any(w * self.width_per_group % 64 for w in self.widths):
             raise ValueError(
-                "Expected `groups` to divide the width of every 3x3 convolution, so the stages' "
-                "widths times `width_per_group` must be multiples of 64. Received: "
+                "Expected `groups` of a whole width, so the stages' widths times "
+                "`width_per_group` have to be multiples of 64. Received: "
                 f"groups={self.groups}, width_per_group={self.width_per_group}, "
                 f"widths={self.widths}"
             )

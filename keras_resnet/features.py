@@ -12,13 +12,13 @@ import keras
 def feature_extractor(model: keras.Model, levels: Sequence[str] | None = None) -> keras.Model:
     """The model up to its feature maps; it shares layers and weights with `model`.
 
-    C2 is what the stage conv2_x puts out, and so on: strides 4, 8, 16 and 32 of an ImageNet network
-    (less where `output_stride` says so), C2 to C4 with strides 1, 2 and 4 of a CIFAR network. In a
-    pre-activation network the last level is what the head sees, after normalisation and ReLU; the
-    others are the sums at the end of the stages.
+    C2 is what the stage conv2_x puts out at its own resolution, and so on: strides 4, 8, 16 and 32
+    of an ImageNet network (less where `output_stride` says so), C2 to C4 with strides 1, 2 and 4 of
+    a CIFAR network. In a pre-activation network the last level is what the head sees, after
+    normalisation and ReLU; the others are sums, before any.
 
     Args:
-        model: a network of this package: fresh, fine-tuned or reloaded, with or without head.
+        model: a flat network of this package: fresh, fine-tuned or reloaded, with or without head.
         levels: the names of the feature maps, such as `("C3", "C5")`; by default all.
 
     Returns:
@@ -57,19 +57,16 @@ def _outputs(model: keras.Model) -> dict[str, Any]:
         if found:
             stage, block = map(int, found.groups())
             stages.setdefault(stage, {}).setdefault(block, []).append(layer)
+    # TF-Slim's layout has a bias in the stem, and the stride of a stage in the last block of the
+    # one before it, so that a level is what goes into that block.
+    stride_last = any(
+        re.fullmatch(r"conv1_(\d_)?conv", layer.name) and layer.use_bias for layer in model.layers
+    )
     outputs = {}
     for stage, blocks in sorted(stages.items()):
-        last = max(blocks)
-        if last > 1 and any(_strides(layer) > 1 for layer in blocks[last]):
-            # TF-Slim's layout: the last block of a stage makes the next stage's resolution.
-            last -= 1
+        last = max(blocks) - (stride_last and stage < max(stages))
         outputs[f"C{stage}"] = blocks[last][-1].output
     names = {layer.name for layer in model.layers}
     if outputs and "post_relu" in names:
         outputs[list(outputs)[-1]] = model.get_layer("post_relu").output
     return outputs
-
-
-def _strides(layer: keras.Layer) -> int:
-    strides = getattr(layer, "strides", 1)
-    return max(strides) if isinstance(strides, (tuple, list)) else int(strides)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
 import keras
@@ -22,14 +24,44 @@ def allow_depth(layers: int) -> None:
     sys.setrecursionlimit(max(sys.getrecursionlimit(), layers + _FRAMES_IN_USE))
 
 
+def find_network(model: keras.Model) -> keras.Model:
+    """The model itself if it has layers named as in `keras_resnet.build`; else the one inside.
+
+    Raises:
+        ValueError: there is none, or there are several.
+    """
+    if _is_network(model):
+        return model
+    inside = [layer for layer in model.layers if _is_network(layer)]
+    if len(inside) != 1:
+        raise ValueError(
+            "Expected a model with layers named as in `keras_resnet.build`, or with one such model "
+            f"inside. Received: {model.name!r} with {len(inside)} of them"
+        )
+    return inside[0]
+
+
+def _is_network(layer: keras.Layer) -> bool:
+    return isinstance(layer, keras.Model) and any(
+        re.match(r"conv\d+_block\d+_", inner.name) for inner in layer.layers
+    )
+
+
 def sources(model: keras.Model) -> dict[str, list[str]]:
     """The names of the layers that every layer takes its input from, in topological order."""
-    # A functional model's config lists its layers, and operations without one, in topological
-    # order, with where each one's inputs come from.
-    return {
+    # A functional model's config lists its layers, and operations without one, with where each
+    # one's inputs come from.
+    inputs = {
         layer["name"]: [name for node in layer["inbound_nodes"] for name in _histories(node)]
         for layer in model.get_config()["layers"]
     }
+    try:
+        return {name: inputs[name] for name in TopologicalSorter(inputs).static_order()}
+    except CycleError as error:
+        raise ValueError(
+            "Expected a model that calls every layer once, or its calls side by side. "
+            f"Received: {model.name!r}, which calls {error.args[1][0]!r} on its own result"
+        ) from error
 
 
 def _histories(value: Any) -> Iterator[str]:

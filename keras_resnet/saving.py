@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import zipfile
@@ -11,7 +12,10 @@ from typing import Any
 
 import keras
 
-from keras_resnet.graph import allow_depth, sources
+from keras_resnet.graph import allow_depth, find_network, sources
+
+#: Stands for all layers of blur pooling in the description of a network.
+_BLUR = "blur pooling"
 
 
 def load_model(path: str | os.PathLike[str], **keywords: Any) -> keras.Model:
@@ -37,10 +41,18 @@ def load_model(path: str | os.PathLike[str], **keywords: Any) -> keras.Model:
     try:
         with zipfile.ZipFile(path) as archive:
             config = json.loads(archive.read("config.json"))
-        allow_depth(len(config["config"].get("layers", ())))
-        return keras.saving.load_model(path, **keywords)
-    except (ValueError, TypeError, KeyError, OSError, zipfile.BadZipFile) as error:
+    except (ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
         raise ValueError(f"Expected a readable `.keras` file. Received: {path}: {error}") from error
+    allow_depth(_count_layers(config))
+    return keras.saving.load_model(path, **keywords)
+
+
+def _count_layers(config: Any) -> int:
+    """Layers of a serialized model, with those of the models inside it."""
+    inside = config.get("config") if isinstance(config, dict) else None
+    if not isinstance(inside, dict):
+        return 1
+    return 1 + sum(_count_layers(layer) for layer in inside.get("layers", ()))
 
 
 def copy_weights(path: str | os.PathLike[str], model: keras.Model) -> None:
@@ -48,7 +60,7 @@ def copy_weights(path: str | os.PathLike[str], model: keras.Model) -> None:
 
     Every layer has to have the same shapes and, as far as it shows in the layers, to compute the
     same: strides and shortcuts leave no trace in the shapes of weights. A network with another
-    `output_stride` is the same network.
+    `output_stride` is the same network. In the file, it may be inside another model.
 
     Raises:
         ValueError: the file does not hold the same network.
@@ -58,11 +70,14 @@ def copy_weights(path: str | os.PathLike[str], model: keras.Model) -> None:
             "Expected `weights` to be None or the path of an existing `.keras` file. "
             f"Received: weights={str(path)!r}"
         )
-    saved = load_model(path, compile=False)
+    saved = find_network(load_model(path, compile=False))
     theirs, ours = _descriptions(saved), _descriptions(model)
     # What the caller decides about the model at hand, whatever the saved one was used for.
-    free = {"normalization"} ^ ({"normalization"} & theirs.keys() & ours.keys())
-    free |= {"predictions"} - ours.keys()
+    free = {"predictions"} - ours.keys()
+    if not theirs.keys() & ours.keys() & {"normalization"}:
+        free.add("normalization")
+    if _reduction(saved) != _reduction(model):
+        free.add(_BLUR)  # It goes where strides become dilation.
     changed = {name for name in ours.keys() & theirs.keys() if ours[name] != theirs[name]}
     for problem, names in (
         ("it lacks", ours.keys() - theirs.keys()),
@@ -89,8 +104,8 @@ def _descriptions(model: keras.Model) -> dict[str, dict[str, Any]]:
         name, config = layer.name, layer.get_config()
         stem_or_head = re.match(r"pool1_|normalization$|predictions$", name)
         if not stem_or_head and not (re.match(r"conv\d+_|post_", name) and layer.weights):
-            # Of a shortcut without weights, only the pooling has to be there.
-            if name.endswith("_0_pool"):
+            # Of layers without weights, only additions and average pooling have to be there.
+            if isinstance(layer, keras.layers.Add) or name.endswith("_0_pool"):
                 result[name] = {}
             continue
         result[name] = {key: config[key] for key in ("groups", "mean", "variance") if key in config}
@@ -99,7 +114,7 @@ def _descriptions(model: keras.Model) -> dict[str, dict[str, Any]]:
         if max(config.get("kernel_size", (1,))) > 1:
             result[name]["pitch"] = pitches[name]
     if any("_blur" in layer.name for layer in model.layers):
-        result["blur pooling"] = {}
+        result[_BLUR] = {}
     return result
 
 
@@ -117,3 +132,9 @@ def _pitches(model: keras.Model) -> dict[str, int]:
         pitches[name] = before * max(config.get("dilation_rate", (1,)))
         reduced[name] = before * max(config.get("strides", (1,)))
     return pitches
+
+
+def _reduction(model: keras.Model) -> int:
+    """Input pixels per position of the last feature map."""
+    layers = (layer.get_config() for layer in model.layers if "_0_" not in layer.name)
+    return math.prod(max(config.get("strides", (1,))) for config in layers)

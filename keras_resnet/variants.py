@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import fnmatch
 import inspect
 import os
-from typing import Any, Protocol
+from typing import Any, Protocol, get_args
 
 import keras
+import numpy as np
 
 from keras_resnet.builder import build
-from keras_resnet.config import ResNetConfig
+from keras_resnet.config import ResNetConfig, Version
 
 _FILTERS = (64, 128, 256, 512)
 
@@ -31,7 +33,7 @@ def cifar_config(depth: int, block: str = "basic", **fields: Any) -> ResNetConfi
         ValueError: no such network.
     """
     per_n = 9 if block == "bottleneck" else 6
-    if not isinstance(depth, int) or depth < per_n + 2 or (depth - 2) % per_n:
+    if not isinstance(depth, (int, np.integer)) or depth < per_n + 2 or (depth - 2) % per_n:
         raise ValueError(
             f"Expected `depth` to be {per_n}n+2 with `block={block!r}` "
             "(6n+2 for basic blocks, 9n+2 for bottlenecks). "
@@ -39,7 +41,7 @@ def cifar_config(depth: int, block: str = "basic", **fields: Any) -> ResNetConfi
         )
     config = ResNetConfig(
         block,  # type: ignore[arg-type]  # The config checks it.
-        ((depth - 2) // per_n,) * 3,
+        (int(depth - 2) // per_n,) * 3,
         (16, 32, 64),
         stem="cifar",
         shortcut="A",
@@ -77,14 +79,14 @@ def list_models(pattern: str = "*") -> list[str]:
     return [name for name in VARIANTS if fnmatch.fnmatch(name, pattern.lower())]
 
 
-def get_config(name: str, **overrides: Any) -> ResNetConfig:
+def get_config(name: str, /, **overrides: Any) -> ResNetConfig:
     """The config of the network called `name`, with some fields replaced.
 
     Raises:
         ValueError: unknown name or field, an impossible network, or a shortcut for a plain network.
     """
-    if name not in VARIANTS:
-        names = difflib.get_close_matches(name, VARIANTS, n=5) or list_models()
+    if not isinstance(name, str) or name not in VARIANTS:
+        names = difflib.get_close_matches(str(name), VARIANTS, n=5) or list_models()
         raise ValueError(
             f"Expected a network of `list_models()`, such as {', '.join(names)}. Received: {name!r}"
         )
@@ -97,6 +99,17 @@ def get_config(name: str, **overrides: Any) -> ResNetConfig:
             f"Use `{residual}` for a network with shortcuts"
         )
     return config.replace(**overrides)
+
+
+def versions(name: str) -> list[str]:
+    """The versions that the network called `name` can have, its own first."""
+    own = get_config(name).version
+    found = [own]
+    for version in get_args(Version):
+        if version != own:
+            with contextlib.suppress(ValueError):
+                found.append(get_config(name, version=version).version)
+    return found
 
 
 def create_model(variant: str, **keywords: Any) -> keras.Model:

@@ -110,20 +110,23 @@ def test_normalization_is_in_the_graph_and_divides_by_the_standard_deviation() -
     assert "normalization" not in [layer.name for layer in bare.layers]
 
 
-def test_machines_set_to_channels_first_make_no_difference(run_python: Run) -> None:
+def test_machines_set_to_channels_first_make_no_difference(tmp_path: Path, run_python: Run) -> None:
     code = """
-import keras, numpy as np, sys, tempfile
+import keras, numpy as np, sys
 import keras_resnet
 keras.config.set_image_data_format(sys.argv[1])
 keras.utils.set_random_seed(0)
 for shortcut in "AB":
     model = keras_resnet.ResNet20(shortcut=shortcut)
-    model.save(f"{tempfile.gettempdir()}/channels.keras")
-    model = keras.saving.load_model(f"{tempfile.gettempdir()}/channels.keras")
+    model.save(f"{sys.argv[2]}/channels.keras")
+    model = keras.saving.load_model(f"{sys.argv[2]}/channels.keras")
     images = np.random.default_rng(0).integers(0, 256, (1, 32, 32, 3)).astype("float32")
     print(model(images).numpy().round(4).tolist())
 """
-    first, last = (run_python(code, order).stdout for order in ("channels_first", "channels_last"))
+    first, last = (
+        run_python(code, order, str(tmp_path)).stdout
+        for order in ("channels_first", "channels_last")
+    )
     assert first == last != ""
 
 
@@ -194,6 +197,13 @@ def test_initialisation_is_that_of_torch() -> None:
             {"input_tensor": keras.Input((32, 32, 3)), "input_shape": (16, 16, 3)},
             "agree with `input_tensor`",
         ),
+        (
+            {
+                "input_tensor": keras.Input((32, 32, 3), dtype="uint8"),
+                "include_preprocessing": False,
+            },
+            "`input_tensor` of floats .*Received: dtype=uint8",
+        ),
         ({"weights": "imagenet"}, "Expected `weights`.*weights='imagenet'"),
         ({"weights": "no/such.keras"}, "Expected `weights`.*no/such.keras"),
     ],
@@ -230,6 +240,7 @@ def test_weights_are_copied_by_name(tmp_path: Path) -> None:
     [
         (small(shortcut="C"), {}, "it lacks conv2_block2_0_bn, conv2_block2_0_conv"),
         (small(shortcut=None), {}, "it also has conv2_block1_0_bn"),
+        (small(shortcut=None, version="v2"), {}, "it lacks conv2_block2_preact_bn"),
         (
             small().replace(filters=(8, 32)),
             {},
@@ -282,6 +293,87 @@ def test_output_stride_takes_the_same_weights_and_computes_the_same_in_between(
         dilated.save(tmp_path / "dilated.keras")
         copy_weights(tmp_path / "dilated.keras", back)
         np.testing.assert_array_equal(back(images), expected)
+
+
+@pytest.mark.parametrize("version", ["v1", "v2"])
+def test_plain_and_zero_padded_networks_do_not_take_each_others_weights(
+    tmp_path: Path, version: str
+) -> None:
+    """Their weights have equal names and shapes."""
+    plain, residual = (small("basic", version=version, shortcut=kind) for kind in (None, "A"))
+    for saved, built, message in (
+        (plain, residual, "it lacks conv2_block1_"),
+        (residual, plain, "it also has conv2_block1_"),
+    ):
+        build(saved, input_shape=(16, 16, 3)).save(tmp_path / "model.keras")
+        with pytest.raises(ValueError, match=message):
+            build(built, input_shape=(16, 16, 3), weights=tmp_path / "model.keras")
+
+
+def test_weights_come_from_inside_another_model_and_from_blurred_ones(tmp_path: Path) -> None:
+    base = build(small(), include_top=False, pooling="avg", input_shape=(16, 16, 3))
+    keras.Sequential([base, keras.layers.Dense(3)]).save(tmp_path / "nested.keras")
+    copy = build(small(), include_top=False, pooling="avg", weights=tmp_path / "nested.keras")
+    images = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(copy(images), base(images))
+    keras.Sequential([keras.Input((3,)), keras.layers.Dense(3)]).save(tmp_path / "none.keras")
+    with pytest.raises(ValueError, match="one such model inside. Received: .* with 0 of them"):
+        copy_weights(tmp_path / "none.keras", copy)
+    blurred = small(blur_pool=True)
+    build(blurred.replace(output_stride=1), input_shape=(16, 16, 3)).save(tmp_path / "os1.keras")
+    build(blurred, input_shape=(16, 16, 3), weights=tmp_path / "os1.keras")
+
+
+def test_zero_init_residual_starts_with_identities() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), dtype=np.uint8)
+    for fields in ({}, {"version": "v2"}, {"norm": "group", "norm_groups": 4}):
+        model = build(small(zero_init_residual=True, **fields), input_shape=(16, 16, 3))
+        v2 = "version" in fields
+        into, out = ("out", "out") if v2 else ("out", "add")
+        block = keras.Model(
+            model.input,
+            [
+                model.get_layer(f"conv2_block1_{into}").output,
+                model.get_layer(f"conv2_block2_{out}").output,
+            ],
+        )
+        before, after = block(images)
+        np.testing.assert_array_equal(before, after)
+
+
+def test_stochastic_depth_drops_whole_examples_and_scales_the_rest() -> None:
+    config = small("basic", shortcut="A", stochastic_depth=0.5)
+    model = build(config, input_shape=(8, 8, 3), include_top=False)
+    drop = model.get_layer("conv3_block2_drop")
+    keras.utils.set_random_seed(0)
+    kept = np.asarray(drop(np.ones((400, 2, 2, 3), "float32"), training=True))
+    assert set(np.unique(kept)) == {0.0, 2.0}
+    assert (kept == kept[:, :1, :1, :1]).all()
+    assert 0.4 < kept[:, 0, 0, 0].mean() / 2 < 0.6
+
+
+def test_norms_have_the_papers_momentum_and_epsilon() -> None:
+    for layer in keras_resnet.ResNet20().layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            assert (layer.momentum, layer.epsilon) == (0.9, 1e-5)
+
+
+@pytest.mark.filterwarnings("error")
+def test_models_on_an_input_tensor_take_a_plain_array() -> None:
+    tensor = keras.Input((16, 16, 3))
+    model = build(small(), input_tensor=keras.layers.Identity()(tensor))
+    assert model(np.zeros((1, 16, 16, 3), np.uint8)).shape == (1, 10)
+    other = keras.Input((16, 16, 3))
+    both = build(small(), input_tensor=keras.layers.Add()([tensor, other]))
+    assert both([np.zeros((1, 16, 16, 3), "float32")] * 2).shape == (1, 10)
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "float64"])
+def test_dtype_policies_leave_the_head_in_float32(policy: str) -> None:
+    images = np.zeros((1, 16, 16, 3), np.uint8)
+    for arguments in ({}, {"include_top": False, "pooling": "avg"}):
+        model = build(small(), input_shape=(16, 16, 3), dtype=policy, **arguments)
+        assert keras.backend.standardize_dtype(model(images).dtype) == "float32"
 
 
 def test_weights_fit_whatever_surrounds_the_network(tmp_path: Path) -> None:

@@ -40,7 +40,9 @@ def test_list_shows_every_network_with_its_cost(keras_resnet_command: Command) -
     assert list(rows) == keras_resnet.list_models()
     assert rows["resnet50"].split() == [
         "resnet50",
-        "v1.5",
+        "v1.5,",
+        "v1,",
+        "v2",
         "bottleneck",
         "B",
         "224x224",
@@ -51,6 +53,8 @@ def test_list_shows_every_network_with_its_cost(keras_resnet_command: Command) -
     ]
     data = json.loads(keras_resnet_command("list", "resnet5*", "--json").stdout)
     assert {"resnet50", "resnet50v2", "resnet50d", "resnet56"} <= set(data)
+    assert data["resnet50v2"]["versions"] == ["v2", "v1", "v1.5"]
+    assert data["resnet50v2"]["config"]["block"] == "bottleneck"
     assert data["resnet50"]["macs"] == 4_089_184_256
 
 
@@ -150,6 +154,7 @@ def test_no_command_shows_the_commands(keras_resnet_command: Command) -> None:
         (["info", "plainnet34", "--shortcut", "C"], "Use `resnet34` for a network with shortcuts."),
         (["info", "resnet50", "--set", "width"], "Expected `--set field=value`."),
         (["info", "resnet50", "--set", "depth=7"], "Received: depth."),
+        (["info", "resnet50", "--set", "name=foo"], "Received: name."),
         (["info", "resnet50", "--set", "norm=group", "--set", "norm_groups=7"], "norm_groups=7"),
         (["info", "resnet50", "--plot", "network.pdf"], "ends in .png or .svg."),
         (["quickstart", "--epochs", "0"], "Invalid value for '--epochs'"),

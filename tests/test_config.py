@@ -63,6 +63,14 @@ VALID = {"block": "bottleneck", "blocks": (3, 4, 6, 3), "filters": (64, 128, 256
         ({"preact_stride": "1x1"}, "preact_stride='1x1'"),
         ({"block": "basic", "version": "v2", "preact_stride": "1x1"}, "preact_stride='1x1'"),
         ({"shortcut": "A", "downsample": "average"}, "downsample='average'"),
+        (
+            {"downsample": "average", "blocks": (2,), "filters": (8,)},
+            "downsample='average'",
+        ),
+        (
+            {"blur_pool": True, "stem": "cifar", "blocks": (2,), "filters": (8,)},
+            "blur_pool=True",
+        ),
         ({"shortcut": None, "downsample": "average"}, "downsample='average'"),
         ({"shortcut": None, "stochastic_depth": 0.1}, "stochastic_depth=0.1"),
         ({"shortcut": None, "zero_init_residual": True}, "zero_init_residual=True"),

@@ -39,6 +39,27 @@ def test_levels_have_the_strides_that_their_names_promise(config: ResNetConfig) 
     }
 
 
+@pytest.mark.parametrize("layout", ["stem_norm", "unit_norm", "unit_norm_stride_last"])
+def test_dilated_networks_have_the_same_levels(layout: str, tmp_path: Path) -> None:
+    config = ResNetConfig(
+        "bottleneck", (2, 2, 2), (8, 8, 8), version="v2", stem="cifar", preact_layout=layout
+    )
+    model = build(config, include_top=False, input_shape=(16, 16, 3))
+    model.save(tmp_path / "model.keras")
+    dilated = build(
+        config.replace(output_stride=1),
+        include_top=False,
+        input_shape=(16, 16, 3),
+        weights=tmp_path / "model.keras",
+    )
+    images = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), dtype=np.uint8)
+    expected, maps = feature_extractor(model)(images), feature_extractor(dilated)(images)
+    for level, step in (("C2", 1), ("C3", 2), ("C4", 4)):
+        np.testing.assert_allclose(
+            maps[level][:, ::step, ::step], expected[level], rtol=1e-4, atol=1e-4
+        )
+
+
 def test_output_stride_stops_the_strides() -> None:
     config = CONFIGS["v1.5 stem_norm"].replace(output_stride=16)
     maps = feature_extractor(build(config, input_shape=(128, 128, 3))).output

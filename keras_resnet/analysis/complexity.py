@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
+from collections import Counter
 from collections.abc import Iterable, Set
 from dataclasses import dataclass
 
 import keras
 
+from keras_resnet.builder import check_head, check_shape, check_size
 from keras_resnet.config import ResNetConfig
 from keras_resnet.graph import sources
 from keras_resnet.plan import BlockPlan, Conv, NetworkPlan, Norm, plan
@@ -59,15 +62,15 @@ def complexity(
     """Counts what a network costs for one image.
 
     Args:
-        model_or_config: a config (nothing is built) or any functional Keras model of convolutions,
-            dense layers and BN.
+        model_or_config: a config (nothing is built) or any flat functional Keras model of 2D
+            convolutions, dense layers and normalisations.
         input_shape: `(height, width, channels)`; by default that of the model, or that of the
             config's data set.
         classes: width of the classifier, for a config only.
 
     Raises:
-        ValueError: the model's input has no fixed size and `input_shape` is not given, or `classes`
-            is given for a model.
+        ValueError: the size of the images is neither in the model nor given, or impossible; the
+            model has layers that are not counted; or `classes` is given for a model.
     """
     if isinstance(model_or_config, ResNetConfig):
         return total(summarize(model_or_config, input_shape, classes))
@@ -85,9 +88,15 @@ def summarize(
     classes: int | None = None,
 ) -> list[PartSummary]:
     """The network's table, part by part, from the config alone. Arguments as for `complexity`."""
-    height, width, channels = input_shape or (config.default_size, config.default_size, 3)
+    shape = input_shape or (config.default_size, config.default_size, 3)
+    check_shape(shape)
+    height, width, channels = shape
+    if height is None or width is None:
+        raise ValueError(f"Expected images of a fixed height and width. Received: {input_shape}")
+    check_head(True, None, classes)
     classes = config.default_classes if classes is None else classes
     network = plan(config, channels)
+    check_size(network, (height, width), warn=False)
 
     rows, costs = [], _Costs((height, width))
     for conv in network.stem:
@@ -106,7 +115,7 @@ def summarize(
         rows.append(
             PartSummary(
                 "pool1",
-                "3x3 max pool, stride 2",
+                "3x3 max pool, stride 2" + ", blurred" * network.pool_blur,
                 (*costs.size, network.stem[-1].filters),
                 costs.take(0),
             )
@@ -114,12 +123,15 @@ def summarize(
     for stage in network.stages:
         for block in stage.blocks:
             costs.block(block)
-        words = (
-            f"[{' · '.join(_words(conv) for conv in stage.blocks[-1].convs)}] × {len(stage.blocks)}"
-        )
+        runs = [
+            f"[{words}] × {len(list(run))}"
+            for words, run in itertools.groupby(map(_block_words, stage.blocks))
+        ]
         depth = sum(len(block.convs) for block in stage.blocks)
         rows.append(
-            PartSummary(f"{stage.name}_x", words, (*costs.size, stage.filters), costs.take(depth))
+            PartSummary(
+                f"{stage.name}_x", " + ".join(runs), (*costs.size, stage.filters), costs.take(depth)
+            )
         )
     features = network.stages[-1].filters
     if network.final_norm is not None:
@@ -151,6 +163,13 @@ def _words(conv: Conv) -> str:
     groups = f" in {conv.groups} groups" if conv.groups > 1 else ""
     dilation = f" dilated by {conv.dilation}" if conv.dilation > 1 else ""
     return f"{conv.kernel_size}x{conv.kernel_size}, {conv.filters}{groups}{dilation}"
+
+
+def _block_words(block: BlockPlan) -> str:
+    words = [_words(conv) for conv in block.convs]
+    if block.se_filters:
+        words.append(f"squeeze-and-excitation, {block.se_filters}")
+    return " · ".join(words)
 
 
 class _Costs:
@@ -204,13 +223,17 @@ def _sum(parts: Iterable[Complexity]) -> Complexity:
 
 
 def _of_model(model: keras.Model, input_shape: tuple[int, int, int] | None) -> Complexity:
+    if not getattr(model, "inputs", None):
+        raise ValueError(f"Expected a functional model or a config. Received: {model!r}")
     flat = keras.Model(model.inputs, model.outputs)
-    nested = [layer.name for layer in flat.layers if isinstance(layer, keras.Model)]
-    if nested:
-        raise ValueError(
-            f"Expected a flat functional model. Received: one with the model {nested[0]!r} inside"
-        )
+    _check_layers(flat)
     if input_shape is not None:
+        check_shape(input_shape)
+        if input_shape[-1] != flat.input_shape[-1]:
+            raise ValueError(
+                f"Expected `input_shape` with {flat.input_shape[-1]} channels, as the model has. "
+                f"Received: {input_shape}"
+            )
         flat = keras.models.clone_model(flat, input_tensors=[keras.Input(input_shape)])
     if None in flat.input_shape[1:]:
         raise ValueError(
@@ -219,7 +242,10 @@ def _of_model(model: keras.Model, input_shape: tuple[int, int, int] | None) -> C
         )
     weighted = [layer for layer in flat.layers if isinstance(layer, _WEIGHTED)]
     outputs = {layer.name: math.prod(layer.output.shape[1:]) for layer in weighted}
-    weights = {weight.path: math.prod(weight.shape) for weight in flat.weights}
+    counted = [layer for layer in flat.layers if not isinstance(layer, keras.layers.Normalization)]
+    weights = {
+        weight.path: math.prod(weight.shape) for layer in counted for weight in layer.weights
+    }
     statistics = sum(size for path, size in weights.items() if "/moving_" in path)
     return Complexity(
         params=sum(weights.values()) - statistics,
@@ -232,6 +258,35 @@ def _of_model(model: keras.Model, input_shape: tuple[int, int, int] | None) -> C
 
 _WEIGHTED = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D, keras.layers.Dense)
 
+#: They scale and shift; the convention is not to count that.
+_FREE = (
+    keras.layers.BatchNormalization,
+    keras.layers.GroupNormalization,
+    keras.layers.LayerNormalization,
+    keras.layers.Normalization,
+    keras.layers.PReLU,
+)
+
+
+def _check_layers(model: keras.Model) -> None:
+    """Refuses what would be counted wrong."""
+    calls = Counter(
+        layer["name"] for layer in model.get_config()["layers"] for _ in layer["inbound_nodes"]
+    )
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            problem = f"one with the model {layer.name!r} inside"
+        elif layer.weights and not isinstance(layer, (*_WEIGHTED, *_FREE)):
+            problem = f"one with {layer.name!r}, a {type(layer).__name__}"
+        elif layer.weights and calls[layer.name] > 1:
+            problem = f"one that uses the weights of {layer.name!r} more than once"
+        else:
+            continue
+        raise ValueError(
+            "Expected a flat functional model of convolutions, dense layers and normalisations. "
+            f"Received: {problem}"
+        )
+
 
 def _macs_per_output(layer: keras.Layer) -> int:
     """Length of the dot product behind one output number."""
@@ -242,11 +297,22 @@ def _macs_per_output(layer: keras.Layer) -> int:
 
 
 def _longest_path(model: keras.Model, weighted: Set[str]) -> int:
-    """Weighted layers on the path from input to output that has most of them."""
+    """Weighted layers on the path from input to output that has most of them.
+
+    A squeeze-and-excitation is beside the path: it starts with pooling that keeps the axes, and
+    ends where it is multiplied.
+    """
+    kinds = {layer.name: layer for layer in model.layers}
     longest: dict[str, int] = {}
-    # Pooling that keeps the axes begins a squeeze-and-excitation: a path beside the main one.
-    beside = {layer.name for layer in model.layers if getattr(layer, "keepdims", False)}
-    for name, inputs in sources(model).items():
-        before = 0 if name in beside else max((longest[source] for source in inputs), default=0)
+    gates: set[str] = set()
+    graph = sources(model)
+    for name, inputs in graph.items():
+        layer = kinds.get(name)
+        if isinstance(layer, keras.layers.Multiply) and not gates.issuperset(inputs):
+            inputs = [source for source in inputs if source not in gates]
+        elif getattr(layer, "keepdims", False) or (inputs and gates.issuperset(inputs)):
+            gates.add(name)
+        before = max((longest[source] for source in inputs), default=0)
         longest[name] = before + (name in weighted)
-    return max(longest.values())
+    inner = {source for inputs in graph.values() for source in inputs}
+    return max(length for name, length in longest.items() if name not in inner)

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import keras
+import numpy as np
 import pytest
 
 import keras_resnet
 from keras_resnet import complexity
+from keras_resnet.variants import get_config
 
 
 def test_counts_any_functional_keras_model() -> None:
@@ -63,6 +65,59 @@ def test_nested_models_are_refused_by_name() -> None:
     inner = keras_resnet.ResNet20(name="inner")
     image = keras.Input((32, 32, 3))
     with pytest.raises(
-        ValueError, match="flat functional model. Received: one with the model 'inner'"
+        ValueError, match="flat functional model .*Received: one with the model 'inner'"
     ):
         complexity(keras.Model(image, inner(image)))
+
+
+def test_layers_that_would_be_counted_wrong_are_refused_by_name() -> None:
+    image = keras.Input((8, 8, 3))
+    shared = keras.layers.Conv2D(3, 3, padding="same", name="shared")
+    for output, message in (
+        (keras.layers.SeparableConv2D(4, 3, name="odd")(image), "'odd', a SeparableConv2D"),
+        (shared(shared(image)), "the weights of 'shared' more than once"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            complexity(keras.Model(image, output))
+    relu = keras.layers.ReLU()
+    with pytest.raises(ValueError, match="calls 're_lu.*' on its own result"):
+        complexity(keras.Model(image, relu(shared(relu(image)))))
+    with pytest.raises(ValueError, match="Expected a functional model or a config"):
+        complexity(keras.Sequential([keras.layers.Dense(3)]))
+
+
+def test_heads_on_pooled_maps_count_and_gates_do_not() -> None:
+    image = keras.Input((8, 8, 4))
+    x = keras.layers.Conv2D(4, 3, padding="same", use_bias=False)(image)
+    gate = keras.layers.GlobalAveragePooling2D(keepdims=True)(x)
+    gate = keras.layers.Conv2D(4, 1, activation="sigmoid", use_bias=False)(gate)
+    x = keras.layers.Multiply()([x, gate])
+    assert complexity(keras.Model(image, x)).depth == 1
+    x = keras.layers.GlobalAveragePooling2D(keepdims=True)(x)
+    assert complexity(keras.Model(image, keras.layers.Conv2D(5, 1)(x))).depth == 2
+
+
+def test_adapted_normalization_is_no_parameter() -> None:
+    image = keras.Input((8, 8, 3))
+    normalization = keras.layers.Normalization()
+    normalization.adapt(np.random.default_rng(0).normal(size=(4, 8, 8, 3)))
+    x = keras.layers.Conv2D(2, 1, use_bias=False)(normalization(image))
+    assert complexity(keras.Model(image, x)).params == 6
+
+
+@pytest.mark.parametrize(
+    ("shape", "classes", "message"),
+    [
+        ((32, 32), None, "channels last"),
+        ((None, 32, 3), None, "a fixed height and width"),
+        ((16, 16, 3), None, "at least 17x17"),
+        ((64, 64, 3), 0, "classes=0"),
+    ],
+)
+def test_impossible_images_and_classes_are_refused(
+    shape: tuple[int, ...], classes: int | None, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        complexity(get_config("resnet50"), shape, classes)
+    with pytest.raises(ValueError, match="with 3 channels, as the model has"):
+        complexity(keras_resnet.ResNet20(), (32, 32, 4))
