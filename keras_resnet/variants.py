@@ -104,7 +104,7 @@ def get_config(name: str, /, **overrides: Any) -> ResNetConfig:
 def versions(name: str) -> list[str]:
     """The versions that the network called `name` can have, its own first."""
     own = get_config(name).version
-    found = [own]
+    found: list[str] = [own]
     for version in get_args(Version):
         if version != own:
             with contextlib.suppress(ValueError):
