@@ -20,6 +20,7 @@ EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 
 PRINTED = {
     "build.py": "params=23528522",
+    "features.py": "'C5': (None, 16, 16, 2048)",
     "fine_tune.py": "of the held-out digits are right",
     "mobile_export.py": "agreement=",
     "tf_serving.py": "should be",
