@@ -83,7 +83,8 @@ class ResNetConfig:
         output_stride: input pixels per position of the last feature map, e.g. 8, 16 or 32; once it
             is reached, further strides become dilation. By default that of the stem and the stages.
             The weights are those of the network without it, and so is what it computes at the
-            positions that both have (not with blur pooling or D shortcuts, as in timm).
+            positions that both have; not with blur pooling or D shortcuts (as in timm), nor with
+            squeeze-and-excitation or group normalisation, which average over all positions.
         mean: per-channel mean that the graph subtracts from pixels in [0, 255], RGB.
         std: per-channel standard deviation (not variance) that it then divides by, in the same
             unit.

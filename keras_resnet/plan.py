@@ -243,7 +243,7 @@ class _Planner:
     def stage(self, index: int, input_filters: int) -> StagePlan:
         """Every stage but the first halves the resolution in its first block.
 
-        Or every stage but the last does so in its last block.
+        With strides at the end of stages, every stage but the last does so in its last block.
         """
         config, count = self.config, self.config.blocks[index]
         strided = 1 if index > 0 else None
