@@ -68,11 +68,13 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 def run_python() -> Run:
     """Runs code in a new Python process and returns what came of it."""
 
-    def run(code: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    def run(
+        code: str, *arguments: str, timeout: float = 600, **environment: str
+    ) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-c", code, *arguments]
         variables = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", **environment}
         return subprocess.run(
-            command, capture_output=True, text=True, env=variables, timeout=600, check=False
+            command, capture_output=True, text=True, env=variables, timeout=timeout, check=False
         )
 
     return run
