@@ -26,6 +26,7 @@ from keras_resnet.export.signature import (
 from keras_resnet.export.targets import TARGETS, Target
 from keras_resnet.export.verify import Comparison, compare, disagreements
 from keras_resnet.files import partial_directory, publish, size_of
+from keras_resnet.model_info import get_info
 
 #: Name and share done, at the start of every step.
 Progress = Callable[[str, float], None]
@@ -117,7 +118,7 @@ def export(
 
     with partial_directory(directory) as staging:
         workspace = Path(tempfile.mkdtemp(dir=staging))
-        source = ExportSource(single, calibration, workspace, keras_runner.output)
+        source = ExportSource(single, calibration, workspace, keras_runner.output, get_info(model))
         written = []
         for index, target in enumerate(chosen):
             progress(target.name, index / (len(chosen) + 1))

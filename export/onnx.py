@@ -6,6 +6,7 @@ from pathlib import Path
 
 import tensorflow as tf
 
+from keras_resnet.export.metadata import into_onnx
 from keras_resnet.export.signature import BATCH, IMAGE, ExportSource
 from keras_resnet.extras import require
 from keras_resnet.quiet import quiet
@@ -40,4 +41,5 @@ def write_float32(source: ExportSource, path: Path) -> None:
     del proto.graph.value_info[:]
     proto = onnx.shape_inference.infer_shapes(proto, strict_mode=True)
     onnx.checker.check_model(proto, full_check=True)
+    into_onnx(proto, source.info)
     path.write_bytes(proto.SerializeToString())

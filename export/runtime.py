@@ -12,6 +12,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_resnet.export import metadata
 from keras_resnet.export.signature import (
     IMAGE,
     SIGNATURE,
@@ -21,7 +22,9 @@ from keras_resnet.export.signature import (
     output_name,
 )
 from keras_resnet.extras import require
+from keras_resnet.model_info import ModelInfo, get_info
 from keras_resnet.quiet import quiet
+from keras_resnet.saving import load_model
 
 
 class Runner(ABC):
@@ -30,10 +33,12 @@ class Runner(ABC):
     Attributes:
         input_shape: `(batch, height, width, channels)`, `None` where any size is taken.
         output: `"probabilities"` or `"logits"`.
+        info: what the model knew about itself, such as its class names.
     """
 
     input_shape: tuple[int | None, ...]
     output: OutputName
+    info: ModelInfo = ModelInfo()
 
     def predict(self, images: Any, batch_size: int = 32) -> np.ndarray:
         """Class probabilities `(n, classes)`, float32.
@@ -58,13 +63,24 @@ class Runner(ABC):
 
 
 class KerasRunner(Runner):
-    """A Keras model, called as one compiled function."""
+    """A Keras model, called as one compiled function.
+
+    Attributes:
+        traces: how often it was compiled: once, whatever the sizes of batches and images are.
+    """
 
     def __init__(self, model: keras.Model) -> None:
         check_classifier(model)
-        self.input_shape = tuple(model.input_shape)
+        self.input_shape = (None, *model.input_shape[1:])
         self.output = output_name(model)
-        self._call = tf.function(lambda image: model(image, training=False), reduce_retracing=True)
+        self.info = get_info(model)
+        self.traces = 0
+
+        def call(image: Any) -> Any:
+            self.traces += 1  # Python runs while tracing only.
+            return model(image, training=False)
+
+        self._call = tf.function(call, [tf.TensorSpec(self.input_shape, tf.float32)])
 
     def run(self, batch: np.ndarray) -> np.ndarray:
         return self._call(tf.constant(batch)).numpy()
@@ -79,6 +95,7 @@ class SavedModelRunner(Runner):
         self._signature = self._loaded.signatures[SIGNATURE]
         self.input_shape = tuple(self._signature.structured_input_signature[1][IMAGE].shape)
         self.output = next(iter(self._signature.structured_outputs))
+        self.info = metadata.of_saved_model(path)
 
     def run(self, batch: np.ndarray) -> np.ndarray:
         return self._signature(**{IMAGE: tf.constant(batch)})[self.output].numpy()
@@ -96,6 +113,7 @@ class TFLiteRunner(Runner):
         shape = self._interpreter.get_input_details()[0]["shape_signature"]
         self.input_shape = tuple(None if side < 0 else int(side) for side in shape)
         self.output = next(iter(self._signature.get_output_details()))
+        self.info = metadata.of_tflite(path)
 
     def run(self, batch: np.ndarray) -> np.ndarray:
         return self._signature(**{IMAGE: batch})[self.output]
@@ -110,6 +128,7 @@ class ONNXRunner(Runner):
         shape = self._session.get_inputs()[0].shape
         self.input_shape = tuple(side if isinstance(side, int) else None for side in shape)
         self.output = self._session.get_outputs()[0].name
+        self.info = metadata.of_onnx(self._session)
 
     def run(self, batch: np.ndarray) -> np.ndarray:
         return self._session.run([self.output], {IMAGE: batch})[0]
@@ -141,7 +160,7 @@ def load_runner(path: str | os.PathLike[str]) -> Runner:
 
 def _loader(path: Path) -> tuple[Path, Callable[[Path], Runner]]:
     loaders: dict[str, Callable[[Path], Runner]] = {
-        ".keras": lambda file: KerasRunner(keras.saving.load_model(file, compile=False)),
+        ".keras": lambda file: KerasRunner(load_model(file, compile=False)),
         ".tflite": TFLiteRunner,
         ".onnx": ONNXRunner,
     }

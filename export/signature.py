@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +12,8 @@ from typing import Any, Literal
 import keras
 import numpy as np
 import tensorflow as tf
+
+from keras_resnet.model_info import ModelInfo
 
 IMAGE = "image"
 BATCH = "batch"
@@ -30,12 +32,14 @@ class ExportSource:
             full-integer quantization.
         workspace: where intermediate files go.
         output_name: what the artifact's output is called.
+        info: what the model knows about itself, for the artifact's metadata.
     """
 
     model: keras.Model
     calibration: np.ndarray | None
     workspace: Path
     output_name: OutputName
+    info: ModelInfo = field(default_factory=ModelInfo)
 
     def serving_function(self) -> Callable[[Any], dict[str, Any]]:
         """The function of `image` that every format is traced from."""

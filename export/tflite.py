@@ -10,6 +10,7 @@ from typing import Any
 import tensorflow as tf
 from tensorflow.lite.tools import flatbuffer_utils
 
+from keras_resnet.export.metadata import into_tflite
 from keras_resnet.export.signature import IMAGE, SIGNATURE, ExportSource
 from keras_resnet.quiet import quiet
 
@@ -61,7 +62,7 @@ def _converter(source: ExportSource) -> Any:
 
 
 def _write(source: ExportSource, path: Path, converter: Any) -> None:
-    path.write_bytes(_named(_convert(converter), source.output_name))
+    path.write_bytes(_finished(_convert(converter), source))
 
 
 def _convert(converter: Any) -> bytes:
@@ -93,10 +94,11 @@ def _custom_operators(content: bytes) -> str:
     )
 
 
-def _named(content: bytes, output: str) -> bytes:
+def _finished(content: bytes, source: ExportSource) -> bytes:
     """Names the graph's own ends like the signature's, for runtimes without signatures."""
     model = flatbuffer_utils.convert_bytearray_to_object(bytearray(content))
     graph = model.subgraphs[0]
     graph.tensors[graph.inputs[0]].name = IMAGE.encode()
-    graph.tensors[graph.outputs[0]].name = output.encode()
+    graph.tensors[graph.outputs[0]].name = source.output_name.encode()
+    into_tflite(model, source.info)
     return bytes(flatbuffer_utils.convert_object_to_bytearray(model))

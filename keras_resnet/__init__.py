@@ -27,8 +27,13 @@ _refuse_abandoned_namesake()
 if TYPE_CHECKING:
     from keras_resnet.analysis.complexity import Complexity, complexity
     from keras_resnet.builder import build
+    from keras_resnet.checkpoints import from_checkpoint
     from keras_resnet.config import ResNetConfig
     from keras_resnet.features import feature_extractor
+    from keras_resnet.labels import decode_predictions
+    from keras_resnet.model_info import set_class_names
+    from keras_resnet.predictor import Predictor
+    from keras_resnet.preprocessing import preprocess_input
     from keras_resnet.saving import load_model
     from keras_resnet.variants import (
         PlainNet18,
@@ -83,9 +88,14 @@ if TYPE_CHECKING:
         create_model,
         list_models,
     )
+    from keras_resnet.weights.load import load_weights
+    from keras_resnet.weights.registry import list_weights
+    from keras_resnet.weights.report import LoadReport
+    from keras_resnet.weights.save import save_torch_state_dict
 
 __all__ = [
     "Complexity",
+    "LoadReport",
     "PlainNet18",
     "PlainNet20",
     "PlainNet32",
@@ -93,6 +103,7 @@ __all__ = [
     "PlainNet44",
     "PlainNet56",
     "PlainNet110",
+    "Predictor",
     "ResNeXt50_32x4d",
     "ResNeXt101_32x8d",
     "ResNeXt101_64x4d",
@@ -139,15 +150,38 @@ __all__ = [
     "cifar_resnet",
     "complexity",
     "create_model",
+    "decode_predictions",
     "feature_extractor",
+    "from_checkpoint",
     "list_models",
+    "list_weights",
     "load_model",
+    "load_weights",
+    "preprocess_input",
+    "save_torch_state_dict",
+    "set_class_names",
 ]
 
 #: Where the public names live. They are imported when first used: the command sets TensorFlow up
 #: before Keras imports it, and under another backend nothing of TensorFlow is imported at all.
-_MODULES = ("config", "saving", "builder", "variants", "features", "analysis.complexity")
-_SUBPACKAGES = ("analysis", "data", "export", "training", "weights")
+_MODULES = (
+    "config",
+    "saving",
+    "builder",
+    "variants",
+    "features",
+    "analysis.complexity",
+    "checkpoints",
+    "weights.load",
+    "weights.registry",
+    "weights.report",
+    "weights.save",
+    "labels",
+    "preprocessing",
+    "model_info",
+    "predictor",
+)
+_SUBPACKAGES = ("analysis", "data", "export", "preprocessing", "training", "weights")
 
 
 def __getattr__(name: str) -> Any:

@@ -14,7 +14,8 @@ from keras_resnet.blocks import conv_norm_act, max_pooling, norm_act, residual_b
 from keras_resnet.config import ResNetConfig
 from keras_resnet.graph import allow_depth
 from keras_resnet.plan import NetworkPlan, plan
-from keras_resnet.saving import copy_weights
+from keras_resnet.weights.load import load_weights
+from keras_resnet.weights.report import LoadReport
 
 #: Below this height or width, the last stage sees the image through so few pixels that accuracy
 #: suffers.
@@ -43,9 +44,9 @@ def build(
     Args:
         config: the network.
         include_top: whether to add global average pooling and the classifier.
-        weights: `None` for random weights, or the path of a `.keras` file of the same network (a
-            file of a network with a classifier also serves a model without one). Nothing is ever
-            downloaded.
+        weights: `None` for random weights; the path of a file of weights; or a tag of
+            `list_weights()`, which is downloaded once. See `load_weights`; its report becomes the
+            model's attribute `load_report`.
         input_tensor: a Keras tensor to build on, instead of a new input.
         input_shape: `(height, width, channels)`; height and width may be `None`. By default
             224x224x3 (CIFAR stem: 32x32x3), or any size of 3 channels if `include_top` is false.
@@ -85,8 +86,17 @@ def build(
     allow_depth(sum(8 * len(block.convs) for block in network.blocks))
     model = keras.Model(inputs, x, name=name or "resnet")
     if weights is not None:
-        copy_weights(weights, model)
+        model.load_report = load_weights(model, weights)
+        _warn_of_changes(model.load_report)
     return model
+
+
+def _warn_of_changes(report: LoadReport) -> None:
+    changes = [f"{layer}: {how}" for layer, how in report.adapted.items()]
+    if report.missing:
+        changes.append("the classifier is new, as the weights are for other classes")
+    if changes:
+        warnings.warn(f"{report.tag or report.source}: {'; '.join(changes)}.", stacklevel=4)
 
 
 def _backbone(

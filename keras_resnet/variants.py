@@ -14,6 +14,8 @@ import numpy as np
 
 from keras_resnet.builder import build
 from keras_resnet.config import ResNetConfig, Version
+from keras_resnet.weights.registry import WeightsEntry, find_weights, list_weights
+from keras_resnet.weights.sources import is_path
 
 _FILTERS = (64, 128, 256, 512)
 
@@ -101,6 +103,27 @@ def get_config(name: str, /, **overrides: Any) -> ResNetConfig:
     return config.replace(**overrides)
 
 
+def weights_config(entry: WeightsEntry, **overrides: Any) -> ResNetConfig:
+    """The config of a registered checkpoint's network, with the constants of its pixels."""
+    fields = {**entry.config, "mean": entry.mean, "std": entry.std, **overrides}
+    return get_config(entry.model, **fields)
+
+
+def _resolve(
+    variant: str, weights: str | os.PathLike[str] | None, overrides: dict[str, Any]
+) -> tuple[ResNetConfig, str | os.PathLike[str] | None]:
+    """The config of a network that may take registered weights, and the full tag of those."""
+    if weights is None or is_path(weights):
+        return get_config(variant, **overrides), weights
+    entry = find_weights(str(weights), variant)
+    if entry.model != variant:
+        raise ValueError(
+            f"Expected weights of `{variant}`, such as {', '.join(list_weights(f'{variant}.*'))}. "
+            f"Received: weights={weights!r}, which are of `{entry.model}`"
+        )
+    return weights_config(entry, **overrides), entry.tag
+
+
 def versions(name: str) -> list[str]:
     """The versions that the network called `name` can have, its own first."""
     own = get_config(name).version
@@ -121,9 +144,10 @@ def create_model(variant: str, **keywords: Any) -> keras.Model:
     Raises:
         ValueError: an unknown or impossible argument.
     """
-    overrides, arguments = _split(keywords)
+    overrides, arguments = split_keywords(keywords)
     arguments["name"] = arguments.get("name") or variant
-    return build(get_config(variant, **overrides), **arguments)
+    config, weights = _resolve(variant, arguments.pop("weights", None), overrides)
+    return build(config, weights=weights, **arguments)
 
 
 def cifar_resnet(depth: int, block: str = "basic", **keywords: Any) -> keras.Model:
@@ -139,12 +163,12 @@ def cifar_resnet(depth: int, block: str = "basic", **keywords: Any) -> keras.Mod
     Raises:
         ValueError: no such network, or another impossible argument.
     """
-    overrides, arguments = _split(keywords)
+    overrides, arguments = split_keywords(keywords)
     arguments["name"] = arguments.get("name") or f"cifar_resnet{depth}"
     return build(cifar_config(depth, block, **overrides), **arguments)
 
 
-def _split(keywords: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+def split_keywords(keywords: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Fields of the config, and arguments of `build`."""
     names = inspect.signature(build).parameters.keys() - {"config"}
     arguments = {key: value for key, value in keywords.items() if key in names}
@@ -175,6 +199,7 @@ def _network(builder_name: str, config: ResNetConfig) -> Builder:
     """Enters a network into the table; returns its builder."""
     variant = builder_name.lower()
     VARIANTS[variant] = config
+    default_classes = config.default_classes
 
     def build_variant(
         include_top: bool = True,
@@ -182,7 +207,7 @@ def _network(builder_name: str, config: ResNetConfig) -> Builder:
         input_tensor: Any = None,
         input_shape: tuple[int | None, int | None, int] | None = None,
         pooling: str | None = None,
-        classes: int = config.default_classes,
+        classes: int = default_classes,
         classifier_activation: Any = "softmax",
         name: str | None = None,
         *,
@@ -190,8 +215,9 @@ def _network(builder_name: str, config: ResNetConfig) -> Builder:
         dtype: Any = None,
         **config_overrides: Any,
     ) -> keras.Model:
+        config, weights = _resolve(variant, weights, config_overrides)
         return build(
-            get_config(variant, **config_overrides),
+            config,
             include_top,
             weights,
             input_tensor,

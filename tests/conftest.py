@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -84,6 +86,50 @@ def run_python() -> Run:
 def command() -> str:
     """Path of the installed `keras-resnet` command."""
     return str(Path(sys.executable).with_name("keras-resnet"))
+
+
+Command = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="session")
+def keras_resnet_command(command: str) -> Command:
+    """Runs the `keras-resnet` command as a user would, and returns what came of it."""
+
+    def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        variables = {**os.environ, **environment}
+        variables.pop("TF_CPP_MIN_LOG_LEVEL", None)
+        return subprocess.run(
+            [command, *arguments],
+            capture_output=True,
+            text=True,
+            timeout=300,
+            env=variables,
+            check=False,
+        )
+
+    return run
+
+
+@pytest.fixture
+def command_in_process(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Command]:
+    """The same inside this process, where importing TensorFlow once is enough."""
+    from keras_resnet.cli import main
+
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        monkeypatch.setattr(sys, "argv", ["keras-resnet", *arguments])
+        with pytest.raises(SystemExit) as exit_:
+            main()
+        out, err = capsys.readouterr()
+        return subprocess.CompletedProcess(arguments, int(exit_.value.code or 0), out, err)
+
+    yield run
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")

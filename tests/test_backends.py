@@ -23,8 +23,8 @@ from tests.conftest import randomize
 from tests.test_builder import CONFIGS
 
 def run(model, images, training):
-    \"\"\"Logits of inference; those of training, of whose squares' sum the gradients are; the moving
-    statistics after one step of training.\"\"\"
+    \"\"\"Logits of inference; those of training, of the sum of whose squares the gradients are; the
+    moving statistics after one step of training.\"\"\"
     backend, weights = keras.backend.backend(), model.trainable_variables
     moving = ["moving" in variable.path for variable in model.non_trainable_variables]
     if backend == "jax":

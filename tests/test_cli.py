@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,27 +10,12 @@ import pytest
 import keras_resnet
 from keras_resnet.extras import OPTIONAL
 
-Command = Callable[..., subprocess.CompletedProcess[str]]
+from .conftest import Command
 
 
-@pytest.fixture(scope="module")
-def keras_resnet_command(command: str) -> Command:
-    def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        variables = {**os.environ, **environment}
-        variables.pop("TF_CPP_MIN_LOG_LEVEL", None)
-        return subprocess.run(
-            [command, *arguments],
-            capture_output=True,
-            text=True,
-            timeout=300,
-            env=variables,
-            check=False,
-        )
-
-    return run
-
-
-def test_list_shows_every_network_with_its_cost(keras_resnet_command: Command) -> None:
+def test_list_shows_every_network_with_its_cost(
+    keras_resnet_command: Command, command_in_process: Command
+) -> None:
     done = keras_resnet_command("list")
     assert (done.returncode, done.stderr) == (0, "")
     rows = {line.split()[0]: line for line in done.stdout.splitlines()[3:] if line.strip()}
@@ -51,22 +33,22 @@ def test_list_shows_every_network_with_its_cost(keras_resnet_command: Command) -
         "4,089.2",
         "M",
     ]
-    data = json.loads(keras_resnet_command("list", "resnet5*", "--json").stdout)
+    data = json.loads(command_in_process("list", "resnet5*", "--json").stdout)
     assert {"resnet50", "resnet50v2", "resnet50d", "resnet56"} <= set(data)
     assert data["resnet50v2"]["versions"] == ["v2", "v1", "v1.5"]
     assert data["resnet50v2"]["config"]["block"] == "bottleneck"
     assert data["resnet50"]["macs"] == 4_089_184_256
 
 
-def test_info_prints_the_stages_as_table_1_does(keras_resnet_command: Command) -> None:
-    done = keras_resnet_command("info", "resnet34", "--version", "v1", "--shortcut", "C")
+def test_info_prints_the_stages_as_table_1_does(command_in_process: Command) -> None:
+    done = command_in_process("info", "resnet34", "--version", "v1", "--shortcut", "C")
     assert (done.returncode, done.stderr) == (0, "")
     lines = [" ".join(line.split()) for line in done.stdout.splitlines()]
     assert "conv4_x [3x3, 256 · 3x3, 256] × 6 14x14x256 7,152,640 1,400.1 M" in lines
     assert "total 34 weighted layers 22,716,840 3,830.7 M" in lines
     assert "Shortcuts: 16 projection. BN statistics: 22,784 numbers, not trained." in lines
     plain = json.loads(
-        keras_resnet_command(
+        command_in_process(
             "info", "resnet20", "--shortcut", "none", "--size", "64", "--classes", "5", "--json"
         ).stdout
     )
@@ -159,17 +141,27 @@ def test_no_command_shows_the_commands(keras_resnet_command: Command) -> None:
         (["info", "resnet50", "--plot", "network.pdf"], "ends in .png or .svg."),
         (["quickstart", "--epochs", "0"], "Invalid value for '--epochs'"),
         (["quickstart", "--seed", "-1"], "Invalid value for '--seed'"),
+        (["weights", "vgg*"], "Expected a pattern that matches a tag of weights"),
+        (["predict", "none.keras", "none.png"], "none.png"),
+        (["convert", "none.pth", "--output", "x.keras"], "existing file of weights"),
     ],
 )
 def test_bad_arguments_are_one_sentence_and_code_2(
-    arguments: list[str], sentence: str, keras_resnet_command: Command
+    arguments: list[str], sentence: str, command_in_process: Command
 ) -> None:
-    done = keras_resnet_command(*arguments)
+    done = command_in_process(*arguments)
     assert done.returncode == 2
     assert done.stderr.startswith("keras-resnet: ")
     assert sentence in done.stderr
     assert done.stderr.count("\n") == 1
     assert "Traceback" not in done.stderr
+
+
+def test_bad_arguments_of_a_real_process(keras_resnet_command: Command) -> None:
+    done = keras_resnet_command("info", "resnet50", "--shortcut", "Z")
+    assert done.returncode == 2
+    assert done.stderr.startswith("keras-resnet: Expected `shortcut` to be one of")
+    assert done.stderr.count("\n") == 1
 
 
 def test_output_that_cannot_be_written_is_one_sentence(

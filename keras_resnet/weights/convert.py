@@ -1,89 +1,170 @@
-"""Arrays of other packages, laid out for our layers."""
+"""Arrays of other packages, turned into what our layers compute with."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import keras
 import numpy as np
 
 from keras_resnet.blocks import NORM_EPSILON
-from keras_resnet.weights.mapping import Layout, checkpoint_names
+from keras_resnet.weights.checkpoint import Checkpoint
+from keras_resnet.weights.infer import Inferred
+from keras_resnet.weights.mapping import Naming
+
+#: Mean and standard deviation per channel, of pixels in [0, 255].
+Constants = tuple[Sequence[float], Sequence[float]]
 
 #: Epsilon of every BN of keras.applications' ResNets.
 _KERAS_APPLICATIONS_EPSILON = 1.001e-5
 
 
-def assign_torch(model: keras.Model, state: Mapping[str, np.ndarray], layout: Layout) -> None:
-    """Sets a model's weights from a torch state dict.
+def convert(checkpoint: Checkpoint, inferred: Inferred) -> None:
+    """Makes the arrays those of our network with the same outputs, in place."""
+    _fold_biases(checkpoint)
+    if inferred.family == "keras_applications":
+        _shift_epsilon(checkpoint, _KERAS_APPLICATIONS_EPSILON - NORM_EPSILON)
+    if checkpoint.naming.layout == "akamaster" and inferred.config.shortcut == "A":
+        move_zero_channels(checkpoint.layers, inferred.config.filters, to_end=True)
+        checkpoint.notes.append(
+            "zero channels on both sides, as akamaster pads them: channels were reordered"
+        )
+    if inferred.bgr:
+        stem = stem_name(checkpoint.layers)
+        checkpoint.layers[stem]["kernel"] = checkpoint.layers[stem]["kernel"][:, :, ::-1]
+
+
+def stem_name(layers: Mapping[str, object]) -> str:
+    """The convolution that sees the image."""
+    return "conv1_conv" if "conv1_conv" in layers else "conv1_1_conv"
+
+
+def _fold_biases(checkpoint: Checkpoint) -> None:
+    """A bias before a BN is redundant: the BN's mean makes up for it."""
+    for name, roles in checkpoint.layers.items():
+        norm = checkpoint.layers.get(name.removesuffix("conv") + "bn", {})
+        if name.endswith("_conv") and "bias" in roles and "moving_mean" in norm:
+            norm["moving_mean"] = norm["moving_mean"] - roles.pop("bias")
+
+
+def _shift_epsilon(checkpoint: Checkpoint, shift: float) -> None:
+    for roles in checkpoint.layers.values():
+        if "moving_variance" in roles:
+            roles["moving_variance"] = (roles["moving_variance"] + shift).astype(np.float32)
+
+
+def move_zero_channels(
+    layers: dict[str, dict[str, np.ndarray]], filters: Sequence[int], *, to_end: bool
+) -> None:
+    """Reorders the channels of basic blocks between two ways to pad a shortcut, in place.
+
+    akamaster puts half of the new zero channels before the old ones, we put all behind them. Where
+    old channels are moved, everything that reads or writes them is reordered alike.
 
     Args:
-        model: a network of this package.
-        state: arrays by key; convolutions `(output, input, height, width)`.
-        layout: whose names the keys are.
+        layers: arrays by our layers' names.
+        filters: channels of every stage.
+        to_end: from theirs to ours; else back.
+    """
+    order = np.arange(filters[0])
+    for stage, count in enumerate(filters, start=2):
+        before = order
+        extra = count - len(order)
+        if extra:
+            # Theirs: extra // 2 zeros, the old channels, the rest of the zeros.
+            shifted = order + extra // 2
+            new = np.setdiff1d(np.arange(count), shifted)
+            order = np.concatenate([shifted, new])
+        number = 1
+        while (name := f"conv{stage}_block{number}") + "_1_conv" in layers:
+            reads = before if number == 1 else order
+            _take(layers[f"{name}_1_conv"], "kernel", 2, reads, to_end)
+            _take(layers[f"{name}_2_conv"], "kernel", 3, order, to_end)
+            for role in layers[f"{name}_2_bn"]:
+                _take(layers[f"{name}_2_bn"], role, 0, order, to_end)
+            number += 1
+    if "predictions" in layers:
+        _take(layers["predictions"], "kernel", 0, order, to_end)
+
+
+def _take(
+    roles: dict[str, np.ndarray], role: str, axis: int, order: np.ndarray, forward: bool
+) -> None:
+    roles[role] = np.take(roles[role], order if forward else np.argsort(order), axis)
+
+
+def adapt_channels(
+    layers: dict[str, dict[str, np.ndarray]],
+    channels: int,
+    theirs: Constants | None,
+    ours: Constants | None,
+) -> str:
+    """Makes a stem for RGB one for another number of channels, in place; says how.
+
+    One channel: the kernels of the three colours are added up, each scaled by what the colours'
+    deviations differ in. What their means differ in goes into the BN behind the stem. A grey image
+    then gives what its RGB replication gave; at the image's edges, where the kernel also sees
+    padding, only if the colours had equal means.
+
+    Otherwise, as timm does it: the three are repeated until there are enough, and scaled down.
+
+    Args:
+        layers: arrays by our layers' names.
+        channels: of the model at hand.
+        theirs: mean and deviation of RGB that the weights want; `None` if not known.
+        ours: those of the model at hand; `None` if it does not normalise.
+    """
+    name = stem_name(layers)
+    kernel = np.asarray(layers[name]["kernel"], np.float64)
+    if channels != 1:
+        repeated = np.tile(kernel, (1, 1, -(-channels // 3), 1))[:, :, :channels] * (3 / channels)
+        layers[name]["kernel"] = repeated.astype(np.float32)
+        return f"RGB kernels repeated for {channels} channels and scaled by 3/{channels}"
+    how = "RGB kernels added up for one channel"
+    if theirs is None or ours is None:
+        layers[name]["kernel"] = kernel.sum(axis=2, keepdims=True).astype(np.float32)
+        return f"{how}, as if its pixels were normalised like each colour's"
+    their_mean, their_std = (np.asarray(values, np.float64)[:, None] for values in theirs)
+    scaled = (kernel * (ours[1][0] / their_std)).sum(axis=2, keepdims=True)
+    layers[name]["kernel"] = scaled.astype(np.float32)
+    shift = (ours[0][0] - their_mean) / their_std
+    if np.abs(shift).max() < 1e-6:
+        return f"{how}; exact for grey images"
+    norm = layers.get(name.removesuffix("conv") + "bn")
+    if norm is None:
+        return f"{how}; what the colours' means differ in is lost, as no BN follows the stem"
+    constant = (kernel * shift).sum(axis=(0, 1, 2))
+    norm["moving_mean"] = (norm["moving_mean"] - constant).astype(np.float32)
+    return f"{how}, their means into the BN behind it; exact for grey images but at their edges"
+
+
+def torch_arrays(
+    layers: Mapping[str, Mapping[str, np.ndarray]], naming: Naming
+) -> dict[str, np.ndarray]:
+    """Arrays by our names, as a torch state dict in the layout of `naming`.
 
     Raises:
-        ValueError: a key is missing or left over, or an array has the wrong shape.
+        ValueError: the layout has no name for a layer, or for a bias.
     """
-    # How often torch has updated a BN's statistics has no counterpart.
-    rest = {key for key in state if not key.endswith("num_batches_tracked")}
-    arrays = {}
-    for name, prefix in checkpoint_names(model, layout).items():
-        layer = model.get_layer(name)
-        keys = [f"{prefix}.{suffix}" for suffix in _suffixes(layer)]
-        missing = [key for key in keys if key not in state]
-        if missing:
+    state: dict[str, np.ndarray] = {}
+    for name, roles in layers.items():
+        prefix = naming.prefix(name)
+        biased = name.endswith("_conv") and "bias" in roles
+        if prefix is None or biased:
             raise ValueError(
-                f"Expected weights of {model.name!r} in the layout {layout!r}. "
-                f"Received: none for {', '.join(missing)}"
+                f"Expected a network that the layout {naming.layout!r} can describe. "
+                f"Received: one with {'a bias in ' if biased else ''}the layer {name!r}"
             )
-        arrays[name] = [_keras_order(state[key], len(layer.weights[0].shape)) for key in keys]
-        for key, array, weight in zip(keys, arrays[name], layer.weights, strict=True):
-            if array.shape != tuple(weight.shape):
-                raise ValueError(
-                    f"Expected an array of shape {tuple(weight.shape)}, in Keras' order, for "
-                    f"{name!r} from {key!r}. Received: {array.shape}"
-                )
-        rest -= {*keys}
-    if rest:
-        raise ValueError(
-            f"Expected weights of {model.name!r} only. Received: also {', '.join(sorted(rest))}"
-        )
-    for name, values in arrays.items():
-        model.get_layer(name).set_weights(values)
-
-
-def _suffixes(layer: keras.Layer) -> Sequence[str]:
-    """Keys of a layer's weights, in the order of Keras."""
-    if isinstance(layer, keras.layers.BatchNormalization):
-        return ("weight", "bias", "running_mean", "running_var")
-    return ("weight", "bias")[: len(layer.weights)]
-
-
-def _keras_order(array: np.ndarray, rank: int) -> np.ndarray:
-    if array.ndim == 4:
-        array = array.transpose(2, 3, 1, 0)
-        # A classifier may be a 1x1 convolution.
-        return array[0, 0] if rank == 2 else array
-    return array.T if array.ndim == 2 else array
-
-
-def from_keras_applications(
-    weights: Mapping[str, Sequence[np.ndarray]],
-) -> dict[str, list[np.ndarray]]:
-    """Weights of a keras.applications ResNet (v1 or V2), by layer, as our networks take them.
-
-    Their convolutions before a BN have a bias, which the BN's mean makes up for: `mean - bias` does
-    without it. Their BN has another epsilon: it goes into the variance.
-
-    Args:
-        weights: layer name -> its weights, as `layer.get_weights()` gives them.
-    """
-    result = {name: list(arrays) for name, arrays in weights.items() if len(arrays)}
-    for name, arrays in result.items():
-        if name.endswith("_bn"):
-            arrays[3] = arrays[3] + (_KERAS_APPLICATIONS_EPSILON - NORM_EPSILON)
-            conv = result.get(name.removesuffix("bn") + "conv", [])
-            if len(conv) == 2:
-                arrays[2] = arrays[2] - conv.pop()
-    return result
+        norm = "gamma" in roles
+        for role, array in roles.items():
+            suffix = {"moving_mean": "running_mean", "moving_variance": "running_var"}.get(
+                role, "bias" if role in ("bias", "beta") else "weight"
+            )
+            if array.ndim == 4:
+                array = array.transpose(3, 2, 0, 1)
+            elif array.ndim == 2:
+                # timm's pre-activation networks classify by a 1x1 convolution.
+                array = array.T[:, :, None, None] if naming.layout == "timm_resnetv2" else array.T
+            state[f"{prefix}.{suffix}"] = np.ascontiguousarray(array)
+        if norm and "moving_mean" in roles:
+            state[f"{prefix}.num_batches_tracked"] = np.array(0, np.int64)
+    return state

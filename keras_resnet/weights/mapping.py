@@ -1,105 +1,166 @@
-"""What other packages call the layers of our networks: one map per layout, from our names."""
+"""What other packages call the layers of our networks: one map from our names, read both ways."""
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Callable, Mapping
-from typing import Literal
+import string
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Literal, get_args
 
-import keras
+#: `torchvision` is also timm's `resnet*`; `timm_resnetv2` its pre-activation networks;
+#: `transformers` Hugging Face's `ResNet`; `akamaster` pytorch_resnet_cifar10; `caffe` the names of
+#: the original release, which the first Keras ResNet50 kept; `keras` ours and keras.applications'.
+Layout = Literal["torchvision", "timm_resnetv2", "transformers", "akamaster", "caffe", "keras"]
 
-Layout = Literal["torchvision", "timm_resnetv2", "transformers"]
+LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 
 
-def checkpoint_names(model: keras.Model, layout: Layout) -> dict[str, str]:
-    """The prefix of every weighted layer's keys in a checkpoint.
+@dataclass(frozen=True)
+class Naming:
+    """A layout with what its names depend on.
 
-    Args:
-        model: a network of this package.
-        layout: `"torchvision"` (its ResNets and timm's `resnet*`, with C stem, D shortcut and
-            squeeze-and-excitation), `"timm_resnetv2"`, or `"transformers"` (its `ResNet`).
-
-    Returns:
-        Our layer name -> prefix, such as `conv2_block1_1_conv` -> `layer1.0.conv1`.
-
-    Raises:
-        ValueError: the layout has no name for a layer.
+    Attributes:
+        layout: whose names.
+        deep_stem: whether the stem has three convolutions.
+        average: whether projections come after average pooling (D shortcut). timm then numbers the
+            projection's parts from 1, in blocks without a stride, too.
+        numbered: stages, from 2, whose blocks Caffe's names number (`res4b1`) instead of lettering
+            them (`res4b`), as ResNet-101 and 152 have them.
     """
-    # timm's D shortcut has a pooling, or a place holder, in front of every projection.
-    average = any(layer.name.endswith("_0_pool") for layer in model.layers)
-    names = {}
-    for layer in model.layers:
-        if not layer.weights:
-            continue
-        prefix = _prefix(layer.name, layout, average)
-        if prefix is None:
-            raise ValueError(
-                f"Expected a network that the layout {layout!r} can describe. "
-                f"Received: {model.name!r} with the layer {layer.name!r}"
-            )
-        names[layer.name] = prefix
-    return names
 
+    layout: Layout
+    deep_stem: bool = False
+    average: bool = False
+    numbered: frozenset[int] = field(default_factory=frozenset)
 
-def _prefix(name: str, layout: Layout, average: bool) -> str | None:
-    block = re.fullmatch(r"conv(\d+)_block(\d+)_(\w+?)_(\w+)", name)
-    if block:
+    def prefix(self, name: str) -> str | None:
+        """The prefix of the keys of our layer `name`; `None` if the layout has none for it.
+
+        `conv2_block1_1_conv` -> `layer1.0.conv1`. Group normalisations are named like BN.
+        """
+        if self.layout == "keras":
+            return name
+        name = re.sub("_gn$", "_bn", name)
+        block = re.fullmatch(r"conv(\d+)_block(\d+)_([a-z0-9]+)_([a-z]+)", name)
+        if not block:
+            return _ends(self).get(name)
         stage, number, part, kind = block.groups()
-        rules = _BLOCKS[layout](part, average)
-        template = rules.get("norm" if kind in ("bn", "gn") else kind)
-        if template is None:
-            return None
-        return _BLOCK_PREFIX[layout].format(int(stage) - 2, int(number) - 1, int(stage) - 1) + (
-            template
-        )
-    return _ENDS[layout].get(re.sub("_gn$", "_bn", name))
+        return _BLOCKS[self.layout](self, int(stage), int(number), part, kind)
+
+    def inverse(self, prefixes: Iterable[str]) -> dict[str, str]:
+        """Our names of the layers that some `prefixes` of keys mean; unknown ones are left out."""
+        wanted = set(prefixes)
+        if self.layout == "keras":
+            return {prefix: prefix for prefix in wanted if re.fullmatch(_OURS, prefix)}
+        most = max((int(n) for p in wanted for n in re.findall(r"\d{1,4}", p)), default=0)
+        found = {}
+        for name in _names(most + 2):
+            prefix = self.prefix(name)
+            if prefix in wanted:
+                found[prefix] = name
+        return found
 
 
-#: Stage from 0, block from 0, stage from 1.
-_BLOCK_PREFIX: Mapping[Layout, str] = {
-    "torchvision": "layer{2}.{1}.",
-    "timm_resnetv2": "stages.{0}.blocks.{1}.",
-    "transformers": "resnet.encoder.stages.{0}.layers.{1}.",
-}
+_OURS = (
+    r"conv1(_[1-3])?_(conv|bn|gn)|post_(bn|gn)|predictions"
+    r"|conv\d+_block\d+_([0-3]_(conv|bn|gn)|preact_(bn|gn)|se_(reduce|expand))"
+)
 
 
-def _torchvision(part: str, average: bool) -> dict[str, str]:
-    if part == "0":
-        return {"conv": f"downsample.{0 + average}", "norm": f"downsample.{1 + average}"}
-    if part == "se":
-        return {"reduce": "se.fc1", "expand": "se.fc2"}
-    return {"conv": f"conv{part}", "norm": f"bn{part}"}
+def _names(blocks: int) -> Iterator[str]:
+    """Our names of all weighted layers that a network of so many blocks per stage may have."""
+    for conv in ("conv1", "conv1_1", "conv1_2", "conv1_3"):
+        yield from (f"{conv}_conv", f"{conv}_bn")
+    yield from ("post_bn", "predictions")
+    parts = [f"{part}_{kind}" for part in range(4) for kind in ("conv", "bn")]
+    parts += ["preact_bn", "se_reduce", "se_expand"]
+    for stage, number in itertools.product(range(2, 7), range(1, blocks + 1)):
+        yield from (f"conv{stage}_block{number}_{part}" for part in parts)
 
 
-def _timm_resnetv2(part: str, average: bool) -> dict[str, str]:
-    if part == "0":
-        return {"conv": "downsample.conv"}
+def _torchvision(naming: Naming, stage: int, number: int, part: str, kind: str) -> str | None:
+    prefix = f"layer{stage - 1}.{number - 1}."
     if part == "preact":
-        return {"norm": "norm1"}
+        return None
+    if part == "0":
+        return f"{prefix}downsample.{(kind == 'bn') + naming.average}"
     if part == "se":
-        return {}
+        return f"{prefix}se.{'fc1' if kind == 'reduce' else 'fc2'}"
+    return f"{prefix}{kind}{part}"
+
+
+def _timm_resnetv2(naming: Naming, stage: int, number: int, part: str, kind: str) -> str | None:
+    prefix = f"stages.{stage - 2}.blocks.{number - 1}."
+    if part == "0":
+        return f"{prefix}downsample.conv" if kind == "conv" else None
+    if part == "preact":
+        return f"{prefix}norm1"
+    if part == "se":
+        return None
     # norm1 is the pre-activation; the first convolution is followed by norm2.
-    return {"conv": f"conv{part}", "norm": f"norm{int(part) + 1}"}
+    return f"{prefix}conv{part}" if kind == "conv" else f"{prefix}norm{int(part) + 1}"
 
 
-def _transformers(part: str, average: bool) -> dict[str, str]:
-    if average or part in ("preact", "se"):
-        return {}
-    prefix = "shortcut" if part == "0" else f"layer.{int(part) - 1}"
-    return {"conv": f"{prefix}.convolution", "norm": f"{prefix}.normalization"}
+def _transformers(naming: Naming, stage: int, number: int, part: str, kind: str) -> str | None:
+    if naming.average or part in ("preact", "se"):
+        return None
+    prefix = f"resnet.encoder.stages.{stage - 2}.layers.{number - 1}."
+    prefix += "shortcut" if part == "0" else f"layer.{int(part) - 1}"
+    return f"{prefix}.{'convolution' if kind == 'conv' else 'normalization'}"
 
 
-_BLOCKS: Mapping[Layout, Callable[[str, bool], dict[str, str]]] = {
+def _akamaster(naming: Naming, stage: int, number: int, part: str, kind: str) -> str | None:
+    if naming.average or part in ("preact", "se"):
+        return None
+    prefix = f"layer{stage - 1}.{number - 1}."
+    return f"{prefix}shortcut.{int(kind == 'bn')}" if part == "0" else f"{prefix}{kind}{part}"
+
+
+def _caffe(naming: Naming, stage: int, number: int, part: str, kind: str) -> str | None:
+    if naming.average or part in ("preact", "se"):
+        return None
+    if number == 1:
+        letter = "a"
+    elif stage in naming.numbered:
+        letter = f"b{number - 1}"
+    elif number <= 26:
+        letter = string.ascii_lowercase[number - 1]
+    else:
+        return None
+    branch = "branch1" if part == "0" else f"branch2{'abc'[int(part) - 1]}"
+    return f"{'res' if kind == 'conv' else 'bn'}{stage}{letter}_{branch}"
+
+
+_BLOCKS: Mapping[Layout, Callable[[Naming, int, int, str, str], str | None]] = {
     "torchvision": _torchvision,
     "timm_resnetv2": _timm_resnetv2,
     "transformers": _transformers,
+    "akamaster": _akamaster,
+    "caffe": _caffe,
 }
 
-#: Stem and head.
+
+def _ends(naming: Naming) -> Mapping[str, str]:
+    """Stem and head."""
+    return _DEEP_STEMS.get(naming.layout, {}) if naming.deep_stem else _ENDS[naming.layout]
+
+
 _ENDS: Mapping[Layout, Mapping[str, str]] = {
+    "torchvision": {"conv1_conv": "conv1", "conv1_bn": "bn1", "predictions": "fc"},
+    "timm_resnetv2": {"conv1_conv": "stem.conv", "post_bn": "norm", "predictions": "head.fc"},
+    "transformers": {
+        "conv1_conv": "resnet.embedder.embedder.convolution",
+        "conv1_bn": "resnet.embedder.embedder.normalization",
+        "predictions": "classifier.1",
+    },
+    "akamaster": {"conv1_conv": "conv1", "conv1_bn": "bn1", "predictions": "linear"},
+    "caffe": {"conv1_conv": "conv1", "conv1_bn": "bn_conv1", "predictions": "fc1000"},
+}
+
+_DEEP_STEMS: Mapping[Layout, Mapping[str, str]] = {
     "torchvision": {
-        "conv1_conv": "conv1",
-        "conv1_bn": "bn1",
         "conv1_1_conv": "conv1.0",
         "conv1_1_bn": "conv1.1",
         "conv1_2_conv": "conv1.3",
@@ -109,7 +170,6 @@ _ENDS: Mapping[Layout, Mapping[str, str]] = {
         "predictions": "fc",
     },
     "timm_resnetv2": {
-        "conv1_conv": "stem.conv",
         "conv1_1_conv": "stem.conv1",
         "conv1_1_bn": "stem.norm1",
         "conv1_2_conv": "stem.conv2",
@@ -117,10 +177,5 @@ _ENDS: Mapping[Layout, Mapping[str, str]] = {
         "conv1_3_conv": "stem.conv3",
         "post_bn": "norm",
         "predictions": "head.fc",
-    },
-    "transformers": {
-        "conv1_conv": "resnet.embedder.embedder.convolution",
-        "conv1_bn": "resnet.embedder.embedder.normalization",
-        "predictions": "classifier.1",
     },
 }

@@ -1,0 +1,58 @@
+"""What a model knows about itself, inside its artifacts: class names above all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from tensorflow.lite.python import schema_py_generated as schema
+from tensorflow.lite.tools import flatbuffer_utils
+
+from keras_resnet.model_info import ENTRY, FILE_NAME, ModelInfo
+
+#: Files here are not TensorFlow's: `assets` belongs to the graph.
+_SAVED_MODEL_FOLDER = "assets.extra"
+
+
+def into_saved_model(directory: Path, info: ModelInfo) -> None:
+    """Writes a JSON file beside `saved_model.pb`; `directory` is the version's."""
+    folder = directory / _SAVED_MODEL_FOLDER
+    folder.mkdir(exist_ok=True)
+    (folder / FILE_NAME).write_text(info.to_json(), encoding="utf-8")
+
+
+def of_saved_model(directory: Path) -> ModelInfo:
+    """What is in a SavedModel's JSON file; nothing if it has none."""
+    path = directory / _SAVED_MODEL_FOLDER / FILE_NAME
+    return ModelInfo.from_json(path.read_text("utf-8")) if path.is_file() else ModelInfo()
+
+
+def into_tflite(model: Any, info: ModelInfo) -> None:
+    """Adds an entry to the metadata of a TFLite model, as an object of its flatbuffer."""
+    buffer = schema.BufferT()
+    buffer.data = list(info.to_json().encode())
+    entry = schema.MetadataT()
+    entry.name, entry.buffer = ENTRY.encode(), len(model.buffers)
+    model.buffers.append(buffer)
+    model.metadata = [*(model.metadata or []), entry]
+
+
+def of_tflite(path: Path) -> ModelInfo:
+    """What is in a TFLite file's metadata; nothing if it has none of ours."""
+    model = flatbuffer_utils.read_model(str(path))
+    for entry in model.metadata or []:
+        if entry.name == ENTRY.encode():
+            return ModelInfo.from_json(bytes(model.buffers[entry.buffer].data).decode())
+    return ModelInfo()
+
+
+def into_onnx(proto: Any, info: ModelInfo) -> None:
+    """Adds an entry to the metadata of an ONNX model."""
+    entry = proto.metadata_props.add()
+    entry.key, entry.value = ENTRY, info.to_json()
+
+
+def of_onnx(session: Any) -> ModelInfo:
+    """What is in the metadata of an ONNX Runtime session's model."""
+    text = session.get_modelmeta().custom_metadata_map.get(ENTRY)
+    return ModelInfo.from_json(text) if text else ModelInfo()

@@ -1,0 +1,71 @@
+"""The `keras-resnet` command.
+
+Exit codes: 0 done, 1 the work failed, 2 bad arguments or input, 130 or 143 interrupted.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import sys
+import warnings
+from types import FrameType
+from typing import Any, NoReturn
+
+import typer
+
+# Each adds its commands to the application.
+from keras_resnet.cli import doctor, networks, predict, quickstart, weights  # noqa: F401
+from keras_resnet.cli.app import app
+
+
+class _Interrupted(SystemExit):
+    """A signal asked the process to end; what is on the stack cleans up on the way out."""
+
+
+def _interrupt(signal_number: int, frame: FrameType | None) -> NoReturn:
+    raise _Interrupted(128 + signal_number)
+
+
+def main() -> NoReturn:
+    """Runs the command: every failure is one sentence and an exit code, never a traceback.
+
+    KERAS_RESNET_TRACEBACK=1 in the environment shows the traceback of a failure, for reporting it.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal without Unicode gets question marks rather than no output.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+    # A warning is a sentence, without the place in the source that it comes from.
+    warnings.formatwarning = lambda message, *_, **__: f"keras-resnet: {message}\n"
+    try:
+        code = app(standalone_mode=False)
+    except _Interrupted as interruption:
+        _fail("Interrupted. Earlier results are untouched", interruption.code)
+    except Exception as error:
+        if os.environ.get("KERAS_RESNET_TRACEBACK") == "1":
+            raise
+        _fail(_sentence(error), _exit_code(error))
+    # Typer returns what the command returned, or the code of its own `Exit`.
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _exit_code(error: Exception) -> int:
+    bad_input = (ValueError, ImportError, FileExistsError)
+    # Typer's own errors, about unknown commands and options, know their code.
+    return int(getattr(error, "exit_code", 2 if isinstance(error, bad_input) else 1))
+
+
+def _sentence(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+    # Typer's own errors are worded by `format_message`.
+    return str(getattr(error, "format_message", lambda: error)()) or type(error).__name__
+
+
+def _fail(sentence: str, code: Any) -> NoReturn:
+    typer.echo(f"keras-resnet: {sentence.rstrip('.')}.", err=True)
+    sys.exit(code)

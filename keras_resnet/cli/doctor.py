@@ -1,0 +1,39 @@
+"""`keras-resnet doctor`: what is installed and what works."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from keras_resnet.cli.app import AsJson, app, print_json
+from keras_resnet.quiet import quiet
+from keras_resnet.terminal import console
+
+
+@app.command()
+def doctor(as_json: AsJson = False) -> None:
+    """Print versions, devices and what does not work because a package is missing."""
+    with quiet():
+        from keras_resnet.doctor import diagnose
+
+        found = diagnose()
+    if as_json:
+        print_json(found)
+    else:
+        _print_diagnosis(found)
+    if found["problem"]:
+        raise RuntimeError(f"Keras cannot be imported: {found['problem']}")
+
+
+def _print_diagnosis(found: dict[str, Any]) -> None:
+    for name, installed in found["versions"].items():
+        console.print(f"{name:20} {installed or 'not installed'}")
+    console.print(f"{'backend':20} {found['backend']}")
+    console.print(f"{'devices':20} {', '.join(found['devices']) or 'none'}")
+    console.print("Optional:")
+    for module, details in found["optional"].items():
+        if details["version"]:
+            state = f"{details['version']} for {details['purpose']}"
+        else:
+            install = f"pip install 'keras-resnets[{details['extra']}]'"
+            state = f"missing, so not available: {details['purpose']}; {install}"
+        console.print(f"  {module:30} {state}")

@@ -1,0 +1,126 @@
+"""`keras-resnet list` and `info`: the networks and what they cost."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from keras_resnet.cli.app import AsJson, Settings, app, parse_settings, print_json
+from keras_resnet.quiet import quiet
+from keras_resnet.terminal import console, table
+
+if TYPE_CHECKING:
+    from keras_resnet.analysis.complexity import PartSummary
+
+
+@app.command("list")
+def list_command(
+    pattern: Annotated[str, typer.Argument(help="Shell-style pattern, e.g. 'resnet*'.")] = "*",
+    as_json: AsJson = False,
+) -> None:
+    """List the networks with their depth, parameters and multiply-accumulates."""
+    with quiet():
+        from keras_resnet import complexity, list_models
+        from keras_resnet.variants import VARIANTS, versions
+    names = list_models(pattern)
+    if not names:
+        raise ValueError(
+            f"Expected a pattern that matches a network, e.g. 'resnet*'. Received: {pattern!r}"
+        )
+    costs = {name: complexity(VARIANTS[name]) for name in names}
+    if as_json:
+        print_json(
+            {
+                name: {
+                    **dataclasses.asdict(cost),
+                    "versions": versions(name),
+                    "config": dataclasses.asdict(VARIANTS[name]),
+                }
+                for name, cost in costs.items()
+            }
+        )
+        return
+    columns = ("network", "versions", "block", "shortcut", "input", "depth", "parameters", "MACs")
+    rows = table(columns, left=4)
+    for name, cost in costs.items():
+        config = VARIANTS[name]
+        words = (name, ", ".join(versions(name)), config.block, config.shortcut or "none")
+        size = f"{config.default_size}x{config.default_size}"
+        rows.add_row(*words, size, str(cost.depth), f"{cost.params:,}", _millions(cost.macs))
+    console.print(rows)
+
+
+@app.command()
+def info(
+    name: Annotated[str, typer.Argument(help="A network of `keras-resnet list`.")],
+    version: Annotated[str | None, typer.Option(help="v1, v1.5 or v2.")] = None,
+    shortcut: Annotated[str | None, typer.Option(help="A, B, C or none.")] = None,
+    settings: Settings = None,
+    size: Annotated[int | None, typer.Option(min=1, help="Image height and width.")] = None,
+    classes: Annotated[int | None, typer.Option(min=1, help="Width of the classifier.")] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw the network into this .png or .svg file.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print a network's stages with their shapes and costs, as Table 1 of the paper does."""
+    with quiet():
+        from keras_resnet.analysis.complexity import shortcut_counts, summarize, total
+        from keras_resnet.builder import check_size
+        from keras_resnet.plan import plan
+        from keras_resnet.variants import get_config
+    shorthands = {"version": version, "shortcut": shortcut}
+    named = [f"{field}={value}" for field, value in shorthands.items() if value is not None]
+    config = get_config(name, **parse_settings([*(settings or []), *named]))
+    network, side = plan(config), size or config.default_size
+    check_size(network, (side, side))
+    if plot is not None:
+        from keras_resnet.analysis.diagram import draw
+
+        draw(config, plot, name, (side, side, 3), classes)
+    parts = summarize(config, (side, side, 3), classes)
+    cost, shortcuts = total(parts), shortcut_counts(network)
+    if as_json:
+        print_json(
+            {
+                "name": name,
+                "config": dataclasses.asdict(config),
+                "parts": [dataclasses.asdict(part) for part in parts],
+                "total": dataclasses.asdict(cost),
+                "shortcuts": shortcuts,
+            }
+        )
+        return
+    _print_parts(f"{name}: version {config.version}, shortcut {config.shortcut or 'none'}", parts)
+    counts = [f"{count} {kind.replace('_', '-')}" for kind, count in shortcuts.items() if count]
+    console.print(
+        f"Shortcuts: {', '.join(counts) or 'none'}. "
+        f"BN statistics: {cost.bn_statistics:,} numbers, not trained."
+    )
+    if plot is not None:
+        console.print(f"Drawn: {plot}")
+
+
+def _print_parts(title: str, parts: list[PartSummary]) -> None:
+    from keras_resnet.analysis.complexity import total
+
+    rows = table(("part", "layers", "output", "parameters", "MACs"), left=2, wrap=("layers",))
+    for part in parts:
+        shape = "x".join(str(length) for length in part.output_shape)
+        rows.add_row(part.name, part.layers, shape, *_costs(part.complexity))
+    cost = total(parts)
+    rows.add_section()
+    rows.add_row("total", f"{cost.depth} weighted layers", "", *_costs(cost))
+    console.print(title)
+    console.print(rows)
+
+
+def _costs(cost: Any) -> tuple[str, str]:
+    return f"{cost.params:,}", _millions(cost.macs)
+
+
+def _millions(count: int) -> str:
+    return f"{count / 1e6:,.1f} M"

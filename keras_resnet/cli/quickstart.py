@@ -1,0 +1,30 @@
+"""`keras-resnet quickstart`: the whole way, from pictures to verified artifacts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from keras_resnet.cli.app import app
+from keras_resnet.quiet import quiet
+
+
+@app.command()
+def quickstart(
+    output: Annotated[
+        Path, typer.Option(help="Directory for the model, its artifacts and the report.")
+    ] = Path("quickstart"),
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="Passes over the training digits.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Same seed, same weights.")] = 0,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace results that are there.")
+    ] = False,
+) -> None:
+    """Train ResNet-20 on real handwritten digits, export it and verify every artifact."""
+    with quiet():
+        from keras_resnet.quickstart import quickstart as run
+    run(output, epochs, seed, overwrite)

@@ -1,0 +1,99 @@
+"""`keras-resnet weights` and `convert`: published checkpoints and files of weights."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from keras_resnet.cli.app import AsJson, Settings, app, parse_settings, print_json
+from keras_resnet.quiet import quiet
+from keras_resnet.terminal import console, table
+
+if TYPE_CHECKING:
+    import keras
+
+
+@app.command()
+def weights(
+    pattern: Annotated[
+        str, typer.Argument(help="Shell-style pattern, e.g. 'resnet50*' or 'timm/*'.")
+    ] = "*",
+    as_json: AsJson = False,
+) -> None:
+    """List the published checkpoints that `weights=` takes, with their accuracy and licence."""
+    from keras_resnet.weights.registry import find_weights, list_weights
+
+    entries = [find_weights(tag) for tag in list_weights(pattern)]
+    if not entries:
+        raise ValueError(
+            "Expected a pattern that matches a tag of weights, e.g. 'resnet50*'. "
+            f"Received: {pattern!r}"
+        )
+    if as_json:
+        print_json([dataclasses.asdict(entry) for entry in entries])
+        return
+    rows = table(("tag", "network", "licence", "crop", "top-1 %", "top-5 %"), left=3)
+    for entry in entries:
+        top5 = "" if entry.top5 is None else f"{entry.top5:.2f}"
+        words = (entry.tag + (" *" if entry.default else ""), entry.model, entry.license)
+        rows.add_row(*words, str(entry.protocol.size), f"{entry.top1:.2f}", top5)
+    console.print(rows)
+    console.print('* what weights="imagenet" or "cifar10" stands for. Accuracies are as published.')
+
+
+@app.command()
+def convert(
+    source: Annotated[str, typer.Argument(help="File of weights, or a tag of `weights`.")],
+    output: Annotated[
+        Path, typer.Option(help="New file: .keras, .weights.h5, or .safetensors for torch.")
+    ],
+    arch: Annotated[
+        str | None,
+        typer.Option(help="A network of `keras-resnet list`; by default what the file describes."),
+    ] = None,
+    settings: Settings = None,
+    size: Annotated[int | None, typer.Option(min=1, help="Image height and width.")] = None,
+    layout: Annotated[
+        str | None, typer.Option(help="Names in a .safetensors file, e.g. transformers.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Convert weights of torch, timm, transformers or keras.applications; say what was done."""
+    if not output.name.endswith((".keras", ".weights.h5", ".safetensors")):
+        raise ValueError(
+            f"Expected `--output` with .keras, .weights.h5 or .safetensors. Received: {output}"
+        )
+    if layout is not None and output.suffix != ".safetensors":
+        raise ValueError(f"Expected `--layout` with a .safetensors file. Received: {output}")
+    if output.exists() and not overwrite:
+        raise FileExistsError(f"Expected a new file. Received: {output}. Pass --overwrite")
+    with quiet():
+        from keras_resnet.checkpoints import from_checkpoint
+    keywords: dict[str, Any] = parse_settings(settings or [])
+    if size is not None:
+        keywords["input_shape"] = (size, size, 3)
+    model = from_checkpoint(source, network=arch, **keywords)
+    _save(model, output, layout)
+    report = model.load_report
+    if as_json:
+        print_json(report.to_dict())
+        return
+    console.print(str(report))
+    console.print(f"Written: {output}, a {model.name} with {model.count_params():,} numbers.")
+
+
+def _save(model: keras.Model, output: Path, layout: str | None) -> None:
+    from keras_resnet.files import partial_directory, publish
+    from keras_resnet.weights.save import save_torch_state_dict
+
+    if output.suffix == ".safetensors":
+        save_torch_state_dict(model, output, layout)  # type: ignore[arg-type]
+        return
+    with partial_directory(output.absolute().parent) as staging:
+        save = model.save if output.suffix == ".keras" else model.save_weights
+        save(staging / output.name)
+        publish({staging / output.name: output.absolute()})

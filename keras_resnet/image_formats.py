@@ -1,0 +1,267 @@
+"""Decoders of image files: of each format the pixels, and nothing else.
+
+Files come from users, so they may be damaged or hostile. Pillow decodes them, but its front door
+`Image.open` has process-wide settings (`ImageFile.LOAD_TRUNCATED_IMAGES`, `Image.MAX_IMAGE_PIXELS`)
+and warnings, and changing those, or Python's warning filters, would reach into other threads. So
+what nobody needs is taken out of the file first (metadata, further pictures: all that Pillow warns
+about), and the pixels go through `Image.frombytes`, which heeds no such settings.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import struct
+import zlib
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from PIL import BmpImagePlugin, Image, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
+
+#: Scans of a progressive JPEG. Encoders write about ten; each costs a pass over all pixels.
+_MAX_SCANS = 100
+
+#: Pixels of a run-length encoded BMP: Pillow decodes it in Python, a million in a quarter second.
+_MAX_RUN_LENGTH_PIXELS = 4_000_000
+
+
+class ImageFormatError(ValueError):
+    """A file is damaged, too large or of an unknown kind. The message goes on after its name."""
+
+
+#: From the bytes of a file and the number of pixels that it may have to its image `(height, width,
+#: 3)`, uint8, RGB. Damaged files make Pillow raise whatever comes: SyntaxError, KeyError, …
+Decoder = Callable[[bytes, int], np.ndarray]
+
+
+def decoder_of(data: bytes) -> Decoder | None:
+    """The decoder of a file by its first 16 bytes; None if it is of no format that we read."""
+    return next((decoder for start, decoder in _DECODERS if start.match(data)), None)
+
+
+def _check_size(width: int, height: int, max_pixels: int) -> None:
+    if width < 1 or height < 1:
+        raise ImageFormatError("it has no pixels")
+    if width * height > max_pixels:
+        raise ImageFormatError(
+            f"it claims {width} x {height} pixels, more than `max_pixels={max_pixels}`"
+        )
+
+
+def _as_array(image: Image.Image, orientation: int = 1) -> np.ndarray:
+    if image.mode.startswith("I"):  # 16-bit grey of a PNG.
+        pixels = (np.asarray(image) >> 8).astype(np.uint8)[..., np.newaxis].repeat(3, axis=-1)
+    else:
+        pixels = np.array(image.convert("RGB"))
+    # EXIF 2.32, section 4.6.4: 1 to 4 are flipped or turned, 5 to 8 transposed before.
+    if orientation >= 5:
+        pixels = pixels.transpose(1, 0, 2)
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    return np.ascontiguousarray(pixels)
+
+
+def _orientation(exif: bytes) -> int:
+    """EXIF orientation, 1 to 8; 1 (upright) if there is none or the EXIF data is damaged."""
+    tiff = exif.removeprefix(b"Exif\0\0")
+    order = {b"II*\0": "<", b"MM\0*": ">"}.get(tiff[:4])
+    if order is None:
+        return 1
+    try:
+        (start,) = struct.unpack_from(f"{order}I", tiff, 4)
+        (entries,) = struct.unpack_from(f"{order}H", tiff, start)
+        for entry in range(entries):
+            tag, kind, _, value = struct.unpack_from(f"{order}HHIH", tiff, start + 2 + 12 * entry)
+            if (tag, kind) == (0x0112, 3):
+                return value if 1 <= value <= 8 else 1
+    except struct.error:
+        pass
+    return 1
+
+
+#: A marker of a JPEG, ITU T.81, table B.1: not a stuffed zero, padding or a restart.
+_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
+
+
+def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """Marker, start and end of each segment up to the end of the image."""
+    position = 2
+    while match := _MARKER.search(data, position):
+        marker, position = data[match.end() - 1], match.end()
+        if marker == 0xD9:
+            return
+        if marker in (0x01, 0xD8):  # These have no length.
+            continue
+        position += struct.unpack_from(">H", data, position)[0]
+        yield marker, match.start(), position
+
+
+def _decode_jpeg(data: bytes, max_pixels: int) -> np.ndarray:
+    """Decodes a JPEG without its metadata, of which Pillow would warn."""
+    kept, orientation, scans = [data[:2]], 0, 0
+    for marker, start, end in _jpeg_segments(data):
+        content = data[start + 4 : end]
+        if marker == 0xDA:
+            scans += 1
+            if scans == 1:
+                kept.append(data[start:])
+            if scans > _MAX_SCANS:
+                raise ImageFormatError(f"it has more than {_MAX_SCANS} scans")
+        elif scans:
+            continue
+        elif marker == 0xE1 and content.startswith(b"Exif\0\0"):
+            orientation = orientation or _orientation(content)
+        # Of applications' segments and comments, JFIF and Adobe say what the channels are.
+        elif (
+            not (0xE0 <= marker <= 0xEF or marker == 0xFE)
+            or (marker == 0xE0 and content.startswith(b"JFIF\0") and len(content) >= 14)
+            or (marker == 0xEE and content.startswith(b"Adobe") and len(content) >= 12)
+        ):
+            kept.append(data[start:end])
+    plain = b"".join(kept)
+    header = JpegImagePlugin.JpegImageFile(io.BytesIO(plain))
+    _check_size(*header.size, max_pixels)
+    # Adobe's CMYK is inverted. Pillow takes all for Adobe's; libjpeg's own convention does not.
+    inverted = header.mode == "CMYK" and "adobe" in header.info
+    rawmode = "CMYK;I" if inverted else header.mode
+    image = Image.frombytes(header.mode, header.size, plain, "jpeg", rawmode, "")
+    return _as_array(image, orientation)
+
+
+def _decode_png(data: bytes, max_pixels: int) -> np.ndarray:
+    """Decodes the chunks of a PNG that have to do with pixels, and no others."""
+    header, pixels, orientation, position = [data[:8]], [], 1, 8
+    while position + 12 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, position)
+        start, position = position, position + 12 + length
+        content = data[start + 8 : position - 4]
+        if kind == b"IEND" or position > len(data):
+            break
+        if kind == b"eXIf":
+            orientation = _orientation(content)
+        if kind not in (b"IHDR", b"PLTE", b"IDAT"):
+            continue
+        if struct.pack(">I", zlib.crc32(kind + content)) != data[position - 4 : position]:
+            raise ImageFormatError(f"the checksum of its {kind.decode()} chunk is wrong")
+        if kind == b"IDAT":
+            pixels.append(content)
+        else:
+            header.append(data[start:position])
+    if len(header) < 2 or not pixels:
+        raise EOFError
+    # Pillow reads the header up to here.
+    header.append(struct.pack(">I4s", 0, b"IDAT"))
+    opened = PngImagePlugin.PngImageFile(io.BytesIO(b"".join(header)))
+    _check_size(*opened.size, max_pixels)
+    rawmode, interlaced = opened.tile[0].args, opened.info.get("interlace", 0)
+    image = Image.frombytes(opened.mode, opened.size, b"".join(pixels), "zip", rawmode, interlaced)
+    return _as_array(_with_palette(image, opened), orientation)
+
+
+def _with_palette(image: Image.Image, header: Image.Image) -> Image.Image:
+    if image.mode == "P":
+        if header.palette is None:
+            raise ImageFormatError("it has no palette")
+        image.putpalette(header.palette)
+    return image
+
+
+def _decode_gif(data: bytes, max_pixels: int) -> np.ndarray:
+    """Decodes the first picture of a GIF (GIF89a specification, 1990).
+
+    Where it leaves part of the screen empty, that has the transparent colour, as with Pillow.
+    """
+    width, height, flags = struct.unpack_from("<HHB", data, 6)
+    colours, position = _gif_palette(data, 13, flags, np.arange(256).repeat(3).reshape(-1, 3))
+    empty = 0
+    while data[position] != 0x2C:
+        if data[position] == 0x3B:
+            raise ImageFormatError("it has no picture")
+        if data[position] != 0x21:
+            position += 1
+            continue
+        label, position = data[position + 1], position + 2
+        if label == 0xF9 and data[position] >= 4 and data[position + 1] & 1:
+            empty = data[position + 4]
+        while data[position]:
+            position += data[position] + 1
+        position += 1
+    left, top, columns, rows, flags = struct.unpack_from("<HHHHB", data, position + 1)
+    colours, position = _gif_palette(data, position + 10, flags, colours)
+    _check_size(columns, rows, max_pixels)
+    width, height = max(width, left + columns), max(height, top + rows)
+    _check_size(width, height, max_pixels)
+    interlaced = bool(flags & 0x40)
+    picture = Image.frombytes(
+        "P", (columns, rows), data[position + 1 :], "gif", data[position], interlaced, -1
+    )
+    screen = np.full((height, width), empty, np.uint8)
+    screen[top : top + rows, left : left + columns] = np.asarray(picture)
+    return colours[screen]
+
+
+def _gif_palette(
+    data: bytes, position: int, flags: int, otherwise: np.ndarray
+) -> tuple[np.ndarray, int]:
+    """The palette that `flags` say follows, uint8 `(256, 3)`, and where it ends."""
+    colours = otherwise.astype(np.uint8)
+    if flags & 0x80:
+        end = position + (3 << (flags & 7) + 1)
+        if end > len(data):
+            raise EOFError
+        given = np.frombuffer(data[position:end], np.uint8).reshape(-1, 3)
+        colours = np.zeros((256, 3), np.uint8)
+        colours[: len(given)] = given
+        position = end
+    return colours, position
+
+
+def _decode_bmp(data: bytes, max_pixels: int) -> np.ndarray:
+    header = BmpImagePlugin.BmpImageFile(io.BytesIO(data))
+    _check_size(*header.size, max_pixels)
+    codec, _, offset, args = header.tile[0]
+    if codec != "raw":
+        if header.width * header.height > _MAX_RUN_LENGTH_PIXELS:
+            raise ImageFormatError(
+                f"it is run-length encoded and has more than {_MAX_RUN_LENGTH_PIXELS} pixels"
+            )
+        # This decoder has to read from the file itself, and heeds no settings.
+        header.load()
+        return _as_array(header)
+    assert isinstance(args, tuple)
+    image = Image.frombytes(header.mode, header.size, data[offset:], codec, *args)
+    return _as_array(_with_palette(image, header))
+
+
+def _decode_webp(data: bytes, max_pixels: int) -> np.ndarray:
+    # The decoder makes room for the whole picture as soon as it is opened. Of Pillow's settings it
+    # heeds one, `Image.MAX_IMAGE_PIXELS`, beyond twice of which it refuses.
+    _check_size(*_webp_size(data), max_pixels)
+    image = WebPImagePlugin.WebPImageFile(io.BytesIO(data))
+    _check_size(*image.size, max_pixels)
+    image.load()
+    return _as_array(image, _orientation(image.info.get("exif", b"")))
+
+
+def _webp_size(data: bytes) -> tuple[int, int]:
+    """Width and height by the first chunk: RFC 9649, sections 2.5 to 2.7."""
+    kind = data[12:16]
+    if kind == b"VP8X":
+        sides = int.from_bytes(data[24:27], "little"), int.from_bytes(data[27:30], "little")
+        return sides[0] + 1, sides[1] + 1
+    if kind == b"VP8L":
+        (bits,) = struct.unpack_from("<I", data, 21)
+        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    width, height = struct.unpack_from("<HH", data, 26)
+    return width & 0x3FFF, height & 0x3FFF
+
+
+_DECODERS: tuple[tuple[re.Pattern[bytes], Decoder], ...] = (
+    (re.compile(rb"\xff\xd8\xff"), _decode_jpeg),
+    (re.compile(rb"\x89PNG\r\n\x1a\n"), _decode_png),
+    (re.compile(rb"GIF8[79]a"), _decode_gif),
+    (re.compile(rb"BM"), _decode_bmp),
+    (re.compile(rb"RIFF....WEBPVP8[ XL]", re.DOTALL), _decode_webp),
+)

@@ -1,0 +1,210 @@
+"""Finding image files and reading them into arrays: every pixel or an error."""
+
+from __future__ import annotations
+
+import glob
+import os
+import stat
+import struct
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NoReturn
+
+import numpy as np
+
+from keras_resnet.image_formats import ImageFormatError, decoder_of
+
+#: What `read_image` takes: a path, the bytes of a file, or the pixels themselves.
+ImageSource = str | os.PathLike[str] | bytes | bytearray | np.ndarray
+
+#: Pixels that an image may have: Pillow's limit, where it begins to warn of decompression bombs.
+MAX_PIXELS = 1024**3 // 4 // 3
+
+#: Suffixes, in lower case, of the files that `find_images` looks for.
+SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".webp"})
+
+_FORMATS = "JPEG, PNG, GIF, BMP or WebP"
+
+
+class UnreadableImageError(ValueError):
+    """Something is no image that can be read completely. The message names it and the reason."""
+
+
+def read_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """Reads one image: JPEG, PNG, GIF, BMP or WebP, whatever the file is called.
+
+    The pixels are those of Pillow's `convert("RGB")`, as in torchvision's and timm's loaders, whose
+    accuracies are published: an alpha channel or a transparent colour is dropped, not composited on
+    a background; colour profiles are ignored. Three things are done that those leave out: the EXIF
+    orientation is applied; 16-bit grey keeps its upper 8 bits, as 16-bit colour does; and CMYK of a
+    JPEG without an Adobe marker is not taken for inverted. Animations give their first picture.
+
+    Args:
+        source: a path; the bytes of a file; or an array `(height, width)`, `(height, width, 1)`,
+            `(height, width, 3)` or `(height, width, 4)`, RGB, uint8 or float in [0, 255], which is
+            rounded.
+        max_pixels: height times width that a file may claim, checked before it is decoded.
+
+    Returns:
+        `(height, width, 3)`, uint8, RGB; a new array.
+
+    Raises:
+        UnreadableImageError: the file is missing, unreadable, truncated, damaged, too large or of
+            another format, or the array is no such image.
+        TypeError: `source` is neither path nor bytes nor array.
+    """
+    if isinstance(source, np.ndarray):
+        return _from_array(source)
+    if isinstance(source, (bytes, bytearray)):
+        name, data = "the given bytes", bytes(source)
+    elif isinstance(source, (str, os.PathLike)):
+        name, data = os.fspath(source), _contents(source)
+    else:
+        raise TypeError(
+            "Expected an image as path, bytes or NumPy array. Received: "
+            f"{type(source).__name__}. Convert it with `numpy.asarray`"
+        )
+    decode = decoder_of(data)
+    if decode is None:
+        _refuse(name, "that is none of these" if data else "it is empty")
+    try:
+        return decode(data, max_pixels)
+    # Damaged files make Pillow raise whatever comes: SyntaxError, KeyError, AssertionError, …
+    except Exception as error:
+        _refuse(name, _reason(error), error)
+
+
+def find_images(paths_or_globs: Iterable[str | os.PathLike[str]]) -> list[Path]:
+    """Lists image files, each once, in the order of what names them.
+
+    Args:
+        paths_or_globs: files, which are taken whatever they are called; directories, which are
+            searched with all that is below them for files with an image suffix (hidden ones left
+            out), sorted; and glob patterns with `*`, `?`, `[…]` and `**`, which stand for the
+            sorted directories and files with an image suffix that they match.
+
+    Raises:
+        ValueError: one of them names no image, or a directory cannot be read.
+    """
+    if isinstance(paths_or_globs, (str, os.PathLike)):
+        paths_or_globs = [paths_or_globs]
+    found: dict[Path, None] = {}
+    for name in paths_or_globs:
+        reason = "which names none"
+        try:
+            images = dict.fromkeys(_images_of(Path(name)))
+        except OSError as error:
+            images, reason = {}, f"where {error.filename or name} cannot be read: {error.strerror}"
+        if not images:
+            raise ValueError(
+                "Expected files, directories or glob patterns that name images "
+                f"({_FORMATS}). Received: {os.fspath(name)}, {reason}"
+            )
+        found.update(images)
+    return list(found)
+
+
+def _images_of(path: Path) -> Iterator[Path]:
+    # Before the patterns: file names may contain brackets.
+    if path.exists():
+        yield from _images_below(path) if path.is_dir() else [path]
+        return
+    # `Path.glob` takes no absolute patterns.
+    for match in sorted(map(Path, glob.glob(str(path), recursive=True))):  # noqa: PTH207
+        if match.is_dir():
+            yield from _images_below(match)
+        elif match.suffix.lower() in SUFFIXES:
+            yield match
+
+
+def _images_below(directory: Path, above: tuple[str, ...] = ()) -> Iterator[Path]:
+    """Follows links, of which image folders are often made, but never in a circle."""
+    real = os.path.realpath(directory)
+    for path in sorted(directory.iterdir()) if real not in above else ():
+        if path.name.startswith("."):
+            continue
+        if path.is_dir():
+            yield from _images_below(path, (*above, real))
+        elif path.suffix.lower() in SUFFIXES:
+            yield path
+
+
+def _refuse(name: str, reason: str, cause: Exception | None = None) -> NoReturn:
+    raise UnreadableImageError(
+        f"Expected an image ({_FORMATS}). Received: {name} ({reason})"
+    ) from cause
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong, in words that go on after "Received: holiday.jpg"."""
+    said = " ".join(str(error).split())
+    if isinstance(error, MemoryError):
+        return "it does not fit into memory"
+    if isinstance(error, ImageFormatError):
+        return said
+    if isinstance(error, _ENDS_EARLY) or isinstance(error.__cause__, _ENDS_EARLY):
+        return "it is truncated or damaged"
+    return _REASONS.get(said, f"Pillow: {said or type(error).__name__}")
+
+
+#: What parsers raise where a file ends early.
+_ENDS_EARLY = (IndexError, struct.error, EOFError)
+
+#: Pillow's own words, where they help nobody.
+_REASONS = dict.fromkeys(
+    (
+        "Truncated File Read",
+        "cannot decode image data",
+        "could not create decoder object",
+        "failed to read next frame",
+        "not enough image data",
+        "not identified by this driver",
+    ),
+    "it is truncated or damaged",
+)
+
+
+def _contents(source: str | os.PathLike[str]) -> bytes:
+    """The bytes of a file; of one that starts like no image, only the first."""
+    name = os.fspath(source)
+    try:
+        path = Path(source)
+        mode = path.stat().st_mode
+        if stat.S_ISDIR(mode):
+            _refuse(name, "it is a directory")
+        # Reading a pipe or a device might never end.
+        if not stat.S_ISREG(mode):
+            _refuse(name, "it is not a regular file")
+        with path.open("rb") as file:
+            data = file.read(16)
+            return data + file.read() if decoder_of(data) else data
+    except OSError as error:
+        _refuse(name, error.strerror or str(error), error)
+    except UnreadableImageError:
+        raise
+    except ValueError as error:  # A null character.
+        _refuse(repr(name), str(error), error)
+
+
+def _from_array(array: np.ndarray) -> np.ndarray:
+    image = array[..., np.newaxis] if array.ndim == 2 else array
+    if image.ndim != 3 or image.shape[-1] not in (1, 3, 4) or not image.size:
+        raise UnreadableImageError(
+            "Expected an image of shape (height, width), or (height, width, channels) with 1, 3 or "
+            f"4 channels. Received: an array of shape {array.shape}"
+        )
+    if np.issubdtype(image.dtype, np.floating):
+        low, high = float(image.min()), float(image.max())
+        # Written so that NaN is refused, too.
+        if not (low >= 0 and high <= 255):
+            raise UnreadableImageError(
+                "Expected an image with pixels in [0, 255]. Received: an array of pixels in "
+                f"[{low:g}, {high:g}]"
+            )
+        image = np.rint(image).astype(np.uint8)
+    elif image.dtype != np.uint8:
+        raise UnreadableImageError(
+            "Expected an image of uint8 or float pixels in [0, 255]. Received: an array of "
+            f"{image.dtype}. Convert it with `astype`"
+        )
+    return image.repeat(3, axis=-1) if image.shape[-1] == 1 else image[..., :3].copy()

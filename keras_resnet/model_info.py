@@ -1,0 +1,120 @@
+"""What a model knows about itself besides its graph: class names, weights, how to prepare images.
+
+A model stays a plain `keras.Model`; this is an attribute of it, and goes into `.keras` files as an
+asset, which Keras itself passes over, and into every exported artifact.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from keras_resnet.preprocessing import EvalProtocol
+
+#: Name of the file in a `.keras` archive or a SavedModel, and of the entry in TFLite and ONNX.
+ENTRY = "keras_resnet"
+FILE_NAME = f"{ENTRY}.json"
+
+_ATTRIBUTE = "keras_resnet_info"
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What a model knows about itself.
+
+    Attributes:
+        class_names: one per column of its output, in their order.
+        class_ids: identifiers of the classes, such as WordNet's.
+        weights: tag or path of the weights that it started from.
+        protocol: how images are prepared for it.
+    """
+
+    class_names: tuple[str, ...] | None = None
+    class_ids: tuple[str, ...] | None = None
+    weights: str | None = None
+    protocol: EvalProtocol | None = None
+
+    def to_json(self) -> str:
+        """As JSON; what is not known is left out."""
+        known = {key: value for key, value in dataclasses.asdict(self).items() if value is not None}
+        return json.dumps(known, ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> ModelInfo:
+        """The reverse; what a later version adds is passed over.
+
+        Raises:
+            ValueError: the text is something else.
+        """
+        try:
+            values = json.loads(text)
+            protocol = values.get("protocol")
+            names, ids = values.get("class_names"), values.get("class_ids")
+            return cls(
+                None if names is None else tuple(map(str, names)),
+                None if ids is None else tuple(map(str, ids)),
+                values.get("weights"),
+                None if protocol is None else EvalProtocol(**protocol),
+            )
+        except (TypeError, AttributeError, KeyError) as error:
+            raise ValueError(f"Expected what a model knows about itself. Received: {text}") from (
+                error
+            )
+
+
+def get_info(model: keras.Model) -> ModelInfo:
+    """What `model` knows about itself; nothing at all, if it never was told."""
+    info: ModelInfo = getattr(model, _ATTRIBUTE, ModelInfo())
+    return info
+
+
+def set_info(model: keras.Model, info: ModelInfo) -> None:
+    """Tells `model` about itself, and lets `model.save` write it down."""
+    setattr(model, _ATTRIBUTE, info)
+    # Keras asks every layer and model for assets; this one gives some, without a class of its own.
+    model.save_assets = functools.partial(_save_assets, info)
+
+
+def set_class_names(
+    model: keras.Model, names: Sequence[str], ids: Sequence[str] | None = None
+) -> None:
+    """Names the classes of a classifier; they travel with it into files and artifacts.
+
+    Args:
+        model: a classifier `(batch, height, width, channels)` -> `(batch, classes)`.
+        names: one per class, in the order of the model's outputs.
+        ids: identifiers of the classes, such as WordNet's, if there are any.
+
+    Raises:
+        ValueError: not one name per class.
+    """
+    count = model.output_shape[-1]
+    for what, values in (("names", names), ("ids", ids)):
+        valid = not isinstance(values, str) and all(isinstance(v, str) for v in values or ())
+        if values is not None and (not valid or len(values) != count):
+            size = f"{len(values)} of them" if valid else repr(values)
+            raise ValueError(
+                f"Expected {count} strings as `{what}`, one per class. Received: {size}"
+            )
+    ids = None if ids is None else tuple(ids)
+    set_info(model, dataclasses.replace(get_info(model), class_names=tuple(names), class_ids=ids))
+
+
+def info_of_file(path: Path) -> ModelInfo:
+    """What a `.keras` file says about its model."""
+    with zipfile.ZipFile(path) as archive:
+        if f"assets/{FILE_NAME}" not in archive.namelist():
+            return ModelInfo()
+        return ModelInfo.from_json(archive.read(f"assets/{FILE_NAME}").decode())
+
+
+def _save_assets(info: ModelInfo, directory: Any) -> None:
+    Path(directory, FILE_NAME).write_text(info.to_json(), encoding="utf-8")

@@ -1,0 +1,172 @@
+"""From image files to class probabilities, with a model or any artifact of it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_resnet.images import ImageSource
+from keras_resnet.labels import decode_predictions
+from keras_resnet.model_info import ModelInfo, get_info
+from keras_resnet.preprocessing import EvalProtocol, eval_transform, warn_if_scaled
+
+#: Of the short side, what the centre crop takes where nobody says otherwise.
+_CROP_PCT = 0.875
+
+#: Below this, images are already cut out, as CIFAR's are.
+_THUMBNAIL = 64
+
+
+class Predictor:
+    """Classifies images with a Keras model or an artifact, through one compiled function.
+
+    Attributes:
+        protocol: how image files are resized and cropped.
+        class_names: one per class; `None` if nobody named them.
+        input_shape: `(batch, height, width, channels)`, `None` where any size is taken.
+        traces: how often the function of a Keras model was compiled.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model | str | os.PathLike[str],
+        *,
+        protocol: EvalProtocol | None = None,
+        class_names: Sequence[str] | None = None,
+    ) -> None:
+        """Loads an artifact, or takes a model as it is.
+
+        Args:
+            model: a classifier that takes RGB in [0, 255], or the path of a `.keras`, `.tflite` or
+                `.onnx` file or of a SavedModel directory.
+            protocol: how image files are resized and cropped; by default what the model knows
+                about itself, else for its input size, of which the crop takes 87.5 %.
+            class_names: one per class, in place of those that the model knows.
+
+        Raises:
+            ValueError: the artifact cannot be read, or is no classifier of images.
+        """
+        self._runner: Any
+        if isinstance(model, keras.Model) and keras.backend.backend() != "tensorflow":
+            self._runner, info = _OtherBackend(model), get_info(model)
+        else:
+            # Artifacts and the compiled function are TensorFlow's.
+            from keras_resnet.export.runtime import KerasRunner, load_runner
+
+            keras_model = isinstance(model, keras.Model)
+            self._runner = KerasRunner(model) if keras_model else load_runner(Path(model))
+            info = self._runner.info
+        self.input_shape: tuple[int | None, ...] = self._runner.input_shape
+        self.protocol = protocol or self._protocol(info)
+        self.class_names = tuple(class_names) if class_names is not None else info.class_names
+        self._ids = None if class_names is not None else info.class_ids
+        self._transform = eval_transform(self.protocol)
+
+    @property
+    def traces(self) -> int:
+        return int(getattr(self._runner, "traces", 0))
+
+    def _protocol(self, info: ModelInfo) -> EvalProtocol:
+        height, width = self.input_shape[1:3]
+        if info.protocol is not None and {height, width} <= {None, info.protocol.size}:
+            return info.protocol
+        if height != width:
+            raise ValueError(
+                "Expected a model of square images, or of any size, to crop images for. "
+                f"Received: input shape {self.input_shape}. Give `predict` arrays of that size, "
+                "and a `protocol`"
+            )
+        size = height or 224
+        interpolation = info.protocol.interpolation if info.protocol else "bilinear"
+        if size <= _THUMBNAIL:
+            return EvalProtocol(size, size, interpolation)
+        return EvalProtocol.from_crop_pct(size, _CROP_PCT, interpolation)
+
+    def predict(
+        self, images: ImageSource | Sequence[ImageSource], batch_size: int = 32
+    ) -> np.ndarray:
+        """Class probabilities `(n, classes)`, float32.
+
+        Args:
+            images: one image or several: paths, bytes of image files, or arrays
+                `(height, width, 3)`, uint8 or float, RGB in [0, 255]. Arrays of the model's own
+                size are taken as they are, everything else is resized and cropped by `protocol`.
+            batch_size: how many are run at once, at most.
+
+        Raises:
+            ValueError: an image cannot be read, or has another range; the message says which.
+        """
+        batch = self._batch(images)
+        if not len(batch):
+            raise ValueError("Expected at least one image. Received: none")
+        parts = [
+            self._runner.predict(batch[start : start + batch_size], batch_size)
+            for start in range(0, len(batch), batch_size)
+        ]
+        return np.concatenate(parts)
+
+    def classify(
+        self, images: ImageSource | Sequence[ImageSource], top: int = 5
+    ) -> list[list[tuple[str, str, float]]]:
+        """The most probable classes of every image: tuples of id, name and probability."""
+        return self.decode(self.predict(images), top)
+
+    def decode(self, probabilities: np.ndarray, top: int = 5) -> list[list[tuple[str, str, float]]]:
+        """The classes behind the columns of what `predict` returns, most probable first."""
+        names: Sequence[str] | None = self.class_names
+        if names is None and probabilities.shape[-1] != 1000:
+            names = [str(index) for index in range(probabilities.shape[-1])]
+        return decode_predictions(probabilities, top, names, self._ids)
+
+    def _batch(self, images: Any) -> np.ndarray:
+        if isinstance(images, np.ndarray) and images.ndim == 3:
+            images = images[None]
+        if isinstance(images, (str, bytes, os.PathLike)):
+            images = [images]
+        if self._fits(images):
+            warn_if_scaled(images, stacklevel=3)
+            return images
+        batch: np.ndarray = self._transform(images)
+        channels = self.input_shape[3]
+        if channels == 1:
+            # ITU-R 601, as Pillow's mode L.
+            grey = batch.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
+            return grey.round().astype(np.uint8)[..., None]
+        if channels != 3:
+            raise ValueError(
+                f"Expected arrays of shape (n, height, width, {channels}): image files have three "
+                "channels at most. Received: other images"
+            )
+        return batch
+
+    def _fits(self, images: Any) -> bool:
+        """Whether images are an array that the model takes as it is."""
+        if not isinstance(images, np.ndarray) or images.ndim != 4:
+            return False
+        return all(
+            want in (None, have)
+            for want, have in zip(self.input_shape[1:], images.shape[1:], strict=True)
+        )
+
+
+class _OtherBackend:
+    """A Keras model under another backend than TensorFlow's, compiled in that one's way."""
+
+    def __init__(self, model: keras.Model) -> None:
+        self._model = model
+        self.input_shape = model.input_shape
+
+        last = getattr(model.layers[-1], "activation", None)
+        self._is_logits = last not in (keras.activations.softmax, keras.activations.sigmoid)
+
+    def predict(self, images: np.ndarray, batch_size: int) -> np.ndarray:
+        result = np.asarray(self._model.predict_on_batch(images.astype(np.float32)), np.float32)
+        if self._is_logits:
+            exponentials = np.exp(result - result.max(axis=-1, keepdims=True))
+            result = exponentials / exponentials.sum(axis=-1, keepdims=True)
+        return result

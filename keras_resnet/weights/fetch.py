@@ -1,0 +1,207 @@
+"""Brings the file of a published checkpoint onto this machine, once, and checks it on every use.
+
+Files of Hugging Face lie in its own cache and come through its own client, so that its settings
+hold: `HF_HOME`, `HF_ENDPOINT`, `HF_TOKEN`, `HF_HUB_OFFLINE`, `HF_HUB_DOWNLOAD_TIMEOUT`. All others
+lie below `KERAS_RESNET_HOME`, as `weights/<tag>/<file name>`. A file that somebody put there is
+used first, whatever the source.
+
+Where the publisher tells no SHA-256, that of the first download is kept in `sha256.json`, and what
+is used later has to have the same.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import filelock
+
+from keras_resnet.files import partial_directory
+from keras_resnet.weights.download import (
+    DownloadError,
+    digest,
+    download,
+    problem,
+    say,
+    seconds,
+)
+from keras_resnet.weights.registry import Source, WeightsEntry
+
+__all__ = ["DownloadError", "cache_path", "download", "fetch", "home"]
+
+
+def home() -> Path:
+    """The directory of this package's downloads.
+
+    `KERAS_RESNET_HOME`, else `keras_resnet` in `XDG_CACHE_HOME` or in `~/.cache`.
+    """
+    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(os.environ.get("KERAS_RESNET_HOME") or f"{cache}/keras_resnet").expanduser()
+
+
+def cache_path(entry: WeightsEntry, *, without_top: bool = False) -> Path:
+    """Where a checkpoint's file is looked for first, and where it may be put by hand."""
+    return home() / "weights" / entry.tag / _source(entry, without_top).file_name
+
+
+def fetch(entry: WeightsEntry, *, without_top: bool = False, timeout: float | None = None) -> Path:
+    """The path of a checkpoint's file on this machine; it is downloaded if it is not there yet.
+
+    Args:
+        entry: a row of the registry.
+        without_top: whether the file without classifier will do, where there is one.
+        timeout: seconds without a byte after which a connection is given up; by default
+            `KERAS_RESNET_TIMEOUT`, or 30. Hugging Face's client has its own setting.
+
+    Raises:
+        DownloadError: it is not there and cannot be downloaded.
+        OSError: the disk is full.
+        ValueError: the timeout is not a number of seconds, or `sha256.json` is damaged.
+    """
+    timeout = seconds(timeout)
+    source, path = _source(entry, without_top), cache_path(entry, without_top=without_top)
+    recorded = None if source.sha256 else _read_record().get(source.location)
+    expected = {
+        "sha256": source.sha256 or recorded,
+        "sha256_prefix": source.sha256_prefix,
+        "md5": source.md5,
+        "size": source.bytes,
+    }
+    if path.is_file() and _is_sound(path, expected):
+        return path
+    advice = f"Put the file at {path} by hand, or give the path of a copy as `weights=PATH`"
+    try:
+        if source.url is None:
+            return _fetch_from_hub(source, entry.tag, expected)
+        return _fetch_from_url(source, path, entry.tag, expected, timeout)
+    except ValueError as error:
+        raise DownloadError(
+            f"{error}. Set KERAS_RESNET_HOME to another directory, or give the path of a copy of "
+            f"{source.location} as `weights=PATH`"
+        ) from error
+    except DownloadError as error:
+        if recorded and recorded in error.reason:
+            advice += f". If its publisher has replaced it, delete its line in {_record_path()}"
+        raise DownloadError(
+            f"Expected to get the weights {entry.tag!r} from {source.location}. "
+            f"Received: {error.reason}. {advice}",
+            error.reason,
+        ) from error
+
+
+def _source(entry: WeightsEntry, without_top: bool) -> Source:
+    return (entry.source_without_top if without_top else None) or entry.source
+
+
+def _is_sound(path: Path, expected: dict[str, Any]) -> bool:
+    """Whether a file is as expected; warns if not."""
+    wrong = problem(path, **expected)
+    if wrong is not None:
+        warnings.warn(
+            f"{path} has {wrong}: it is damaged or another file, and is not used.", stacklevel=3
+        )
+    return wrong is None
+
+
+def _fetch_from_url(
+    source: Source, path: Path, tag: str, expected: dict[str, Any], timeout: float
+) -> Path:
+    with _locked(path.with_name(f".{path.name}.lock"), tag):
+        # Another process may have been faster.
+        if not path.is_file() or problem(path, **expected) is not None:
+            download(source.location, path, title=tag, timeout=timeout, **expected)
+        _record(source, path)
+    return path
+
+
+def _fetch_from_hub(source: Source, tag: str, expected: dict[str, Any]) -> Path:
+    # Takes longer to import than this module, and not everybody needs it.
+    import huggingface_hub
+
+    repo, file = str(source.repo), str(source.file)
+    cached = huggingface_hub.try_to_load_from_cache(repo, file)
+    damaged = isinstance(cached, str) and not _is_sound(Path(cached), expected)
+    if isinstance(cached, str) and not damaged:
+        path = Path(cached)
+    else:
+        # On a terminal, the hub's client draws its own bar, on standard error as well.
+        say(f"Downloading {tag} from Hugging Face")
+        try:
+            path = Path(huggingface_hub.hf_hub_download(repo, file, force_download=damaged))
+        except Exception as error:  # The client's own, those of its HTTP library, those of Xet.
+            raise DownloadError(_hub_reason(error)) from error
+        wrong = problem(path, **expected)
+        if wrong is not None:
+            raise DownloadError(f"a file with {wrong}")
+    _record(source, path)
+    return path
+
+
+def _hub_reason(error: BaseException) -> str:
+    """Why the hub's client failed, in a few words: its messages are paragraphs."""
+    response = getattr(error, "response", None)
+    if response is not None:
+        return f"{response.status_code} {response.reason_phrase}"
+    if error.__cause__ is not None:
+        return _hub_reason(error.__cause__)
+    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
+
+
+def _record_path() -> Path:
+    return home() / "sha256.json"
+
+
+def _read_record() -> dict[str, str]:
+    """The SHA-256 that each source's file had when it was first downloaded."""
+    path = _record_path()
+    try:
+        return dict(json.loads(path.read_text("utf-8")))
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"Expected the hashes of downloaded files, as JSON, in {path}. Received: {error}. "
+            "Delete it to have them recorded anew"
+        ) from error
+
+
+def _record(source: Source, path: Path) -> None:
+    """Keeps the SHA-256 of a file that was just downloaded, if none is known."""
+    record = _record_path()
+    if source.sha256 is not None or source.location in _read_record():
+        return
+    hashed = digest(path)
+    # Where nothing can be written, nothing is kept; the file is usable all the same.
+    with contextlib.suppress(OSError, ValueError), _locked(record.with_name(".sha256.lock")):
+        hashes = {source.location: hashed, **_read_record()}
+        with partial_directory(record.parent) as staging:
+            partial = staging / record.name
+            partial.write_text(json.dumps(dict(sorted(hashes.items())), indent=1) + "\n", "utf-8")
+            partial.replace(record)
+
+
+@contextlib.contextmanager
+def _locked(path: Path, tag: str | None = None) -> Iterator[None]:
+    """Lets one process at a time into the block.
+
+    Some network disks have no locks: then none is taken. What is at stake is work done twice, and
+    the hash of a file that is recorded the next time.
+    """
+    lock = filelock.FileLock(path)
+    with contextlib.suppress(OSError, NotImplementedError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(blocking=False)
+        except filelock.Timeout:
+            if tag is not None:
+                say(f"{tag}: waiting for another process, which downloads it")
+            lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()

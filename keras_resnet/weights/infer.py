@@ -1,0 +1,208 @@
+"""Which network a checkpoint is of: read off its keys and shapes, the rest by convention."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from keras_resnet.config import EXPANSION, IMAGENET_MEAN, IMAGENET_STD, ResNetConfig, multiple_of_8
+from keras_resnet.weights.checkpoint import Checkpoint
+
+#: Whose training made it, as far as the keys tell: `keras_resnet` is ours.
+Family = Literal["torch", "keras_applications", "caffe", "keras_resnet"]
+
+#: Mean of the pixels of ImageNet that the original networks saw, as RGB; they divided by nothing.
+CAFFE_MEAN = (123.68, 116.779, 103.939)
+
+
+@dataclass(frozen=True)
+class Inferred:
+    """What a checkpoint is of.
+
+    Attributes:
+        config: the network.
+        classes: width of the classifier; `None` without one.
+        channels: of the images.
+        family: whose conventions fill in what keys and shapes do not say.
+        bgr: whether the stem expects blue first.
+        notes: what was taken from conventions.
+    """
+
+    config: ResNetConfig
+    classes: int | None
+    channels: int
+    family: Family
+    bgr: bool
+    notes: tuple[str, ...]
+
+
+def infer(checkpoint: Checkpoint) -> Inferred:
+    """Reads the network off the keys and shapes.
+
+    Raises:
+        ValueError: they describe no network of this package; the message says where.
+    """
+    reader = _Reader(checkpoint)
+    try:
+        return reader.read()
+    except ValueError as error:
+        raise ValueError(
+            f"Expected a checkpoint of a ResNet that `ResNetConfig` describes. "
+            f"Received: {checkpoint.source}: {error}"
+        ) from error
+
+
+class _Reader:
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self.checkpoint = checkpoint
+        self.notes: list[str] = []
+        self.layers = checkpoint.layers
+        self.family = self.find_family()
+
+    def find_family(self) -> Family:
+        layout = self.checkpoint.naming.layout
+        if layout == "caffe":
+            return "caffe"
+        if layout != "keras":
+            return "torch"
+        stem_bias = self.checkpoint.array("conv1_conv", "bias") is not None
+        return "keras_applications" if stem_bias else "keras_resnet"
+
+    def read(self) -> Inferred:
+        fields: dict[str, Any] = {}
+        blocks = self.blocks()
+        v2 = any(name.startswith("post_") or "_preact_" in name for name in self.layers)
+        bottleneck = "conv2_block1_3_conv" in self.layers
+        fields["block"] = "bottleneck" if bottleneck else "basic"
+        last = "3" if bottleneck else "2"
+        outputs = [self.filters(f"conv{s}_block1_{last}_conv") for s in range(2, len(blocks) + 2)]
+        expansion = EXPANSION[fields["block"]]
+        fields["blocks"], fields["filters"] = blocks, tuple(out // expansion for out in outputs)
+        channels = self.stem(fields)
+        if bottleneck:
+            self.cardinality(fields)
+        fields.update(self.version(bottleneck) if not v2 else self.preactivation())
+        fields.update(self.shortcuts(blocks))
+        fields.update(self.norm())
+        reduce = self.checkpoint.array("conv2_block1_se_reduce")
+        if reduce is not None:
+            fields["se_ratio"] = self.se_ratio(outputs)
+        mean, std, bgr = self.pixels(v2, channels)
+        fields.update(mean=mean, std=std)
+        head = self.checkpoint.array("predictions")
+        return Inferred(
+            ResNetConfig(**fields),
+            None if head is None else head.shape[-1],
+            channels,
+            self.family,
+            bgr,
+            tuple(self.notes),
+        )
+
+    def blocks(self) -> tuple[int, ...]:
+        """Blocks per stage, none left out."""
+        found: dict[int, set[int]] = {}
+        for name in self.layers:
+            numbers = re.match(r"conv(\d+)_block(\d+)_", name)
+            if numbers:
+                found.setdefault(int(numbers[1]), set()).add(int(numbers[2]))
+        for stage in range(2, max(found, default=2) + 1):
+            present = found.get(stage, set())
+            missing = set(range(1, max(present, default=1) + 1)) - present
+            if missing:
+                raise ValueError(f"no weights for conv{stage}_block{min(missing)}")
+        return tuple(len(found[stage]) for stage in sorted(found))
+
+    def filters(self, name: str, axis: int = 3) -> int:
+        kernel = self.checkpoint.array(name)
+        if kernel is None:
+            raise ValueError(f"no kernel for {name}")
+        if kernel.ndim != 4:
+            raise ValueError(f"the kernel of {name} has the shape {kernel.shape}")
+        return int(kernel.shape[axis])
+
+    def stem(self, fields: dict[str, Any]) -> int:
+        first, last = "conv1_conv", "conv1_conv"
+        if self.checkpoint.naming.deep_stem or "conv1_1_conv" in self.layers:
+            first, last, fields["stem"] = "conv1_1_conv", "conv1_3_conv", "C"
+        elif self.filters(first, 0) == 3:
+            fields["stem"] = "cifar"
+        stem_filters = self.filters(last)
+        if stem_filters != fields["filters"][0]:
+            fields["stem_filters"] = stem_filters
+        return self.filters(first, 2)
+
+    def cardinality(self, fields: dict[str, Any]) -> None:
+        inner = self.filters("conv2_block1_2_conv")
+        groups = inner // max(1, self.filters("conv2_block1_2_conv", 2))
+        fields["groups"] = groups
+        fields["width_per_group"] = 64 * inner // (fields["filters"][0] * groups)
+
+    def version(self, bottleneck: bool) -> dict[str, Any]:
+        if not bottleneck:
+            return {}
+        if self.family in ("keras_applications", "caffe"):
+            self.notes.append(
+                "strides on the first 1x1 of a bottleneck (v1), as in the original and "
+                "keras.applications"
+            )
+            return {"version": "v1"}
+        self.notes.append("strides on the 3x3 of a bottleneck (v1.5), as in torchvision and timm")
+        return {}
+
+    def preactivation(self) -> dict[str, Any]:
+        fields: dict[str, Any] = {"version": "v2"}
+        if self.family == "keras_applications":
+            fields["preact_layout"] = "unit_norm_stride_last"
+            self.notes.append("strides in the last block of a stage, as in keras.applications")
+        elif not {"conv1_bn", "conv1_gn", "conv1_3_bn", "conv1_3_gn"} & self.layers.keys():
+            fields["preact_layout"] = "unit_norm"
+        return fields
+
+    def shortcuts(self, blocks: tuple[int, ...]) -> dict[str, Any]:
+        fields: dict[str, Any] = {}
+        projections = sum(name.endswith("_0_conv") for name in self.layers)
+        if not projections:
+            fields["shortcut"] = "A"
+            self.notes.append("shortcuts padded with zero channels (A): there are no projections")
+        elif projections == sum(blocks):
+            # In a network of one block per stage, B and C are the same.
+            fields["shortcut"] = "C" if sum(blocks) > len(blocks) else "B"
+        naming = self.checkpoint.naming
+        if naming.average:
+            fields["downsample"] = "average"
+        elif naming.layout == "timm_resnetv2" and naming.deep_stem and projections:
+            fields["downsample"] = "average"
+            self.notes.append("D shortcuts, which timm's v2 networks with a C stem have")
+        return fields
+
+    def norm(self) -> dict[str, Any]:
+        if not any(name.endswith("_gn") for name in self.layers):
+            return {}
+        self.notes.append("group normalisation of 32 groups")
+        return {"norm": "group"}
+
+    def se_ratio(self, outputs: list[int]) -> float:
+        widths = [
+            self.filters(f"conv{stage}_block1_se_reduce") for stage in range(2, len(outputs) + 2)
+        ]
+        for ratio in (1 / 16, 1 / 8, 1 / 4, 1 / 2, widths[-1] / outputs[-1]):
+            if [multiple_of_8(output * ratio) for output in outputs] == widths:
+                return ratio
+        raise ValueError(f"squeeze-and-excitation of {widths} channels has no common ratio")
+
+    def pixels(self, v2: bool, channels: int) -> tuple[tuple[float, ...], tuple[float, ...], bool]:
+        """Mean and deviation in pixel units, RGB; whether the stem takes blue first."""
+        metadata = self.checkpoint.metadata
+        if {"mean", "std"} <= metadata.keys():
+            return tuple(json.loads(metadata["mean"])), tuple(json.loads(metadata["std"])), False
+        if self.family in ("caffe", "keras_applications") and not v2:
+            self.notes.append("pixels: blue first, minus ImageNet's mean, as the original network")
+            return CAFFE_MEAN, (1.0, 1.0, 1.0), channels == 3
+        if self.family == "keras_applications" or (self.family == "torch" and v2):
+            self.notes.append("pixels: (RGB - 127.5) / 127.5, as keras.applications' and timm's v2")
+            return (127.5,) * 3, (127.5,) * 3, False
+        self.notes.append("pixels: ImageNet's mean and standard deviation")
+        return IMAGENET_MEAN, IMAGENET_STD, False

@@ -1,0 +1,245 @@
+"""Loading weights into a model: everything that is checked, adapted and reported on the way."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+
+import keras
+import numpy as np
+
+from keras_resnet.graph import find_network
+from keras_resnet.labels import dataset_classes
+from keras_resnet.model_info import ModelInfo, get_info, set_info
+from keras_resnet.weights.checkpoint import names
+from keras_resnet.weights.convert import adapt_channels, stem_name
+from keras_resnet.weights.report import LoadReport
+from keras_resnet.weights.sources import (
+    Found,
+    Pixels,
+    Source,
+    has_weights,
+    open_source,
+    pixel_constants,
+    roles,
+)
+from keras_resnet.weights.topology import BLUR, describe, differences, reduction
+
+
+def load_weights(
+    model: keras.Model, source: Source, *, strict: bool = True, pixels: Pixels = "checkpoint"
+) -> LoadReport:
+    """Loads weights into a network of this package, layer by layer, by name.
+
+    The file may be of this package, keras.applications, torchvision, timm, transformers,
+    akamaster's CIFAR networks, or have the names of the original Caffe release; what it is shows in
+    its keys. torch is not needed, and nothing in the file is run. The model is changed only if
+    everything fits.
+
+    A classifier of another width stays as it is, and a stem for RGB is adapted to other numbers of
+    channels; the report says so.
+
+    Args:
+        model: the network, or a model with the network inside.
+        source: path of a `.keras`, `.weights.h5`, `.h5`, `.safetensors`, `.npz`, `.pth`, `.bin` or
+            `.th` file, or a tag of `list_weights()`, which is downloaded once.
+        strict: whether to refuse a file that lacks weights of the model, has others, or is of
+            another network. If not, what fits by name and shape is loaded.
+        pixels: `"checkpoint"` refuses a model that normalises pixels otherwise than the checkpoint
+            wants them. `"model"` trusts the model, also about the order of colours.
+
+    Raises:
+        ValueError: the file cannot be read, or does not fit; the message says where.
+        OSError: a tag's file cannot be downloaded.
+    """
+    found = open_source(source, model.name, with_top=_has_head(model), pixels=pixels)
+    return load_found(model, found, strict=strict, pixels=pixels)
+
+
+def _has_head(model: keras.Model) -> bool:
+    return any(layer.name == "predictions" for layer in find_network(model).layers)
+
+
+def load_found(
+    model: keras.Model, found: Found, *, strict: bool = True, pixels: Pixels = "checkpoint"
+) -> LoadReport:
+    """The second half of `load_weights`: everything but reading."""
+    if pixels not in ("checkpoint", "model"):
+        raise ValueError(
+            f"Expected `pixels` to be 'checkpoint' or 'model'. Received: pixels={pixels!r}"
+        )
+    report = _Loader(find_network(model), found, strict, pixels).load()
+    set_info(model, _info(model, found, "predictions" in report.loaded))
+    return report
+
+
+def _info(model: keras.Model, found: Found, with_head: bool) -> ModelInfo:
+    """What the model knows about itself from now on."""
+    info, entry = found.info, found.entry
+    if entry is not None:
+        names, ids = dataset_classes(entry.dataset)
+        info = ModelInfo(names, ids, entry.tag, entry.protocol)
+    if not with_head:
+        before = get_info(model)
+        info = dataclasses.replace(info, class_names=before.class_names, class_ids=before.class_ids)
+    return info
+
+
+class _Loader:
+    """One checkpoint on its way into one network."""
+
+    def __init__(self, network: keras.Model, found: Found, strict: bool, pixels: Pixels) -> None:
+        self.network, self.found, self.checkpoint = network, found, found.checkpoint
+        self.strict, self.pixels = strict, pixels
+        self.layers = {layer.name: layer for layer in network.layers if has_weights(layer)}
+        self.constants = pixel_constants(network)
+        self.adapted: dict[str, str] = {}
+        self.skipped: dict[str, str] = {}
+        self.missing: list[str] = []
+        self.fresh_head = False
+        self.loaded: dict[str, tuple[str, ...]] = {}
+
+    def load(self) -> LoadReport:
+        if self.strict:
+            self.check_topology()
+        if self.pixels == "checkpoint":
+            self.check_pixels()
+        if self.other_channels():
+            stem = stem_name(self.layers)
+            channels = int(self.layers[stem].kernel.shape[2])
+            self.adapted[stem] = adapt_channels(
+                self.checkpoint.layers, channels, self.found.constants, self.constants
+            )
+        self.set_head_aside()
+        values = dict(self.values())
+        unexpected = [
+            key
+            for (name, _), key in self.checkpoint.keys.items()
+            if name not in self.layers and key not in self.skipped
+        ]
+        unexpected += self.checkpoint.unknown
+        if unexpected and self.strict:
+            raise self.refusal(f"it also has {names(sorted(unexpected))}")
+        if not values:
+            raise self.refusal("nothing in it fits")
+        for name, arrays in values.items():
+            self.layers[name].set_weights(arrays)
+        entry = self.found.entry
+        return LoadReport(
+            self.checkpoint.source,
+            self.checkpoint.naming.layout,
+            self.loaded,
+            self.adapted,
+            self.skipped,
+            tuple(self.missing),
+            tuple(sorted(unexpected)),
+            (*self.checkpoint.notes, *(self.found.inferred.notes if self.found.inferred else ())),
+            entry.tag if entry else None,
+        )
+
+    def refusal(self, reason: str) -> ValueError:
+        return ValueError(
+            f"Expected `weights` to be of the same network as `{self.network.name}`. "
+            f"Received: {self.checkpoint.source}: {reason}"
+        )
+
+    def check_topology(self) -> None:
+        theirs = self.found.description
+        if theirs is None:
+            return
+        ours = describe(self.network)
+        ignored = {*self.found.ignored, "normalization", "predictions"}
+        if self.found.reduction is None:
+            ignored |= {name for name in ours if name.startswith("pool1")}
+        elif self.found.reduction != reduction(self.network):
+            ignored.add(BLUR)  # It goes where strides become dilation.
+        stem = stem_name(self.layers)
+        if self.other_channels():
+            theirs = {**theirs, stem: {**theirs[stem], "weights": ours[stem]["weights"]}}
+        reason = differences(theirs, ours, ignored)
+        if reason is not None:
+            raise self.refusal(reason)
+
+    def other_channels(self) -> bool:
+        stem = stem_name(self.layers)
+        theirs = self.checkpoint.array(stem)
+        kernel = self.layers[stem].kernel if stem in self.layers else None
+        if theirs is None or kernel is None or theirs.ndim != 4:
+            return False
+        same_else = (*theirs.shape[:2], theirs.shape[3]) == (*kernel.shape[:2], kernel.shape[3])
+        return bool(same_else and theirs.shape[2] == 3 != kernel.shape[2])
+
+    def check_pixels(self) -> None:
+        theirs = self.found.constants
+        if theirs is None:
+            return
+        words = f"mean={_words(theirs[0])}, std={_words(theirs[1])} (RGB, of [0, 255])"
+        if self.constants is None:
+            self.checkpoint.notes.append(f"the caller has to normalise pixels with {words}")
+            return
+        if self.other_channels():
+            return
+        same = all(
+            len(mine) == len(their) and np.allclose(mine, their, rtol=1e-3, atol=1e-3)
+            for mine, their in zip(self.constants, theirs, strict=True)
+        )
+        if not same:
+            raise ValueError(
+                f"Expected a model that normalises pixels with {words}, as the weights of "
+                f"{self.checkpoint.source} want them. Received: `{self.network.name}` with "
+                f"mean={_words(self.constants[0])}, std={_words(self.constants[1])}. Build it with "
+                "those, use `from_checkpoint`, or pass `pixels='model'` if the weights want these"
+            )
+
+    def set_head_aside(self) -> None:
+        head = self.checkpoint.array("predictions")
+        if head is None:
+            return
+        ours = self.layers.get("predictions")
+        if ours is None:
+            reason = "the model has no classifier"
+        elif head.shape[-1] != ours.kernel.shape[-1]:
+            reason = f"it is for {head.shape[-1]} classes, the model for {ours.kernel.shape[-1]}"
+            self.missing += [f"predictions/{role}" for role in roles(ours)]
+            self.fresh_head = True
+        else:
+            return
+        for role in self.checkpoint.layers["predictions"]:
+            self.skipped[self.checkpoint.keys["predictions", role]] = reason
+
+    def values(self) -> Iterator[tuple[str, list[np.ndarray]]]:
+        """The arrays of every layer that gets some."""
+        for name, layer in self.layers.items():
+            if name == "predictions" and self.fresh_head:
+                continue
+            theirs = self.checkpoint.layers.get(name, {})
+            kinds = roles(layer)
+            reason = self.misfit(name, layer)
+            if reason is None:
+                self.loaded[name] = tuple(self.checkpoint.keys[name, kind] for kind in kinds)
+                yield name, [theirs[kind] for kind in kinds]
+                continue
+            if self.strict:
+                raise self.refusal(reason)
+            self.missing += [f"{name}/{kind}" for kind in kinds]
+            self.skipped.update({self.checkpoint.keys[name, kind]: reason for kind in theirs})
+
+    def misfit(self, name: str, layer: keras.Layer) -> str | None:
+        """Why a layer cannot take the arrays that there are for it."""
+        theirs, kinds = self.checkpoint.layers.get(name, {}), roles(layer)
+        absent = [f"{name}/{kind}" for kind in kinds if kind not in theirs]
+        if absent:
+            return f"it lacks {names(absent)}"
+        extra = sorted(self.checkpoint.keys[name, kind] for kind in theirs.keys() - set(kinds))
+        if extra:
+            return f"it also has {names(extra)}"
+        for kind, weight in zip(kinds, layer.weights, strict=True):
+            shape = theirs[kind].shape
+            if shape != tuple(weight.shape):
+                key = self.checkpoint.keys[name, kind]
+                return f"{key} has the shape {shape}, {name}/{kind} {tuple(weight.shape)}"
+        return None
+
+
+def _words(numbers: Sequence[float]) -> str:
+    return "(" + ", ".join(f"{number:.6g}" for number in numbers) + ")"

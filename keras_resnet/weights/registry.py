@@ -1,0 +1,228 @@
+"""The published checkpoints that can be loaded: one row each in `registry.json`.
+
+Which network a row is for, where its files lie, how pixels are normalised, what accuracy was
+published and under which protocol. Every network of a row is a `ResNetConfig`: checkpoints that
+none describes (tiered stems, weight standardisation, ResNet-RS, …) are not listed, nor are those
+without a classifier or a published accuracy.
+
+Accuracies are those of the source, at the resolution nearest to 224 pixels where it names several:
+timm's sheets also have figures at 288 or 320 pixels, which are higher.
+
+The default row of a network, which `weights="imagenet"` stands for, is found so:
+
+1. Anyone may use it: no licence for non-commercial use only.
+2. It needs no other config than the network's own. Networks of v2 are an exception, as nobody
+   publishes the paper's layout: timm's `resnetv2` if there is one, else keras.applications' V2.
+3. It is a safetensors file if there is one: that is neither unpickled nor parsed by HDF5.
+4. Its recipe is published in full: `a1_in1k` (arXiv:2110.00476, procedure A1), else `tv2_in1k`
+   (torchvision's second recipe). Where there is neither, the highest top-1 accuracy decides.
+
+The licences are those that the publishers give their files; ImageNet's own terms restrict the use
+of its pictures to non-commercial research.
+"""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+import functools
+import importlib.resources
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+from keras_resnet.preprocessing import EvalProtocol
+
+Dataset = Literal["imagenet", "cifar10"]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a file lies, and what is known of its content.
+
+    Attributes:
+        url: its address; `None` for a file of Hugging Face.
+        repo: the repository there, such as `timm/resnet50.a1_in1k`.
+        file: the file in that repository.
+        sha256: hash of the content, 64 hexadecimal digits.
+        sha256_prefix: its first digits, where a publisher tells no more.
+        md5: another hash, 32 hexadecimal digits.
+        bytes: size.
+    """
+
+    url: str | None = None
+    repo: str | None = None
+    file: str | None = None
+    sha256: str | None = None
+    sha256_prefix: str | None = None
+    md5: str | None = None
+    bytes: int | None = None
+
+    @property
+    def file_name(self) -> str:
+        """Name of the file without its folder."""
+        return (self.file or self.url or "").rpartition("/")[2]
+
+    @property
+    def location(self) -> str:
+        """The address, or `hf://repository/file`."""
+        return self.url or f"hf://{self.repo}/{self.file}"
+
+
+@dataclass(frozen=True)
+class WeightsEntry:
+    """One published checkpoint.
+
+    Attributes:
+        tag: what it is called: `publisher/name`, such as `timm/resnet50.a1_in1k`.
+        model: its network, one of `list_models()`.
+        config: fields of `ResNetConfig` in which the checkpoint's network differs from `model`.
+        dataset: what it was trained for: `"imagenet"` or `"cifar10"`.
+        classes: width of its classifier.
+        params_millions: trainable parameters of the network, in millions.
+        source: its file.
+        source_without_top: the file without classifier, where one is published.
+        license: SPDX identifier.
+        recipe: how it was trained: a paper's id, or an address; `None` where it is not documented.
+        origin: who trained it; `None` for the publisher.
+        protocol: how the images were cut for the accuracies.
+        mean: per-channel mean of the pixels in [0, 255], RGB: `ResNetConfig.mean`.
+        std: per-channel standard deviation in the same unit: `ResNetConfig.std`.
+        channel_order: in which the stem's kernel takes the channels; `mean` and `std` are RGB
+            anyway.
+        top1: accuracy in percent on the validation images.
+        top5: likewise; `None` where it was not published.
+        accuracy_source: who says so, and of which measurement.
+        default: whether `weights="imagenet"` or `weights="cifar10"` means this row for `model`.
+    """
+
+    tag: str
+    model: str
+    classes: int
+    params_millions: float
+    source: Source
+    license: str
+    protocol: EvalProtocol
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    top1: float
+    accuracy_source: str
+    config: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    dataset: Dataset = "imagenet"
+    source_without_top: Source | None = None
+    recipe: str | None = None
+    origin: str | None = None
+    channel_order: Literal["RGB", "BGR"] = "RGB"
+    top5: float | None = None
+    default: bool = False
+
+
+def list_weights(pattern: str = "*") -> list[str]:
+    """Tags of the checkpoints that match a shell-style pattern, sorted.
+
+    Args:
+        pattern: for the whole tag (`timm/*`) or for what follows its slash (`resnet50*`).
+    """
+    pattern = pattern.lower()
+    return [
+        tag
+        for tag in _entries()
+        if fnmatch.fnmatchcase(tag.lower(), pattern)
+        or fnmatch.fnmatchcase(_name(tag).lower(), pattern)
+    ]
+
+
+def find_weights(tag: str, model: str | None = None) -> WeightsEntry:
+    """The checkpoint called `tag`.
+
+    Args:
+        tag: `"timm/resnet50.a1_in1k"`; what follows the slash is enough where no other tag ends so;
+            or `"imagenet"` or `"cifar10"`: the default of `model`.
+        model: one of `list_models()`. It matters for the defaults alone: whether the checkpoint
+            fits a network is for who loads it to say.
+
+    Raises:
+        ValueError: there is no such checkpoint, or more than one.
+    """
+    if tag in get_args(Dataset):
+        return _default(tag, model)
+    entries = _entries()
+    if tag in entries:
+        return entries[tag]
+    same = [entry for entry in entries.values() if _name(entry.tag) == tag]
+    if len(same) == 1:
+        return same[0]
+    if same:
+        raise ValueError(
+            "Expected a tag with its publisher, as more than one has such weights: "
+            f"{', '.join(entry.tag for entry in same)}. Received: {tag!r}"
+        )
+    raise ValueError(
+        f"Expected a tag of `list_weights()`, such as {', '.join(_nearest(tag, model))}. "
+        f"Received: {tag!r}"
+    )
+
+
+def _default(dataset: str, model: str | None) -> WeightsEntry:
+    defaults = {
+        entry.model: entry
+        for entry in _entries().values()
+        if entry.default and entry.dataset == dataset
+    }
+    if model in defaults:
+        return defaults[model]
+    others = _tags_of(model)
+    advice = (
+        f"There are other weights for this network: {', '.join(others)}"
+        if others
+        else f"There are some for {', '.join(sorted(defaults))}"
+    )
+    raise ValueError(
+        f"Expected `model` to be a network that has default weights for {dataset!r}. "
+        f"Received: model={model!r}. {advice}"
+    )
+
+
+def _nearest(tag: str, model: str | None) -> list[str]:
+    """Up to five tags that may have been meant."""
+    known = {name.lower(): tag for tag in _entries() for name in (_name(tag), tag)}
+    close = difflib.get_close_matches(str(tag).lower(), known, n=5)
+    alike = [*dict.fromkeys(known[name] for name in close)]
+    # Somebody may give a network's name only, or something out of the air.
+    return _tags_of(tag) or alike or _tags_of(model) or _tags_of("resnet50")
+
+
+def _tags_of(model: str | None) -> list[str]:
+    """Up to five tags of a network, its default first."""
+    entries = [entry for entry in _entries().values() if entry.model == model]
+    return [entry.tag for entry in sorted(entries, key=lambda entry: not entry.default)][:5]
+
+
+def _name(tag: str) -> str:
+    return tag.partition("/")[2]
+
+
+@functools.cache
+def _entries() -> Mapping[str, WeightsEntry]:
+    """Every row by its tag, in alphabetical order."""
+    text = importlib.resources.files(__package__).joinpath("registry.json").read_text("utf-8")
+    entries = [_entry(row) for row in json.loads(text)]
+    return {entry.tag: entry for entry in sorted(entries, key=lambda entry: entry.tag)}
+
+
+def _entry(row: dict[str, Any]) -> WeightsEntry:
+    config = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in row.pop("config", {}).items()
+    }
+    without_top = row.pop("source_without_top", None)
+    return WeightsEntry(
+        config=config,
+        source=Source(**row.pop("source")),
+        source_without_top=without_top and Source(**without_top),
+        protocol=EvalProtocol(**row.pop("protocol")),
+        mean=tuple(row.pop("mean")),
+        std=tuple(row.pop("std")),
+        **row,
+    )

@@ -1,0 +1,62 @@
+"""What loading weights has done."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What became of every weight of a file and of a model.
+
+    Attributes:
+        source: the file or tag.
+        layout: whose names the file uses.
+        loaded: layer -> keys whose arrays it took, in the order of its weights.
+        adapted: layer -> how its arrays were changed to fit.
+        skipped: key -> why it was left alone.
+        missing: weights of the model, `layer/kernel`, that kept their values; with `strict` only
+            those that an adaptation leaves out.
+        unexpected: keys that mean no layer of the model.
+        notes: what is not in the file, and was decided by convention.
+        tag: the registered checkpoint, if it is one.
+    """
+
+    source: str
+    layout: str
+    loaded: Mapping[str, tuple[str, ...]]
+    adapted: Mapping[str, str] = field(default_factory=dict)
+    skipped: Mapping[str, str] = field(default_factory=dict)
+    missing: tuple[str, ...] = ()
+    unexpected: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    tag: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything in it, as JSON takes it."""
+        return {
+            "source": self.source,
+            "tag": self.tag,
+            "layout": self.layout,
+            "loaded": {layer: list(keys) for layer, keys in self.loaded.items()},
+            "adapted": dict(self.adapted),
+            "skipped": dict(self.skipped),
+            "missing": list(self.missing),
+            "unexpected": list(self.unexpected),
+            "notes": list(self.notes),
+        }
+
+    def __str__(self) -> str:
+        arrays = sum(len(keys) for keys in self.loaded.values())
+        lines = [
+            f"{self.tag or self.source}: {arrays} arrays into {len(self.loaded)} layers, "
+            f"names of {self.layout}"
+        ]
+        lines += [f"adapted  {layer}: {how}" for layer, how in self.adapted.items()]
+        lines += [f"skipped  {key}: {why}" for key, why in self.skipped.items()]
+        lines += [f"missing  {name}" for name in self.missing]
+        lines += [f"unexpected  {key}" for key in self.unexpected]
+        lines += [f"note     {note}" for note in self.notes]
+        return "\n".join(lines)

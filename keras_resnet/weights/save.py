@@ -1,0 +1,76 @@
+"""Writing our weights as state dicts that torch's packages load."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import keras
+import numpy as np
+from safetensors.numpy import save_file
+
+from keras_resnet.files import partial_directory, publish
+from keras_resnet.graph import find_network
+from keras_resnet.weights.convert import move_zero_channels, torch_arrays
+from keras_resnet.weights.mapping import LAYOUTS, Layout, Naming
+from keras_resnet.weights.sources import has_weights, pixel_constants, roles
+
+
+def save_torch_state_dict(
+    model: keras.Model, path: str | os.PathLike[str], layout: Layout | None = None
+) -> Path:
+    """Writes a network's weights as a `.safetensors` file that torch's packages load.
+
+    `safetensors.torch.load_file(path)` gives the state dict of torchvision's or timm's network of
+    the same architecture. The constants of the pixels, which those keep elsewhere, are in the
+    file's metadata as `mean` and `std`, in pixel units.
+
+    Args:
+        model: a network of this package, or a model with one inside.
+        path: of the file, with the suffix `.safetensors`.
+        layout: whose names: `"torchvision"` (also timm's `resnet*`), `"timm_resnetv2"`,
+            `"transformers"` or `"akamaster"`. By default `"timm_resnetv2"` for v2 networks, else
+            `"torchvision"`.
+
+    Returns:
+        The path.
+
+    Raises:
+        ValueError: the layout cannot describe the network.
+    """
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise ValueError(f"Expected a path with the suffix `.safetensors`. Received: {path}")
+    choices = [name for name in LAYOUTS if name not in ("keras", "caffe")]
+    if layout not in (None, *choices):
+        raise ValueError(f"Expected `layout` among {choices}. Received: layout={layout!r}")
+    network = find_network(model)
+    layers = {layer.name: layer for layer in network.layers if has_weights(layer)}
+    v2 = "post_bn" in layers or "post_gn" in layers
+    naming = Naming(
+        layout or ("timm_resnetv2" if v2 else "torchvision"),
+        deep_stem="conv1_1_conv" in layers,
+        average=any(layer.name.endswith("_0_pool") for layer in network.layers),
+    )
+    arrays = {
+        name: dict(zip(roles(layer), map(np.asarray, layer.get_weights()), strict=True))
+        for name, layer in layers.items()
+    }
+    padded = not any(name.endswith("_0_conv") for name in layers)
+    if naming.layout == "akamaster" and padded:
+        filters = [
+            arrays[f"conv{stage}_block1_2_conv"]["kernel"].shape[3]
+            for stage in range(2, 10)
+            if f"conv{stage}_block1_2_conv" in arrays
+        ]
+        move_zero_channels(arrays, filters, to_end=False)
+    state = torch_arrays(arrays, naming)
+    metadata = {"format": "pt"}
+    constants = pixel_constants(network)
+    if constants is not None:
+        metadata |= {"mean": json.dumps(constants[0]), "std": json.dumps(constants[1])}
+    with partial_directory(path.absolute().parent) as staging:
+        save_file(state, staging / path.name, metadata)
+        publish({staging / path.name: path.absolute()})
+    return path

@@ -1,0 +1,171 @@
+"""Finding a checkpoint: a file or a registered tag, read, recognised and converted."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import keras
+import numpy as np
+
+from keras_resnet.graph import find_network
+from keras_resnet.model_info import ModelInfo, info_of_file
+from keras_resnet.plan import plan
+from keras_resnet.saving import load_model
+from keras_resnet.weights.checkpoint import (
+    CONV_ROLES,
+    NORM_ROLES,
+    Checkpoint,
+    read_checkpoint,
+)
+from keras_resnet.weights.convert import Constants, convert
+from keras_resnet.weights.fetch import fetch
+from keras_resnet.weights.infer import Inferred, infer
+from keras_resnet.weights.mapping import Naming
+from keras_resnet.weights.readers import SUFFIXES
+from keras_resnet.weights.registry import WeightsEntry, find_weights
+from keras_resnet.weights.topology import BLUR, Description, describe, describe_plan, reduction
+
+Source = str | os.PathLike[str]
+Pixels = Literal["checkpoint", "model"]
+
+
+@dataclass
+class Found:
+    """A checkpoint with what is known about it besides its arrays.
+
+    Attributes:
+        checkpoint: its arrays by our names, converted.
+        entry: its row of the registry.
+        inferred: the network that keys and shapes describe; `None` for saved models of ours, which
+            describe themselves.
+        description: what network it is of, layer by layer; `None` where the file does not say.
+        ignored: names in the description that say nothing.
+        reduction: input pixels per position of the last feature map of a saved model.
+        constants: mean and deviation that its pixels are normalised with; `None` if not known.
+        info: what the file says about class names and the like.
+    """
+
+    checkpoint: Checkpoint
+    entry: WeightsEntry | None = None
+    inferred: Inferred | None = None
+    description: Description | None = None
+    ignored: set[str] = field(default_factory=set)
+    reduction: int | None = None
+    constants: Constants | None = None
+    info: ModelInfo = field(default_factory=ModelInfo)
+
+
+def is_path(source: Source) -> bool:
+    """Whether `source` means a file, and not a tag."""
+    return not isinstance(source, str) or (
+        Path(source).suffix.lower() in SUFFIXES or Path(source).exists()
+    )
+
+
+def open_source(
+    source: Source, model: str | None, *, with_top: bool = True, pixels: Pixels = "checkpoint"
+) -> Found:
+    """Reads a file, or the file of a tag, and converts its arrays.
+
+    Args:
+        source: a path or a tag.
+        model: name of the network that `"imagenet"` is the default of.
+        with_top: whether the classifier is wanted.
+        pixels: as for `load_weights`.
+
+    Raises:
+        ValueError: there is no such file or tag, or it cannot be read.
+        OSError: the file of a tag cannot be downloaded.
+    """
+    if not isinstance(source, (str, os.PathLike)) or not str(source):
+        raise ValueError(
+            "Expected `weights` to be None, a path or a tag of `list_weights()`. "
+            f"Received: weights={source!r}"
+        )
+    entry = None
+    if is_path(source):
+        path = Path(source)
+        found = _open_keras(path) if path.suffix.lower() == ".keras" else None
+        if found is not None:
+            return found
+    else:
+        entry = find_weights(str(source), model)
+        path = fetch(entry, without_top=not with_top)
+    checkpoint = read_checkpoint(path)
+    inferred = infer(checkpoint)
+    if entry is not None:
+        inferred = _as_registered(inferred, entry)
+    if pixels == "model":
+        inferred = dataclasses.replace(inferred, bgr=False)
+    convert(checkpoint, inferred)
+    found = Found(checkpoint, entry, inferred, info=ModelInfo(weights=path.name))
+    if inferred.family != "keras_resnet":  # Our own `.weights.h5` files hold arrays only.
+        _describe_by_convention(found, inferred)
+    return found
+
+
+def _as_registered(inferred: Inferred, entry: WeightsEntry) -> Inferred:
+    """What the registry says of pixels is better than conventions."""
+    return dataclasses.replace(
+        inferred,
+        config=inferred.config.replace(mean=entry.mean, std=entry.std),
+        bgr=entry.channel_order == "BGR",
+        notes=tuple(note for note in inferred.notes if not note.startswith("pixels")),
+    )
+
+
+def _describe_by_convention(found: Found, inferred: Inferred) -> None:
+    found.description = describe_plan(plan(inferred.config, inferred.channels))
+    found.constants = (inferred.config.mean, inferred.config.std)
+    if found.entry is None:
+        found.ignored.add(BLUR)  # It has no weights.
+    elif "blur" in found.entry.model:
+        found.description[BLUR] = {}
+    if inferred.config.shortcut == "A" and found.checkpoint.naming.layout != "akamaster":
+        # Without projections, a plain network looks the same.
+        found.ignored |= {n for n in found.description if n.endswith(("_add", "_out"))}
+
+
+def _open_keras(path: Path) -> Found | None:
+    """A saved model of ours, which describes itself; `None` if it is of keras.applications."""
+    network = find_network(load_model(path, compile=False))
+    layers = {layer.name: layer for layer in network.layers if has_weights(layer)}
+    if "conv1_bn" in layers and layers["conv1_conv"].use_bias:
+        return None
+    weights = {
+        name: dict(zip(roles(layer), layer.get_weights(), strict=True))
+        for name, layer in layers.items()
+    }
+    keys = {(name, role): f"{name}/{role}" for name, kinds in weights.items() for role in kinds}
+    return Found(
+        Checkpoint(str(path), Naming("keras"), weights, keys),
+        description=describe(network),
+        reduction=reduction(network),
+        constants=pixel_constants(network),
+        info=dataclasses.replace(info_of_file(path), weights=path.name),
+    )
+
+
+def has_weights(layer: keras.Layer) -> bool:
+    """Whether a layer has weights to load: the constants of the pixels are none."""
+    return bool(layer.weights) and layer.name != "normalization"
+
+
+def roles(layer: keras.Layer) -> tuple[str, ...]:
+    """What a layer's weights are, in their order."""
+    norms = (keras.layers.BatchNormalization, keras.layers.GroupNormalization)
+    return (NORM_ROLES if isinstance(layer, norms) else CONV_ROLES)[: len(layer.weights)]
+
+
+def pixel_constants(network: keras.Model) -> Constants | None:
+    """Mean and deviation that a network normalises with; `None` if it does not."""
+    for layer in network.layers:
+        if layer.name == "normalization":
+            config = layer.get_config()
+            mean, variance = (np.ravel(config[key]) for key in ("mean", "variance"))
+            return mean.tolist(), np.sqrt(variance).tolist()
+    return None

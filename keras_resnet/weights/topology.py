@@ -1,0 +1,140 @@
+"""What has to be equal for the weights of one network to mean the same in another.
+
+Strides and shortcuts leave no trace in the shapes of weights, so networks are compared by what
+every layer is and where it looks, before any weights are copied.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any
+
+import keras
+
+from keras_resnet.graph import sources
+from keras_resnet.plan import Conv, NetworkPlan, Norm
+
+#: Layer of the network proper -> what has to be equal.
+Description = dict[str, dict[str, Any]]
+
+#: Stands for all layers of blur pooling.
+BLUR = "blur pooling"
+
+
+def describe(model: keras.Model) -> Description:
+    """What a model of ours is. Its pixels and its head are described, too."""
+    pitches = _pitches(model)
+    result: Description = {}
+    for layer in model.layers:
+        name, config = layer.name, layer.get_config()
+        stem_or_head = re.match(r"pool1_|normalization$|predictions$", name)
+        if not stem_or_head and not (re.match(r"conv\d+_|post_", name) and layer.weights):
+            # Of layers without weights, only additions and average pooling have to be there.
+            if isinstance(layer, keras.layers.Add) or name.endswith("_0_pool"):
+                result[name] = {}
+            continue
+        result[name] = {key: config[key] for key in ("groups", "mean", "variance") if key in config}
+        if layer.weights:
+            result[name]["weights"] = [tuple(weight.shape) for weight in layer.weights]
+        if max(config.get("kernel_size", (1,))) > 1:
+            result[name]["pitch"] = pitches[name]
+    if any("_blur" in layer.name for layer in model.layers):
+        result[BLUR] = {}
+    return result
+
+
+def describe_plan(network: NetworkPlan) -> Description:
+    """The same of a planned network; only weighted layers, additions and average pooling."""
+    result: Description = {}
+    reduced = 1
+    for conv in network.stem:
+        reduced = _describe_conv(result, conv, reduced)
+    reduced *= 2 if network.pool else 1
+    for block in network.blocks:
+        if block.preactivation_norm is not None:
+            _describe_norm(result, block.preactivation_norm)
+        if block.projection is not None:
+            _describe_conv(result, block.projection, reduced)
+            if block.average_strides is not None:
+                result[f"{block.name}_0_pool"] = {}
+        for conv in block.convs:
+            reduced = _describe_conv(result, conv, reduced)
+        if block.se_filters:
+            for suffix, before, after in (
+                ("reduce", block.filters, block.se_filters),
+                ("expand", block.se_filters, block.filters),
+            ):
+                weights = [(1, 1, before, after), (after,)]
+                result[f"{block.name}_se_{suffix}"] = {"groups": 1, "weights": weights}
+        if block.shortcut is not None:
+            result[f"{block.name}_{'add' if block.preactivation is None else 'out'}"] = {}
+    if network.final_norm is not None:
+        _describe_norm(result, network.final_norm)
+    return result
+
+
+def _describe_conv(result: Description, conv: Conv, reduced: int) -> int:
+    """Enters a convolution and its normalisation; returns the reduction behind them."""
+    size = conv.kernel_size
+    shapes: list[tuple[int, ...]] = [(size, size, conv.input_filters // conv.groups, conv.filters)]
+    if conv.bias:
+        shapes.append((conv.filters,))
+    entry: dict[str, Any] = {"groups": conv.groups, "weights": shapes}
+    if size > 1:
+        entry["pitch"] = reduced * conv.dilation
+    result[f"{conv.name}_conv"] = entry
+    if conv.norm is not None:
+        _describe_norm(result, conv.norm)
+    return reduced * conv.strides
+
+
+def _describe_norm(result: Description, norm: Norm) -> None:
+    count = 4 if norm.groups is None else 2
+    entry: dict[str, Any] = {"weights": [(norm.filters,)] * count}
+    if norm.groups is not None:
+        entry["groups"] = norm.groups
+    result[norm.name] = entry
+
+
+def reduction(model: keras.Model) -> int:
+    """Input pixels per position of the last feature map."""
+    layers = (layer.get_config() for layer in model.layers if "_0_" not in layer.name)
+    return math.prod(max(config.get("strides", (1,))) for config in layers)
+
+
+def differences(theirs: Description, ours: Description, ignored: set[str]) -> str | None:
+    """What is not equal, in words that follow "Received: …"; `None` if everything is.
+
+    Args:
+        theirs: what the weights are of.
+        ours: what they are for.
+        ignored: names that may differ or be missing.
+    """
+    changed = {name for name in ours.keys() & theirs.keys() if ours[name] != theirs[name]}
+    for problem, found in (
+        ("it lacks", ours.keys() - theirs.keys()),
+        ("it also has", theirs.keys() - ours.keys()),
+        ("it has another", changed),
+    ):
+        parts = [f"{name} {theirs.get(name) or ''}".strip() for name in sorted(found - ignored)]
+        if parts:
+            rest = f" and {len(parts) - 3} more" if len(parts) > 3 else ""
+            return f"{problem} {', '.join(parts[:3])}{rest}"
+    return None
+
+
+def _pitches(model: keras.Model) -> dict[str, int]:
+    """Distance, in input pixels, of the neighbours under every layer's kernel.
+
+    Dilation in place of an earlier stride does not change it.
+    """
+    layers = {layer.name: layer.get_config() for layer in model.layers}
+    reduced: dict[str, int] = {}
+    pitches = {}
+    for name, inputs in sources(model).items():
+        before = max((reduced[source] for source in inputs), default=1)
+        config = layers.get(name, {})
+        pitches[name] = before * max(config.get("dilation_rate", (1,)))
+        reduced[name] = before * max(config.get("strides", (1,)))
+    return pitches
