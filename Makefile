@@ -20,9 +20,10 @@ lint: $(VENV)/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# Prints how long building and importing take, beside Keras' own.
+# Prints how long building, importing and predicting take, beside Keras' own.
 benchmark: $(VENV)/installed-dev
 	$(BIN)/python -m tests.benchmarks.build_and_import
+	$(BIN)/python -m tests.benchmarks.predict
 
 # Regenerates the golden files that the package itself is the source of; review them as a diff.
 golden: $(VENV)/installed-dev

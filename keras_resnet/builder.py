@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import warnings
 from typing import Any
@@ -13,6 +14,7 @@ from keras import layers
 from keras_resnet.blocks import conv_norm_act, max_pooling, norm_act, residual_block
 from keras_resnet.config import ResNetConfig
 from keras_resnet.graph import allow_depth
+from keras_resnet.model_info import ModelInfo, set_info
 from keras_resnet.plan import NetworkPlan, plan
 from keras_resnet.weights.load import load_weights
 from keras_resnet.weights.report import LoadReport
@@ -85,6 +87,7 @@ def build(
     # A convolution comes with fewer than 8 other layers.
     allow_depth(sum(8 * len(block.convs) for block in network.blocks))
     model = keras.Model(inputs, x, name=name or "resnet")
+    set_info(model, ModelInfo(config=dataclasses.asdict(config)))
     if weights is not None:
         model.load_report = load_weights(model, weights)
         _warn_of_changes(model.load_report)
@@ -94,7 +97,7 @@ def build(
 def _warn_of_changes(report: LoadReport) -> None:
     changes = [f"{layer}: {how}" for layer, how in report.adapted.items()]
     if report.missing:
-        changes.append("the classifier is new, as the weights are for other classes")
+        changes.append("the classifier is new, as the weights have none for these classes")
     if changes:
         warnings.warn(f"{report.tag or report.source}: {'; '.join(changes)}.", stacklevel=4)
 

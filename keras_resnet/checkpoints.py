@@ -29,7 +29,7 @@ def from_checkpoint(
         network: a name of `list_models()`, if the checkpoint has to be of that network.
         keywords: those of `keras_resnet.build`, and fields of `ResNetConfig` to replace, such as
             `classes=10` or `output_stride=8`. By default the model has the checkpoint's classifier,
-            if it has one.
+            if it has one, and in `input_shape` the channels may be `None` for the checkpoint's.
 
     Returns:
         A `keras.Model`, as `keras_resnet.build` makes it.
@@ -42,6 +42,8 @@ def from_checkpoint(
     if arguments.pop("weights", None) is not None:
         raise ValueError("Expected no `weights`: they are the checkpoint. Pass it as `source`")
     found = open_source(source, None, with_top=arguments.get("include_top", True))
+    if found.inferred is not None:
+        found.notes = found.inferred.notes
     if found.inferred is None:
         raise ValueError(
             f"Expected a checkpoint of another package, or `.weights.h5`. Received: {source}, a "
@@ -67,7 +69,8 @@ def from_checkpoint(
     if arguments["include_top"]:
         arguments.setdefault("classes", inferred.classes)
     side = config.default_size if arguments["include_top"] else None
-    arguments.setdefault("input_shape", (side, side, inferred.channels))
+    height, width, channels = arguments.get("input_shape") or (side, side, None)
+    arguments["input_shape"] = (height, width, channels or inferred.channels)
     model = build(config, **arguments)
     model.load_report = load_found(model, found)
     return model

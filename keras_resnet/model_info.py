@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import json
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,12 +35,14 @@ class ModelInfo:
         class_ids: identifiers of the classes, such as WordNet's.
         weights: tag or path of the weights that it started from.
         protocol: how images are prepared for it.
+        config: fields of the `ResNetConfig` that it was built from.
     """
 
     class_names: tuple[str, ...] | None = None
     class_ids: tuple[str, ...] | None = None
     weights: str | None = None
     protocol: EvalProtocol | None = None
+    config: Mapping[str, Any] | None = None
 
     def to_json(self) -> str:
         """As JSON; what is not known is left out."""
@@ -63,6 +65,7 @@ class ModelInfo:
                 None if ids is None else tuple(map(str, ids)),
                 values.get("weights"),
                 None if protocol is None else EvalProtocol(**protocol),
+                values.get("config"),
             )
         except (TypeError, AttributeError, KeyError) as error:
             raise ValueError(f"Expected what a model knows about itself. Received: {text}") from (

@@ -10,7 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_resnet.images import ImageSource
+from keras_resnet.images import ImageSource, UnreadableImageError
 from keras_resnet.labels import decode_predictions
 from keras_resnet.model_info import ModelInfo, get_info
 from keras_resnet.preprocessing import EvalProtocol, eval_transform, warn_if_scaled
@@ -63,6 +63,8 @@ class Predictor:
             info = self._runner.info
         self.input_shape: tuple[int | None, ...] = self._runner.input_shape
         self.protocol = protocol or self._protocol(info)
+        if isinstance(class_names, str):
+            raise ValueError(f"Expected a list of `class_names`. Received: {class_names!r}")
         self.class_names = tuple(class_names) if class_names is not None else info.class_names
         self._ids = None if class_names is not None else info.class_ids
         self._transform = eval_transform(self.protocol)
@@ -94,21 +96,31 @@ class Predictor:
 
         Args:
             images: one image or several: paths, bytes of image files, or arrays
-                `(height, width, 3)`, uint8 or float, RGB in [0, 255]. Arrays of the model's own
-                size are taken as they are, everything else is resized and cropped by `protocol`.
-            batch_size: how many are run at once, at most.
+                `(height, width, 3)`, uint8 or float, RGB in [0, 255]. Files are resized and cropped
+                by `protocol`; so are arrays, unless they have the model's own size, or are one
+                array `(n, height, width, channels)` that the model takes as it is.
+            batch_size: how many are prepared and run at once, at most.
 
         Raises:
             ValueError: an image cannot be read, or has another range; the message says which.
         """
-        batch = self._batch(images)
-        if not len(batch):
+        if not isinstance(batch_size, int) or batch_size < 1:
+            raise ValueError(
+                f"Expected `batch_size` to be an integer of at least 1. Received: {batch_size!r}"
+            )
+        single = isinstance(images, (str, bytes, os.PathLike))
+        if single or (isinstance(images, np.ndarray) and images.ndim < 4):
+            images = [images]  # type: ignore[list-item]
+        if not isinstance(images, (np.ndarray, list, tuple)):
+            raise ValueError(
+                "Expected an image, a list of images or an array (n, height, width, channels). "
+                f"Received: {type(images).__name__}"
+            )
+        if not len(images):
             raise ValueError("Expected at least one image. Received: none")
-        parts = [
-            self._runner.predict(batch[start : start + batch_size], batch_size)
-            for start in range(0, len(batch), batch_size)
-        ]
-        return np.concatenate(parts)
+        starts = range(0, len(images), batch_size)
+        batches = (self._batch(images[start : start + batch_size], start) for start in starts)
+        return np.concatenate([self._runner.predict(batch, batch_size) for batch in batches])
 
     def classify(
         self, images: ImageSource | Sequence[ImageSource], top: int = 5
@@ -123,34 +135,43 @@ class Predictor:
             names = [str(index) for index in range(probabilities.shape[-1])]
         return decode_predictions(probabilities, top, names, self._ids)
 
-    def _batch(self, images: Any) -> np.ndarray:
-        if isinstance(images, np.ndarray) and images.ndim == 3:
-            images = images[None]
-        if isinstance(images, (str, bytes, os.PathLike)):
-            images = [images]
-        if self._fits(images):
+    def _batch(self, images: Any, start: int) -> np.ndarray:
+        """Images as the model takes them; `start` is the index of the first one."""
+        if isinstance(images, np.ndarray) and self._takes(images.shape[1:]):
             warn_if_scaled(images, stacklevel=3)
             return images
-        batch: np.ndarray = self._transform(images)
+        fixed = None not in self.input_shape[1:]
+        return np.stack(
+            [
+                image
+                if fixed and isinstance(image, np.ndarray) and self._takes(image.shape)
+                else self._prepared(image, start + index)
+                for index, image in enumerate(images)
+            ]
+        )
+
+    def _prepared(self, image: Any, index: int) -> np.ndarray:
+        try:
+            prepared: np.ndarray = self._transform(image)
+        except UnreadableImageError as error:
+            raise UnreadableImageError(f"{error}, at index {index}") from error
         channels = self.input_shape[3]
         if channels == 1:
             # ITU-R 601, as Pillow's mode L.
-            grey = batch.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
+            grey = prepared.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
             return grey.round().astype(np.uint8)[..., None]
         if channels != 3:
             raise ValueError(
                 f"Expected arrays of shape (n, height, width, {channels}): image files have three "
-                "channels at most. Received: other images"
+                f"channels at most. Received: another image, at index {index}"
             )
-        return batch
+        return prepared
 
-    def _fits(self, images: Any) -> bool:
-        """Whether images are an array that the model takes as it is."""
-        if not isinstance(images, np.ndarray) or images.ndim != 4:
-            return False
-        return all(
-            want in (None, have)
-            for want, have in zip(self.input_shape[1:], images.shape[1:], strict=True)
+    def _takes(self, shape: tuple[int, ...]) -> bool:
+        """Whether the model takes an array `(height, width, channels)` as it is."""
+        wanted = self.input_shape[1:]
+        return len(shape) == len(wanted) and all(
+            want in (None, have) for want, have in zip(wanted, shape, strict=True)
         )
 
 
@@ -165,6 +186,11 @@ class _OtherBackend:
         self._is_logits = last not in (keras.activations.softmax, keras.activations.sigmoid)
 
     def predict(self, images: np.ndarray, batch_size: int) -> np.ndarray:
+        low, high = float(images.min()), float(images.max())
+        if not (low >= 0 and high <= 255):
+            raise ValueError(
+                f"Expected images with pixels in [0, 255]. Received: pixels in [{low:g}, {high:g}]"
+            )
         result = np.asarray(self._model.predict_on_batch(images.astype(np.float32)), np.float32)
         if self._is_logits:
             exponentials = np.exp(result - result.max(axis=-1, keepdims=True))

@@ -41,7 +41,11 @@ def load_model(path: str | os.PathLike[str], **keywords: Any) -> keras.Model:
     except (ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
         raise ValueError(f"Expected a readable `.keras` file. Received: {path}: {error}") from error
     allow_depth(_count_layers(config))
-    model = keras.saving.load_model(path, **keywords)
+    try:
+        model = keras.saving.load_model(path, **keywords)
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        # HDF5 and Keras name neither the file nor, often, the trouble.
+        raise ValueError(f"Expected a readable `.keras` file. Received: {path}: {error}") from error
     info = info_of_file(path)
     if info != ModelInfo():
         set_info(model, info)

@@ -146,6 +146,28 @@ def test_predict_names_what_is_on_pictures(
         )
 
 
+def test_predict_skips_what_is_not_there(folder: Path, command_in_process: Command) -> None:
+    pictures = folder / "pictures"
+    paths = [str(pictures / name) for name in ("a.png", "missing.jpg")]
+    done = command_in_process("predict", str(folder / "model.keras"), *paths, "--json")
+    assert done.returncode == 1
+    found = json.loads(done.stdout)
+    assert [Path(row["file"]).name for row in found["predictions"]] == ["a.png"]
+    assert list(found["unreadable"]) == [str(pictures / "missing.jpg")]
+    assert "1 of 2 images skipped." in done.stderr
+
+
+def test_convert_takes_saved_models_to_torch(folder: Path, command_in_process: Command) -> None:
+    output = folder / "model.safetensors"
+    done = command_in_process("convert", str(folder / "model.keras"), "--output", str(output))
+    assert done.returncode == 0, done.stderr
+    model = from_checkpoint(output)
+    images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
+    expected = load_model(folder / "model.keras")(images)
+    np.testing.assert_allclose(model(images), expected, atol=1e-6)
+    assert keras_resnet.Predictor(model).class_names == tuple(NAMES)
+
+
 def test_predict_prints_words(folder: Path, keras_resnet_command: Command) -> None:
     pattern = str(folder / "pictures" / "*.png")
     done = keras_resnet_command("predict", str(folder / "model.keras"), pattern, "--top", "3")

@@ -10,8 +10,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
+from keras_resnet import ResNet18, save_torch_state_dict
 from keras_resnet.export import TARGETS
+from keras_resnet.weights.fetch import cache_path
+from keras_resnet.weights.registry import find_weights
 
 from .conftest import ROOT
 
@@ -23,7 +27,9 @@ PRINTED = {
     "features.py": "'C5': (None, 16, 16, 2048)",
     "fine_tune.py": "of the held-out digits are right",
     "mobile_export.py": "agreement=",
+    "pretrained.py": "%",
     "tf_serving.py": "should be",
+    "torch_weights.py": "('predictions/kernel', 'predictions/bias')",
 }
 
 
@@ -38,7 +44,26 @@ def with_demo_output(demo: tuple[object, Path], tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.fixture
+def with_downloads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: Path) -> None:
+    """A cache in which the weights of ResNet-18 lie already; random ones, in timm's file."""
+    if path.name == "pretrained.py":
+        monkeypatch.setenv("KERAS_RESNET_HOME", str(tmp_path / "cache"))
+        save_torch_state_dict(ResNet18(), cache_path(find_weights("imagenet", "resnet18")))
+
+
+@pytest.fixture
+def with_files(demo: tuple[object, Path], tmp_path: Path) -> None:
+    """What the commands of the README are given."""
+    (tmp_path / "model.keras").symlink_to(demo[1] / "model.keras")
+    (tmp_path / "checkpoint.pth").symlink_to(ROOT / "tests" / "fixtures" / "torch_zip.pth")
+    for name in ("photos/a.png", "more/b.jpg"):
+        (tmp_path / name).parent.mkdir()
+        Image.new("RGB", (40, 30), (200, 100, 50)).save(tmp_path / name)
+
+
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
+@pytest.mark.usefixtures("with_downloads")
 def test_example_runs_and_prints_what_it_promises(path: Path, with_demo_output: Path) -> None:
     assert path.read_text().count("\n") <= 120
     done = subprocess.run(
@@ -69,6 +94,7 @@ def test_readme_shows_every_example_as_it_is() -> None:
 
 
 @pytest.mark.parametrize("line", [line for block in blocks("sh") for line in block.splitlines()])
+@pytest.mark.usefixtures("with_files")
 def test_commands_of_the_readme_run(line: str, command: str, tmp_path: Path) -> None:
     words = shlex.split(line, comments=True)
     if words[0] == "make":

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import keras
@@ -18,20 +19,24 @@ def model(classes: int = 3) -> keras.Model:
 
 def test_class_names_travel_with_saved_models(tmp_path: Path) -> None:
     named = model()
-    assert get_info(named) == ModelInfo()
+    config = get_info(named).config
+    assert get_info(named) == ModelInfo(config=dataclasses.asdict(TINY))
     set_class_names(named, ["cat", "dög", "日本"], ["a", "b", "c"])
     info = get_info(named)
     assert (info.class_names, info.class_ids) == (("cat", "dög", "日本"), ("a", "b", "c"))
     named.save(tmp_path / "model.keras")
-    assert get_info(load_model(tmp_path / "model.keras")) == info
+    loaded = get_info(load_model(tmp_path / "model.keras"))
+    assert dataclasses.replace(loaded, config=info.config) == info
+    assert ResNetConfig(**dict(loaded.config or {})) == TINY
     # And on, when it is saved again; Keras itself passes over them.
     load_model(tmp_path / "model.keras").save(tmp_path / "again.keras")
-    assert get_info(load_model(tmp_path / "again.keras")) == info
+    assert get_info(load_model(tmp_path / "again.keras")) == loaded
     assert get_info(keras.saving.load_model(tmp_path / "model.keras")) == ModelInfo()
     copy = model()
     load_weights(copy, tmp_path / "model.keras")
     assert get_info(copy).class_names == info.class_names
     assert get_info(copy).weights == "model.keras"
+    assert get_info(copy).config == config
 
 
 def test_another_classifier_does_not_take_the_names(tmp_path: Path) -> None:
@@ -68,7 +73,7 @@ def test_wrong_names_are_refused(names: list[str], message: str) -> None:
     named = model()
     with pytest.raises(ValueError, match=message):
         set_class_names(named, names)
-    assert get_info(named) == ModelInfo()
+    assert get_info(named).class_names is None
 
 
 def test_info_can_be_replaced() -> None:

@@ -99,6 +99,29 @@ def test_artifacts_know_their_classes_and_predict_the_same(
     set_class_names(named, NAMES)
 
 
+def test_arrays_of_the_models_size_are_taken_as_they_are(tiny_config: ResNetConfig) -> None:
+    """One by one, in a list or stacked, also where files would be cropped; others are cropped."""
+    model = build(tiny_config, input_shape=(80, 80, 3))
+    predictor = Predictor(model)
+    assert predictor.protocol == EvalProtocol(80, 91)
+    images = np.random.default_rng(0).integers(0, 256, (3, 80, 80, 3), dtype=np.uint8)
+    expected = np.asarray(model(images))
+    for source in (images, list(images), images.astype(np.float32)):
+        np.testing.assert_allclose(predictor.predict(source, batch_size=2), expected, atol=1e-5)
+    np.testing.assert_allclose(predictor.predict(images[0]), expected[:1], atol=1e-5)
+    larger = np.random.default_rng(0).integers(0, 256, (3, 90, 120, 3), dtype=np.uint8)
+    cropped = np.asarray(model(eval_transform(EvalProtocol(80, 91))(larger)))
+    np.testing.assert_allclose(predictor.predict(larger), cropped, atol=1e-5)
+    mixed = predictor.predict([images[0], larger[1]])
+    np.testing.assert_allclose(mixed, [expected[0], cropped[1]], atol=1e-5)
+    # A model of any size takes a stack as it is, and single arrays as files.
+    anywhere = build(tiny_config, input_shape=(None, None, 3))
+    np.testing.assert_allclose(
+        Predictor(anywhere).predict(larger), np.asarray(anywhere(larger)), atol=1e-5
+    )
+    assert Predictor(anywhere).predict(list(larger)).shape == (3, 10)
+
+
 @pytest.mark.parametrize(
     ("shape", "known", "protocol"),
     [
@@ -147,6 +170,13 @@ def test_what_cannot_be_predicted_is_refused(
     ):
         with pytest.raises(ValueError, match=message):
             predictor.predict(images)
+    for batch_size in (0, -1, None):
+        with pytest.raises(ValueError, match="Expected `batch_size` to be an integer of at least"):
+            predictor.predict(photographs, batch_size=batch_size)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="a list of images or an array.*Received: generator"):
+        predictor.predict(image for image in photographs)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="Expected a list of `class_names`"):
+        Predictor(named, class_names="cats")
     with pytest.raises(ValueError, match="Expected an existing `.keras`"):
         Predictor(tmp_path / "none.keras")
     wide = build(ResNetConfig("basic", (1,), (8,), stem="cifar"), input_shape=(16, 32, 3))

@@ -1,10 +1,11 @@
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 
 import pytest
 
-from keras_resnet import load_model
+from keras_resnet import ResNetConfig, build, load_model, load_weights
 
 from .conftest import Run
 
@@ -21,6 +22,27 @@ def test_what_cannot_be_loaded_is_refused_with_the_reason(tmp_path: Path) -> Non
     ):
         with pytest.raises(ValueError, match=message):
             load_model(tmp_path / name)
+
+
+def test_damaged_files_are_refused_with_their_path(tmp_path: Path) -> None:
+    model = build(ResNetConfig("basic", (1,), (8,), stem="cifar"), input_shape=(8, 8, 3))
+    model.save(tmp_path / "model.keras")
+    with zipfile.ZipFile(tmp_path / "model.keras") as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    half = parts["model.weights.h5"][: len(parts["model.weights.h5"]) // 2]
+    for changes in (
+        {"model.weights.h5": half},
+        {"model.weights.h5": None},
+        {"config.json": b"{}"},
+        {"config.json": None},
+    ):
+        with zipfile.ZipFile(tmp_path / "bad.keras", "w") as archive:
+            for name, content in {**parts, **changes}.items():
+                if content is not None:
+                    archive.writestr(name, content)
+        for load in (load_model, lambda path: load_weights(model, path)):
+            with pytest.raises(ValueError, match=r"readable `.keras` file. Received: .*bad.keras"):
+                load(tmp_path / "bad.keras")
 
 
 DEEP = """

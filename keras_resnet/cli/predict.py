@@ -30,11 +30,18 @@ def predict(
     with quiet():
         from keras_resnet.images import UnreadableImageError, find_images, read_image
         from keras_resnet.predictor import Predictor
-    paths = find_images(images)
-    with quiet():
-        predictor = Predictor(model)
     results: list[dict[str, Any]] = []
     bad: dict[str, str] = {}
+    paths: list[Path] = []
+    for argument in images:
+        try:
+            paths += find_images([argument])
+        except ValueError as error:
+            bad[argument] = str(error)
+    if not paths:
+        raise ValueError(next(iter(bad.values())))
+    with quiet():
+        predictor = Predictor(model)
 
     def run(batch: list[Path]) -> None:
         readable = []
@@ -68,7 +75,8 @@ def predict(
     for message in bad.values():
         typer.echo(f"keras-resnet: {message}", err=True)
     if bad:
-        typer.echo(f"keras-resnet: {len(bad)} of {len(paths)} images skipped.", err=True)
+        count = len(results) + len(bad)
+        typer.echo(f"keras-resnet: {len(bad)} of {count} images skipped.", err=True)
     return 1 if bad else 0
 
 

@@ -73,9 +73,19 @@ def convert(
         raise FileExistsError(f"Expected a new file. Received: {output}. Pass --overwrite")
     with quiet():
         from keras_resnet.checkpoints import from_checkpoint
+        from keras_resnet.saving import load_model
     keywords: dict[str, Any] = parse_settings(settings or [])
     if size is not None:
-        keywords["input_shape"] = (size, size, 3)
+        keywords["input_shape"] = (size, size, None)
+    if source.endswith(".keras"):
+        if keywords or arch is not None:
+            raise ValueError(
+                "Expected no `--arch`, `--set` or `--size` with a `.keras` file, which is a whole "
+                f"model. Received: {source}"
+            )
+        _save(load_model(source), output, layout)
+        console.print(f"Written: {output}")
+        return
     model = from_checkpoint(source, network=arch, **keywords)
     _save(model, output, layout)
     report = model.load_report

@@ -34,6 +34,7 @@ class Checkpoint:
         layers: layer -> role (`kernel`, `bias`, `gamma`, …) -> array.
         keys: (layer, role) -> key in the file.
         unknown: keys that name no layer of a ResNet.
+        other_layers: layers of the saved model without weights, where the file lists them.
         metadata: what else the file says.
         notes: what was decided on the way.
     """
@@ -45,6 +46,7 @@ class Checkpoint:
     unknown: tuple[str, ...] = ()
     metadata: Mapping[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    other_layers: frozenset[str] = frozenset()
 
     def array(self, layer: str, role: str = "kernel") -> np.ndarray | None:
         return self.layers.get(layer, {}).get(role)
@@ -63,7 +65,8 @@ def understand(arrays: Arrays, source: str) -> Checkpoint:
     """Translates keys into our names and arrays into Keras' order.
 
     Raises:
-        ValueError: the keys are none of a ResNet, or an array is not of numbers or not finite.
+        ValueError: the keys are none of a ResNet, or an array is not what its key says, not of
+            floats or not finite.
     """
     values = {key: value for key, value in arrays.values.items() if not _is_counter(key)}
     if any(key.startswith("embedder.") for key in values):
@@ -72,7 +75,12 @@ def understand(arrays: Arrays, source: str) -> Checkpoint:
     heads = {} if naming.layout != "keras" else {"probs": "predictions", "fc1000": "predictions"}
     prefixes = {key: key.rpartition(".")[0] for key in values}
     prefixes = {key: heads.get(prefix, prefix) for key, prefix in prefixes.items()}
-    ours = naming.inverse(prefixes.values())
+    # No network has blocks of higher numbers than it has arrays; looking for them takes long.
+    ours = naming.inverse(
+        prefix
+        for prefix in prefixes.values()
+        if all(int(n) <= len(values) for n in re.findall(r"\d+", prefix.removeprefix("fc1000")))
+    )
     in_keras_order = _in_keras_order(values)
     layers: dict[str, dict[str, np.ndarray]] = {}
     keys: dict[tuple[str, str], str] = {}
@@ -85,11 +93,24 @@ def understand(arrays: Arrays, source: str) -> Checkpoint:
             unknown.append(key)
             continue
         _check_numbers(key, value, source)
-        layers.setdefault(name, {})[role] = value if in_keras_order else _keras_order(name, value)
+        if (name, role) in keys:
+            raise ValueError(
+                f"Expected one {name}/{role}. Received: {keys[name, role]} and {key} in {source}"
+            )
+        value = value if in_keras_order else _keras_order(name, value)
+        layers.setdefault(name, {})[role] = value
         keys[name, role] = key
+    _check_shapes(layers, keys, source)
     _check_norms(layers, keys, source)
     result = Checkpoint(
-        source, naming, layers, keys, tuple(sorted(unknown)), arrays.metadata, list(arrays.notes)
+        source,
+        naming,
+        layers,
+        keys,
+        tuple(sorted(unknown)),
+        arrays.metadata,
+        list(arrays.notes),
+        arrays.layers - layers.keys(),
     )
     return _name_group_norms(result)
 
@@ -148,6 +169,24 @@ def _check_numbers(key: str, value: np.ndarray, source: str) -> None:
         raise ValueError(f"Expected finite weights. Received: NaN or infinity in {key} in {source}")
 
 
+def _check_shapes(
+    layers: Mapping[str, Mapping[str, np.ndarray]], keys: Mapping[tuple[str, str], str], source: str
+) -> None:
+    """Every array has its axes; a bias and the normalisation behind it will be merged."""
+    channels: dict[str, int] = {}
+    for name, roles in layers.items():
+        for role, value in roles.items():
+            axes = 1 if role != "kernel" else 2 if name == "predictions" else 4
+            same = axes > 1 or value.size == channels.setdefault(
+                re.sub("_(conv|bn|gn)$", "", name), value.size
+            )
+            if value.ndim != axes or not value.size or not same:
+                raise ValueError(
+                    f"Expected {name}/{role} with {axes} axes and the channels of its layer. "
+                    f"Received: {keys[name, role]} of the shape {value.shape} in {source}"
+                )
+
+
 def _check_norms(
     layers: Mapping[str, Mapping[str, np.ndarray]], keys: Mapping[tuple[str, str], str], source: str
 ) -> None:
@@ -175,7 +214,7 @@ def _keras_order(name: str, array: np.ndarray) -> np.ndarray:
     if array.ndim == 4:
         array = array.transpose(2, 3, 1, 0)
         # A classifier may be a 1x1 convolution.
-        return array[0, 0] if name == "predictions" else array
+        return array[0, 0] if name == "predictions" and array.shape[:2] == (1, 1) else array
     return array.T if array.ndim == 2 else array
 
 

@@ -100,41 +100,53 @@ def adapt_channels(
 ) -> str:
     """Makes a stem for RGB one for another number of channels, in place; says how.
 
-    One channel: the kernels of the three colours are added up, each scaled by what the colours'
-    deviations differ in. What their means differ in goes into the BN behind the stem. A grey image
-    then gives what its RGB replication gave; at the image's edges, where the kernel also sees
-    padding, only if the colours had equal means.
+    One channel: the kernels of the three colours are added up. Otherwise, as timm does it: the
+    three are repeated until there are enough, and scaled down.
 
-    Otherwise, as timm does it: the three are repeated until there are enough, and scaled down.
+    Every kernel is scaled by what its colour's deviation and its channel's differ in, and what
+    their means differ in goes into the BN behind the stem. A grey image then gives what its RGB
+    replication gave; at the image's edges, where the kernel also sees padding, only if the colours
+    had equal means.
 
     Args:
         layers: arrays by our layers' names.
         channels: of the model at hand.
         theirs: mean and deviation of RGB that the weights want; `None` if not known.
-        ours: those of the model at hand; `None` if it does not normalise.
+        ours: those of the model at hand, per channel; `None` if it does not normalise.
     """
     name = stem_name(layers)
     kernel = np.asarray(layers[name]["kernel"], np.float64)
-    if channels != 1:
-        repeated = np.tile(kernel, (1, 1, -(-channels // 3), 1))[:, :, :channels] * (3 / channels)
-        layers[name]["kernel"] = repeated.astype(np.float32)
-        return f"RGB kernels repeated for {channels} channels and scaled by 3/{channels}"
-    how = "RGB kernels added up for one channel"
+    # Per channel of the model, or in the case of grey per colour, which all are channel 0.
+    colours = np.arange(3 if channels == 1 else channels) % 3
+    kernel = kernel[:, :, colours] * (1 if channels == 1 else 3 / channels)
+    how = (
+        "RGB kernels added up for one channel"
+        if channels == 1
+        else f"RGB kernels repeated for {channels} channels and scaled by 3/{channels}"
+    )
     if theirs is None or ours is None:
-        layers[name]["kernel"] = kernel.sum(axis=2, keepdims=True).astype(np.float32)
-        return f"{how}, as if its pixels were normalised like each colour's"
-    their_mean, their_std = (np.asarray(values, np.float64)[:, None] for values in theirs)
-    scaled = (kernel * (ours[1][0] / their_std)).sum(axis=2, keepdims=True)
-    layers[name]["kernel"] = scaled.astype(np.float32)
-    shift = (ours[0][0] - their_mean) / their_std
+        how += ", as if its pixels were normalised like the colours'"
+    else:
+        index = np.zeros(3, int) if channels == 1 else np.arange(channels)
+        their_mean, their_std = (np.asarray(values, np.float64)[colours] for values in theirs)
+        our_mean, our_std = (np.asarray(values, np.float64)[index] for values in ours)
+        shift = ((our_mean - their_mean) / their_std)[:, None]
+        constant = (kernel * shift).sum(axis=(0, 1, 2))
+        kernel = kernel * (our_std / their_std)[:, None]
+        how += _shift_mean(layers.get(name.removesuffix("conv") + "bn"), constant, shift)
+    kernel = kernel.sum(axis=2, keepdims=True) if channels == 1 else kernel
+    layers[name]["kernel"] = kernel.astype(np.float32)
+    return how
+
+
+def _shift_mean(norm: dict[str, np.ndarray] | None, constant: np.ndarray, shift: np.ndarray) -> str:
+    """Takes a constant out of what a BN sees; says what is lost."""
     if np.abs(shift).max() < 1e-6:
-        return f"{how}; exact for grey images"
-    norm = layers.get(name.removesuffix("conv") + "bn")
-    if norm is None:
-        return f"{how}; what the colours' means differ in is lost, as no BN follows the stem"
-    constant = (kernel * shift).sum(axis=(0, 1, 2))
+        return ""
+    if norm is None or "moving_mean" not in norm:
+        return "; what the colours' means differ in is lost, as no BN follows the stem"
     norm["moving_mean"] = (norm["moving_mean"] - constant).astype(np.float32)
-    return f"{how}, their means into the BN behind it; exact for grey images but at their edges"
+    return ", their means into the BN behind it; exact but at the image's edges"
 
 
 def torch_arrays(

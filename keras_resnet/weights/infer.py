@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from keras_resnet.config import EXPANSION, IMAGENET_MEAN, IMAGENET_STD, ResNetConfig, multiple_of_8
+from keras_resnet.model_info import ENTRY, ModelInfo
+from keras_resnet.plan import plan
 from keras_resnet.weights.checkpoint import Checkpoint
 
 #: Whose training made it, as far as the keys tell: `keras_resnet` is ours.
@@ -28,6 +30,7 @@ class Inferred:
         family: whose conventions fill in what keys and shapes do not say.
         bgr: whether the stem expects blue first.
         notes: what was taken from conventions.
+        certain: whether the file itself says how its pixels are normalised.
     """
 
     config: ResNetConfig
@@ -36,6 +39,7 @@ class Inferred:
     family: Family
     bgr: bool
     notes: tuple[str, ...]
+    certain: bool = False
 
 
 def infer(checkpoint: Checkpoint) -> Inferred:
@@ -47,10 +51,11 @@ def infer(checkpoint: Checkpoint) -> Inferred:
     reader = _Reader(checkpoint)
     try:
         return reader.read()
-    except ValueError as error:
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
+        # In a damaged file of ours, the config may be anything, and of any length.
         raise ValueError(
             f"Expected a checkpoint of a ResNet that `ResNetConfig` describes. "
-            f"Received: {checkpoint.source}: {error}"
+            f"Received: {checkpoint.source}: {str(error)[:400]}"
         ) from error
 
 
@@ -61,16 +66,9 @@ class _Reader:
         self.layers = checkpoint.layers
         self.family = self.find_family()
 
-    def find_family(self) -> Family:
-        layout = self.checkpoint.naming.layout
-        if layout == "caffe":
-            return "caffe"
-        if layout != "keras":
-            return "torch"
-        stem_bias = self.checkpoint.array("conv1_conv", "bias") is not None
-        return "keras_applications" if stem_bias else "keras_resnet"
-
     def read(self) -> Inferred:
+        metadata = self.checkpoint.metadata
+        told = ModelInfo.from_json(metadata.get(ENTRY) or "{}").config
         fields: dict[str, Any] = {}
         blocks = self.blocks()
         v2 = any(name.startswith("post_") or "_preact_" in name for name in self.layers)
@@ -80,25 +78,37 @@ class _Reader:
         outputs = [self.filters(f"conv{s}_block1_{last}_conv") for s in range(2, len(blocks) + 2)]
         expansion = EXPANSION[fields["block"]]
         fields["blocks"], fields["filters"] = blocks, tuple(out // expansion for out in outputs)
+        if not all(fields["filters"]):
+            raise ValueError(f"bottlenecks that put out {outputs} channels")
         channels = self.stem(fields)
         if bottleneck:
             self.cardinality(fields)
         fields.update(self.version(bottleneck) if not v2 else self.preactivation())
-        fields.update(self.shortcuts(blocks))
+        stem = fields.get("stem_filters", fields["filters"][0])
+        fields.update(self.shortcuts(blocks, stem_changes=stem != outputs[0]))
         fields.update(self.norm())
         reduce = self.checkpoint.array("conv2_block1_se_reduce")
         if reduce is not None:
             fields["se_ratio"] = self.se_ratio(outputs)
+        if told is not None:
+            # A file of ours: whether it tells the truth shows when its weights are loaded.
+            self.notes, fields = [], dict(told)
         mean, std, bgr = self.pixels(v2, channels)
         fields.update(mean=mean, std=std)
         head = self.checkpoint.array("predictions")
+        config = ResNetConfig(**fields)
+        if (config.blocks, config.output_widths) != (blocks, tuple(outputs)):
+            raise ValueError(f"it tells {config.blocks} blocks of {config.output_widths} channels")
+        if self.checkpoint.naming.layout == "akamaster" and config.shortcut == "A":
+            self.check_complete(config, channels)
         return Inferred(
-            ResNetConfig(**fields),
+            config,
             None if head is None else head.shape[-1],
             channels,
             self.family,
             bgr,
             tuple(self.notes),
+            certain={"mean", "std"} <= metadata.keys(),
         )
 
     def blocks(self) -> tuple[int, ...]:
@@ -114,6 +124,19 @@ class _Reader:
             if missing:
                 raise ValueError(f"no weights for conv{stage}_block{min(missing)}")
         return tuple(len(found[stage]) for stage in sorted(found))
+
+    def check_complete(self, config: ResNetConfig, channels: int) -> None:
+        """Of a network whose channels will be reordered, none may be left out."""
+        for conv in (conv for block in plan(config, channels).blocks for conv in block.convs):
+            kernel = self.checkpoint.array(f"{conv.name}_conv")
+            scale = self.checkpoint.array(f"{conv.name}_bn", "gamma")
+            shape = (conv.kernel_size, conv.kernel_size, conv.input_filters, conv.filters)
+            found = [array.shape for array in (kernel, scale) if array is not None]
+            if found != [shape, shape[3:]]:
+                raise ValueError(f"{conv.name} of the shapes {found} instead of {shape}")
+        head = self.checkpoint.array("predictions")
+        if head is not None and head.shape[0] != config.filters[-1]:
+            raise ValueError(f"a classifier of the shape {head.shape}")
 
     def filters(self, name: str, axis: int = 3) -> int:
         kernel = self.checkpoint.array(name)
@@ -136,7 +159,7 @@ class _Reader:
 
     def cardinality(self, fields: dict[str, Any]) -> None:
         inner = self.filters("conv2_block1_2_conv")
-        groups = inner // max(1, self.filters("conv2_block1_2_conv", 2))
+        groups = max(1, inner // self.filters("conv2_block1_2_conv", 2))
         fields["groups"] = groups
         fields["width_per_group"] = 64 * inner // (fields["filters"][0] * groups)
 
@@ -161,15 +184,15 @@ class _Reader:
             fields["preact_layout"] = "unit_norm"
         return fields
 
-    def shortcuts(self, blocks: tuple[int, ...]) -> dict[str, Any]:
+    def shortcuts(self, blocks: tuple[int, ...], stem_changes: bool) -> dict[str, Any]:
+        """How blocks are bypassed; `stem_changes`: whether B has a projection in the first one."""
         fields: dict[str, Any] = {}
         projections = sum(name.endswith("_0_conv") for name in self.layers)
         if not projections:
             fields["shortcut"] = "A"
             self.notes.append("shortcuts padded with zero channels (A): there are no projections")
-        elif projections == sum(blocks):
-            # In a network of one block per stage, B and C are the same.
-            fields["shortcut"] = "C" if sum(blocks) > len(blocks) else "B"
+        elif projections == sum(blocks) and (sum(blocks) > len(blocks) or not stem_changes):
+            fields["shortcut"] = "C"
         naming = self.checkpoint.naming
         if naming.average:
             fields["downsample"] = "average"
@@ -197,12 +220,41 @@ class _Reader:
         """Mean and deviation in pixel units, RGB; whether the stem takes blue first."""
         metadata = self.checkpoint.metadata
         if {"mean", "std"} <= metadata.keys():
-            return tuple(json.loads(metadata["mean"])), tuple(json.loads(metadata["std"])), False
+            mean, std = (_numbers(metadata[key], channels) for key in ("mean", "std"))
+            return mean, std, False
+        mean, std, bgr = self.usual_pixels(v2)
+        if channels != 3:
+            # As the builder does it: every channel gets what the colours have on average.
+            mean, std = ((sum(values) / 3,) * channels for values in (mean, std))
+        return mean, std, bgr and channels == 3
+
+    def usual_pixels(self, v2: bool) -> tuple[tuple[float, ...], tuple[float, ...], bool]:
+        """The same for colours, by the convention of the family."""
         if self.family in ("caffe", "keras_applications") and not v2:
             self.notes.append("pixels: blue first, minus ImageNet's mean, as the original network")
-            return CAFFE_MEAN, (1.0, 1.0, 1.0), channels == 3
+            return CAFFE_MEAN, (1.0, 1.0, 1.0), True
         if self.family == "keras_applications" or (self.family == "torch" and v2):
             self.notes.append("pixels: (RGB - 127.5) / 127.5, as keras.applications' and timm's v2")
             return (127.5,) * 3, (127.5,) * 3, False
         self.notes.append("pixels: ImageNet's mean and standard deviation")
         return IMAGENET_MEAN, IMAGENET_STD, False
+
+    def find_family(self) -> Family:
+        layout = self.checkpoint.naming.layout
+        if layout == "caffe":
+            return "caffe"
+        if layout != "keras":
+            return "torch"
+        stem_bias = self.checkpoint.array("conv1_conv", "bias") is not None
+        # Ours may have a bias in the stem, too, but begins with other layers.
+        ours = {"image", "normalization"} & self.checkpoint.other_layers
+        return "keras_applications" if stem_bias and not ours else "keras_resnet"
+
+
+def _numbers(text: str, channels: int) -> tuple[float, ...]:
+    """Mean or deviation of pixels, as our own files have them: JSON, one number per channel."""
+    values = json.loads(text)
+    valid = isinstance(values, list) and len(values) in (3, channels)
+    if not valid or any(type(n) not in (int, float) or not abs(n) < 1e6 for n in values):
+        raise ValueError(f"a mean or deviation of pixels that is none: {text[:80]!r}")
+    return tuple(values)

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 import keras
 import numpy as np
 
+from keras_resnet.config import IMAGENET_MEAN
 from keras_resnet.graph import find_network
 from keras_resnet.labels import dataset_classes
 from keras_resnet.model_info import ModelInfo, get_info, set_info
@@ -36,8 +37,8 @@ def load_weights(
     its keys. torch is not needed, and nothing in the file is run. The model is changed only if
     everything fits.
 
-    A classifier of another width stays as it is, and a stem for RGB is adapted to other numbers of
-    channels; the report says so.
+    A classifier of another width, or one that the file lacks, stays as it is, and a stem for RGB is
+    adapted to other numbers of channels; the report says so.
 
     Args:
         model: the network, or a model with the network inside.
@@ -46,18 +47,20 @@ def load_weights(
         strict: whether to refuse a file that lacks weights of the model, has others, or is of
             another network. If not, what fits by name and shape is loaded.
         pixels: `"checkpoint"` refuses a model that normalises pixels otherwise than the checkpoint
-            wants them. `"model"` trusts the model, also about the order of colours.
+            wants them, and turns the stem of keras.applications' networks, which take blue first.
+            `"model"` trusts the model: neither is done.
 
     Raises:
         ValueError: the file cannot be read, or does not fit; the message says where.
         OSError: a tag's file cannot be downloaded.
     """
-    found = open_source(source, model.name, with_top=_has_head(model), pixels=pixels)
+    network = find_network(model)
+    found = open_source(source, network.name, with_top=_has_head(network), pixels=pixels)
     return load_found(model, found, strict=strict, pixels=pixels)
 
 
-def _has_head(model: keras.Model) -> bool:
-    return any(layer.name == "predictions" for layer in find_network(model).layers)
+def _has_head(network: keras.Model) -> bool:
+    return any(layer.name == "predictions" for layer in network.layers)
 
 
 def load_found(
@@ -75,14 +78,15 @@ def load_found(
 
 def _info(model: keras.Model, found: Found, with_head: bool) -> ModelInfo:
     """What the model knows about itself from now on."""
-    info, entry = found.info, found.entry
+    info, entry, before = found.info, found.entry, get_info(model)
     if entry is not None:
         names, ids = dataset_classes(entry.dataset)
         info = ModelInfo(names, ids, entry.tag, entry.protocol)
-    if not with_head:
-        before = get_info(model)
+    if not with_head or info.class_names is None:
         info = dataclasses.replace(info, class_names=before.class_names, class_ids=before.class_ids)
-    return info
+    return dataclasses.replace(
+        info, protocol=info.protocol or before.protocol, config=before.config
+    )
 
 
 class _Loader:
@@ -100,8 +104,7 @@ class _Loader:
         self.loaded: dict[str, tuple[str, ...]] = {}
 
     def load(self) -> LoadReport:
-        if self.strict:
-            self.check_topology()
+        self.check_topology()
         if self.pixels == "checkpoint":
             self.check_pixels()
         if self.other_channels():
@@ -119,7 +122,8 @@ class _Loader:
         ]
         unexpected += self.checkpoint.unknown
         if unexpected and self.strict:
-            raise self.refusal(f"it also has {names(sorted(unexpected))}")
+            reason = f"it also has {names(sorted(unexpected))}"
+            raise self.refusal(f"{reason}. Pass `strict=False` to `load_weights` for what fits")
         if not values:
             raise self.refusal("nothing in it fits")
         for name, arrays in values.items():
@@ -133,7 +137,7 @@ class _Loader:
             self.skipped,
             tuple(self.missing),
             tuple(sorted(unexpected)),
-            (*self.checkpoint.notes, *(self.found.inferred.notes if self.found.inferred else ())),
+            (*self.checkpoint.notes, *self.found.notes),
             entry.tag if entry else None,
         )
 
@@ -157,8 +161,10 @@ class _Loader:
         if self.other_channels():
             theirs = {**theirs, stem: {**theirs[stem], "weights": ours[stem]["weights"]}}
         reason = differences(theirs, ours, ignored)
-        if reason is not None:
+        if reason is not None and self.strict:
             raise self.refusal(reason)
+        if reason is not None:
+            self.checkpoint.notes.append(f"not of the same network: {reason}")
 
     def other_channels(self) -> bool:
         stem = stem_name(self.layers)
@@ -172,6 +178,14 @@ class _Loader:
     def check_pixels(self) -> None:
         theirs = self.found.constants
         if theirs is None:
+            if self.found.reduction is not None and self.constants is not None:
+                raise ValueError(
+                    "Expected a model that leaves normalising its pixels to the caller, as that in "
+                    f"{self.checkpoint.source} does. Received: `{self.network.name}` with "
+                    f"mean={_words(self.constants[0])}, std={_words(self.constants[1])}. Build it "
+                    "with `include_preprocessing=False`, or pass `pixels='model'` to "
+                    "`load_weights` if the weights want these"
+                )
             return
         words = f"mean={_words(theirs[0])}, std={_words(theirs[1])} (RGB, of [0, 255])"
         if self.constants is None:
@@ -183,19 +197,28 @@ class _Loader:
             len(mine) == len(their) and np.allclose(mine, their, rtol=1e-3, atol=1e-3)
             for mine, their in zip(self.constants, theirs, strict=True)
         )
-        if not same:
+        default = np.allclose(np.mean(self.constants[0]), np.mean(IMAGENET_MEAN), atol=1e-3)
+        if not same and not self.found.certain and not default:
+            # The file does not say, and whoever built the model said something.
+            words = f"mean={_words(self.constants[0])}, std={_words(self.constants[1])}"
+            self.checkpoint.notes.append(f"pixels are normalised as the model does it: {words}")
+        elif not same:
             raise ValueError(
                 f"Expected a model that normalises pixels with {words}, as the weights of "
                 f"{self.checkpoint.source} want them. Received: `{self.network.name}` with "
                 f"mean={_words(self.constants[0])}, std={_words(self.constants[1])}. Build it with "
-                "those, use `from_checkpoint`, or pass `pixels='model'` if the weights want these"
+                "those, use `from_checkpoint`, or pass `pixels='model'` to `load_weights` if the "
+                "weights want these"
             )
 
     def set_head_aside(self) -> None:
         head = self.checkpoint.array("predictions")
+        ours = self.layers.get("predictions")
+        if ours is not None and "predictions" not in self.checkpoint.layers:
+            self.missing += [f"predictions/{role}" for role in roles(ours)]
+            self.fresh_head = True
         if head is None:
             return
-        ours = self.layers.get("predictions")
         if ours is None:
             reason = "the model has no classifier"
         elif head.shape[-1] != ours.kernel.shape[-1]:

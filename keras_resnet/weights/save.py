@@ -12,6 +12,7 @@ from safetensors.numpy import save_file
 
 from keras_resnet.files import partial_directory, publish
 from keras_resnet.graph import find_network
+from keras_resnet.model_info import ENTRY, get_info
 from keras_resnet.weights.convert import move_zero_channels, torch_arrays
 from keras_resnet.weights.mapping import LAYOUTS, Layout, Naming
 from keras_resnet.weights.sources import has_weights, pixel_constants, roles
@@ -24,7 +25,8 @@ def save_torch_state_dict(
 
     `safetensors.torch.load_file(path)` gives the state dict of torchvision's or timm's network of
     the same architecture. The constants of the pixels, which those keep elsewhere, are in the
-    file's metadata as `mean` and `std`, in pixel units.
+    file's metadata as `mean` and `std`, in pixel units. So is what the keys do not say, such as
+    strides and class names, for `from_checkpoint`.
 
     Args:
         model: a network of this package, or a model with one inside.
@@ -57,16 +59,11 @@ def save_torch_state_dict(
         name: dict(zip(roles(layer), map(np.asarray, layer.get_weights()), strict=True))
         for name, layer in layers.items()
     }
-    padded = not any(name.endswith("_0_conv") for name in layers)
-    if naming.layout == "akamaster" and padded:
-        filters = [
-            arrays[f"conv{stage}_block1_2_conv"]["kernel"].shape[3]
-            for stage in range(2, 10)
-            if f"conv{stage}_block1_2_conv" in arrays
-        ]
-        move_zero_channels(arrays, filters, to_end=False)
+    if naming.layout == "akamaster" and not any(name.endswith("_0_conv") for name in layers):
+        _move_zero_channels(network, arrays)
     state = torch_arrays(arrays, naming)
-    metadata = {"format": "pt"}
+    # What the keys cannot say: strides, blur pooling, class names.
+    metadata = {"format": "pt", ENTRY: get_info(network).to_json()}
     constants = pixel_constants(network)
     if constants is not None:
         metadata |= {"mean": json.dumps(constants[0]), "std": json.dumps(constants[1])}
@@ -74,3 +71,18 @@ def save_torch_state_dict(
         save_file(state, staging / path.name, metadata)
         publish({staging / path.name: path.absolute()})
     return path
+
+
+def _move_zero_channels(network: keras.Model, arrays: dict[str, dict[str, np.ndarray]]) -> None:
+    """Reorders the channels of a network with shortcut A for akamaster's way to pad."""
+    stages = [stage for stage in range(2, 10) if f"conv{stage}_block1_2_conv" in arrays]
+    filters = [arrays[f"conv{stage}_block1_2_conv"]["kernel"].shape[3] for stage in stages]
+    residual = any(isinstance(layer, keras.layers.Add) for layer in network.layers)
+    stem = arrays.get("conv1_conv", {}).get("kernel")
+    same = stem is not None and stem.shape[3] == filters[0]
+    if not residual or not same or "conv2_block1_3_conv" in arrays:
+        raise ValueError(
+            "Expected basic blocks, a stem as wide as the first stage and shortcuts for the layout "
+            f"'akamaster'. Received: {network.name!r}"
+        )
+    move_zero_channels(arrays, filters, to_end=False)

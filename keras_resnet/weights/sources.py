@@ -12,7 +12,7 @@ import keras
 import numpy as np
 
 from keras_resnet.graph import find_network
-from keras_resnet.model_info import ModelInfo, info_of_file
+from keras_resnet.model_info import ENTRY, ModelInfo, info_of_file
 from keras_resnet.plan import plan
 from keras_resnet.saving import load_model
 from keras_resnet.weights.checkpoint import (
@@ -22,7 +22,6 @@ from keras_resnet.weights.checkpoint import (
     read_checkpoint,
 )
 from keras_resnet.weights.convert import Constants, convert
-from keras_resnet.weights.fetch import fetch
 from keras_resnet.weights.infer import Inferred, infer
 from keras_resnet.weights.mapping import Naming
 from keras_resnet.weights.readers import SUFFIXES
@@ -46,7 +45,9 @@ class Found:
         ignored: names in the description that say nothing.
         reduction: input pixels per position of the last feature map of a saved model.
         constants: mean and deviation that its pixels are normalised with; `None` if not known.
+        certain: whether those constants are said by the file or the registry, not by convention.
         info: what the file says about class names and the like.
+        notes: what was taken from conventions, for the report.
     """
 
     checkpoint: Checkpoint
@@ -56,13 +57,15 @@ class Found:
     ignored: set[str] = field(default_factory=set)
     reduction: int | None = None
     constants: Constants | None = None
+    certain: bool = False
     info: ModelInfo = field(default_factory=ModelInfo)
+    notes: tuple[str, ...] = ()
 
 
 def is_path(source: Source) -> bool:
     """Whether `source` means a file, and not a tag."""
     return not isinstance(source, str) or (
-        Path(source).suffix.lower() in SUFFIXES or Path(source).exists()
+        Path(source).suffix.lower() in SUFFIXES or Path(source).is_file()
     )
 
 
@@ -93,6 +96,9 @@ def open_source(
         if found is not None:
             return found
     else:
+        # Clients of networks are slow to import, and most models need none.
+        from keras_resnet.weights.fetch import fetch
+
         entry = find_weights(str(source), model)
         path = fetch(entry, without_top=not with_top)
     checkpoint = read_checkpoint(path)
@@ -102,8 +108,15 @@ def open_source(
     if pixels == "model":
         inferred = dataclasses.replace(inferred, bgr=False)
     convert(checkpoint, inferred)
-    found = Found(checkpoint, entry, inferred, info=ModelInfo(weights=path.name))
-    if inferred.family != "keras_resnet":  # Our own `.weights.h5` files hold arrays only.
+    info = ModelInfo.from_json(checkpoint.metadata.get(ENTRY) or "{}")
+    found = Found(checkpoint, entry, inferred, notes=inferred.notes)
+    found.info = dataclasses.replace(info, weights=path.name, config=None)
+    if inferred.family == "keras_resnet":
+        found.notes = (
+            "such a file says nothing of strides, shortcuts without weights and pixels: they were "
+            "not compared",
+        )
+    else:
         _describe_by_convention(found, inferred)
     return found
 
@@ -114,6 +127,7 @@ def _as_registered(inferred: Inferred, entry: WeightsEntry) -> Inferred:
         inferred,
         config=inferred.config.replace(mean=entry.mean, std=entry.std),
         bgr=entry.channel_order == "BGR",
+        certain=True,
         notes=tuple(note for note in inferred.notes if not note.startswith("pixels")),
     )
 
@@ -121,10 +135,13 @@ def _as_registered(inferred: Inferred, entry: WeightsEntry) -> Inferred:
 def _describe_by_convention(found: Found, inferred: Inferred) -> None:
     found.description = describe_plan(plan(inferred.config, inferred.channels))
     found.constants = (inferred.config.mean, inferred.config.std)
-    if found.entry is None:
-        found.ignored.add(BLUR)  # It has no weights.
-    elif "blur" in found.entry.model:
+    found.certain = inferred.certain
+    if inferred.config.blur_pool or (found.entry is not None and "blur" in found.entry.model):
         found.description[BLUR] = {}
+    elif found.entry is None and not inferred.certain:
+        found.ignored.add(BLUR)  # It has no weights.
+    if inferred.certain:
+        return
     if inferred.config.shortcut == "A" and found.checkpoint.naming.layout != "akamaster":
         # Without projections, a plain network looks the same.
         found.ignored |= {n for n in found.description if n.endswith(("_add", "_out"))}
@@ -134,7 +151,9 @@ def _open_keras(path: Path) -> Found | None:
     """A saved model of ours, which describes itself; `None` if it is of keras.applications."""
     network = find_network(load_model(path, compile=False))
     layers = {layer.name: layer for layer in network.layers if has_weights(layer)}
-    if "conv1_bn" in layers and layers["conv1_conv"].use_bias:
+    stem = layers.get("conv1_conv")
+    ours = {"image", "normalization"} & {layer.name for layer in network.layers}
+    if stem is not None and stem.use_bias and ("conv1_bn" in layers or not ours):
         return None
     weights = {
         name: dict(zip(roles(layer), layer.get_weights(), strict=True))
@@ -146,7 +165,8 @@ def _open_keras(path: Path) -> Found | None:
         description=describe(network),
         reduction=reduction(network),
         constants=pixel_constants(network),
-        info=dataclasses.replace(info_of_file(path), weights=path.name),
+        certain=True,
+        info=dataclasses.replace(info_of_file(path), weights=path.name, config=None),
     )
 
 

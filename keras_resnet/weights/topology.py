@@ -34,7 +34,7 @@ def describe(model: keras.Model) -> Description:
             if isinstance(layer, keras.layers.Add) or name.endswith("_0_pool"):
                 result[name] = {}
             continue
-        result[name] = {key: config[key] for key in ("groups", "mean", "variance") if key in config}
+        result[name] = {key: config[key] for key in ("groups",) if key in config}
         if layer.weights:
             result[name]["weights"] = [tuple(weight.shape) for weight in layer.weights]
         if max(config.get("kernel_size", (1,))) > 1:
@@ -112,6 +112,15 @@ def differences(theirs: Description, ours: Description, ignored: set[str]) -> st
         ignored: names that may differ or be missing.
     """
     changed = {name for name in ours.keys() & theirs.keys() if ours[name] != theirs[name]}
+    changed -= ignored
+    absent, extra = ours.keys() - theirs.keys() - ignored, theirs.keys() - ours.keys() - ignored
+    same_else = all(_but_for_pitch(ours[name]) == _but_for_pitch(theirs[name]) for name in changed)
+    if changed and same_else and not absent and not extra:
+        first = min(changed)
+        return (
+            f"its strides are elsewhere: {first} sees pixels {theirs[first]['pitch']} apart, the "
+            f"model's {ours[first]['pitch']}; for bottlenecks, `version` decides (v1 or v1.5)"
+        )
     for problem, found in (
         ("it lacks", ours.keys() - theirs.keys()),
         ("it also has", theirs.keys() - ours.keys()),
@@ -122,6 +131,10 @@ def differences(theirs: Description, ours: Description, ignored: set[str]) -> st
             rest = f" and {len(parts) - 3} more" if len(parts) > 3 else ""
             return f"{problem} {', '.join(parts[:3])}{rest}"
     return None
+
+
+def _but_for_pitch(entry: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in entry.items() if key != "pitch"}
 
 
 def _pitches(model: keras.Model) -> dict[str, int]:

@@ -3,15 +3,20 @@
 A pickle is a program. This one may put together dicts, lists and tensors, and nothing else: what it
 asks for by name comes from a short list of harmless stand-ins, never from an import. Both formats
 are read: the zip archives of torch 1.6 and later, and the sequence of pickles before.
+
+Every size that a file claims is compared with the size of the file before memory is reserved.
 """
 
 from __future__ import annotations
 
 import io
 import math
+import os
 import pickle
+import re
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar
 
@@ -19,8 +24,24 @@ import numpy as np
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 
-#: Far above that of the largest ResNet, with an optimizer's state.
-_LARGEST_PICKLE = 64 * 2**20
+#: Ten times that of ResNet-1202 with an optimizer's state. What is read takes much more memory.
+_LARGEST_PICKLE = 16 * 2**20
+
+#: Axes of an array or arguments of a function; dicts in dicts: no checkpoint comes near.
+_MOST, _DEEPEST = 16, 50
+
+#: The instructions that checkpoints are made of. None reserves memory for bytes that are not there.
+_OPCODES = (
+    "PROTO STOP MARK NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 BINFLOAT "
+    "SHORT_BINUNICODE BINUNICODE BINUNICODE8 SHORT_BINSTRING BINSTRING SHORT_BINBYTES BINBYTES "
+    "BINBYTES8 EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 EMPTY_LIST APPEND APPENDS EMPTY_DICT "
+    "BINPUT MEMOIZE BINGET LONG_BINGET GLOBAL STACK_GLOBAL BINPERSID"
+)
+
+#: Where training scripts put the state dict, the averaged one first, as timm takes it.
+_WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model", "net")
+#: What wrapping a module puts in front of every key.
+_WRAPPER_PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
 
 #: torch's storage classes and how their elements are stored. Bfloat16 is the upper half of float32.
 _STORAGES: Mapping[str, str] = {
@@ -64,53 +85,107 @@ def read_torch(path: Path) -> Any:
     Raises:
         ValueError: the file is damaged, or wants something that no checkpoint needs.
     """
-    if zipfile.is_zipfile(path):
-        return _read_archive(path)
     with path.open("rb") as file:
-        return _read_legacy(file)
+        return _read_archive(file) if file.read(1) == b"P" else _read_legacy(file)
 
 
-def _read_archive(path: Path) -> Any:
-    with zipfile.ZipFile(path) as archive:
-        entries = {entry.filename: entry for entry in archive.infolist()}
+def unwrapped(loaded: Any) -> tuple[dict[str, np.ndarray], list[str]]:
+    """The arrays of a state dict, out of whatever it is wrapped in, and notes for the report.
+
+    Raises:
+        ValueError: there is no state dict.
+    """
+    notes = []
+    for _ in range(3):
+        if not isinstance(loaded, dict):
+            raise ValueError(f"a {type(loaded).__name__} instead of a state dict")
+        wrapper = next((key for key in _WRAPPERS if isinstance(loaded.get(key), dict)), None)
+        if wrapper is None:
+            break
+        notes.append(f"weights taken from {wrapper!r} in the file")
+        loaded = loaded[wrapper]
+    values = {key: value for key, value in loaded.items() if isinstance(value, np.ndarray)}
+    for prefix in (prefix for _ in range(3) for prefix in _WRAPPER_PREFIXES):
+        if values and all(key.startswith(prefix) for key in values):
+            values = {key.removeprefix(prefix): value for key, value in values.items()}
+    if any(key.startswith("backbone.") for key in values):
+        # mmpretrain keeps backbone and head apart.
+        short = {re.sub(r"^(backbone\.|head\.(?=fc\.))", "", key): v for key, v in values.items()}
+        if len(short) < len(values):
+            raise ValueError("a classifier in the backbone and one in the head")
+        values = short
+    return values, notes
+
+
+def checked_members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
+    """What is in a zip archive, by name; it unfolds to no more than weights can.
+
+    Raises:
+        ValueError: names are twice there or lead out of the archive, or sizes cannot be true.
+    """
+    members = {member.filename: member for member in archive.infolist()}
+    if len(members) < len(archive.infolist()):
+        raise ValueError("an archive with two files of the same name")
+    if any(name.startswith(("/", "\\")) or ".." in re.split(r"[/\\]", name) for name in members):
+        raise ValueError("an archive with names that lead out of it")
+    size = os.fstat(archive.fp.fileno()).st_size if archive.fp is not None else 0
+    packed = sum(member.compress_size for member in members.values())
+    unpacked = sum(member.file_size for member in members.values())
+    stored = all(member.compress_type == zipfile.ZIP_STORED for member in members.values())
+    # A fresh network is half zeros and ones; a trained one hardly gets smaller.
+    if packed > size or unpacked > (packed if stored else max(2**28, 50 * size)):
+        raise ValueError(f"an archive of {size} bytes that claims to hold {unpacked}")
+    return members
+
+
+def _read_archive(file: BinaryIO) -> Any:
+    with zipfile.ZipFile(file) as archive:
+        entries = checked_members(archive)
         pickles = [name for name in entries if name.endswith("/data.pkl") or name == "data.pkl"]
         if len(pickles) != 1:
             raise ValueError("an archive without the one `data.pkl` of torch's checkpoints")
         if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries.values()):
-            # torch never compresses; and a few bytes cannot unfold to gigabytes.
             raise ValueError("a compressed archive, which torch does not write")
         if entries[pickles[0]].file_size > _LARGEST_PICKLE:
-            raise ValueError("a checkpoint whose list of tensors alone takes more than 64 MiB")
+            raise ValueError("a checkpoint whose list of tensors alone takes more than 16 MiB")
         root = pickles[0].removesuffix("data.pkl")
         order = entries.get(f"{root}byteorder")
         if order is not None and archive.read(order).strip() != b"little":
             raise ValueError("a checkpoint in big-endian byte order")
 
-        def read(key: str) -> bytes:
-            return archive.read(f"{root}data/{key}")
+        def read(storage: _Storage) -> bytes:
+            entry = entries.get(f"{root}data/{storage.key}")
+            return b"" if entry is None else archive.read(entry)
 
-        loaded = _Unpickler(io.BytesIO(archive.read(pickles[0]))).load()
-        return _filled(loaded, read)
+        unpickler = _Unpickler(io.BytesIO(archive.read(pickles[0])))
+        return _filled(unpickler.load(), unpickler.tensors, read)
 
 
 def _read_legacy(file: BinaryIO) -> Any:
-    unpickler = _Unpickler(file)
-    if unpickler.load() != _LEGACY_MAGIC:
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    # Of a file, Python reserves as much memory as shall be read, of bytes only what is there.
+    pickles = io.BytesIO(file.read(min(size, _LARGEST_PICKLE)))
+    if _Unpickler(pickles).load() != _LEGACY_MAGIC:
         raise ValueError("a pickle that torch has not written")
     for _ in ("protocol", "system"):
-        _Unpickler(file).load()
-    unpickler = _Unpickler(file)
+        _Unpickler(pickles).load()
+    unpickler = _Unpickler(pickles)
     loaded = unpickler.load()
-    keys = _Unpickler(file).load()
+    keys = _Unpickler(pickles).load()
+    known = unpickler.storages
+    if type(keys) is not list or any(type(key) is not str or key not in known for key in keys):
+        raise ValueError("a checkpoint that does not list its storages")
+    file.seek(pickles.tell())
     contents: dict[str, bytes] = {}
     for key in keys:
         # Behind the pickles, each storage with the number of its elements before it.
-        storage = unpickler.storages[str(key)]
+        storage = known[key]
         count = int.from_bytes(file.read(8), "little")
-        if count != storage.count:
+        if count != storage.count or storage.size > size - file.tell() or key in contents:
             raise ValueError(f"a truncated checkpoint: storage {key} is not there")
-        contents[str(key)] = file.read(count * storage.item_size)
-    return _filled(loaded, contents.__getitem__)
+        contents[key] = file.read(storage.size)
+    return _filled(loaded, unpickler.tensors, lambda storage: contents.get(storage.key, b""))
 
 
 class _Storage:
@@ -122,14 +197,15 @@ class _Storage:
         self.key, self.dtype, self.count = key, dtype, count
 
     @property
-    def item_size(self) -> int:
-        return 2 if self.dtype == "bfloat16" else np.dtype(self.dtype).itemsize
+    def size(self) -> int:
+        """In bytes."""
+        return self.count * (2 if self.dtype == "bfloat16" else np.dtype(self.dtype).itemsize)
 
     def array(self, content: bytes) -> np.ndarray:
-        if len(content) != self.count * self.item_size:
+        if len(content) != self.size:
             raise ValueError(
                 f"a truncated checkpoint: storage {self.key} has {len(content)} of "
-                f"{self.count * self.item_size} bytes"
+                f"{self.size} bytes"
             )
         if self.dtype == "bfloat16":
             upper = np.frombuffer(content, "<u2").astype("<u4") << 16
@@ -140,91 +216,104 @@ class _Storage:
 class _Tensor:
     """A view of a storage."""
 
-    __slots__ = ("offset", "shape", "storage", "strides")
+    __slots__ = ("last", "offset", "shape", "storage", "strides")
 
     def __init__(self, storage: Any, offset: Any, shape: Any, strides: Any) -> None:
-        whole = all(type(n) is int and n >= 0 for n in (offset, *shape, *strides))
-        if not isinstance(storage, _Storage) or not whole or len(shape) != len(strides):
+        axes = (shape, strides)
+        valid = isinstance(storage, _Storage) and all(type(numbers) is tuple for numbers in axes)
+        if not valid or len(shape) != len(strides) or len(shape) > _MOST:
             raise ValueError("a tensor that torch could not have written")
-        last = offset + sum((size - 1) * step for size, step in zip(shape, strides, strict=True))
-        count = math.prod(shape)
-        if count and (last >= storage.count or count > storage.count):
-            raise ValueError(f"a tensor of shape {tuple(shape)} that is larger than its storage")
+        if any(type(n) is not int or not 0 <= n < 2**63 for n in (offset, *shape, *strides)):
+            raise ValueError("a tensor whose shape or strides are no sizes")
         self.storage, self.offset = storage, offset
-        self.shape, self.strides = tuple(shape), tuple(strides)
+        self.shape, self.strides = shape, strides
+        self.last = offset
+        for step, size in sorted(zip(strides, shape, strict=True)):
+            if size > 1 and step <= self.last - offset:
+                # One number in many places makes large tensors of nothing.
+                raise ValueError(f"a tensor of shape {shape} that overlaps itself")
+            self.last += (size - 1) * step
+        if math.prod(shape) and self.last >= storage.count:
+            raise ValueError(f"a tensor of shape {shape} that is larger than its storage")
 
     def array(self, numbers: np.ndarray) -> np.ndarray:
         if not math.prod(self.shape):
             return np.zeros(self.shape, numbers.dtype)
         steps = tuple(step * numbers.itemsize for step in self.strides)
-        view = np.lib.stride_tricks.as_strided(
+        return np.lib.stride_tricks.as_strided(
             numbers[self.offset :], self.shape, steps, writeable=False
         )
-        return np.ascontiguousarray(view)
 
 
+@dataclass(frozen=True)
 class _Function:
-    """What stands in for a class or function; nothing that a pickle says can change it."""
+    """What stands in for a class or function that a pickle asks for."""
 
-    __slots__ = ("_call",)
+    call: Callable[..., Any]
 
-    def __init__(self, call: Callable[..., Any]) -> None:
-        object.__setattr__(self, "_call", call)
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        raise AttributeError(name)
-
-    def __call__(self, *arguments: Any) -> Any:
-        return self._call(*arguments)
-
+_REBUILD = {("torch._utils", "_rebuild_tensor"), ("torch._utils", "_rebuild_tensor_v2")}
 
 _FUNCTIONS: Mapping[tuple[str, str], Callable[..., Any]] = {
     ("collections", "OrderedDict"): lambda: {},
-    ("torch._utils", "_rebuild_tensor"): _Tensor,
-    ("torch._utils", "_rebuild_tensor_v2"): lambda *arguments: _Tensor(*arguments[:4]),
     ("torch._utils", "_rebuild_parameter"): lambda data, *_: data,
 }
 
 
-class _Unpickler(pickle._Unpickler):  # type: ignore[name-defined,misc]
-    """Python's own unpickler, in Python: the one in C reserves what memory a pickle claims."""
+#: The one in C reserves what memory a pickle claims.
+_PythonUnpickler: Any = vars(pickle)["_Unpickler"]
 
-    dispatch: ClassVar = dict(pickle._Unpickler.dispatch)  # type: ignore[attr-defined]
+
+class _Unpickler(_PythonUnpickler):
+    """Python's own unpickler, without all that no checkpoint needs."""
+
+    dispatch: ClassVar[dict[int, Callable[..., Any]]] = {}
 
     def __init__(self, file: Any) -> None:
         super().__init__(file, encoding="latin1")  # Python 2 wrote some of them.
         self.storages: dict[str, _Storage] = {}
-
-        class Ignored:
-            """New for every file, so that no file can leave anything behind."""
-
-            def __new__(cls, *arguments: Any, **keywords: Any) -> Any:
-                return super().__new__(cls)
-
-            def __init__(self, *arguments: Any, **keywords: Any) -> None: ...
-
-        self._ignored = Ignored
+        self.tensors: list[_Tensor] = []
 
     def find_class(self, module: str, name: str) -> Any:
+        if (module, name) in _REBUILD:
+            return _Function(self._rebuild)
         if (module, name) in _FUNCTIONS:
             return _Function(_FUNCTIONS[module, name])
         if module == "torch" and name in _STORAGES:
             return name
         if (module, name) in _IGNORED:
-            return self._ignored
+            return _Function(lambda *_: object())
         raise ValueError(
             f"a pickle that asks for `{module}.{name}`, which tensors do not need; it was not run"
         )
 
+    def _rebuild(self, *arguments: Any) -> _Tensor:
+        if len(arguments) < 4:
+            raise ValueError("a tensor that torch could not have written")
+        self.tensors.append(_Tensor(*arguments[:4]))
+        return self.tensors[-1]
+
     def persistent_load(self, pid: Any) -> _Storage:
-        kind, storage_type, key, _, count = pid[:5]
-        valid = kind == "storage" and type(key) is str and type(count) is int and count >= 0
-        if not valid or (len(pid) > 5 and pid[5] is not None):
+        if type(pid) is not tuple or len(pid) not in (5, 6) or pid[5:] not in ((), (None,)):
             raise ValueError("a reference to data that torch does not write any more")
+        kind, storage_type, key, _, count = pid[:5]
+        # Looking up a tuple of tuples of tuples … overflows the stack of the interpreter.
+        known = type(storage_type) is str and storage_type in _STORAGES
+        whole = type(count) is int and 0 <= count < 2**63
+        if kind != "storage" or not known or type(key) is not str or not whole:
+            raise ValueError("a reference to data that is none of torch's storages")
         storage = self.storages.setdefault(key, _Storage(key, _STORAGES[storage_type], count))
         if (storage.dtype, storage.count) != (_STORAGES[storage_type], count):
             raise ValueError(f"a checkpoint that describes storage {key} twice, differently")
         return storage
+
+    def _call(self) -> None:
+        arguments, function = self.stack.pop(), self.stack.pop()
+        if type(arguments) is not tuple or len(arguments) > _MOST:
+            raise ValueError("a pickle that calls something with more than any tensor needs")
+        if not isinstance(function, _Function):
+            raise ValueError("a pickle that calls what is no function; it was not run")
+        self.append(function.call(*arguments))
 
     def _set_item(self) -> None:
         value, key = self.stack.pop(), self.stack.pop()
@@ -235,11 +324,12 @@ class _Unpickler(pickle._Unpickler):  # type: ignore[name-defined,misc]
         self._assign(list(zip(items[::2], items[1::2], strict=True)))
 
     def _assign(self, items: list[tuple[Any, Any]]) -> None:
-        if not isinstance(self.stack[-1], dict):
-            return
+        if type(self.stack[-1]) is not dict:
+            raise ValueError("a pickle that assigns to something other than a dict")
         for key, value in items:
-            # Hashing a tuple of tuples of tuples … overflows the stack of the interpreter.
-            if not isinstance(key, (str, int)):
+            if type(key) is int:
+                continue  # The parameters of an optimizer. Many integers can share one hash.
+            if type(key) is not str:
                 raise ValueError("a checkpoint with keys that are neither strings nor integers")
             self.stack[-1][key] = value
 
@@ -247,30 +337,60 @@ class _Unpickler(pickle._Unpickler):  # type: ignore[name-defined,misc]
         # Attributes of objects, such as the versions of modules on a state dict: nothing we need.
         self.stack.pop()
 
-    dispatch[pickle.BUILD[0]] = _ignore_state
+    def _put(self) -> None:
+        self.memo[self._size(4)] = self.stack[-1]
+
+    def _size(self, length: int = 8) -> int:
+        size = int.from_bytes(self.read(length), "little")
+        if size > _LARGEST_PICKLE:
+            raise ValueError("a pickle that claims to be larger than it can be")
+        return size
+
+    def _refuse(self) -> None:
+        raise ValueError("a pickle with an instruction that no checkpoint needs; it was not run")
+
+    dispatch.update(dict.fromkeys(range(256), _refuse))
+    for _opcode in _OPCODES.split():
+        _code = getattr(pickle, _opcode)[0]
+        dispatch[_code] = _PythonUnpickler.dispatch[_code]
+    dispatch[pickle.REDUCE[0]] = dispatch[pickle.NEWOBJ[0]] = _call
     dispatch[pickle.SETITEM[0]] = _set_item
     dispatch[pickle.SETITEMS[0]] = _set_items
-    for _opcode in (pickle.EMPTY_SET, pickle.ADDITEMS, pickle.FROZENSET, pickle.DICT):
-        dispatch.pop(_opcode[0], None)
+    dispatch[pickle.BUILD[0]] = _ignore_state
+    dispatch[pickle.LONG_BINPUT[0]] = _put
+    dispatch[pickle.FRAME[0]] = _size  # It changes nothing but how a pickle is read ahead.
 
 
-def _filled(loaded: Any, read: Callable[[str], bytes]) -> Any:
+def _filled(loaded: Any, tensors: Sequence[_Tensor], read: Callable[[_Storage], bytes]) -> Any:
     """Replaces the tensors in dicts and lists by arrays."""
+    _check_overlaps(tensors)
     numbers: dict[str, np.ndarray] = {}
-    seen: set[int] = set()
+    done: dict[int, bool] = {}
 
-    def fill(value: Any, depth: int) -> Any:
-        if isinstance(value, _Tensor):
-            key = value.storage.key
-            if key not in numbers:
-                numbers[key] = value.storage.array(read(key))
-            return value.array(numbers[key])
-        if depth == 0 or not isinstance(value, (dict, list)) or id(value) in seen:
-            return value
-        seen.add(id(value))
-        items = value.items() if isinstance(value, dict) else enumerate(value)
-        for key, item in list(items):
-            value[key] = fill(item, depth - 1)
-        return value
+    def fill(value: Any, depth: int) -> None:
+        if not isinstance(value, (dict, list, tuple)) or done.get(id(value)):
+            return
+        if id(value) in done or depth == _DEEPEST:
+            raise ValueError("a checkpoint that is nested in itself, or too deeply")
+        done[id(value)] = False
+        for key, item in list(value.items() if isinstance(value, dict) else enumerate(value)):
+            if isinstance(item, _Tensor) and not isinstance(value, tuple):
+                storage = item.storage
+                if storage.key not in numbers:
+                    numbers[storage.key] = storage.array(read(storage))
+                value[key] = item.array(numbers[storage.key])
+            fill(item, depth + 1)
+        done[id(value)] = True
 
-    return fill(loaded, 8)
+    fill(loaded, 0)
+    return loaded
+
+
+def _check_overlaps(tensors: Sequence[_Tensor]) -> None:
+    """Tensors of one storage are apart, or, where weights are shared, the same."""
+    views = {(t.storage.key, t.offset, t.last, t.shape, t.strides) for t in tensors}
+    behind: dict[str, int] = {}
+    for key, first, last, shape, _ in sorted(view for view in views if math.prod(view[3])):
+        if first < behind.get(key, 0):
+            raise ValueError(f"a tensor of shape {shape} that overlaps another one")
+        behind[key] = last + 1
