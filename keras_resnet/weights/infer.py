@@ -135,8 +135,8 @@ class _Reader:
             if found != [shape, shape[3:]]:
                 raise ValueError(f"{conv.name} of the shapes {found} instead of {shape}")
         head = self.checkpoint.array("predictions")
-        if head is not None and head.shape[0] != config.filters[-1]:
-            raise ValueError(f"a classifier of the shape {head.shape}")
+        if "predictions" in self.layers and (head is None or head.shape[0] != config.filters[-1]):
+            raise ValueError("a classifier whose kernel has another shape or is missing")
 
     def filters(self, name: str, axis: int = 3) -> int:
         kernel = self.checkpoint.array(name)
@@ -147,6 +147,8 @@ class _Reader:
         return int(kernel.shape[axis])
 
     def stem(self, fields: dict[str, Any]) -> int:
+        if {"conv1_conv", "conv1_1_conv"} <= self.layers.keys():
+            raise ValueError("a stem of one convolution, and one of three")
         first, last = "conv1_conv", "conv1_conv"
         if self.checkpoint.naming.deep_stem or "conv1_1_conv" in self.layers:
             first, last, fields["stem"] = "conv1_1_conv", "conv1_3_conv", "C"

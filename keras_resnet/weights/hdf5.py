@@ -1,0 +1,184 @@
+"""The part of HDF5 that Keras writes, read without the library in C.
+
+That one follows what a damaged file says: into crashes, endless loops and other files. Here, no
+byte belongs to two parts, so that the size of the file bounds time and memory. Source: HDF5 File
+Format Specification 3.0; superblock 0, object headers 1, symbol tables, contiguous arrays.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import struct
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+#: HDF5's descriptions of the numbers that weights, and the state of random generators, are.
+_HDF5_TYPES = {
+    bytes.fromhex("11200f0002000000 00001000 0a05000a 0f000000"): "<f2",
+    bytes.fromhex("11201f0004000000 00002000 17080017 7f000000"): "<f4",
+    bytes.fromhex("11203f0008000000 00004000 340b0034 ff030000"): "<f8",
+    bytes.fromhex("1000000004000000 00002000"): "<u4",
+}
+#: Its messages that matter here: what an array or a group is, and what it is called.
+_SPACE, _TYPE, _ELSEWHERE, _PLACE, _FILTERS, _ATTRIBUTE, _MORE, _GROUP = 1, 3, 7, 8, 11, 12, 16, 17
+
+#: Characters of a name, and parts of headers: more than a model of Keras has.
+_LONGEST_NAME, _MOST_PARTS = 256, 2**20
+
+
+class Hdf5File:
+    """Groups, attributes and arrays of an HDF5 file that is in memory.
+
+    Attributes:
+        objects: by path, the header of every group and array: kind and content of its messages.
+        inside: by path of a group, what is in it.
+    """
+
+    def __init__(self, content: bytes) -> None:
+        self.content = memoryview(content)
+        self.taken: list[tuple[int, int]] = []
+        self.left, self.left_to_say = len(content), len(content)
+        self.heaps: dict[int, dict[int, memoryview]] = {}
+        self.objects: dict[str, list[tuple[int, memoryview]]] = {}
+        self.inside: dict[str, set[str]] = {}
+        if content[:8] != b"\x89HDF\r\n\x1a\n":
+            raise ValueError("no HDF5 file")
+        version, sizes, base, end, root = self.unpack("<8xB4xH9xQ8xQ16xQ24x", 0)
+        if version or sizes != 0x0808 or base or end > len(content):
+            raise ValueError(
+                "an HDF5 file that is truncated, or of a kind that Keras does not write"
+            )
+        found = [("", root)]
+        for path, address in found:  # It grows on the way.
+            self.objects[path] = list(self.messages(address))
+            group = self.message(path, _GROUP)
+            children = list(self.children(*struct.unpack_from("<QQ", group)) if group else ())
+            found += [(f"{path}/{name}".lstrip("/"), child) for name, child in children]
+            self.inside[path] = {name for name, _ in children}
+            if len(path) > 4 * _LONGEST_NAME:
+                raise ValueError("an HDF5 file with groups in groups in groups")
+        if len(self.objects) < len(found):
+            raise ValueError("an HDF5 file with two objects of the same name")
+
+    def take(self, start: int, size: int) -> memoryview:
+        """A part of the file, which no other part may share."""
+        self.left -= size
+        if start + size > len(self.content) or self.left < 0:
+            raise ValueError("an HDF5 file that is truncated or damaged")
+        self.taken.append((start, start + size))
+        return self.content[start : start + size]
+
+    def unpack(self, layout: str, start: int) -> tuple[Any, ...]:
+        return struct.unpack(layout, self.take(start, struct.calcsize(layout)))
+
+    def check_overlaps(self) -> None:
+        if any(start < end for (_, end), (start, _) in itertools.pairwise(sorted(self.taken))):
+            raise ValueError("an HDF5 file whose parts overlap")
+
+    def messages(self, address: int) -> Iterator[tuple[int, memoryview]]:
+        version, count, size = self.unpack("<BxH4xI4x", address)
+        if version != 1 or len(self.taken) + count > _MOST_PARTS:
+            raise ValueError("an HDF5 file of a kind that Keras does not write")
+        blocks = [self.take(address + 16, size)]
+        for block in blocks:
+            rest = block
+            while len(rest) >= 8 and count:
+                kind, length, shared = struct.unpack_from("<HHB", rest)
+                body, rest, count = rest[8 : 8 + length], rest[8 + length :], count - 1
+                if len(body) < length or shared & 2 or kind in (2, 6):  # Links to other files.
+                    raise ValueError("an HDF5 file with a damaged header, or with links")
+                if kind == _MORE:
+                    blocks.append(self.take(*struct.unpack_from("<QQ", body)))
+                elif kind:
+                    yield kind, body
+        if count:
+            raise ValueError("an HDF5 file that lacks part of a header")
+
+    def children(self, tree: int, heap: int) -> Iterator[tuple[str, int]]:
+        """Names and addresses of what is in a group."""
+        signature, size, start = self.unpack("<4s4xQ8xQ", heap)
+        names = bytes(self.take(start, size))
+        nodes: list[tuple[int, int | None]] = [(tree, None)]
+        for address, level in nodes:
+            kind, own, used = self.unpack("<5sBH16x", address)
+            if signature != b"HEAP" or kind != b"TREE\0" or level not in (None, own):
+                raise ValueError("an HDF5 file with a damaged group")
+            below = self.unpack(f"<{2 * used}Q", address + 24)[1::2]
+            nodes += [(child, own - 1) for child in below if own]
+            for child in below if not own else ():
+                kind, count = self.unpack("<4s2xH", child)
+                entries = self.take(child + 8, 40 * count)
+                for offset, target, link in struct.iter_unpack("<QQI20x", entries):
+                    stop = names.find(b"\0", offset, offset + _LONGEST_NAME)
+                    if kind != b"SNOD" or link > 1 or stop <= offset:
+                        raise ValueError("an HDF5 file with a damaged group, or with links")
+                    yield names[offset:stop].decode(), target
+
+    def message(self, path: str, kind: int) -> memoryview | None:
+        return next((body for own, body in self.objects.get(path, ()) if own == kind), None)
+
+    def shape(self, path: str) -> tuple[int, ...]:
+        space = self.message(path, _SPACE)
+        if space is None:
+            raise ValueError(f"an HDF5 file without the array {path}")
+        return _dimensions(space)
+
+    def array(self, path: str) -> np.ndarray:
+        shape, kind, place = self.shape(path), self.message(path, _TYPE), self.message(path, _PLACE)
+        elsewhere = self.message(path, _ELSEWHERE) or self.message(path, _FILTERS)
+        if elsewhere or kind is None or place is None or bytes(place[:2]) != b"\3\1":
+            raise ValueError(
+                f"{path} is compressed, in chunks or elsewhere; Keras writes it plainly"
+            )
+        types = [t for known, t in _HDF5_TYPES.items() if kind[: len(known)] == known]
+        address, size = struct.unpack_from("<QQ", place, 2)
+        if not types or size != math.prod(shape) * np.dtype(types[0]).itemsize:
+            raise ValueError(f"{path} is not made of numbers, or of too few for its shape {shape}")
+        return np.frombuffer(self.take(address, size), types[0]).reshape(shape)
+
+    def strings(self, path: str, name: str) -> list[str] | None:
+        """Value of an attribute; `None` if there is none of that name."""
+        for _, body in (item for item in self.objects.get(path, ()) if item[0] == _ATTRIBUTE):
+            parts, start = [], 9 if body[0] == 3 else 8
+            for size in struct.unpack_from("<HHH", body, 2):
+                parts.append(body[start : start + size])
+                start += -(-size // 8) * 8 if body[0] == 1 else size
+            own, form, space = parts
+            if bytes(own).rstrip(b"\0") == name.encode():
+                return [text.decode() for text in self.texts(form, space, body[start:])]
+        return None
+
+    def texts(self, form: memoryview, space: memoryview, data: memoryview) -> Iterator[bytes]:
+        count, (kind, size) = math.prod(_dimensions(space)), struct.unpack_from("<H2xI", form)
+        # Strings of one length; references to strings of any length.
+        fixed, heaped = kind & 15 == 3, kind & 0xF0F == 0x109 and size == 16
+        if count and (not (fixed or heaped) or not 0 < count * size <= len(data)):
+            raise ValueError("an HDF5 file with a damaged attribute")
+        for start in range(0, count * size, size or 1):
+            text = bytes(data[start : start + size])
+            yield (text if fixed else self.heap_object(*struct.unpack("<IQI", text))).rstrip(b"\0")
+
+    def heap_object(self, length: int, address: int, index: int) -> bytes:
+        if address not in self.heaps:
+            objects = self.heaps[address] = {}
+            signature, size = self.unpack("<4s4xQ", address)
+            rest = self.take(address + 16, size - 16)
+            while len(rest) >= 16 and any(rest[:2]) and signature == b"GCOL":
+                number, own = struct.unpack_from("<H6xQ", rest)  # The number 0 is free space.
+                objects[number] = rest[16 : 16 + own]
+                rest = rest[16 + -(-own // 8) * 8 :]
+        text = self.heaps[address].get(index, b"")
+        self.left_to_say -= length
+        if len(text) < length or self.left_to_say < 0:
+            raise ValueError("an HDF5 file with damaged strings")
+        return bytes(text[:length])
+
+
+def _dimensions(space: memoryview) -> tuple[int, ...]:
+    version, rank, _, kind = struct.unpack_from("<4B", space)
+    if version not in (1, 2) or (version == 2 and kind == 2):
+        return (0,)
+    return struct.unpack_from(f"<{rank}Q", space, 8 if version == 1 else 4)
