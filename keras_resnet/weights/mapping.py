@@ -55,6 +55,7 @@ class Naming:
         if self.layout == "keras":
             return {prefix: prefix for prefix in wanted if re.fullmatch(_OURS, prefix)}
         most = max((int(n) for p in wanted for n in re.findall(r"\d{1,4}", p)), default=0)
+        most = min(most, len(wanted))  # A name may say any number.
         found = {}
         for name in _names(most + 2):
             prefix = self.prefix(name)
