@@ -90,11 +90,12 @@ def build(
     set_info(model, ModelInfo(config=dataclasses.asdict(config)))
     if weights is not None:
         model.load_report = load_weights(model, weights)
-        _warn_of_changes(model.load_report)
+        warn_of_changes(model.load_report)
     return model
 
 
-def _warn_of_changes(report: LoadReport) -> None:
+def warn_of_changes(report: LoadReport) -> None:
+    """Warns of what loading weights has adapted or left new."""
     changes = [f"{layer}: {how}" for layer, how in report.adapted.items()]
     if report.missing:
         changes.append("the classifier is new, as the weights have none for these classes")

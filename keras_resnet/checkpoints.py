@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 
-from keras_resnet.builder import build
+from keras_resnet.builder import build, warn_of_changes
 from keras_resnet.config import ResNetConfig
 from keras_resnet.variants import get_config, split_keywords, weights_config
 from keras_resnet.weights.load import load_found
@@ -73,4 +73,5 @@ def from_checkpoint(
     arguments["input_shape"] = (height, width, channels or inferred.channels)
     model = build(config, **arguments)
     model.load_report = load_found(model, found)
+    warn_of_changes(model.load_report)
     return model

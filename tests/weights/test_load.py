@@ -333,6 +333,8 @@ def test_another_number_of_classes_keeps_the_new_classifier() -> None:
     bare = build(tiny("basic"), include_top=False, weights=path)
     assert bare.load_report.skipped["fc.bias"] == "the model has no classifier"
     np.testing.assert_array_equal(bare.get_weights()[0], model.get_weights()[0])
+    with pytest.warns(UserWarning, match="the classifier is new"):
+        assert from_checkpoint(path, classes=3).load_report.missing == report.missing
     headless = from_checkpoint(path, include_top=False, pooling="avg")
     assert headless.output_shape == (None, 32)
 
