@@ -15,12 +15,6 @@ from keras_resnet.labels import decode_predictions
 from keras_resnet.model_info import ModelInfo, get_info
 from keras_resnet.preprocessing import EvalProtocol, eval_transform, warn_if_scaled
 
-#: Of the short side, what the centre crop takes where nobody says otherwise.
-_CROP_PCT = 0.875
-
-#: Below this, images are already cut out, as CIFAR's are.
-_THUMBNAIL = 64
-
 
 class Predictor:
     """Classifies images with a Keras model or an artifact, through one compiled function.
@@ -85,9 +79,7 @@ class Predictor:
             )
         size = height or 224
         interpolation = info.protocol.interpolation if info.protocol else "bilinear"
-        if size <= _THUMBNAIL:
-            return EvalProtocol(size, size, interpolation)
-        return EvalProtocol.from_crop_pct(size, _CROP_PCT, interpolation)
+        return EvalProtocol.of_size(size, interpolation)
 
     def predict(
         self, images: ImageSource | Sequence[ImageSource], batch_size: int = 32

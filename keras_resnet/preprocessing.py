@@ -26,6 +26,12 @@ _PILLOW_FILTERS = {
 #: TensorFlow's names of the same kernels. Keys' cubic has a = -0.5 in both, unlike OpenCV's.
 _TENSORFLOW_KERNELS = {"bilinear": "triangle", "bicubic": "keyscubic"}
 
+#: Of the short side, what the centre crop takes where nobody says otherwise.
+_CROP_PCT = 0.875
+
+#: Up to here, images are already cut out, as CIFAR's are.
+_THUMBNAIL = 64
+
 #: A resized picture with more pixels is not made as a whole: a strip of 1 x 60,000 pixels would
 #: become one of 256 x 15,360,000.
 _LARGE = 2**25
@@ -86,6 +92,13 @@ class EvalProtocol:
                 f"Expected `crop_pct` to be more than 0 and at most 1. Received: {crop_pct!r}"
             )
         return cls(size, math.floor(size / crop_pct), interpolation)
+
+    @classmethod
+    def of_size(cls, size: int, interpolation: Interpolation = "bilinear") -> EvalProtocol:
+        """What is usual for a size: a crop of 87.5 %; up to 64 pixels, as of CIFAR, the whole."""
+        if size <= _THUMBNAIL:
+            return cls(size, size, interpolation)
+        return cls.from_crop_pct(size, _CROP_PCT, interpolation)
 
 
 def eval_transform(

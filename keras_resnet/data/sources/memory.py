@@ -1,4 +1,4 @@
-"""Where labelled images come from."""
+"""Images that are held in memory: arrays of one's own, scikit-learn's digits."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import sklearn.datasets
 import sklearn.model_selection
 from PIL import Image
 
+from keras_resnet.data.sources.base import Record
+
 
 @dataclass(frozen=True)
 class LabeledImages:
@@ -18,14 +20,24 @@ class LabeledImages:
         images: `(n, height, width, 3)`, uint8, RGB.
         labels: `(n,)`, int32, indices into `class_names`.
         class_names: one name per class.
+        class_ids: identifiers of the classes, if there are any.
+        name: what reports call them.
     """
 
     images: np.ndarray
     labels: np.ndarray
     class_names: tuple[str, ...]
+    class_ids: tuple[str, ...] | None = None
+    name: str = "images in memory"
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def __getitem__(self, index: int) -> Record:
+        return Record(self.images[index], int(self.labels[index]))
+
+    def name_of(self, index: int) -> str:
+        return f"{self.name}: image {index}"
 
 
 #: Held-out digits: a fifth of the 1,797, chosen once and for all, so that every run is judged on
@@ -58,6 +70,7 @@ def load_digits(size: int = 32) -> tuple[LabeledImages, LabeledImages]:
         random_state=_DIGITS_SPLIT_SEED,
     )
     names = tuple(str(name) for name in digits.target_names)
-    return LabeledImages(images[train], labels[train], names), LabeledImages(
-        images[test], labels[test], names
+    return (
+        LabeledImages(images[train], labels[train], names, name="digits (training)"),
+        LabeledImages(images[test], labels[test], names, name="digits (test)"),
     )

@@ -1,0 +1,197 @@
+"""What to train and evaluate on, and how images become batches, as data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+from keras_resnet.preprocessing import EvalProtocol
+
+Crop = Literal["inception", "he2015", "pad", "none"]
+AutoAugment = Literal["none", "randaugment", "trivialaugment"]
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How training images are varied. By default not at all.
+
+    Applied in the order of the fields. Every value is drawn for each image from its own seed.
+
+    Args:
+        crop: what is cut out of a picture and resized to the network's size. `"inception"`: 8 to
+            100 % of the area, with an aspect ratio of 3/4 to 4/3 (Szegedy et al. 2015, section 6,
+            as torchvision's `RandomResizedCrop`). `"he2015"`: the short side is resized to
+            `short_side` pixels, and a square is cut out (He et al. 2015, section 3.4). `"pad"`: the
+            picture, with `padding` black pixels around it, is cropped back to its size (section
+            4.2). `"none"`: what evaluation takes.
+        area: least and greatest share of the area, of `"inception"`.
+        aspect: least and greatest width over height, of `"inception"`.
+        short_side: least and greatest length, of `"he2015"`, at a network's size of 224; in
+            proportion at others.
+        padding: of `"pad"`, in pixels.
+        flip: probability of a horizontal flip.
+        auto: `"randaugment"` (Cubuk et al. 2020) or `"trivialaugment"` (Müller and Hutter 2021).
+        auto_layers: operations per image, of `"randaugment"`.
+        auto_magnitude: their strength, 0 to 10, of `"randaugment"`.
+        auto_contrast: probability of stretching every channel to [0, 255].
+        brightness: greatest relative change; the factor is in [1 - brightness, 1 + brightness].
+        contrast: likewise.
+        saturation: likewise.
+        hue: greatest change of the hue, in turns, at most 0.5.
+        lighting: standard deviation of noise along the principal colours (Krizhevsky et al. 2012,
+            section 4.1), 0.1 there.
+        erasing: probability of overwriting a rectangle with noise (Zhong et al. 2020).
+        mixup: parameter of the Beta distribution (Zhang et al. 2018); 0 for none.
+        cutmix: the same (Yun et al. 2019). With both, each image draws which.
+        repeats: how many differently augmented copies of an image stand side by side (Hoffer et al.
+            2020); an epoch still shows as many pictures as there are, and so fewer different ones.
+
+    Raises:
+        ValueError: a field is out of range.
+    """
+
+    crop: Crop = "none"
+    area: tuple[float, float] = (0.08, 1.0)
+    aspect: tuple[float, float] = (3 / 4, 4 / 3)
+    short_side: tuple[int, int] = (256, 480)
+    padding: int = 4
+    flip: float = 0.0
+    auto: AutoAugment = "none"
+    auto_layers: int = 2
+    auto_magnitude: float = 9.0
+    auto_contrast: float = 0.0
+    brightness: float = 0.0
+    contrast: float = 0.0
+    saturation: float = 0.0
+    hue: float = 0.0
+    lighting: float = 0.0
+    erasing: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    repeats: int = 1
+
+    def __post_init__(self) -> None:
+        for name, choices in (("crop", get_args(Crop)), ("auto", get_args(AutoAugment))):
+            if getattr(self, name) not in choices:
+                raise ValueError(
+                    f"Expected `{name}` to be one of {choices}. Received: {getattr(self, name)!r}"
+                )
+        for name in ("flip", "auto_contrast", "erasing"):
+            _check_range(name, getattr(self, name), 0, 1)
+        for name in ("brightness", "contrast", "saturation"):
+            _check_range(name, getattr(self, name), 0, 1)
+        _check_range("hue", self.hue, 0, 0.5)
+        _check_range("auto_magnitude", self.auto_magnitude, 0, 10)
+        for name in ("lighting", "mixup", "cutmix"):
+            _check_range(name, getattr(self, name), 0, float("inf"))
+        for name, least in (("padding", 0), ("auto_layers", 1), ("repeats", 1)):
+            _check_integer(name, getattr(self, name), least)
+        for name, low, high in (
+            ("area", 1e-6, 1),
+            ("aspect", 1e-6, float("inf")),
+            ("short_side", 224, float("inf")),
+        ):
+            pair = getattr(self, name)
+            if not isinstance(pair, (tuple, list)) or len(pair) != 2 or not pair[0] <= pair[1]:
+                raise ValueError(
+                    f"Expected `{name}` to be a least and a greatest value. Received: {pair!r}"
+                )
+            for value in pair:
+                _check_range(name, value, low, high)
+            object.__setattr__(self, name, tuple(pair))
+
+    @property
+    def mixes(self) -> bool:
+        """Whether images are mixed with each other, so that labels become shares of classes."""
+        return self.mixup > 0 or self.cutmix > 0
+
+
+#: The papers' augmentations. `lighting` and colour changes of fb.resnet.torch are not in He et al.
+#: 2015, which takes Krizhevsky's.
+AUGMENTATIONS = {
+    "none": Augmentation(),
+    "cifar": Augmentation(crop="pad", flip=0.5),
+    "he2015": Augmentation(crop="he2015", flip=0.5, lighting=0.1),
+    "inception": Augmentation(crop="inception", flip=0.5),
+}
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """A source of images and how they become batches; `dataclasses.asdict` is fit for JSON.
+
+    Args:
+        source: `digits`, `folder:PATH`, `tfrecord:GLOB`, `csv:FILE`, `cifar:PATH`,
+            `tfds:NAME[/config]` or `synthetic[:COUNT]`; see `load_data`.
+        size: height and width of the images that the network gets.
+        batch_size: images per optimizer step, over all workers and replicas.
+        augmentation: of training images; or a name in `AUGMENTATIONS`.
+        protocol: how images are prepared for evaluation; by default the centre crop of 87.5 % of
+            the short side, and all of it where `size` is 64 or less. For published weights, pass
+            theirs: `get_info(model).protocol`.
+        seed: of order and augmentation.
+        validation_fraction: of the images of a source that has no validation part.
+        split_seed: which ones those are.
+        max_bad_fraction: of unreadable images that training and evaluation put up with.
+        drop_remainder: whether the last batch of an epoch is left out if it is not full. Always so
+            with several workers.
+        shuffle_block: so many neighbours in a TFRecord file are read soon after each other, for
+            disks that are slow at random reads; 1 shuffles perfectly.
+
+    Raises:
+        ValueError: a field is out of range.
+    """
+
+    source: str
+    size: int = 224
+    batch_size: int = 256
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    protocol: EvalProtocol | None = None
+    seed: int = 0
+    validation_fraction: float = 0.1
+    split_seed: int = 0
+    max_bad_fraction: float = 0.01
+    drop_remainder: bool = False
+    shuffle_block: int = 1
+
+    def __post_init__(self) -> None:
+        if isinstance(self.augmentation, str):
+            if self.augmentation not in AUGMENTATIONS:
+                raise ValueError(
+                    f"Expected `augmentation` to be one of {tuple(AUGMENTATIONS)} or an "
+                    f"`Augmentation`. Received: {self.augmentation!r}"
+                )
+            object.__setattr__(self, "augmentation", AUGMENTATIONS[self.augmentation])
+        for name in ("size", "batch_size", "shuffle_block"):
+            _check_integer(name, getattr(self, name), 1)
+        for name in ("seed", "split_seed"):
+            _check_integer(name, getattr(self, name), 0)
+        _check_range("max_bad_fraction", self.max_bad_fraction, 0, 1)
+        if not 0 < self.validation_fraction < 1:
+            raise ValueError(
+                "Expected `validation_fraction` to be between 0 and 1. "
+                f"Received: {self.validation_fraction!r}"
+            )
+        if self.protocol is not None and self.protocol.size != self.size:
+            raise ValueError(
+                "Expected a `protocol` that gives images of `size`. "
+                f"Received: {self.protocol}, size={self.size}"
+            )
+
+    @property
+    def eval_protocol(self) -> EvalProtocol:
+        """`protocol`, or what stands for it."""
+        return self.protocol or EvalProtocol.of_size(self.size)
+
+
+def _check_range(name: str, value: Any, low: float, high: float) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
+        bounds = f"at least {low:g}" if high == float("inf") else f"in [{low:g}, {high:g}]"
+        raise ValueError(f"Expected `{name}` to be a number {bounds}. Received: {value!r}")
+
+
+def _check_integer(name: str, value: Any, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(
+            f"Expected `{name}` to be an integer of at least {least}. Received: {value!r}"
+        )

@@ -1,0 +1,144 @@
+"""What a source of labelled images is, and how it is divided."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import sklearn.model_selection
+
+
+class Record(NamedTuple):
+    """One labelled image.
+
+    Attributes:
+        data: the contents of an image file, or pixels `(height, width, 3)`, uint8, RGB.
+        label: index into the source's `class_names`.
+    """
+
+    data: bytes | np.ndarray
+    label: int
+
+
+class Source(Protocol):
+    """Labelled images that can be read in any order, from several threads at once.
+
+    Order, shuffling, shards and resuming are arithmetic with indices, and only what is in flight is
+    in memory.
+    """
+
+    @property
+    def name(self) -> str:
+        """What reports call it, such as `folder:flowers/train`."""
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """One name per class, in the order of the labels."""
+
+    @property
+    def class_ids(self) -> tuple[str, ...] | None:
+        """Identifiers of the classes, such as WordNet's, if there are any."""
+
+    @property
+    def labels(self) -> np.ndarray:
+        """Label of every record: `(n,)`, int32. Of TFRecords, that may need to read them all."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Record:
+        """Reads a record.
+
+        Raises:
+            OSError: its file cannot be read.
+            ValueError: what is there is no record.
+        """
+
+    def name_of(self, index: int) -> str:
+        """What reports call a record: its path, or its place in a larger file."""
+
+
+@dataclass(frozen=True)
+class Subset:
+    """Some records of another source, as a source.
+
+    Attributes:
+        source: where they are.
+        indices: which, `(n,)`, int64.
+        name: what reports call it.
+    """
+
+    source: Source
+    indices: np.ndarray
+    name: str
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return self.source.class_names
+
+    @property
+    def class_ids(self) -> tuple[str, ...] | None:
+        return self.source.class_ids
+
+    @property
+    def labels(self) -> np.ndarray:
+        labels: np.ndarray = self.source.labels[self.indices]
+        return labels
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> Record:
+        return self.source[int(self.indices[index])]
+
+    def name_of(self, index: int) -> str:
+        return self.source.name_of(int(self.indices[index]))
+
+
+def stratified_split(source: Source, fraction: float, seed: int) -> tuple[Source, Source]:
+    """Divides a source so that both parts have the same share of every class.
+
+    The parts depend on the labels, the fraction and the seed alone.
+
+    Args:
+        source: the records.
+        fraction: of them that the second part gets, between 0 and 1.
+        seed: which ones.
+
+    Raises:
+        ValueError: a class has too few records for that.
+    """
+    if not 0 < fraction < 1:
+        raise ValueError(
+            f"Expected `validation_fraction` to be between 0 and 1. Received: {fraction}"
+        )
+    labels = source.labels
+    few = [source.class_names[label] for label, n in Counter(labels.tolist()).items() if n < 2]
+    if few:
+        raise ValueError(
+            "Expected at least 2 images of every class, to divide them into training and "
+            f"validation. Received: 1 image in {_few_of(few)} of {source.name}"
+        )
+    try:
+        parts = sklearn.model_selection.train_test_split(
+            np.arange(len(labels)), test_size=fraction, stratify=labels, random_state=seed
+        )
+    except ValueError as error:
+        raise ValueError(
+            f"Expected enough images in {source.name} to put {fraction:.0%} of every class aside "
+            f"for validation. Received: {len(labels)} images of {len(set(labels.tolist()))} "
+            "classes. Choose another `validation_fraction`"
+        ) from error
+    # In the order of the source: neighbours in a file stay neighbours.
+    train, validation = (np.sort(part) for part in parts)
+    return (
+        Subset(source, train, f"{source.name} (training part)"),
+        Subset(source, validation, f"{source.name} (validation part)"),
+    )
+
+
+def _few_of(names: Sequence[str], shown: int = 5) -> str:
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return ", ".join(sorted(names)[:shown]) + more
