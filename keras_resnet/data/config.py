@@ -11,6 +11,19 @@ Crop = Literal["inception", "he2015", "pad", "none"]
 AutoAugment = Literal["none", "randaugment", "trivialaugment"]
 
 
+def _check_range(name: str, value: Any, low: float, high: float) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
+        bounds = f"at least {low:g}" if high == float("inf") else f"in [{low:g}, {high:g}]"
+        raise ValueError(f"Expected `{name}` to be a number {bounds}. Received: {value!r}")
+
+
+def _check_integer(name: str, value: Any, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(
+            f"Expected `{name}` to be an integer of at least {least}. Received: {value!r}"
+        )
+
+
 @dataclass(frozen=True)
 class Augmentation:
     """How training images are varied. By default not at all.
@@ -182,16 +195,3 @@ class DataConfig:
     def eval_protocol(self) -> EvalProtocol:
         """`protocol`, or what stands for it."""
         return self.protocol or EvalProtocol.of_size(self.size)
-
-
-def _check_range(name: str, value: Any, low: float, high: float) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
-        bounds = f"at least {low:g}" if high == float("inf") else f"in [{low:g}, {high:g}]"
-        raise ValueError(f"Expected `{name}` to be a number {bounds}. Received: {value!r}")
-
-
-def _check_integer(name: str, value: Any, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(
-            f"Expected `{name}` to be an integer of at least {least}. Received: {value!r}"
-        )

@@ -67,7 +67,9 @@ class TFRecordFiles:
 
 def _offsets(path: str) -> tuple[np.ndarray, np.ndarray]:
     """Where the bytes of each record start, and how many there are: int64."""
-    offsets, lengths, position = [], [], 0
+    offsets: list[int] = []
+    lengths: list[int] = []
+    position = 0
     with open(path, "rb", buffering=0) as file:  # noqa: PTH123
         size = os.fstat(file.fileno()).st_size
         while position < size:
