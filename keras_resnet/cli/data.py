@@ -1,0 +1,10 @@
+"""`keras-resnet data`: what its commands `scan`, `prepare` and `benchmark` are added to."""
+
+from __future__ import annotations
+
+import typer
+
+from keras_resnet.cli.app import app
+
+data = typer.Typer(help="Scan, prepare and time image data sets.", rich_markup_mode=None)
+app.add_typer(data, name="data")
