@@ -36,7 +36,12 @@ Decoder = Callable[[bytes, int], np.ndarray]
 
 def decoder_of(data: bytes) -> Decoder | None:
     """The decoder of a file by its first 16 bytes; None if it is of no format that we read."""
-    return next((decoder for start, decoder in _DECODERS if start.match(data)), None)
+    return next((decoder for _, start, decoder in _DECODERS if start.match(data)), None)
+
+
+def format_of(data: bytes) -> str | None:
+    """The format of a file by its first 16 bytes, such as `"JPEG"`; None if of none of ours."""
+    return next((name for name, start, _ in _DECODERS if start.match(data)), None)
 
 
 def _check_size(width: int, height: int, max_pixels: int) -> None:
@@ -63,7 +68,7 @@ def _as_array(image: Image.Image, orientation: int = 1) -> np.ndarray:
     return np.ascontiguousarray(pixels)
 
 
-def _orientation(exif: bytes) -> int:
+def exif_orientation(exif: bytes) -> int:
     """EXIF orientation, 1 to 8; 1 (upright) if there is none or the EXIF data is damaged."""
     tiff = exif.removeprefix(b"Exif\0\0")
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(tiff[:4])
@@ -85,7 +90,7 @@ def _orientation(exif: bytes) -> int:
 _MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 
 
-def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
+def jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
     """Marker, start and end of each segment up to the end of the image."""
     position = 2
     while match := _MARKER.search(data, position):
@@ -98,10 +103,37 @@ def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
         yield marker, match.start(), position
 
 
+def plain_jpeg_size(data: bytes, max_pixels: int) -> tuple[int, int] | None:
+    """Height and width of a JPEG of which any decoder makes the same; None of all else.
+
+    That is an upright one, grey or in colours, not CMYK, not too large. Only the header is looked
+    at, so what follows may still be damaged.
+    """
+    if not data.startswith(b"\xff\xd8\xff"):
+        return None
+    try:
+        for marker, start, _ in jpeg_segments(data):
+            if marker == 0xE1 and data.startswith(b"Exif\0\0", start + 4):
+                # An EXIF segment ends before 64 KiB.
+                if exif_orientation(data[start + 4 : start + 4 + 2**16]) != 1:
+                    return None
+            # SOF0 to SOF2, ITU T.81, B.2.2: baseline, extended and progressive Huffman coding.
+            elif marker in (0xC0, 0xC1, 0xC2):
+                precision, height, width, components = struct.unpack_from(">BHHB", data, start + 4)
+                small = 0 < height * width <= max_pixels
+                plain = small and precision == 8 and components in (1, 3)
+                return (height, width) if plain else None
+            elif marker == 0xDA:
+                return None
+    except struct.error:
+        pass
+    return None
+
+
 def _decode_jpeg(data: bytes, max_pixels: int) -> np.ndarray:
     """Decodes a JPEG without its metadata, of which Pillow would warn."""
     kept, orientation, scans = [data[:2]], 0, 0
-    for marker, start, end in _jpeg_segments(data):
+    for marker, start, end in jpeg_segments(data):
         content = data[start + 4 : end]
         if marker == 0xDA:
             scans += 1
@@ -112,7 +144,7 @@ def _decode_jpeg(data: bytes, max_pixels: int) -> np.ndarray:
         elif scans:
             continue
         elif marker == 0xE1 and content.startswith(b"Exif\0\0"):
-            orientation = orientation or _orientation(content)
+            orientation = orientation or exif_orientation(content)
         # Of applications' segments and comments, JFIF and Adobe say what the channels are.
         elif (
             not (0xE0 <= marker <= 0xEF or marker == 0xFE)
@@ -140,7 +172,7 @@ def _decode_png(data: bytes, max_pixels: int) -> np.ndarray:
         if kind == b"IEND" or position > len(data):
             break
         if kind == b"eXIf":
-            orientation = _orientation(content)
+            orientation = exif_orientation(content)
         if kind not in (b"IHDR", b"PLTE", b"IDAT"):
             continue
         if struct.pack(">I", zlib.crc32(kind + content)) != data[position - 4 : position]:
@@ -242,7 +274,7 @@ def _decode_webp(data: bytes, max_pixels: int) -> np.ndarray:
     image = WebPImagePlugin.WebPImageFile(io.BytesIO(data))
     _check_size(*image.size, max_pixels)
     image.load()
-    return _as_array(image, _orientation(image.info.get("exif", b"")))
+    return _as_array(image, exif_orientation(image.info.get("exif", b"")))
 
 
 def _webp_size(data: bytes) -> tuple[int, int]:
@@ -258,10 +290,10 @@ def _webp_size(data: bytes) -> tuple[int, int]:
     return width & 0x3FFF, height & 0x3FFF
 
 
-_DECODERS: tuple[tuple[re.Pattern[bytes], Decoder], ...] = (
-    (re.compile(rb"\xff\xd8\xff"), _decode_jpeg),
-    (re.compile(rb"\x89PNG\r\n\x1a\n"), _decode_png),
-    (re.compile(rb"GIF8[79]a"), _decode_gif),
-    (re.compile(rb"BM"), _decode_bmp),
-    (re.compile(rb"RIFF....WEBPVP8[ XL]", re.DOTALL), _decode_webp),
+_DECODERS: tuple[tuple[str, re.Pattern[bytes], Decoder], ...] = (
+    ("JPEG", re.compile(rb"\xff\xd8\xff"), _decode_jpeg),
+    ("PNG", re.compile(rb"\x89PNG\r\n\x1a\n"), _decode_png),
+    ("GIF", re.compile(rb"GIF8[79]a"), _decode_gif),
+    ("BMP", re.compile(rb"BM"), _decode_bmp),
+    ("WebP", re.compile(rb"RIFF....WEBPVP8[ XL]", re.DOTALL), _decode_webp),
 )

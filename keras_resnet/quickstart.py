@@ -20,7 +20,6 @@ from keras_resnet.export import TARGETS, ExportError, ExportReport, export
 from keras_resnet.export.runtime import KerasRunner
 from keras_resnet.export.signature import check_backend
 from keras_resnet.files import partial_directory, publish
-from keras_resnet.model_info import set_class_names
 from keras_resnet.pages import page, picture, section
 from keras_resnet.terminal import console, progress
 from keras_resnet.training import RECIPES, Recipe, TrainResult, train
@@ -73,7 +72,6 @@ def quickstart(
         data = load_digits()
         console.print(f"Digits: {len(data[0])} to train on, {len(data[1])} held out.")
         model = ResNet20(classes=len(data[0].class_names))
-        set_class_names(model, data[0].class_names)
         console.print(f"Training {model.name}, {recipe.epochs} epochs:")
         result = train(model, data, recipe, seed=seed)
         model.save(staging / MODEL_FILE)

@@ -16,7 +16,15 @@ from typing import Any, NoReturn
 import typer
 
 # Each adds its commands to the application.
-from keras_resnet.cli import doctor, networks, predict, quickstart, weights  # noqa: F401
+from keras_resnet.cli import (  # noqa: F401
+    data_prepare,
+    data_scan,
+    doctor,
+    networks,
+    predict,
+    quickstart,
+    weights,
+)
 from keras_resnet.cli.app import app
 
 

@@ -41,6 +41,9 @@ class Augmentation:
         aspect: least and greatest width over height, of `"inception"`.
         short_side: least and greatest length, of `"he2015"`, at a network's size of 224; in
             proportion at others.
+        antialias: whether pixels are averaged where `"inception"` and `"he2015"` shrink a picture,
+            as Pillow, and so torchvision and timm, do. The papers' own code did not, and it takes
+            twice the time. JPEGs of at least twice the size are averaged by their decoder anyway.
         padding: of `"pad"`, in pixels.
         flip: probability of a horizontal flip.
         auto: `"randaugment"` (Cubuk et al. 2020) or `"trivialaugment"` (Müller and Hutter 2021).
@@ -67,6 +70,7 @@ class Augmentation:
     area: tuple[float, float] = (0.08, 1.0)
     aspect: tuple[float, float] = (3 / 4, 4 / 3)
     short_side: tuple[int, int] = (256, 480)
+    antialias: bool = False
     padding: int = 4
     flip: float = 0.0
     auto: AutoAugment = "none"

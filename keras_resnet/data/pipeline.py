@@ -1,72 +1,305 @@
-"""tf.data pipelines: uint8 batches whose order is a function of (seed, epoch, step)."""
+"""tf.data pipelines: uint8 batches whose order is a function of (seed, epoch, step).
+
+Indices are shuffled, not images; records are read and decoded in chunks, side by side; and every
+dataset knows how many batches it has, as `fit` would otherwise take one step too many per epoch
+(Keras 3.15).
+"""
 
 from __future__ import annotations
 
-import math
+import os
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
+import numpy as np
 import tensorflow as tf
 
-from keras_resnet.data.sources import LabeledImages
+from keras_resnet.data.bad_records import BadRecords
+from keras_resnet.data.config import DataConfig
+from keras_resnet.data.mixing import mix
+from keras_resnet.data.order import Order
+from keras_resnet.data.reading import Reader, read_tensors
+from keras_resnet.data.sources.base import Source
+from keras_resnet.data.sources.memory import LabeledImages
+from keras_resnet.data.transforms import Pictures, draw, evaluation_image, training_image
 
-Augmentation = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+#: Images that are read by one call into Python, and guarded together against damaged files.
+_CHUNK = 16
+
+#: Chunks that are read at once: disks and networks are faster at several requests.
+_READS = 8
+
+#: Batches that wait for the model.
+_PREFETCHED = 3
 
 
-def steps_per_epoch(data: LabeledImages, batch_size: int) -> int:
-    """Batches that show every image once; the last one may be smaller."""
-    return math.ceil(len(data) / batch_size)
+class _Transform(NamedTuple):
+    """How pictures become images.
+
+    Attributes:
+        draw: from shapes, which are JPEGs, and seeds of a chunk to what is drawn for it.
+        image: from a picture and what was drawn for it to `(size, size, 3)`, uint8.
+    """
+
+    draw: Callable[[Any, Any, Any], Any]
+    image: Callable[[Any, Any], Any]
 
 
 def training_batches(
-    data: LabeledImages,
-    batch_size: int,
+    source: Source,
+    config: DataConfig,
     epochs: int,
     *,
-    seed: int,
-    augment: Augmentation | None = None,
+    start_step: int = 0,
+    worker: int = 0,
+    workers: int = 1,
+    bad: BadRecords | None = None,
 ) -> tf.data.Dataset:
     """Shuffled, augmented batches for all `epochs`, in one dataset of known cardinality.
 
-    Pass it to `fit` with `steps_per_epoch=steps_per_epoch(data, batch_size)`. Every epoch is a
+    Pass it to `fit` with `steps_per_epoch=steps_per_epoch(source, config)`. Every epoch is a
     permutation of all images; permutation and augmentation depend on the seed, the epoch and the
-    image alone.
+    image alone, so that a dataset with `start_step` goes on with exactly the batch that comes next.
 
     Args:
-        data: the images.
-        batch_size: images per batch; the last batch of an epoch may hold fewer.
-        epochs: how many epochs the dataset lasts.
-        seed: seed of order and augmentation.
-        augment: function of an image and a seed of two integers, such as `transforms.pad_and_crop`.
+        source: the images.
+        config: size and number of the images in a batch, augmentation, seed.
+        epochs: how many epochs the dataset lasts, counted from the first step of all.
+        start_step: batches that were taken before.
+        worker: which of the workers this is, from 0.
+        workers: how many there are. Each gets its part of every batch; none gets what another does.
+        bad: notes what cannot be read; the next image of the source stands for it.
 
     Returns:
-        A dataset of `epochs * steps_per_epoch` elements `(images, labels)`: uint8 `(batch, height,
-        width, 3)`, RGB in [0, 255], and int32 `(batch,)`.
+        A dataset of `epochs * steps_per_epoch - start_step` elements `(images, labels)`: uint8
+        `(batch, size, size, 3)`, RGB in [0, 255], and int32 `(batch,)`; where images are mixed,
+        float32 `(batch, classes)`, the share of each class. With `drop_remainder` or several
+        workers, `batch` is static.
+
+    Raises:
+        ValueError: the batch is larger than the source, or no multiple of `workers`; or
+            `start_step` is beyond the end.
     """
-    images, labels = tf.constant(data.images), tf.constant(data.labels)
-    order_seed, augmentation_seed = tf.unstack(tf.random.split([seed, 0], num=2))
+    order = _order(source, config, worker, workers)
+    total = epochs * order.steps
+    if not 0 <= start_step <= total:
+        raise ValueError(
+            f"Expected `start_step` to be at most {total}, that is {epochs} epochs of "
+            f"{order.steps} steps. Received: {start_step}"
+        )
+    how = config.augmentation
 
-    def batches_of_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
-        seed_of_epoch = tf.random.fold_in(order_seed, epoch)
-        order = tf.random.experimental.stateless_shuffle(tf.range(len(data)), seed=seed_of_epoch)
-        examples = tf.data.Dataset.from_tensor_slices(order).map(lambda index: (epoch, index))
-        return examples.map(load, num_parallel_calls=tf.data.AUTOTUNE).batch(batch_size)
+    def rows_of_epoch(epoch: Any) -> tf.data.Dataset:
+        rows = order.epoch(epoch)
+        taken = tf.where(epoch == start_step // order.steps, start_step % order.steps, 0)
+        seed = tf.random.fold_in([config.seed, 1], epoch)[0]
+        return tf.data.Dataset.from_tensor_slices(rows[taken:]).map(lambda row: (row, seed))
 
-    def load(epoch: tf.Tensor, index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        image = images[index]
-        if augment is not None:
-            seed_of_image = tf.random.fold_in(tf.random.fold_in(augmentation_seed, epoch), index)
-            image = tf.ensure_shape(augment(image, seed_of_image), images.shape[1:])
-        return image, labels[index]
-
-    dataset = tf.data.Dataset.range(epochs, output_type=tf.int32).flat_map(batches_of_epoch)
-    steps = epochs * steps_per_epoch(data, batch_size)
-    return dataset.apply(tf.data.experimental.assert_cardinality(steps)).prefetch(tf.data.AUTOTUNE)
-
-
-def evaluation_batches(data: LabeledImages, batch_size: int) -> tf.data.Dataset:
-    """Every image exactly once, in order, as batches `(images, labels)` as in training."""
-    return (
-        tf.data.Dataset.from_tensor_slices((data.images, data.labels))
-        .batch(batch_size)
-        .prefetch(tf.data.AUTOTUNE)
+    rows = tf.data.Dataset.range(start_step // order.steps, epochs).flat_map(rows_of_epoch)
+    examples = _examples(
+        rows,
+        order,
+        source,
+        _Transform(
+            lambda shapes, encoded, seeds: draw(shapes, encoded, seeds, config.size, how),
+            lambda picture, drawn: training_image(picture, drawn, config.size, how),
+        ),
+        config.size,
+        Reader(source, bad or _bad_records(source, config), substitute=True),
     )
+
+    def finish(images: Any, labels: Any, present: Any, seeds: Any) -> tuple[Any, Any]:
+        if not order.drop_remainder:
+            images, labels, seeds = (
+                x[: tf.reduce_sum(tf.cast(present, tf.int32))] for x in (images, labels, seeds)
+            )
+        if how.mixes:
+            classes = len(source.class_names)
+            return mix(images, labels, seeds, classes, how.mixup, how.cutmix, how.repeats)
+        return images, labels
+
+    return _finished(examples.map(finish, num_parallel_calls=tf.data.AUTOTUNE), total - start_step)
+
+
+def evaluation_batches(
+    source: Source,
+    config: DataConfig,
+    *,
+    worker: int = 0,
+    workers: int = 1,
+    pad: bool = False,
+    bad: BadRecords | None = None,
+) -> tf.data.Dataset:
+    """Every image exactly once, in the source's order, prepared by `config.eval_protocol`.
+
+    Args:
+        source: the images.
+        config: size and number of the images in a batch, protocol.
+        worker: which of the workers this is, from 0.
+        workers: how many there are; each gets its part of every batch.
+        pad: whether the last batch is filled up with black images of weight 0, so that all have one
+            shape. Always so with several workers.
+        bad: notes what cannot be read; it becomes a black image of weight 0.
+
+    Returns:
+        A dataset of known cardinality with elements `(images, labels, weights)`: uint8 `(batch,
+        size, size, 3)`, int32 `(batch,)`, float32 `(batch,)`. Weights are equal for all images and
+        0 for fillings; they are scaled so that Keras' mean over a padded dataset, which divides by
+        the number of places, is the mean over the images. Metrics have to be `weighted_metrics`.
+    """
+    order = Order(len(source), config.batch_size, worker, workers, shuffle=False)
+    padded = pad or workers > 1
+    rows = tf.data.Dataset.from_tensor_slices(order.epoch(0)).map(lambda row: (row, np.int32(0)))
+    examples = _examples(
+        rows,
+        order,
+        source,
+        _Transform(
+            lambda shapes, encoded, seeds: (),
+            lambda picture, drawn: evaluation_image(picture, config.eval_protocol),
+        ),
+        config.size,
+        Reader(source, bad or _bad_records(source, config), substitute=False),
+    )
+    weight = order.steps * order.batch_size / len(source) if padded else 1.0
+
+    def finish(images: Any, labels: Any, present: Any, seeds: Any) -> tuple[Any, Any, Any]:
+        weights = tf.cast(present, tf.float32) * weight
+        if padded:
+            return images, labels, weights
+        # -1 stands for what is beyond the end.
+        count = tf.reduce_sum(tf.cast(seeds[:, 1] >= 0, tf.int32))
+        return images[:count], labels[:count], weights[:count]
+
+    return _finished(examples.map(finish, num_parallel_calls=tf.data.AUTOTUNE), order.steps)
+
+
+def steps_per_epoch(source: Source, config: DataConfig, workers: int = 1) -> int:
+    """Training batches per epoch."""
+    return _order(source, config, 0, workers).steps
+
+
+def _order(source: Source, config: DataConfig, worker: int, workers: int) -> Order:
+    return Order(
+        len(source),
+        config.batch_size,
+        worker,
+        workers,
+        seed=config.seed,
+        repeats=config.augmentation.repeats,
+        drop_remainder=config.drop_remainder or workers > 1,
+        block=config.shuffle_block,
+    )
+
+
+def _bad_records(source: Source, config: DataConfig) -> BadRecords:
+    return BadRecords(source.name, len(source), config.max_bad_fraction)
+
+
+def _examples(
+    rows: tf.data.Dataset,
+    order: Order,
+    source: Source,
+    transform: _Transform,
+    size: int,
+    reader: Reader,
+) -> tf.data.Dataset:
+    """From rows of indices, and a seed, to batches of images, labels, presence and seeds."""
+    chunk = _chunk_of(order.per_worker)
+    chunks = -(-order.per_worker // chunk)
+
+    def cut(row: Any, seed: Any) -> tf.data.Dataset:
+        filled = tf.pad(row, [[0, chunks * chunk - order.per_worker]], constant_values=-1)
+        pieces = tf.data.Dataset.from_tensor_slices(tf.reshape(filled, [chunks, chunk]))
+        return pieces.map(lambda piece: (piece, seed))
+
+    load = _from_memory if isinstance(source, LabeledImages) else _from_files
+    examples = load(rows.flat_map(cut), source, transform, reader)
+
+    def join(images: Any, *others: Any) -> tuple[Any, ...]:
+        images = tf.reshape(images, [chunks * chunk, size, size, 3])
+        flat = (tf.reshape(x, [chunks * chunk, *x.shape[2:]]) for x in others)
+        return tuple(x[: order.per_worker] for x in (images, *flat))
+
+    return examples.batch(chunks, drop_remainder=True).map(join)
+
+
+def _chunk_of(count: int) -> int:
+    """The largest number up to `_CHUNK` that divides a batch, if it is not a very small one."""
+    divisors = [size for size in range(1, _CHUNK + 1) if count % size == 0]
+    return divisors[-1] if divisors[-1] >= _CHUNK // 4 else min(count, _CHUNK)
+
+
+def _from_memory(
+    chunks: tf.data.Dataset, source: LabeledImages, transform: _Transform, reader: Reader
+) -> tf.data.Dataset:
+    pixels, labels = tf.constant(source.images), tf.constant(source.labels)
+    shape = source.images.shape[1:3]
+
+    def load(ids: Any, seed: Any) -> tuple[Any, ...]:
+        seeds, present = _seeds(ids, seed), ids >= 0
+        where = tf.where(present, ids % len(source), 0)
+        drawn = transform.draw(tf.fill([len(ids), 2], 0) + shape, tf.zeros_like(present), seeds)
+        images = tf.map_fn(
+            lambda one: transform.image(pixels[one[0]], one[1]),
+            (where, drawn),
+            fn_output_signature=tf.uint8,
+        )
+        black = tf.zeros([], tf.uint8)
+        images = tf.where(present[:, tf.newaxis, tf.newaxis, tf.newaxis], images, black)
+        return images, tf.where(present, tf.gather(labels, where), 0), present, seeds
+
+    return chunks.map(load, num_parallel_calls=tf.data.AUTOTUNE)
+
+
+def _from_files(
+    chunks: tf.data.Dataset, source: Source, transform: _Transform, reader: Reader
+) -> tf.data.Dataset:
+    """Reads side by side, decodes side by side, and puts up with damaged files.
+
+    TensorFlow has no `try`; a nested dataset that ignores errors is one.
+    """
+
+    def read(function: Any, ids: Any, seed: Any) -> tuple[Any, ...]:
+        indices = tf.where(ids >= 0, ids % len(source), -1)
+        data, shapes, encoded, labels, present = read_tensors(function, indices)
+        seeds = _seeds(ids, seed)
+        drawn = transform.draw(shapes, encoded, seeds)
+        return Pictures(data, shapes, encoded), drawn, labels, present, seeds
+
+    def decode(pictures: Any, drawn: Any, *others: Any) -> tf.data.Dataset:
+        each = tf.data.Dataset.from_tensor_slices((pictures, drawn))
+        images = each.map(transform.image).batch(others[0].shape[0], drop_remainder=True)
+        return tf.data.Dataset.zip(images, tf.data.Dataset.from_tensors(others))
+
+    def guarded(ids: Any, seed: Any, *chunk: Any) -> tf.data.Dataset:
+        damaged = tf.data.Dataset.from_tensors((ids, seed))
+        rescued = damaged.map(lambda ids, seed: read(reader.rescue, ids, seed)).flat_map(decode)
+        return decode(*chunk).ignore_errors().concatenate(rescued).take(1)
+
+    loaded = chunks.map(
+        lambda ids, seed: (ids, seed, *read(reader.read, ids, seed)), num_parallel_calls=_READS
+    )
+    decoded = loaded.interleave(
+        guarded, cycle_length=_cores(), num_parallel_calls=_cores(), deterministic=True
+    )
+    return decoded.map(lambda images, others: (images, *others))
+
+
+def _seeds(ids: Any, seed: Any) -> Any:
+    """One pair per image: the epoch's, and its own."""
+    ids = tf.cast(ids, tf.int32)
+    return tf.stack([tf.fill(tf.shape(ids), tf.cast(seed, tf.int32)), ids], axis=1)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _finished(dataset: tf.data.Dataset, steps: int) -> tf.data.Dataset:
+    options = tf.data.Options()
+    options.deterministic = True
+    # Workers have their parts already.
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
+    dataset = dataset.apply(tf.data.experimental.assert_cardinality(steps))
+    return dataset.prefetch(_PREFETCHED).with_options(options)

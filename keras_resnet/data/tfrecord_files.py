@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import os
 import struct
+import weakref
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,28 +14,47 @@ import numpy as np
 #: (uint32): https://www.tensorflow.org/tutorials/load_data/tfrecord#tfrecords_format_details
 _HEADER, _FOOTER = 12, 4
 
+#: What a file has in addition to the bytes of each record.
+FRAME_BYTES = _HEADER + _FOOTER
+
+#: Files that stay open. Systems allow a process 1,024 by default, and others need some, too.
+_OPEN_FILES = 256
+
+#: Files whose records are looked for at once: waiting for the disk is most of it.
+_SCANS = 16
+
 
 class TFRecordFiles:
     """The records of several files, numbered in the order of the files.
 
-    Finding where records start needs one short read of each, once.
+    Finding where records start needs one short read of each, once, unless their lengths are given.
+    Records may be read from several threads at once.
 
     Attributes:
         paths: the files.
     """
 
-    def __init__(self, paths: Sequence[str]) -> None:
+    def __init__(self, paths: Sequence[str], lengths: Sequence[np.ndarray] | None = None) -> None:
         """Finds the records.
+
+        Args:
+            paths: the files.
+            lengths: bytes of every record, `(n,)`, for each file, if they are known.
 
         Raises:
             OSError: a file cannot be read.
             ValueError: a file is no TFRecord file or is truncated.
         """
         self.paths = tuple(paths)
-        found = [_offsets(path) for path in self.paths]
-        self._starts = np.concatenate([[0], np.cumsum([len(offsets) for offsets, _ in found])])
-        self._offsets = np.concatenate([np.zeros(0, np.int64), *(offsets for offsets, _ in found)])
-        self._lengths = np.concatenate([np.zeros(0, np.int64), *(lengths for _, lengths in found)])
+        if lengths is None:
+            with concurrent.futures.ThreadPoolExecutor(_SCANS) as pool:
+                lengths = list(pool.map(_lengths, self.paths))
+        self._starts = np.concatenate([[0], np.cumsum([len(own) for own in lengths])])
+        none = np.zeros(0, np.int64)
+        self._lengths = np.concatenate([none, *lengths]).astype(np.int64)
+        self._offsets = np.concatenate([none, *map(_offsets, lengths)])
+        self._descriptors: dict[int, int] = {}
+        weakref.finalize(self, _close, self._descriptors)
 
     def __len__(self) -> int:
         return len(self._offsets)
@@ -42,18 +63,23 @@ class TFRecordFiles:
         """The bytes of one record. Checksums are not compared; decoders find what is damaged.
 
         Raises:
+            IndexError: there are fewer records.
             OSError: the file cannot be read.
             ValueError: it has become shorter.
         """
-        path = self.paths[self._file_of(index)]
-        length = int(self._lengths[index])
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            data = os.pread(descriptor, length, int(self._offsets[index]))
-        finally:
-            os.close(descriptor)
+        if not 0 <= index < len(self):
+            raise IndexError(f"Expected a record from 0 to {len(self) - 1}. Received: {index}")
+        file = self._file_of(index)
+        length, offset = int(self._lengths[index]), int(self._offsets[index])
+        descriptor = self._descriptors.get(file)
+        if descriptor is not None:
+            data = os.pread(descriptor, length, offset)
+        else:
+            data = self._read_first(file, length, offset)
         if len(data) != length:
-            raise ValueError(f"Expected {length} bytes of a record. Received: {len(data)}, {path}")
+            raise ValueError(
+                f"Expected {length} bytes of a record. Received: {len(data)}, {self.paths[file]}"
+            )
         return data
 
     def name_of(self, index: int) -> str:
@@ -61,13 +87,38 @@ class TFRecordFiles:
         file = self._file_of(index)
         return f"{self.paths[file]}: record {index - self._starts[file]}"
 
+    def _read_first(self, file: int, length: int, offset: int) -> bytes:
+        """Reads from a file that is not open, and keeps it open if not too many are."""
+        descriptor = os.open(self.paths[file], os.O_RDONLY)
+        kept = None
+        try:
+            data = os.pread(descriptor, length, offset)
+            # Nothing is ever closed in favour of something else, as another thread may be reading
+            # from it; of two threads that open the same file, one closes it again.
+            if len(self._descriptors) < _OPEN_FILES:
+                kept = self._descriptors.setdefault(file, descriptor)
+        finally:
+            if kept != descriptor:
+                os.close(descriptor)
+        return data
+
     def _file_of(self, index: int) -> int:
         return int(np.searchsorted(self._starts, index, side="right")) - 1
 
 
-def _offsets(path: str) -> tuple[np.ndarray, np.ndarray]:
-    """Where the bytes of each record start, and how many there are: int64."""
-    offsets: list[int] = []
+def _close(descriptors: dict[int, int]) -> None:
+    for descriptor in descriptors.values():
+        os.close(descriptor)
+
+
+def _offsets(lengths: np.ndarray) -> np.ndarray:
+    """Where the bytes of each record of a file start: int64."""
+    ends = np.cumsum(np.asarray(lengths, np.int64) + FRAME_BYTES)
+    return ends - lengths - _FOOTER
+
+
+def _lengths(path: str) -> np.ndarray:
+    """How many bytes each record of a file has: int64."""
     lengths: list[int] = []
     position = 0
     with open(path, "rb", buffering=0) as file:  # noqa: PTH123
@@ -75,13 +126,11 @@ def _offsets(path: str) -> tuple[np.ndarray, np.ndarray]:
         while position < size:
             header = os.pread(file.fileno(), _HEADER, position)
             length = struct.unpack("<Q", header[:8])[0] if len(header) == _HEADER else size
-            position += _HEADER
-            if length > size - position - _FOOTER:
+            if length > size - position - FRAME_BYTES:
                 raise ValueError(
                     "Expected a whole TFRecord file. Received: "
-                    f"{path}, which is none or ends within record {len(offsets)}"
+                    f"{path}, which is none or ends within record {len(lengths)}"
                 )
-            offsets.append(position)
             lengths.append(length)
-            position += length + _FOOTER
-    return np.array(offsets, np.int64), np.array(lengths, np.int64)
+            position += length + FRAME_BYTES
+    return np.array(lengths, np.int64)

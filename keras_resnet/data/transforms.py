@@ -1,11 +1,217 @@
-"""Augmentations: pure functions of an image and a seed, so that runs can be repeated."""
+"""From encoded or decoded pictures to what a network is trained on.
+
+Everything is a pure function of the picture and a seed, so that runs can be repeated and resumed,
+and so that the images of a batch differ. What is drawn is drawn for several pictures at once, each
+from its own seed, as many small tensors would cost more time than decoding.
+"""
 
 from __future__ import annotations
 
+import math
+from typing import Any, NamedTuple
+
 import tensorflow as tf
 
+from keras_resnet.data import colour
+from keras_resnet.data.auto_augment import rand_augment, trivial_augment
+from keras_resnet.data.config import Augmentation
+from keras_resnet.data.erasing import random_erasing
+from keras_resnet.data.windows import Cuts, cut_jpeg, cut_pixels, cuts_of
+from keras_resnet.preprocessing import EvalProtocol, EvalTransform
 
-def pad_and_crop(image: tf.Tensor, seed: tf.Tensor, padding: int = 4) -> tf.Tensor:
+#: How often a window is drawn before the largest one in the middle is taken, as in torchvision.
+_ATTEMPTS = 10
+
+#: `short_side` is meant for networks of this size.
+_PAPER_SIZE = 224
+
+
+class Pictures(NamedTuple):
+    """Some pictures of one chunk, or with the first axis taken away, one of them.
+
+    Attributes:
+        data: string: the bytes of JPEGs, or pixels.
+        shapes: `(n, 2)`, int32: height and width.
+        encoded: bool: whether `data` is a JPEG.
+    """
+
+    data: Any
+    shapes: Any
+    encoded: Any
+
+
+class Variation(NamedTuple):
+    """What was drawn for pictures: of several, or with the first axis taken away, of one.
+
+    Attributes:
+        seed: `(n, 2)`, int32, for what is not drawn yet.
+        flip: bool.
+        cut: what is cut out; nothing where pictures are prepared as for evaluation.
+    """
+
+    seed: Any
+    flip: Any
+    cut: Cuts | tuple[()]
+
+
+def draw(shapes: Any, encoded: Any, seeds: Any, size: int, how: Augmentation) -> Variation:
+    """Draws how pictures are cut and flipped.
+
+    Args:
+        shapes: `(n, 2)`, int32: their heights and widths; n is static.
+        encoded: `(n,)`, bool: whether they are JPEGs.
+        seeds: `(n, 2)`, int32: one pair per image, epoch and copy.
+        size: height and width of the images.
+        how: which variations.
+    """
+    # One generator per picture; everything after that, for all of them together.
+    draws = tf.stack(
+        [tf.random.stateless_uniform([4 * _ATTEMPTS + 1], seed) for seed in tf.unstack(seeds)]
+    )
+    flip, draws = draws[:, 0] < how.flip, draws[:, 1:]
+    if how.crop not in ("inception", "he2015"):
+        return Variation(seeds, flip, ())
+    floats = tf.cast(shapes, tf.float32)
+    if how.crop == "inception":
+        boxes = inception_boxes(floats, tf.reshape(draws, [-1, 4, _ATTEMPTS]), how)
+    else:
+        boxes = he2015_boxes(floats, draws[:, :3], size, how)
+    context = how.crop == "he2015"
+    cuts = cuts_of(boxes, shapes, encoded, size, antialias=how.antialias, context=context)
+    return Variation(seeds, flip, cuts)
+
+
+def training_image(picture: Pictures, drawn: Variation, size: int, how: Augmentation) -> Any:
+    """Makes a training image `(size, size, 3)`, uint8, RGB, of one picture."""
+    if drawn.cut:
+        cut = drawn.cut
+        image = tf.cond(
+            picture.encoded,
+            lambda: cut_jpeg(picture.data, cut, size, how.antialias),
+            lambda: cut_pixels(_pixels(picture), cut, size, how.antialias),
+        )
+    else:
+        image = evaluation_image(picture, EvalProtocol.of_size(size))
+    return vary(image, drawn, how)
+
+
+def evaluation_image(picture: Pictures, protocol: EvalProtocol) -> Any:
+    """Makes an evaluation image `(size, size, 3)`, uint8, RGB, of one picture.
+
+    JPEGs are decoded in full, with the exact inverse DCT, as Pillow decodes them.
+    """
+    pixels = tf.cond(
+        picture.encoded,
+        lambda: tf.io.decode_jpeg(picture.data, channels=3, dct_method="INTEGER_ACCURATE"),
+        lambda: _pixels(picture),
+    )
+    return center(pixels, protocol)
+
+
+def center(pixels: Any, protocol: EvalProtocol) -> Any:
+    """Resizes and crops pixels by a protocol; those of its size already stay as they are."""
+    size = protocol.size
+    if protocol.resize != size:
+        return EvalTransform(protocol).graph(pixels)
+    if pixels.shape[:2] == (size, size):
+        return pixels
+    return tf.cond(
+        tf.reduce_all(tf.shape(pixels)[:2] == size),
+        lambda: tf.ensure_shape(pixels, (size, size, 3)),
+        lambda: EvalTransform(protocol).graph(pixels),
+    )
+
+
+def vary(image: Any, drawn: Variation, how: Augmentation) -> Any:
+    """Everything after cutting and resizing: `(size, size, 3)`, uint8, like `image`."""
+    shape, seed = image.shape, drawn.seed
+    # Each step has a seed of its own, so that switching one off leaves the others as they were.
+    if how.crop == "pad":
+        image = pad_and_crop(image, tf.random.fold_in(seed, 1), how.padding)
+    if how.flip:
+        # A slice with a step of -1 does the same in ten times the time.
+        image = tf.cond(drawn.flip, lambda: tf.reverse(image, axis=[1]), lambda: image)
+    if how.auto == "randaugment":
+        own = tf.random.fold_in(seed, 2)
+        image = rand_augment(image, own, how.auto_layers, how.auto_magnitude)
+    elif how.auto == "trivialaugment":
+        image = trivial_augment(image, tf.random.fold_in(seed, 2))
+    if how.auto_contrast:
+        image = colour.random_auto_contrast(image, tf.random.fold_in(seed, 3), how.auto_contrast)
+    if how.brightness or how.contrast or how.saturation or how.hue:
+        image = colour.color_jitter(
+            image, tf.random.fold_in(seed, 4), how.brightness, how.contrast, how.saturation, how.hue
+        )
+    if how.lighting:
+        image = colour.lighting(image, tf.random.fold_in(seed, 5), how.lighting)
+    if how.erasing:
+        image = random_erasing(image, tf.random.fold_in(seed, 6), how.erasing)
+    return tf.ensure_shape(image, shape)
+
+
+def inception_boxes(shapes: Any, draws: Any, how: Augmentation) -> Any:
+    """Windows of the `area` and `aspect` of `how`; see `Augmentation`.
+
+    Windows that stick out are drawn again; after ten of those, the largest one in the middle of a
+    permitted aspect ratio is taken.
+
+    Args:
+        shapes: `(n, 2)`, float32: heights and widths of the pictures.
+        draws: `(n, 4, 10)`, uniform in [0, 1): area, logarithm of the aspect ratio, row and column.
+        how: the ranges.
+
+    Returns:
+        `(n, 4)`, float32, whole numbers: top, left, height, width.
+    """
+    height, width = shapes[:, :1], shapes[:, 1:]
+    areas = (how.area[0] + draws[:, 0] * (how.area[1] - how.area[0])) * height * width
+    low, high = (math.log(ratio) for ratio in how.aspect)
+    aspects = tf.exp(low + draws[:, 1] * (high - low))
+    rows, columns = tf.round(tf.sqrt(areas / aspects)), tf.round(tf.sqrt(areas * aspects))
+    fits = (rows >= 1) & (columns >= 1) & (rows <= height) & (columns <= width)
+    first = tf.argmax(fits, axis=1)
+
+    def chosen(values: Any) -> Any:
+        return tf.gather(values, first, axis=1, batch_dims=1)[:, tf.newaxis]
+
+    largest = [
+        tf.minimum(height, tf.round(width / how.aspect[0])),
+        tf.minimum(width, tf.round(height * how.aspect[1])),
+    ]
+    found = tf.reduce_any(fits, axis=1, keepdims=True)
+    sides = tf.where(
+        found, tf.concat([chosen(rows), chosen(columns)], 1), tf.concat(largest, axis=1)
+    )
+    free = shapes - sides
+    places = tf.concat([chosen(draws[:, 2]), chosen(draws[:, 3])], axis=1)
+    # Any of the free + 1 places with equal probability.
+    drawn = tf.minimum(tf.floor(places * (free + 1)), free)
+    return tf.concat([tf.where(found, drawn, tf.floor(free / 2)), sides], axis=1)
+
+
+def he2015_boxes(shapes: Any, draws: Any, size: int, how: Augmentation) -> Any:
+    """Squares of the scales of `how.short_side`; see `Augmentation`.
+
+    Args:
+        shapes: `(n, 2)`, float32: heights and widths of the pictures.
+        draws: `(n, 3)`, uniform in [0, 1): length of the short side, row and column.
+        size: height and width of the images.
+        how: the range of lengths.
+
+    Returns:
+        `(n, 4)`, float32, in pixels of the pictures: what becomes a crop of `size` pixels when the
+        short side is resized to the length that was drawn.
+    """
+    low, high = (round(side * size / _PAPER_SIZE) for side in how.short_side)
+    # Each whole length and each whole place with equal probability.
+    short = tf.minimum(low + tf.floor(draws[:, :1] * float(high - low + 1)), float(high))
+    pixels = tf.reduce_min(shapes, axis=1, keepdims=True) / short
+    free = tf.maximum(tf.floor(shapes / pixels + 1e-3) - float(size), 0.0)
+    corner = tf.minimum(tf.floor(draws[:, 1:] * (free + 1)), free) * pixels
+    return tf.concat([corner, tf.tile(float(size) * pixels, [1, 2])], axis=1)
+
+
+def pad_and_crop(image: Any, seed: Any, padding: int = 4) -> Any:
     """Pads an image with `padding` black pixels on each side and crops its own size out at random.
 
     He et al. 2015, section 4.2 (CIFAR). `image`: `(height, width, channels)`, any type; `seed`: two
@@ -13,3 +219,8 @@ def pad_and_crop(image: tf.Tensor, seed: tf.Tensor, padding: int = 4) -> tf.Tens
     """
     padded = tf.pad(image, [[padding, padding], [padding, padding], [0, 0]])
     return tf.image.stateless_random_crop(padded, tf.shape(image), seed)
+
+
+def _pixels(picture: Pictures) -> Any:
+    height, width = tf.unstack(picture.shapes)
+    return tf.reshape(tf.io.decode_raw(picture.data, tf.uint8), [height, width, 3])

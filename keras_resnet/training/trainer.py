@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-import functools
 import sys
 from dataclasses import dataclass
 
 import keras
 
-from keras_resnet.data.pipeline import evaluation_batches, steps_per_epoch, training_batches
-from keras_resnet.data.sources import LabeledImages
-from keras_resnet.data.transforms import pad_and_crop
+from keras_resnet.data import (
+    Augmentation,
+    DataConfig,
+    Source,
+    evaluation_batches,
+    steps_per_epoch,
+    training_batches,
+)
+from keras_resnet.model_info import set_class_names
 from keras_resnet.training.optimizers import SGD
 from keras_resnet.training.recipes import Recipe
 from keras_resnet.training.schedules import warmup_cosine
@@ -32,7 +37,7 @@ class TrainResult:
 
 def train(
     model: keras.Model,
-    data: tuple[LabeledImages, LabeledImages],
+    data: tuple[Source, Source],
     recipe: Recipe,
     *,
     seed: int = 0,
@@ -43,14 +48,32 @@ def train(
     process has called `tf.config.experimental.enable_op_determinism()`.
 
     Args:
-        model: a classifier `(batch, height, width, 3)` -> `(batch, classes)`.
+        model: a classifier `(batch, height, width, 3)` -> `(batch, classes)`. It takes over the
+            names of the classes.
         data: the images to train on, and those to evaluate after every epoch, which are used for
             nothing else: the last weights are kept, not the best.
         recipe: how.
         seed: of data order and augmentation.
+
+    Raises:
+        ValueError: the model has another number of classes than the data.
     """
     train_data, validation_data = data
-    steps = steps_per_epoch(train_data, recipe.batch_size)
+    classes = len(train_data.class_names)
+    if model.output_shape[-1] != classes:
+        raise ValueError(
+            f"Expected a model of the {classes} classes of {train_data.name}. Received: "
+            f"{model.name}, of {model.output_shape[-1]} classes. Build it with `classes={classes}`"
+        )
+    set_class_names(model, train_data.class_names, train_data.class_ids)
+    config = DataConfig(
+        train_data.name,
+        size=model.input_shape[1],
+        batch_size=recipe.batch_size,
+        augmentation=Augmentation(crop="pad", padding=recipe.padding),
+        seed=seed,
+    )
+    steps = steps_per_epoch(train_data, config)
     total_steps = recipe.epochs * steps
     warmup_steps = min(round(recipe.warmup_epochs * steps), total_steps - 1)
     optimizer = SGD(
@@ -63,18 +86,12 @@ def train(
     trained = keras.Model(model.inputs, model.outputs, name=model.name)
     is_linear = getattr(model.layers[-1], "activation", None) is keras.activations.linear
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=is_linear)
-    trained.compile(optimizer, loss=loss, metrics=["accuracy"])
+    trained.compile(optimizer, loss=loss, weighted_metrics=["accuracy"])
     history = trained.fit(
-        training_batches(
-            train_data,
-            recipe.batch_size,
-            recipe.epochs,
-            seed=seed,
-            augment=functools.partial(pad_and_crop, padding=recipe.padding),
-        ),
+        training_batches(train_data, config, recipe.epochs),
         epochs=recipe.epochs,
         steps_per_epoch=steps,
-        validation_data=evaluation_batches(validation_data, recipe.batch_size),
+        validation_data=evaluation_batches(validation_data, config),
         callbacks=[_RecordLearningRate()],
         shuffle=False,
         # A bar on a terminal, a line per epoch elsewhere.

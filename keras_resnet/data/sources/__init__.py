@@ -1,6 +1,19 @@
 """Where labelled images come from: one module per kind of place."""
 
 from keras_resnet.data.sources.base import Record, Source, Subset, stratified_split
+from keras_resnet.data.sources.folder import ImageFiles
+from keras_resnet.data.sources.load import load_data
 from keras_resnet.data.sources.memory import LabeledImages, load_digits
+from keras_resnet.data.sources.synthetic import SyntheticImages
 
-__all__ = ["LabeledImages", "Record", "Source", "Subset", "load_digits", "stratified_split"]
+__all__ = [
+    "ImageFiles",
+    "LabeledImages",
+    "Record",
+    "Source",
+    "Subset",
+    "SyntheticImages",
+    "load_data",
+    "load_digits",
+    "stratified_split",
+]

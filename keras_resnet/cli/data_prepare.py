@@ -1,0 +1,185 @@
+"""`keras-resnet data prepare`: data sets into TFRecord shards."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from keras_resnet.cli.data import data
+from keras_resnet.quiet import quiet
+from keras_resnet.terminal import console, progress
+
+if TYPE_CHECKING:
+    from keras_resnet.data.sources.base import Source
+
+prepare = typer.Typer(
+    help="Write a data set as shuffled TFRecord shards with checksums. If interrupted, run again.",
+    rich_markup_mode=None,
+)
+data.add_typer(prepare, name="prepare")
+
+#: Those of TensorFlow's own ImageNet scripts.
+_IMAGENET_SHARDS = {"train": 1024, "validation": 128}
+
+Output = Annotated[Path, typer.Option(help="Directory for the shards.")]
+Shards = Annotated[
+    int | None, typer.Option(min=1, help="Training shards; by default about 150 MB each.")
+]
+ShortSide = Annotated[
+    int | None,
+    typer.Option(min=1, help="Reduce larger pictures to this short side, as JPEG of quality 95."),
+]
+Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of the order of the records.")]
+SkipUnreadable = Annotated[
+    bool, typer.Option("--skip-unreadable", help="Leave unreadable pictures out and list them.")
+]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace results, and unfinished work, that are there.")
+]
+
+
+@prepare.command()
+def imagenet(
+    output: Output,
+    train_tar: Annotated[
+        Path | None, typer.Option(help="ILSVRC2012_img_train.tar, a tar of one tar per class.")
+    ] = None,
+    train_dir: Annotated[
+        Path | None, typer.Option(help="Instead: a directory with a folder per class.")
+    ] = None,
+    val_tar: Annotated[Path | None, typer.Option(help="ILSVRC2012_img_val.tar.")] = None,
+    val_dir: Annotated[
+        Path | None, typer.Option(help="Instead: a directory of pictures, or of class folders.")
+    ] = None,
+    val_labels: Annotated[
+        Path | None,
+        typer.Option(
+            help="WordNet id per line, LOC_val_solution.csv, or ILSVRC2012_devkit_t12.tar.gz."
+        ),
+    ] = None,
+    shards: Annotated[
+        int | None, typer.Option(min=1, help="Training shards; by default 1024.")
+    ] = None,
+    short_side: ShortSide = None,
+    seed: Seed = 0,
+    no_check_counts: Annotated[
+        bool, typer.Option("--no-check-counts", help="Take a part of ImageNet, too.")
+    ] = False,
+    skip_unreadable: SkipUnreadable = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Prepare ILSVRC-2012 from its two tars, without extracting them."""
+    train = _one_of("train", train_tar, train_dir)
+    validation = _one_of("val", val_tar, val_dir)
+    numbers = {} if no_check_counts else dict(_IMAGENET_SHARDS)
+    if shards is not None:
+        numbers["train"] = shards
+
+    def load(report: Callable[[str, float], None]) -> dict[str, Source]:
+        from keras_resnet.data.sources.imagenet import load_imagenet
+
+        parts = load_imagenet(
+            train, validation, val_labels, check_counts=not no_check_counts, report=report
+        )
+        return dict(zip(("train", "validation"), parts, strict=True))
+
+    _prepare(load, output, numbers, short_side, seed, skip_unreadable, overwrite)
+
+
+@prepare.command()
+def folder(
+    source: Annotated[
+        str, typer.Argument(help="A directory of class folders, or a source such as csv:FILE.")
+    ],
+    output: Output,
+    shards: Shards = None,
+    short_side: ShortSide = None,
+    seed: Seed = 0,
+    skip_unreadable: SkipUnreadable = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Prepare a directory with a folder of images per class, or any other source."""
+
+    def load(report: Callable[[str, float], None]) -> dict[str, Source]:
+        from keras_resnet.data.sources.load import load_data
+
+        is_path = Path(source).expanduser().is_dir()
+        parts = load_data(f"folder:{source}" if is_path else source)
+        return dict(zip(("train", "validation"), parts, strict=True))
+
+    numbers = {} if shards is None else {"train": shards}
+    _prepare(load, output, numbers, short_side, seed, skip_unreadable, overwrite)
+
+
+def _one_of(part: str, tar: Path | None, directory: Path | None) -> Path:
+    given = [path for path in (tar, directory) if path is not None]
+    if len(given) != 1:
+        raise ValueError(
+            f"Expected one of --{part}-tar and --{part}-dir. Received: {len(given)} of them"
+        )
+    if given[0].is_dir() == (directory is None) or not given[0].exists():
+        kind = "tar" if directory is None else "dir"
+        raise ValueError(
+            f"Expected a {'file' if kind == 'tar' else 'directory'} as --{part}-{kind}. "
+            f"Received: {given[0]}"
+        )
+    return given[0]
+
+
+def _prepare(
+    load: Callable[[Callable[[str, float], None]], Mapping[str, Source]],
+    output: Path,
+    shards: Mapping[str, int],
+    short_side: int | None,
+    seed: int,
+    skip_unreadable: bool,
+    overwrite: bool,
+) -> None:
+    _hide_accelerators()
+    with quiet():
+        from keras_resnet.data.prepare import prepare, refuse_existing
+    # Before the source is listed, which takes minutes.
+    refuse_existing(output, overwrite)
+    with progress("prepare") as report:
+        dataset = prepare(
+            load(report),
+            output,
+            shards=shards,
+            short_side=short_side,
+            seed=seed,
+            skip_unreadable=skip_unreadable,
+            overwrite=overwrite,
+            report=report,
+        )
+    for part, described in dataset["parts"].items():
+        console.print(_summary(part, described))
+    console.print(f"Written: {output}")
+
+
+def _summary(part: str, described: Mapping[str, Any]) -> str:
+    files = described["shards"]
+    size = sum(shard["bytes"] for shard in files) / 1e6
+    skipped = described["skipped"]
+    left_out = f"; {len(skipped)} unreadable ones are listed in dataset.json" if skipped else ""
+    return (
+        f"{part}: {described['records']:,} pictures in {len(files):,} shards, {size:,.1f} MB"
+        f"{left_out}"
+    )
+
+
+def _hide_accelerators() -> None:
+    """Keeps TensorFlow from taking a GPU's memory, which training may need at the same time."""
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    # For HIP, an empty list is as good as none.
+    os.environ["HIP_VISIBLE_DEVICES"] = "-1"
+    with quiet():
+        import tensorflow as tf
+
+        # Too late if TensorFlow is running already; then the variables were, too.
+        with contextlib.suppress(RuntimeError):
+            tf.config.set_visible_devices([], "GPU")

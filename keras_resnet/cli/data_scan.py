@@ -1,0 +1,130 @@
+"""`keras-resnet data scan`: what is wrong with a data set."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from keras_resnet.cli.app import AsJson, print_json
+from keras_resnet.cli.data import data
+from keras_resnet.quiet import quiet
+from keras_resnet.terminal import console, progress, table
+
+if TYPE_CHECKING:
+    from keras_resnet.data.scan import ScanReport
+
+#: Findings of one kind that are printed.
+_SHOWN = 20
+
+
+@data.command()
+def scan(
+    source: Annotated[
+        str, typer.Argument(help="folder:PATH, tfrecord:GLOB, csv:FILE, cifar:PATH, tfds:NAME, …")
+    ],
+    small: Annotated[
+        int, typer.Option(min=1, help="Sides of fewer pixels are reported as tiny.")
+    ] = 32,
+    output: Annotated[
+        Path | None, typer.Option(help="New file for all findings: .csv or .json.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file.")] = False,
+    as_json: AsJson = False,
+) -> int:
+    """Find unreadable, doubled and doubtful images (exit code 1 if any cannot be read)."""
+    if output is not None:
+        if output.suffix.lower() not in (".csv", ".json"):
+            raise ValueError(f"Expected `--output` with .csv or .json. Received: {output}")
+        if output.exists() and not overwrite:
+            raise FileExistsError(f"Expected a new file. Received: {output}. Pass --overwrite")
+    with quiet():
+        from keras_resnet.data import scan as scanning
+        from keras_resnet.data.sources.load import load_data
+    sources = load_data(source)
+    with _shown(as_json) as step:
+        report = scanning.scan(sources, small=small, progress=step)
+    if output is not None:
+        _save(report, output)
+    if as_json:
+        print_json(report.to_dict())
+    else:
+        _print(report, output)
+    return 1 if report.errors else 0
+
+
+@contextlib.contextmanager
+def _shown(as_json: bool) -> Iterator[Any]:
+    """Progress on a terminal; elsewhere a hundred lines of it would help nobody."""
+    if as_json or not console.is_terminal:
+        yield None
+        return
+    with progress("scan") as report:
+        yield report
+
+
+def _save(report: ScanReport, output: Path) -> None:
+    from keras_resnet.files import partial_directory, publish
+
+    with partial_directory(output.absolute().parent) as staging:
+        partial = staging / output.name
+        # Names of files may be any bytes.
+        with partial.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+            if output.suffix.lower() == ".json":
+                json.dump(report.to_dict(), file, indent=2)
+            else:
+                rows = csv.DictWriter(file, ("kind", "severity", "name", "detail"))
+                rows.writeheader()
+                rows.writerows(asdict(finding) for finding in report.findings)
+        publish({partial: output.absolute()})
+
+
+def _print(report: ScanReport, output: Path | None) -> None:
+    from keras_resnet.data.scan import KINDS
+
+    if report.counts:
+        kinds = table(("finding", "severity", "images"), left=2)
+        for kind, count in report.counts.items():
+            kinds.add_row(kind, KINDS[kind], f"{count:,}")
+        console.print(kinds)
+    for kind, count in report.counts.items():
+        found = [finding for finding in report.findings if finding.kind == kind]
+        for finding in found[:_SHOWN]:
+            console.print(f"{kind}: {finding.name}: {finding.detail}")
+        if count > _SHOWN:
+            more = "" if output else "; --output writes all"
+            console.print(f"{kind}: and {count - _SHOWN:,} more{more}")
+    console.print(_classes(report))
+    if output:
+        console.print(f"Written: {output}, {len(report.findings):,} findings.")
+    console.print(_verdict(report))
+
+
+def _classes(report: ScanReport) -> Any:
+    """The parts with their images, and their largest and smallest class."""
+    rows = table(
+        ("part", "largest class", "smallest class", "classes", "images", "largest", "smallest"),
+        left=3,
+        wrap=("part", "largest class", "smallest class"),
+    )
+    for part, (name, images) in enumerate(report.sources):
+        by_count = sorted(report.classes, key=lambda label: report.classes[label][part])
+        least, most = by_count[0], by_count[-1]
+        counts = (len(by_count), images, report.classes[most][part], report.classes[least][part])
+        rows.add_row(name, most, least, *(f"{count:,}" for count in counts))
+    return rows
+
+
+def _verdict(report: ScanReport) -> str:
+    warnings = sum(finding.severity == "warning" for finding in report.findings)
+    more = f"{warnings:,} warnings" if warnings != 1 else "1 warning"
+    if report.errors:
+        share = f"{report.errors:,} of {report.images:,} images ({report.bad_fraction:.2%})"
+        return f"{share} cannot be read and will be skipped; {more}."
+    return f"All {report.images:,} images can be read; {more}."

@@ -1,0 +1,52 @@
+"""Records that cannot be read: named, counted, and too many of them refused."""
+
+from __future__ import annotations
+
+import logging
+import threading
+
+_log = logging.getLogger(__name__)
+
+
+class TooManyBadRecordsError(ValueError):
+    """More records of a source cannot be read than was to be put up with."""
+
+
+class BadRecords:
+    """Collects, from any thread, which records a pipeline could not read.
+
+    Attributes:
+        found: name -> reason, in the order in which they were met.
+    """
+
+    def __init__(self, source: str, count: int, max_fraction: float) -> None:
+        """Takes the name of the source, how many records it has, and how many may be bad."""
+        self.found: dict[str, str] = {}
+        self._source, self._count, self._max_fraction = source, count, max_fraction
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self.found)
+
+    def add(self, name: str, reason: str) -> None:
+        """Notes a record; logs it when it is met for the first time.
+
+        Raises:
+            TooManyBadRecordsError: these are too many.
+        """
+        with self._lock:
+            if name in self.found:
+                return
+            self.found[name] = reason
+        _log.warning("Skipped: %s", reason if name in reason else f"{name}: {reason}")
+        if len(self.found) > self._max_fraction * self._count:
+            raise TooManyBadRecordsError(str(self))
+
+    def __str__(self) -> str:
+        names = list(self.found)
+        shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+        return (
+            f"Expected at most {self._max_fraction:.2%} unreadable images in {self._source}. "
+            f"Received: {len(names)} of {self._count}: {shown}. `keras-resnet data scan` lists all; "
+            "remove them, or raise `max_bad_fraction`"
+        )

@@ -1,0 +1,96 @@
+"""Which image comes when: a function of the seed, the epoch and the step alone."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import tensorflow as tf
+
+#: Blocks of neighbours that are shuffled among each other.
+_BLOCKS_PER_WINDOW = 256
+
+
+@dataclass(frozen=True)
+class Order:
+    """The batches of a worker, as arithmetic.
+
+    Attributes:
+        count: images in the source.
+        batch_size: images per step, over all workers.
+        worker: which of the workers, from 0.
+        workers: how many. Each takes its part of every batch, so that together they take what one
+            would.
+        shuffle: whether every epoch is a permutation of its own; otherwise the source's order.
+        seed: of the permutations.
+        repeats: copies of an image that stand side by side; an epoch is as long as without.
+        drop_remainder: whether the last batch of an epoch is left out if it is not full.
+        block: neighbours that stay near each other.
+    """
+
+    count: int
+    batch_size: int
+    worker: int = 0
+    workers: int = 1
+    shuffle: bool = True
+    seed: int = 0
+    repeats: int = 1
+    drop_remainder: bool = False
+    block: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.worker < self.workers or self.batch_size % self.workers:
+            raise ValueError(
+                "Expected `batch_size` to be a multiple of `workers`, and `worker` less than "
+                f"`workers`. Received: batch_size={self.batch_size}, worker={self.worker}, "
+                f"workers={self.workers}"
+            )
+        if not self.steps:
+            raise ValueError(
+                f"Expected at least one batch. Received: {self.count} images, batch_size="
+                f"{self.batch_size}, drop_remainder={self.drop_remainder}. Choose a smaller batch"
+            )
+
+    @property
+    def steps(self) -> int:
+        """Batches per epoch."""
+        if self.drop_remainder:
+            return self.count // self.batch_size
+        return math.ceil(self.count / self.batch_size)
+
+    @property
+    def per_worker(self) -> int:
+        """Images per step of this worker."""
+        return self.batch_size // self.workers
+
+    def epoch(self, epoch: Any) -> Any:
+        """Images of each step of an epoch, of this worker: `(steps, per_worker)`, int64.
+
+        An entry is the image's index plus `count` times the number of the copy; -1 where the last
+        batch has no more.
+        """
+        order = tf.range(self.count, dtype=tf.int64)
+        if self.shuffle:
+            order = self._shuffled(tf.random.fold_in([self.seed, 0], epoch))
+        if self.repeats > 1:
+            copies = tf.range(self.repeats, dtype=tf.int64) * self.count
+            order = tf.reshape(order[:, tf.newaxis] + copies, [-1])[: self.count]
+        slots = self.steps * self.batch_size
+        order = tf.pad(order[:slots], [[0, max(slots - self.count, 0)]], constant_values=-1)
+        return tf.reshape(order, [self.steps, self.workers, self.per_worker])[:, self.worker]
+
+    def _shuffled(self, seed: Any) -> Any:
+        shuffle = tf.random.experimental.stateless_shuffle
+        if self.block == 1:
+            return shuffle(tf.range(self.count, dtype=tf.int64), seed)
+        blocks = shuffle(tf.range(math.ceil(self.count / self.block), dtype=tf.int64), seed)
+        neighbours = tf.range(self.block, dtype=tf.int64)
+        order = tf.reshape(blocks[:, tf.newaxis] * self.block + neighbours, [-1])
+        order = order[order < self.count]
+        # Within a window of blocks, every order; windows stay in theirs.
+        window = tf.range(self.count) // (self.block * _BLOCKS_PER_WINDOW)
+        noise = tf.random.stateless_uniform(
+            [self.count], tf.random.fold_in(seed, 1), dtype=tf.float64
+        )
+        return tf.gather(order, tf.argsort(tf.cast(window, tf.float64) + noise))

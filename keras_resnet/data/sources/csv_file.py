@@ -1,0 +1,122 @@
+"""Image files that a CSV file lists with their labels."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from keras_resnet.data.sources.folder import ImageFiles, check_classes
+
+#: What may stand in the column `split`, and the part that it means.
+SPLITS = {"train": "train", "validation": "validation", "val": "validation", "test": "validation"}
+
+_INTEGER = re.compile(r"[+-]?[0-9]+")
+
+
+class _Row(NamedTuple):
+    path: str
+    label: str
+    split: str
+
+
+def load_csv(path: str) -> tuple[ImageFiles, ImageFiles | None]:
+    """Lists the images of a CSV file with a header and the columns `path` and `label`.
+
+    Labels are names of classes, which are sorted as text, or, if all are integers, as numbers. A
+    third column `split` is optional: `train`, or `validation`, for which `val` and `test` stand,
+    too. Other columns are ignored. A listed file may be missing: reading it raises an OSError.
+
+    Args:
+        path: of the CSV file, UTF-8 with or without a byte order mark. Paths in it are relative to
+            its directory.
+
+    Returns:
+        The training part and the validation part, None if no row is for validation.
+
+    Raises:
+        ValueError: there is no such file, it is no such CSV file, a row is incomplete, all rows are
+            of one class or for validation, or no listed file exists.
+        OSError: the file cannot be read.
+    """
+    file = Path(path)
+    rows = list(_read(file))
+    if not rows:
+        raise ValueError(f"Expected a row per image after the header. Received: {file}, with none")
+    if not any(Path(row.path).exists() for row in rows):
+        raise ValueError(
+            "Expected image files at paths relative to the CSV file. Received: "
+            f"{file}, where none of {len(rows)} exists, such as {rows[0].path}"
+        )
+    names = _in_order({row.label for row in rows})
+    check_classes(names, str(file))
+    numbers = {name: number for number, name in enumerate(names)}
+
+    def part(split: str) -> ImageFiles:
+        chosen = [row for row in rows if row.split == split]
+        labels = np.array([numbers[row.label] for row in chosen], np.int32)
+        return ImageFiles(
+            [row.path for row in chosen], labels, names, None, f"csv:{file} ({split})"
+        )
+
+    train, validation = part("train"), part("validation")
+    if not len(train):
+        raise ValueError(
+            f"Expected rows with the split `train`. Received: {file}, where all {len(rows)} are "
+            "for validation"
+        )
+    return train, validation if len(validation) else None
+
+
+def _in_order(labels: set[str]) -> tuple[str, ...]:
+    if all(_INTEGER.fullmatch(label) for label in labels):
+        return tuple(sorted(labels, key=lambda label: (int(label), label)))
+    return tuple(sorted(labels))
+
+
+def _read(file: Path) -> Iterator[_Row]:
+    try:
+        with file.open(encoding="utf-8-sig", newline="") as lines:
+            yield from _rows(lines, file)
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
+        raise ValueError(f"Expected a CSV file. Received: {file} ({error.strerror})") from error
+    except OSError as error:
+        message = f"Expected a CSV file that can be read. Received: {file} ({error.strerror})"
+        raise OSError(message) from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"Expected a CSV file in UTF-8. Received: {file} ({error})") from error
+
+
+def _rows(lines: Iterable[str], file: Path) -> Iterator[_Row]:
+    reader = csv.DictReader(lines, skipinitialspace=True)
+    columns = [column.strip() for column in reader.fieldnames or ()]
+    reader.fieldnames = columns
+    missing = [f"`{column}`" for column in ("path", "label") if column not in columns]
+    if missing:
+        raise ValueError(
+            f"Expected a header with the columns `path` and `label`. Received: {file} without "
+            f"{' and '.join(missing)}; its first row is {', '.join(columns) or 'empty'}"
+        )
+    for row in reader:
+        where = f"{file}, line {reader.line_num}"
+        if None in row:
+            raise ValueError(
+                f"Expected {len(columns)} fields in every row, as in the header. Received: "
+                f"{len(columns) + len(row[None])} in {where}. Put fields with commas into quotes"
+            )
+        path, label = row["path"] or "", (row["label"] or "").strip()
+        for column, value in (("path", path), ("label", label)):
+            if not value:
+                raise ValueError(
+                    f"Expected a `{column}` in every row. Received: an empty one in {where}"
+                )
+        split = (row["split"] or "").strip() if "split" in columns else "train"
+        if split not in SPLITS:
+            raise ValueError(
+                f"Expected `split` to be one of {', '.join(SPLITS)}. Received: {split!r} in {where}"
+            )
+        yield _Row(str(file.parent / path), label, SPLITS[split])

@@ -1,0 +1,219 @@
+"""Image files on disk: a folder per class."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import stat
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from keras_resnet.data.sources.base import Record
+from keras_resnet.images import SUFFIXES
+from keras_resnet.labels import imagenet_classes
+
+#: Names of the validation part beside `train`; the first that is there is taken.
+VALIDATION_FOLDERS = ("validation", "val", "test")
+
+_WORDNET_ID = re.compile(r"n[0-9]{8}")
+
+
+@dataclass(frozen=True)
+class ImageFiles:
+    """Image files with their labels. Only what is being read is in memory.
+
+    Attributes:
+        paths: of the files.
+        labels: `(n,)`, int32, indices into `class_names`.
+        class_names: one name per class.
+        class_ids: identifiers of the classes, if there are any.
+        name: what reports call them.
+    """
+
+    paths: list[str]
+    labels: np.ndarray
+    class_names: tuple[str, ...]
+    class_ids: tuple[str, ...] | None = None
+    name: str = "image files"
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> Record:
+        path = Path(self.paths[index])
+        # Reading a pipe or a device might never end.
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise OSError(errno.EINVAL, "Not a regular file", str(path))
+        return Record(path.read_bytes(), int(self.labels[index]))
+
+    def name_of(self, index: int) -> str:
+        return self.paths[index]
+
+
+def load_folder(path: str) -> tuple[ImageFiles, ImageFiles | None]:
+    """Lists the images of a directory with one folder per class.
+
+    Class names are the names of the folders, sorted as text by code points: `10` comes before `2`.
+    If all of them are WordNet ids (`n01440764`), they are the class ids, and the names are those of
+    ImageNet's classes; ids that are not among these are their own names.
+
+    An image is a file with an image suffix at any depth below a class folder. Hidden files and
+    folders are left out; links are followed, but not in a circle.
+
+    Args:
+        path: the directory; or one with the parts `train` and `validation`, `val` or `test` (the
+            first of these that is there), each with the same class folders.
+
+    Returns:
+        The training part and the validation part, None if there is only one part.
+
+    Raises:
+        ValueError: there is no such directory, it has fewer than two class folders, one of them has
+            no images, or the parts have different classes.
+        OSError: a directory cannot be read.
+    """
+    root = Path(path)
+    parts = [root / name for name in VALIDATION_FOLDERS if (root / name).is_dir()]
+    if not (root / "train").is_dir() or not parts:
+        return _images_of(root), None
+    train, validation = root / "train", parts[0]
+    _check_same(train, validation)
+    return _images_of(train), _images_of(validation)
+
+
+def check_classes(names: Sequence[str], where: str) -> None:
+    """Raises a ValueError if there is only one class."""
+    if len(names) < 2:
+        raise ValueError(
+            f"Expected images of at least 2 classes. Received: {where}, with only the class "
+            f"{names[0]!r}"
+        )
+
+
+def _check_same(train: Path, validation: Path) -> None:
+    first, second = set(_folders_in(train)), set(_folders_in(validation))
+    if first == second:
+        return
+    differences = [
+        f"{_shown(sorted(extra))} only in {where}"
+        for extra, where in ((first - second, train), (second - first, validation))
+        if extra
+    ]
+    raise ValueError(
+        "Expected the same class folders for training and validation. Received: "
+        f"{' and '.join(differences)}"
+    )
+
+
+def _images_of(root: Path) -> ImageFiles:
+    folders = _folders_in(root)
+    if not folders:
+        _refuse_without_classes(root)
+    paths: list[str] = []
+    counts = []
+    for folder in folders:
+        before = len(paths)
+        paths.extend(_images_below(str(root / folder)))
+        counts.append(len(paths) - before)
+    empty = [folder for folder, count in zip(folders, counts, strict=True) if not count]
+    if empty:
+        which = "none of them" if not paths else f"none in {_shown(empty)}"
+        raise ValueError(
+            f"Expected images ({_suffixes()}) in every class folder. Received: {root}, with {which}"
+        )
+    if folders == ["train"]:
+        raise ValueError(
+            "Expected one folder per class, or `train` beside one of "
+            f"{', '.join(VALIDATION_FOLDERS)}. Received: {root}, with `train` alone. Pass "
+            f"{root / 'train'}"
+        )
+    check_classes(folders, str(root))
+    names, ids = _named(folders)
+    labels = np.repeat(np.arange(len(folders), dtype=np.int32), counts)
+    return ImageFiles(paths, labels, names, ids, f"folder:{root}")
+
+
+def _named(folders: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...] | None]:
+    """Names of the classes, and their ids if all folders are called after WordNet ids."""
+    if not are_wordnet_ids(folders):
+        return tuple(folders), None
+    return wordnet_names(folders), tuple(folders)
+
+
+def wordnet_names(ids: Sequence[str]) -> tuple[str, ...]:
+    """ImageNet's names of WordNet ids; an id that is not one of its classes stays as it is."""
+    known = dict(imagenet_classes())
+    return tuple(known.get(wordnet_id, wordnet_id) for wordnet_id in ids)
+
+
+def are_wordnet_ids(names: Sequence[str]) -> bool:
+    """Whether all of these are WordNet ids of nouns, such as `n01440764`."""
+    return all(_WORDNET_ID.fullmatch(name) for name in names)
+
+
+def _refuse_without_classes(root: Path) -> None:
+    entries = _entries(str(root))
+    loose = next((entry.name for entry in entries if _has_suffix(entry.name)), None)
+    where = f"images such as {loose} directly in {root}" if loose else f"{root}, which has none"
+    raise ValueError(
+        f"Expected one folder of images per class. Received: {where}. Put the images of every "
+        "class into a folder with its name"
+    )
+
+
+def _folders_in(root: Path) -> list[str]:
+    return [entry.name for entry in _entries(str(root)) if _is_folder(entry)]
+
+
+def _images_below(directory: str, above: tuple[str, ...] = ()) -> Iterator[str]:
+    """What `find_images` lists, in the same order, without asking the disk about every file."""
+    real = os.path.realpath(directory)
+    for entry in _entries(directory) if real not in above else ():
+        if _is_folder(entry):
+            yield from _images_below(entry.path, (*above, real))
+        elif _has_suffix(entry.name):
+            yield entry.path
+
+
+def _has_suffix(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in SUFFIXES  # noqa: PTH122
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError as error:
+        if error.errno == errno.ELOOP:  # A link to itself.
+            return False
+        raise _unreadable(entry.path, error) from error
+
+
+def _unreadable(path: str, error: OSError) -> OSError:
+    return OSError(f"Expected a directory that can be read. Received: {path} ({error.strerror})")
+
+
+def _entries(directory: str) -> list[os.DirEntry[str]]:
+    """What is in a directory and not hidden, sorted by name."""
+    try:
+        with os.scandir(directory) as entries:
+            shown = [entry for entry in entries if not entry.name.startswith(".")]
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise ValueError(
+            f"Expected a directory of images. Received: {directory} ({error.strerror})"
+        ) from error
+    except OSError as error:
+        raise _unreadable(directory, error) from error
+    return sorted(shown, key=lambda entry: entry.name)
+
+
+def _shown(names: Sequence[str], most: int = 5) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def _suffixes() -> str:
+    return ", ".join(sorted(SUFFIXES))

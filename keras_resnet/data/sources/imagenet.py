@@ -1,0 +1,258 @@
+"""ILSVRC-2012 as it is published: two tars, or what was extracted from them."""
+
+from __future__ import annotations
+
+import os
+import tarfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+import numpy as np
+
+from keras_resnet.data.sources.base import Record, Source
+from keras_resnet.data.sources.folder import (
+    ImageFiles,
+    are_wordnet_ids,
+    load_folder,
+    wordnet_names,
+)
+from keras_resnet.data.sources.imagenet_labels import validation_synsets
+from keras_resnet.images import SUFFIXES, find_images
+from keras_resnet.labels import imagenet_classes
+
+#: Pictures of ILSVRC-2012: Russakovsky et al. 2015, table 2.
+TRAINING_PICTURES, VALIDATION_PICTURES = 1_281_167, 50_000
+
+
+@dataclass(frozen=True)
+class ArchivedImages:
+    """Images inside an uncompressed tar, which are read where they lie.
+
+    Attributes:
+        path: of the tar.
+        members: names of the images.
+        places: offset and bytes of each, `(n, 2)`, int64.
+        labels: `(n,)`, int32, indices into `class_names`.
+        class_names: one name per class.
+        class_ids: their WordNet ids.
+        name: what reports call them.
+    """
+
+    path: Path
+    members: list[str]
+    places: np.ndarray
+    labels: np.ndarray
+    class_names: tuple[str, ...]
+    class_ids: tuple[str, ...] | None
+    name: str
+
+    def __len__(self) -> int:
+        return len(self.members)
+
+    def __getitem__(self, index: int) -> Record:
+        offset, length = self.places[index].tolist()
+        descriptor = os.open(self.path, os.O_RDONLY)
+        try:
+            data = os.pread(descriptor, length, offset)
+        finally:
+            os.close(descriptor)
+        if len(data) != length:
+            raise ValueError(
+                f"Expected {length} bytes of {self.members[index]}. Received: {len(data)}, as "
+                f"{self.path} has become shorter"
+            )
+        return Record(data, int(self.labels[index]))
+
+    def name_of(self, index: int) -> str:
+        return f"{self.path.name}/{self.members[index]}"
+
+
+class _Listing(NamedTuple):
+    """Pictures of one part before their labels are known.
+
+    Attributes:
+        names: paths of files, or names of members.
+        synsets: the WordNet id of each.
+        places: of members, as in `ArchivedImages`; None for files.
+    """
+
+    names: list[str]
+    synsets: list[str]
+    places: np.ndarray | None
+
+
+def load_imagenet(
+    train: Path,
+    validation: Path,
+    validation_labels: Path | None = None,
+    *,
+    check_counts: bool = True,
+    report: Callable[[str, float], None] = lambda step, done: None,
+) -> tuple[Source, Source]:
+    """Lists the pictures of ILSVRC-2012 with their classes. Nothing is extracted.
+
+    Pictures are in the order of their class and their name, whichever way they are given. Classes
+    are those of the training part, in the order of their WordNet ids.
+
+    Args:
+        train: the tar of one tar per class, or a directory with a folder per class.
+        validation: the tar of all pictures, a directory of them, or a directory with a folder per
+            class.
+        validation_labels: of a validation part without folders; see `validation_synsets`.
+        check_counts: whether a part of ImageNet is refused.
+        report: is told how far the reading of tars is.
+
+    Raises:
+        ValueError: something is not as published, or incomplete.
+        OSError: something cannot be read.
+    """
+    train_list = _folders(train) if train.is_dir() else _nested_archive(train, report)
+    if validation.is_dir() and validation_labels is None:
+        validation_list = _folders(validation)
+    else:
+        validation_list = _flat(validation, validation_labels, report)
+    ids = tuple(sorted(set(train_list.synsets)))
+    if check_counts:
+        _check_counts(len(train_list.names), len(validation_list.names), ids)
+    unknown = sorted(set(validation_list.synsets) - set(ids))
+    if unknown:
+        raise ValueError(
+            f"Expected validation pictures of the {len(ids)} classes of {train}. Received: "
+            f"{unknown[0]} (one of {len(unknown)} others) in {validation}"
+        )
+    return (
+        _source(train, train_list, ids, "imagenet (training)"),
+        _source(validation, validation_list, ids, "imagenet (validation)"),
+    )
+
+
+def _check_counts(train: int, validation: int, ids: Sequence[str]) -> None:
+    published = [wordnet_id for wordnet_id, _ in imagenet_classes()]
+    expected = TRAINING_PICTURES, VALIDATION_PICTURES, len(published)
+    if (train, validation, len(ids)) != expected:
+        described = [
+            f"{a:,} training pictures, {b:,} validation pictures and {c:,} classes"
+            for a, b, c in (expected, (train, validation, len(ids)))
+        ]
+        raise ValueError(
+            f"Expected {described[0]}. Received: {described[1]}. Check the downloads, or pass "
+            "--no-check-counts for a part of ImageNet"
+        )
+    if sorted(published) != list(ids):
+        other = min(set(ids) - set(published))
+        raise ValueError(f"Expected the classes of ILSVRC-2012. Received: {other} among others")
+
+
+def _source(path: Path, listing: _Listing, ids: tuple[str, ...], name: str) -> Source:
+    stems = map(_basename, listing.names)
+    keys = list(zip(listing.synsets, stems, range(len(listing.names)), strict=True))
+    order = [index for _, _, index in sorted(keys)]
+    number_of = {wordnet_id: number for number, wordnet_id in enumerate(ids)}
+    labels = np.array([number_of[listing.synsets[index]] for index in order], np.int32)
+    names = [listing.names[index] for index in order]
+    classes = wordnet_names(ids)
+    if listing.places is None:
+        return ImageFiles(names, labels, classes, ids, name)
+    return ArchivedImages(path, names, listing.places[order], labels, classes, ids, name)
+
+
+def _folders(path: Path) -> _Listing:
+    images, _ = load_folder(str(path))
+    if images.class_ids is None:
+        raise ValueError(
+            "Expected folders named by WordNet ids, such as n01440764. Received: "
+            f"{path}, with {images.class_names[0]}"
+        )
+    synsets = [images.class_ids[label] for label in images.labels.tolist()]
+    return _Listing(images.paths, synsets, None)
+
+
+def _flat(path: Path, labels: Path | None, report: Callable[[str, float], None]) -> _Listing:
+    if labels is None:
+        raise ValueError(
+            f"Expected --val-labels with {path}, which does not say what its pictures show. "
+            "Received: none"
+        )
+    if path.is_dir():
+        names, places = [str(image) for image in find_images([path])], None
+    else:
+        report(f"listing {path.name}", 0.0)
+        with _opened(path) as archive:
+            found = list(_images_in(archive, path.stat().st_size))
+        names = [name for name, *_ in found]
+        places = np.array([place for _, *place in found], np.int64).reshape(-1, 2)
+    stems = [PurePosixPath(_basename(name)).stem for name in names]
+    return _Listing(names, validation_synsets(labels, stems), places)
+
+
+def _nested_archive(path: Path, report: Callable[[str, float], None]) -> _Listing:
+    """Lists a tar of tars, one per class. The inner ones lie uncompressed in the outer one."""
+    names: list[str] = []
+    synsets: list[str] = []
+    places: list[tuple[int, int]] = []
+    size = path.stat().st_size
+    shown = -1
+    with _opened(path) as outer:
+        for member in _members(outer, path, size):
+            synset = PurePosixPath(member.name).stem
+            if not member.name.endswith(".tar") or not are_wordnet_ids([synset]):
+                raise ValueError(
+                    "Expected a tar of tars named by WordNet ids, such as n01440764.tar. "
+                    f"Received: {path}, with {member.name}"
+                )
+            # Files and pipes get a line per call.
+            if (percent := member.offset * 100 // size) > shown:
+                report(f"listing {path.name}", 0.0)
+                shown = percent + 9
+            inner_file = outer.extractfile(member)
+            assert inner_file is not None
+            inner_path = path / member.name
+            try:
+                inner = tarfile.open(fileobj=inner_file, mode="r:")  # noqa: SIM115
+            except tarfile.TarError as error:
+                raise _not_whole(inner_path, error) from error
+            for name, offset, length in _images_in(inner, member.size, inner_path):
+                names.append(f"{synset}/{name}")
+                synsets.append(synset)
+                places.append((member.offset_data + offset, length))
+    return _Listing(names, synsets, np.array(places, np.int64).reshape(-1, 2))
+
+
+def _images_in(
+    archive: tarfile.TarFile, size: int, path: Path | None = None
+) -> Iterator[tuple[str, int, int]]:
+    """Name without folders, offset and bytes of every image in a tar of `size` bytes."""
+    for member in _members(archive, path or Path(str(archive.name)), size):
+        name = _basename(member.name)
+        if PurePosixPath(name).suffix.lower() in SUFFIXES and not name.startswith("."):
+            yield name, member.offset_data, member.size
+
+
+def _members(archive: tarfile.TarFile, path: Path, size: int) -> Iterator[tarfile.TarInfo]:
+    """The regular files in a tar."""
+    try:
+        for member in archive:
+            if not member.isreg():
+                continue
+            if member.offset_data + member.size > size:
+                raise tarfile.ReadError(f"{member.name} ends beyond the end of the file")
+            yield member
+    except tarfile.TarError as error:
+        raise _not_whole(path, error) from error
+
+
+def _opened(path: Path) -> tarfile.TarFile:
+    try:
+        return tarfile.open(path, "r:")
+    except tarfile.TarError as error:
+        raise _not_whole(path, error) from error
+
+
+def _not_whole(path: Path, error: Exception) -> ValueError:
+    return ValueError(f"Expected a whole, uncompressed tar. Received: {path} ({error})")
+
+
+def _basename(name: str) -> str:
+    return name.replace(os.sep, "/").rpartition("/")[2]

@@ -1,0 +1,133 @@
+"""Classes of ImageNet's validation pictures, which are published in several kinds of file."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+import tarfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from keras_resnet.data.sources.folder import are_wordnet_ids
+
+_META, _GROUND_TRUTH = "meta.mat", "ILSVRC2012_validation_ground_truth.txt"
+
+#: `ILSVRC2012_val_00000001`: the number is the line in files that give one class per line.
+_NUMBERED = re.compile(r"ILSVRC2012_val_(\d{8})")
+
+_KINDS = (
+    "a WordNet id per line, Kaggle's LOC_val_solution.csv, the devkit's archive, or its "
+    f"{_GROUND_TRUTH} beside its {_META}"
+)
+
+
+def validation_synsets(path: Path, stems: Sequence[str]) -> list[str]:
+    """WordNet ids of validation pictures.
+
+    Args:
+        path: a text file with one WordNet id per line, of picture 1, 2, …; Kaggle's table of
+            `ImageId,PredictionString`; `ILSVRC2012_devkit_t12.tar.gz`; or the ground truth out of
+            it, with its `meta.mat` in the same folder. The last two need SciPy.
+        stems: names of the pictures without suffix, `ILSVRC2012_val_00000001`; not necessarily all.
+
+    Raises:
+        ValueError: the file is none of these, or lacks a picture.
+        ImportError: SciPy is missing.
+        OSError: a file cannot be read.
+    """
+    synset_of = _lookup(path)
+    synsets = []
+    for stem in stems:
+        synset = synset_of(stem)
+        if synset is None:
+            raise ValueError(f"Expected the class of {stem} in {path}. Received: none there")
+        synsets.append(synset)
+    return synsets
+
+
+def _lookup(path: Path) -> Callable[[str], str | None]:
+    if path.is_file() and tarfile.is_tarfile(path):
+        return _by_number(_from_devkit(path))
+    try:
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
+    except UnicodeDecodeError:
+        lines = []
+    lines = [line.strip() for line in lines if line.strip()]
+    if lines and lines[0].startswith("ImageId,"):
+        rows = [row for row in csv.reader(lines[1:]) if len(row) == 2]
+        return {stem: (words.split() or [""])[0] for stem, words in rows}.get
+    if lines and are_wordnet_ids(lines):
+        return _by_number(lines)
+    meta = path.with_name(_META)
+    if lines and all(line.isdecimal() for line in lines) and meta.is_file():
+        return _by_number(_from_ground_truth(lines, meta.read_bytes(), meta))
+    raise ValueError(f"Expected validation labels: {_KINDS}. Received: {path}")
+
+
+def _by_number(synsets: Sequence[str]) -> Callable[[str], str | None]:
+    def lookup(stem: str) -> str | None:
+        match = _NUMBERED.fullmatch(stem)
+        if match is None:
+            raise ValueError(
+                "Expected validation pictures named like ILSVRC2012_val_00000001.JPEG, as the "
+                f"labels go by the number. Received: {stem}"
+            )
+        number = int(match[1])
+        return synsets[number - 1] if 1 <= number <= len(synsets) else None
+
+    return lookup
+
+
+def _from_devkit(path: Path) -> list[str]:
+    found: dict[str, bytes] = {}
+    try:
+        with tarfile.open(path) as archive:
+            for member in archive:
+                name = Path(member.name).name
+                if name in (_META, _GROUND_TRUTH) and member.isreg():
+                    file = archive.extractfile(member)
+                    assert file is not None
+                    found[name] = file.read()
+    except (tarfile.TarError, EOFError) as error:
+        raise ValueError(f"Expected a whole archive. Received: {path} ({error})") from error
+    if len(found) < 2:
+        raise ValueError(
+            f"Expected the devkit's archive, with {_META} and {_GROUND_TRUTH}. Received: {path}, "
+            f"with {', '.join(found) or 'neither'}"
+        )
+    return _from_ground_truth(found[_GROUND_TRUTH].decode().split(), found[_META], path)
+
+
+def _from_ground_truth(numbers: Sequence[str], meta: bytes, where: Path) -> list[str]:
+    synsets = _synsets_by_number(meta, where)
+    unknown = next((number for number in numbers if int(number) not in synsets), None)
+    if unknown is not None:
+        raise ValueError(
+            f"Expected numbers of the classes in {where}. Received: {unknown} in {_GROUND_TRUTH}"
+        )
+    return [synsets[int(number)] for number in numbers]
+
+
+def _synsets_by_number(meta: bytes, where: Path) -> dict[int, str]:
+    """The devkit's own numbers of classes, which are in no order that anyone else uses."""
+    try:
+        import scipy.io  # type: ignore[import-untyped]
+    except ImportError as error:
+        raise ImportError(
+            f"Reading {_META} needs SciPy, which is not installed: run `pip install scipy`, or "
+            "pass another file of labels."
+        ) from error
+    try:
+        table: Any = scipy.io.loadmat(io.BytesIO(meta), squeeze_me=True)["synsets"]
+        numbers, ids = table["ILSVRC2012_ID"], table["WNID"]
+        return {
+            int(number): str(wordnet_id) for number, wordnet_id in zip(numbers, ids, strict=True)
+        }
+    # Damaged files make SciPy raise whatever comes.
+    except Exception as error:
+        raise ValueError(
+            f"Expected the devkit's {_META}, with a table `synsets`. Received: {where} "
+            f"({type(error).__name__}: {error})"
+        ) from error

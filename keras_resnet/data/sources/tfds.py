@@ -1,0 +1,249 @@
+"""Data sets of tensorflow_datasets, read in any order without decoding."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import functools
+import importlib.resources.abc
+import importlib.util
+import os
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from keras_resnet.data.sources.base import Record
+from keras_resnet.data.sources.folder import are_wordnet_ids, wordnet_names
+from keras_resnet.data.tfrecord_files import TFRecordFiles
+
+#: The first of these splits that a data set has is its validation part.
+VALIDATION_SPLITS = ("validation", "test")
+
+
+@dataclass(frozen=True)
+class _Features:
+    """What an example of a data set has, and how an image and its label are taken from it.
+
+    Attributes:
+        image: key of the image.
+        label: key of the label.
+        names: of the classes, in the order of the labels.
+        deserialize: from the bytes of an example to its image, as a file, and its label.
+    """
+
+    image: str
+    label: str
+    names: tuple[str, ...]
+    deserialize: Callable[[bytes], Any]
+
+
+class TfdsImages:
+    """A split of a data set of tensorflow_datasets.
+
+    Records hold image files as they are stored there; grey ones become RGB where they are decoded.
+
+    Attributes:
+        name: what reports call it.
+        class_names: one name per class, in the order of the data set's labels.
+        class_ids: WordNet ids of the classes, if the data set names its classes by them.
+    """
+
+    def __init__(self, name: str, examples: Any, features: _Features) -> None:
+        """Args: what reports call it; serialized examples by index; and what is in them."""
+        self.name = name
+        self.class_ids = features.names if are_wordnet_ids(features.names) else None
+        self.class_names = wordnet_names(features.names) if self.class_ids else features.names
+        self._examples, self._features = examples, features
+
+    @functools.cached_property
+    def labels(self) -> np.ndarray:
+        """Label of every record: `(n,)`, int32. The first use reads all of them."""
+        return np.fromiter((self[index].label for index in range(len(self))), np.int32, len(self))
+
+    def __len__(self) -> int:
+        return len(self._examples)
+
+    def __getitem__(self, index: int) -> Record:
+        place = range(len(self))[index]
+        data = self._read(place)
+        try:
+            example = self._features.deserialize(data)
+            image, label = example[self._features.image], int(example[self._features.label])
+        # Damaged examples raise what protobuf, NumPy or tfds has for them.
+        except Exception as error:
+            raise ValueError(
+                f"Expected an example with `{self._features.image}` and `{self._features.label}`. "
+                f"Received: {self.name_of(place)}, which is damaged: {error}"
+            ) from error
+        if not 0 <= label < len(self.class_names):
+            raise ValueError(
+                f"Expected a label in [0, {len(self.class_names) - 1}]. Received: {label} in "
+                f"{self.name_of(place)}"
+            )
+        return Record(bytes(image), label)
+
+    def name_of(self, index: int) -> str:
+        if isinstance(self._examples, TFRecordFiles):
+            return self._examples.name_of(index)
+        return f"{self.name}: example {index}"
+
+    def _read(self, index: int) -> bytes:
+        if isinstance(self._examples, TFRecordFiles):
+            return self._examples.read(index)
+        data: bytes = self._examples[index]
+        return data
+
+
+def load_tfds(name: str) -> tuple[TfdsImages, TfdsImages | None]:
+    """Opens a data set for classification of tensorflow_datasets, and prepares it if need be.
+
+    It is looked for, and prepared, in the directory of the environment variable `TFDS_DATA_DIR`, or
+    in `~/tensorflow_datasets`. Training is on the split `train`. Classes are in the data set's own
+    order; where it names them by WordNet ids, these are the ids, and ImageNet's names the names.
+
+    Args:
+        name: as `tfds.builder` takes it, such as `cifar10` or `imagenet2012` or
+            `imagenet_resized/64x64`.
+
+    Returns:
+        The training part and the first of the splits `validation` and `test` that there is, None if
+        there is none.
+
+    Raises:
+        ValueError: there is no such data set, no split `train`, or its examples are not one image
+            and one label each.
+        OSError: it cannot be downloaded, prepared or read.
+    """
+    builder = _builder(name)
+    # Before something large is downloaded, and after: some names of classes are in the download.
+    _features_of(builder, name)
+    try:
+        with resources_for_tfds():
+            builder.download_and_prepare()
+    # The network, checksums, missing manual downloads: each has its own kind of error.
+    except Exception as error:
+        raise OSError(
+            f"Expected tfds to download and prepare {name}. Received: {type(error).__name__}: "
+            f"{' '.join(str(error).split())}"
+        ) from error
+    features = _features_of(builder, name)
+    # Under `tfds.testing.mock_data`, no split is known, and every one is there.
+    splits = tuple(builder.info.splits) or ("train", *VALIDATION_SPLITS)
+    if "train" not in splits:
+        raise ValueError(
+            f"Expected a data set with the split `train`. Received: tfds:{name}, with "
+            f"{', '.join(splits)}"
+        )
+    validation = next((split for split in VALIDATION_SPLITS if split in splits), None)
+
+    def part(split: str) -> TfdsImages:
+        return TfdsImages(f"tfds:{name} ({split})", _examples(builder, split, name), features)
+
+    return part("train"), part(validation) if validation else None
+
+
+@contextlib.contextmanager
+def resources_for_tfds() -> Iterator[None]:
+    """Within the block, the standard library stands in for a missing `importlib_resources`.
+
+    tfds 4.9.10 needs that package to prepare anything, but declares it for Python 3.8 only. What it
+    uses, `importlib_resources.abc`, is `importlib.resources.abc` since Python 3.11.
+    """
+    name = "importlib_resources"
+    if name in sys.modules or importlib.util.find_spec(name):
+        yield
+        return
+    sys.modules[name] = importlib.resources
+    try:
+        yield
+    finally:
+        sys.modules.pop(name, None)
+
+
+def _builder(name: str) -> Any:
+    import tensorflow_datasets as tfds  # type: ignore[import-untyped]
+
+    try:
+        # tfds reads the variable once, when it is imported.
+        return tfds.builder(name, data_dir=os.environ.get("TFDS_DATA_DIR") or None)
+    except tfds.core.DatasetNotFoundError as error:
+        own = name.partition("/")[0].partition(":")[0]
+        near = difflib.get_close_matches(own, tfds.list_builders(with_community_datasets=False))
+        hint = f"Similar are {', '.join(near)}" if near else "`tfds.list_builders()` lists them"
+        raise ValueError(
+            f"Expected the name of a data set of tensorflow_datasets. Received: tfds:{name}. {hint}"
+        ) from error
+    # Names of configurations and versions, registered classes that are incomplete.
+    except Exception as error:
+        raise ValueError(
+            f"Expected a data set of tensorflow_datasets. Received: tfds:{name}: "
+            f"{' '.join(str(error).split())}"
+        ) from error
+
+
+def _features_of(builder: Any, name: str) -> _Features:
+    """The features of an image and its label: the supervised pair, or the only ones."""
+    import tensorflow_datasets as tfds
+
+    features = builder.info.features
+    found = dict(features.items()) if isinstance(features, tfds.features.FeaturesDict) else {}
+    images = [key for key, feature in found.items() if _is_image(feature)]
+    labels = [key for key, value in found.items() if isinstance(value, tfds.features.ClassLabel)]
+    pair = builder.info.supervised_keys
+    if isinstance(pair, tuple) and len(pair) == 2 and pair[0] in images and pair[1] in labels:
+        images, labels = [pair[0]], [pair[1]]
+    if len(images) != 1 or len(labels) != 1:
+        raise ValueError(
+            "Expected a data set for classification, with one image (uint8) and one class label. "
+            f"Received: tfds:{name}, with {len(images)} such images and {len(labels)} labels among "
+            f"{', '.join(f'{key} ({type(value).__name__})' for key, value in found.items())}"
+        )
+    image, label = images[0], labels[0]
+    # What else an example has is not parsed.
+    own = tfds.features.FeaturesDict({image: found[image], label: found[label]})
+    decoders = {image: tfds.decode.SkipDecoding()}
+    return _Features(
+        image,
+        label,
+        tuple(found[label].names),
+        functools.partial(own.deserialize_example_np, decoders=decoders),
+    )
+
+
+def _is_image(feature: Any) -> bool:
+    """Whether a feature is a picture: no map of segments, animation, depths or 16-bit values."""
+    import tensorflow_datasets as tfds
+
+    return (
+        isinstance(feature, tfds.features.Image)
+        and not isinstance(feature, tfds.features.LabeledImage)
+        and len(feature.shape) == 3
+        and feature.np_dtype == np.uint8
+    )
+
+
+def _examples(builder: Any, split: str, name: str) -> Any:
+    """Serialized examples of a split by index."""
+    import tensorflow_datasets as tfds
+
+    info = builder.info.splits.get(split)
+    file_format = builder.info.file_format.value
+    if info is None or file_format == "array_record":
+        return builder.as_data_source(
+            split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
+        )
+    if file_format != "tfrecord":
+        raise ValueError(
+            "Expected a data set that is prepared as tfrecord or array_record. Received: "
+            f"tfds:{name}, prepared as {file_format}, in {builder.data_dir}"
+        )
+    files = TFRecordFiles([os.fspath(path) for path in info.filepaths])
+    if len(files) != info.num_examples:
+        raise ValueError(
+            f"Expected {info.num_examples} examples in the split {split}. Received: {len(files)}, "
+            f"in {builder.data_dir}. Prepare it again"
+        )
+    return files
