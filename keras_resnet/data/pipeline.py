@@ -18,16 +18,26 @@ from keras_resnet.data.bad_records import BadRecords
 from keras_resnet.data.config import DataConfig
 from keras_resnet.data.mixing import mix
 from keras_resnet.data.order import Order
-from keras_resnet.data.reading import Reader, read_tensors
+from keras_resnet.data.reading import PIXELS, Reader, read_tensors
 from keras_resnet.data.sources.base import Source
 from keras_resnet.data.sources.memory import LabeledImages
-from keras_resnet.data.transforms import Pictures, draw, evaluation_image, training_image
+from keras_resnet.data.transforms import (
+    Pictures,
+    center,
+    draw,
+    evaluation_image,
+    training_image,
+    training_image_of_pixels,
+)
 
 #: Images that are read by one call into Python, and guarded together against damaged files.
-_CHUNK = 16
+_CHUNK = 32
 
 #: Chunks that are read at once: disks and networks are faster at several requests.
-_READS = 8
+_READS = 4
+
+#: Chunks that are being decoded or wait for their turn, per core.
+_WAITING = 2
 
 #: Batches that wait for the model.
 _PREFETCHED = 3
@@ -38,11 +48,13 @@ class _Transform(NamedTuple):
 
     Attributes:
         draw: from shapes, which are JPEGs, and seeds of a chunk to what is drawn for it.
-        image: from a picture and what was drawn for it to `(size, size, 3)`, uint8.
+        of_picture: from a picture and what was drawn for it to `(size, size, 3)`, uint8.
+        of_pixels: the same of pixels `(height, width, 3)`, uint8.
     """
 
     draw: Callable[[Any, Any, Any], Any]
-    image: Callable[[Any, Any], Any]
+    of_picture: Callable[[Any, Any], Any]
+    of_pixels: Callable[[Any, Any], Any]
 
 
 def training_batches(
@@ -103,6 +115,7 @@ def training_batches(
         _Transform(
             lambda shapes, encoded, seeds: draw(shapes, encoded, seeds, config.size, how),
             lambda picture, drawn: training_image(picture, drawn, config.size, how),
+            lambda pixels, drawn: training_image_of_pixels(pixels, drawn, config.size, how),
         ),
         config.size,
         Reader(source, bad or _bad_records(source, config), substitute=True),
@@ -157,6 +170,7 @@ def evaluation_batches(
         _Transform(
             lambda shapes, encoded, seeds: (),
             lambda picture, drawn: evaluation_image(picture, config.eval_protocol),
+            lambda pixels, drawn: center(pixels, config.eval_protocol),
         ),
         config.size,
         Reader(source, bad or _bad_records(source, config), substitute=False),
@@ -240,10 +254,8 @@ def _from_memory(
         seeds, present = _seeds(ids, seed), ids >= 0
         where = tf.where(present, ids % len(source), 0)
         drawn = transform.draw(tf.fill([len(ids), 2], 0) + shape, tf.zeros_like(present), seeds)
-        images = tf.map_fn(
-            lambda one: transform.image(pixels[one[0]], one[1]),
-            (where, drawn),
-            fn_output_signature=tf.uint8,
+        images = _one_by_one(
+            lambda index, drawn: transform.of_pixels(pixels[index], drawn), (where, drawn)
         )
         black = tf.zeros([], tf.uint8)
         images = tf.where(present[:, tf.newaxis, tf.newaxis, tf.newaxis], images, black)
@@ -262,28 +274,36 @@ def _from_files(
 
     def read(function: Any, ids: Any, seed: Any) -> tuple[Any, ...]:
         indices = tf.where(ids >= 0, ids % len(source), -1)
-        data, shapes, encoded, labels, present = read_tensors(function, indices)
+        data, shapes, kinds, labels, present = read_tensors(function, indices)
         seeds = _seeds(ids, seed)
-        drawn = transform.draw(shapes, encoded, seeds)
-        return Pictures(data, shapes, encoded), drawn, labels, present, seeds
+        drawn = transform.draw(shapes, kinds != PIXELS, seeds)
+        return Pictures(data, shapes, kinds), drawn, labels, present, seeds
 
-    def decode(pictures: Any, drawn: Any, *others: Any) -> tf.data.Dataset:
-        each = tf.data.Dataset.from_tensor_slices((pictures, drawn))
-        images = each.map(transform.image).batch(others[0].shape[0], drop_remainder=True)
-        return tf.data.Dataset.zip(images, tf.data.Dataset.from_tensors(others))
+    def decode(pictures: Any, drawn: Any, *others: Any) -> tuple[Any, ...]:
+        return (_one_by_one(transform.of_picture, (pictures, drawn)), *others)
 
     def guarded(ids: Any, seed: Any, *chunk: Any) -> tf.data.Dataset:
         damaged = tf.data.Dataset.from_tensors((ids, seed))
-        rescued = damaged.map(lambda ids, seed: read(reader.rescue, ids, seed)).flat_map(decode)
-        return decode(*chunk).ignore_errors().concatenate(rescued).take(1)
+        rescued = damaged.map(lambda ids, seed: decode(*read(reader.rescue, ids, seed)))
+        decoded = tf.data.Dataset.from_tensors(chunk).map(decode).ignore_errors()
+        return decoded.concatenate(rescued).take(1)
 
     loaded = chunks.map(
         lambda ids, seed: (ids, seed, *read(reader.read, ids, seed)), num_parallel_calls=_READS
     )
-    decoded = loaded.interleave(
-        guarded, cycle_length=_cores(), num_parallel_calls=_cores(), deterministic=True
+    return loaded.interleave(
+        guarded, cycle_length=_WAITING * _cores(), num_parallel_calls=_cores(), deterministic=True
     )
-    return decoded.map(lambda images, others: (images, *others))
+
+
+def _one_by_one(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+    """Maps over the first axis of everything in `arguments`: what one leaves in caches, all use."""
+    return tf.map_fn(
+        lambda row: function(*row),
+        arguments,
+        parallel_iterations=1,
+        fn_output_signature=tf.uint8,
+    )
 
 
 def _seeds(ids: Any, seed: Any) -> Any:

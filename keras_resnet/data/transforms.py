@@ -8,6 +8,7 @@ from its own seed, as many small tensors would cost more time than decoding.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import tensorflow as tf
@@ -16,6 +17,7 @@ from keras_resnet.data import colour
 from keras_resnet.data.auto_augment import rand_augment, trivial_augment
 from keras_resnet.data.config import Augmentation
 from keras_resnet.data.erasing import random_erasing
+from keras_resnet.data.reading import JPEG, PATH, PIXELS
 from keras_resnet.data.windows import Cuts, cut_jpeg, cut_pixels, cuts_of
 from keras_resnet.preprocessing import EvalProtocol, EvalTransform
 
@@ -30,14 +32,14 @@ class Pictures(NamedTuple):
     """Some pictures of one chunk, or with the first axis taken away, one of them.
 
     Attributes:
-        data: string: the bytes of JPEGs, or pixels.
+        data: string: pixels, the bytes of a JPEG, or the path of one.
         shapes: `(n, 2)`, int32: height and width.
-        encoded: bool: whether `data` is a JPEG.
+        kinds: int32: which of these; see `keras_resnet.data.reading`.
     """
 
     data: Any
     shapes: Any
-    encoded: Any
+    kinds: Any
 
 
 class Variation(NamedTuple):
@@ -83,16 +85,22 @@ def draw(shapes: Any, encoded: Any, seeds: Any, size: int, how: Augmentation) ->
 
 def training_image(picture: Pictures, drawn: Variation, size: int, how: Augmentation) -> Any:
     """Makes a training image `(size, size, 3)`, uint8, RGB, of one picture."""
-    if drawn.cut:
-        cut = drawn.cut
-        image = tf.cond(
-            picture.encoded,
-            lambda: cut_jpeg(picture.data, cut, size, how.antialias),
-            lambda: cut_pixels(_pixels(picture), cut, size, how.antialias),
-        )
-    else:
-        image = evaluation_image(picture, EvalProtocol.of_size(size))
+    if not drawn.cut:
+        return vary(evaluation_image(picture, EvalProtocol.of_size(size)), drawn, how)
+    cut = drawn.cut
+    image = _of_kind(
+        picture,
+        lambda pixels: cut_pixels(pixels, cut, size, how.antialias),
+        lambda data: cut_jpeg(data, cut, size, how.antialias),
+    )
     return vary(image, drawn, how)
+
+
+def training_image_of_pixels(pixels: Any, drawn: Variation, size: int, how: Augmentation) -> Any:
+    """The same of pixels `(height, width, 3)`, uint8, RGB."""
+    if not drawn.cut:
+        return vary(center(pixels, EvalProtocol.of_size(size)), drawn, how)
+    return vary(cut_pixels(pixels, drawn.cut, size, how.antialias), drawn, how)
 
 
 def evaluation_image(picture: Pictures, protocol: EvalProtocol) -> Any:
@@ -100,10 +108,10 @@ def evaluation_image(picture: Pictures, protocol: EvalProtocol) -> Any:
 
     JPEGs are decoded in full, with the exact inverse DCT, as Pillow decodes them.
     """
-    pixels = tf.cond(
-        picture.encoded,
-        lambda: tf.io.decode_jpeg(picture.data, channels=3, dct_method="INTEGER_ACCURATE"),
-        lambda: _pixels(picture),
+    pixels = _of_kind(
+        picture,
+        lambda pixels: pixels,
+        lambda data: tf.io.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE"),
     )
     return center(pixels, protocol)
 
@@ -221,6 +229,18 @@ def pad_and_crop(image: Any, seed: Any, padding: int = 4) -> Any:
     return tf.image.stateless_random_crop(padded, tf.shape(image), seed)
 
 
-def _pixels(picture: Pictures) -> Any:
-    height, width = tf.unstack(picture.shapes)
-    return tf.reshape(tf.io.decode_raw(picture.data, tf.uint8), [height, width, 3])
+def _of_kind(
+    picture: Pictures, of_pixels: Callable[[Any], Any], of_jpeg: Callable[[Any], Any]
+) -> Any:
+    """Applies what suits the data of one picture."""
+
+    def decode_pixels() -> Any:
+        height, width = tf.unstack(picture.shapes)
+        return of_pixels(tf.reshape(tf.io.decode_raw(picture.data, tf.uint8), [height, width, 3]))
+
+    branches = {
+        PIXELS: decode_pixels,
+        JPEG: lambda: of_jpeg(picture.data),
+        PATH: lambda: of_jpeg(tf.io.read_file(picture.data)),
+    }
+    return tf.switch_case(picture.kinds, branches)

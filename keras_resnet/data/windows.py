@@ -116,5 +116,5 @@ def _resample(pixels: Any, cut: Cuts, size: int, antialias: bool) -> Any:
             images=pixels[tf.newaxis], size=[size, size], half_pixel_centers=True
         )
     # Weights add up to one, so values stay in [0, 255] but for less than the rounding.
-    rounded = tf.cast(resized[0] + 0.5, tf.uint8)
+    rounded = tf.cast(tf.math.rint(resized[0]), tf.uint8)
     return tf.ensure_shape(rounded, (size, size, 3))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import sklearn.model_selection
@@ -60,6 +60,14 @@ class Source(Protocol):
         """What reports call a record: its path, or its place in a larger file."""
 
 
+@runtime_checkable
+class SourceOfFiles(Source, Protocol):
+    """A source that can say where its records lie as files, for TensorFlow to read them itself."""
+
+    def path_of(self, index: int) -> str | None:
+        """Path of the file that holds the data of a record and nothing else, if there is one."""
+
+
 @dataclass(frozen=True)
 class Subset:
     """Some records of another source, as a source.
@@ -95,6 +103,11 @@ class Subset:
 
     def name_of(self, index: int) -> str:
         return self.source.name_of(int(self.indices[index]))
+
+    def path_of(self, index: int) -> str | None:
+        if isinstance(self.source, SourceOfFiles):
+            return self.source.path_of(int(self.indices[index]))
+        return None
 
 
 def stratified_split(source: Source, fraction: float, seed: int) -> tuple[Source, Source]:

@@ -53,6 +53,9 @@ class ImageFiles:
     def name_of(self, index: int) -> str:
         return self.paths[index]
 
+    def path_of(self, index: int) -> str:
+        return self.paths[index]
+
 
 def load_folder(path: str) -> tuple[ImageFiles, ImageFiles | None]:
     """Lists the images of a directory with one folder per class.
