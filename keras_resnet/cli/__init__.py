@@ -17,6 +17,7 @@ import typer
 
 # Each adds its commands to the application.
 from keras_resnet.cli import (  # noqa: F401
+    data_benchmark,
     data_prepare,
     data_scan,
     doctor,

@@ -3,7 +3,7 @@
 from keras_resnet.data.bad_records import BadRecords, TooManyBadRecordsError
 from keras_resnet.data.config import AUGMENTATIONS, Augmentation, DataConfig
 from keras_resnet.data.pipeline import evaluation_batches, steps_per_epoch, training_batches
-from keras_resnet.data.sources import LabeledImages, Source, load_digits
+from keras_resnet.data.sources import LabeledImages, Source, load_data, load_digits
 
 __all__ = [
     "AUGMENTATIONS",
@@ -14,6 +14,7 @@ __all__ = [
     "Source",
     "TooManyBadRecordsError",
     "evaluation_batches",
+    "load_data",
     "load_digits",
     "steps_per_epoch",
     "training_batches",

@@ -47,6 +47,6 @@ class BadRecords:
         shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
         return (
             f"Expected at most {self._max_fraction:.2%} unreadable images in {self._source}. "
-            f"Received: {len(names)} of {self._count}: {shown}. `keras-resnet data scan` lists all; "
-            "remove them, or raise `max_bad_fraction`"
+            f"Received: {len(names)} of {self._count}: {shown}. `keras-resnet data scan` lists "
+            "all; remove them, or raise `max_bad_fraction`"
         )

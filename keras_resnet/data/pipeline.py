@@ -118,7 +118,7 @@ def training_batches(
             lambda pixels, drawn: training_image_of_pixels(pixels, drawn, config.size, how),
         ),
         config.size,
-        Reader(source, bad or _bad_records(source, config), substitute=True),
+        Reader(source, _noted(bad, source, config), substitute=True),
     )
 
     def finish(images: Any, labels: Any, present: Any, seeds: Any) -> tuple[Any, Any]:
@@ -128,7 +128,9 @@ def training_batches(
             )
         if how.mixes:
             classes = len(source.class_names)
-            return mix(images, labels, seeds, classes, how.mixup, how.cutmix, how.repeats)
+            # Another stream than that of the crops.
+            own = seeds + tf.constant([[1, 0]])
+            return mix(images, labels, own, classes, how.mixup, how.cutmix, how.repeats)
         return images, labels
 
     return _finished(examples.map(finish, num_parallel_calls=tf.data.AUTOTUNE), total - start_step)
@@ -173,7 +175,7 @@ def evaluation_batches(
             lambda pixels, drawn: center(pixels, config.eval_protocol),
         ),
         config.size,
-        Reader(source, bad or _bad_records(source, config), substitute=False),
+        Reader(source, _noted(bad, source, config), substitute=False),
     )
     weight = order.steps * order.batch_size / len(source) if padded else 1.0
 
@@ -206,7 +208,9 @@ def _order(source: Source, config: DataConfig, worker: int, workers: int) -> Ord
     )
 
 
-def _bad_records(source: Source, config: DataConfig) -> BadRecords:
+def _noted(bad: BadRecords | None, source: Source, config: DataConfig) -> BadRecords:
+    if bad is not None:
+        return bad
     return BadRecords(source.name, len(source), config.max_bad_fraction)
 
 
@@ -224,11 +228,14 @@ def _examples(
 
     def cut(row: Any, seed: Any) -> tf.data.Dataset:
         filled = tf.pad(row, [[0, chunks * chunk - order.per_worker]], constant_values=-1)
-        pieces = tf.data.Dataset.from_tensor_slices(tf.reshape(filled, [chunks, chunk]))
-        return pieces.map(lambda piece: (piece, seed))
+        parts = tf.data.Dataset.from_tensor_slices(tf.reshape(filled, [chunks, chunk]))
+        return parts.map(lambda part: (part, seed))
 
-    load = _from_memory if isinstance(source, LabeledImages) else _from_files
-    examples = load(rows.flat_map(cut), source, transform, reader)
+    pieces = rows.flat_map(cut)
+    if isinstance(source, LabeledImages):
+        examples = _from_memory(pieces, source, transform)
+    else:
+        examples = _from_files(pieces, source, transform, reader)
 
     def join(images: Any, *others: Any) -> tuple[Any, ...]:
         images = tf.reshape(images, [chunks * chunk, size, size, 3])
@@ -245,7 +252,7 @@ def _chunk_of(count: int) -> int:
 
 
 def _from_memory(
-    chunks: tf.data.Dataset, source: LabeledImages, transform: _Transform, reader: Reader
+    chunks: tf.data.Dataset, source: LabeledImages, transform: _Transform
 ) -> tf.data.Dataset:
     pixels, labels = tf.constant(source.images), tf.constant(source.labels)
     shape = source.images.shape[1:3]
@@ -279,6 +286,8 @@ def _from_files(
         drawn = transform.draw(shapes, kinds != PIXELS, seeds)
         return Pictures(data, shapes, kinds), drawn, labels, present, seeds
 
+    # Traced once for both places where it is called.
+    @tf.function
     def decode(pictures: Any, drawn: Any, *others: Any) -> tuple[Any, ...]:
         return (_one_by_one(transform.of_picture, (pictures, drawn)), *others)
 

@@ -86,7 +86,11 @@ class Reader:
                 pixels = read_image(data)
             # Whatever a damaged file or a broken disk makes a library raise.
             except Exception as error:
-                self._bad.add(self._source.name_of(number), str(error) or type(error).__name__)
+                name = self._source.name_of(number)
+                reason = str(error) or type(error).__name__
+                self._bad.add(
+                    name, reason.replace("Received: the given bytes", f"Received: {name}")
+                )
                 continue
             return pixels.tobytes(), pixels.shape[:2], PIXELS, label, True
         return _EMPTY

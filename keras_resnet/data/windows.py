@@ -25,7 +25,7 @@ class Cuts(NamedTuple):
             size.
         box: `(4,)`, float32: top, left, height and width of what becomes the image, in fractions of
             pixels at that size, within the window.
-        spare: `(2,)`, int32: 1 where the picture goes on to the left and to the right of the window.
+        spare: `(2,)`, int32: 1 where the picture goes on to the left and right of the window.
     """
 
     level: Any

@@ -1,20 +1,70 @@
 from __future__ import annotations
 
+import io
+from collections.abc import Iterable
+from pathlib import Path
+
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
 
-from keras_resnet.data import LabeledImages, evaluation_batches, training_batches
-from keras_resnet.data.pipeline import steps_per_epoch
+from keras_resnet.data import (
+    AUGMENTATIONS,
+    Augmentation,
+    BadRecords,
+    DataConfig,
+    LabeledImages,
+    evaluation_batches,
+    load_data,
+    steps_per_epoch,
+    training_batches,
+)
+from keras_resnet.data.sources import Record, Source, Subset
 from keras_resnet.data.transforms import pad_and_crop
+from keras_resnet.preprocessing import EvalProtocol, eval_transform
+
+from ..conftest import Run
+
+
+def config_of(batch_size: int = 5, size: int = 8, **fields: object) -> DataConfig:
+    return DataConfig("test", size=size, batch_size=batch_size, **fields)  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
 def numbered() -> LabeledImages:
-    """Twenty-three 6x6 images; each has its own number in every pixel and as its label."""
+    """Twenty-three 8x8 images; each has its own number in every pixel and as its label."""
     numbers = np.arange(1, 24)
-    images = np.broadcast_to(numbers[:, None, None, None], (23, 6, 6, 3)).astype(np.uint8)
+    images = np.broadcast_to(numbers[:, None, None, None], (23, 8, 8, 3)).astype(np.uint8)
     return LabeledImages(images, numbers.astype(np.int32), tuple(map(str, range(24))))
+
+
+class Encoded:
+    """The same images as JPEGs, PNGs and pixels in turn, 24x30, each in one colour."""
+
+    name, class_ids = "encoded", None
+    class_names = tuple(map(str, range(24)))
+    labels = np.arange(1, 24, dtype=np.int32)
+
+    def __len__(self) -> int:
+        return 23
+
+    def __getitem__(self, index: int) -> Record:
+        pixels = np.full((24, 30, 3), 10 * (index + 1), np.uint8)
+        if index % 3 == 2:
+            return Record(pixels, index + 1)
+        file = io.BytesIO()
+        Image.fromarray(pixels).save(file, "JPEG" if index % 3 else "PNG", quality=95)
+        return Record(file.getvalue(), index + 1)
+
+    def name_of(self, index: int) -> str:
+        return f"encoded: {index}"
+
+
+@pytest.fixture(params=["memory", "encoded"])
+def source(request: pytest.FixtureRequest, numbered: LabeledImages) -> Source:
+    return numbered if request.param == "memory" else Encoded()
 
 
 def epochs_of(dataset: tf.data.Dataset, steps: int) -> list[np.ndarray]:
@@ -22,41 +72,127 @@ def epochs_of(dataset: tf.data.Dataset, steps: int) -> list[np.ndarray]:
     return [np.concatenate(labels[start : start + steps]) for start in range(0, len(labels), steps)]
 
 
-def test_every_epoch_shows_every_image_once_in_another_order(numbered: LabeledImages) -> None:
-    dataset = training_batches(numbered, 5, 3, seed=1)
-    assert dataset.cardinality() == 3 * steps_per_epoch(numbered, 5) == 15
+def same(first: Iterable[tuple], second: Iterable[tuple]) -> bool:
+    pairs = list(zip(first, second, strict=True))
+    return all(
+        np.array_equal(a, b) for one, other in pairs for a, b in zip(one, other, strict=True)
+    )
+
+
+def test_every_epoch_shows_every_image_once_in_another_order(source: Source) -> None:
+    config = config_of()
+    dataset = training_batches(source, config, 3)
+    assert dataset.cardinality() == 3 * steps_per_epoch(source, config) == 15
     epochs = epochs_of(dataset, 5)
+    assert len(epochs) == 3
     for epoch in epochs:
-        np.testing.assert_array_equal(np.sort(epoch), numbered.labels)
+        np.testing.assert_array_equal(np.sort(epoch), source.labels)
     assert (epochs[0] != epochs[1]).any()
     assert (epochs[1] != epochs[2]).any()
 
 
-def test_batches_are_uint8_and_keep_image_and_label_together(numbered: LabeledImages) -> None:
-    for images, labels in training_batches(numbered, 5, 1, seed=1).as_numpy_iterator():
+def test_batches_are_uint8_and_keep_image_and_label_together(source: Source) -> None:
+    scale = 1 if isinstance(source, LabeledImages) else 10
+    for images, labels in training_batches(source, config_of(), 1).as_numpy_iterator():
         assert images.dtype == np.uint8
-        assert images.shape == (len(labels), 6, 6, 3)
-        np.testing.assert_array_equal(images[:, 0, 0, 0], labels)
+        assert images.shape == (len(labels), 8, 8, 3)
+        assert labels.dtype == np.int32
+        np.testing.assert_allclose(images[:, 3, 3, 0], scale * labels, atol=1)
 
 
-def test_order_and_augmentation_depend_on_the_seed_alone(numbered: LabeledImages) -> None:
-    def crops(seed: int) -> list[np.ndarray]:
-        dataset = training_batches(numbered, 5, 2, seed=seed, augment=pad_and_crop)
-        return [images for images, _ in dataset.as_numpy_iterator()]
+@pytest.mark.parametrize("name", ["cifar", "inception", "he2015"])
+def test_two_runs_with_one_seed_give_identical_bytes(source: Source, name: str) -> None:
+    def batches(seed: int) -> list[tuple]:
+        config = config_of(seed=seed, augmentation=AUGMENTATIONS[name])
+        return list(training_batches(source, config, 2).as_numpy_iterator())
 
-    for first, second in zip(crops(7), crops(7), strict=True):
-        np.testing.assert_array_equal(first, second)
-    assert any((first != second).any() for first, second in zip(crops(7), crops(8), strict=True))
+    first = batches(7)
+    assert same(first, batches(7))
+    assert not same(first, batches(8))
+
+
+EVERYTHING = Augmentation(
+    "inception",
+    flip=0.5,
+    auto="randaugment",
+    auto_contrast=0.5,
+    brightness=0.4,
+    contrast=0.4,
+    saturation=0.4,
+    hue=0.1,
+    lighting=0.1,
+    erasing=0.5,
+    mixup=0.2,
+    cutmix=1.0,
+    repeats=2,
+)
+
+
+@pytest.mark.parametrize("start", [1, 4, 7, 10])
+def test_restarting_goes_on_with_exactly_the_next_batch(source: Source, start: int) -> None:
+    """At any step, within an epoch and between two."""
+    config = config_of(augmentation=AUGMENTATIONS["cifar"], seed=3)
+    whole = list(training_batches(source, config, 2).as_numpy_iterator())
+    rest = training_batches(source, config, 2, start_step=start)
+    assert rest.cardinality() == 10 - start
+    assert same(whole[start:], rest.as_numpy_iterator())
+
+
+def test_restart_beyond_the_end_is_refused(numbered: LabeledImages) -> None:
+    assert training_batches(numbered, config_of(), 2, start_step=10).cardinality() == 0
+    with pytest.raises(ValueError, match="at most 10, that is 2 epochs of 5 steps"):
+        training_batches(numbered, config_of(), 2, start_step=11)
+
+
+def test_workers_get_disjoint_and_complete_parts_of_every_batch(source: Source) -> None:
+    """And together exactly what one process would get, mixing included."""
+    how = Augmentation("inception", mixup=0.2, cutmix=1.0, repeats=2)
+    config = config_of(8, augmentation=how, drop_remainder=True)
+    whole = list(training_batches(source, config, 2).as_numpy_iterator())
+    parts = [
+        list(training_batches(source, config, 2, worker=worker, workers=2).as_numpy_iterator())
+        for worker in range(2)
+    ]
+    assert [len(part) for part in (whole, *parts)] == [4, 4, 4]
+    joined = [
+        tuple(np.concatenate(pair) for pair in zip(*both, strict=True))
+        for both in zip(*parts, strict=True)
+    ]
+    assert same(whole, joined)
+
+
+def test_all_augmentations_together_give_images_and_shares_of_classes() -> None:
+    train, _ = load_data(DataConfig("synthetic:60x40x50", size=32))
+    config = config_of(16, 32, augmentation=EVERYTHING)
+    batches = list(training_batches(train, config, 1).as_numpy_iterator())
+    assert same(batches[2:], training_batches(train, config, 1, start_step=2).as_numpy_iterator())
+    for images, labels in batches:
+        assert images.shape == (len(labels), 32, 32, 3)
+        assert images.dtype == np.uint8
+        assert len(np.unique(images.reshape(len(images), -1), axis=0)) == len(images)
+        np.testing.assert_allclose(labels.sum(axis=1), 1, atol=1e-5)
+        assert labels.shape[1] == 10
 
 
 def test_images_of_one_batch_are_cropped_differently() -> None:
-    picture = np.arange(36, dtype=np.uint8).reshape(1, 6, 6, 1).repeat(50, axis=0).repeat(3, axis=3)
-    same = LabeledImages(picture, np.zeros(50, np.int32), ("0",))
-    first, second = (
-        images for images, _ in training_batches(same, 50, 2, seed=0, augment=pad_and_crop)
-    )
+    picture = np.arange(64, dtype=np.uint8).reshape(1, 8, 8, 1).repeat(50, axis=0)
+    alike = LabeledImages(picture.repeat(3, axis=3), np.zeros(50, np.int32), ("0",))
+    config = config_of(50, augmentation=Augmentation("pad"))
+    first, second = (images for images, _ in training_batches(alike, config, 2))
     assert len(np.unique(first.numpy().reshape(50, -1), axis=0)) > 20
     assert (first.numpy() != second.numpy()).any()
+
+
+def test_half_of_the_images_are_flipped() -> None:
+    ramp = np.tile(np.arange(8, dtype=np.uint8)[None, None, :, None], (400, 8, 1, 3))
+    source = LabeledImages(ramp, np.zeros(400, np.int32), ("0",))
+    config = config_of(100, augmentation=Augmentation(flip=0.5))
+    images = np.concatenate([x for x, _ in training_batches(source, config, 1)])
+    flipped = images[:, 0, 0, 0] == 7
+    np.testing.assert_array_equal(images[flipped], ramp[:1, :, ::-1].repeat(flipped.sum(), 0))
+    np.testing.assert_array_equal(images[~flipped], ramp[: (~flipped).sum()])
+    # Three deviations of a fair coin.
+    assert abs(flipped.mean() - 0.5) < 3 * 0.5 / 20
 
 
 def test_crop_is_a_window_of_the_padded_image() -> None:
@@ -70,9 +206,163 @@ def test_crop_is_a_window_of_the_padded_image() -> None:
     assert crops == windows
 
 
-def test_evaluation_shows_every_image_once_in_order(numbered: LabeledImages) -> None:
-    dataset = evaluation_batches(numbered, 10)
+def test_evaluation_shows_every_image_once_in_order(source: Source) -> None:
+    dataset = evaluation_batches(source, config_of(10))
     assert dataset.cardinality() == 3
-    np.testing.assert_array_equal(
-        np.concatenate([labels for _, labels in dataset]), numbered.labels
+    batches = list(dataset.as_numpy_iterator())
+    assert [len(labels) for _, labels, _ in batches] == [10, 10, 3]
+    np.testing.assert_array_equal(np.concatenate([b[1] for b in batches]), source.labels)
+    np.testing.assert_array_equal(np.concatenate([b[2] for b in batches]), np.ones(23))
+
+
+def test_padded_evaluation_counts_every_image_exactly_once(source: Source) -> None:
+    parts = [
+        list(evaluation_batches(source, config_of(10), worker=w, workers=2).as_numpy_iterator())
+        for w in range(2)
+    ]
+    assert [[x[0].shape for x in part] for part in parts] == [[(5, 8, 8, 3)] * 3] * 2
+    labels, weights = (
+        np.concatenate([np.concatenate([x[k] for x in pair]) for pair in zip(*parts, strict=True)])
+        for k in (1, 2)
     )
+    np.testing.assert_array_equal(labels[weights > 0], source.labels)
+    assert len(np.unique(weights[weights > 0])) == 1
+    # Keras divides by places, so the weights make up for those that are empty.
+    assert weights.sum() == pytest.approx(30)
+
+
+def test_padding_changes_neither_loss_nor_accuracy_of_keras(numbered: LabeledImages) -> None:
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Flatten()])
+    model.add(keras.layers.Dense(24, activation="softmax", kernel_initializer="he_normal"))
+    model.compile(loss="sparse_categorical_crossentropy", weighted_metrics=["accuracy"])
+    plain, padded = (
+        model.evaluate(evaluation_batches(numbered, config_of(10), pad=pad), verbose=0)
+        for pad in (False, True)
+    )
+    assert plain[1] > 0
+    assert padded == pytest.approx(plain, rel=1e-5)
+
+
+def test_evaluation_images_are_the_protocols() -> None:
+    train, _ = load_data("synthetic:20x70x50")
+    protocol = EvalProtocol(32, 40, "bicubic")
+    config = config_of(4, 32, protocol=protocol)
+    (images, *_) = next(evaluation_batches(train, config).as_numpy_iterator())
+    expected = eval_transform(protocol)([train[index].data for index in range(4)])
+    difference = np.abs(images.astype(int) - expected)
+    assert difference.max() <= 1
+    assert difference.mean() < 0.05
+
+
+def test_fit_takes_exactly_the_steps_that_there_are() -> None:
+    """Of a dataset of unknown cardinality, Keras takes one step too many per epoch."""
+    config = config_of(8, 8, augmentation=AUGMENTATIONS["inception"])
+    train, validation = load_data(DataConfig("synthetic:50x16x16", size=8))
+    model = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Flatten()])
+    model.add(keras.layers.Dense(10, activation="softmax"))
+    model.compile("sgd", "sparse_categorical_crossentropy", weighted_metrics=["accuracy"])
+    steps = steps_per_epoch(train, config)
+    model.fit(
+        training_batches(train, config, 3),
+        epochs=3,
+        steps_per_epoch=steps,
+        validation_data=evaluation_batches(validation, config),
+        shuffle=False,
+        verbose=0,
+    )
+    assert int(model.optimizer.iterations.numpy()) == 3 * steps == 3 * 7
+    # And where `fit` finds out by itself.
+    model.fit(training_batches(train, config, 1), epochs=1, shuffle=False, verbose=0)
+    assert int(model.optimizer.iterations.numpy()) == 4 * steps
+
+
+@pytest.fixture
+def dirty(tmp_path: Path) -> Path:
+    """Two classes of ten pictures, of which five are not what their names say, and two are bad."""
+    for name, colour in (("a", 40), ("b", 200)):
+        (tmp_path / name).mkdir()
+        for number in range(10):
+            picture = Image.new("RGB", (20, 16), (colour, colour, colour))
+            picture.save(tmp_path / name / f"{number}.jpg", quality=95)
+    whole = (tmp_path / "a" / "3.jpg").read_bytes()
+    (tmp_path / "a" / "3.jpg").write_bytes(whole[: len(whole) - 30])
+    (tmp_path / "b" / "0.jpg").write_bytes(b"")
+    Image.new("RGB", (20, 16), (200, 200, 200)).save(tmp_path / "b" / "1.jpg", "BMP")
+    Image.new("CMYK", (20, 16), (0, 0, 0, 55)).save(tmp_path / "b" / "2.jpg", "JPEG", quality=95)
+    Image.fromarray(np.full((16, 20), 200 * 257, np.uint16)).save(tmp_path / "b" / "3.jpg", "PNG")
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", ["none", "inception"])
+def test_training_skips_counts_and_names_bad_files(
+    dirty: Path, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    train, _ = load_data(DataConfig(f"folder:{dirty}", validation_fraction=0.1))
+    source = train.source if isinstance(train, Subset) else train
+    bad = BadRecords(source.name, len(source), 0.2)
+    config = config_of(8, augmentation=AUGMENTATIONS[name])
+    dataset = training_batches(source, config, 2, bad=bad)
+    batches = list(dataset.as_numpy_iterator())
+    assert [len(labels) for _, labels in batches] == [8, 8, 4] * 2
+    for images, labels in batches:
+        # What stands for a bad file has its own label.
+        np.testing.assert_allclose(images.mean(axis=(1, 2, 3)), np.where(labels, 200, 40), atol=3)
+    assert set(bad.found) == {str(dirty / "a" / "3.jpg"), str(dirty / "b" / "0.jpg")}
+    assert "truncated" in bad.found[str(dirty / "a" / "3.jpg")]
+    assert "empty" in bad.found[str(dirty / "b" / "0.jpg")]
+    # Once each, whatever the number of epochs.
+    assert len([record for record in caplog.records if "Skipped" in record.message]) == 2
+
+
+def test_too_many_bad_files_stop_training(dirty: Path) -> None:
+    (train, _) = load_data(f"folder:{dirty}")
+    source = train.source if isinstance(train, Subset) else train
+    config = config_of(8, max_bad_fraction=0.05)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="Expected at most 5.00% unreadable"):
+        list(training_batches(source, config, 1))
+
+
+def test_bad_files_have_no_weight_in_evaluation(dirty: Path) -> None:
+    (train, _) = load_data(f"folder:{dirty}")
+    source = train.source if isinstance(train, Subset) else train
+    config = config_of(8, max_bad_fraction=0.2)
+    batches = list(evaluation_batches(source, config).as_numpy_iterator())
+    images, labels, weights = (np.concatenate(parts) for parts in zip(*batches, strict=True))
+    assert len(weights) == 20
+    assert np.flatnonzero(weights == 0).tolist() == [3, 10]
+    good = weights > 0
+    np.testing.assert_array_equal(labels[good], source.labels[good])
+    assert not images[~good].any()
+    np.testing.assert_allclose(
+        images[good].mean(axis=(1, 2, 3)), np.where(labels[good], 200, 40), atol=3
+    )
+
+
+def test_files_that_vanish_are_bad_files(dirty: Path) -> None:
+    (train, _) = load_data(f"folder:{dirty}")
+    source = train.source if isinstance(train, Subset) else train
+    (dirty / "a" / "7.jpg").unlink()
+    bad = BadRecords(source.name, len(source), 1)
+    assert len(list(training_batches(source, config_of(10), 1, bad=bad))) == 2
+    assert "No such file" in bad.found[str(dirty / "a" / "7.jpg")]
+
+
+@pytest.mark.slow
+def test_memory_stays_flat_over_three_epochs_of_20000_images(run_python: Run) -> None:
+    code = """
+import resource
+from keras_resnet.data import AUGMENTATIONS, DataConfig, load_data, training_batches
+
+config = DataConfig("synthetic:20000x128x128", size=64, augmentation=AUGMENTATIONS["inception"])
+train, _ = load_data(config)
+assert len(train) == 20000
+batches = iter(training_batches(train, config, 3))
+for epoch in range(3):
+    for _ in range(79):
+        next(batches)
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+    result = run_python(code)
+    first, _, last = map(int, result.stdout.split())
+    assert last <= 1.05 * first

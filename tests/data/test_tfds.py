@@ -1,9 +1,6 @@
 from __future__ import annotations
 
-import importlib.util
 import io
-import sys
-import types
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,7 +13,7 @@ from PIL import Image
 
 from keras_resnet.data.config import DataConfig
 from keras_resnet.data.sources import load_data
-from keras_resnet.data.sources.tfds import load_tfds, resources_for_tfds
+from keras_resnet.data.sources.tfds import load_tfds
 from keras_resnet.images import read_image
 from keras_resnet.labels import imagenet_classes
 
@@ -118,8 +115,7 @@ def data_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def prepare(config: str, data_dir: Path, file_format: str = "tfrecord") -> Any:
     builder = KerasResnetToys(config=config, data_dir=data_dir, file_format=file_format)
-    with resources_for_tfds():
-        builder.download_and_prepare()
+    builder.download_and_prepare()
     return builder
 
 
@@ -187,23 +183,6 @@ def test_names_that_are_in_the_download_are_found() -> None:
     for _ in ("prepared", "opened again"):
         train, validation = load_data("tfds:keras_resnet_toys/late")
         assert train.class_names == validation.class_names == ("zebra", "ant", "bee")
-
-
-def test_nothing_stands_in_for_a_package_for_longer_than_needed(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
-    monkeypatch.delitem(sys.modules, "importlib_resources", raising=False)
-    with pytest.raises(KeyError), resources_for_tfds():
-        assert sys.modules["importlib_resources"].abc.Traversable
-        raise KeyError
-    assert "importlib_resources" not in sys.modules
-    # One that is installed stays.
-    installed = types.ModuleType("importlib_resources")
-    monkeypatch.setitem(sys.modules, "importlib_resources", installed)
-    with resources_for_tfds():
-        assert sys.modules["importlib_resources"] is installed
-    assert sys.modules["importlib_resources"] is installed
 
 
 @pytest.mark.parametrize("file_format", ["tfrecord", "array_record"])

@@ -6,7 +6,8 @@ import keras
 import pytest
 
 from keras_resnet import ResNetConfig, build
-from keras_resnet.data import LabeledImages, load_digits
+from keras_resnet.data import DataConfig, LabeledImages, Source, load_digits, training_batches
+from keras_resnet.model_info import get_info
 from keras_resnet.training import RECIPES, train
 
 from ..conftest import Run
@@ -42,6 +43,16 @@ def test_training_learns_and_counts_its_steps(
         result.history["val_accuracy"][-1]
     )
     assert not model.compiled
+    # Names of classes travel with the data.
+    assert get_info(model).class_names == tuple("0123456789")
+
+
+def test_a_model_of_other_classes_is_refused(
+    tiny_config: ResNetConfig, digits: tuple[LabeledImages, LabeledImages]
+) -> None:
+    model = build(tiny_config, input_shape=(16, 16, 3), classes=7)
+    with pytest.raises(ValueError, match="Build it with `classes=10`"):
+        train(model, digits, RECIPE)
 
 
 def test_same_seed_gives_the_same_weights_in_two_processes(run_python: Run) -> None:
@@ -76,15 +87,23 @@ def test_recipe_reaches_the_optimizer_and_the_pipeline(
         seen.update(keywords)
         return keras.optimizers.SGD(schedule)
 
-    def spy_crop(image: object, seed: object, padding: int) -> object:
-        seen["padding"] = padding
-        return image
+    def spy_batches(source: Source, config: DataConfig, epochs: int) -> object:
+        how = config.augmentation
+        seen.update(crop=how.crop, padding=how.padding, flip=how.flip, batch=config.batch_size)
+        return training_batches(source, config, epochs)
 
     monkeypatch.setattr(trainer, "SGD", spy_sgd)
-    monkeypatch.setattr(trainer, "pad_and_crop", spy_crop)
+    monkeypatch.setattr(trainer, "training_batches", spy_batches)
     recipe = dataclasses.replace(RECIPE, epochs=1, momentum=0.5, weight_decay=0.3, padding=2)
     train(build(tiny_config, input_shape=(16, 16, 3)), digits, recipe)
-    assert seen == {"momentum": 0.5, "coupled_weight_decay": 0.3, "padding": 2}
+    assert seen == {
+        "momentum": 0.5,
+        "coupled_weight_decay": 0.3,
+        "crop": "pad",
+        "padding": 2,
+        "flip": 0.0,
+        "batch": 32,
+    }
 
 
 def test_logits_are_trained_as_logits(

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import functools
-import importlib.resources.abc
-import importlib.util
 import os
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -121,8 +117,7 @@ def load_tfds(name: str) -> tuple[TfdsImages, TfdsImages | None]:
     # Before something large is downloaded, and after: some names of classes are in the download.
     _features_of(builder, name)
     try:
-        with resources_for_tfds():
-            builder.download_and_prepare()
+        builder.download_and_prepare()
     # The network, checksums, missing manual downloads: each has its own kind of error.
     except Exception as error:
         raise OSError(
@@ -145,26 +140,8 @@ def load_tfds(name: str) -> tuple[TfdsImages, TfdsImages | None]:
     return part("train"), part(validation) if validation else None
 
 
-@contextlib.contextmanager
-def resources_for_tfds() -> Iterator[None]:
-    """Within the block, the standard library stands in for a missing `importlib_resources`.
-
-    tfds 4.9.10 needs that package to prepare anything, but declares it for Python 3.8 only. What it
-    uses, `importlib_resources.abc`, is `importlib.resources.abc` since Python 3.11.
-    """
-    name = "importlib_resources"
-    if name in sys.modules or importlib.util.find_spec(name):
-        yield
-        return
-    sys.modules[name] = importlib.resources
-    try:
-        yield
-    finally:
-        sys.modules.pop(name, None)
-
-
 def _builder(name: str) -> Any:
-    import tensorflow_datasets as tfds  # type: ignore[import-untyped]
+    import tensorflow_datasets as tfds
 
     try:
         # tfds reads the variable once, when it is imported.

@@ -1,0 +1,109 @@
+"""`keras-resnet data benchmark`: how fast the data comes, and what limits training."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from keras_resnet.cli.app import AsJson, print_json
+from keras_resnet.cli.data import data
+from keras_resnet.quiet import quiet
+from keras_resnet.terminal import console, progress, table
+
+if TYPE_CHECKING:
+    import keras
+
+    from keras_resnet.data.benchmark import BenchmarkReport
+    from keras_resnet.data.config import Augmentation
+
+#: Augmentations in which pixels can be averaged.
+_RESIZING = ("he2015", "inception")
+
+
+@data.command()
+def benchmark(
+    source: Annotated[
+        str, typer.Argument(help="folder:PATH, tfrecord:GLOB, csv:FILE, tfds:NAME, synthetic, …")
+    ],
+    model: Annotated[
+        str | None, typer.Option(help="A network of `keras-resnet list`, to time as well.")
+    ] = None,
+    augmentation: Annotated[
+        str, typer.Option(help="none, cifar, he2015 or inception.")
+    ] = "inception",
+    size: Annotated[int, typer.Option(min=1, help="Image height and width.")] = 224,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images per training step.")] = 64,
+    seconds: Annotated[float, typer.Option(help="Of each stage's turn; each has three.")] = 5.0,
+    antialias: Annotated[
+        bool, typer.Option("--antialias", help="Average pixels where pictures shrink.")
+    ] = False,
+    dtype: Annotated[
+        str | None, typer.Option(help="Dtype policy of the model, e.g. mixed_bfloat16.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure reading, decoding, the training pipeline and a model, and name the bottleneck."""
+    if dtype is not None and model is None:
+        raise ValueError(f"Expected `--dtype` with `--model`. Received: --dtype {dtype}")
+    with quiet():
+        from keras_resnet.data.benchmark import benchmark as measure
+        from keras_resnet.data.config import DataConfig
+        from keras_resnet.data.sources.load import load_data
+    config = DataConfig(source, size=size, augmentation=_augmentation(augmentation, antialias))
+    images, _ = load_data(config)
+    config = dataclasses.replace(config, batch_size=min(batch_size, len(images)))
+    network = None if model is None else _network(model, size, len(images.class_names), dtype)
+    with _shown(as_json) as report:
+        result = measure(images, config, model=network, seconds=seconds, report=report)
+    if as_json:
+        settings = dataclasses.asdict(config)
+        print_json({**settings, "model": model, "dtype": dtype, **result.to_dict()})
+        return
+    if config.batch_size < batch_size:
+        console.print(f"Batches of {config.batch_size} images: {images.name} has no more.")
+    _print(result)
+
+
+def _augmentation(name: str, antialias: bool) -> Augmentation:
+    from keras_resnet.data.config import AUGMENTATIONS
+
+    if name not in AUGMENTATIONS:
+        raise ValueError(
+            f"Expected `--augmentation` to be one of {', '.join(AUGMENTATIONS)}. Received: {name}"
+        )
+    if antialias and name not in _RESIZING:
+        raise ValueError(
+            f"Expected `--antialias` with --augmentation {' or '.join(_RESIZING)}. Received: {name}"
+        )
+    return dataclasses.replace(AUGMENTATIONS[name], antialias=antialias)
+
+
+def _network(name: str, size: int, classes: int, dtype: str | None) -> keras.Model:
+    from keras_resnet.variants import create_model
+
+    return create_model(name, input_shape=(size, size, 3), classes=classes, dtype=dtype)
+
+
+@contextlib.contextmanager
+def _shown(as_json: bool) -> Iterator[Any]:
+    if as_json:
+        yield None
+        return
+    with progress("benchmark") as report:
+        yield report
+
+
+def _print(result: BenchmarkReport) -> None:
+    from keras_resnet.data.benchmark import format_rate
+
+    rows = table(("stage", "images/s", "per core"))
+    for stage, rate in result.images_per_second.items():
+        per_core = result.per_core.get(stage)
+        rows.add_row(stage, format_rate(rate), "" if per_core is None else format_rate(per_core))
+    console.print(rows)
+    console.print(f"Cores: {result.cores}")
+    console.print(result.verdict)

@@ -1,0 +1,374 @@
+"""How many images per second storage, decoder, augmentation and model manage, each by itself."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_resnet.data.bad_records import BadRecords, TooManyBadRecordsError
+from keras_resnet.data.config import DataConfig
+from keras_resnet.data.order import Order
+
+# Where the stages are those of the pipeline, so are their threads.
+from keras_resnet.data.pipeline import _CHUNK, _READS, _WAITING, _cores, training_batches
+from keras_resnet.data.reading import JPEG, PATH, PIXELS, Reader, read_tensors
+from keras_resnet.data.sources.base import Record, Source, Subset
+from keras_resnet.data.sources.memory import LabeledImages
+from keras_resnet.image_formats import plain_jpeg_size
+from keras_resnet.images import MAX_PIXELS
+
+#: Does some work and returns how many images that were.
+Take = Callable[[], int]
+
+#: The name of the step that starts, and the share that is done, 0 to 1.
+Progress = Callable[[str, float], None]
+
+#: Epochs that no measurement comes to the end of.
+_EPOCHS = 1_000_000
+
+#: Pieces that each stage makes before the first turn: threads start and functions are compiled.
+_FIRST = 2
+
+#: Of every turn, counted from its beginning, so much is added and not counted: it goes through what
+#: waited in the stage's buffers.
+_UNCOUNTED = 0.2
+
+#: Seconds that the stages get to fill their buffers, at most, before the next one has its turn.
+_SETTLING = 2.0
+
+#: What the sentence without a model takes as an example.
+_EXAMPLE = 2500
+
+
+@dataclass(frozen=True)
+class BenchmarkReport:
+    """Images per second of the stages of training.
+
+    Attributes:
+        images_per_second: of `reading`, the bytes alone; `decoding`, which reads as well;
+            `training`, all of the pipeline that training gets its batches from; `model`, training
+            steps on one batch. Without the first two for images in memory, without the last one if
+            there was no model.
+        cores: that this process may use.
+    """
+
+    images_per_second: Mapping[str, float]
+    cores: int
+
+    @property
+    def per_core(self) -> dict[str, float]:
+        """Images per second and core, of all but the model."""
+        rates = self.images_per_second.items()
+        return {stage: rate / self.cores for stage, rate in rates if stage != "model"}
+
+    @property
+    def seconds_per_image(self) -> dict[str, float]:
+        """What each kind of work with the data adds to the time per image.
+
+        `reading`, `decoding` and `augmentation`; 0 where more work took no more time. Augmentation
+        has none if training decodes so much less than all of a picture that it makes up for it.
+        """
+        spent, result = 0.0, {}
+        works = {"reading": "reading", "decoding": "decoding", "training": "augmentation"}
+        for stage, work in works.items():
+            if stage in self.images_per_second:
+                total = 1 / self.images_per_second[stage]
+                result[work] = max(total - spent, 0.0)
+                spent = total
+        return result
+
+    @property
+    def bottleneck(self) -> str:
+        """`model` if it takes fewer images than the data gives; or else the dearest work."""
+        rates = self.images_per_second
+        if rates.get("model", math.inf) < rates["training"]:
+            return "model"
+        costs = self.seconds_per_image
+        return max(costs, key=lambda work: costs[work])
+
+    @property
+    def verdict(self) -> str:
+        """One sentence about what limits training."""
+        what, rates = self.bottleneck, self.images_per_second
+        data = f"the data comes at {format_rate(rates['training'])}"
+        model = rates.get("model")
+        if model is not None and what == "model":
+            return f"The model limits training: it takes {format_rate(model)} images/s, and {data}."
+        if model is not None:
+            limit = f"{what.capitalize()} limits training: the model takes {format_rate(model)}"
+            return f"{limit} images/s, and {data}{self._wanted('; it wants', model)}."
+        most = f"{what.capitalize()} takes most of the time per image; {data} images/s"
+        return f"{most}{self._wanted(f', and a GPU that takes {_EXAMPLE:,} wants', _EXAMPLE)}."
+
+    def _wanted(self, words: str, rate: float) -> str:
+        """How many cores give that rate; nothing is known about faster storage."""
+        if self.bottleneck == "reading":
+            return ""
+        number = math.ceil(rate / self.per_core["training"])
+        return f"{words} {number:,} such {'core' if number == 1 else 'cores'}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it, for JSON."""
+        return {
+            "images_per_second": dict(self.images_per_second),
+            "per_core": self.per_core,
+            "seconds_per_image": self.seconds_per_image,
+            "cores": self.cores,
+            "bottleneck": self.bottleneck,
+            "verdict": self.verdict,
+        }
+
+
+def format_rate(rate: float) -> str:
+    """A rate with as many digits as can be relied on."""
+    return f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"
+
+
+def benchmark(
+    source: Source,
+    config: DataConfig,
+    *,
+    model: keras.Model | None = None,
+    seconds: float = 5.0,
+    rounds: int = 3,
+    report: Progress | None = None,
+) -> BenchmarkReport:
+    """Measures reading, decoding, the pipeline of training, and training steps, in turn.
+
+    Each starts once and then goes on from turn to turn, so that what counts is its steady state.
+    Pictures come in random order; files that the system still has in memory are read from there, as
+    in training.
+
+    Args:
+        source: the images.
+        config: size and number of the images in a batch, augmentation.
+        model: a classifier of such images. It stays as it is; a copy is trained.
+        seconds: how long a turn lasts at least.
+        rounds: turns of each; the median counts.
+        report: called with the turn that starts and the share that is done.
+
+    Raises:
+        ValueError: an argument is out of range, the model is not one of such images and classes, or
+            no picture can be decoded.
+        TooManyBadRecordsError: more pictures cannot be read than `config` puts up with.
+        RuntimeError: there is a model, and the Keras backend is not TensorFlow.
+    """
+    if not (math.isfinite(seconds) and seconds > 0) or rounds < 1:
+        raise ValueError(
+            "Expected `seconds` above 0 and `rounds` of at least 1. "
+            f"Received: seconds={seconds}, rounds={rounds}"
+        )
+    if model is not None:
+        _check(model, source, config)
+    bad = BadRecords(source.name, len(source), config.max_bad_fraction)
+    try:
+        takes = _stages(source, config, model, bad)
+        return BenchmarkReport(rates_in_turn(takes, seconds, rounds, report), _cores())
+    except tf.errors.OpError as error:
+        # In a graph, an exception keeps its message at most.
+        if len(bad) > config.max_bad_fraction * len(source):
+            raise TooManyBadRecordsError(str(bad)) from error
+        raise
+
+
+def rates_in_turn(
+    takes: Mapping[str, Take], seconds: float, rounds: int, report: Progress | None = None
+) -> dict[str, float]:
+    """Images per second: medians over rounds in which each has its turn.
+
+    Args:
+        takes: what to measure: name -> a function that takes the next images and returns how many
+            they were.
+        seconds: how long a turn lasts at least.
+        rounds: turns of each.
+        report: see `benchmark`.
+
+    Raises:
+        ValueError: nothing came in a whole turn.
+    """
+    rates: dict[str, list[float]] = {name: [] for name in takes}
+    if report is not None:
+        report("start", 0.0)
+    for take in takes.values():
+        for _ in range(_FIRST):
+            take()
+    for turn in range(rounds * len(takes)):
+        name = tuple(takes)[turn % len(takes)]
+        if report is not None:
+            report(f"{name}, round {turn // len(takes) + 1}", turn / (rounds * len(takes)))
+        _settle()
+        _rate(takes[name], seconds * _UNCOUNTED)
+        rate = _rate(takes[name], seconds)
+        if not rate:
+            raise ValueError(f"Expected images from {name}. Received: none in {seconds:g} s")
+        rates[name].append(rate)
+    return {name: statistics.median(values) for name, values in rates.items()}
+
+
+def _rate(take: Take, seconds: float) -> float:
+    images, start = 0, time.perf_counter()
+    while True:
+        images += take()
+        elapsed = time.perf_counter() - start
+        if elapsed >= seconds:
+            return images / elapsed
+
+
+def _settle() -> None:
+    """Waits until no thread works: one that fills its stage's buffers would slow the next stage."""
+    end, pause = time.perf_counter() + _SETTLING, 0.02
+    while time.perf_counter() < end:
+        used = time.process_time()
+        time.sleep(pause)
+        if time.process_time() - used < pause / 5:
+            return
+
+
+def _check(model: keras.Model, source: Source, config: DataConfig) -> None:
+    if keras.backend.backend() != "tensorflow":
+        raise RuntimeError(
+            "Expected Keras' TensorFlow backend, to time a model with. Received: "
+            f"{keras.backend.backend()}. Set KERAS_BACKEND=tensorflow"
+        )
+    shape, classes = (None, config.size, config.size, 3), len(source.class_names)
+    fits = len(model.input_shape) == len(shape) and all(
+        side in (None, expected) for side, expected in zip(model.input_shape, shape, strict=True)
+    )
+    if not fits or model.output_shape != (None, classes):
+        raise ValueError(
+            f"Expected a model {shape} -> {(None, classes)}, for the images and classes of "
+            f"{source.name}. Received: {model.name}, {model.input_shape} -> {model.output_shape}"
+        )
+
+
+def _stages(
+    source: Source, config: DataConfig, model: keras.Model | None, bad: BadRecords
+) -> dict[str, Take]:
+    takes: dict[str, Take] = {}
+    # Each has an order of its own: it does not find in memory what another one has just read.
+    if not isinstance(source, LabeledImages):
+        orders = (_chunks(source, config, config.seed + number) for number in (1, 2))
+        reading, decoding = next(orders), next(orders)
+        takes["reading"] = _counts(_reading(reading, source, bad))
+        takes["decoding"] = _counts(_decoding(decoding, source, bad))
+    batches = iter(training_batches(source, config, _EPOCHS, bad=bad))
+    takes["training"] = lambda: int(next(batches)[0].shape[0])
+    if model is not None:
+        takes["model"] = _model(model, *next(batches))
+    return takes
+
+
+def _chunks(source: Source, config: DataConfig, seed: int) -> tf.data.Dataset:
+    """Indices in random order, as many in each element as the pipeline reads at once."""
+    order = Order(
+        len(source),
+        min(_CHUNK, len(source)),
+        seed=seed,
+        drop_remainder=True,
+        block=config.shuffle_block,
+    )
+    epochs = tf.data.Dataset.range(_EPOCHS)
+    return epochs.flat_map(lambda epoch: tf.data.Dataset.from_tensor_slices(order.epoch(epoch)))
+
+
+def _counts(dataset: tf.data.Dataset) -> Take:
+    """Takes elements that are numbers of images."""
+    iterator = iter(dataset.prefetch(_WAITING))
+    return lambda: int(next(iterator))
+
+
+class _Undecoded(Subset):
+    """A source whose records `Reader` passes on where it would decode them: as if pixels."""
+
+    def __getitem__(self, index: int) -> Record:
+        data, label = super().__getitem__(index)
+        if isinstance(data, bytes) and plain_jpeg_size(data, MAX_PIXELS) is None:
+            filled = data + bytes(-len(data) % 3)
+            return Record(np.frombuffer(filled, np.uint8).reshape(1, -1, 3), label)
+        return Record(data, label)
+
+
+def _reading(chunks: tf.data.Dataset, source: Source, bad: BadRecords) -> tf.data.Dataset:
+    undecoded = _Undecoded(source, np.arange(len(source)), source.name)
+    reader = Reader(undecoded, bad, substitute=True)
+
+    def length(data: Any, kind: Any) -> Any:
+        contents = tf.cond(kind == PATH, lambda: tf.io.read_file(data), lambda: data)
+        return tf.strings.length(contents)
+
+    def read(indices: Any) -> Any:
+        data, _, kinds, _, present = read_tensors(reader.read, indices)
+        lengths = tf.map_fn(
+            lambda row: length(*row),
+            (data, kinds),
+            parallel_iterations=1,
+            fn_output_signature=tf.int32,
+        )
+        return tf.reduce_sum(tf.cast(present & (lengths > 0), tf.int32))
+
+    return chunks.map(read, num_parallel_calls=_READS)
+
+
+def _decoding(chunks: tf.data.Dataset, source: Source, bad: BadRecords) -> tf.data.Dataset:
+    reader = Reader(source, bad, substitute=True)
+    none = tf.data.Dataset.from_tensors(0)
+
+    def height(jpeg: Any) -> Any:
+        return tf.shape(tf.io.decode_jpeg(jpeg, channels=3))[0]
+
+    def decode(data: Any, height_of_pixels: Any, kind: Any) -> Any:
+        branches = {
+            PIXELS: lambda: height_of_pixels,
+            JPEG: lambda: height(data),
+            PATH: lambda: height(tf.io.read_file(data)),
+        }
+        return tf.minimum(tf.switch_case(kind, branches), 1)
+
+    def read(indices: Any) -> Any:
+        data, shapes, kinds, _, _ = read_tensors(reader.read, indices)
+        return data, shapes[:, 0], kinds
+
+    def images(*chunk: Any) -> tf.data.Dataset:
+        decoded = tf.data.Dataset.from_tensor_slices(chunk).map(decode).ignore_errors()
+        # Something comes even if all of them are damaged.
+        counted = decoded.concatenate(none).batch(_CHUNK + 1)
+        return counted.map(tf.reduce_sum)
+
+    return chunks.map(read, num_parallel_calls=_READS).interleave(
+        images, cycle_length=_WAITING * _cores(), num_parallel_calls=_cores(), deterministic=True
+    )
+
+
+def _model(model: keras.Model, images: Any, labels: Any) -> Take:
+    """Training steps of a copy of the model on one batch."""
+    trained = keras.models.clone_model(model)
+    is_linear = getattr(model.layers[-1], "activation", None) is keras.activations.linear
+    losses = keras.losses
+    # Where images are mixed, labels are shares of classes.
+    kind = (
+        losses.SparseCategoricalCrossentropy
+        if len(labels.shape) == 1
+        else losses.CategoricalCrossentropy
+    )
+    trained.compile(keras.optimizers.SGD(1e-3, momentum=0.9), loss=kind(from_logits=is_linear))
+    trained.make_train_function()
+    batches = iter(tf.data.Dataset.from_tensors((images, labels)).repeat())
+    count, under_way = int(images.shape[0]), []
+
+    def take() -> int:
+        under_way.append(trained.train_function(batches)["loss"])
+        # A GPU works while Python goes on. Waiting for the step before keeps it busy, and keeps
+        # steps from piling up that nobody has timed.
+        if len(under_way) > 1:
+            under_way.pop(0).numpy()
+        return count
+
+    return take
