@@ -24,6 +24,7 @@ EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 
 PRINTED = {
     "build.py": "params=23528522",
+    "data_pipeline.py": "val_accuracy",
     "features.py": "'C5': (None, 16, 16, 2048)",
     "fine_tune.py": "of the held-out digits are right",
     "mobile_export.py": "agreement=",
@@ -60,6 +61,11 @@ def with_files(demo: tuple[object, Path], tmp_path: Path) -> None:
     for name in ("photos/a.png", "more/b.jpg"):
         (tmp_path / name).parent.mkdir()
         Image.new("RGB", (40, 30), (200, 100, 50)).save(tmp_path / name)
+    for kind in ("daisy", "rose"):
+        (tmp_path / "flowers" / kind).mkdir(parents=True)
+        for number in range(12):
+            colour = (20 * number, 100 if kind == "rose" else 0, 50)
+            Image.new("RGB", (400, 300), colour).save(tmp_path / f"flowers/{kind}/{number}.jpg")
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)

@@ -319,28 +319,29 @@ def _reading(chunks: tf.data.Dataset, source: Source, bad: BadRecords) -> tf.dat
 
 def _decoding(chunks: tf.data.Dataset, source: Source, bad: BadRecords) -> tf.data.Dataset:
     reader = Reader(source, bad, substitute=True)
-    none = tf.data.Dataset.from_tensors(0)
+    none = tf.data.Dataset.from_tensors(-1)
 
-    def height(jpeg: Any) -> Any:
-        return tf.shape(tf.io.decode_jpeg(jpeg, channels=3))[0]
+    def decoded(jpeg: Any) -> Any:
+        # Of a picture whose pixels nobody wants, TensorFlow finds the shape without them.
+        return tf.cast(tf.io.decode_jpeg(jpeg, channels=3)[0, 0, 0], tf.int32)
 
-    def decode(data: Any, height_of_pixels: Any, kind: Any) -> Any:
+    def decode(data: Any, kind: Any) -> Any:
         branches = {
-            PIXELS: lambda: height_of_pixels,
-            JPEG: lambda: height(data),
-            PATH: lambda: height(tf.io.read_file(data)),
+            PIXELS: lambda: 0,
+            JPEG: lambda: decoded(data),
+            PATH: lambda: decoded(tf.io.read_file(data)),
         }
-        return tf.minimum(tf.switch_case(kind, branches), 1)
+        return tf.switch_case(kind, branches)
 
     def read(indices: Any) -> Any:
-        data, shapes, kinds, _, _ = read_tensors(reader.read, indices)
-        return data, shapes[:, 0], kinds
+        data, _, kinds, _, _ = read_tensors(reader.read, indices)
+        return data, kinds
 
     def images(*chunk: Any) -> tf.data.Dataset:
-        decoded = tf.data.Dataset.from_tensor_slices(chunk).map(decode).ignore_errors()
+        values = tf.data.Dataset.from_tensor_slices(chunk).map(decode).ignore_errors()
         # Something comes even if all of them are damaged.
-        counted = decoded.concatenate(none).batch(_CHUNK + 1)
-        return counted.map(tf.reduce_sum)
+        values = values.concatenate(none).batch(_CHUNK + 1)
+        return values.map(lambda values: tf.reduce_sum(tf.cast(values >= 0, tf.int32)))
 
     return chunks.map(read, num_parallel_calls=_READS).interleave(
         images, cycle_length=_WAITING * _cores(), num_parallel_calls=_cores(), deterministic=True
@@ -351,14 +352,11 @@ def _model(model: keras.Model, images: Any, labels: Any) -> Take:
     """Training steps of a copy of the model on one batch."""
     trained = keras.models.clone_model(model)
     is_linear = getattr(model.layers[-1], "activation", None) is keras.activations.linear
-    losses = keras.losses
     # Where images are mixed, labels are shares of classes.
-    kind = (
-        losses.SparseCategoricalCrossentropy
-        if len(labels.shape) == 1
-        else losses.CategoricalCrossentropy
-    )
-    trained.compile(keras.optimizers.SGD(1e-3, momentum=0.9), loss=kind(from_logits=is_linear))
+    mixed = len(labels.shape) > 1
+    of_shares, of_indices = "CategoricalCrossentropy", "SparseCategoricalCrossentropy"
+    loss = getattr(keras.losses, of_shares if mixed else of_indices)(from_logits=is_linear)
+    trained.compile(keras.optimizers.SGD(1e-3, momentum=0.9), loss=loss)
     trained.make_train_function()
     batches = iter(tf.data.Dataset.from_tensors((images, labels)).repeat())
     count, under_way = int(images.shape[0]), []

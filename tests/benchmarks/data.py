@@ -18,13 +18,13 @@ from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-#: So few photographs that they had to be repeated more often would make epochs too short.
+#: Links to the photographs: a few photographs alone would make epochs that end all the time.
 IMAGES = 4000
 BATCH, SIZE = 64, 224
 
 
 def link(folder: Path, target: Path) -> None:
-    """Makes links to every photograph, so many of each that everybody sees `IMAGES` files."""
+    """Links to every photograph so often that there are at least `IMAGES` files."""
     photographs = sorted(path for path in folder.resolve().glob("*/*") if path.is_file())
     for copy in range(-(-IMAGES // len(photographs))):
         for path in photographs:
@@ -44,13 +44,14 @@ def decoding(folder: Path) -> Callable[[], int]:
 
     from keras_resnet.data.sources.folder import load_folder
 
-    def shape(path: Any) -> Any:
-        return tf.shape(tf.io.decode_jpeg(tf.io.read_file(path), channels=3))
+    def pixel(path: Any) -> Any:
+        # The shape alone is found without decoding everything.
+        return tf.io.decode_jpeg(tf.io.read_file(path), channels=3)[0, 0]
 
     source, _ = load_folder(str(folder))
     cores = len(os.sched_getaffinity(0))
     dataset = tf.data.Dataset.from_tensor_slices(source.paths).repeat()
-    dataset = dataset.map(shape, num_parallel_calls=cores).batch(BATCH).prefetch(3)
+    dataset = dataset.map(pixel, num_parallel_calls=cores).batch(BATCH).prefetch(3)
     return images_in(dataset, len)
 
 
