@@ -52,9 +52,9 @@ def benchmark(
     with quiet():
         from keras_resnet.data.benchmark import benchmark as measure
         from keras_resnet.data.config import DataConfig
-        from keras_resnet.data.sources.load import load_data
+        from keras_resnet.data.sources.load import load_parts
     config = DataConfig(source, size=size, augmentation=_augmentation(augmentation, antialias))
-    images, _ = load_data(config)
+    images, _ = load_parts(config)
     config = dataclasses.replace(config, batch_size=min(batch_size, len(images)))
     network = None if model is None else _network(model, size, len(images.class_names), dtype)
     with _shown(as_json) as report:

@@ -103,14 +103,19 @@ def folder(
     skip_unreadable: SkipUnreadable = False,
     overwrite: Overwrite = False,
 ) -> None:
-    """Prepare a directory with a folder of images per class, or any other source."""
+    """Prepare a directory with a folder of images per class, or any other source.
+
+    A source without a validation part stays undivided; whoever loads the shards divides it.
+    """
 
     def load(report: Callable[[str, float], None]) -> dict[str, Source]:
-        from keras_resnet.data.sources.load import load_data
+        from keras_resnet.data.sources.load import load_parts
 
         is_path = Path(source).expanduser().is_dir()
-        parts = load_data(f"folder:{source}" if is_path else source)
-        return dict(zip(("train", "validation"), parts, strict=True))
+        train, validation = load_parts(f"folder:{source}" if is_path else source)
+        return (
+            {"train": train} if validation is None else {"train": train, "validation": validation}
+        )
 
     numbers = {} if shards is None else {"train": shards}
     _prepare(load, output, numbers, short_side, seed, skip_unreadable, overwrite)

@@ -46,8 +46,8 @@ def scan(
             raise FileExistsError(f"Expected a new file. Received: {output}. Pass --overwrite")
     with quiet():
         from keras_resnet.data import scan as scanning
-        from keras_resnet.data.sources.load import load_data
-    sources = load_data(source)
+        from keras_resnet.data.sources.load import load_parts
+    sources = [part for part in load_parts(source) if part is not None]
     with _shown(as_json) as step:
         report = scanning.scan(sources, small=small, progress=step)
     if output is not None:

@@ -18,7 +18,7 @@ from keras_resnet.data.config import DataConfig
 from keras_resnet.data.order import Order
 
 # Where the stages are those of the pipeline, so are their threads.
-from keras_resnet.data.pipeline import _CHUNK, _READS, _WAITING, _cores, training_batches
+from keras_resnet.data.pipeline import CHUNK, READS, WAITING, cores, training_batches
 from keras_resnet.data.reading import JPEG, PATH, PIXELS, Reader, read_tensors
 from keras_resnet.data.sources.base import Record, Source, Subset
 from keras_resnet.data.sources.memory import LabeledImages
@@ -171,7 +171,7 @@ def benchmark(
     bad = BadRecords(source.name, len(source), config.max_bad_fraction)
     try:
         takes = _stages(source, config, model, bad)
-        return BenchmarkReport(rates_in_turn(takes, seconds, rounds, report), _cores())
+        return BenchmarkReport(rates_in_turn(takes, seconds, rounds, report), cores())
     except tf.errors.OpError as error:
         # In a graph, an exception keeps its message at most.
         if len(bad) > config.max_bad_fraction * len(source):
@@ -270,7 +270,7 @@ def _chunks(source: Source, config: DataConfig, seed: int) -> tf.data.Dataset:
     """Indices in random order, as many in each element as the pipeline reads at once."""
     order = Order(
         len(source),
-        min(_CHUNK, len(source)),
+        min(CHUNK, len(source)),
         seed=seed,
         drop_remainder=True,
         block=config.shuffle_block,
@@ -281,7 +281,7 @@ def _chunks(source: Source, config: DataConfig, seed: int) -> tf.data.Dataset:
 
 def _counts(dataset: tf.data.Dataset) -> Take:
     """Takes elements that are numbers of images."""
-    iterator = iter(dataset.prefetch(_WAITING))
+    iterator = iter(dataset.prefetch(WAITING))
     return lambda: int(next(iterator))
 
 
@@ -314,7 +314,7 @@ def _reading(chunks: tf.data.Dataset, source: Source, bad: BadRecords) -> tf.dat
         )
         return tf.reduce_sum(tf.cast(present & (lengths > 0), tf.int32))
 
-    return chunks.map(read, num_parallel_calls=_READS)
+    return chunks.map(read, num_parallel_calls=READS)
 
 
 def _decoding(chunks: tf.data.Dataset, source: Source, bad: BadRecords) -> tf.data.Dataset:
@@ -322,7 +322,7 @@ def _decoding(chunks: tf.data.Dataset, source: Source, bad: BadRecords) -> tf.da
     none = tf.data.Dataset.from_tensors(-1)
 
     def decoded(jpeg: Any) -> Any:
-        # Of a picture whose pixels nobody wants, TensorFlow finds the shape without them.
+        # One pixel stands for them all: pictures of different sizes cannot be batched.
         return tf.cast(tf.io.decode_jpeg(jpeg, channels=3)[0, 0, 0], tf.int32)
 
     def decode(data: Any, kind: Any) -> Any:
@@ -340,11 +340,11 @@ def _decoding(chunks: tf.data.Dataset, source: Source, bad: BadRecords) -> tf.da
     def images(*chunk: Any) -> tf.data.Dataset:
         values = tf.data.Dataset.from_tensor_slices(chunk).map(decode).ignore_errors()
         # Something comes even if all of them are damaged.
-        values = values.concatenate(none).batch(_CHUNK + 1)
+        values = values.concatenate(none).batch(CHUNK + 1)
         return values.map(lambda values: tf.reduce_sum(tf.cast(values >= 0, tf.int32)))
 
-    return chunks.map(read, num_parallel_calls=_READS).interleave(
-        images, cycle_length=_WAITING * _cores(), num_parallel_calls=_cores(), deterministic=True
+    return chunks.map(read, num_parallel_calls=READS).interleave(
+        images, cycle_length=WAITING * cores(), num_parallel_calls=cores(), deterministic=True
     )
 
 

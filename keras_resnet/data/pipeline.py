@@ -31,13 +31,13 @@ from keras_resnet.data.transforms import (
 )
 
 #: Images that are read by one call into Python, and guarded together against damaged files.
-_CHUNK = 32
+CHUNK = 32
 
 #: Chunks that are read at once: disks and networks are faster at several requests.
-_READS = 4
+READS = 4
 
 #: Chunks that are being decoded or wait for their turn, per core.
-_WAITING = 2
+WAITING = 2
 
 #: Batches that wait for the model.
 _PREFETCHED = 3
@@ -246,9 +246,9 @@ def _examples(
 
 
 def _chunk_of(count: int) -> int:
-    """The largest number up to `_CHUNK` that divides a batch, if it is not a very small one."""
-    divisors = [size for size in range(1, _CHUNK + 1) if count % size == 0]
-    return divisors[-1] if divisors[-1] >= _CHUNK // 4 else min(count, _CHUNK)
+    """The largest number up to `CHUNK` that divides a batch, if it is not a very small one."""
+    divisors = [size for size in range(1, CHUNK + 1) if count % size == 0]
+    return divisors[-1] if divisors[-1] >= CHUNK // 4 else min(count, CHUNK)
 
 
 def _from_memory(
@@ -298,10 +298,10 @@ def _from_files(
         return decoded.concatenate(rescued).take(1)
 
     loaded = chunks.map(
-        lambda ids, seed: (ids, seed, *read(reader.read, ids, seed)), num_parallel_calls=_READS
+        lambda ids, seed: (ids, seed, *read(reader.read, ids, seed)), num_parallel_calls=READS
     )
     return loaded.interleave(
-        guarded, cycle_length=_WAITING * _cores(), num_parallel_calls=_cores(), deterministic=True
+        guarded, cycle_length=WAITING * cores(), num_parallel_calls=cores(), deterministic=True
     )
 
 
@@ -321,7 +321,8 @@ def _seeds(ids: Any, seed: Any) -> Any:
     return tf.stack([tf.fill(tf.shape(ids), tf.cast(seed, tf.int32)), ids], axis=1)
 
 
-def _cores() -> int:
+def cores() -> int:
+    """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

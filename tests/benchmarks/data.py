@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
+import random
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -45,12 +46,14 @@ def decoding(folder: Path) -> Callable[[], int]:
     from keras_resnet.data.sources.folder import load_folder
 
     def pixel(path: Any) -> Any:
-        # The shape alone is found without decoding everything.
+        # One stands for them all: pictures of different sizes cannot be batched.
         return tf.io.decode_jpeg(tf.io.read_file(path), channels=3)[0, 0]
 
     source, _ = load_folder(str(folder))
     cores = len(os.sched_getaffinity(0))
-    dataset = tf.data.Dataset.from_tensor_slices(source.paths).repeat()
+    # The same photograph many times in a row would be decoded from the processor's caches.
+    paths = random.Random(0).sample(source.paths, len(source.paths))
+    dataset = tf.data.Dataset.from_tensor_slices(paths).repeat()
     dataset = dataset.map(pixel, num_parallel_calls=cores).batch(BATCH).prefetch(3)
     return images_in(dataset, len)
 

@@ -78,8 +78,22 @@ def load_data(config: DataConfig | str) -> tuple[Source, Source]:
             `~` stands for the home directory.
 
     Raises:
-        ValueError: there is no such source, or it is not as it should be.
+        ValueError: there is no such source, it is not as it should be, or a class is too small to
+            be divided.
         OSError: it cannot be read.
+    """
+    if isinstance(config, str):
+        config = DataConfig(config)
+    train, validation = load_parts(config)
+    if validation is None:
+        return stratified_split(train, config.validation_fraction, config.split_seed)
+    return train, validation
+
+
+def load_parts(config: DataConfig | str) -> Parts:
+    """Opens a source without dividing it: its second part is None if there is only one.
+
+    Arguments and errors are those of `load_data`.
     """
     if isinstance(config, str):
         config = DataConfig(config)
@@ -90,7 +104,4 @@ def load_data(config: DataConfig | str) -> tuple[Source, Source]:
         raise ValueError(f"Expected a source: one of {usages}. Received: {config.source!r}")
     if (colon and not argument) or scheme.argument not in (None, bool(colon)):
         raise ValueError(f"Expected a source {scheme.usage}. Received: {config.source!r}")
-    train, validation = scheme.load(argument, config)
-    if validation is None:
-        return stratified_split(train, config.validation_fraction, config.split_seed)
-    return train, validation
+    return scheme.load(argument, config)
