@@ -111,6 +111,7 @@ def plain_jpeg_size(data: bytes, max_pixels: int) -> tuple[int, int] | None:
     """
     if not data.startswith(b"\xff\xd8\xff"):
         return None
+    size = None
     try:
         for marker, start, _ in jpeg_segments(data):
             if marker == 0xE1 and data.startswith(b"Exif\0\0", start + 4):
@@ -121,10 +122,11 @@ def plain_jpeg_size(data: bytes, max_pixels: int) -> tuple[int, int] | None:
             elif marker in (0xC0, 0xC1, 0xC2):
                 precision, height, width, components = struct.unpack_from(">BHHB", data, start + 4)
                 small = 0 < height * width <= max_pixels
-                plain = small and precision == 8 and components in (1, 3)
-                return (height, width) if plain else None
+                if not small or precision != 8 or components not in (1, 3):
+                    return None
+                size = (height, width)
             elif marker == 0xDA:
-                return None
+                return size
     except struct.error:
         pass
     return None

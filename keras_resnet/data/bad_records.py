@@ -17,11 +17,14 @@ class BadRecords:
 
     Attributes:
         found: name -> reason, in the order in which they were met.
+        error: what was raised when they became too many; from a dataset, TensorFlow raises an
+            `InvalidArgumentError` in its place.
     """
 
     def __init__(self, source: str, count: int, max_fraction: float) -> None:
         """Takes the name of the source, how many records it has, and how many may be bad."""
         self.found: dict[str, str] = {}
+        self.error: TooManyBadRecordsError | None = None
         self._source, self._count, self._max_fraction = source, count, max_fraction
         self._lock = threading.Lock()
 
@@ -35,15 +38,17 @@ class BadRecords:
             TooManyBadRecordsError: these are too many.
         """
         with self._lock:
-            if name in self.found:
-                return
-            self.found[name] = reason
-        _log.warning("Skipped: %s", reason if name in reason else f"{name}: {reason}")
-        if len(self.found) > self._max_fraction * self._count:
-            raise TooManyBadRecordsError(str(self))
+            is_new = name not in self.found
+            self.found.setdefault(name, reason)
+            if len(self.found) > self._max_fraction * self._count:
+                self.error = TooManyBadRecordsError(str(self))
+                raise self.error
+        if is_new:
+            _log.warning("Skipped: %s", reason if name in reason else f"{name}: {reason}")
 
     def __str__(self) -> str:
-        names = list(self.found)
+        # Names of files may be any bytes; TensorFlow's messages are text.
+        names = [name.encode(errors="backslashreplace").decode() for name in self.found]
         shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
         return (
             f"Expected at most {self._max_fraction:.2%} unreadable images in {self._source}. "

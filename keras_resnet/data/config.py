@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -95,9 +96,7 @@ class Augmentation:
                 raise ValueError(
                     f"Expected `{name}` to be one of {choices}. Received: {getattr(self, name)!r}"
                 )
-        for name in ("flip", "auto_contrast", "erasing"):
-            _check_range(name, getattr(self, name), 0, 1)
-        for name in ("brightness", "contrast", "saturation"):
+        for name in ("flip", "auto_contrast", "erasing", "brightness", "contrast", "saturation"):
             _check_range(name, getattr(self, name), 0, 1)
         _check_range("hue", self.hue, 0, 0.5)
         _check_range("auto_magnitude", self.auto_magnitude, 0, 10)
@@ -111,12 +110,15 @@ class Augmentation:
             ("short_side", 224, float("inf")),
         ):
             pair = getattr(self, name)
-            if not isinstance(pair, (tuple, list)) or len(pair) != 2 or not pair[0] <= pair[1]:
+            is_pair = isinstance(pair, (tuple, list)) and len(pair) == 2
+            for value in pair if is_pair else ():
+                _check_range(name, value, low, high)
+                if name == "short_side":
+                    _check_integer(name, value, 1)
+            if not is_pair or pair[0] > pair[1]:
                 raise ValueError(
                     f"Expected `{name}` to be a least and a greatest value. Received: {pair!r}"
                 )
-            for value in pair:
-                _check_range(name, value, low, high)
             object.__setattr__(self, name, tuple(pair))
 
     @property
@@ -137,7 +139,7 @@ AUGMENTATIONS = {
 
 @dataclass(frozen=True)
 class DataConfig:
-    """A source of images and how they become batches; `dataclasses.asdict` is fit for JSON.
+    """A source of images and how they become batches; `DataConfig(**asdict(config))` equals it.
 
     Args:
         source: `digits`, `folder:PATH`, `tfrecord:GLOB`, `csv:FILE`, `cifar:PATH`,
@@ -174,19 +176,32 @@ class DataConfig:
     shuffle_block: int = 1
 
     def __post_init__(self) -> None:
-        if isinstance(self.augmentation, str):
-            if self.augmentation not in AUGMENTATIONS:
-                raise ValueError(
-                    f"Expected `augmentation` to be one of {tuple(AUGMENTATIONS)} or an "
-                    f"`Augmentation`. Received: {self.augmentation!r}"
-                )
-            object.__setattr__(self, "augmentation", AUGMENTATIONS[self.augmentation])
+        if not isinstance(self.source, str):
+            raise ValueError(f"Expected `source` to be a string. Received: {self.source!r}")
+        augmentation: Any = self.augmentation
+        if isinstance(augmentation, str):
+            augmentation = AUGMENTATIONS.get(augmentation)
+        elif isinstance(augmentation, Mapping):
+            augmentation = Augmentation(**augmentation)
+        if not isinstance(augmentation, Augmentation):
+            raise ValueError(
+                f"Expected `augmentation` to be one of {tuple(AUGMENTATIONS)} or an "
+                f"`Augmentation`. Received: {self.augmentation!r}"
+            )
+        object.__setattr__(self, "augmentation", augmentation)
+        if isinstance(self.protocol, Mapping):
+            object.__setattr__(self, "protocol", EvalProtocol(**self.protocol))
+        if not isinstance(self.protocol, (EvalProtocol, type(None))):
+            raise ValueError(
+                f"Expected `protocol` to be an `EvalProtocol`. Received: {self.protocol!r}"
+            )
         for name in ("size", "batch_size", "shuffle_block"):
             _check_integer(name, getattr(self, name), 1)
         for name in ("seed", "split_seed"):
             _check_integer(name, getattr(self, name), 0)
         _check_range("max_bad_fraction", self.max_bad_fraction, 0, 1)
-        if not 0 < self.validation_fraction < 1:
+        _check_range("validation_fraction", self.validation_fraction, 0, 1)
+        if self.validation_fraction in (0, 1):
             raise ValueError(
                 "Expected `validation_fraction` to be between 0 and 1. "
                 f"Received: {self.validation_fraction!r}"

@@ -46,6 +46,8 @@ class Order:
                 f"`workers`. Received: batch_size={self.batch_size}, worker={self.worker}, "
                 f"workers={self.workers}"
             )
+        if not self.count:
+            raise ValueError("Expected a source with images. Received: one without any")
         if not self.steps:
             raise ValueError(
                 f"Expected at least one batch. Received: {self.count} images, batch_size="
@@ -72,7 +74,8 @@ class Order:
         """
         order = tf.range(self.count, dtype=tf.int64)
         if self.shuffle:
-            order = self._shuffled(tf.random.fold_in([self.seed, 0], epoch))
+            # Equal numbers of other types would give other orders.
+            order = self._shuffled(tf.random.fold_in([self.seed, 0], tf.cast(epoch, tf.int64)))
         if self.repeats > 1:
             copies = tf.range(self.repeats, dtype=tf.int64) * self.count
             order = tf.reshape(order[:, tf.newaxis] + copies, [-1])[: self.count]

@@ -69,9 +69,14 @@ def training_batches(
 ) -> tf.data.Dataset:
     """Shuffled, augmented batches for all `epochs`, in one dataset of known cardinality.
 
-    Pass it to `fit` with `steps_per_epoch=steps_per_epoch(source, config)`. Every epoch is a
-    permutation of all images; permutation and augmentation depend on the seed, the epoch and the
+    Pass it to `fit` with `steps_per_epoch=steps_per_epoch(source, config, workers)`. Every epoch is
+    a permutation of all images; permutation and augmentation depend on the seed, the epoch and the
     image alone, so that a dataset with `start_step` goes on with exactly the batch that comes next.
+    `fit` counts epochs from where the dataset starts: with `initial_epoch=e`, pass `start_step=e *
+    steps`; the rest of an epoch that was interrupted is a `fit` of its own.
+
+    Under a `tf.distribute` strategy with several replicas in one process, make it inside of
+    `strategy.scope()`: the last batch of an epoch is then left out if it is not full.
 
     Args:
         source: the images.
@@ -85,12 +90,13 @@ def training_batches(
     Returns:
         A dataset of `epochs * steps_per_epoch - start_step` elements `(images, labels)`: uint8
         `(batch, size, size, 3)`, RGB in [0, 255], and int32 `(batch,)`; where images are mixed,
-        float32 `(batch, classes)`, the share of each class. With `drop_remainder` or several
-        workers, `batch` is static.
+        float32 `(batch, classes)`, the share of each class. With `drop_remainder`, several workers
+        or replicas, `batch` is static. Iterating raises `tf.errors.InvalidArgumentError`, and sets
+        `bad.error`, when too many records cannot be read.
 
     Raises:
-        ValueError: the batch is larger than the source, or no multiple of `workers`; or
-            `start_step` is beyond the end.
+        ValueError: there is no full batch where only those count; the batch is no multiple of the
+            workers or replicas; or `start_step` is beyond the end.
     """
     order = _order(source, config, worker, workers)
     total = epochs * order.steps
@@ -114,8 +120,10 @@ def training_batches(
         source,
         _Transform(
             lambda shapes, encoded, seeds: draw(shapes, encoded, seeds, config.size, how),
-            lambda picture, drawn: training_image(picture, drawn, config.size, how),
-            lambda pixels, drawn: training_image_of_pixels(pixels, drawn, config.size, how),
+            lambda picture, drawn: training_image(picture, drawn, config.eval_protocol, how),
+            lambda pixels, drawn: training_image_of_pixels(
+                pixels, drawn, config.eval_protocol, how
+            ),
         ),
         config.size,
         Reader(source, _noted(bad, source, config), substitute=True),
@@ -153,17 +161,24 @@ def evaluation_batches(
         worker: which of the workers this is, from 0.
         workers: how many there are; each gets its part of every batch.
         pad: whether the last batch is filled up with black images of weight 0, so that all have one
-            shape. Always so with several workers.
-        bad: notes what cannot be read; it becomes a black image of weight 0.
+            shape. Always so with several workers, and inside the scope of a strategy with several
+            replicas.
+        bad: notes what cannot be read. It is left out; where shapes have to stay, it becomes a
+            black image of weight 0.
 
     Returns:
         A dataset of known cardinality with elements `(images, labels, weights)`: uint8 `(batch,
         size, size, 3)`, int32 `(batch,)`, float32 `(batch,)`. Weights are equal for all images and
         0 for fillings; they are scaled so that Keras' mean over a padded dataset, which divides by
-        the number of places, is the mean over the images. Metrics have to be `weighted_metrics`.
+        the number of places, is the mean over the images (but for those that turn out to be
+        unreadable, as their number is not known before). Metrics have to be `weighted_metrics`.
+
+    Raises:
+        ValueError: the source has no images, or the batch is no multiple of the workers or
+            replicas.
     """
     order = Order(len(source), config.batch_size, worker, workers, shuffle=False)
-    padded = pad or workers > 1
+    padded = pad or workers > 1 or _replicas(config) > 1
     rows = tf.data.Dataset.from_tensor_slices(order.epoch(0)).map(lambda row: (row, np.int32(0)))
     examples = _examples(
         rows,
@@ -183,9 +198,13 @@ def evaluation_batches(
         weights = tf.cast(present, tf.float32) * weight
         if padded:
             return images, labels, weights
-        # -1 stands for what is beyond the end.
-        count = tf.reduce_sum(tf.cast(seeds[:, 1] >= 0, tf.int32))
-        return images[:count], labels[:count], weights[:count]
+        # Of a batch without any readable image, one stays: Keras divides by their number.
+        kept = present | (~tf.reduce_any(present) & (tf.range(order.per_worker) == 0))
+        complete = tf.reduce_all(kept)
+        values = (images, labels, weights)
+        return tf.cond(
+            complete, lambda: values, lambda: tuple(tf.boolean_mask(x, kept) for x in values)
+        )
 
     return _finished(examples.map(finish, num_parallel_calls=tf.data.AUTOTUNE), order.steps)
 
@@ -203,9 +222,20 @@ def _order(source: Source, config: DataConfig, worker: int, workers: int) -> Ord
         workers,
         seed=config.seed,
         repeats=config.augmentation.repeats,
-        drop_remainder=config.drop_remainder or workers > 1,
+        drop_remainder=config.drop_remainder or workers > 1 or _replicas(config) > 1,
         block=config.shuffle_block,
     )
+
+
+def _replicas(config: DataConfig) -> int:
+    """How many replicas the batches are divided among, of the strategy whose scope this is."""
+    replicas: int = tf.distribute.get_strategy().num_replicas_in_sync
+    if config.batch_size % replicas:
+        raise ValueError(
+            f"Expected `batch_size` to be a multiple of the {replicas} replicas. Received: "
+            f"{config.batch_size}"
+        )
+    return replicas
 
 
 def _noted(bad: BadRecords | None, source: Source, config: DataConfig) -> BadRecords:
@@ -254,7 +284,9 @@ def _chunk_of(count: int) -> int:
 def _from_memory(
     chunks: tf.data.Dataset, source: LabeledImages, transform: _Transform
 ) -> tf.data.Dataset:
-    pixels, labels = tf.constant(source.images), tf.constant(source.labels)
+    # A GPU's memory is for the model, and pipelines run on the CPU.
+    with tf.device("CPU:0"):
+        pixels, labels = tf.constant(source.images), tf.constant(source.labels)
     shape = source.images.shape[1:3]
 
     def load(ids: Any, seed: Any) -> tuple[Any, ...]:

@@ -34,7 +34,6 @@ from keras_resnet.data.shards import (
 from keras_resnet.data.sources.base import Source
 from keras_resnet.data.unfinished_work import Report, UnfinishedWork, read_json, write_json
 from keras_resnet.files import publish
-from keras_resnet.images import UnreadableImageError
 
 PARTS = ("train", "validation")
 
@@ -179,7 +178,7 @@ def _number_of_shards(source: Source, number: int | None, short_side: int | None
     sizes = []
     for index in np.unique(np.linspace(0, len(source) - 1, _SAMPLE).astype(int)).tolist():
         # Whether these are an error is decided later.
-        with contextlib.suppress(UnreadableImageError):
+        with contextlib.suppress(OSError, ValueError):
             name = source.name_of(index)
             sizes.append(len(stored_picture(source[index].data, name, short_side).data))
     return max(1, min(len(source), round(np.mean(sizes or [0]) * len(source) / _SHARD_BYTES)))
@@ -270,14 +269,15 @@ def _written(
 def _stored(
     source: Source, index: int, short_side: int | None, skip_unreadable: bool
 ) -> StoredRecord:
-    data, label = source[index]
     name = source.name_of(index)
     try:
+        data, label = source[index]
         picture = stored_picture(data, name, short_side)
-    except UnreadableImageError:
+    # A missing file, a damaged record, a damaged picture.
+    except (OSError, ValueError):
         if not skip_unreadable:
             raise
-        return StoredRecord(None, label, name)
+        return StoredRecord(None, -1, name)
     synset = source.class_ids[label] if source.class_ids else None
     text, filename = source.class_names[label], PurePosixPath(name).name
     return StoredRecord(serialized_example(picture, label, text, synset, filename), label, name)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from keras_resnet.data.bad_records import BadRecords
-from keras_resnet.data.sources.base import Source, SourceOfFiles
+from keras_resnet.data.sources.base import Source
 from keras_resnet.image_formats import plain_jpeg_size
 from keras_resnet.images import MAX_PIXELS, read_image
 
@@ -38,7 +38,7 @@ class Reader:
                 training; otherwise there is no image, as in evaluation.
         """
         self._source, self._bad, self._substitute = source, bad, substitute
-        self._files = source if isinstance(source, SourceOfFiles) else None
+        self._path_of = getattr(source, "path_of", None)
 
     def read(self, indices: np.ndarray) -> tuple[np.ndarray, ...]:
         """Reads records: of plain JPEGs the bytes, or the path if they are files, of others pixels.
@@ -57,31 +57,32 @@ class Reader:
         Raises:
             TooManyBadRecordsError: more are bad than `bad` puts up with.
         """
-        return self._read(indices, decode=False)
+        return self._read(indices, suspicious=False)
 
     def rescue(self, indices: np.ndarray) -> tuple[np.ndarray, ...]:
-        """The same of records of which some turned out to be damaged: all are decoded here."""
-        return self._read(indices, decode=True)
+        """The same of records of which some turned out to be damaged: all are tried here."""
+        return self._read(indices, suspicious=True)
 
-    def _read(self, indices: np.ndarray, decode: bool) -> tuple[np.ndarray, ...]:
-        rows = [self._row(int(index), decode) if index >= 0 else _EMPTY for index in indices]
+    def _read(self, indices: np.ndarray, suspicious: bool) -> tuple[np.ndarray, ...]:
+        rows = [self._row(int(index), suspicious) if index >= 0 else _EMPTY for index in indices]
         data, shapes, kinds, labels, present = zip(*rows, strict=True)
         objects = np.empty(len(rows), object)
         objects[:] = data
         numbers = (np.array(values, np.int32) for values in (shapes, kinds, labels))
         return (objects, *numbers, np.array(present))
 
-    def _row(self, index: int, decode: bool) -> _Row:
+    def _row(self, index: int, suspicious: bool) -> _Row:
         count = len(self._source)
         for candidate in range(index, index + (count if self._substitute else 1)):
             number = candidate % count
             try:
-                if not decode and (row := self._of_file(number)):
+                if not suspicious and (row := self._of_file(number)):
                     return row
                 data, label = self._source[number]
-                if isinstance(data, bytes) and not decode:
+                if isinstance(data, bytes):
                     size = plain_jpeg_size(data, MAX_PIXELS)
-                    if size is not None:
+                    # What is whole stays what it was, and so gives the same image.
+                    if size is not None and not (suspicious and _is_damaged(data)):
                         return data, size, JPEG, label, True
                 pixels = read_image(data)
             # Whatever a damaged file or a broken disk makes a library raise.
@@ -93,11 +94,16 @@ class Reader:
                 )
                 continue
             return pixels.tobytes(), pixels.shape[:2], PIXELS, label, True
+        if self._substitute:
+            raise ValueError(
+                f"Expected at least one readable image. Received: {self._source.name}, where none "
+                f"of {count} can be read"
+            )
         return _EMPTY
 
     def _of_file(self, number: int) -> _Row | None:
         """The path of a record, if it is a plain JPEG and its size stands at its beginning."""
-        if self._files is None or (path := self._files.path_of(number)) is None:
+        if self._path_of is None or (path := self._path_of(number)) is None:
             return None
         with open(path, "rb", buffering=0) as file:  # noqa: PTH123 – faster
             size = plain_jpeg_size(file.read(_HEAD), MAX_PIXELS)
@@ -105,7 +111,18 @@ class Reader:
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
         if size is None:
             return None
-        return os.fsencode(path), size, PATH, int(self._files.labels[number]), True
+        return os.fsencode(path), size, PATH, int(self._source.labels[number]), True
+
+
+def _is_damaged(data: bytes) -> bool:
+    """Whether TensorFlow, which is stricter than Pillow in places, cannot decode a JPEG."""
+    import tensorflow as tf
+
+    try:
+        tf.io.decode_jpeg(data, channels=3)
+    except tf.errors.OpError:
+        return True
+    return False
 
 
 def read_tensors(function: Any, indices: Any) -> tuple[Any, ...]:

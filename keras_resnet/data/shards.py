@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import io
-import re
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -15,6 +14,7 @@ import tensorflow as tf
 from PIL import Image
 
 from keras_resnet.files import partial_directory
+from keras_resnet.image_formats import jpeg_segments
 from keras_resnet.images import UnreadableImageError, read_image
 
 #: What `dataset.json` calls its own format.
@@ -32,11 +32,11 @@ LABEL_OFFSET = 1
 #: Of pictures that are encoded anew as JPEG.
 _QUALITY = 95
 
+#: On a side: what libjpeg takes at most.
+_MOST_JPEG_PIXELS = 65_500
+
 _JPEG_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif"})
 _JPEG_START, _PNG_START = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
-
-#: A marker of a JPEG that starts a segment: ITU T.81, table B.1.
-_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 
 
 class Picture(NamedTuple):
@@ -60,7 +60,7 @@ class StoredRecord(NamedTuple):
 
     Attributes:
         example: a serialized `tf.train.Example`; None if the picture is unreadable and left out.
-        label: of the picture, from 0.
+        label: of the picture, from 0; -1 of one that is left out.
         name: what reports call it.
     """
 
@@ -194,6 +194,8 @@ def _integer(value: int) -> tf.train.Feature:
 
 
 def _encoded(image: Image.Image, kind: str) -> Picture:
+    if max(image.size) > _MOST_JPEG_PIXELS:
+        kind = "PNG"
     file = io.BytesIO()
     image.save(file, kind, **({"quality": _QUALITY} if kind == "JPEG" else {}))
     return Picture(file.getvalue(), kind.encode(), image.height, image.width)
@@ -201,12 +203,8 @@ def _encoded(image: Image.Image, kind: str) -> Picture:
 
 def _jpeg_channels(data: bytes) -> int:
     """Channels of a JPEG that could be decoded: grey has 1, CMYK 4."""
-    position = 2
-    while match := _MARKER.search(data, position):
-        marker, position = data[match.end() - 1], match.end()
+    for marker, start, _ in jpeg_segments(data):
         # The frame header: ITU T.81, B.2.2. Of the markers C0 to CF, three are others.
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            return data[position + 7]
-        if marker not in (0x01, 0xD8):  # These have no length.
-            position += int.from_bytes(data[position : position + 2], "big")
+            return data[start + 9]
     return 0

@@ -83,11 +83,16 @@ def draw(shapes: Any, encoded: Any, seeds: Any, size: int, how: Augmentation) ->
     return Variation(seeds, flip, cuts)
 
 
-def training_image(picture: Pictures, drawn: Variation, size: int, how: Augmentation) -> Any:
-    """Makes a training image `(size, size, 3)`, uint8, RGB, of one picture."""
+def training_image(
+    picture: Pictures, drawn: Variation, protocol: EvalProtocol, how: Augmentation
+) -> Any:
+    """Makes a training image `(size, size, 3)`, uint8, RGB, of one picture.
+
+    The protocol gives the size, and prepares pictures that are not cut at random.
+    """
     if not drawn.cut:
-        return vary(evaluation_image(picture, EvalProtocol.of_size(size)), drawn, how)
-    cut = drawn.cut
+        return vary(evaluation_image(picture, protocol), drawn, how)
+    cut, size = drawn.cut, protocol.size
     image = _of_kind(
         picture,
         lambda pixels: cut_pixels(pixels, cut, size, how.antialias),
@@ -96,11 +101,13 @@ def training_image(picture: Pictures, drawn: Variation, size: int, how: Augmenta
     return vary(image, drawn, how)
 
 
-def training_image_of_pixels(pixels: Any, drawn: Variation, size: int, how: Augmentation) -> Any:
+def training_image_of_pixels(
+    pixels: Any, drawn: Variation, protocol: EvalProtocol, how: Augmentation
+) -> Any:
     """The same of pixels `(height, width, 3)`, uint8, RGB."""
     if not drawn.cut:
-        return vary(center(pixels, EvalProtocol.of_size(size)), drawn, how)
-    return vary(cut_pixels(pixels, drawn.cut, size, how.antialias), drawn, how)
+        return vary(center(pixels, protocol), drawn, how)
+    return vary(cut_pixels(pixels, drawn.cut, protocol.size, how.antialias), drawn, how)
 
 
 def evaluation_image(picture: Pictures, protocol: EvalProtocol) -> Any:

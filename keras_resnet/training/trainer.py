@@ -6,9 +6,11 @@ import sys
 from dataclasses import dataclass
 
 import keras
+import tensorflow as tf
 
 from keras_resnet.data import (
     Augmentation,
+    BadRecords,
     DataConfig,
     Source,
     evaluation_batches,
@@ -57,6 +59,7 @@ def train(
 
     Raises:
         ValueError: the model has another number of classes than the data.
+        TooManyBadRecordsError: too many images cannot be read.
     """
     train_data, validation_data = data
     classes = len(train_data.class_names)
@@ -87,16 +90,23 @@ def train(
     is_linear = getattr(model.layers[-1], "activation", None) is keras.activations.linear
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=is_linear)
     trained.compile(optimizer, loss=loss, weighted_metrics=["accuracy"])
-    history = trained.fit(
-        training_batches(train_data, config, recipe.epochs),
-        epochs=recipe.epochs,
-        steps_per_epoch=steps,
-        validation_data=evaluation_batches(validation_data, config),
-        callbacks=[_RecordLearningRate()],
-        shuffle=False,
-        # A bar on a terminal, a line per epoch elsewhere.
-        verbose=1 if sys.stdout.isatty() else 2,
-    )
+    bad = [BadRecords(part.name, len(part), config.max_bad_fraction) for part in data]
+    try:
+        history = trained.fit(
+            training_batches(train_data, config, recipe.epochs, bad=bad[0]),
+            epochs=recipe.epochs,
+            steps_per_epoch=steps,
+            validation_data=evaluation_batches(validation_data, config, bad=bad[1]),
+            callbacks=[_RecordLearningRate()],
+            shuffle=False,
+            # A bar on a terminal, a line per epoch elsewhere.
+            verbose=1 if sys.stdout.isatty() else 2,
+        )
+    except tf.errors.OpError:
+        for part in bad:
+            if part.error is not None:
+                raise part.error from None
+        raise
     return TrainResult(history.history, int(optimizer.iterations.numpy()))
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ast
 import io
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,12 +17,15 @@ from keras_resnet.data import (
     BadRecords,
     DataConfig,
     LabeledImages,
+    TooManyBadRecordsError,
     evaluation_batches,
     load_data,
     steps_per_epoch,
     training_batches,
 )
+from keras_resnet.data.order import Order
 from keras_resnet.data.sources import Record, Source, Subset
+from keras_resnet.data.sources.load import load_parts
 from keras_resnet.data.transforms import pad_and_crop
 from keras_resnet.preprocessing import EvalProtocol, eval_transform
 
@@ -164,8 +168,9 @@ def test_workers_get_disjoint_and_complete_parts_of_every_batch(source: Source) 
 def test_all_augmentations_together_give_images_and_shares_of_classes() -> None:
     train, _ = load_data(DataConfig("synthetic:60x40x50", size=32))
     config = config_of(16, 32, augmentation=EVERYTHING)
-    batches = list(training_batches(train, config, 1).as_numpy_iterator())
-    assert same(batches[2:], training_batches(train, config, 1, start_step=2).as_numpy_iterator())
+    batches = list(training_batches(train, config, 2).as_numpy_iterator())
+    rest = training_batches(train, config, 2, start_step=2)
+    assert same(batches[2:], rest.as_numpy_iterator())
     for images, labels in batches:
         assert images.shape == (len(labels), 32, 32, 3)
         assert images.dtype == np.uint8
@@ -298,8 +303,7 @@ def dirty(tmp_path: Path) -> Path:
 def test_training_skips_counts_and_names_bad_files(
     dirty: Path, name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    train, _ = load_data(DataConfig(f"folder:{dirty}", validation_fraction=0.1))
-    source = train.source if isinstance(train, Subset) else train
+    source, _ = load_parts(f"folder:{dirty}")
     bad = BadRecords(source.name, len(source), 0.2)
     config = config_of(8, augmentation=AUGMENTATIONS[name])
     dataset = training_batches(source, config, 2, bad=bad)
@@ -316,32 +320,126 @@ def test_training_skips_counts_and_names_bad_files(
 
 
 def test_too_many_bad_files_stop_training(dirty: Path) -> None:
-    (train, _) = load_data(f"folder:{dirty}")
-    source = train.source if isinstance(train, Subset) else train
-    config = config_of(8, max_bad_fraction=0.05)
-    with pytest.raises(tf.errors.InvalidArgumentError, match="Expected at most 5.00% unreadable"):
+    source, _ = load_parts(f"folder:{dirty}")
+    bad = BadRecords(source.name, len(source), 0.05)
+    dataset = training_batches(source, config_of(8), 1, bad=bad)
+    # And go on stopping it.
+    for _ in range(2):
+        with pytest.raises(tf.errors.InvalidArgumentError, match="at most 5.00% unreadable"):
+            list(dataset)
+    assert isinstance(bad.error, TooManyBadRecordsError)
+    assert "Received: 2 of 20" in str(bad.error)
+
+
+def test_where_nothing_can_be_read_training_stops(dirty: Path) -> None:
+    source, _ = load_parts(f"folder:{dirty}")
+    for path in source.paths:
+        Path(path).write_bytes(b"no image")
+    config = config_of(4, max_bad_fraction=1)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="where none of 20 can be read"):
         list(training_batches(source, config, 1))
 
 
+@pytest.mark.parametrize("name", ["he2015", "inception"])
+def test_a_damaged_file_leaves_its_neighbours_as_they_are(tmp_path: Path, name: str) -> None:
+    """Also where the decoder shrinks them, which is not repeated in Python."""
+    random = np.random.default_rng(0)
+    for label in ("a", "b"):
+        (tmp_path / label).mkdir()
+        for number in range(4):
+            noise = random.integers(0, 256, (80, 60, 3), dtype=np.uint8)
+            picture = Image.fromarray(noise).resize((600, 800))
+            picture.save(tmp_path / label / f"{number}.jpg")
+    source, _ = load_parts(f"folder:{tmp_path}")
+    config = config_of(8, 32, augmentation=AUGMENTATIONS[name], max_bad_fraction=0.5)
+    order = Order(8, 8, seed=0).epoch(0).numpy()[0]
+    whole, _ = next(training_batches(source, config, 1).as_numpy_iterator())
+    damaged = tmp_path / "a" / "2.jpg"
+    damaged.write_bytes(damaged.read_bytes()[:3000])
+    rescued, _ = next(training_batches(source, config, 1).as_numpy_iterator())
+    differs = (whole != rescued).any(axis=(1, 2, 3))
+    assert order[differs].tolist() == [2]
+
+
+def test_labels_of_a_part_are_looked_up_once(tmp_path: Path) -> None:
+    train, _ = load_data("synthetic:20x8x8")
+    part = Subset(train, np.arange(10), "ten")
+    assert part.labels is part.labels
+
+
+def test_two_replicas_get_equal_parts_and_exact_losses(run_python: Run) -> None:
+    code = """
+import keras, tensorflow as tf
+from keras_resnet.data import (
+    AUGMENTATIONS, DataConfig, evaluation_batches, load_data, steps_per_epoch, training_batches
+)
+
+cpu = tf.config.list_physical_devices("CPU")[0]
+logical = tf.config.LogicalDeviceConfiguration()
+tf.config.set_logical_device_configuration(cpu, [logical, logical])
+config = DataConfig("synthetic:50x16x16", size=8, batch_size=8, augmentation=AUGMENTATIONS["cifar"])
+train, validation = load_data(config)
+strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+with strategy.scope():
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Flatten()])
+    model.add(keras.layers.Dense(10, activation="softmax"))
+    model.compile("sgd", "sparse_categorical_crossentropy", weighted_metrics=["accuracy"])
+    steps = steps_per_epoch(train, config)
+    batches = training_batches(train, config, 2)
+    held_out = evaluation_batches(validation, config)
+    try:
+        training_batches(train, DataConfig("x", size=8, batch_size=7), 1)
+    except ValueError as error:
+        print(error)
+model.fit(
+    batches, epochs=2, steps_per_epoch=steps, validation_data=held_out, shuffle=False, verbose=0
+)
+print(steps, int(model.optimizer.iterations.numpy()))
+both = model.evaluate(held_out, verbose=0)
+alone = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Flatten(), model.layers[-1]])
+alone.compile(loss="sparse_categorical_crossentropy", weighted_metrics=["accuracy"])
+print(both, alone.evaluate(evaluation_batches(validation, config), verbose=0))
+"""
+    result = run_python(code)
+    assert result.returncode == 0, result.stderr
+    refusal, counts, losses = result.stdout.splitlines()[-3:]
+    assert "multiple of the 2 replicas. Received: 7" in refusal
+    assert counts == "6 12"
+    both, alone = ast.literal_eval(losses.replace("] [", "], ["))
+    assert both == pytest.approx(alone, rel=1e-4)
+
+
 def test_bad_files_have_no_weight_in_evaluation(dirty: Path) -> None:
-    (train, _) = load_data(f"folder:{dirty}")
-    source = train.source if isinstance(train, Subset) else train
+    source, _ = load_parts(f"folder:{dirty}")
     config = config_of(8, max_bad_fraction=0.2)
-    batches = list(evaluation_batches(source, config).as_numpy_iterator())
-    images, labels, weights = (np.concatenate(parts) for parts in zip(*batches, strict=True))
-    assert len(weights) == 20
-    assert np.flatnonzero(weights == 0).tolist() == [3, 10]
-    good = weights > 0
-    np.testing.assert_array_equal(labels[good], source.labels[good])
-    assert not images[~good].any()
-    np.testing.assert_allclose(
-        images[good].mean(axis=(1, 2, 3)), np.where(labels[good], 200, 40), atol=3
-    )
+    good = ~np.isin(np.arange(20), [3, 10])
+    for pad in (False, True):
+        dataset = evaluation_batches(source, config, pad=pad)
+        batches = list(dataset.as_numpy_iterator())
+        assert len(batches) == dataset.cardinality() == 3
+        images, labels, weights = (np.concatenate(parts) for parts in zip(*batches, strict=True))
+        assert len(weights) == (24 if pad else 18)
+        counted = weights > 0
+        np.testing.assert_array_equal(labels[counted], source.labels[good])
+        assert not images[~counted].any()
+        np.testing.assert_allclose(
+            images[counted].mean(axis=(1, 2, 3)), np.where(labels[counted], 200, 40), atol=3
+        )
+
+
+def test_a_batch_without_any_readable_image_counts_for_nothing(dirty: Path) -> None:
+    source, _ = load_parts(f"folder:{dirty}")
+    for number in range(4):
+        (dirty / "a" / f"{number}.jpg").write_bytes(b"no image")
+    config = config_of(4, max_bad_fraction=1)
+    first = next(evaluation_batches(source, config).as_numpy_iterator())
+    assert [len(part) for part in first] == [1, 1, 1]
+    assert first[2][0] == 0
 
 
 def test_files_that_vanish_are_bad_files(dirty: Path) -> None:
-    (train, _) = load_data(f"folder:{dirty}")
-    source = train.source if isinstance(train, Subset) else train
+    source, _ = load_parts(f"folder:{dirty}")
     (dirty / "a" / "7.jpg").unlink()
     bad = BadRecords(source.name, len(source), 1)
     assert len(list(training_batches(source, config_of(10), 1, bad=bad))) == 2

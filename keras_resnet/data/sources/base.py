@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import sklearn.model_selection
@@ -28,6 +29,9 @@ class Source(Protocol):
 
     Order, shuffling, shards and resuming are arithmetic with indices, and only what is in flight is
     in memory.
+
+    A source of files may have a method `path_of(index)` besides: the path of the file that holds
+    the data of a record and nothing else, or None. TensorFlow then reads it faster than Python.
     """
 
     @property
@@ -60,14 +64,6 @@ class Source(Protocol):
         """What reports call a record: its path, or its place in a larger file."""
 
 
-@runtime_checkable
-class SourceOfFiles(Source, Protocol):
-    """A source that can say where its records lie as files, for TensorFlow to read them itself."""
-
-    def path_of(self, index: int) -> str | None:
-        """Path of the file that holds the data of a record and nothing else, if there is one."""
-
-
 @dataclass(frozen=True)
 class Subset:
     """Some records of another source, as a source.
@@ -90,7 +86,7 @@ class Subset:
     def class_ids(self) -> tuple[str, ...] | None:
         return self.source.class_ids
 
-    @property
+    @functools.cached_property
     def labels(self) -> np.ndarray:
         labels: np.ndarray = self.source.labels[self.indices]
         return labels
@@ -105,9 +101,8 @@ class Subset:
         return self.source.name_of(int(self.indices[index]))
 
     def path_of(self, index: int) -> str | None:
-        if isinstance(self.source, SourceOfFiles):
-            return self.source.path_of(int(self.indices[index]))
-        return None
+        path_of = getattr(self.source, "path_of", None)
+        return None if path_of is None else path_of(int(self.indices[index]))
 
 
 def stratified_split(source: Source, fraction: float, seed: int) -> tuple[Source, Source]:

@@ -104,4 +104,10 @@ def load_parts(config: DataConfig | str) -> Parts:
         raise ValueError(f"Expected a source: one of {usages}. Received: {config.source!r}")
     if (colon and not argument) or scheme.argument not in (None, bool(colon)):
         raise ValueError(f"Expected a source {scheme.usage}. Received: {config.source!r}")
-    return scheme.load(argument, config)
+    train, validation = scheme.load(argument, config)
+    if len(train.class_names) < 2:
+        raise ValueError(
+            f"Expected images of at least 2 classes. Received: {config.source}, with "
+            f"{', '.join(train.class_names) or 'none'}"
+        )
+    return train, validation

@@ -30,6 +30,19 @@ class LabeledImages:
     class_ids: tuple[str, ...] | None = None
     name: str = "images in memory"
 
+    def __post_init__(self) -> None:
+        shape, dtype = np.shape(self.images), getattr(self.images, "dtype", None)
+        if len(shape) != 4 or shape[-1] != 3 or dtype != np.uint8:
+            raise ValueError(
+                "Expected `images` to be an array (n, height, width, 3) of uint8, RGB in [0, 255]. "
+                f"Received: {dtype}, {shape}"
+            )
+        if np.shape(self.labels) != shape[:1]:
+            raise ValueError(
+                f"Expected {shape[0]} labels, one per image. Received: {np.shape(self.labels)}"
+            )
+        object.__setattr__(self, "labels", np.asarray(self.labels, np.int32))
+
     def __len__(self) -> int:
         return len(self.labels)
 
