@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import keras
 import pytest
@@ -60,11 +61,12 @@ def test_same_seed_gives_the_same_weights_in_two_processes(run_python: Run) -> N
 import dataclasses, hashlib, sys
 import keras, tensorflow as tf
 tf.config.experimental.enable_op_determinism()
-from keras_resnet import ResNet20
+from keras_resnet import ResNetConfig, build
 from keras_resnet.data import load_digits
 from keras_resnet.training import RECIPES, train
 keras.utils.set_random_seed(int(sys.argv[1]))
-model = ResNet20(input_shape=(16, 16, 3))
+config = ResNetConfig("basic", (1, 1, 1), (8, 16, 24), stem="cifar", shortcut="A")
+model = build(config, input_shape=(16, 16, 3), classes=10)
 recipe = dataclasses.replace(RECIPES["quick-digits"], epochs=1)
 train(model, load_digits(16), recipe, seed=int(sys.argv[1]))
 print(hashlib.sha256(b"".join(weight.tobytes() for weight in model.get_weights())).hexdigest())
@@ -87,10 +89,10 @@ def test_recipe_reaches_the_optimizer_and_the_pipeline(
         seen.update(keywords)
         return keras.optimizers.SGD(schedule)
 
-    def spy_batches(source: Source, config: DataConfig, epochs: int) -> object:
+    def spy_batches(source: Source, config: DataConfig, epochs: int, **others: Any) -> object:
         how = config.augmentation
         seen.update(crop=how.crop, padding=how.padding, flip=how.flip, batch=config.batch_size)
-        return training_batches(source, config, epochs)
+        return training_batches(source, config, epochs, **others)
 
     monkeypatch.setattr(trainer, "SGD", spy_sgd)
     monkeypatch.setattr(trainer, "training_batches", spy_batches)
