@@ -85,6 +85,8 @@ def training_batches(
         start_step: batches that were taken before.
         worker: which of the workers this is, from 0.
         workers: how many there are. Each gets its part of every batch; none gets what another does.
+            Together they get what one would, mixed images included if the part of each is a
+            multiple of `2 * repeats` images.
         bad: notes what cannot be read; the next image of the source stands for it.
 
     Returns:
