@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import platform
 import time
@@ -60,7 +59,7 @@ def quickstart(
     if epochs is not None:
         if epochs < 1:
             raise ValueError(f"Expected `epochs` to be at least 1. Received: {epochs}")
-        recipe = dataclasses.replace(recipe, epochs=epochs)
+        recipe = recipe.lasting(epochs)
     check_backend()
     for target in TARGETS.values():
         target.require_modules()
@@ -72,7 +71,7 @@ def quickstart(
         data = load_digits()
         console.print(f"Digits: {len(data[0])} to train on, {len(data[1])} held out.")
         model = ResNet20(classes=len(data[0].class_names))
-        console.print(f"Training {model.name}, {recipe.epochs} epochs:")
+        console.print(f"Training {model.name}, {recipe.duration:g} epochs:")
         result = train(model, data, recipe, seed=seed)
         model.save(staging / MODEL_FILE)
         report, failure = _export(model, data, staging)
@@ -148,7 +147,7 @@ def _write_reports(
         "model": model.name,
         "data": {"name": "scikit-learn digits", "test_images": len(test_data)},
         "seed": seed,
-        "recipe": dataclasses.asdict(recipe),
+        "recipe": recipe.as_dict(),
         "optimizer_steps": result.steps,
         "history": result.history,
         "accuracy": report.artifacts[0].comparison.accuracy,
@@ -172,7 +171,7 @@ def _write_reports(
     versions = ", ".join(f"{name} {number}" for name, number in data["versions"].items())
     sections = [
         f'<p class="verdict{" failed" if report.failures else ""}">{verdict}</p>',
-        f"<p>{model.name}, {recipe.epochs} epochs on scikit-learn's handwritten digits, "
+        f"<p>{model.name}, {recipe.duration:g} epochs on scikit-learn's handwritten digits, "
         f"seed {seed}; {data['accuracy']:.2%} of the {len(test_data)} held-out digits are "
         "recognised.</p>",
         section("Artifacts", report.to_html()),

@@ -1,44 +1,218 @@
-"""Training recipes as data."""
+"""Training recipes as data. The table of them is in `recipe_table`."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, get_args
+
+from keras_resnet.data.config import Augmentation
+from keras_resnet.preprocessing import EvalProtocol
+from keras_resnet.training.recipe_parts import (
+    AverageConfig,
+    LossConfig,
+    OptimizerConfig,
+    ScheduleConfig,
+    Unit,
+    check_choice,
+    check_count,
+    check_number,
+)
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a network is trained: SGD with momentum, warm-up then cosine.
+    """How a network is trained; `keras-resnet recipes NAME` prints one with its sources.
 
-    Attributes:
-        epochs: passes over the training images.
-        batch_size: images per optimizer step.
-        learning_rate: at the end of warm-up.
-        warmup_epochs: epochs of linear warm-up from 0.
-        momentum: of SGD.
-        weight_decay: coupled (L2), on kernels only.
-        padding: black pixels around an image before it is cropped back at random.
+    Args:
+        name: as in `RECIPES`.
+        duration: length of training, in `unit`.
+        unit: `"epochs"` or optimizer `"steps"`; an epoch that is cut short counts as one.
+        batch_size: global: images per optimizer step, over all workers, replicas and accumulated
+            batches.
+        optimizer: how weights are updated.
+        schedule: how the learning rate changes.
+        loss: what is minimised.
+        augmentation: how training images are varied.
+        train_size: height and width of training images; None: those of evaluation.
+        protocol: how images are prepared for evaluation; None: as the data config says.
+        average: the moving average of the weights, which is what is evaluated and saved.
+        precise_bn: so many training batches from which BN's statistics are computed anew before
+            the last weights are saved (He et al. 2015's released models); 0: the moving ones stay.
+        network: fields of `ResNetConfig` that the recipe sets where it builds the network.
+        sources: where values come from: dotted field -> citation; `""` is the recipe as a whole.
+        expected: published results with it: network -> top-1 accuracy in percent, for comparison.
+
+    Raises:
+        ValueError: a field has another value than these.
     """
 
-    epochs: int
+    name: str
+    duration: float
     batch_size: int
-    learning_rate: float
-    warmup_epochs: float
-    momentum: float
-    weight_decay: float
-    padding: int
+    unit: Unit = "epochs"
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    train_size: int | None = None
+    protocol: EvalProtocol | None = None
+    average: AverageConfig = field(default_factory=AverageConfig)
+    precise_bn: int = 0
+    network: Mapping[str, Any] = field(default_factory=dict)
+    sources: Mapping[str, str] = field(default_factory=dict, repr=False)
+    expected: Mapping[str, float] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        check_number("duration", self.duration, 1e-9)
+        check_choice("unit", self.unit, get_args(Unit))
+        check_count("batch_size", self.batch_size, 1)
+        check_count("precise_bn", self.precise_bn, 0)
+        if self.train_size is not None:
+            check_count("train_size", self.train_size, 1)
+        if self.batch_size % self.optimizer.accumulation:
+            raise ValueError(
+                "Expected `batch_size` to be a multiple of `optimizer.accumulation`. Received: "
+                f"{self.batch_size} and {self.optimizer.accumulation}"
+            )
+        for name in ("network", "sources", "expected"):
+            object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
+
+    @property
+    def learning_rate(self) -> float:
+        """Its peak at this `batch_size`, by the linear scaling rule if the recipe has it."""
+        reference = self.optimizer.reference_batch_size
+        return self.optimizer.learning_rate * (self.batch_size / reference if reference else 1.0)
+
+    def in_steps(self, steps_per_epoch: int) -> Recipe:
+        """The same recipe with every time counted in optimizer steps."""
+
+        def steps(value: float, unit: Unit) -> float:
+            return value * steps_per_epoch if unit == "epochs" else value
+
+        old = self.schedule
+        return dataclasses.replace(
+            self,
+            duration=max(1, round(steps(self.duration, self.unit))),
+            unit="steps",
+            schedule=_with_times(old, lambda value: steps(value, old.unit), unit="steps"),
+        )
+
+    def lasting(self, duration: float) -> Recipe:
+        """The same recipe for another length of training, in the same unit.
+
+        Warm-up and milestones keep their share of the whole. (To change one of them alone, use
+        `override`.)
+
+        Raises:
+            ValueError: schedule and duration are not in the same unit; see `in_steps`.
+        """
+        if self.schedule.unit != self.unit:
+            raise ValueError(
+                "Expected a recipe whose times have one unit. Received: a duration in "
+                f"{self.unit}, a schedule in {self.schedule.unit}. Use `in_steps` first"
+            )
+        share = duration / self.duration
+        schedule = _with_times(self.schedule, lambda value: value * share, unit=self.unit)
+        return dataclasses.replace(self, duration=duration, schedule=schedule)
+
+    def as_dict(self) -> dict[str, Any]:
+        """All fields but `sources` and `expected`, fit for JSON; `recipe_from_dict` reads it."""
+        values: dict[str, Any] = _plain(self)
+        for name in ("sources", "expected"):
+            del values[name]
+        return values
 
 
-#: `quick-digits` is our own: ResNet-20 on the 1,437 training digits within two minutes on two
-#: cores. Momentum and padding are those of He et al. 2015, section 4.2; in only 450 steps their
-#: weight decay of 1e-4 would do next to nothing.
-RECIPES = {
-    "quick-digits": Recipe(
-        epochs=10,
-        batch_size=32,
-        learning_rate=0.05,
-        warmup_epochs=1,
-        momentum=0.9,
-        weight_decay=1e-3,
-        padding=4,
-    ),
+def _with_times(
+    schedule: ScheduleConfig, change: Callable[[float], float], unit: Unit
+) -> ScheduleConfig:
+    return dataclasses.replace(
+        schedule,
+        unit=unit,
+        warmup=change(schedule.warmup),
+        every=change(schedule.every),
+        milestones=tuple(change(value) for value in schedule.milestones),
+        points=tuple((change(time), factor) for time, factor in schedule.points),
+    )
+
+
+def _plain(value: Any) -> Any:
+    """Dataclasses and mappings become dicts, tuples lists."""
+    if dataclasses.is_dataclass(value):
+        return {item.name: _plain(getattr(value, item.name)) for item in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (tuple, list)):
+        return [_plain(item) for item in value]
+    return value
+
+
+_PARTS: dict[str, type] = {
+    "optimizer": OptimizerConfig,
+    "schedule": ScheduleConfig,
+    "loss": LossConfig,
+    "augmentation": Augmentation,
+    "average": AverageConfig,
+    "protocol": EvalProtocol,
 }
+
+
+def recipe_from_dict(values: Mapping[str, Any]) -> Recipe:
+    """The recipe that `Recipe.as_dict` wrote.
+
+    Raises:
+        ValueError: a field is unknown or has a value that it cannot have.
+    """
+    arguments: dict[str, Any] = {}
+    for name, value in values.items():
+        part = _PARTS.get(name)
+        arguments[name] = part(**value) if part and isinstance(value, Mapping) else value
+    return Recipe(**arguments)
+
+
+def fields_of(recipe: Recipe) -> list[str]:
+    """The dotted names that `override` takes, but for those inside of `network`."""
+    names = []
+    for name in recipe.as_dict():
+        part = _PARTS.get(name)
+        if name == "name":
+            continue
+        if part is None:
+            names.append(name)
+        else:
+            names.extend(f"{name}.{item.name}" for item in dataclasses.fields(part))
+    return names
+
+
+def override(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
+    """The recipe with other values in some fields.
+
+    Args:
+        recipe: the one to start from.
+        changes: dotted names -> values, e.g. `{"optimizer.learning_rate": 0.2}`. A field of a
+            protocol that the recipe does not have starts from `EvalProtocol()`;
+            `network.FIELD` is any field of `ResNetConfig`.
+
+    Raises:
+        ValueError: a field is unknown or has a value that it cannot have.
+    """
+    values = recipe.as_dict()
+    known = fields_of(recipe)
+    sources = dict(recipe.sources)
+    for name, value in changes.items():
+        part, _, rest = name.partition(".")
+        if name not in known and not (part == "network" and rest):
+            raise ValueError(
+                f"Expected a field of a recipe: {', '.join(known)}, network.FIELD. Received: {name!r}"
+            )
+        if rest:
+            # Only the protocol can be None.
+            before = _plain(EvalProtocol()) if values[part] is None else values[part]
+            values[part] = {**before, rest: value}
+        else:
+            values[name] = value
+        sources[name] = "set by the user"
+    return dataclasses.replace(recipe_from_dict(values), sources=sources, expected=recipe.expected)

@@ -9,7 +9,6 @@ import keras
 import tensorflow as tf
 
 from keras_resnet.data import (
-    Augmentation,
     BadRecords,
     DataConfig,
     Source,
@@ -73,16 +72,17 @@ def train(
         train_data.name,
         size=model.input_shape[1],
         batch_size=recipe.batch_size,
-        augmentation=Augmentation(crop="pad", padding=recipe.padding),
+        augmentation=recipe.augmentation,
         seed=seed,
     )
     steps = steps_per_epoch(train_data, config)
-    total_steps = recipe.epochs * steps
-    warmup_steps = min(round(recipe.warmup_epochs * steps), total_steps - 1)
+    epochs = int(recipe.duration)
+    total_steps = epochs * steps
+    warmup_steps = min(round(recipe.schedule.warmup * steps), total_steps - 1)
     optimizer = SGD(
         warmup_cosine(recipe.learning_rate, warmup_steps, total_steps),
-        momentum=recipe.momentum,
-        coupled_weight_decay=recipe.weight_decay,
+        momentum=recipe.optimizer.momentum,
+        coupled_weight_decay=recipe.optimizer.weight_decay,
     )
     # A second model on the same layers is compiled, so that the caller's stays free of optimizer
     # state and saves small.
@@ -93,8 +93,8 @@ def train(
     bad = [BadRecords(part.name, len(part), config.max_bad_fraction) for part in data]
     try:
         history = trained.fit(
-            training_batches(train_data, config, recipe.epochs, bad=bad[0]),
-            epochs=recipe.epochs,
+            training_batches(train_data, config, epochs, bad=bad[0]),
+            epochs=epochs,
             steps_per_epoch=steps,
             validation_data=evaluation_batches(validation_data, config, bad=bad[1]),
             callbacks=[_RecordLearningRate()],

@@ -1,0 +1,256 @@
+"""The parts of a training recipe as data: optimizer, schedule, loss, average of the weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Literal, get_args
+
+OptimizerName = Literal["sgd", "lars", "lamb", "adam", "adamw", "rmsprop"]
+Decay = Literal["coupled", "decoupled"]
+VariableKind = Literal["kernels", "biases", "norms"]
+ScheduleName = Literal[
+    "constant", "step", "multi-step", "plateau", "cosine", "polynomial", "piecewise-linear"
+]
+Unit = Literal["epochs", "steps"]
+LossName = Literal["cross-entropy", "binary-cross-entropy"]
+
+
+def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
+    """Refuses what is not one of `choices`."""
+    if value not in choices:
+        raise ValueError(f"Expected `{name}` to be one of {choices}. Received: {value!r}")
+
+
+def check_number(name: str, value: Any, low: float = 0.0, high: float = math.inf) -> None:
+    """Refuses what is not a finite number in the range."""
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not number or not math.isfinite(value) or not low <= value <= high:
+        bounds = f"at least {low:g}" if high == math.inf else f"in [{low:g}, {high:g}]"
+        raise ValueError(f"Expected `{name}` to be a number {bounds}. Received: {value!r}")
+
+
+def check_count(name: str, value: Any, least: int) -> None:
+    """Refuses what is not an integer of at least `least`."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(
+            f"Expected `{name}` to be an integer of at least {least}. Received: {value!r}"
+        )
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """The optimizer of a recipe.
+
+    Args:
+        name: `"sgd"`, `"lars"` (You et al. 2017), `"lamb"` (You et al. 2020), `"adam"`, `"adamw"`
+            or `"rmsprop"`.
+        learning_rate: its peak, for `reference_batch_size` images per step.
+        reference_batch_size: the linear scaling rule (Goyal et al. 2017, section 2.1): with
+            another global batch size, the learning rate is multiplied by their ratio. None: it
+            is what it is.
+        momentum: of SGD, LARS and RMSprop.
+        nesterov: whether the momentum is Nesterov's, of SGD and LARS.
+        weight_decay: per step; what it does depends on `decay`.
+        decay: `"coupled"`: `weight_decay * w` is added to the gradient, as Caffe and torch do (L2);
+            `"decoupled"`: `learning_rate * weight_decay * w` is subtracted from the weight
+            (Loshchilov and Hutter 2019). LAMB takes it into its trust ratio either way.
+        decay_on: kinds of variables that decay: `"kernels"`, `"biases"`, `"norms"` (scales and
+            shifts of normalisations).
+        beta_1: of LAMB and Adam.
+        beta_2: of LAMB and Adam; the averaging of RMSprop.
+        epsilon: of LARS, LAMB, Adam and RMSprop.
+        trust_coefficient: of LARS.
+        clip_norm: largest norm of all gradients together; None: they are not clipped.
+        accumulation: so many batches are averaged for one step of the optimizer; the global batch
+            size of the recipe counts all of them.
+        rate_groups: multiplies the learning rate of some layers: `stem`, `C2` to `C5`, `head`, or a
+            pattern of variables' names, e.g. `{"stem": 0.01, "*_bn/*": 0.5}`.
+
+    Raises:
+        ValueError: a field has another value than these.
+    """
+
+    name: OptimizerName = "sgd"
+    learning_rate: float = 0.1
+    reference_batch_size: int | None = None
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 0.0
+    decay: Decay = "coupled"
+    decay_on: tuple[VariableKind, ...] = ("kernels",)
+    beta_1: float = 0.9
+    beta_2: float = 0.999
+    epsilon: float = 1e-6
+    trust_coefficient: float = 0.001
+    clip_norm: float | None = None
+    accumulation: int = 1
+    rate_groups: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_choice("optimizer.name", self.name, get_args(OptimizerName))
+        check_choice("optimizer.decay", self.decay, get_args(Decay))
+        for name in ("learning_rate", "weight_decay", "epsilon", "trust_coefficient"):
+            check_number(f"optimizer.{name}", getattr(self, name))
+        for name in ("momentum", "beta_1", "beta_2"):
+            check_number(f"optimizer.{name}", getattr(self, name), 0, 1)
+        if not isinstance(self.nesterov, bool):
+            raise ValueError(
+                f"Expected `optimizer.nesterov` to be true or false. Received: {self.nesterov!r}"
+            )
+        if self.reference_batch_size is not None:
+            check_count("optimizer.reference_batch_size", self.reference_batch_size, 1)
+        if self.clip_norm is not None:
+            check_number("optimizer.clip_norm", self.clip_norm, 1e-12)
+        check_count("optimizer.accumulation", self.accumulation, 1)
+        kinds = tuple([self.decay_on] if isinstance(self.decay_on, str) else self.decay_on)
+        for kind in kinds:
+            check_choice("optimizer.decay_on", kind, get_args(VariableKind))
+        object.__setattr__(self, "decay_on", kinds)
+        if not isinstance(self.rate_groups, Mapping):
+            raise ValueError(
+                "Expected `optimizer.rate_groups` to map groups to factors. "
+                f"Received: {self.rate_groups!r}"
+            )
+        for group, factor in self.rate_groups.items():
+            check_number(f"optimizer.rate_groups[{group!r}]", factor)
+        object.__setattr__(self, "rate_groups", MappingProxyType(dict(self.rate_groups)))
+
+
+@dataclass(frozen=True)
+class ScheduleConfig:
+    """How the learning rate changes, as a factor of its peak.
+
+    Args:
+        name: `"constant"`; `"step"` (times `factor` every `every` units); `"multi-step"` (times
+            `factor` at each of `milestones`); `"plateau"` (times `factor` when the validation error
+            has not fallen by `threshold` for `patience` epochs); `"cosine"` (half a period, from
+            the end of the warm-up to the end of training; Loshchilov and Hutter 2017);
+            `"polynomial"` (of degree `power`, over the same span); `"piecewise-linear"` (through
+            `points`).
+        unit: of all times here: `"epochs"` (fractions are welcome) or optimizer `"steps"`.
+        warmup: how long the learning rate grows linearly to its peak (Goyal et al. 2017, section
+            2.2). Milestones count from the start of training, warm-up included.
+        warmup_from: where the warm-up starts, as a factor of the peak; or `"unscaled"`: at the
+            learning rate before linear scaling, as Goyal et al. do.
+        milestones: of `"multi-step"`, ascending.
+        every: of `"step"`.
+        factor: of `"step"`, `"multi-step"` and `"plateau"`.
+        patience: of `"plateau"`, in epochs.
+        threshold: of `"plateau"`: by how much an error counts as lower, in points of error in
+            [0, 1].
+        end: the factor at the end, of `"cosine"` and `"polynomial"`.
+        power: of `"polynomial"`.
+        points: of `"piecewise-linear"`: pairs of a time and a factor, ascending in time.
+        low_until_error: the second kind of warm-up (He et al. 2015, section 4.2, for 110 layers):
+            the learning rate is multiplied by `low_factor` until the training error of an epoch so
+            far is below this, e.g. 0.8. None: there is no such warm-up.
+        low_factor: see `low_until_error`.
+
+    Raises:
+        ValueError: a field has another value than these.
+    """
+
+    name: ScheduleName = "constant"
+    unit: Unit = "epochs"
+    warmup: float = 0.0
+    warmup_from: float | Literal["unscaled"] = 0.0
+    milestones: tuple[float, ...] = ()
+    every: float = 30.0
+    factor: float = 0.1
+    patience: int = 5
+    threshold: float = 1e-3
+    end: float = 0.0
+    power: float = 2.0
+    points: tuple[tuple[float, float], ...] = ()
+    low_until_error: float | None = None
+    low_factor: float = 0.1
+
+    def __post_init__(self) -> None:
+        check_choice("schedule.name", self.name, get_args(ScheduleName))
+        check_choice("schedule.unit", self.unit, get_args(Unit))
+        for name in ("warmup", "factor", "threshold", "end", "low_factor"):
+            check_number(f"schedule.{name}", getattr(self, name))
+        for name in ("every", "power"):
+            check_number(f"schedule.{name}", getattr(self, name), 1e-9)
+        if self.warmup_from != "unscaled":
+            check_number("schedule.warmup_from", self.warmup_from, 0, 1)
+        if self.low_until_error is not None:
+            check_number("schedule.low_until_error", self.low_until_error, 0, 1)
+        check_count("schedule.patience", self.patience, 1)
+        object.__setattr__(self, "milestones", tuple(self.milestones))
+        object.__setattr__(self, "points", tuple(tuple(point) for point in self.points))
+        for value in self.milestones:
+            check_number("schedule.milestones", value)
+        if any(len(point) != 2 for point in self.points):
+            raise ValueError(
+                "Expected `schedule.points` to be pairs of a time and a factor. "
+                f"Received: {self.points!r}"
+            )
+        for value in (number for point in self.points for number in point):
+            check_number("schedule.points", value)
+        times = [point[0] for point in self.points]
+        for name, values in (("milestones", list(self.milestones)), ("points", times)):
+            if values != sorted(set(values)):
+                raise ValueError(
+                    f"Expected `schedule.{name}` to ascend. Received: {getattr(self, name)!r}"
+                )
+        needed = {"multi-step": "milestones", "piecewise-linear": "points"}.get(self.name)
+        if needed is not None and not getattr(self, needed):
+            raise ValueError(
+                f"Expected `schedule.{needed}` of a {self.name} schedule. Received: ()"
+            )
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """The loss of a recipe.
+
+    Args:
+        name: `"cross-entropy"` over classes that exclude each other, or `"binary-cross-entropy"`
+            for every class on its own (Wightman et al. 2021, for mixed images).
+        label_smoothing: share of the target that is spread over all classes (Szegedy et al. 2016,
+            section 7). It is not applied in validation.
+        target_threshold: of binary cross-entropy: mixed targets above it become 1, others 0. None:
+            they stay shares.
+
+    Raises:
+        ValueError: a field has another value than these.
+    """
+
+    name: LossName = "cross-entropy"
+    label_smoothing: float = 0.0
+    target_threshold: float | None = None
+
+    def __post_init__(self) -> None:
+        check_choice("loss.name", self.name, get_args(LossName))
+        check_number("loss.label_smoothing", self.label_smoothing, 0, 1)
+        if self.target_threshold is not None:
+            check_number("loss.target_threshold", self.target_threshold, 0, 1)
+            if self.name != "binary-cross-entropy":
+                raise ValueError(
+                    "Expected `loss.target_threshold` with binary-cross-entropy only. "
+                    f"Received: {self.target_threshold} with {self.name}"
+                )
+
+
+@dataclass(frozen=True)
+class AverageConfig:
+    """Exponential moving average of the weights, moving statistics of BN included.
+
+    Args:
+        decay: share that the average keeps at an update. 0: no average is taken.
+        every: steps between updates.
+
+    Raises:
+        ValueError: a field has another value than these.
+    """
+
+    decay: float = 0.0
+    every: int = 1
+
+    def __post_init__(self) -> None:
+        check_number("average.decay", self.decay, 0, 1)
+        check_count("average.every", self.every, 1)
