@@ -1,8 +1,10 @@
-"""Optional dependencies: imported where they are used, named with the pip line if missing."""
+"""What is installed. Optional packages are imported where they are used, and named if missing."""
 
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
+import os
 from typing import Any
 
 #: Module -> (extra that brings it, what does not work without it).
@@ -37,3 +39,29 @@ def require(module: str) -> Any:
             f"installed: run `pip install 'keras-resnets[{extra}]'`.",
             name=package,
         ) from error
+
+
+def installed_version(distribution: str) -> str | None:
+    """Version of an installed distribution, e.g. `"0.1.0"`; None if it is not installed."""
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def backend_and_devices() -> tuple[str, list[str], str | None]:
+    """Name of the Keras backend, its devices, and why it does not work (None: it does)."""
+    try:
+        import keras
+
+        backend = keras.backend.backend()
+        if backend == "tensorflow":
+            import tensorflow as tf
+
+            prefix = "/physical_device:"
+            found = tf.config.list_physical_devices()
+            return backend, [device.name.removeprefix(prefix) for device in found], None
+        return backend, list(keras.distribution.list_devices()), None
+    except Exception as error:
+        # Whatever is broken, a report about it has to say so rather than break with it.
+        return os.environ.get("KERAS_BACKEND", "unknown"), [], str(error)

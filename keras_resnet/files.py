@@ -41,7 +41,7 @@ def partial_directory(parent: Path) -> Iterator[Path]:
     """
     try:
         parent.mkdir(parents=True, exist_ok=True)
-        _remove_leftovers(parent)
+        remove_leftovers(parent)
         path = Path(tempfile.mkdtemp(prefix=PARTIAL_PREFIX, dir=parent))
     except OSError as error:
         _raise_if_full(parent, error)
@@ -90,6 +90,20 @@ def publish(moves: Mapping[Path, Path]) -> None:
             shutil.rmtree(aside, ignore_errors=True)
 
 
+def replace_durably(source: Path, destination: Path) -> None:
+    """Renames a file on the same disk, in one step that a crash of the machine survives, too.
+
+    What was at `destination` is there until the whole new file is.
+
+    Raises:
+        OSError: the disk filled up, or the rename failed; `destination` is what it was.
+    """
+    _synchronize(source, os.O_RDWR)
+    source.replace(destination)
+    if fcntl is not None:  # Windows cannot open directories.
+        _synchronize(destination.parent, os.O_RDONLY)
+
+
 def size_of(path: Path) -> int:
     """Bytes of a file, or of all files below a directory."""
     if path.is_file():
@@ -115,6 +129,15 @@ def _raise_if_full(parent: Path, error: Exception) -> None:
     raise OSError(errno.ENOSPC, message) from error
 
 
+def _synchronize(path: Path, flags: int) -> None:
+    """Waits until the disk has the contents of a file or directory."""
+    descriptor = os.open(path, flags)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 @contextlib.contextmanager
 def _locked(directory: Path) -> Iterator[None]:
     """Holds a lock on a directory that ends with the process, however the process ends."""
@@ -130,12 +153,19 @@ def _locked(directory: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _remove_leftovers(parent: Path) -> None:
+def remove_leftovers(parent: Path, age: float = _LEFTOVER_AGE) -> None:
+    """Removes the temporary directories in `parent` whose processes were killed.
+
+    Args:
+        parent: what `partial_directory` was called with.
+        age: of the youngest that are removed, in seconds. Below the default, only where no other
+            process can be about to lock its own.
+    """
     if fcntl is None:
         return
     for leftover in parent.glob(f"{PARTIAL_PREFIX}*"):
         with contextlib.suppress(OSError):
-            if time.time() - leftover.stat().st_mtime < _LEFTOVER_AGE:
+            if time.time() - leftover.stat().st_mtime < age:
                 continue
             descriptor = os.open(leftover, os.O_RDONLY)
             try:

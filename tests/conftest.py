@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+import filelock
 import keras
 import numpy as np
 import pytest
@@ -136,9 +138,21 @@ def command_in_process(
 def demo(
     tmp_path_factory: pytest.TempPathFactory, command: str
 ) -> tuple[subprocess.CompletedProcess[str], Path]:
-    """One whole `keras-resnet quickstart` with its defaults, and its output directory."""
-    output = tmp_path_factory.mktemp("demo") / "demo-output"
-    arguments = [command, "quickstart", "--output", str(output)]
-    return subprocess.run(
-        arguments, capture_output=True, text=True, timeout=900, check=False
-    ), output
+    """One whole `keras-resnet quickstart` with its defaults, and its output directory.
+
+    With several test processes, the first one that needs it runs it for all.
+    """
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    output, record = shared / "demo" / "demo-output", shared / "demo.json"
+    with filelock.FileLock(shared / "demo.lock"):
+        if not record.exists():
+            output.parent.mkdir()
+            arguments = [command, "quickstart", "--output", str(output)]
+            done = subprocess.run(
+                arguments, capture_output=True, text=True, timeout=900, check=False
+            )
+            record.write_text(json.dumps([done.returncode, done.stdout, done.stderr]))
+    code, out, err = json.loads(record.read_text())
+    return subprocess.CompletedProcess([], code, out, err), output

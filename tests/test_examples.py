@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 import subprocess
@@ -17,7 +16,7 @@ from keras_resnet.export import TARGETS
 from keras_resnet.weights.fetch import cache_path
 from keras_resnet.weights.registry import find_weights
 
-from .conftest import ROOT
+from .conftest import ROOT, Command
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
@@ -101,7 +100,13 @@ def test_readme_shows_every_example_as_it_is() -> None:
 
 @pytest.mark.parametrize("line", [line for block in blocks("sh") for line in block.splitlines()])
 @pytest.mark.usefixtures("with_files")
-def test_commands_of_the_readme_run(line: str, command: str, tmp_path: Path) -> None:
+def test_commands_of_the_readme_run(
+    line: str,
+    keras_resnet_command: Command,
+    command_in_process: Command,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     words = shlex.split(line, comments=True)
     if words[0] == "make":
         # The test suite cannot run itself; that these targets exist is all it can check here.
@@ -113,10 +118,10 @@ def test_commands_of_the_readme_run(line: str, command: str, tmp_path: Path) -> 
     assert words[0] == "keras-resnet"
     if words[1] == "quickstart":
         words += ["--help"]
-    environment = {**os.environ, "PATH": f"{Path(command).parent}:{os.environ['PATH']}"}
-    done = subprocess.run(
-        words, cwd=tmp_path, capture_output=True, text=True, env=environment, check=False
-    )
+    monkeypatch.chdir(tmp_path)
+    # Training makes TensorFlow deterministic for good, and starts processes.
+    alone = words[1] in ("train", "launch")
+    done = (keras_resnet_command if alone else command_in_process)(*words[1:])
     assert done.returncode == 0, done.stderr
 
 

@@ -9,8 +9,12 @@ import tensorflow as tf
 from keras_resnet import create_model
 from keras_resnet.variants import VARIANTS
 
-#: Narrow networks of every depth and kind; the widths do not matter here.
-NETWORKS = [name for name, config in VARIANTS.items() if config.depth <= 154]
+#: Narrow networks of every kind; the widths do not matter here. Deeper ones take minutes together.
+NETWORKS = [
+    pytest.param(name, marks=() if config.depth <= 50 and config.groups == 1 else pytest.mark.slow)
+    for name, config in VARIANTS.items()
+    if config.depth <= 154
+]
 
 
 @pytest.mark.filterwarnings("ignore:The last stage sees")

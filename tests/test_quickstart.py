@@ -68,8 +68,9 @@ def test_report_has_every_artifact_within_its_limits(demo: Demo) -> None:
             assert comparison["max_error"] <= 1e-2
     recipe = report["recipe"]
     steps = -(-1437 // recipe["batch_size"])
-    assert report["optimizer_steps"] == recipe["epochs"] * steps
-    assert len(report["history"]["loss"]) == recipe["epochs"]
+    assert recipe["unit"] == "epochs"
+    assert report["optimizer_steps"] == recipe["duration"] * steps
+    assert len(report["history"]["loss"]) == recipe["duration"]
 
 
 def test_int8_runs_on_its_own(demo: Demo) -> None:
@@ -140,8 +141,8 @@ def interrupt(command: str, output: Path, at: str, number: signal.Signals) -> tu
     ("at", "number", "code"),
     [
         ("Training", signal.SIGINT, 130),
-        ("tflite-int8", signal.SIGINT, 130),
-        ("onnx", signal.SIGTERM, 143),
+        pytest.param("tflite-int8", signal.SIGINT, 130, marks=pytest.mark.slow),
+        pytest.param("onnx", signal.SIGTERM, 143, marks=pytest.mark.slow),
         ("tflite-float16", signal.SIGKILL, -9),
     ],
 )
@@ -197,7 +198,7 @@ main()
     assert {path.name for path in tmp_path.iterdir()} == {"model.onnx", "failed-run"}
     assert f"The run is kept in {tmp_path / 'failed-run'}" in done.stdout
     report = json.loads((tmp_path / "failed-run" / "report.json").read_text())
-    assert (report["seed"], report["recipe"]["epochs"], report["optimizer_steps"]) == (7, 2, 90)
+    assert (report["seed"], report["recipe"]["duration"], report["optimizer_steps"]) == (7, 2, 90)
     assert any("tflite-int8" in failure for failure in report["failures"])
 
 

@@ -92,6 +92,7 @@ def test_very_deep_networks_build_save_load_train_and_predict(
         assert done.stdout.split() == [name], done.stderr
 
 
+@pytest.mark.slow
 def test_networks_deeper_than_the_recursion_limit_build_save_load_and_train(
     tmp_path: Path, run_python: Run
 ) -> None:

@@ -21,9 +21,12 @@ from keras_resnet.cli import (  # noqa: F401
     data_prepare,
     data_scan,
     doctor,
+    launch,
     networks,
     predict,
     quickstart,
+    recipes,
+    train,
     weights,
 )
 from keras_resnet.cli.app import app
@@ -52,8 +55,12 @@ def main() -> NoReturn:
     warnings.formatwarning = lambda message, *_, **__: f"keras-resnet: {message}\n"
     try:
         code = app(standalone_mode=False)
-    except _Interrupted as interruption:
-        _fail("Interrupted. Earlier results are untouched", interruption.code)
+    except SystemExit as interruption:
+        if interruption.code not in (130, 143):
+            raise
+        # Training says what it has saved; everything else leaves no half-written results.
+        kept = getattr(interruption, "kept", "") or "Earlier results are untouched"
+        _fail(f"Interrupted. {kept}", interruption.code)
     except Exception as error:
         if os.environ.get("KERAS_RESNET_TRACEBACK") == "1":
             raise

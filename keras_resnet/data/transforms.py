@@ -130,6 +130,8 @@ def center(pixels: Any, protocol: EvalProtocol) -> Any:
         return EvalTransform(protocol).graph(pixels)
     if pixels.shape[:2] == (size, size):
         return pixels
+    if pixels.shape[:2].is_fully_defined():
+        return EvalTransform(protocol).graph(pixels)
     return tf.cond(
         tf.reduce_all(tf.shape(pixels)[:2] == size),
         lambda: tf.ensure_shape(pixels, (size, size, 3)),

@@ -1,9 +1,20 @@
-"""Training through `model.fit`. Needs TensorFlow."""
+"""Training through `model.fit`. Needs TensorFlow, whatever the Keras backend."""
 
-from keras_resnet.training.optimizers import SGD
-from keras_resnet.training.recipe_table import RECIPES
-from keras_resnet.training.recipes import Recipe
-from keras_resnet.training.schedules import warmup_cosine
+from keras_resnet.training.callbacks import DivergedError
+from keras_resnet.training.interruption import TrainingInterrupted
+from keras_resnet.training.recipe_table import RECIPES, find_recipe
+from keras_resnet.training.recipes import Recipe, override
+from keras_resnet.training.run_state import ResumeError
 from keras_resnet.training.trainer import TrainResult, train
 
-__all__ = ["RECIPES", "SGD", "Recipe", "TrainResult", "train", "warmup_cosine"]
+__all__ = [
+    "RECIPES",
+    "DivergedError",
+    "Recipe",
+    "ResumeError",
+    "TrainResult",
+    "TrainingInterrupted",
+    "find_recipe",
+    "override",
+    "train",
+]

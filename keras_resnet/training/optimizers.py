@@ -1,34 +1,41 @@
-"""Optimizers whose weight decay is the papers'."""
+"""Optimizers whose weight decay and learning rates are those of the papers' recipes."""
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, get_args
 
 import keras
+from keras import ops
+
+from keras_resnet.training.rate_groups import GroupedUpdates, rate_multipliers, variable_kind
+from keras_resnet.training.recipe_parts import (
+    Decay,
+    MomentumForm,
+    OptimizerConfig,
+    VariableKind,
+    check_choice,
+    check_number,
+)
+
+_register = keras.saving.register_keras_serializable(package="keras_resnet")
 
 
-@keras.saving.register_keras_serializable(package="keras_resnet")
-class SGD(keras.optimizers.SGD):
-    """SGD with momentum and coupled weight decay (L2), as Caffe and torch define it.
-
-    The decay is added to the gradient before the momentum: `g <- g + coupled_weight_decay * w`.
-        Keras' own
-    `SGD(weight_decay=)` decays the weights directly; at momentum 0.9 that is about ten times
-    weaker.
-
-    A model that was compiled with it and saved needs this package to load; `compile=False` does
-    without.
+@_register
+class SGD(GroupedUpdates, keras.optimizers.SGD):
+    """SGD with momentum.
 
     Args:
         learning_rate: a float or a schedule.
         momentum: He et al. 2015 use 0.9.
         nesterov: whether the momentum is Nesterov's.
-        coupled_weight_decay: 1e-4 in He et al. 2015.
-        decay_vectors: whether BN scales and shifts and biases (the variables of less than two
-            dimensions) decay as well. Goyal et al. 2017, section 5.1: they do not. A rule rather
-            than a list of variables, so that it survives saving and loading.
-        **keywords: those of `keras.optimizers.SGD`; `weight_decay` is refused, as it would decay
-            twice.
+        form: what the velocity holds, which matters when the learning rate changes. `"caffe"`
+            (He et al. 2015, Keras): `v <- momentum * v + learning_rate * g; w <- w - v`.
+            `"torch"` (fb.resnet.torch, torchvision, timm): `v <- momentum * v + g;
+            w <- w - learning_rate * v`. Goyal et al. 2017, section 3, discuss the two.
+        **keywords: those of `GroupedUpdates` and of `keras.optimizers.SGD`.
     """
 
     def __init__(
@@ -36,41 +43,257 @@ class SGD(keras.optimizers.SGD):
         learning_rate: Any = 0.1,
         momentum: float = 0.9,
         nesterov: bool = False,
-        coupled_weight_decay: float = 0.0,
-        decay_vectors: bool = False,
+        form: MomentumForm = "caffe",
         **keywords: Any,
     ) -> None:
-        if keywords.get("weight_decay"):
-            raise ValueError(
-                "Expected `coupled_weight_decay`; `keras.optimizers.SGD` decays decoupled. "
-                f"Received: weight_decay={keywords['weight_decay']}"
-            )
-        if coupled_weight_decay < 0:
-            raise ValueError(
-                "Expected `coupled_weight_decay` to be at least 0. "
-                f"Received: {coupled_weight_decay}"
-            )
+        check_choice("form", form, get_args(MomentumForm))
         super().__init__(
-            learning_rate=learning_rate, momentum=momentum, nesterov=nesterov, **keywords
+            learning_rate=learning_rate, momentum=float(momentum), nesterov=nesterov, **keywords
         )
-        self.coupled_weight_decay = coupled_weight_decay
-        self.decay_vectors = decay_vectors
+        self.form = form
 
-    def decays(self, variable: Any) -> bool:
-        """Whether `variable` decays."""
-        return self.coupled_weight_decay > 0 and (self.decay_vectors or len(variable.shape) > 1)
-
-    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-        if self.decays(variable):
-            decay = keras.ops.cast(self.coupled_weight_decay, variable.dtype)
-            gradient = keras.ops.add(gradient, keras.ops.multiply(variable, decay))
-        super().update_step(gradient, variable, learning_rate)
+    def step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+        if self.momentum == 0:
+            super().step(gradient, variable, learning_rate)
+            return
+        caffe = self.form == "caffe"
+        push = ops.multiply(gradient, learning_rate) if caffe else gradient
+        slot = self.momentums[self._get_variable_index(variable)]
+        velocity = ops.add(ops.multiply(slot, self.momentum), push)
+        self.assign(slot, velocity)
+        if self.nesterov:
+            velocity = ops.add(push, ops.multiply(velocity, self.momentum))
+        change = velocity if caffe else ops.multiply(velocity, learning_rate)
+        self.assign_sub(variable, change)
 
     def get_config(self) -> dict[str, Any]:
-        config = super().get_config()
-        config.pop("weight_decay", None)
+        return {**super().get_config(), "form": self.form}
+
+
+@_register
+class LARS(SGD):
+    """SGD whose gradients are scaled layer by layer (You et al. 2017).
+
+    The gradient of a variable of a kind in `decay_on`, its decay included, is multiplied by
+    `trust_coefficient * |w| / (|g| + weight_decay * |w| + epsilon)`, or by 1 if `w` or `g` is zero.
+    All other variables are updated as by `SGD`, as in MLPerf's reference. Decoupled decay is left
+    out of the ratio.
+
+    Args:
+        learning_rate: a float or a schedule.
+        trust_coefficient: at least 0.
+        epsilon: at least 0.
+        **keywords: those of `SGD`.
+    """
+
+    def __init__(
+        self,
+        learning_rate: Any = 0.1,
+        trust_coefficient: float = 0.001,
+        epsilon: float = 0.0,
+        **keywords: Any,
+    ) -> None:
+        check_number("trust_coefficient", trust_coefficient)
+        check_number("epsilon", epsilon)
+        super().__init__(learning_rate=learning_rate, **keywords)
+        self.trust_coefficient = trust_coefficient
+        self.epsilon = epsilon
+
+    def regularized(self, gradient: Any, variable: Any, learning_rate: Any) -> Any:
+        if not self.is_selected(variable):
+            return super().regularized(gradient, variable, learning_rate)
+        weight_norm, gradient_norm = _norm(variable), _norm(gradient)
+        coupled = self.weight_decay if self.decay == "coupled" else 0.0
+        whole = ops.add(gradient_norm, ops.multiply(weight_norm, coupled))
+        ratio = _ratio(
+            ops.multiply(weight_norm, self.trust_coefficient),
+            ops.add(whole, self.epsilon),
+            where=ops.logical_and(ops.greater(weight_norm, 0), ops.greater(gradient_norm, 0)),
+        )
+        return ops.multiply(super().regularized(gradient, variable, learning_rate), ratio)
+
+    def get_config(self) -> dict[str, Any]:
         return {
-            **config,
-            "coupled_weight_decay": self.coupled_weight_decay,
-            "decay_vectors": self.decay_vectors,
+            **super().get_config(),
+            "trust_coefficient": self.trust_coefficient,
+            "epsilon": self.epsilon,
         }
+
+
+@_register
+class Lamb(GroupedUpdates, keras.optimizers.Lamb):
+    """LAMB (You et al. 2020): Adam whose updates are scaled layer by layer.
+
+    The weight decay is part of the update before its norm is taken, as in the paper's algorithm 2,
+    whichever `decay` says; Keras' own leaves it out. Variables of a kind in `decay_on` are scaled
+    by `|w| / |update|`, or by 1 if either is zero; all others are updated as by Adam, as in timm.
+
+    Takes the arguments of `GroupedUpdates` and of `keras.optimizers.Lamb`.
+    """
+
+    def regularized(self, gradient: Any, variable: Any, learning_rate: Any) -> Any:
+        return gradient
+
+    def step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+        index = self._get_variable_index(variable)
+        mean, square = self._momentums[index], self._velocities[index]
+        new_mean = _blend(mean, gradient, self.beta_1)
+        new_square = _blend(square, ops.square(gradient), self.beta_2)
+        self.assign(mean, new_mean)
+        self.assign(square, new_square)
+        count = ops.cast(ops.add(self.iterations, 1), variable.dtype)
+        deviation = ops.sqrt(ops.divide(new_square, _bias_correction(self.beta_2, count)))
+        update = ops.divide(
+            ops.divide(new_mean, _bias_correction(self.beta_1, count)),
+            ops.add(deviation, self.epsilon),
+        )
+        if self.is_selected(variable):
+            update = ops.add(update, ops.multiply(variable, self.weight_decay))
+            norm, update_norm = _norm(variable), _norm(update)
+            both = ops.logical_and(ops.greater(norm, 0), ops.greater(update_norm, 0))
+            update = ops.multiply(update, _ratio(norm, update_norm, where=both))
+        self.assign_sub(variable, ops.multiply(update, learning_rate))
+
+
+@_register
+class Adam(GroupedUpdates, keras.optimizers.Adam):
+    """Adam. Takes the arguments of `GroupedUpdates` and of `keras.optimizers.Adam`."""
+
+
+@_register
+class AdamW(GroupedUpdates, keras.optimizers.AdamW):
+    """Adam with decoupled weight decay (Loshchilov and Hutter 2019).
+
+    Takes the arguments of `GroupedUpdates` and of `keras.optimizers.AdamW`.
+
+    Raises:
+        ValueError: a weight decay is coupled, or another argument is impossible.
+    """
+
+    def __init__(
+        self, learning_rate: Any = 0.001, *, decay: Decay = "decoupled", **keywords: Any
+    ) -> None:
+        if decay == "coupled" and keywords.get("weight_decay"):
+            raise ValueError(
+                "Expected the `decay` of AdamW to be 'decoupled'. Received: 'coupled'. Use Adam "
+                "for coupled decay"
+            )
+        super().__init__(learning_rate, decay=decay, **keywords)
+
+
+@_register
+class RMSprop(GroupedUpdates, keras.optimizers.RMSprop):
+    """RMSprop, with epsilon inside the root.
+
+    Takes the arguments of `GroupedUpdates` and of `keras.optimizers.RMSprop`.
+    """
+
+
+def make_optimizer(config: OptimizerConfig, learning_rate: Any) -> GroupedUpdates:
+    """The optimizer that `config` describes.
+
+    Args:
+        config: its `learning_rate` and `reference_batch_size` are not read.
+        learning_rate: a float or a `LearningRateSchedule` of optimizer steps.
+    """
+    if isinstance(learning_rate, (int, float)):
+        learning_rate = float(learning_rate)
+    keywords: dict[str, Any] = {
+        "learning_rate": learning_rate,
+        "weight_decay": config.weight_decay,
+        "decay": config.decay,
+        "decay_on": config.decay_on,
+        "rate_groups": config.rate_groups,
+        "global_clipnorm": config.clip_norm,
+        "gradient_accumulation_steps": config.accumulation if config.accumulation > 1 else None,
+    }
+    sgd: dict[str, Any] = {
+        "momentum": config.momentum,
+        "nesterov": config.nesterov,
+        "form": config.form,
+    }
+    adam: dict[str, Any] = {
+        "beta_1": config.beta_1,
+        "beta_2": config.beta_2,
+        "epsilon": config.epsilon,
+    }
+    match config.name:
+        case "sgd":
+            return SGD(**sgd, **keywords)
+        case "lars":
+            trust = {"trust_coefficient": config.trust_coefficient, "epsilon": config.epsilon}
+            return LARS(**sgd, **trust, **keywords)
+        case "lamb":
+            return Lamb(**adam, **keywords)
+        case "adam":
+            return Adam(**adam, **keywords)
+        case "adamw":
+            return AdamW(**adam, **keywords)
+        case "rmsprop":
+            return RMSprop(
+                rho=config.beta_2, momentum=config.momentum, epsilon=config.epsilon, **keywords
+            )
+
+
+_NAMES: dict[VariableKind, tuple[str, str]] = {
+    "kernels": ("kernel", "kernels"),
+    "biases": ("bias", "biases"),
+    "norms": ("norm scale or shift", "norm scales and shifts"),
+}
+
+
+def describe(optimizer: Any, variables: Sequence[Any]) -> str:
+    """Says in one or two sentences what decays and which learning rates differ.
+
+    Args:
+        optimizer: a `GroupedUpdates`, or a `LossScaleOptimizer` around one.
+        variables: the model's trainable variables.
+
+    Returns:
+        Such as "Weight decay 0.0001 (coupled) on 20 kernels; not on 1 bias and 38 norm scales and
+        shifts. Learning rate times 0.1 for 3 variables."
+    """
+    inner: GroupedUpdates = getattr(optimizer, "inner_optimizer", optimizer)
+    decayed = set(inner.decayed(variables))
+    kinds = [(variable_kind(variable.path), variable.path in decayed) for variable in variables]
+    said = "No weight decay"
+    if decayed:
+        way = "in the trust ratio" if isinstance(inner, Lamb) else inner.decay
+        others = _counted([kind for kind, decays in kinds if not decays])
+        said = (
+            f"Weight decay {inner.weight_decay:g} ({way}) on "
+            f"{_counted([kind for kind, decays in kinds if decays])}"
+            f"{'; not on ' if others else ''}{others}"
+        )
+    paths = [variable.path for variable in variables]
+    counts = Counter(rate_multipliers(paths, inner.rate_groups))
+    rates = ", ".join(
+        f"{factor:g} for {count} variable{'s' if count > 1 else ''}"
+        for factor, count in sorted(counts.items())
+        if factor != 1
+    )
+    return f"{said}. Learning rate times {rates}." if rates else f"{said}."
+
+
+def _counted(kinds: Sequence[VariableKind]) -> str:
+    counts = [(kinds.count(kind), names) for kind, names in _NAMES.items()]
+    words = [f"{count} {names[count > 1]}" for count, names in counts if count]
+    return " and ".join(filter(None, (", ".join(words[:-1]), *words[-1:])))
+
+
+def _norm(values: Any) -> Any:
+    return ops.sqrt(ops.sum(ops.square(values)))
+
+
+def _ratio(numerator: Any, denominator: Any, where: Any) -> Any:
+    """Their ratio; 1 elsewhere."""
+    return ops.where(where, ops.divide(numerator, ops.where(where, denominator, 1.0)), 1.0)
+
+
+def _blend(average: Any, value: Any, keep: float) -> Any:
+    return ops.add(average, ops.multiply(ops.subtract(value, average), 1 - keep))
+
+
+def _bias_correction(beta: float, count: Any) -> Any:
+    """`1 - beta**count`, without the cancellation that costs float32 five digits at first."""
+    return ops.negative(ops.expm1(ops.multiply(count, math.log(beta)))) if beta else 1.0

@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 
 OptimizerName = Literal["sgd", "lars", "lamb", "adam", "adamw", "rmsprop"]
 Decay = Literal["coupled", "decoupled"]
+MomentumForm = Literal["caffe", "torch"]
 VariableKind = Literal["kernels", "biases", "norms"]
 ScheduleName = Literal[
     "constant", "step", "multi-step", "plateau", "cosine", "polynomial", "piecewise-linear"
@@ -53,6 +54,9 @@ class OptimizerConfig:
             is what it is.
         momentum: of SGD, LARS and RMSprop.
         nesterov: whether the momentum is Nesterov's, of SGD and LARS.
+        form: of their momentum: `"caffe"`: `v = momentum * v + learning_rate * g`, `w -= v`;
+            `"torch"`: `v = momentum * v + g`, `w -= learning_rate * v`. They differ after the
+            learning rate has changed.
         weight_decay: per step; what it does depends on `decay`.
         decay: `"coupled"`: `weight_decay * w` is added to the gradient, as Caffe and torch do (L2);
             `"decoupled"`: `learning_rate * weight_decay * w` is subtracted from the weight
@@ -78,6 +82,7 @@ class OptimizerConfig:
     reference_batch_size: int | None = None
     momentum: float = 0.9
     nesterov: bool = False
+    form: MomentumForm = "caffe"
     weight_decay: float = 0.0
     decay: Decay = "coupled"
     decay_on: tuple[VariableKind, ...] = ("kernels",)
@@ -92,6 +97,12 @@ class OptimizerConfig:
     def __post_init__(self) -> None:
         check_choice("optimizer.name", self.name, get_args(OptimizerName))
         check_choice("optimizer.decay", self.decay, get_args(Decay))
+        check_choice("optimizer.form", self.form, get_args(MomentumForm))
+        if self.name == "adamw" and self.weight_decay and self.decay != "decoupled":
+            raise ValueError(
+                "Expected `optimizer.decay` of adamw to be decoupled; adam's may be coupled. "
+                f"Received: {self.decay}"
+            )
         for name in ("learning_rate", "weight_decay", "epsilon", "trust_coefficient"):
             check_number(f"optimizer.{name}", getattr(self, name))
         for name in ("momentum", "beta_1", "beta_2"):

@@ -86,7 +86,7 @@ class Recipe:
         reference = self.optimizer.reference_batch_size
         return self.optimizer.learning_rate * (self.batch_size / reference if reference else 1.0)
 
-    def in_steps(self, steps_per_epoch: int) -> Recipe:
+    def in_steps(self, steps_per_epoch: float) -> Recipe:
         """The same recipe with every time counted in optimizer steps."""
 
         def steps(value: float, unit: Unit) -> float:
@@ -206,7 +206,8 @@ def override(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
         part, _, rest = name.partition(".")
         if name not in known and not (part == "network" and rest):
             raise ValueError(
-                f"Expected a field of a recipe: {', '.join(known)}, network.FIELD. Received: {name!r}"
+                f"Expected a field of a recipe: {', '.join(known)}, network.FIELD. "
+                f"Received: {name!r}"
             )
         if rest:
             # Only the protocol can be None.

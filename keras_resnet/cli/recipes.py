@@ -1,0 +1,168 @@
+"""`keras-resnet recipes`: how networks are trained, and where each value comes from."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from keras_resnet.cli.app import AsJson, app, parse_settings, print_json
+from keras_resnet.quiet import quiet
+from keras_resnet.terminal import console, table
+
+if TYPE_CHECKING:
+    from keras_resnet.training.recipes import Recipe
+
+_IMAGENET_IMAGES = 1_281_167
+_CIFAR_IMAGES = 50_000
+
+
+@app.command()
+def recipes(
+    name: Annotated[str | None, typer.Argument(help="A recipe; none lists them all.")] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="A field of a recipe, e.g. --set optimizer.learning_rate=0.2."),
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Images per optimizer step, over all replicas.")
+    ] = None,
+    images: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Training images, which the learning rates depend on. By default those of "
+            "ImageNet, or of CIFAR where a recipe pads and crops.",
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the training recipes, or print one: every value with its source, and the schedule."""
+    with quiet():
+        from keras_resnet.training.recipe_table import RECIPES, find_recipe
+        from keras_resnet.training.recipes import override
+    changes = parse_settings(settings or [])
+    if batch_size is not None:
+        changes["batch_size"] = batch_size
+    if name is None:
+        if changes or images is not None:
+            raise ValueError(
+                "Expected a recipe that is to be changed or counted out, e.g. "
+                f"`keras-resnet recipes goyal2017`. Received: {', '.join(changes) or 'images'}"
+            )
+        _list(list(RECIPES.values()), as_json)
+        return
+    recipe = override(find_recipe(name), changes)
+    images = images or (_CIFAR_IMAGES if recipe.augmentation.crop == "pad" else _IMAGENET_IMAGES)
+    rates = _rates(recipe, images)
+    if as_json:
+        print_json({**_described(recipe), "schedule": rates})
+    else:
+        _print_fields(recipe)
+        _print_rates(recipe, rates)
+
+
+def _list(recipes: list[Recipe], as_json: bool) -> None:
+    if as_json:
+        print_json({recipe.name: _described(recipe) for recipe in recipes})
+        return
+    columns = ("recipe", "optimizer", "schedule", "top-1 %", "length", "batch", "rate")
+    rows = table(columns, left=4, wrap=("schedule", "top-1 %"))
+    for recipe in recipes:
+        words = (recipe.name, recipe.optimizer.name, recipe.schedule.name, _expected(recipe))
+        length = f"{recipe.duration:,g} {recipe.unit}"
+        rows.add_row(*words, length, f"{recipe.batch_size:,}", f"{recipe.learning_rate:g}")
+    console.print(rows)
+    console.print(
+        "top-1: published accuracies. rate: the peak of the learning rate, for this batch size. "
+        "`keras-resnet recipes NAME` prints one with its sources."
+    )
+
+
+def _expected(recipe: Recipe) -> str:
+    pairs = recipe.expected.items()
+    return ", ".join(f"{network} {accuracy:g}" for network, accuracy in pairs) or "-"
+
+
+def _described(recipe: Recipe) -> dict[str, Any]:
+    return {
+        "recipe": recipe.as_dict(),
+        "peak_learning_rate": recipe.learning_rate,
+        "sources": dict(recipe.sources),
+        "expected": dict(recipe.expected),
+    }
+
+
+def _print_fields(recipe: Recipe) -> None:
+    from keras_resnet.training.recipes import fields_of
+
+    values = recipe.as_dict()
+    names = [name for name in fields_of(recipe) if name != "network"]
+    if recipe.protocol is None:
+        names = [name for name in names if not name.startswith("protocol.")]
+    names += [f"network.{field}" for field in recipe.network]
+    rows = table(("field", "value", "source"), left=3, wrap=("value", "source"))
+    for name in names:
+        part, _, field = name.partition(".")
+        value = values[part][field] if field else values[part]
+        rows.add_row(name, _plain(value), recipe.sources.get(name, "default"))
+    if recipe.expected:
+        source = recipe.sources.get("expected", "")
+        rows.add_row("expected, top-1 %", _expected(recipe), source)
+    console.print(f"{recipe.name}: {recipe.sources.get('', 'no source')}")
+    console.print(rows)
+
+
+def _plain(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _rates(recipe: Recipe, images: int) -> dict[str, Any]:
+    """The learning rate at the steps where something happens, fit for JSON."""
+    from keras_resnet.training.schedules import learning_rates, total_steps
+
+    per_epoch = math.ceil(images / recipe.batch_size)
+    total = total_steps(recipe, per_epoch)
+    schedule = recipe.in_steps(per_epoch).schedule
+    times = [0, schedule.warmup, *(total * part / 4 for part in (1, 2, 3)), total - 1]
+    if schedule.name == "multi-step":
+        times += schedule.milestones
+    elif schedule.name == "piecewise-linear":
+        times += [time for time, _ in schedule.points]
+    elif schedule.name == "step":
+        times += [count * schedule.every for count in range(1, 4)]
+    steps = sorted({round(time) for time in times if round(time) < total})
+    rates = learning_rates(recipe, per_epoch, steps)
+    return {
+        "images": images,
+        "steps_per_epoch": per_epoch,
+        "steps": total,
+        "learning_rates": [
+            {"step": step, "epoch": step / per_epoch, "learning_rate": rate}
+            for step, rate in zip(steps, rates, strict=True)
+        ],
+    }
+
+
+def _print_rates(recipe: Recipe, data: dict[str, Any]) -> None:
+    console.print(
+        f"{data['steps']:,} steps, {data['steps_per_epoch']:,} an epoch of "
+        f"{data['images']:,} images"
+    )
+    rows = table(("step", "epoch", "learning rate"), left=0)
+    for entry in data["learning_rates"]:
+        rate = f"{entry['learning_rate']:.6g}"
+        rows.add_row(f"{entry['step']:,}", f"{entry['epoch']:.2f}", rate)
+    console.print(rows)
+    if recipe.schedule.name == "plateau":
+        console.print(
+            f"Times {recipe.schedule.factor:g} when the validation error stops falling: "
+            "the steps are not known beforehand."
+        )
+    if recipe.schedule.low_until_error is not None:
+        console.print(
+            f"Times {recipe.schedule.low_factor:g} until the training error is below "
+            f"{recipe.schedule.low_until_error:.0%}."
+        )

@@ -1,0 +1,231 @@
+"""Which processes train together: from the command line, `TF_CONFIG` or Slurm."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+_ADDRESS = re.compile(r"([A-Za-z0-9._-]+):([0-9]{1,5})")
+
+#: Ports of Slurm jobs: below those that Linux gives to outgoing connections, and another range of
+#: them for every job, as jobs share nodes.
+_SLURM_PORTS = range(12_000, 32_000)
+_PORTS_PER_JOB = 64
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """The workers of one training run, and which of them this process is.
+
+    Attributes:
+        addresses: `host:port` of every worker; the first one is the chief, which saves files.
+        index: which of them this process is, from 0.
+        origin: where that is from: `--workers`, `TF_CONFIG` or `Slurm`.
+        own_devices: whether this process sees only the GPUs that are meant for it. Otherwise
+            workers on one host divide the host's GPUs among them.
+
+    Raises:
+        ValueError: an address is no `host:port` or comes twice, or the index is of no worker.
+    """
+
+    addresses: tuple[str, ...]
+    index: int
+    origin: str
+    own_devices: bool = False
+
+    def __post_init__(self) -> None:
+        for address in self.addresses:
+            match = _ADDRESS.fullmatch(address)
+            if match is None or not 0 < int(match[2]) < 65_536:
+                raise ValueError(
+                    f"Expected addresses `host:port` of workers. Received: {address!r}, from "
+                    f"{self.origin}"
+                )
+        double = next((a for a in self.addresses if self.addresses.count(a) > 1), None)
+        if double is not None:
+            raise ValueError(
+                f"Expected another address for every worker. Received: {double} twice, from "
+                f"{self.origin}"
+            )
+        if not 0 <= self.index < len(self.addresses):
+            raise ValueError(
+                f"Expected the index of one of the {len(self.addresses)} workers, from 0 to "
+                f"{len(self.addresses) - 1}. Received: {self.index}, from {self.origin}"
+            )
+
+    @property
+    def workers(self) -> int:
+        return len(self.addresses)
+
+    @property
+    def is_chief(self) -> bool:
+        return self.index == 0
+
+    @property
+    def neighbours(self) -> tuple[int, ...]:
+        """Indices of the workers on this worker's host, itself included."""
+        hosts = [address.rpartition(":")[0] for address in self.addresses]
+        return tuple(i for i, host in enumerate(hosts) if host == hosts[self.index])
+
+    def tf_config(self) -> str:
+        """The cluster as the value of `TF_CONFIG`."""
+        task = {"type": "worker", "index": self.index}
+        return json.dumps({"cluster": {"worker": list(self.addresses)}, "task": task})
+
+
+def cluster_from(
+    workers: str | None, index: int | None, environ: Mapping[str, str]
+) -> Cluster | None:
+    """The cluster that this process belongs to, or None if it trains alone.
+
+    What is said explicitly counts more than `TF_CONFIG`, and that more than Slurm.
+
+    Args:
+        workers: `host:port,host:port`, the same on every worker, or None.
+        index: which of them this process is, from 0.
+        environ: environment variables. `TF_CONFIG` may have a `chief`, which becomes worker 0. Of
+            Slurm, those count that `srun` sets for its tasks: a batch script that starts no tasks
+            with `srun` trains alone. Hosts are expanded here, not by `scontrol`, which
+            containers lack.
+
+    Raises:
+        ValueError: something of it is missing, malformed, or contradicts the rest.
+    """
+    if workers is not None or index is not None:
+        if workers is None or index is None:
+            raise ValueError(
+                "Expected `--workers` and `--worker-index` together. Received: one of them"
+            )
+        return _several(Cluster(tuple(workers.split(",")), index, "--workers"))
+    if environ.get("TF_CONFIG", "").strip():
+        return _from_tf_config(environ["TF_CONFIG"])
+    if _number(environ, "SLURM_STEP_NUM_TASKS", 1) > 1:
+        return _from_slurm(environ)
+    return None
+
+
+def expand_nodes(nodes: str) -> list[str]:
+    """The hosts of a Slurm list of nodes: `a[01-02,5],b` is a01, a02, a5, b.
+
+    Raises:
+        ValueError: it is no such list.
+    """
+    # A comma inside of brackets does not end a name.
+    names = re.findall(r"(?:[^,\[\]]|\[[^\[\]]*\])+", nodes)
+    if not names or ",".join(names) != nodes:
+        raise ValueError(
+            f"Expected a list of nodes such as node[01-04],other. Received: {nodes!r}, from Slurm"
+        )
+    return [host for name in names for host in _expand(name)]
+
+
+def _expand(name: str) -> list[str]:
+    before, bracket, rest = name.partition("[")
+    if not bracket:
+        return [name]
+    ranges, _, after = rest.partition("]")
+    numbers: list[str] = []
+    for part in ranges.split(","):
+        match = re.fullmatch(r"([0-9]+)(?:-([0-9]+))?", part)
+        if match is None:
+            raise ValueError(
+                f"Expected ranges of numbers in brackets. Received: {name!r}, from Slurm"
+            )
+        first, last = match[1], match[2] or match[1]
+        # Zeros in front of the first number say how wide all are.
+        numbers += [f"{n:0{len(first)}d}" for n in range(int(first), int(last) + 1)]
+    return [before + number + end for number in numbers for end in _expand(after)]
+
+
+def _several(cluster: Cluster) -> Cluster | None:
+    return cluster if cluster.workers > 1 else None
+
+
+def _from_tf_config(text: str) -> Cluster | None:
+    def refused(why: str) -> ValueError:
+        return ValueError(
+            "Expected TF_CONFIG such as "
+            '{"cluster": {"worker": ["host:port", …]}, "task": {"type": "worker", "index": 0}}. '
+            f"Received: {why}"
+        )
+
+    try:
+        config: Any = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise refused(f"no JSON ({error})") from error
+    if not isinstance(config, dict):
+        raise refused(text)
+    hosts = config.get("cluster") or {}
+    if not hosts:
+        return None
+    task = config.get("task")
+    if not isinstance(hosts, dict) or not isinstance(task, dict):
+        raise refused(text)
+    for role in (*hosts, task.get("type")):
+        if role not in ("chief", "worker"):
+            raise refused(
+                f"the role {role!r}. Workers train together here and the first of them evaluates; "
+                "parameter servers and evaluators have nothing to do"
+            )
+    chief, others = hosts.get("chief", []), hosts.get("worker", [])
+    index = task.get("index", 0)
+    addresses = (*chief, *others) if all(isinstance(x, list) for x in (chief, others)) else (0,)
+    # Some services write the index as a string.
+    if isinstance(index, str) and index.isdecimal():
+        index = int(index)
+    if not all(isinstance(a, str) for a in addresses) or not isinstance(index, int):
+        raise refused(text)
+    own = chief if task["type"] == "chief" else others
+    if len(chief) > 1 or not 0 <= index < len(own):
+        raise refused(f"{task['type']} {index} of {len(own)}, and {len(chief)} chiefs")
+    return _several(Cluster(addresses, index + len(chief) * (own is others), "TF_CONFIG"))
+
+
+def _from_slurm(environ: Mapping[str, str]) -> Cluster:
+    tasks = _number(environ, "SLURM_STEP_NUM_TASKS")
+    index = _number(environ, "SLURM_PROCID")
+    nodes = environ.get("SLURM_STEP_NODELIST") or environ.get("SLURM_JOB_NODELIST", "")
+    shares = environ.get("SLURM_STEP_TASKS_PER_NODE") or environ.get("SLURM_TASKS_PER_NODE", "")
+    distribution = environ.get("SLURM_DISTRIBUTION", "block")
+    if not distribution.startswith("block"):
+        raise ValueError(
+            "Expected Slurm tasks in blocks, node by node. Received: SLURM_DISTRIBUTION="
+            f"{distribution}. Run srun with `--distribution=block`, or pass `--workers`"
+        )
+    hosts, counts = expand_nodes(nodes), _counts(shares)
+    if len(hosts) != len(counts) or sum(counts) != tasks:
+        raise ValueError(
+            f"Expected {tasks} tasks on the nodes of the Slurm step. Received: {shares!r} tasks on "
+            f"{nodes!r}. Pass `--workers` and `--worker-index`"
+        )
+    jobs = len(_SLURM_PORTS) // _PORTS_PER_JOB
+    first = _SLURM_PORTS[_number(environ, "SLURM_JOB_ID", 0) % jobs * _PORTS_PER_JOB]
+    addresses = tuple(
+        f"{host}:{first + local}"
+        for host, count in zip(hosts, counts, strict=True)
+        for local in range(count)
+    )
+    return Cluster(addresses, index, "Slurm", own_devices="SLURM_GPUS_PER_TASK" in environ)
+
+
+def _counts(text: str) -> list[int]:
+    """Tasks of each node: `2(x3),1` is 2, 2, 2, 1."""
+    counts: list[int] = []
+    for part in text.split(","):
+        match = re.fullmatch(r"([0-9]+)(?:\(x([0-9]+)\))?", part)
+        if match is None:
+            raise ValueError(
+                f"Expected tasks per node such as 2(x3),1. Received: {text!r}, from Slurm"
+            )
+        counts += [int(match[1])] * int(match[2] or 1)
+    return counts
+
+
+def _number(environ: Mapping[str, str], name: str, default: int | None = None) -> int:
+    text = environ.get(name, "" if default is None else str(default))
+    if not text.isdecimal():
+        raise ValueError(f"Expected a number in {name}, which Slurm sets. Received: {text!r}")
+    return int(text)

@@ -1,0 +1,37 @@
+"""Where a training run takes place: versions, machine, devices."""
+
+from __future__ import annotations
+
+import os
+import platform
+from typing import Any
+
+from keras_resnet.extras import backend_and_devices, installed_version
+
+#: What a trained network depends on.
+_PACKAGES = ("keras-resnets", "keras", "tensorflow", "numpy")
+
+
+def describe_environment() -> dict[str, Any]:
+    """Describes the machine and what is installed, without names of hosts, users or folders.
+
+    Returns:
+        Plain data: `python` and `platform` in words, `cpus` that this process may use, `versions`
+        by distribution (with that of the backend; None: it is not installed), `backend` of Keras,
+        and `devices`, such as `"GPU:0"`.
+    """
+    backend, devices, _ = backend_and_devices()
+    try:
+        cpus: int | None = len(os.sched_getaffinity(0))
+    except AttributeError:  # Linux only.
+        cpus = os.cpu_count()
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpus": cpus,
+        "versions": {
+            name: installed_version(name) for name in dict.fromkeys((*_PACKAGES, backend))
+        },
+        "backend": backend,
+        "devices": devices,
+    }

@@ -1,0 +1,130 @@
+"""A picture of a training run: loss, error and learning rate by epoch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, ScalarFormatter
+
+#: Of Okabe and Ito (2008), told apart with every kind of colour blindness, and by line style.
+_TRAINING, _VALIDATION, _RATE = "#0072B2", "#D55E00", "#444444"
+
+#: With more epochs, a marker at each would hide the line.
+_MOST_MARKERS = 40
+
+
+def history_plot(history: Mapping[str, Sequence[float]], title: str = "") -> Figure:
+    """Draws loss and error, in percent, of training and validation, and the learning rate below.
+
+    The error is 100 times 1 - accuracy. Epochs without a finite value are gaps in the line, and
+    crosses on the axis say where. Losses and learning rates that span a factor of 50 have a
+    logarithmic axis.
+
+    Args:
+        history: `loss`, `accuracy` in [0, 1], `learning_rate`, and `val_loss` and `val_accuracy`,
+            one value per epoch; what is missing is not drawn.
+        title: above it all.
+
+    Raises:
+        ValueError: there is no epoch, or columns have different lengths.
+    """
+    columns = {name: np.asarray(values, float) for name, values in history.items()}
+    counts = {len(values) for values in columns.values()}
+    if len(counts) != 1 or counts == {0}:
+        raise ValueError(
+            "Expected a history with one value per epoch in every column, and at least one epoch. "
+            f"Received: columns of {sorted(counts)} values"
+        )
+    for name in ("accuracy", "val_accuracy"):
+        if name in columns:
+            columns[name.replace("accuracy", "error")] = 100 * (1 - columns[name])
+    panels = [
+        ("loss", "loss", 3.0),
+        ("error", "error in %", 3.0),
+        ("learning_rate", "learning rate", 1.5),
+    ]
+    panels = [panel for panel in panels if {panel[0], f"val_{panel[0]}"} & set(columns)]
+    heights = [height for *_, height in panels]
+    figure = Figure(figsize=(8, sum(heights) + 0.8), layout="constrained")
+    figure.suptitle(title, fontsize=12)
+    rows = figure.subplots(
+        len(panels), 1, sharex=True, squeeze=False, gridspec_kw={"height_ratios": heights}
+    )
+    for axes, (name, label, _) in zip(rows[:, 0], panels, strict=True):
+        _draw(axes, name, columns)
+        axes.set_ylabel(label)
+        axes.grid(color="#dddddd", linewidth=0.7)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.align_ylabels()
+    last = rows[-1, 0]
+    (epochs,) = counts
+    margin = max(0.5, 0.01 * epochs)
+    last.set_xlim(1 - margin, epochs + margin)
+    last.xaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1))
+    last.set_xlabel("epoch")
+    return figure
+
+
+def _draw(axes: Axes, name: str, columns: Mapping[str, np.ndarray]) -> None:
+    """Draws a quantity of training, and of validation if there is one."""
+    is_rate = name == "learning_rate"
+    styles = (
+        (name, "training", _RATE if is_rate else _TRAINING, "-", "o", "+"),
+        (f"val_{name}", "validation", _VALIDATION, "--", "s", "x"),
+    )
+    drawn = [style for style in styles if style[0] in columns]
+    _scale(axes, np.concatenate([columns[key] for key, *_ in drawn]), zero=name == "error")
+    for key, label, color, line, marker, cross in drawn:
+        values = np.where(np.isfinite(columns[key]), columns[key], np.nan)
+        epochs = np.arange(1, len(values) + 1)
+        good = np.isfinite(values)
+        if name == "error" and good.any():
+            best = int(np.nanargmin(values))
+            label = f"{label}, lowest: {values[best]:.2f} % in epoch {best + 1}"
+        axes.plot(
+            epochs,
+            values,
+            line,
+            color=color,
+            linewidth=1.6,
+            marker=marker if len(values) <= _MOST_MARKERS else None,
+            markersize=4,
+            label=label,
+        )
+        if len(values) > _MOST_MARKERS:
+            # A value between two gaps makes no line.
+            alone = good & ~np.append(good[1:], False) & ~np.append(False, good[:-1])
+            axes.plot(epochs[alone], values[alone], marker, color=color, markersize=4)
+        if not good.all():
+            axes.plot(
+                epochs[~good],
+                np.zeros((~good).sum()),
+                cross,
+                color=color,
+                transform=axes.get_xaxis_transform(),
+                clip_on=False,
+                zorder=3,
+                label=f"{label.partition(',')[0]}, not finite",
+            )
+    if not is_rate or not np.isfinite(columns[name]).all():
+        axes.legend(frameon=False, fontsize=9)
+
+
+def _scale(axes: Axes, values: np.ndarray, *, zero: bool) -> None:
+    """Chooses the axis of values: from zero, logarithmic, or as it comes."""
+    finite = values[np.isfinite(values)]
+    if zero:
+        top = float(finite.max(initial=0.0))
+        axes.set_ylim(0, 1.05 * top if top > 0 else 1)
+        return
+    low, high = float(finite.min(initial=math.inf)), float(finite.max(initial=0.0))
+    if 0 < low <= high / 50:
+        axes.set_yscale("log")
+    else:
+        # Offsets such as "1e-5+0.1" at the corner are easily overlooked.
+        axes.yaxis.set_major_formatter(ScalarFormatter(useOffset=False))

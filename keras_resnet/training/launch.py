@@ -1,0 +1,236 @@
+"""Starts the workers of one training run on this machine, and ends them together."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import FrameType
+from typing import IO, Any
+
+from keras_resnet.training.cluster import Cluster
+
+#: What a worker has for saving its state after SIGTERM, before SIGKILL.
+STOP_SECONDS = 40.0
+
+#: Linux' number of "a signal when the parent dies".
+_PR_SET_PDEATHSIG = 1
+
+_PROGRAM = "import sys; sys.argv[0] = 'keras-resnet'; from keras_resnet.cli import main; main()"
+
+
+def launch(arguments: Sequence[str], workers: int, say: Callable[[str], None]) -> int:
+    """Runs `keras-resnet ARGUMENTS` in so many processes that know of each other by TF_CONFIG.
+
+    They share the processor's cores evenly, and divide the GPUs among them.
+
+    Args:
+        arguments: of the command, such as `["train", …]`.
+        workers: how many processes.
+        say: takes the sentences for the user.
+
+    Returns:
+        The exit code: 0, that of the first worker that failed, or 130 or 143 if interrupted.
+
+    Raises:
+        ValueError: there is no command.
+    """
+    if not arguments:
+        raise ValueError(
+            "Expected a command after `--`, e.g. `keras-resnet launch --local-workers 2 -- train "
+            "digits`. Received: none"
+        )
+    addresses = tuple(f"127.0.0.1:{port}" for port in free_ports(workers))
+    command = [sys.executable, "-c", _PROGRAM, *arguments]
+    return launch_processes(
+        [command] * workers, [_environment(addresses, i) for i in range(workers)], say
+    )
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of 127.0.0.1 that nobody listens on."""
+    with contextlib.ExitStack() as sockets:
+        listeners = [sockets.enter_context(socket.socket()) for _ in range(count)]
+        for listener in listeners:
+            listener.bind(("127.0.0.1", 0))
+        return [listener.getsockname()[1] for listener in listeners]
+
+
+def launch_processes(
+    commands: Sequence[Sequence[str]],
+    environments: Sequence[Mapping[str, str]],
+    say: Callable[[str], None],
+    stop_seconds: float = STOP_SECONDS,
+) -> int:
+    """Runs commands side by side until all have ended; if one fails, the others are stopped.
+
+    Their lines appear with `[0] `, `[1] `, … in front. SIGINT and SIGTERM are passed on; a second
+    one kills. On Linux they die with this process, however it dies.
+
+    Args:
+        commands: programs with their arguments; the position is the worker's index.
+        environments: the environment variables of each.
+        say: takes the sentences for the user.
+        stop_seconds: between SIGTERM, or the signal that is passed on, and SIGKILL.
+
+    Returns:
+        0 if all ended with 0; otherwise the code of the first that failed, 128 + n for signal n; or
+        128 + n if this process received signal n.
+    """
+    processes: list[subprocess.Popen[bytes]] = []
+    readers: list[threading.Thread] = []
+    try:
+        with _passing_on_signals(processes) as received:
+            for command, environment in zip(commands, environments, strict=True):
+                processes.append(_start(command, environment))
+            readers = _start_readers(processes)
+            code = _wait(processes, received, say, stop_seconds)
+            return 128 + received[0] if received else code
+    finally:
+        for process in processes:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+        for reader in readers:
+            # What a worker has started in turn may keep its output open.
+            reader.join(timeout=5)
+
+
+def _wait(
+    processes: Sequence[subprocess.Popen[bytes]],
+    received: Sequence[int],
+    say: Callable[[str], None],
+    stop_seconds: float,
+) -> int:
+    failed: int | None = None
+    deadline = float("inf")
+    while any(process.poll() is None for process in processes):
+        if received and deadline == float("inf"):
+            deadline = time.monotonic() + stop_seconds
+        if failed is None:
+            failed = next((i for i, p in enumerate(processes) if p.poll()), None)
+            if failed is not None and not received:
+                say(f"{_end_of(failed, processes[failed])}; the other workers are stopped.")
+                deadline = time.monotonic() + stop_seconds
+                _send(processes, signal.SIGTERM)
+        if time.monotonic() > deadline or len(received) > 1:
+            _send(processes, signal.SIGKILL)
+        time.sleep(0.05)
+    if failed is None:
+        failed = next((i for i, p in enumerate(processes) if p.poll()), None)
+        if failed is not None and not received:
+            say(f"{_end_of(failed, processes[failed])}.")
+    return 0 if failed is None else _exit_code(processes[failed])
+
+
+def _start(command: Sequence[str], environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        command,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        # Ctrl-C reaches this process only, which passes it on once.
+        start_new_session=True,
+        preexec_fn=_die_with_parent(),
+    )
+
+
+def _die_with_parent() -> Callable[[], None] | None:
+    """What a child runs first, so that the kernel kills it when this process ends. Linux only."""
+    if not sys.platform.startswith("linux"):
+        return None
+    # Loaded here, as little is safe between fork and exec.
+    prctl, parent = ctypes.CDLL(None).prctl, os.getpid()
+
+    def die_with_parent() -> None:
+        # TensorFlow ignores SIGTERM while it waits for other workers.
+        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(1)
+
+    return die_with_parent
+
+
+def _start_readers(processes: Sequence[subprocess.Popen[bytes]]) -> list[threading.Thread]:
+    lock = threading.Lock()
+    readers = []
+    for index, process in enumerate(processes):
+        for pipe, stream in ((process.stdout, sys.stdout), (process.stderr, sys.stderr)):
+            arguments = (f"[{index}] ", pipe, stream, lock)
+            reader = threading.Thread(target=_copy_lines, args=arguments, daemon=True)
+            reader.start()
+            readers.append(reader)
+    return readers
+
+
+def _copy_lines(prefix: str, pipe: IO[bytes], stream: Any, lock: threading.Lock) -> None:
+    for line in pipe:
+        # A bar of progress goes back to the start of its line instead of ending it.
+        text = line.decode(errors="replace").rstrip("\r\n").rpartition("\r")[2]
+        with lock, contextlib.suppress(OSError, ValueError):
+            stream.write(f"{prefix}{text}\n")
+            stream.flush()
+
+
+@contextlib.contextmanager
+def _passing_on_signals(processes: Sequence[subprocess.Popen[bytes]]) -> Iterator[list[int]]:
+    """Sends SIGINT and SIGTERM to the workers instead of dying of them; yields those received."""
+    received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
+
+    def pass_on(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        _send(processes, signal.Signals(number))
+
+    handlers = {n: signal.signal(n, pass_on) for n in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+def _send(processes: Sequence[subprocess.Popen[bytes]], number: signal.Signals) -> None:
+    for process in processes:
+        if process.poll() is None:
+            process.send_signal(number)
+
+
+def _end_of(index: int, process: subprocess.Popen[bytes]) -> str:
+    code = process.returncode
+    if code >= 0:
+        return f"Worker {index} ended with code {code}"
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:  # Real-time signals have no names.
+        name = f"signal {-code}"
+    return f"Worker {index} was ended by {name}"
+
+
+def _exit_code(process: subprocess.Popen[bytes]) -> int:
+    return process.returncode if process.returncode >= 0 else 128 - process.returncode
+
+
+def _environment(addresses: tuple[str, ...], index: int) -> dict[str, str]:
+    try:
+        cores = len(os.sched_getaffinity(0))
+    except AttributeError:  # Linux only.
+        cores = os.cpu_count() or 1
+    threads = str(max(1, cores // len(addresses)))
+    return {
+        "TF_NUM_INTRAOP_THREADS": threads,
+        "TF_NUM_INTEROP_THREADS": threads,
+        **os.environ,
+        "PYTHONUNBUFFERED": "1",
+        "TF_CONFIG": Cluster(addresses, index, "launch").tf_config(),
+    }

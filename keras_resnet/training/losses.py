@@ -1,0 +1,182 @@
+"""Losses on logits, for labels and for mixed labels, whose smoothing stays out of validation."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+import keras
+
+from keras_resnet.training.recipe_parts import LossConfig, check_number
+
+
+def is_sparse(targets: Any, logits: Any) -> bool:
+    """Whether targets are labels, `(batch,)` or `(batch, 1)`, not shares `(batch, classes)`.
+
+    Only the static shapes decide, so that one compiled model can take shares in training and labels
+    in validation.
+    """
+    return len(targets.shape) == 1 or (targets.shape[-1] == 1 and logits.shape[-1] != 1)
+
+
+def shares_of(targets: Any, logits: Any) -> Any:
+    """The share of every class in the target, `(batch, classes)`, float32.
+
+    A label outside of `[0, classes)` becomes a row of NaN: a loss of NaN is seen, a loss of 0 is
+    not.
+
+    Args:
+        targets: labels or shares, see `is_sparse`.
+        logits: `(batch, classes)`.
+    """
+    if not is_sparse(targets, logits):
+        return keras.ops.cast(targets, "float32")
+    classes = logits.shape[-1]
+    labels = keras.ops.cast(keras.ops.reshape(targets, (-1, 1)), "int32")
+    one_hot = keras.ops.cast(keras.ops.equal(labels, keras.ops.arange(classes)), "float32")
+    is_class = keras.ops.logical_and(labels >= 0, labels < classes)
+    return keras.ops.where(is_class, one_hot, float("nan"))
+
+
+class _SmoothedLoss(keras.losses.Loss):
+    """What the losses have in common: float32, and the targets."""
+
+    def __init__(self, label_smoothing: float, name: str, reduction: str | None) -> None:
+        # Keras casts logits and targets to the loss' dtype: float32 under every policy.
+        super().__init__(name=name, reduction=reduction, dtype="float32")
+        check_number("label_smoothing", label_smoothing, 0, 1)
+        self.label_smoothing = float(label_smoothing)
+
+    def targets(self, y_true: Any, y_pred: Any) -> Any:
+        """Smoothed shares `(batch, classes)`: `(1 - a) * share + a / classes`."""
+        shares = shares_of(y_true, y_pred)
+        if not self.label_smoothing:
+            return shares
+        return (1.0 - self.label_smoothing) * shares + self.label_smoothing / y_pred.shape[-1]
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "label_smoothing": self.label_smoothing}
+
+    def for_evaluation(self) -> Self:
+        """The same loss without smoothing."""
+        return type(self).from_config({**self.get_config(), "label_smoothing": 0.0})
+
+
+@keras.saving.register_keras_serializable(package="keras_resnet")
+class CrossEntropy(_SmoothedLoss):
+    """Cross-entropy of the softmax, for classes that exclude each other.
+
+    `y_true` is integer labels `(batch,)` or `(batch, 1)`, or the shares of the classes in mixed
+    images, `(batch, classes)`; `y_pred` is logits `(batch, classes)`. Computed in float32 whatever
+    their dtypes. Labels outside of `[0, classes)` give NaN.
+
+    Args:
+        label_smoothing: share of the target that is spread over all classes, labels and mixed
+            labels alike (Szegedy et al. 2016, section 7), in [0, 1]. Keras' `evaluate` smooths as
+            well, except for that of `TrainedModel`.
+        name: of the loss.
+        reduction: as in `keras.losses.Loss`.
+
+    Raises:
+        ValueError: `label_smoothing` is not in its range.
+    """
+
+    def __init__(
+        self,
+        label_smoothing: float = 0.0,
+        name: str = "cross_entropy",
+        reduction: str | None = "sum_over_batch_size",
+    ) -> None:
+        super().__init__(label_smoothing, name, reduction)
+
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        return keras.ops.categorical_crossentropy(
+            self.targets(y_true, y_pred), y_pred, from_logits=True
+        )
+
+
+@keras.saving.register_keras_serializable(package="keras_resnet")
+class BinaryCrossEntropy(_SmoothedLoss):
+    """Cross-entropy of every class' sigmoid, averaged over the classes.
+
+    Wightman et al. 2021, "ResNet strikes back", section 2: with mixed images, every class is a
+    question of its own. As in timm, whose settings their recipes are given in, the loss is the mean
+    over images and classes, not the sum over classes. `y_true` and `y_pred` are those of
+    `CrossEntropy`.
+
+    Args:
+        label_smoothing: as for `CrossEntropy`: of one label, its class gets `1 - a + a / classes`
+            and all others get `a / classes`.
+        target_threshold: smoothed shares above it become 1, all others 0. None: they stay.
+        name: of the loss.
+        reduction: as in `keras.losses.Loss`.
+
+    Raises:
+        ValueError: an argument is not in its range, or, when the loss is called, the threshold
+            lies outside of the values that smoothing gives to one label.
+    """
+
+    def __init__(
+        self,
+        label_smoothing: float = 0.0,
+        target_threshold: float | None = None,
+        name: str = "binary_cross_entropy",
+        reduction: str | None = "sum_over_batch_size",
+    ) -> None:
+        super().__init__(label_smoothing, name, reduction)
+        if target_threshold is not None:
+            check_number("target_threshold", target_threshold, 0, 1)
+        self.target_threshold = target_threshold
+
+    def targets(self, y_true: Any, y_pred: Any) -> Any:
+        targets = super().targets(y_true, y_pred)
+        if self.target_threshold is None:
+            return targets
+        off = self.label_smoothing / y_pred.shape[-1]
+        on = 1.0 - self.label_smoothing + off
+        if not off <= self.target_threshold < on:
+            raise ValueError(
+                f"Expected `target_threshold` to be at least {off:g} and less than {on:g}, what "
+                f"`label_smoothing` makes of 0 and 1. Received: {self.target_threshold:g}"
+            )
+        above = keras.ops.cast(targets > self.target_threshold, "float32")
+        return keras.ops.where(keras.ops.isnan(targets), targets, above)
+
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        losses = keras.ops.binary_crossentropy(
+            self.targets(y_true, y_pred), y_pred, from_logits=True
+        )
+        return keras.ops.mean(losses, axis=-1)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "target_threshold": self.target_threshold}
+
+
+@keras.saving.register_keras_serializable(package="keras_resnet")
+class TrainedModel(keras.Model):
+    """A model that smooths labels in `fit`, and not in `evaluate` nor in the validation of `fit`.
+
+    Keras has one loss for both. Compiled with `CrossEntropy` or `BinaryCrossEntropy`, this model
+    takes `loss.for_evaluation()` wherever it does not train; with any other loss, it is a
+    `keras.Model`. It has one output, the logits.
+    """
+
+    def compute_loss(
+        self,
+        x: Any = None,
+        y: Any = None,
+        y_pred: Any = None,
+        sample_weight: Any = None,
+        training: bool = True,
+    ) -> Any:
+        """The loss of a batch, regularisation included; see `keras.Model.compute_loss`."""
+        if training or not isinstance(self.loss, _SmoothedLoss):
+            return super().compute_loss(x, y, y_pred, sample_weight, training)
+        loss = self.loss.for_evaluation()(y, y_pred, sample_weight)
+        return sum((keras.ops.sum(penalty) for penalty in self.losses), start=loss)
+
+
+def make_loss(config: LossConfig) -> keras.losses.Loss:
+    """The loss that a recipe names; compile a `TrainedModel` with it."""
+    if config.name == "cross-entropy":
+        return CrossEntropy(config.label_smoothing)
+    return BinaryCrossEntropy(config.label_smoothing, config.target_threshold)

@@ -1,0 +1,78 @@
+"""Accuracies on logits, for labels and for mixed labels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+from keras_resnet.training.losses import is_sparse
+from keras_resnet.training.recipe_parts import check_count
+
+
+def hits(y_true: Any, y_pred: Any, k: int = 1) -> Any:
+    """Whether the label is among the `k` classes of the largest logits, bool `(batch,)`.
+
+    Of equal logits, the first class' counts as the larger one, as `argmax` has it: a network that
+    has collapsed to equal logits is not right everywhere (as it is to `keras.ops.in_top_k`). A row
+    that contains NaN, and a label outside of `[0, classes)`, are misses.
+
+    Args:
+        y_true: labels `(batch,)` or `(batch, 1)`, or shares `(batch, classes)`, of which the
+            (first) largest is the label.
+        y_pred: logits `(batch, classes)`.
+        k: how many classes.
+    """
+    logits = keras.ops.cast(y_pred, "float32")
+    targets = keras.ops.convert_to_tensor(y_true)
+    if not is_sparse(targets, logits):
+        targets = keras.ops.argmax(targets, axis=-1)
+    labels = keras.ops.cast(keras.ops.reshape(targets, (-1, 1)), "int32")
+    classes = keras.ops.arange(logits.shape[-1], dtype="int32")
+    is_label = keras.ops.equal(classes, labels)
+    own = keras.ops.sum(keras.ops.where(is_label, logits, 0.0), axis=-1, keepdims=True)
+    earlier = keras.ops.logical_and(keras.ops.equal(logits, own), classes < labels)
+    before = keras.ops.logical_or(logits > own, earlier)
+    rank = keras.ops.sum(keras.ops.cast(before, "int32"), axis=-1)
+    is_valid = keras.ops.logical_and(
+        keras.ops.any(is_label, axis=-1),
+        keras.ops.logical_not(keras.ops.any(keras.ops.isnan(logits), axis=-1)),
+    )
+    return keras.ops.logical_and(rank < k, is_valid)
+
+
+@keras.saving.register_keras_serializable(package="keras_resnet")
+class Accuracy(keras.metrics.MeanMetricWrapper):
+    """The weighted share of images whose label is among the `k` first classes; see `hits`.
+
+    Pass it as one of `weighted_metrics` to `compile`.
+
+    Args:
+        k: how many classes.
+        name: None: `"accuracy"` or `"top5_accuracy"`, by `k`.
+        dtype: of the sums.
+
+    Raises:
+        ValueError: `k` is less than 1.
+    """
+
+    def __init__(self, k: int = 1, name: str | None = None, dtype: Any = None) -> None:
+        check_count("k", k, 1)
+        default = "accuracy" if k == 1 else f"top{k}_accuracy"
+        super().__init__(hits, name=name or default, dtype=dtype, k=k)
+        self.k = k
+        # Keras' callbacks read from it that more is better.
+        self._direction = "up"
+
+    def get_config(self) -> dict[str, Any]:
+        return {"k": self.k, "name": self.name, "dtype": self.dtype}
+
+
+def make_metrics(classes: int) -> list[keras.metrics.Metric]:
+    """Top-1 accuracy and, of more than five classes, top-5 accuracy: for `weighted_metrics`.
+
+    Raises:
+        ValueError: `classes` is less than 1.
+    """
+    check_count("classes", classes, 1)
+    return [Accuracy(1), Accuracy(5)] if classes > 5 else [Accuracy(1)]

@@ -1,0 +1,87 @@
+"""How far training is: a bar on a terminal, a line per epoch elsewhere."""
+
+from __future__ import annotations
+
+import datetime
+import time
+from typing import Any
+
+import keras
+from rich.progress import BarColumn, Progress, TextColumn
+
+from keras_resnet.terminal import console
+from keras_resnet.training.run import Run
+
+
+class ProgressBar(keras.callbacks.Callback):
+    """Shows loss, accuracy, images per second and the time that is left."""
+
+    def __init__(self, run: Run, batch_size: int) -> None:
+        """Takes the run and how many images there are in a batch, over all workers."""
+        super().__init__()
+        self._run, self._batch_size = run, batch_size
+        self._bar: Progress | None = None
+        self._task: Any = None
+        self._begun, self._first, self._images_per_second = 0.0, 0, 0.0
+        self._started, self._skipped = time.monotonic(), run.batches
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        if console.is_terminal and self._bar is None:
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(20),
+                TextColumn("{task.fields[text]}"),
+            )
+            self._bar = Progress(*columns, console=console, transient=True)
+            self._bar.start()
+            self._task = self._bar.add_task("", total=self._run.batches_per_epoch, text="")
+
+    def on_train_end(self, logs: Any = None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Takes the bar off the terminal."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self._begun, self._first = time.monotonic(), self._run.batches
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
+        done = self._run.batches
+        elapsed = time.monotonic() - self._begun
+        self._images_per_second = (done - self._first) * self._batch_size / max(elapsed, 1e-9)
+        if self._bar is not None:
+            self._bar.update(
+                self._task,
+                description=f"Epoch {self._run.finished_epochs + 1}/{self._run.epochs}",
+                completed=done - self._run.finished_epochs * self._run.batches_per_epoch,
+                text=f"{self._figures(logs or {})}, {self._pace()}",
+            )
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        console.print(
+            f"Epoch {epoch + 1}/{self._run.epochs}: {self._figures(logs or {})}, {self._pace()}"
+        )
+
+    def _figures(self, logs: dict[str, float]) -> str:
+        parts = []
+        for prefix, what in (("", ""), ("val_", "validation ")):
+            if f"{prefix}loss" in logs:
+                parts.append(f"{what}loss {logs[f'{prefix}loss']:.4f}")
+            if f"{prefix}accuracy" in logs:
+                parts.append(f"accuracy {logs[f'{prefix}accuracy']:.2%}")
+        if "learning_rate" in logs:
+            parts.append(f"learning rate {logs['learning_rate']:.3g}")
+        return ", ".join(parts)
+
+    def _pace(self) -> str:
+        """Images per second of this epoch, and the time left by the pace since the start."""
+        done = self._run.batches - self._skipped
+        elapsed = time.monotonic() - self._started
+        left = (self._run.total - self._run.batches) * elapsed / max(done, 1)
+        return (
+            f"{self._images_per_second:,.0f} images/s, "
+            f"{datetime.timedelta(seconds=round(left))} left"
+        )

@@ -1,0 +1,188 @@
+"""A training run: what is trained, how far it is, and all that a checkpoint of it holds."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_resnet.training.averaging import WeightAverage
+from keras_resnet.training.recipes import Recipe
+from keras_resnet.training.run_state import ResumeError, RunState
+from keras_resnet.training.schedules import Plateau
+
+
+@dataclass
+class Run:
+    """What changes while a network is trained.
+
+    Attributes:
+        model: the copy that is trained, compiled; see `training_copy`.
+        recipe: with all times in optimizer steps.
+        batches_per_epoch: batches per epoch; with accumulation, several make one optimizer step.
+        total: batches of the whole training.
+        average: the moving average of the weights, if the recipe has one.
+        plateau: follows the validation error, if the schedule does.
+        batches: how many were taken.
+        low_rate: whether the warm-up of `schedule.low_until_error` still lasts.
+        history: one value per finished epoch of every quantity.
+        best: highest accuracy on validation images, if there was one.
+        best_epoch: after which epoch, from 1.
+    """
+
+    model: keras.Model
+    recipe: Recipe
+    batches_per_epoch: int
+    total: int
+    average: WeightAverage | None = None
+    plateau: Plateau | None = None
+    batches: int = 0
+    low_rate: bool = False
+    history: dict[str, list[float]] = field(default_factory=dict)
+    best: float | None = None
+    best_epoch: int | None = None
+    _metrics: list[np.ndarray] | None = None
+
+    @classmethod
+    def start(cls, model: keras.Model, recipe: Recipe, batches_per_epoch: int, total: int) -> Run:
+        """A run that has not taken a step."""
+        schedule, average = recipe.schedule, recipe.average
+        run = cls(model, recipe, batches_per_epoch, total)
+        if average.decay:
+            run.average = WeightAverage(
+                average.decay, average.every * recipe.optimizer.accumulation
+            )
+        if schedule.name == "plateau":
+            run.plateau = Plateau(schedule.factor, schedule.patience, schedule.threshold)
+        run.low_rate = schedule.low_until_error is not None
+        run.set_rate()
+        return run
+
+    @property
+    def epochs(self) -> int:
+        """Of the whole training; one that is cut short counts."""
+        return -(-self.total // self.batches_per_epoch)
+
+    @property
+    def finished_epochs(self) -> int:
+        """How many were trained and evaluated."""
+        return len(self.history.get("loss", ()))
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps taken; those that a loss scale skipped do not count."""
+        return int(keras.ops.convert_to_numpy(self.model.optimizer.iterations))
+
+    @property
+    def learning_rate(self) -> float:
+        """That of the next step."""
+        return float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
+
+    def set_rate(self) -> None:
+        """Tells the optimizer by what its scheduled learning rate is to be multiplied."""
+        factor = self.recipe.schedule.low_factor if self.low_rate else 1.0
+        if self.plateau is not None:
+            factor *= self.plateau.factor
+        inner = getattr(self.model.optimizer, "inner_optimizer", self.model.optimizer)
+        inner.rate_factor.assign(factor)
+
+    @contextlib.contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Inside, the model has the averaged weights, if they are averaged."""
+        if self.average is None or not self.average.steps:
+            yield
+            return
+        with self.average.applied(self.model):
+            yield
+
+    @contextlib.contextmanager
+    def metrics_kept(self) -> Iterator[None]:
+        """Inside, the metrics may count something else; a checkpoint holds what they were."""
+        self._metrics = _values(self.model.metrics_variables)
+        yield
+        self._metrics = None
+
+    def state(self) -> RunState:
+        """All that it takes to go on from here."""
+        arrays = {
+            **_named("model", self.model.variables),
+            **_named("optimizer", self.model.optimizer.variables),
+        }
+        # Between two epochs, metrics count nothing that matters.
+        if self.batches > self.finished_epochs * self.batches_per_epoch:
+            metrics = self._metrics or _values(self.model.metrics_variables)
+            arrays |= {f"metric/{index:05d}": value for index, value in enumerate(metrics)}
+        if self.average is not None:
+            arrays |= {f"average/{name}": value for name, value in self.average.state().items()}
+        values = {
+            "batches": self.batches,
+            "low_rate": self.low_rate,
+            "plateau": None if self.plateau is None else self.plateau.state(),
+            "history": self.history,
+            "best": self.best,
+            "best_epoch": self.best_epoch,
+        }
+        return RunState(arrays, values)
+
+    def restore(self, state: RunState) -> None:
+        """Goes back to where `state` was taken.
+
+        Metrics in the middle of an epoch wait for `restore_metrics`, as Keras sets them to zero
+        when `fit` starts.
+
+        Raises:
+            ResumeError: the state is not that of such a model and optimizer.
+        """
+        _assign("model", self.model.variables, state.arrays)
+        _assign("optimizer", self.model.optimizer.variables, state.arrays)
+        metrics = sorted(name for name in state.arrays if name.startswith("metric/"))
+        self._metrics = [state.arrays[name] for name in metrics] or None
+        if self.average is not None:
+            prefix = "average/"
+            self.average.restore(
+                {
+                    name.removeprefix(prefix): value
+                    for name, value in state.arrays.items()
+                    if name.startswith(prefix)
+                }
+            )
+        self.batches = int(state.values["batches"])
+        self.low_rate = bool(state.values["low_rate"])
+        if self.plateau is not None:
+            self.plateau.restore(state.values["plateau"])
+        self.history = {name: list(values) for name, values in state.values["history"].items()}
+        self.best, self.best_epoch = state.values["best"], state.values["best_epoch"]
+        self.set_rate()
+
+    def restore_metrics(self) -> None:
+        """Goes on counting the epoch that `restore` went back into."""
+        if self._metrics is not None:
+            variables = self.model.metrics_variables
+            for variable, value in zip(variables, self._metrics, strict=True):
+                variable.assign(value)
+            self._metrics = None
+
+
+def _values(variables: list[Any]) -> list[np.ndarray]:
+    return [np.array(keras.ops.convert_to_numpy(variable)) for variable in variables]
+
+
+def _named(part: str, variables: list[Any]) -> dict[str, np.ndarray]:
+    """Variables in their order: optimizers number names through, so paths may change."""
+    return {f"{part}/{index:05d}": value for index, value in enumerate(_values(variables))}
+
+
+def _assign(part: str, variables: list[Any], arrays: dict[str, np.ndarray]) -> None:
+    for index, variable in enumerate(variables):
+        value = arrays.get(f"{part}/{index:05d}")
+        if value is None or value.shape != tuple(variable.shape):
+            raise ResumeError(
+                f"Expected a checkpoint with {variable.path} of shape {tuple(variable.shape)}. "
+                f"Received: {'none' if value is None else value.shape}. It is of another model or "
+                "optimizer; choose another folder"
+            )
+        variable.assign(value)

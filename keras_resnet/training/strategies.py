@@ -1,0 +1,388 @@
+"""How training is divided among devices: `tf.distribute` strategies, and JAX's data parallelism."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import keras
+import tensorflow as tf
+
+from keras_resnet.training import connect
+from keras_resnet.training.cluster import Cluster
+from keras_resnet.training.multi_worker import enable_multi_worker_fit
+from keras_resnet.training.rendezvous import START_SECONDS, ClusterError, wait_for_workers
+
+StrategyName = Literal["auto", "cpu", "gpu", "mirrored", "multi-worker", "tpu"]
+Precision = Literal["float32", "bfloat16", "float16"]
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A combination that does not train, found by running it (tests/training/test_strategies.py).
+
+    Attributes:
+        reason: why, and what works instead.
+        strategies: where; None: everywhere.
+        several: only with more than one replica.
+        precisions: of these; None: of all.
+        xla: only if compiled by XLA.
+    """
+
+    reason: str
+    strategies: tuple[StrategyName, ...] | None = None
+    several: bool = False
+    precisions: tuple[Precision, ...] | None = None
+    xla: bool = False
+
+
+#: Of {1, several replicas} x {float32, bfloat16, float16} x {1, 4 steps per execution} x {XLA on,
+#: off}, what this does not name trains, with Keras mended as in `multi_worker.py`.
+REFUSALS = (
+    Refusal(
+        "XLA cannot compile variables that live on several devices (keras-team/keras#18666). "
+        "Pass `jit_compile=False`",
+        strategies=("mirrored", "multi-worker"),
+        several=True,
+        xla=True,
+    ),
+    Refusal(
+        "TPUs compute in bfloat16. Pass `bfloat16`, which needs no loss scaling either",
+        strategies=("tpu",),
+        precisions=("float16",),
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What `choose` decided.
+
+    Attributes:
+        name: `cpu`, `gpu`, `mirrored`, `multi-worker` or `tpu`; `data-parallel` under JAX.
+        strategy: a `tf.distribute.Strategy`, under JAX a `keras.distribution.Distribution`; None:
+            the default device.
+        replicas: copies of the model, on all workers together; each gets its part of a batch.
+        cluster: the workers, if there are several.
+        notes: sentences for the user about what was chosen, and why.
+    """
+
+    name: str
+    strategy: Any
+    replicas: int
+    cluster: Cluster | None
+    notes: tuple[str, ...]
+
+    @property
+    def worker(self) -> int:
+        """Which of the workers this process is, from 0."""
+        return 0 if self.cluster is None else self.cluster.index
+
+    @property
+    def workers(self) -> int:
+        return 1 if self.cluster is None else self.cluster.workers
+
+    @property
+    def is_chief(self) -> bool:
+        """Whether this process is the one that writes files."""
+        return self.worker == 0
+
+    def scope(self) -> contextlib.AbstractContextManager[Any]:
+        """Where models, optimizers and datasets have to be made."""
+        return contextlib.nullcontext() if self.strategy is None else self.strategy.scope()
+
+    def distribute(self, dataset: tf.data.Dataset) -> Any:
+        """What `fit` and `evaluate` take: a dataset of this worker's parts, for this worker.
+
+        Keras would divide the part of a worker among all workers once more, and take that many
+        more steps. Elsewhere the dataset is returned as it is.
+
+        Args:
+            dataset: of known cardinality; batches are this worker's parts of the global ones, of
+                one static size.
+        """
+        if self.cluster is None:
+            return dataset
+        local = self.replicas // self.workers
+        if local > 1:
+            steps = dataset.cardinality()
+            size = keras.tree.flatten(dataset.element_spec)[0].shape[0]
+            # Rebatching forgets how many there are.
+            dataset = dataset.rebatch(size // local).apply(
+                tf.data.experimental.assert_cardinality(steps * local)
+            )
+        return self.strategy.distribute_datasets_from_function(lambda context: dataset)
+
+    def any_worker(self, flag: bool) -> bool:
+        """Whether `flag` is true on any worker; all of them have to ask at the same time."""
+        if self.cluster is None:
+            return flag
+        return self._sum(float(flag)) > 0
+
+    def require_same(self, value: int, what: str) -> None:
+        """Refuses a number that is not the same on all workers.
+
+        Raises:
+            ClusterError: it is another one elsewhere.
+        """
+        if self.cluster is not None and self._sum(float(value)) != value * self.workers:
+            raise ClusterError(
+                f"Expected the same number of {what} on all workers. Received: {value} on worker "
+                f"{self.worker}, another elsewhere. They need one output folder that all can read"
+            )
+
+    def _sum(self, value: float) -> float:
+        """Over workers."""
+        values = self.strategy.experimental_distribute_values_from_function(
+            lambda context: tf.constant(value, tf.float32)
+        )
+        total = self.strategy.reduce(tf.distribute.ReduceOp.SUM, values, axis=None)
+        return float(total) / (self.replicas // self.workers)
+
+    @contextlib.contextmanager
+    def explaining_lost_workers(self) -> Iterator[None]:
+        """Says in one sentence which worker has gone, instead of TensorFlow's many.
+
+        TensorFlow notices a dead worker at once, and a silent host after 10 seconds: every
+        collective operation of the others then fails.
+
+        Raises:
+            ClusterError: another worker has ended, or cannot be reached.
+        """
+        try:
+            yield
+        except tf.errors.OpError as error:
+            text = str(error)
+            if self.cluster is None or not re.search(r"/job:worker|[Cc]ollective", text):
+                raise
+            # Shapes that differ and the like are errors of the program.
+            if not isinstance(error, _LOST):
+                raise
+            tasks = {
+                int(number) for number in re.findall(r"/job:worker/replica:0/task:(\d+)", text)
+            }
+            gone = sorted(tasks - {self.worker})
+            names = ", ".join(f"{index} ({self.cluster.addresses[index]})" for index in gone)
+            raise ClusterError(
+                f"Expected {self.workers} workers until the end. Received: no more from worker "
+                f"{names or 'another'}. See what it said, and start all workers again"
+            ) from error
+
+
+_LOST = (
+    tf.errors.UnavailableError,
+    tf.errors.AbortedError,
+    tf.errors.CancelledError,
+    tf.errors.DeadlineExceededError,
+    tf.errors.FailedPreconditionError,
+)
+
+
+def choose(
+    name: StrategyName = "auto",
+    *,
+    batch_size: int,
+    dtype: Precision = "float32",
+    steps_per_execution: int = 1,
+    jit_compile: bool = False,
+    cluster: Cluster | None = None,
+    tpu: str | None = None,
+    start_seconds: float = START_SECONDS,
+) -> Setup:
+    """Chooses the devices to train on, and refuses what does not work before a model is built.
+
+    With several workers, call it before anything else of TensorFlow: it waits for them. The process
+    then has one strategy of its kind until it ends.
+
+    TPUs have never been tried: `tpu` is written by TensorFlow's documentation.
+
+    Args:
+        name: `auto`: all GPUs, or the CPU, or the workers of `cluster`. `cpu`, `gpu`: one
+            device. `mirrored`: all GPUs, or all logical CPUs where there is no GPU.
+            `multi-worker`: the workers of `cluster`. `tpu`: that of `tpu`. Under JAX `auto` only.
+        batch_size: images per step, of all replicas together.
+        dtype: in which the model computes.
+        steps_per_execution: of `compile`.
+        jit_compile: whether XLA compiles the step.
+        cluster: the workers that train together, of `cluster_from`.
+        tpu: name or address of the TPU, `local` on a TPU's own host; None: that of TPU_NAME.
+        start_seconds: how long to wait for the other workers, or for the TPU.
+
+    Raises:
+        ValueError: the combination does not work, the device is not there, or the batch cannot be
+            divided evenly.
+        ClusterError: workers did not come.
+        RuntimeError: TensorFlow had begun its work already, or Keras cannot be mended.
+    """
+    for value, choices, what in (
+        (name, get_args(StrategyName), "strategy"),
+        (dtype, get_args(Precision), "dtype"),
+    ):
+        if value not in choices:
+            raise ValueError(f"Expected `{what}` to be one of {choices}. Received: {value!r}")
+    if steps_per_execution < 1:
+        raise ValueError(
+            f"Expected `steps_per_execution` to be at least 1. Received: {steps_per_execution}"
+        )
+    if cluster is not None and name not in ("auto", "multi-worker"):
+        raise ValueError(
+            f"Expected the strategy `multi-worker` with the {cluster.workers} workers of "
+            f"{cluster.origin}. Received: {name!r}"
+        )
+    if keras.backend.backend() == "jax":
+        return _choose_for_jax(name, batch_size, cluster)
+    if keras.backend.backend() != "tensorflow":
+        raise ValueError(
+            "Expected the TensorFlow or the JAX backend for training. Received: "
+            f"{keras.backend.backend()}. Set KERAS_BACKEND"
+        )
+    plan = _plan(name, cluster)
+    refuse(plan.name, plan.replicas, dtype, jit_compile)
+    if plan.name == "multi-worker":
+        return _several_workers(plan, cluster, batch_size, start_seconds)
+    strategy, replicas = None, plan.replicas
+    if plan.name == "tpu":
+        strategy = connect.tpu(tpu, start_seconds)
+        replicas = strategy.num_replicas_in_sync
+    elif plan.devices:
+        strategy = _on_devices(plan.devices)
+    _check_batch(batch_size, replicas)
+    if replicas > 1:
+        enable_multi_worker_fit()
+    return Setup(plan.name, strategy, replicas, None, plan.notes)
+
+
+def refuse(name: str, replicas: int, dtype: str, jit_compile: bool) -> None:
+    """Refuses a combination of `REFUSALS`.
+
+    Raises:
+        ValueError: it is one of them; the message has the reason.
+    """
+    for rule in REFUSALS:
+        if (
+            (rule.strategies is None or name in rule.strategies)
+            and (not rule.several or replicas > 1)
+            and (rule.precisions is None or dtype in rule.precisions)
+            and (not rule.xla or jit_compile)
+        ):
+            on = f"{replicas} replicas" if replicas > 1 else name
+            compiled = "with" if jit_compile else "without"
+            raise ValueError(
+                f"Expected a combination that trains. Received: {dtype} on {on}, {compiled} XLA. "
+                f"{rule.reason}"
+            )
+
+
+def require_whole_executions(steps: int, steps_per_execution: int, what: str) -> None:
+    """Refuses a number of steps that `fit` would round up.
+
+    Keras 3.15 takes `steps_per_execution` steps at a time until an epoch has at least its steps.
+
+    Args:
+        steps: per epoch.
+        steps_per_execution: how many `fit` takes at once.
+        what: the name of the steps in the message.
+
+    Raises:
+        ValueError: `steps` is no multiple of the other.
+    """
+    if steps % steps_per_execution:
+        raise ValueError(
+            f"Expected `steps_per_execution` to divide the {steps} {what}, as `fit` would take "
+            f"more of them. Received: {steps_per_execution}"
+        )
+
+
+@dataclass(frozen=True)
+class _Plan:
+    name: StrategyName
+    replicas: int
+    devices: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def _plan(name: StrategyName, cluster: Cluster | None) -> _Plan:
+    """What will be used, without making it."""
+    if cluster is not None:
+        # Listing logical devices would begin TensorFlow's work, too early for several workers.
+        local = len(connect.gpus_of(cluster)) or 1
+        note = (
+            f"{cluster.workers} workers from {cluster.origin}, this is {cluster.index} "
+            f"({cluster.addresses[cluster.index]}): every batch is divided among them."
+        )
+        return _Plan("multi-worker", local * cluster.workers, (), (note,))
+    if name == "multi-worker":
+        raise ValueError(
+            "Expected workers for the strategy `multi-worker`. Received: none. Pass `--workers` "
+            "and `--worker-index`, set TF_CONFIG, start with srun, or use `keras-resnet launch`"
+        )
+    if name == "tpu":
+        return _Plan("tpu", 1, (), ("Training on a TPU, which this package has never run on.",))
+    gpus = [f"GPU:{i}" for i in range(len(tf.config.list_logical_devices("GPU")))]
+    cpus = [f"CPU:{i}" for i in range(len(tf.config.list_logical_devices("CPU")))]
+    if name == "gpu" and not gpus:
+        raise ValueError(
+            "Expected a GPU that TensorFlow can use. Received: none. `keras-resnet doctor` says "
+            "what TensorFlow finds; `--strategy cpu` trains without"
+        )
+    devices = gpus or cpus if name == "mirrored" else gpus
+    if name in ("auto", "mirrored") and len(devices) > 1:
+        note = f"{len(devices)} devices, {devices[0]} to {devices[-1]}: every batch is divided."
+        return _Plan("mirrored", len(devices), tuple(devices), (note,))
+    one = "cpu" if name == "cpu" or not gpus else "gpu"
+    note = f"Training on one {one.upper()}."
+    if name == "mirrored":
+        note = f"`mirrored` found one device only. {note}"
+    # The default device is the first GPU, or the CPU.
+    others = (one == "cpu" and gpus) or (one == "gpu" and len(gpus) > 1)
+    return _Plan(one, 1, (f"{one.upper()}:0",) if others else (), (note,))  # type: ignore[arg-type]
+
+
+def _several_workers(
+    plan: _Plan, cluster: Cluster | None, batch_size: int, seconds: float
+) -> Setup:
+    assert cluster is not None
+    _check_batch(batch_size, plan.replicas)
+    enable_multi_worker_fit()
+    if not connect.is_connected(cluster):
+        wait_for_workers(cluster, seconds)
+    strategy = connect.workers(cluster)
+    return Setup(plan.name, strategy, strategy.num_replicas_in_sync, cluster, plan.notes)
+
+
+# The collective operations of two strategies on the same devices are mistaken for each other
+# (TensorFlow 2.21), so that a second model fails where the first had its own strategy.
+@functools.cache
+def _on_devices(devices: tuple[str, ...]) -> Any:
+    if len(devices) == 1:
+        return tf.distribute.OneDeviceStrategy(f"/{devices[0]}")
+    return tf.distribute.MirroredStrategy(list(devices))
+
+
+def _choose_for_jax(name: str, batch_size: int, cluster: Cluster | None) -> Setup:
+    if name != "auto" or cluster is not None:
+        raise ValueError(
+            "Expected the strategy `auto` and no other workers under JAX, which uses all devices "
+            f"that it sees. Received: {'multi-worker' if cluster else name!r}. Set "
+            "KERAS_BACKEND=tensorflow"
+        )
+    devices = keras.distribution.list_devices()
+    if len(devices) == 1:
+        note = f"Training on one device of JAX, {devices[0]}."
+        return Setup(devices[0].partition(":")[0], None, 1, None, (note,))
+    _check_batch(batch_size, len(devices))
+    note = f"{len(devices)} devices of JAX, {devices[0]} to {devices[-1]}: every batch is divided."
+    parallel = keras.distribution.DataParallel(devices=devices, auto_shard_dataset=False)
+    return Setup("data-parallel", parallel, len(devices), None, (note,))
+
+
+def _check_batch(batch_size: int, replicas: int) -> None:
+    if batch_size % replicas:
+        raise ValueError(
+            f"Expected `batch_size` to be a multiple of the {replicas} replicas. Received: "
+            f"{batch_size}"
+        )

@@ -1,0 +1,135 @@
+"""The copy of a model that is trained: it puts out logits, in the wished precision and strategy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import keras
+import numpy as np
+
+from keras_resnet.training.losses import TrainedModel
+
+#: What `dtype` may be, and the Keras policy that it means.
+POLICIES = {
+    "float32": "float32",
+    "bfloat16": "mixed_bfloat16",
+    "mixed_bfloat16": "mixed_bfloat16",
+    "float16": "mixed_float16",
+    "mixed_float16": "mixed_float16",
+}
+
+_POOLING = (keras.layers.GlobalAveragePooling2D, keras.layers.GlobalMaxPooling2D)
+_PREPROCESSING = (keras.layers.Rescaling, keras.layers.Normalization)
+_ACTIVATIONS = ("softmax", "sigmoid", "linear")
+
+
+def policy_of(dtype: str) -> str:
+    """The Keras dtype policy of a name in `POLICIES`.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if dtype not in POLICIES:
+        raise ValueError(f"Expected `dtype` to be one of {', '.join(POLICIES)}. Received: {dtype}")
+    return POLICIES[dtype]
+
+
+def training_copy(
+    model: keras.Model,
+    *,
+    dtype: str | None = None,
+    size: int | Literal["any"] | None = None,
+    synchronized: bool = False,
+    seed: int = 0,
+) -> TrainedModel:
+    """A copy of a classifier for training, with equal weights and variables of its own.
+
+    It puts out float32 logits: losses of probabilities lose small numbers. Made inside the scope of
+    a `tf.distribute` strategy, its variables belong to the strategy. What it learns goes back by
+    `copy_weights`.
+
+    Args:
+        model: a functional classifier `(batch, height, width, 3)` -> `(batch, classes)`, which ends
+            with a softmax, a sigmoid or logits.
+        dtype: `"float32"`, `"bfloat16"` or `"float16"`; in the latter two, variables, the
+            normalisation of pixels, global pooling and the head stay float32. None: as the model
+            has it.
+        size: height and width of the images; `"any"`: both may differ from image to image and from
+            training to evaluation; None: the model's.
+        synchronized: whether BN takes its statistics over all replicas instead of each its own.
+        seed: of dropout and stochastic depth, where a layer has none of its own.
+
+    Raises:
+        ValueError: the model is no such classifier, or there is no such `dtype`.
+    """
+    policy = None if dtype is None else policy_of(dtype)
+    head = _head(model)
+    float32 = _float32_layers(model)
+    count = iter(range(2**20))
+
+    def copied(layer: keras.Layer) -> keras.Layer:
+        number = next(count)
+        if isinstance(layer, keras.Model):
+            return keras.models.clone_model(layer, clone_function=copied)
+        config = layer.get_config()
+        if policy is not None:
+            config["dtype"] = "float32" if layer.name in float32 else policy
+        if layer is head:
+            config["activation"], config["dtype"] = "linear", "float32"
+        if synchronized and isinstance(layer, keras.layers.BatchNormalization):
+            config["synchronized"] = True
+        if "seed" in config and config["seed"] is None:
+            config["seed"] = (seed * 2**20 + number) % 2**31
+        return type(layer).from_config(config)
+
+    inputs = None
+    side = None if size == "any" else size
+    if size is not None and tuple(model.input_shape[1:3]) != (side, side):
+        inputs = keras.Input((side, side, model.input_shape[-1]), name=model.inputs[0].name)
+    clone = keras.models.clone_model(model, input_tensors=inputs, clone_function=copied)
+    copy = TrainedModel(clone.inputs, clone.outputs[0], name=model.name)
+    copy_weights(model, copy)
+    return copy
+
+
+def copy_weights(source: keras.Model, target: keras.Model) -> None:
+    """Sets the weights of a model to those of one made from the other by `training_copy`."""
+    target.set_weights([np.asarray(value) for value in source.get_weights()])
+
+
+def _head(model: keras.Model) -> keras.Layer:
+    """The layer whose activation makes probabilities of logits, if one does."""
+    shapes = (getattr(model, "input_shape", None), getattr(model, "output_shape", None))
+    ranks = [len(shape) if isinstance(shape, tuple) else None for shape in shapes]
+    layer = model.layers[-1] if getattr(model, "layers", None) else None
+    while isinstance(layer, keras.Model):
+        layer = layer.layers[-1]
+    activation = getattr(layer, "activation", None)
+    name = getattr(activation, "__name__", None)
+    if ranks != [4, 2] or layer is None or isinstance(layer, _POOLING) or name not in _ACTIVATIONS:
+        raise ValueError(
+            "Expected a functional classifier (batch, height, width, channels) -> (batch, classes) "
+            f"whose last layer has one of the activations {', '.join(_ACTIVATIONS)}. Received: "
+            f"{type(model).__name__} with input {shapes[0]} and output {shapes[1]} that ends with "
+            f"{getattr(layer, 'name', None)}"
+        )
+    return layer
+
+
+def _float32_layers(model: keras.Model) -> set[str]:
+    """Layers that stay float32 in mixed precision, as in `keras_resnet.build`."""
+    layers = list(_all_layers(model))
+    pools = [index for index, layer in enumerate(layers) if isinstance(layer, _POOLING)]
+    last = layers[pools[-1] if pools else -1 :]
+    return {layer.name for layer in layers if isinstance(layer, _PREPROCESSING)} | {
+        layer.name for layer in last
+    }
+
+
+def _all_layers(model: keras.Model) -> Iterator[Any]:
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            yield from _all_layers(layer)
+        else:
+            yield layer

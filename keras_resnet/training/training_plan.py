@@ -1,0 +1,175 @@
+"""What a recipe means for one network and one data set: sizes, batches, steps."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+
+from keras_resnet.data import DataConfig, LabeledImages, Source, steps_per_epoch
+from keras_resnet.model_info import get_info
+from keras_resnet.preprocessing import EvalProtocol
+from keras_resnet.training.recipes import Recipe
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """A recipe, applied.
+
+    Attributes:
+        recipe: with all times in optimizer steps.
+        training: how training batches are made; one of them is what one pass over the network
+            takes, so several make an optimizer step where gradients are accumulated.
+        evaluation: how validation batches are made.
+        batches_per_epoch: of training.
+        total: batches of the whole training.
+    """
+
+    recipe: Recipe
+    training: DataConfig
+    evaluation: DataConfig
+    batches_per_epoch: int
+    total: int
+
+    def segments(self, taken: int) -> list[tuple[int, int, int]]:
+        """Calls of `fit` that are left after so many batches.
+
+        `fit` knows whole epochs of one length only, so the rest of an interrupted epoch and a last
+        epoch that is cut short take a call each.
+
+        Returns:
+            `(first epoch, epoch to stop before, batches per epoch)` each.
+        """
+        result = []
+        while taken < self.total:
+            epoch, within = divmod(taken, self.batches_per_epoch)
+            left = self.total - taken
+            if within or left < self.batches_per_epoch:
+                batches, last = min(self.batches_per_epoch - within, left), epoch + 1
+            else:
+                batches, last = self.batches_per_epoch, self.total // self.batches_per_epoch
+            result.append((epoch, last, batches))
+            taken += batches * (last - epoch)
+        return result
+
+
+def make_plan(
+    model: keras.Model,
+    source: Source,
+    recipe: Recipe,
+    *,
+    epochs: float | None = None,
+    seed: int = 0,
+    workers: int = 1,
+    steps_per_execution: int = 1,
+    settings: Mapping[str, Any] | None = None,
+) -> TrainingPlan:
+    """Applies a recipe to a network and a data set.
+
+    Sizes of images in a recipe are those for the network's published size: a network for other
+    images gets them in proportion.
+
+    Args:
+        model: the classifier.
+        source: training images.
+        recipe: how to train.
+        epochs: length of training instead of the recipe's, whose schedule is compressed in
+            proportion.
+        seed: of data order and augmentation.
+        workers: processes that share every batch.
+        steps_per_execution: batches that go through the network between two callbacks.
+        settings: further fields of both `DataConfig`s.
+
+    Raises:
+        ValueError: recipe, network and data do not go together.
+    """
+    protocol, train_size = _sizes(model, recipe)
+    accumulation = recipe.optimizer.accumulation
+    training = DataConfig(
+        source.name,
+        size=train_size,
+        batch_size=recipe.batch_size // accumulation,
+        augmentation=recipe.augmentation,
+        seed=seed,
+        **(settings or {}),
+    )
+    evaluation = dataclasses.replace(training, size=protocol.size, protocol=protocol)
+    batches = steps_per_epoch(source, training, workers)
+    recipe = recipe.in_steps(batches / accumulation)
+    if epochs is not None:
+        if not epochs > 0:
+            raise ValueError(f"Expected `epochs` to be positive. Received: {epochs}")
+        recipe = recipe.lasting(max(1, round(epochs * batches / accumulation)))
+    total = int(recipe.duration) * accumulation
+    for what, count in (("an epoch", batches), ("the training", total)):
+        if count % steps_per_execution:
+            fitting = [n for n in range(2, steps_per_execution) if batches % n == total % n == 0]
+            raise ValueError(
+                f"Expected `steps_per_execution` to divide the {count} batches of {what}. "
+                f"Received: {steps_per_execution}. Choose "
+                f"{f'{fitting[-1]} or ' if fitting else ''}1"
+            )
+    every = recipe.average.every * accumulation
+    if recipe.average.decay and every % steps_per_execution:
+        raise ValueError(
+            "Expected `steps_per_execution` to divide the batches between two updates of the "
+            f"average of the weights, {every}. Received: {steps_per_execution}"
+        )
+    return TrainingPlan(recipe, training, evaluation, batches, total)
+
+
+def _sizes(model: keras.Model, recipe: Recipe) -> tuple[EvalProtocol, int]:
+    """How evaluation images are prepared, and the size of training images."""
+    side = model.input_shape[1]
+    protocol = recipe.protocol
+    if protocol is None:
+        protocol = get_info(model).protocol or EvalProtocol.of_size(side or 224)
+    train_size = recipe.train_size or protocol.size
+    if side is not None and side != protocol.size:
+        ratio = side / protocol.size
+        train_size = round(train_size * ratio)
+        resize = side if side <= 64 else round(protocol.resize * ratio)
+        protocol = EvalProtocol(side, resize, protocol.interpolation)
+    return protocol, train_size
+
+
+def identity(
+    model: keras.Model,
+    data: tuple[Source, Source],
+    plan: TrainingPlan,
+    seed: int,
+    dtype: str | None,
+) -> dict[str, Any]:
+    """What must not change between two parts of one run, fit for JSON."""
+    shapes = [(weight.path.split("/")[-1], tuple(weight.shape)) for weight in model.weights]
+    config = get_info(model).config
+    return {
+        "model": {
+            "name": model.name,
+            "config": None if config is None else dict(config),
+            "weights": hashlib.sha256(repr(shapes).encode()).hexdigest()[:16],
+        },
+        "recipe": plan.recipe.as_dict(),
+        "train_data": _identity_of(data[0]),
+        "validation_data": _identity_of(data[1]),
+        "train_size": plan.training.size,
+        "protocol": dataclasses.asdict(plan.evaluation.eval_protocol),
+        "seed": seed,
+        "dtype": dtype,
+    }
+
+
+def _identity_of(source: Source) -> dict[str, Any]:
+    known: dict[str, Any] = {
+        "source": source.name,
+        "images": len(source),
+        "classes": list(source.class_names),
+    }
+    # Labels of shards may not be known before all are read.
+    if isinstance(source, LabeledImages) or hasattr(source, "path_of"):
+        known["labels"] = hashlib.sha256(source.labels.tobytes()).hexdigest()[:16]
+    return known
