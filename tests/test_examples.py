@@ -29,6 +29,7 @@ PRINTED = {
     "mobile_export.py": "agreement=",
     "pretrained.py": "%",
     "tf_serving.py": "should be",
+    "train.py": "in runs/digits/best.keras",
     "torch_weights.py": "('predictions/kernel', 'predictions/bias')",
 }
 

@@ -33,8 +33,13 @@ def _without_command(context: typer.Context) -> None:
         raise typer.Exit(2)
 
 
-def parse_settings(settings: list[str]) -> dict[str, Any]:
-    """`field=value` pairs; values are JSON (`8`, `true`, `[2, 2]`, `null`) or plain strings."""
+def parse_settings(settings: list[str], none: Any = None) -> dict[str, Any]:
+    """`field=value` pairs; values are JSON (`8`, `true`, `[2, 2]`, `null`) or plain strings.
+
+    Args:
+        settings: the pairs.
+        none: what the plain string `none` means.
+    """
     parsed: dict[str, Any] = {}
     for setting in settings:
         field, equals, value = setting.partition("=")
@@ -43,7 +48,7 @@ def parse_settings(settings: list[str]) -> dict[str, Any]:
         try:
             parsed[field] = json.loads(value)
         except json.JSONDecodeError:
-            parsed[field] = None if value == "none" else value
+            parsed[field] = none if value == "none" else value
     return parsed
 
 

@@ -43,7 +43,7 @@ def recipes(
     with quiet():
         from keras_resnet.training.recipe_table import RECIPES, find_recipe
         from keras_resnet.training.recipes import override
-    changes = parse_settings(settings or [])
+    changes = parse_settings(settings or [], none="none")
     if batch_size is not None:
         changes["batch_size"] = batch_size
     if name is None:

@@ -108,7 +108,7 @@ def train(
 def _recipe(name: str, settings: list[str] | None, batch_size: int | None) -> Recipe:
     with quiet():
         from keras_resnet.training import find_recipe, override
-    changes = parse_settings(settings or [])
+    changes = parse_settings(settings or [], none="none")
     if batch_size is not None:
         changes["batch_size"] = batch_size
     return override(find_recipe(name), changes)

@@ -166,8 +166,11 @@ def _after_warmup(schedule: ScheduleConfig, duration: int, step: Any, ops: Any) 
 def _through(points: tuple[tuple[float, float], ...], step: Any, ops: Any) -> Any:
     factor = points[0][1] * ops.ones_like(step)
     for (time, value), (next_time, next_value) in itertools.pairwise(points):
-        share = ops.clip((step - time) / (next_time - time), 0.0, 1.0)
-        factor = ops.where(step >= time, value + (next_value - value) * share, factor)
+        # Both shares from whole steps: one minus the other would lose digits near the end.
+        length = next_time - time
+        gone = ops.clip((step - time) / length, 0.0, 1.0)
+        left = ops.clip((next_time - step) / length, 0.0, 1.0)
+        factor = ops.where(step >= time, value * left + next_value * gone, factor)
     return factor
 
 

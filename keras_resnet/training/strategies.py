@@ -165,11 +165,13 @@ class Setup:
             tasks = {
                 int(number) for number in re.findall(r"/job:worker/replica:0/task:(\d+)", text)
             }
-            gone = sorted(tasks - {self.worker})
-            names = ", ".join(f"{index} ({self.cluster.addresses[index]})" for index in gone)
+            others = set(range(self.workers)) - {self.worker}
+            # Of a silent chief, TensorFlow says only that the connection is lost.
+            gone = sorted(tasks & others or others)
+            names = " or ".join(f"{index} ({self.cluster.addresses[index]})" for index in gone)
             raise ClusterError(
                 f"Expected {self.workers} workers until the end. Received: no more from worker "
-                f"{names or 'another'}. See what it said, and start all workers again"
+                f"{names}. See what it said, and start all workers again"
             ) from error
 
 

@@ -2,54 +2,34 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import signal
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import keras
-import tensorflow as tf
 
 from keras_resnet.data import (
-    BadRecords,
     DataConfig,
     Source,
-    evaluation_batches,
     load_data,
-    training_batches,
 )
 from keras_resnet.model_info import set_class_names
-from keras_resnet.terminal import console
-from keras_resnet.training.averaging import average_bn_across_replicas, recompute_bn
-from keras_resnet.training.callbacks import (
-    AdaptiveRate,
-    Averaging,
-    Checkpointing,
-    Counter,
-    EndIfAsked,
-    EpochEnd,
-    Guard,
-)
+from keras_resnet.training.fitting import Fitting
 from keras_resnet.training.interruption import (
-    Interruption,
-    TrainingInterrupted,
-    TrainingKeyboardInterrupted,
     noting_signals,
 )
 from keras_resnet.training.losses import TrainedModel, make_loss
 from keras_resnet.training.metrics import make_metrics
-from keras_resnet.training.optimizers import describe, make_optimizer
+from keras_resnet.training.optimizers import make_optimizer
 from keras_resnet.training.outputs import Outputs
-from keras_resnet.training.progress import ProgressBar
 from keras_resnet.training.recipe_table import find_recipe
 from keras_resnet.training.recipes import Recipe
 from keras_resnet.training.run import Run
 from keras_resnet.training.schedules import make_schedule
 from keras_resnet.training.strategies import Setup, StrategyName, choose
-from keras_resnet.training.training_model import copy_weights, policy_of, training_copy
+from keras_resnet.training.training_model import policy_of, training_copy
 from keras_resnet.training.training_plan import TrainingPlan, identity, make_plan
 
 
@@ -148,16 +128,7 @@ def train(
     sources, settings = _open(data)
     _check_classes(model, sources[0])
     set_class_names(model, sources[0].class_names, sources[0].class_ids)
-    setup = strategy
-    if not isinstance(setup, Setup):
-        setup = choose(
-            setup,
-            batch_size=recipe.batch_size // recipe.optimizer.accumulation,
-            dtype=_precision(model, dtype),
-            steps_per_execution=steps_per_execution,
-            jit_compile=bool(jit_compile),
-        )
-    _check_accumulation(recipe, setup)
+    setup = _set_up(strategy, model, recipe, dtype, steps_per_execution, bool(jit_compile))
     with noting_signals() as interruption, setup.explaining_lost_workers(), setup.scope():
         plan = make_plan(
             model,
@@ -176,183 +147,21 @@ def train(
             model,
             dtype=dtype,
             size=plan.training.size if same_size else "any",
-            synchronized=synchronized_bn and setup.replicas > 1,
+            synchronized=synchronized_bn and setup.name in _SEPARATE_STATISTICS,
             seed=seed,
         )
         _compile(copy, plan, steps_per_execution, jit_compile)
         run = Run.start(copy, plan.recipe, plan.batches_per_epoch, plan.total)
         outputs.restore(run)
-        trainer = _Trainer(model, sources, plan, run, outputs, setup, interruption)
-        trainer.fit(callbacks, checkpoint_every, profile)
-        trainer.finish()
+        fitting = Fitting(model, sources, plan, run, outputs, setup, interruption)
+        fitting.fit(callbacks, checkpoint_every, profile)
+        fitting.finish()
         outputs.finish(run, recipe if epochs is None else plan.recipe, seed, dtype)
     return TrainResult(run.history, run.steps, run.best or 0.0, run.best_epoch or 0, outputs.path)
 
 
-class _Trainer:
-    """What `fit` and evaluation need to know of each other."""
-
-    def __init__(
-        self,
-        model: keras.Model,
-        data: tuple[Source, Source],
-        plan: TrainingPlan,
-        run: Run,
-        outputs: Outputs,
-        setup: Setup,
-        interruption: Interruption,
-    ) -> None:
-        self._model, self._data, self._plan, self._run = model, data, plan, run
-        self._outputs, self._setup, self._interruption = outputs, setup, interruption
-        limit = plan.training.max_bad_fraction
-        self._bad = tuple(BadRecords(part.name, len(part), limit) for part in data)
-
-    def fit(
-        self,
-        callbacks: Sequence[keras.callbacks.Callback],
-        checkpoint_every: int | None,
-        profile: tuple[int, int] | None,
-    ) -> None:
-        """Takes all steps that are left."""
-        run, setup = self._run, self._setup
-        setup.require_same(run.batches, "batches that were taken before")
-        progress = ProgressBar(run, self._plan.training.batch_size)
-        if setup.is_chief:
-            for note in setup.notes:
-                console.print(note)
-            console.print(describe(run.model.optimizer, run.model.trainable_variables))
-        every_step: list[keras.callbacks.Callback] = [
-            Counter(run),
-            Guard(run, run.model.output_shape[-1], self._outputs.last_good),
-            AdaptiveRate(run),
-            Averaging(run),
-            EpochEnd(run, self._evaluate, self._finish_epoch),
-            *callbacks,
-            *self._outputs.tensorboard(profile),
-            Checkpointing(run, checkpoint_every, self._save),
-            *([progress] if setup.is_chief else []),
-            EndIfAsked(self._end_if_asked),
-        ]
-        with self._failures_named(), contextlib.closing(progress):
-            try:
-                self._take_up(every_step)
-                for epoch, last, batches in self._plan.segments(run.batches):
-                    run.model.fit(
-                        self._training(),
-                        initial_epoch=epoch,
-                        epochs=last,
-                        steps_per_epoch=batches,
-                        callbacks=every_step,
-                        shuffle=False,
-                        verbose=0,
-                    )
-            except (TrainingInterrupted, TrainingKeyboardInterrupted) as interruption:
-                self._save()
-                interruption.kept = self._outputs.kept()
-                raise
-
-    def finish(self) -> None:
-        """Hands over the last weights, with BN statistics of their own if the recipe says so."""
-        run = self._run
-        average_bn_across_replicas(run.model)
-        with run.averaged():
-            if run.recipe.precise_bn:
-                recompute_bn(run.model, self._bn_batches())
-                average_bn_across_replicas(run.model)
-            copy_weights(run.model, self._model)
-
-    def _evaluate(self) -> dict[str, float]:
-        """Figures of all validation images."""
-        average_bn_across_replicas(self._run.model)
-        with self._run.metrics_kept(), self._run.averaged():
-            return self._evaluated(None, [EndIfAsked(self._end_if_asked)])
-
-    def _evaluated(self, steps: int | None, callbacks: Sequence[Any] = ()) -> dict[str, float]:
-        dataset = evaluation_batches(
-            self._data[1],
-            self._plan.evaluation,
-            worker=self._setup.worker,
-            workers=self._setup.workers,
-            bad=self._bad[1],
-        )
-        figures: dict[str, float] = self._run.model.evaluate(
-            self._setup.distribute(dataset),
-            steps=steps or int(dataset.cardinality()),
-            callbacks=list(callbacks),
-            return_dict=True,
-            verbose=0,
-        )
-        return figures
-
-    def _finish_epoch(self, is_best: bool) -> None:
-        if is_best and self._outputs.path is not None:
-            with self._run.averaged():
-                copy_weights(self._run.model, self._model)
-        self._outputs.write_epoch(self._run, is_best)
-
-    def _save(self) -> None:
-        # A checkpoint holds one value of what replicas have each of their own.
-        average_bn_across_replicas(self._run.model)
-        self._outputs.save(self._run)
-
-    def _end_if_asked(self) -> None:
-        """Ends the run if any worker was asked to: all of them after the same step."""
-        asked = self._interruption.signal is not None
-        if self._setup.any_worker(asked):
-            if not asked:
-                self._interruption.note(signal.SIGTERM, None)
-            self._interruption.raise_if_requested()
-
-    def _take_up(self, callbacks: list[keras.callbacks.Callback]) -> None:
-        """Prepares for the middle of an epoch, and ends one that lacks its evaluation only."""
-        run, plan = self._run, self._plan
-        self._end_if_asked()
-        if run.batches <= run.finished_epochs * plan.batches_per_epoch:
-            return
-        # Metrics have no variables before they have seen a batch.
-        self._evaluated(steps=1)
-        if run.batches % plan.batches_per_epoch == 0 or run.batches == run.total:
-            run.restore_metrics()
-            logs = {name: float(value) for name, value in run.model.get_metrics_result().items()}
-            together = keras.callbacks.CallbackList(callbacks, model=run.model)
-            together.on_epoch_end(run.finished_epochs, logs)
-
-    def _training(self) -> Any:
-        dataset = training_batches(
-            self._data[0],
-            self._plan.training,
-            self._run.epochs,
-            start_step=self._run.batches,
-            worker=self._setup.worker,
-            workers=self._setup.workers,
-            bad=self._bad[0],
-        )
-        return self._setup.distribute(dataset)
-
-    def _bn_batches(self) -> Iterator[Any]:
-        """This worker's part of training batches of an epoch that comes after all."""
-        batches = self._run.recipe.precise_bn
-        dataset = training_batches(
-            self._data[0],
-            self._plan.training,
-            self._run.epochs + 1 + batches // self._plan.batches_per_epoch,
-            start_step=self._run.epochs * self._plan.batches_per_epoch,
-            worker=self._setup.worker,
-            workers=self._setup.workers,
-        )
-        for images, _ in dataset.take(batches):
-            yield images.numpy()
-
-    @contextlib.contextmanager
-    def _failures_named(self) -> Iterator[None]:
-        """Raises what a pipeline meant where TensorFlow raises something of its own."""
-        try:
-            yield
-        except tf.errors.OpError:
-            for part in self._bad:
-                if part.error is not None:
-                    raise part.error from None
-            raise
+#: Strategies under which every replica takes BN's statistics of its own part; JAX' does not.
+_SEPARATE_STATISTICS = ("mirrored", "multi-worker", "tpu")
 
 
 def _compile(
@@ -395,13 +204,30 @@ def _check_classes(model: keras.Model, source: Source) -> None:
         )
 
 
-def _check_accumulation(recipe: Recipe, setup: Setup) -> None:
-    if recipe.optimizer.accumulation > 1 and setup.replicas > 1:
+def _set_up(
+    strategy: StrategyName | Setup,
+    model: keras.Model,
+    recipe: Recipe,
+    dtype: str | None,
+    steps_per_execution: int,
+    jit_compile: bool,
+) -> Setup:
+    setup = strategy
+    accumulation = recipe.optimizer.accumulation
+    if not isinstance(setup, Setup):
+        setup = choose(
+            setup,
+            batch_size=recipe.batch_size // accumulation,
+            dtype=_precision(model, dtype),
+            steps_per_execution=steps_per_execution,
+            jit_compile=jit_compile,
+        )
+    if accumulation > 1 and setup.replicas > 1:
         raise ValueError(
             "Expected `optimizer.accumulation=1` with several replicas, as Keras cannot accumulate "
-            f"gradients over them. Received: {recipe.optimizer.accumulation} on {setup.replicas} "
-            "replicas"
+            f"gradients over them. Received: {accumulation} on {setup.replicas} replicas"
         )
+    return setup
 
 
 def _precision(model: keras.Model, dtype: str | None) -> Any:

@@ -14,6 +14,7 @@ from keras_resnet.data import DataConfig, LabeledImages, Source, steps_per_epoch
 from keras_resnet.model_info import get_info
 from keras_resnet.preprocessing import EvalProtocol
 from keras_resnet.training.recipes import Recipe
+from keras_resnet.training.strategies import require_whole_executions
 
 
 @dataclass(frozen=True)
@@ -105,14 +106,8 @@ def make_plan(
             raise ValueError(f"Expected `epochs` to be positive. Received: {epochs}")
         recipe = recipe.lasting(max(1, round(epochs * batches / accumulation)))
     total = int(recipe.duration) * accumulation
-    for what, count in (("an epoch", batches), ("the training", total)):
-        if count % steps_per_execution:
-            fitting = [n for n in range(2, steps_per_execution) if batches % n == total % n == 0]
-            raise ValueError(
-                f"Expected `steps_per_execution` to divide the {count} batches of {what}. "
-                f"Received: {steps_per_execution}. Choose "
-                f"{f'{fitting[-1]} or ' if fitting else ''}1"
-            )
+    require_whole_executions(batches, steps_per_execution, "batches of an epoch")
+    require_whole_executions(total, steps_per_execution, "batches of the training")
     every = recipe.average.every * accumulation
     if recipe.average.decay and every % steps_per_execution:
         raise ValueError(

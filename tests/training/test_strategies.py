@@ -187,6 +187,13 @@ def test_lost_workers_are_named() -> None:
         setup.explaining_lost_workers(),
     ):
         raise tf.errors.UnavailableError(None, None, text)
+    three = Cluster(("a:1", "b:2", "c:3"), 1, "test")
+    setup = Setup("multi-worker", None, 3, three, ())
+    with (
+        pytest.raises(ClusterError, match=r"no more from worker 0 \(a:1\) or 2 \(c:3\)\."),
+        setup.explaining_lost_workers(),
+    ):
+        raise tf.errors.AbortedError(None, None, "Collective ops is aborted by: …")
     for error in (
         tf.errors.InvalidArgumentError(None, None, text),
         tf.errors.UnavailableError(None, None, "a file system"),

@@ -1,0 +1,230 @@
+"""`keras-resnet train` as a user runs it: in processes of its own, killed and started again."""
+
+from __future__ import annotations
+
+import csv
+import os
+import random
+import re
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+
+from ..conftest import Command
+
+#: A network of three blocks; everything that a checkpoint has to hold is switched on.
+TRAIN = (
+    *("train", "--model", "resnet20", "--data", "digits", "--recipe", "quick-digits"),
+    *("--size", "16", "--epochs", "2", "--batch-size", "48", "--seed", "3"),
+    *("--set", "network.blocks=[1,1,1]", "--set", "network.filters=[8,16,24]"),
+    *("--checkpoint-every", "5"),
+)
+EVERYTHING = (
+    *("--set", "network.stochastic_depth=0.2", "--set", "average.decay=0.9"),
+    *("--set", "augmentation.mixup=0.2", "--set", "precise_bn=3"),
+)
+#: Batches of the run.
+TOTAL = 60
+
+
+def weights(folder: Path, name: str = "last.keras") -> list[np.ndarray]:
+    model = keras.saving.load_model(folder / name)
+    return [np.asarray(weight) for weight in model.get_weights()]
+
+
+def history(folder: Path) -> dict[str, list[float]]:
+    with (folder / "history.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    return {name: [float(row[name]) for row in rows] for name in rows[0]}
+
+
+def newest(folder: Path) -> int:
+    """Batches that the newest checkpoint has seen."""
+    steps = (int(path.stem.split("-")[1]) for path in folder.glob("checkpoints/step-*"))
+    return max(steps, default=0)
+
+
+def start(command: str, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [command, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, **environment},
+    )
+
+
+def wait_for_more(process: subprocess.Popen[str], folder: Path, least: int) -> None:
+    """Until the run has a checkpoint of at least so many batches, or has ended."""
+    deadline = time.monotonic() + 120
+    while newest(folder) < least and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def assert_same(one: Path, other: Path) -> None:
+    assert history(one) == history(other)
+    for expected, found in zip(weights(one), weights(other), strict=True):
+        np.testing.assert_array_equal(expected, found)
+
+
+def test_killed_and_terminated_runs_end_with_the_same_bits(
+    command: str, keras_resnet_command: Command, tmp_path: Path
+) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    done = keras_resnet_command(*TRAIN, *EVERYTHING, "--output", str(whole))
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert "Weight decay 0.001 (coupled) on 8 kernels; not on 1 bias" in done.stdout
+    assert re.search(r"^Epoch 2/2: loss .* images/s, 0:00:00 left$", done.stdout, re.MULTILINE)
+    for number, code in ((signal.SIGKILL, -9), (signal.SIGTERM, 143)):
+        process = start(command, *TRAIN, *EVERYTHING, "--output", str(parts))
+        wait_for_more(process, parts, newest(parts) + 5)
+        process.send_signal(number)
+        output, _ = process.communicate(timeout=60)
+        assert process.returncode == code, output
+        assert newest(parts) < TOTAL
+        if code == 143:
+            assert "Traceback" not in output
+            said = re.search(r"Interrupted. The last checkpoint is .*step-(\d+).safet", output)
+            assert said is not None
+            assert int(said[1]) == newest(parts)
+    done = keras_resnet_command(*TRAIN, *EVERYTHING, "--output", str(parts))
+    assert done.returncode == 0, done.stderr
+    assert f"Going on with {parts}: " in done.stdout
+    assert_same(whole, parts)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("backend", ["tensorflow", "jax"])
+def test_a_run_killed_at_many_random_steps_ends_with_the_same_bits(
+    backend: str, dtype: str, command: str, keras_resnet_command: Command, tmp_path: Path
+) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    arguments = (*TRAIN, *EVERYTHING, "--dtype", dtype, "--output")
+    done = keras_resnet_command(*arguments, str(whole), KERAS_BACKEND=backend)
+    assert done.returncode == 0, done.stderr
+    chance, kills = random.Random(f"{backend}{dtype}"), 0
+    while kills < 6:
+        process = start(command, *arguments, str(parts), KERAS_BACKEND=backend)
+        wait_for_more(process, parts, newest(parts) + 1)
+        time.sleep(chance.random() / 4)
+        process.kill()
+        process.communicate()
+        kills += 1
+        if newest(parts) >= TOTAL:
+            break
+    assert kills >= 5
+    done = keras_resnet_command(*arguments, str(parts), KERAS_BACKEND=backend)
+    assert done.returncode == 0, done.stderr
+    assert_same(whole, parts)
+
+
+def test_bad_arguments_are_one_sentence(command_in_process: Command, tmp_path: Path) -> None:
+    output = ("--output", str(tmp_path / "out"))
+    for arguments, message in (
+        (("--set", "optimizer.rate=1"), "Expected a field of a recipe: duration, batch_size"),
+        (("--set", "optimizer.momentum=2"), "`optimizer.momentum` to be a number in [0, 1]"),
+        (("--strategy", "gpus"), "Expected `strategy` to be one of"),
+        (("--strategy", "multi-worker"), "Expected workers for the strategy `multi-worker`"),
+        (("--worker-index", "1"), "Expected `--workers` and `--worker-index` together"),
+        (("--profile", "5"), "Expected `--profile FIRST,LAST`"),
+        (("--dtype", "int8"), "Expected `dtype` to be one of"),
+    ):
+        done = command_in_process(*TRAIN, *arguments, *output)
+        assert done.returncode == 2, done.stderr
+        assert message in done.stderr
+        assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+class TestWorkers:
+    """Two real processes, each with its part of every batch."""
+
+    #: Whole batches only, as several workers leave the rest of an epoch out.
+    SAME = ("--sync-bn", "--set", "augmentation.crop=none", "--set", "average.decay=0.9")
+
+    @pytest.fixture
+    def pictures(self, tmp_path: Path) -> str:
+        """A list of 96 small pictures to train on and 20 to validate."""
+        from PIL import Image
+
+        noise = np.random.default_rng(0)
+        for index in range(116):
+            label = index % 2
+            pixels = noise.integers(0, 120, (16, 16, 3)) + 120 * label
+            path = tmp_path / "pictures" / ("validation" if index >= 96 else "train")
+            file = path / ("bright" if label else "dark") / f"{index}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels.astype(np.uint8)).save(file)
+        return f"folder:{tmp_path / 'pictures'}"
+
+    def arguments(self, pictures: str, output: Path, *others: str) -> tuple[str, ...]:
+        given = list(TRAIN)
+        given[given.index("digits")] = pictures
+        return (*given, *self.SAME, *others, "--output", str(output))
+
+    def test_together_they_are_one(
+        self, keras_resnet_command: Command, pictures: str, tmp_path: Path
+    ) -> None:
+        alone = keras_resnet_command(*self.arguments(pictures, tmp_path / "one"))
+        assert alone.returncode == 0, alone.stderr
+        done = keras_resnet_command(
+            *("launch", "--local-workers", "2", "--"),
+            *self.arguments(pictures, tmp_path / "two"),
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        one, two = history(tmp_path / "one"), history(tmp_path / "two")
+        assert set(one) == set(two)
+        for name in one:
+            np.testing.assert_allclose(two[name], one[name], rtol=1e-4, atol=1e-4, err_msg=name)
+        for expected, found in zip(
+            weights(tmp_path / "one"), weights(tmp_path / "two"), strict=True
+        ):
+            np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
+        # Only the chief speaks and writes.
+        assert not re.search(r"^\[1\] Epoch", done.stdout, re.MULTILINE)
+        assert len(list((tmp_path / "two" / "tensorboard" / "train").iterdir())) == 1
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("signal_number", [signal.SIGKILL, signal.SIGTERM])
+    @pytest.mark.parametrize("victim", [0, 1])
+    def test_one_that_ends_ends_all_and_all_go_on_together(
+        self,
+        victim: int,
+        signal_number: signal.Signals,
+        command: str,
+        keras_resnet_command: Command,
+        pictures: str,
+        tmp_path: Path,
+    ) -> None:
+        launch = ("launch", "--local-workers", "2", "--")
+        more = ("--epochs", "20", "--steps-per-execution", "1")
+        whole, parts = tmp_path / "whole", tmp_path / "parts"
+        done = keras_resnet_command(*launch, *self.arguments(pictures, whole, *more))
+        assert done.returncode == 0, done.stdout + done.stderr
+        process = start(command, *launch, *self.arguments(pictures, parts, *more))
+        wait_for_more(process, parts, 6)
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        os.kill(int(sorted(children, key=int)[victim]), signal_number)
+        begun = time.monotonic()
+        output, _ = process.communicate(timeout=60)
+        assert time.monotonic() - begun < 60
+        assert process.returncode != 0, output
+        if signal_number == signal.SIGKILL:
+            assert f"Worker {victim} ended" in output
+        assert "Traceback" not in output
+        assert not (parts / "last.keras").exists()
+        done = keras_resnet_command(*launch, *self.arguments(pictures, parts, *more))
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "Going on with" in done.stdout
+        expected: dict[str, Any] = history(whole)
+        for name, values in history(parts).items():
+            np.testing.assert_allclose(values, expected[name], rtol=1e-4, atol=1e-4, err_msg=name)
