@@ -1,19 +1,25 @@
 """Training through `model.fit`. Needs TensorFlow, whatever the Keras backend."""
 
 from keras_resnet.training.callbacks import DivergedError
+from keras_resnet.training.cluster import Cluster, cluster_from
 from keras_resnet.training.interruption import TrainingInterrupted
 from keras_resnet.training.recipe_table import RECIPES, find_recipe
 from keras_resnet.training.recipes import Recipe, override
 from keras_resnet.training.run_state import ResumeError
+from keras_resnet.training.strategies import Setup, choose
 from keras_resnet.training.trainer import TrainResult, train
 
 __all__ = [
     "RECIPES",
+    "Cluster",
     "DivergedError",
     "Recipe",
     "ResumeError",
+    "Setup",
     "TrainResult",
     "TrainingInterrupted",
+    "choose",
+    "cluster_from",
     "find_recipe",
     "override",
     "train",

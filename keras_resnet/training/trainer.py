@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from keras_resnet.data import (
     Source,
     load_data,
 )
-from keras_resnet.model_info import set_class_names
+from keras_resnet.model_info import get_info, set_class_names, set_info
 from keras_resnet.training.fitting import Fitting
 from keras_resnet.training.interruption import (
     noting_signals,
@@ -87,7 +88,8 @@ def train(
 
     Args:
         model: a functional classifier `(batch, height, width, 3)` -> `(batch, classes)` that ends
-            with a softmax, a sigmoid or logits. It takes over the names of the classes.
+            with a softmax, a sigmoid or logits. It takes over the names of the classes and the
+            protocol of evaluation, see `get_info`.
         data: the images to train on, and those to evaluate after every epoch, which are used for
             nothing else but to choose `best.keras`; or what `load_data` takes. Of a `DataConfig`,
             `size`, `batch_size`, `augmentation` and `seed` come from the recipe and the arguments.
@@ -139,6 +141,10 @@ def train(
             workers=setup.workers,
             steps_per_execution=steps_per_execution,
             settings=settings,
+        )
+        # How its accuracy is measured is how its images are to be prepared from now on.
+        set_info(
+            model, dataclasses.replace(get_info(model), protocol=plan.evaluation.eval_protocol)
         )
         outputs = Outputs(out_dir, model, sources, keep, writes=setup.is_chief)
         outputs.open(identity(model, sources, plan, seed, dtype), resume)

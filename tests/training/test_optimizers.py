@@ -519,8 +519,12 @@ def test_idle_groups_are_refused(groups: dict[str, float], message: str) -> None
         (lambda: LARS(epsilon=-1), "`epsilon` to be a number at least 0. Received: -1"),
         (lambda: SGD().exclude_from_weight_decay(var_names=["bn"]), "`decay_on`.*bn"),
         (
-            lambda: make_optimizer(OptimizerConfig("adamw", weight_decay=0.1), 0.1),
+            lambda: AdamW(weight_decay=0.1, decay="coupled"),
             "'decoupled'. Received: 'coupled'. Use Adam",
+        ),
+        (
+            lambda: OptimizerConfig("adamw", weight_decay=0.1),
+            "adamw to be decoupled; adam's may be coupled. Received: coupled",
         ),
     ],
 )
