@@ -147,7 +147,7 @@ def train(
             model, dataclasses.replace(get_info(model), protocol=plan.evaluation.eval_protocol)
         )
         outputs = Outputs(out_dir, model, sources, keep, writes=setup.is_chief)
-        outputs.open(identity(model, sources, plan, seed, dtype), resume)
+        outputs.open(identity(model, sources, plan, seed, _precision(model, dtype)), resume)
         same_size = plan.training.size == plan.evaluation.size
         copy = training_copy(
             model,
