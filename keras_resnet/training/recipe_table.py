@@ -40,9 +40,9 @@ _CIFAR10 = Recipe(
     schedule=ScheduleConfig("piecewise-linear", points=((0, 0.15), (3, 1), (12, 0))),
     augmentation=Augmentation(crop="pad", padding=4, flip=0.5),
     sources=cited(
-        "our own: ResNet-20 on 50,000 training pictures within half an hour on two cores",
+        "our own, for ResNet-20 in about half an hour on two cores; no full run was made yet",
         {
-            "our own: found by trying": "duration optimizer.learning_rate optimizer.nesterov "
+            "our own: a first guess, not tuned yet": "duration optimizer.learning_rate optimizer.nesterov "
             "optimizer.weight_decay schedule.points",
             "He et al. 2015 (arXiv:1512.03385), section 4.2": "batch_size optimizer.momentum "
             "augmentation.crop augmentation.padding augmentation.flip",
