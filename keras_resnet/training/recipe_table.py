@@ -42,8 +42,8 @@ _CIFAR10 = Recipe(
     sources=cited(
         "our own, for ResNet-20 in about half an hour on two cores; no full run was made yet",
         {
-            "our own: a first guess, not tuned yet": "duration optimizer.learning_rate optimizer.nesterov "
-            "optimizer.weight_decay schedule.points",
+            "our own: a first guess, not tuned yet": "duration optimizer.learning_rate "
+            "optimizer.nesterov optimizer.weight_decay schedule.points",
             "He et al. 2015 (arXiv:1512.03385), section 4.2": "batch_size optimizer.momentum "
             "augmentation.crop augmentation.padding augmentation.flip",
             "Smith and Topin 2018 (arXiv:1708.07120): one cycle": "schedule.name",
