@@ -92,7 +92,8 @@ def train(
             protocol of evaluation, see `get_info`.
         data: the images to train on, and those to evaluate after every epoch, which are used for
             nothing else but to choose `best.keras`; or what `load_data` takes. Of a `DataConfig`,
-            `size`, `batch_size`, `augmentation` and `seed` come from the recipe and the arguments.
+            `size`, `protocol`, `batch_size`, `augmentation` and `seed` are not read: they come from
+            the recipe, the model and the arguments.
         recipe: how; or a name in `RECIPES`.
         out_dir: folder for `config.json`, `environment.json`, `checkpoints/`, `best.keras`,
             `last.keras`, `history.csv`, `history.png`, `tensorboard/` and `model_card.md`. None:
