@@ -59,6 +59,9 @@ def convert(
     layout: Annotated[
         str | None, typer.Option(help="Names in a .safetensors file, e.g. transformers.")
     ] = None,
+    dtype: Annotated[
+        str, typer.Option(help="Of a .safetensors file: float32, or float16 at half the size.")
+    ] = "float32",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -69,6 +72,8 @@ def convert(
         )
     if layout is not None and output.suffix != ".safetensors":
         raise ValueError(f"Expected `--layout` with a .safetensors file. Received: {output}")
+    if dtype != "float32" and output.suffix != ".safetensors":
+        raise ValueError(f"Expected `--dtype` with a .safetensors file. Received: {output}")
     if output.exists() and not overwrite:
         raise FileExistsError(f"Expected a new file. Received: {output}. Pass --overwrite")
     with quiet():
@@ -83,11 +88,11 @@ def convert(
                 "Expected no `--arch`, `--set` or `--size` with a `.keras` file, which is a whole "
                 f"model. Received: {source}"
             )
-        _save(load_model(source), output, layout)
+        _save(load_model(source), output, layout, dtype)
         console.print(f"Written: {output}")
         return
     model = from_checkpoint(source, network=arch, **keywords)
-    _save(model, output, layout)
+    _save(model, output, layout, dtype)
     report = model.load_report
     if as_json:
         print_json(report.to_dict())
@@ -96,12 +101,12 @@ def convert(
     console.print(f"Written: {output}, a {model.name} with {model.count_params():,} numbers.")
 
 
-def _save(model: keras.Model, output: Path, layout: str | None) -> None:
+def _save(model: keras.Model, output: Path, layout: str | None, dtype: str) -> None:
     from keras_resnet.files import partial_directory, publish
     from keras_resnet.weights.save import save_torch_state_dict
 
     if output.suffix == ".safetensors":
-        save_torch_state_dict(model, output, layout)  # type: ignore[arg-type]
+        save_torch_state_dict(model, output, layout, dtype)  # type: ignore[arg-type]
         return
     with partial_directory(output.absolute().parent) as staging:
         save = model.save if output.suffix == ".keras" else model.save_weights

@@ -34,10 +34,10 @@ _DIGITS = Recipe(
 
 _CIFAR10 = Recipe(
     "quick-cifar10",
-    duration=12,
+    duration=8,
     batch_size=128,
     optimizer=OptimizerConfig(learning_rate=0.2, nesterov=True, weight_decay=5e-4),
-    schedule=ScheduleConfig("piecewise-linear", points=((0, 0.15), (3, 1), (12, 0))),
+    schedule=ScheduleConfig("piecewise-linear", points=((0, 0.15), (2, 1), (8, 0))),
     augmentation=Augmentation(crop="pad", padding=4, flip=0.5),
     sources=cited(
         "our own, for ResNet-20 in about half an hour on two cores; no full run was made yet",

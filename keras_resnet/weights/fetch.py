@@ -1,6 +1,6 @@
 """Brings the file of a published checkpoint onto this machine, once, and checks it on every use.
 
-Files of Hugging Face lie in its own cache and come through its own client, so that its settings
+A few small files come with the package and are used where they lie. Files of Hugging Face lie in its own cache and come through its own client, so that its settings
 hold: `HF_HOME`, `HF_ENDPOINT`, `HF_TOKEN`, `HF_HUB_OFFLINE`, `HF_HUB_DOWNLOAD_TIMEOUT`. All others
 lie below `KERAS_RESNET_HOME`, as `weights/<tag>/<file name>`. A file that somebody put there is
 used first, whatever the source.
@@ -65,6 +65,8 @@ def fetch(entry: WeightsEntry, *, without_top: bool = False, timeout: float | No
     """
     timeout = seconds(timeout)
     source, path = _source(entry, without_top), cache_path(entry, without_top=without_top)
+    if source.packaged is not None:
+        return _packaged(source, entry.tag)
     recorded = None if source.sha256 else _read_record().get(source.location)
     expected = {
         "sha256": source.sha256 or recorded,
@@ -96,6 +98,18 @@ def fetch(entry: WeightsEntry, *, without_top: bool = False, timeout: float | No
 
 def _source(entry: WeightsEntry, without_top: bool) -> Source:
     return (entry.source_without_top if without_top else None) or entry.source
+
+
+def _packaged(source: Source, tag: str) -> Path:
+    path = Path(__file__).parent / "packaged" / str(source.packaged)
+    wrong = problem(path, sha256=source.sha256) if path.is_file() else "no such file"
+    if wrong is not None:
+        raise DownloadError(
+            f"Expected the weights {tag!r}, which come with the package, at {path}. "
+            f"Received: {wrong}. Install keras_resnet anew",
+            wrong,
+        )
+    return path
 
 
 def _is_sound(path: Path, expected: dict[str, Any]) -> bool:

@@ -10,6 +10,7 @@ timm's sheets also have figures at 288 or 320 pixels, which are higher.
 
 The default row of a network, which `weights="imagenet"` stands for, is found so:
 
+0. It comes with this package, so that nothing is downloaded, though others may be more accurate.
 1. Anyone may use it: no licence for non-commercial use only.
 2. It needs no other config than the network's own. Networks of v2 are an exception, as nobody
    publishes the paper's layout: timm's `resnetv2` if there is one, else keras.applications' V2.
@@ -42,6 +43,7 @@ class Source:
     """Where a file lies, and what is known of its content.
 
     Attributes:
+        packaged: its name in this package's folder `weights/packaged`, if it comes with it.
         url: its address; `None` for a file of Hugging Face.
         repo: the repository there, such as `timm/resnet50.a1_in1k`.
         file: the file in that repository.
@@ -51,6 +53,7 @@ class Source:
         bytes: size.
     """
 
+    packaged: str | None = None
     url: str | None = None
     repo: str | None = None
     file: str | None = None
@@ -62,11 +65,13 @@ class Source:
     @property
     def file_name(self) -> str:
         """Name of the file without its folder."""
-        return (self.file or self.url or "").rpartition("/")[2]
+        return (self.packaged or self.file or self.url or "").rpartition("/")[2]
 
     @property
     def location(self) -> str:
-        """The address, or `hf://repository/file`."""
+        """The address, `hf://repository/file` or `keras_resnet/weights/packaged/file`."""
+        if self.packaged:
+            return f"keras_resnet/weights/packaged/{self.packaged}"
         return self.url or f"hf://{self.repo}/{self.file}"
 
 

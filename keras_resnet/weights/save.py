@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Literal
 
 import keras
 import numpy as np
@@ -19,7 +20,10 @@ from keras_resnet.weights.sources import has_weights, pixel_constants, roles
 
 
 def save_torch_state_dict(
-    model: keras.Model, path: str | os.PathLike[str], layout: Layout | None = None
+    model: keras.Model,
+    path: str | os.PathLike[str],
+    layout: Layout | None = None,
+    dtype: Literal["float32", "float16"] = "float32",
 ) -> Path:
     """Writes a network's weights as a `.safetensors` file that torch's packages load.
 
@@ -34,12 +38,14 @@ def save_torch_state_dict(
         layout: whose names: `"torchvision"` (also timm's `resnet*`), `"timm_resnetv2"`,
             `"transformers"` or `"akamaster"`. By default `"timm_resnetv2"` for v2 networks, else
             `"torchvision"`.
+        dtype: of the numbers in the file. In `"float16"` it is half as large and each number has
+            11 significant bits; loaders give the network's own precision back.
 
     Returns:
         The path.
 
     Raises:
-        ValueError: the layout cannot describe the network.
+        ValueError: the layout cannot describe the network, or float16 not hold its numbers.
     """
     path = Path(path)
     if path.suffix != ".safetensors":
@@ -47,6 +53,8 @@ def save_torch_state_dict(
     choices = [name for name in LAYOUTS if name not in ("keras", "caffe")]
     if layout not in (None, *choices):
         raise ValueError(f"Expected `layout` among {choices}. Received: layout={layout!r}")
+    if dtype not in ("float32", "float16"):
+        raise ValueError(f"Expected `dtype` 'float32' or 'float16'. Received: dtype={dtype!r}")
     network = find_network(model)
     layers = {layer.name: layer for layer in network.layers if has_weights(layer)}
     v2 = "post_bn" in layers or "post_gn" in layers
@@ -62,6 +70,8 @@ def save_torch_state_dict(
     if naming.layout == "akamaster" and not any(name.endswith("_0_conv") for name in layers):
         _move_zero_channels(network, arrays)
     state = torch_arrays(arrays, naming)
+    if dtype == "float16":
+        state = {key: _half(key, array) for key, array in state.items()}
     # What the keys cannot say: strides, blur pooling, class names.
     metadata = {"format": "pt", ENTRY: get_info(network).to_json()}
     constants = pixel_constants(network)
@@ -71,6 +81,19 @@ def save_torch_state_dict(
         save_file(state, staging / path.name, metadata)
         publish({staging / path.name: path.absolute()})
     return path
+
+
+def _half(key: str, array: np.ndarray) -> np.ndarray:
+    """The array in float16; counters stay what they are."""
+    if array.dtype.kind != "f":
+        return array
+    largest = float(np.abs(array).max(initial=0.0))
+    if largest > np.finfo(np.float16).max:
+        raise ValueError(
+            f"Expected numbers up to 65504 for `dtype='float16'`. Received: {largest:.6g} in {key}. "
+            "Write float32"
+        )
+    return array.astype(np.float16)
 
 
 def _move_zero_channels(network: keras.Model, arrays: dict[str, dict[str, np.ndarray]]) -> None:
