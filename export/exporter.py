@@ -20,8 +20,8 @@ from keras_resnet.export.signature import (
     ExportSource,
     as_float32,
     check_backend,
-    check_classifier,
     image_array,
+    output_names,
 )
 from keras_resnet.export.targets import TARGETS, Target
 from keras_resnet.export.verify import Comparison, compare, disagreements
@@ -107,7 +107,7 @@ def export(
         OSError: the disk is full.
     """
     check_backend()
-    check_classifier(model)
+    output_names(model)
     chosen = _choose(targets, calibration is not None)
     directory = Path(directory)
     _refuse_existing(directory, chosen, overwrite)
@@ -118,7 +118,7 @@ def export(
 
     with partial_directory(directory) as staging:
         workspace = Path(tempfile.mkdtemp(dir=staging))
-        source = ExportSource(single, calibration, workspace, keras_runner.output, get_info(model))
+        source = ExportSource(single, calibration, workspace, keras_runner.outputs, get_info(model))
         written = []
         for index, target in enumerate(chosen):
             progress(target.name, index / (len(chosen) + 1))

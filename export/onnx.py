@@ -21,7 +21,9 @@ def write_float32(source: ExportSource, path: Path) -> None:
     tf2onnx, onnx = require("tf2onnx"), require("onnx")
     function = tf.function(source.serving_function(), input_signature=[source.input_spec])
     concrete = function.get_concrete_function()
-    names = {f"{IMAGE}:0": IMAGE, concrete.outputs[0].name: source.output_name}
+    # Flattened, a dict's values are in the order of its sorted keys.
+    ends = dict(zip(sorted(source.outputs), concrete.outputs, strict=True))
+    names = {f"{IMAGE}:0": IMAGE, **{ends[name].name: name for name in source.outputs}}
     inputs, outputs = list(names)[:1], list(names)[1:]
     with quiet():
         # Not `tf2onnx.convert.from_function`: it makes graph inputs of the constants that layers
@@ -34,8 +36,9 @@ def write_float32(source: ExportSource, path: Path) -> None:
             opset=OPSET,
             tensors_to_rename=names,
         )
-    for value in (*proto.graph.input, *proto.graph.output):
-        value.type.tensor_type.shape.dim[0].dim_param = BATCH
+    if source.options.batch_size is None:
+        for value in (*proto.graph.input, *proto.graph.output):
+            value.type.tensor_type.shape.dim[0].dim_param = BATCH
     # Shapes in between still carry the converter's own name for the batch dimension; they are
     # inferred anew.
     del proto.graph.value_info[:]

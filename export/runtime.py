@@ -14,12 +14,12 @@ import tensorflow as tf
 
 from keras_resnet.export import metadata
 from keras_resnet.export.signature import (
+    CLASSIFIER_OUTPUTS,
     IMAGE,
     SIGNATURE,
-    OutputName,
-    check_classifier,
     image_array,
-    output_name,
+    named_outputs,
+    output_names,
 )
 from keras_resnet.extras import require
 from keras_resnet.model_info import ModelInfo, get_info
@@ -32,13 +32,18 @@ class Runner(ABC):
 
     Attributes:
         input_shape: `(batch, height, width, channels)`, `None` where any size is taken.
-        output: `"probabilities"` or `"logits"`.
+        outputs: names of what it puts out: `("probabilities",)` or `("logits",)` for a classifier.
         info: what the model knew about itself, such as its class names.
     """
 
     input_shape: tuple[int | None, ...]
-    output: OutputName
+    outputs: tuple[str, ...]
     info: ModelInfo = ModelInfo()
+
+    @property
+    def is_classifier(self) -> bool:
+        """Whether it puts out probabilities or logits."""
+        return len(self.outputs) == 1 and self.outputs[0] in CLASSIFIER_OUTPUTS
 
     def predict(self, images: Any, batch_size: int = 32) -> np.ndarray:
         """Class probabilities `(n, classes)`, float32.
@@ -47,18 +52,44 @@ class Runner(ABC):
         `batch_size` of them are run at once.
 
         Raises:
+            ValueError: the images have the wrong shape or range, or this is no classifier.
+        """
+        if not self.is_classifier:
+            raise ValueError(
+                f"Expected a classifier. Received: a model that puts out {', '.join(self.outputs)}"
+            )
+        result = self.compute(images, batch_size)[self.outputs[0]]
+        return _softmax(result) if self.outputs == ("logits",) else result
+
+    def compute(self, images: Any, batch_size: int = 32) -> dict[str, np.ndarray]:
+        """All outputs by name, float32, as the artifact gives them.
+
+        Args:
+            images: as for `predict`.
+            batch_size: as for `predict`; artifacts of a fixed batch size get batches of that.
+
+        Raises:
             ValueError: the images have the wrong shape or range.
         """
-        array = image_array(images, self.input_shape, "images")
-        batches = [array[start : start + batch_size] for start in range(0, len(array), batch_size)]
-        result = np.concatenate([self.run(batch) for batch in batches]).astype(np.float32)
-        return _softmax(result) if self.output == "logits" else result
+        array = image_array(images, (None, *self.input_shape[1:]), "images")
+        size = self.input_shape[0] or batch_size
+        parts = []
+        for start in range(0, len(array), size):
+            batch = array[start : start + size]
+            # Where the batch size is fixed, the last batch is filled up with its last image.
+            fill = size - len(batch) if self.input_shape[0] else 0
+            full = np.concatenate([batch, np.repeat(batch[-1:], fill, 0)])
+            parts.append({name: value[: len(batch)] for name, value in self.run(full).items()})
+        return {
+            name: np.concatenate([part[name] for part in parts]).astype(np.float32)
+            for name in self.outputs
+        }
 
     @abstractmethod
-    def run(self, batch: np.ndarray) -> np.ndarray:
-        """What the artifact itself puts out for one batch, without checks.
+    def run(self, batch: np.ndarray) -> dict[str, np.ndarray]:
+        """What the artifact itself puts out for one batch, by output, without checks.
 
-        `batch`: `(n, height, width, channels)`, float32, RGB in [0, 255]. Returns `(n, classes)`.
+        `batch`: `(n, height, width, channels)`, float32, RGB in [0, 255].
         """
 
 
@@ -70,20 +101,19 @@ class KerasRunner(Runner):
     """
 
     def __init__(self, model: keras.Model) -> None:
-        check_classifier(model)
+        self.outputs = output_names(model)
         self.input_shape = (None, *model.input_shape[1:])
-        self.output = output_name(model)
         self.info = get_info(model)
         self.traces = 0
 
         def call(image: Any) -> Any:
             self.traces += 1  # Python runs while tracing only.
-            return model(image, training=False)
+            return named_outputs(model(image, training=False), self.outputs)
 
         self._call = tf.function(call, [tf.TensorSpec(self.input_shape, tf.float32)])
 
-    def run(self, batch: np.ndarray) -> np.ndarray:
-        return self._call(tf.constant(batch)).numpy()
+    def run(self, batch: np.ndarray) -> dict[str, np.ndarray]:
+        return {name: value.numpy() for name, value in self._call(tf.constant(batch)).items()}
 
 
 class SavedModelRunner(Runner):
@@ -94,11 +124,12 @@ class SavedModelRunner(Runner):
         self._loaded = tf.saved_model.load(str(path))
         self._signature = self._loaded.signatures[SIGNATURE]
         self.input_shape = tuple(self._signature.structured_input_signature[1][IMAGE].shape)
-        self.output = next(iter(self._signature.structured_outputs))
+        self.outputs = tuple(self._signature.structured_outputs)
         self.info = metadata.of_saved_model(path)
 
-    def run(self, batch: np.ndarray) -> np.ndarray:
-        return self._signature(**{IMAGE: tf.constant(batch)})[self.output].numpy()
+    def run(self, batch: np.ndarray) -> dict[str, np.ndarray]:
+        values = self._signature(**{IMAGE: tf.constant(batch)})
+        return {name: value.numpy() for name, value in values.items()}
 
 
 class TFLiteRunner(Runner):
@@ -112,11 +143,11 @@ class TFLiteRunner(Runner):
             self._signature = self._interpreter.get_signature_runner(SIGNATURE)
         shape = self._interpreter.get_input_details()[0]["shape_signature"]
         self.input_shape = tuple(None if side < 0 else int(side) for side in shape)
-        self.output = next(iter(self._signature.get_output_details()))
+        self.outputs = tuple(self._signature.get_output_details())
         self.info = metadata.of_tflite(path)
 
-    def run(self, batch: np.ndarray) -> np.ndarray:
-        return self._signature(**{IMAGE: batch})[self.output]
+    def run(self, batch: np.ndarray) -> dict[str, np.ndarray]:
+        return dict(self._signature(**{IMAGE: batch}))
 
 
 class ONNXRunner(Runner):
@@ -127,11 +158,12 @@ class ONNXRunner(Runner):
         self._session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
         shape = self._session.get_inputs()[0].shape
         self.input_shape = tuple(side if isinstance(side, int) else None for side in shape)
-        self.output = self._session.get_outputs()[0].name
+        self.outputs = tuple(output.name for output in self._session.get_outputs())
         self.info = metadata.of_onnx(self._session)
 
-    def run(self, batch: np.ndarray) -> np.ndarray:
-        return self._session.run([self.output], {IMAGE: batch})[0]
+    def run(self, batch: np.ndarray) -> dict[str, np.ndarray]:
+        values = self._session.run(self.outputs, {IMAGE: batch})
+        return dict(zip(self.outputs, values, strict=True))
 
 
 def load_runner(path: str | os.PathLike[str]) -> Runner:

@@ -19,7 +19,27 @@ IMAGE = "image"
 BATCH = "batch"
 SIGNATURE = "serving_default"
 
-OutputName = Literal["probabilities", "logits"]
+#: What the output of a classifier is called.
+CLASSIFIER_OUTPUTS = ("probabilities", "logits")
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """What can be chosen about artifacts besides their targets.
+
+    Attributes:
+        batch_size: the only batch size that TFLite and ONNX artifacts take; None: any.
+        keep_float: names of layers that int8 artifacts compute in float.
+        layout: of the ONNX artifacts' input: `"NHWC"` or `"NCHW"`.
+        version: directory of a SavedModel's version, for servers.
+        serving_batch_sizes: numbers of images in a request that servers are to be ready for.
+    """
+
+    batch_size: int | None = None
+    keep_float: tuple[str, ...] = ()
+    layout: Literal["NHWC", "NCHW"] = "NHWC"
+    version: int = 1
+    serving_batch_sizes: tuple[int, ...] = (1, 4, 16)
 
 
 @dataclass(frozen=True)
@@ -27,35 +47,40 @@ class ExportSource:
     """What the writers of artifacts work from.
 
     Attributes:
-        model: a float32 classifier `(batch, height, width, channels)` -> `(batch, classes)`.
+        model: a float32 model with one input `(batch, height, width, channels)`: a classifier, or
+            one that puts out feature maps.
         calibration: float32 images `(n, height, width, channels)`, RGB in [0, 255], for
             full-integer quantization.
         workspace: where intermediate files go.
-        output_name: what the artifact's output is called.
+        outputs: what the artifact's outputs are called, in the order of the model's.
         info: what the model knows about itself, for the artifact's metadata.
+        options: what the user chose.
     """
 
     model: keras.Model
     calibration: np.ndarray | None
     workspace: Path
-    output_name: OutputName
+    outputs: tuple[str, ...]
     info: ModelInfo = field(default_factory=ModelInfo)
+    options: ExportOptions = ExportOptions()
 
     def serving_function(self) -> Callable[[Any], dict[str, Any]]:
         """The function of `image` that every format is traced from."""
 
         def serve(image: Any) -> dict[str, Any]:
-            return {self.output_name: self.model(image, training=False)}
+            return named_outputs(self.model(image, training=False), self.outputs)
 
         return serve
 
     @property
     def input_spec(self) -> tf.TensorSpec:
-        return tf.TensorSpec((None, *self.model.input_shape[1:]), tf.float32, name=IMAGE)
+        """Of the float artifacts' input; its batch size is what the options say."""
+        shape = (self.options.batch_size, *self.model.input_shape[1:])
+        return tf.TensorSpec(shape, tf.float32, name=IMAGE)
 
     @cached_property
     def saved_model(self) -> Path:
-        """The model as a SavedModel in the workspace: written once, shared by the converters."""
+        """A bare SavedModel in the workspace: written once, shared by the converters."""
         path = Path(tempfile.mkdtemp(prefix="saved-model-", dir=self.workspace))
         archive = keras.export.ExportArchive()
         archive.track(self.model)
@@ -74,29 +99,52 @@ def check_backend() -> None:
         )
 
 
-def check_classifier(model: Any) -> None:
-    """Refuses what cannot be exported as `image` -> `probabilities` or `logits`."""
-    shapes = (getattr(model, "input_shape", None), getattr(model, "output_shape", None))
-    ranks = [len(shape) if isinstance(shape, tuple) else None for shape in shapes]
-    if not isinstance(model, keras.Model) or ranks != [4, 2]:
+def named_outputs(values: Any, names: tuple[str, ...]) -> dict[str, Any]:
+    """A model's output or outputs by name; they are in the order of the names."""
+    return dict(zip(names, keras.tree.flatten(values), strict=True))
+
+
+def output_names(model: Any) -> tuple[str, ...]:
+    """What the outputs of a model's artifacts are called.
+
+    That of a classifier is called `probabilities` if it ends with a softmax or sigmoid, else
+    `logits`; other outputs have the keys or the names that they have in the model.
+
+    Raises:
+        ValueError: it is no Keras model with one image as its input, or it is a classifier of one
+            class.
+    """
+    shape = getattr(model, "input_shape", None)
+    if not isinstance(model, keras.Model) or not isinstance(shape, tuple) or len(shape) != 4:
         raise ValueError(
-            "Expected a Keras classifier with one input (batch, height, width, channels) and one "
-            f"output (batch, classes). Received: {type(model).__name__} with input {shapes[0]} and "
-            f"output {shapes[1]}"
+            "Expected a Keras model with one input (batch, height, width, channels). "
+            f"Received: {type(model).__name__} with input {shape}"
         )
-    classes = model.output_shape[1]
-    if classes is None or classes < 2 or isinstance(_last_layer(model), _POOLING):
+    outputs = model.output_shape
+    if isinstance(outputs, dict):
+        return tuple(outputs)
+    if isinstance(outputs, list):
+        return tuple(model.output_names)
+    last = _last_layer(model)
+    if len(outputs) != 2 or isinstance(last, _POOLING):
+        return ("features",)
+    if outputs[1] is None or outputs[1] < 2:
         raise ValueError(
             "Expected a Keras classifier of at least two classes. Received: a model that ends with "
-            f"{_last_layer(model).name} and puts out {model.output_shape}"
+            f"{last.name} and puts out {outputs}"
         )
+    return (_classifier_output(model),)
 
 
-_POOLING = (keras.layers.GlobalAveragePooling2D, keras.layers.GlobalMaxPooling2D)
+_POOLING = (
+    keras.layers.GlobalAveragePooling2D,
+    keras.layers.GlobalMaxPooling2D,
+    keras.layers.Flatten,
+)
 
 
-def output_name(model: keras.Model) -> OutputName:
-    """`"probabilities"` if the model ends with a softmax or sigmoid, else `"logits"`.
+def _classifier_output(model: keras.Model) -> str:
+    """`"probabilities"` or `"logits"`.
 
     Asked of the model's own answers first: a softmax may come from a layer, an activation or an
     operation, inside another model or before a cast. Rows that are not negative and sum to one are
@@ -112,6 +160,7 @@ def output_name(model: keras.Model) -> OutputName:
 
 
 def _last_layer(model: keras.Model) -> keras.Layer:
+    """The layer that was made last; where a model has one output, that is its output's."""
     layer = model.layers[-1]
     return _last_layer(layer) if isinstance(layer, keras.Model) else layer
 

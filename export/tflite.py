@@ -99,6 +99,8 @@ def _finished(content: bytes, source: ExportSource) -> bytes:
     model = flatbuffer_utils.convert_bytearray_to_object(bytearray(content))
     graph = model.subgraphs[0]
     graph.tensors[graph.inputs[0]].name = IMAGE.encode()
-    graph.tensors[graph.outputs[0]].name = source.output_name.encode()
+    # The graph's outputs may be in another order than the signature's.
+    for end in model.signatureDefs[0].outputs:
+        graph.tensors[end.tensorIndex].name = end.name
     into_tflite(model, source.info)
     return bytes(flatbuffer_utils.convert_object_to_bytearray(model))

@@ -151,7 +151,7 @@ def test_logits_stay_logits_and_runners_still_give_probabilities(
     expected = keras.ops.softmax(model(images[:8]))
     for name in ("saved_model", "model-float32.tflite", "model.onnx"):
         runner = load_runner(tmp_path / name)
-        assert runner.output == "logits"
+        assert runner.outputs == ("logits",)
         np.testing.assert_allclose(runner.predict(images[:8]), expected, atol=1e-5)
 
 
@@ -372,7 +372,7 @@ def test_probabilities_are_recognised_however_the_model_ends(
     model = endings(base.input, base.output)[kind]
     export(model, tmp_path, ("tflite-float32",), images=images[:8])
     runner = load_runner(tmp_path / "model-float32.tflite")
-    assert runner.output == "probabilities"
+    assert runner.outputs == ("probabilities",)
     np.testing.assert_allclose(runner.predict(images[:8]), model(images[:8]), atol=1e-5)
 
 

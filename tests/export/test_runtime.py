@@ -76,15 +76,15 @@ def test_latency_is_the_median_of_turns_after_a_warm_up() -> None:
 
     class Counting(Runner):
         input_shape = (None, 2, 2, 3)
-        output = "probabilities"
+        outputs = ("probabilities",)
 
         def __init__(self, name: str) -> None:
             self.name = name
 
-        def run(self, batch: np.ndarray) -> np.ndarray:
+        def run(self, batch: np.ndarray) -> dict[str, np.ndarray]:
             assert batch.shape == (1, 2, 2, 3)
             turns.append(self.name)
-            return batch
+            return {}
 
     latencies = median_latencies(
         {"a": Counting("a"), "b": Counting("b")}, np.zeros((2, 2, 3)), rounds=5
