@@ -1,14 +1,250 @@
-"""How long artifacts take for one image."""
+"""How long artifacts take and how much memory: each in a process of its own, taking turns."""
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import json
+import os
+import subprocess
 import statistics
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+from rich.table import Table
 
-from keras_resnet.export.runtime import Runner
+from keras_resnet import terminal
+from keras_resnet.export.runtime import Runner, artifact_path
+
+#: One call in a hundred being slower needs a hundred calls to be seen.
+_CALLS_FOR_P99 = 100
+
+#: Seconds of calls of one artifact before the next one has its turn.
+_TURN = 0.05
+
+#: Calls before the ones that count: allocations, and graphs that are optimised when first run.
+_WARM_UP = 3
+
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One artifact at one batch size with one number of threads.
+
+    Attributes:
+        artifact: its path as it was given.
+        batch_size: images in a call.
+        threads: threads of the runtime; 0: as many as there are cores.
+        calls: how many were timed.
+        p50_ms: median of the calls, milliseconds.
+        p90_ms: nine of ten calls took no longer.
+        p99_ms: likewise of a hundred; `None` with fewer than a hundred calls.
+        peak_memory: most bytes that the process has held until then; it holds the runtime too.
+        error: why it could not be run, in place of figures.
+    """
+
+    artifact: str
+    batch_size: int
+    threads: int
+    calls: int = 0
+    p50_ms: float = float("nan")
+    p90_ms: float = float("nan")
+    p99_ms: float | None = None
+    peak_memory: int = 0
+    error: str | None = None
+
+    @property
+    def images_per_second(self) -> float:
+        """At the median."""
+        return 1000 * self.batch_size / self.p50_ms
+
+
+@dataclass(frozen=True)
+class BenchmarkReport:
+    """All measurements of one run; those of the first artifact are what ratios refer to."""
+
+    measurements: tuple[Measurement, ...]
+
+    def ratio(self, measurement: Measurement) -> float:
+        """Its median by that of the first artifact, at the same batch size and threads."""
+        first = self.measurements[0].artifact
+        (base,) = [
+            other
+            for other in self.measurements
+            if other.artifact == first
+            and (other.batch_size, other.threads) == (measurement.batch_size, measurement.threads)
+        ]
+        return measurement.p50_ms / base.p50_ms
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain data for JSON; what could not be measured is `None`."""
+        rows = []
+        for row in self.measurements:
+            values = dataclasses.asdict(row) | {"ratio": self.ratio(row)}
+            numbers = {k: None if v != v else v for k, v in values.items()}
+            rows.append(numbers)
+        return {"measurements": rows}
+
+    def to_table(self) -> Table:
+        """For a terminal."""
+        columns = ("artifact", "batch", "threads", "p50", "p90", "p99", "images/s", "memory", "×")
+        table = terminal.table(columns)
+        for row in self.measurements:
+            cells: tuple[str, ...] = (row.artifact, str(row.batch_size), str(row.threads or "all"))
+            if row.error is None:
+                p99 = "–" if row.p99_ms is None else f"{row.p99_ms:.2f} ms"
+                cells += (f"{row.p50_ms:.2f} ms", f"{row.p90_ms:.2f} ms", p99)
+                cells += (f"{row.images_per_second:,.0f}", f"{row.peak_memory / 1e6:,.0f} MB")
+                cells += (f"{self.ratio(row):.3f}",)
+            else:
+                cells += (f"not run: {row.error}",)
+            table.add_row(*cells)
+        return table
+
+
+def benchmark(
+    artifacts: Sequence[str | os.PathLike[str]],
+    *,
+    batch_sizes: Sequence[int] = (1,),
+    threads: Sequence[int] = (0,),
+    seconds: float = 3.0,
+    size: int = 224,
+    progress: Callable[[str, float], None] = lambda step, done: None,
+) -> BenchmarkReport:
+    """Times artifacts, of this package or of others, with random pixels.
+
+    Every artifact has a process with nothing but its runtime in it. The processes take turns of a
+    twentieth of a second, so that a machine that slows down slows all of them down.
+
+    Args:
+        artifacts: `.keras`, `.tflite` and `.onnx` files and SavedModel directories with one input;
+            ratios refer to the first.
+        batch_sizes: images in a call.
+        threads: threads of each runtime; 0: as many as there are cores.
+        seconds: how long each artifact is timed at each batch size and number of threads; at least
+            one call is.
+        size: side of the images where an artifact takes any.
+        progress: called with the name of every step and the share that is done.
+
+    Raises:
+        ValueError: there is no such artifact, or a number is impossible.
+    """
+    for name, values, least in (("batch_sizes", batch_sizes, 1), ("threads", threads, 0)):
+        if not values or any(not isinstance(v, int) or v < least for v in values):
+            raise ValueError(
+                f"Expected `{name}` to be integers of at least {least}. Received: {values!r}"
+            )
+    if not artifacts or not seconds > 0:
+        raise ValueError(
+            "Expected at least one artifact, and `seconds` above 0. "
+            f"Received: {len(artifacts)} artifacts, seconds={seconds!r}"
+        )
+    paths = {str(artifact): artifact_path(artifact) for artifact in artifacts}
+    rows: list[Measurement] = []
+    cells = [(count, batch) for count in threads for batch in batch_sizes]
+    for count in threads:
+        with contextlib.ExitStack() as stack:
+            workers = {}
+            for name, path in paths.items():
+                progress(f"loading {name}", len(rows) / (len(cells) * len(paths)))
+                workers[name] = stack.enter_context(_worker(path, count, size))
+            for batch in batch_sizes:
+                progress(f"batch {batch}", len(rows) / (len(cells) * len(paths)))
+                rows += _measure(workers, batch, count, seconds)
+    order = {name: index for index, name in enumerate(paths)}
+    rows.sort(key=lambda row: (order[row.artifact], row.threads, row.batch_size))
+    return BenchmarkReport(tuple(rows))
+
+
+class _Worker:
+    """A process with an artifact; `failure` says why it has none."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._process = process
+        self.failure: str | None = self._receive().get("error")
+
+    def time(self, batch: int, seconds: float, warm_up: int) -> dict[str, Any]:
+        """`seconds` of each call and `peak_memory`, or an `error`."""
+        if self.failure is not None:
+            return {"error": self.failure}
+        request = {"batch": batch, "seconds": seconds, "warm_up": warm_up}
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.write(json.dumps(request) + "\n")
+            self._process.stdin.flush()
+        return self._receive()
+
+    def _receive(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            self.failure = f"its process ended with exit code {self._process.wait()}"
+            return {"error": self.failure}
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+
+@contextlib.contextmanager
+def _worker(path: Path, threads: int, size: int) -> Iterator[_Worker]:
+    script = Path(__file__).with_name("benchmark_worker.py")
+    # Without the folder of the script in front, in which `onnx.py` is another module.
+    command = [sys.executable, "-P", str(script), str(path), str(threads), str(size)]
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "KERAS_BACKEND": "tensorflow"}
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env=environment,
+    )
+    try:
+        yield _Worker(process)
+    finally:
+        process.kill()
+        process.wait()
+        for pipe in (process.stdin, process.stdout):
+            if pipe is not None:
+                with contextlib.suppress(BrokenPipeError):
+                    pipe.close()
+
+
+def _measure(
+    workers: dict[str, _Worker], batch: int, threads: int, seconds: float
+) -> Iterator[Measurement]:
+    times: dict[str, list[float]] = {name: [] for name in workers}
+    # The first calls do not count; they show who can take such a batch.
+    answers = {name: worker.time(batch, 0.0, _WARM_UP) for name, worker in workers.items()}
+
+    def wants_more(name: str) -> bool:
+        return "error" not in answers[name] and sum(times[name]) < seconds
+
+    while wanting := [name for name in workers if wants_more(name)]:
+        for name in wanting:
+            answers[name] = workers[name].time(batch, _TURN, 0)
+            times[name] += answers[name].get("seconds", [])
+    for name, answer in answers.items():
+        if "error" in answer:
+            yield Measurement(name, batch, threads, error=answer["error"])
+            continue
+        milliseconds = 1000 * np.asarray(times[name])
+        p50, p90, p99 = (float(value) for value in np.percentile(milliseconds, (50, 90, 99)))
+        enough = len(milliseconds) >= _CALLS_FOR_P99
+        yield Measurement(
+            name,
+            batch,
+            threads,
+            len(milliseconds),
+            p50,
+            p90,
+            p99 if enough else None,
+            answer["peak_memory"],
+        )
 
 
 def median_latencies(

@@ -176,10 +176,14 @@ def load_runner(path: str | os.PathLike[str]) -> Runner:
         ValueError: it is none of these, cannot be read, or is no artifact of this package.
         ImportError: the runtime is not installed; the message has the pip line.
     """
-    path = Path(path)
-    found, load = _loader(path)
+    found = artifact_path(path)
+    loaders: dict[str, Callable[[Path], Runner]] = {
+        ".keras": lambda file: KerasRunner(load_model(file, compile=False)),
+        ".tflite": TFLiteRunner,
+        ".onnx": ONNXRunner,
+    }
     try:
-        return load(found)
+        return loaders.get(found.suffix, SavedModelRunner)(found)
     except ImportError:
         raise
     except Exception as error:
@@ -190,18 +194,19 @@ def load_runner(path: str | os.PathLike[str]) -> Runner:
         ) from error
 
 
-def _loader(path: Path) -> tuple[Path, Callable[[Path], Runner]]:
-    loaders: dict[str, Callable[[Path], Runner]] = {
-        ".keras": lambda file: KerasRunner(load_model(file, compile=False)),
-        ".tflite": TFLiteRunner,
-        ".onnx": ONNXRunner,
-    }
-    if path.suffix in loaders and path.is_file():
-        return path, loaders[path.suffix]
+def artifact_path(path: str | os.PathLike[str]) -> Path:
+    """The file to load, or the SavedModel directory: of several versions, the highest.
+
+    Raises:
+        ValueError: there is no artifact.
+    """
+    path = Path(path)
+    if path.suffix in (".keras", ".tflite", ".onnx") and path.is_file():
+        return path
     versions = [child for child in path.glob("*") if child.name.isdigit()]
     for directory in (path, *sorted(versions, key=lambda child: -int(child.name))):
         if (directory / "saved_model.pb").is_file():
-            return directory, SavedModelRunner
+            return directory
     raise ValueError(
         "Expected an existing `.keras`, `.tflite` or `.onnx` file or a SavedModel directory. "
         f"Received: {path}"

@@ -10,10 +10,11 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_resnet.images import ImageSource, UnreadableImageError
+from keras_resnet.images import ImageSource
 from keras_resnet.labels import decode_predictions
-from keras_resnet.model_info import ModelInfo, get_info
-from keras_resnet.preprocessing import EvalProtocol, eval_transform, warn_if_scaled
+from keras_resnet.model_info import get_info
+from keras_resnet.model_input import ModelInput
+from keras_resnet.preprocessing import EvalProtocol, warn_if_scaled
 
 
 class Predictor:
@@ -56,30 +57,16 @@ class Predictor:
             self._runner = KerasRunner(model) if keras_model else load_runner(Path(model))
             info = self._runner.info
         self.input_shape: tuple[int | None, ...] = self._runner.input_shape
-        self.protocol = protocol or self._protocol(info)
+        self._input = ModelInput(self.input_shape, info, protocol)
+        self.protocol = self._input.protocol
         if isinstance(class_names, str):
             raise ValueError(f"Expected a list of `class_names`. Received: {class_names!r}")
         self.class_names = tuple(class_names) if class_names is not None else info.class_names
         self._ids = None if class_names is not None else info.class_ids
-        self._transform = eval_transform(self.protocol)
 
     @property
     def traces(self) -> int:
         return int(getattr(self._runner, "traces", 0))
-
-    def _protocol(self, info: ModelInfo) -> EvalProtocol:
-        height, width = self.input_shape[1:3]
-        if info.protocol is not None and {height, width} <= {None, info.protocol.size}:
-            return info.protocol
-        if height != width:
-            raise ValueError(
-                "Expected a model of square images, or of any size, to crop images for. "
-                f"Received: input shape {self.input_shape}. Give `predict` arrays of that size, "
-                "and a `protocol`"
-            )
-        size = height or 224
-        interpolation = info.protocol.interpolation if info.protocol else "bilinear"
-        return EvalProtocol.of_size(size, interpolation)
 
     def predict(
         self, images: ImageSource | Sequence[ImageSource], batch_size: int = 32
@@ -129,41 +116,11 @@ class Predictor:
 
     def _batch(self, images: Any, start: int) -> np.ndarray:
         """Images as the model takes them; `start` is the index of the first one."""
-        if isinstance(images, np.ndarray) and self._takes(images.shape[1:]):
+        if isinstance(images, np.ndarray) and self._input.takes(images.shape[1:]):
             warn_if_scaled(images, stacklevel=3)
             return images
-        fixed = None not in self.input_shape[1:]
         return np.stack(
-            [
-                image
-                if fixed and isinstance(image, np.ndarray) and self._takes(image.shape)
-                else self._prepared(image, start + index)
-                for index, image in enumerate(images)
-            ]
-        )
-
-    def _prepared(self, image: Any, index: int) -> np.ndarray:
-        try:
-            prepared: np.ndarray = self._transform(image)
-        except UnreadableImageError as error:
-            raise UnreadableImageError(f"{error}, at index {index}") from error
-        channels = self.input_shape[3]
-        if channels == 1:
-            # ITU-R 601, as Pillow's mode L.
-            grey = prepared.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
-            return grey.round().astype(np.uint8)[..., None]
-        if channels != 3:
-            raise ValueError(
-                f"Expected arrays of shape (n, height, width, {channels}): image files have three "
-                f"channels at most. Received: another image, at index {index}"
-            )
-        return prepared
-
-    def _takes(self, shape: tuple[int, ...]) -> bool:
-        """Whether the model takes an array `(height, width, channels)` as it is."""
-        wanted = self.input_shape[1:]
-        return len(shape) == len(wanted) and all(
-            want in (None, have) for want, have in zip(wanted, shape, strict=True)
+            [self._input.prepared(image, start + index) for index, image in enumerate(images)]
         )
 
 
