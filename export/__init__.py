@@ -9,20 +9,29 @@ if __name__ == "export":
         "This package is a part of `keras_resnet`: write `import keras_resnet.export` instead."
     )
 
+from keras_resnet.export.check import verify
+from keras_resnet.export.comparison import Limits
 from keras_resnet.export.exporter import ExportError, export
 from keras_resnet.export.report import ArtifactReport, ExportReport
 from keras_resnet.export.runtime import Runner, load_runner
+from keras_resnet.export.signature import ExportOptions
 from keras_resnet.export.targets import TARGETS, Target
-from keras_resnet.export.verify import Limits
+from keras_resnet.export.timing import BenchmarkReport, Measurement, Timing, benchmark
 
 __all__ = [
     "TARGETS",
     "ArtifactReport",
+    "BenchmarkReport",
     "ExportError",
+    "ExportOptions",
     "ExportReport",
     "Limits",
+    "Measurement",
     "Runner",
     "Target",
+    "Timing",
+    "benchmark",
     "export",
     "load_runner",
+    "verify",
 ]

@@ -1,28 +1,259 @@
-"""Calibration images for full-integer quantization."""
+"""The images that an export needs: to calibrate int8 with, and others to verify on."""
 
 from __future__ import annotations
 
+import itertools
+import warnings
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
+
+from keras_resnet.export.signature import image_array
+from keras_resnet.model_info import ModelInfo
+from keras_resnet.model_input import ModelInput
+
+if TYPE_CHECKING:
+    from keras_resnet.data import Source
 
 #: With fewer images the activation ranges are guesses.
 MINIMUM_IMAGES = 16
 
+#: Of any iterable and any data source, so many are used; more hardly move the ranges.
+CALIBRATION_IMAGES = 256
+VERIFICATION_IMAGES = 256
+
+#: Without any real image, so many of noise show whether the arithmetic is the same.
+_NOISE_IMAGES = 16
+
+#: Difference of neighbouring pixels by that of any two pixels: 1 for noise, far less in pictures.
+_NOISY = 0.9
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Images as a model takes them.
+
+    Attributes:
+        images: float32 `(n, height, width, channels)`, RGB in [0, 255].
+        source: where they are from, in words.
+        labels: class of each, `(n,)`, if known.
+        is_noise: whether they are made up, so that they say nothing of accuracy.
+    """
+
+    images: np.ndarray
+    source: str
+    labels: np.ndarray | None = None
+    is_noise: bool = False
+
+    def summary(self) -> dict[str, Any]:
+        """What a report tells of them: count, source, range of the pixels, images per class."""
+        per_class = None if self.labels is None else Counter(self.labels.tolist())
+        return {
+            "count": len(self.images),
+            "source": self.source,
+            "pixels": {
+                "lowest": float(self.images.min()),
+                "highest": float(self.images.max()),
+                "mean": float(self.images.mean(dtype=np.float64)),
+            },
+            "images_per_class": per_class
+            and {"lowest": min(per_class.values()), "highest": max(per_class.values())},
+        }
+
+
+def image_sets(
+    shape: tuple[int | None, ...],
+    info: ModelInfo,
+    calibration: Any,
+    images: Any,
+    labels: Any,
+    seed: int,
+) -> tuple[ImageSet | None, ImageSet]:
+    """Calibration images, checked, and verification images, which are others.
+
+    Args:
+        shape: the model's input, `(batch, height, width, channels)`.
+        info: what the model knows about itself: protocol and class names.
+        calibration: a data source such as `"folder:flowers"`, of whose training part a part is
+            used; or images. None: there are none.
+        images: a data source, of whose validation part a part is used; or images. By default the
+            validation part of `calibration`, or every fourth of its images, which is then not
+            calibrated with; without those, noise.
+        labels: the classes of `images`, if these are images.
+        seed: of the choice among the images of a source.
+
+    Raises:
+        ValueError: the images cannot be right; the message says how.
+    """
+    if images is None and labels is not None:
+        raise ValueError("Expected `images` together with `labels`. Received: labels only")
+    images_of = _Images(shape, info, seed)
+    if images is None and isinstance(calibration, str):
+        images = calibration
+    verification = None
+    if images is not None:
+        verification = images_of.read(images, "images", 1, VERIFICATION_IMAGES, labels)
+    calibrating = None
+    if calibration is not None:
+        calibrating = images_of.read(calibration, "calibration images", 0, CALIBRATION_IMAGES)
+        if verification is None:
+            held_out = np.arange(len(calibrating.images)) % 4 == 3
+            verification = _part(calibrating, held_out)
+            calibrating = _part(calibrating, ~held_out)
+        check_calibration(calibrating.images)
+    return calibrating, verification or _noise(shape)
+
+
+class _Images:
+    """Reads images as a model takes them."""
+
+    def __init__(self, shape: tuple[int | None, ...], info: ModelInfo, seed: int) -> None:
+        self._shape, self._info, self._seed = shape, info, seed
+
+    def read(self, images: Any, what: str, part: int, count: int, labels: Any = None) -> ImageSet:
+        """Reads at most `count` images of an iterable, or of that part of a data source."""
+        if isinstance(images, str):
+            if labels is not None:
+                raise ValueError(
+                    "Expected no `labels` with a data source, which has its own. "
+                    f"Received: labels with {images!r}"
+                )
+            return self._of_source(images, part, count)
+        array = self._array(images, what, count if labels is None else None)
+        labels = None if labels is None else np.asarray(labels)
+        if labels is not None and labels.shape != (len(array),):
+            raise ValueError(
+                f"Expected one label per image, {len(array)}. "
+                f"Received: labels of shape {labels.shape}"
+            )
+        return ImageSet(array, "given as images", labels)
+
+    def _array(self, images: Any, what: str, count: int | None) -> np.ndarray:
+        if isinstance(images, np.ndarray) and images.ndim == 4:
+            return image_array(images, self._shape, what)
+        items = images if isinstance(images, (list, tuple)) else itertools.islice(images, count)
+        # What is no picture of this model's size is prepared as for a prediction.
+        ready = [self._prepared(item, index) for index, item in enumerate(items)]
+        return image_array(ready, self._shape, what)
+
+    def _prepared(self, item: Any, index: int) -> Any:
+        """One image; an array of another shape stays as it is, for `image_array` to complain of."""
+        is_picture = isinstance(item, (str, bytes)) or hasattr(item, "__fspath__")
+        if not is_picture:
+            return np.asarray(item)
+        return self._input().prepared(item, index)
+
+    def _input(self) -> ModelInput:
+        return ModelInput(self._shape, self._info)
+
+    def _of_source(self, name: str, part: int, count: int) -> ImageSet:
+        # Of everything in the package, this alone needs the readers of data sets here.
+        from keras_resnet.data import load_data
+
+        source = load_data(name)[part]
+        labels = _labels_for(source, self._info)
+        chosen = balanced(source.labels, count, self._seed)
+        take = self._input()
+        pixels = [take.prepared(source[index].data, index) for index in chosen]
+        array = image_array(pixels, self._shape, f"images of {source.name}")
+        return ImageSet(array, f"{source.name}, {len(chosen)} of {len(source)}", labels[chosen])
+
+
+def balanced(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """Indices of `count` records, as many of every class as there are, in ascending order.
+
+    Args:
+        labels: class of every record, `(n,)`.
+        count: how many are wanted; all of them if there are no more.
+        seed: of the choice within the classes.
+    """
+    random = np.random.default_rng(seed)
+    order = random.permutation(len(labels))
+    # The first of every class, then the second of every class, and so on.
+    rank = np.empty(len(labels), np.int64)
+    for label in np.unique(labels):
+        own = order[labels[order] == label]
+        rank[own] = np.arange(len(own))
+    place = np.empty(len(labels), np.int64)
+    place[order] = np.arange(len(labels))
+    return np.sort(np.lexsort((place, rank))[:count])
+
 
 def check_calibration(images: np.ndarray) -> None:
-    """Refuses calibration images that would give wrong ranges.
+    """Refuses calibration images that would give wrong ranges, and warns of unlikely ones.
 
     Args:
         images: float32 `(n, height, width, channels)`, RGB in [0, 255], as at evaluation.
 
     Raises:
-        ValueError: too few images, or pixels that were evidently divided by 255.
+        ValueError: too few images, pixels that were evidently divided by 255, or one colour each.
     """
-    if len(images) < MINIMUM_IMAGES:
+    different = len({image.tobytes() for image in images})
+    if different < MINIMUM_IMAGES:
+        equal = "" if different == len(images) else f", {different} of them different"
         raise ValueError(
-            f"Expected at least {MINIMUM_IMAGES} calibration images. Received: {len(images)}"
+            f"Expected at least {MINIMUM_IMAGES} different calibration images. "
+            f"Received: {len(images)}{equal}. Pass images like those the network will see"
         )
     if images.max() <= 1:
         raise ValueError(
             "Expected calibration images with pixels in [0, 255], which every artifact takes. "
             f"Received: pixels in [{images.min():g}, {images.max():g}], as if divided by 255"
         )
+    plain = int((np.ptp(images, axis=(1, 2)).max(-1) == 0).sum())
+    if plain > len(images) / 2:
+        raise ValueError(
+            "Expected pictures to calibrate with. "
+            f"Received: {plain} of {len(images)} images of a single colour each"
+        )
+    if plain:
+        warnings.warn(
+            f"{plain} of {len(images)} calibration images have a single colour each.", stacklevel=4
+        )
+    if _noisiness(images) > _NOISY:
+        warnings.warn(
+            "The calibration images look like noise: neighbouring pixels differ as much as any "
+            "others. Ranges that are taken from noise do not fit pictures.",
+            stacklevel=4,
+        )
+
+
+def _noisiness(images: np.ndarray) -> float:
+    """Difference of neighbouring pixels by that of pixels anywhere in the image, in the median."""
+    if min(images.shape[1:3]) < 4:
+        return 0.0
+    neighbours = np.abs(np.diff(images, axis=2)).mean((1, 2, 3))
+    mixed = np.random.default_rng(0).permutation(images.shape[1] * images.shape[2])
+    flat = images.reshape(len(images), -1, images.shape[3])
+    anywhere = np.abs(flat - flat[:, mixed]).mean((1, 2))
+    return float(np.median(neighbours / np.maximum(anywhere, 1e-6)))
+
+
+def _labels_for(source: Source, info: ModelInfo) -> np.ndarray:
+    """The source's labels, as classes of the model."""
+    if info.class_names is None or source.class_names == info.class_names:
+        return source.labels
+    columns = {name: index for index, name in enumerate(info.class_names)}
+    unknown = [name for name in source.class_names if name not in columns]
+    if unknown:
+        raise ValueError(
+            "Expected images of the model's classes. "
+            f"Received: {source.name} with {', '.join(unknown[:5])}, which the model does not know"
+        )
+    return np.array([columns[name] for name in source.class_names], np.int32)[source.labels]
+
+
+def _part(images: ImageSet, which: np.ndarray) -> ImageSet:
+    return ImageSet(
+        images.images[which],
+        images.source,
+        None if images.labels is None else images.labels[which],
+    )
+
+
+def _noise(shape: tuple[int | None, ...]) -> ImageSet:
+    size = tuple(side or 224 for side in shape[1:3])
+    pixels = np.random.default_rng(0).integers(0, 256, (_NOISE_IMAGES, *size, shape[3]))
+    return ImageSet(pixels.astype(np.float32), "noise", is_noise=True)

@@ -2,37 +2,47 @@
 
 from __future__ import annotations
 
-import os
+import dataclasses
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 
-from keras_resnet.export.benchmark import median_latencies
-from keras_resnet.export.calibration import check_calibration
+from keras_resnet.export import record
+from keras_resnet.export.calibration import ImageSet, image_sets
+from keras_resnet.export.comparison import Comparison, compare, compare_features, disagreements
 from keras_resnet.export.report import ArtifactReport, ExportReport
+from keras_resnet.export.report_page import model_card, report_page
 from keras_resnet.export.runtime import KerasRunner, Runner, load_runner
 from keras_resnet.export.signature import (
+    ExportOptions,
     ExportSource,
     as_float32,
     check_backend,
-    image_array,
     output_names,
 )
 from keras_resnet.export.targets import TARGETS, Target
-from keras_resnet.export.verify import Comparison, compare, disagreements
+from keras_resnet.export.timing import Measurement, Timing, benchmark
 from keras_resnet.files import partial_directory, publish, size_of
 from keras_resnet.model_info import get_info
 
 #: Name and share done, at the start of every step.
 Progress = Callable[[str, float], None]
 
-#: Without any real image, this many of noise show whether the arithmetic is the same.
-_NOISE_IMAGES = 16
+PAGE_FILE = "export.html"
+CARD_FILE = "model_card.md"
+
+_TIMING = Timing()
+
+#: Layers that an artifact outside its limits is told by.
+_SUSPECTS = 5
+
+#: Images for the search among layers, which is slow.
+_SEARCH_IMAGES = 16
 
 
 class ExportError(RuntimeError):
@@ -43,55 +53,51 @@ class ExportError(RuntimeError):
         self.report = report
 
 
-@dataclass(frozen=True)
-class _Written:
-    """An artifact that was written and run, still under a temporary name."""
-
-    target: Target
-    path: Path
-    runner: Runner
-    comparison: Comparison
-
-    @property
-    def disagreements(self) -> tuple[str, ...]:
-        return tuple(disagreements(self.comparison, self.target.limits))
-
-    def report(self, latency_ms: float) -> ArtifactReport:
-        name, size = self.target.file_name, size_of(self.path)
-        return ArtifactReport(
-            self.target.name, name, size, self.comparison, latency_ms, self.disagreements
-        )
-
-
 def export(
     model: keras.Model,
-    directory: str | os.PathLike[str],
+    directory: str | PathLike[str],
     targets: Sequence[str] | None = None,
     *,
-    calibration: Iterable[Any] | np.ndarray | None = None,
-    images: Iterable[Any] | np.ndarray | None = None,
+    calibration: str | Iterable[Any] | np.ndarray | None = None,
+    images: str | Iterable[Any] | np.ndarray | None = None,
     labels: Sequence[int] | np.ndarray | None = None,
+    options: ExportOptions | None = None,
+    allow_disagreement: bool = False,
+    timing: Timing | None = _TIMING,
+    seed: int = 0,
     overwrite: bool = False,
     progress: Progress = lambda step, done: None,
 ) -> ExportReport:
-    """Exports a classifier and proves every artifact in its own runtime.
+    """Exports a model and proves every artifact in its own runtime.
 
-    In every artifact the input is `image`: `(batch, height, width, channels)`, float32, RGB in
-    [0, 255]; the output is `probabilities`, or `logits` if the model ends without an activation.
-    An artifact gets its final name when it has been found to agree with Keras.
+    In every artifact the input is `image`: `(batch, height, width, channels)`, RGB in [0, 255]; the
+    output is `probabilities`, or `logits` if a classifier ends without an activation; other outputs
+    have the names that they have in the model. An artifact gets its final name when it has been
+    found to agree with Keras. The same call again, after an interruption, does the targets that are
+    missing.
+
+    Besides the artifacts, the directory gets `export.json`, `export.html` and `model_card.md`.
 
     Args:
-        model: a Keras classifier that takes RGB pixels in [0, 255], in any dtype policy; exported
-            in float32. If its normalisation is not in the graph, put it there first.
+        model: a Keras model that takes RGB pixels in [0, 255], in any dtype policy; exported in
+            float32. If its normalisation is not in the graph, put it there first.
         directory: where the artifacts go; made if missing.
         targets: names from `keras_resnet.export.TARGETS`. By default `saved_model`, `onnx` and
             `tflite-int8`; without calibration images `tflite-float32` in its place.
-        calibration: images for int8, RGB in [0, 255], as at evaluation: not augmented.
-        images: held-out images to verify on. By default every fourth calibration image, which is
-            then not used for calibration; without those, noise, which proves equal arithmetic but
-            says little of accuracy.
-        labels: the classes of `images`, to measure accuracy.
-        overwrite: whether artifacts that are there already may be replaced.
+        calibration: images for int8, as at evaluation, not augmented: a data source such as
+            `"folder:flowers"`, of which 256 training images are taken, as many of every class; or
+            an array `(n, height, width, channels)`; or any iterable of arrays, paths or contents of
+            image files, of which the first 256 count.
+        images: held-out images to verify on, likewise; of a data source, those are validation
+            images. By default of the same source, or every fourth calibration image, which is then
+            not used for calibration; without those, noise, which proves equal arithmetic but says
+            little of accuracy.
+        labels: the classes of `images`, to measure accuracy; a data source has its own.
+        options: what can be chosen about artifacts.
+        allow_disagreement: whether artifacts outside their target's limits are kept all the same.
+        timing: how latency and memory are measured; `None`: not at all, which saves seconds.
+        seed: of the choice among the images of a data source.
+        overwrite: whether artifacts of another export that are there may be replaced.
         progress: called with the name of every step and the share that is done.
 
     Returns:
@@ -100,7 +106,7 @@ def export(
     Raises:
         ValueError: an unknown target, an impossible model, images that cannot be right, or a
             directory that cannot be written to.
-        FileExistsError: an artifact is there already.
+        FileExistsError: an artifact of another export is there already.
         ImportError: a target's packages are not installed.
         ExportError: an artifact is outside its target's limits; it is not kept, the ones that agree
             are.
@@ -108,40 +114,15 @@ def export(
     """
     check_backend()
     output_names(model)
+    options = options or ExportOptions()
     chosen = _choose(targets, calibration is not None)
-    directory = Path(directory)
-    _refuse_existing(directory, chosen, overwrite)
-    calibration, images, labels = _images(model, calibration, images, labels)
-    single = as_float32(model)
-    keras_runner = KerasRunner(single)
-    expected = keras_runner.predict(images)
-
-    with partial_directory(directory) as staging:
-        workspace = Path(tempfile.mkdtemp(dir=staging))
-        source = ExportSource(single, calibration, workspace, keras_runner.outputs, get_info(model))
-        written = []
-        for index, target in enumerate(chosen):
-            progress(target.name, index / (len(chosen) + 1))
-            path = staging / target.file_name
-            target.write(source, path)
-            runner = load_runner(path)
-            comparison = compare(expected, runner.predict(images), labels)
-            written.append(_Written(target, path, runner, comparison))
-        progress("latency", len(chosen) / (len(chosen) + 1))
-        keras_path = workspace / "model.keras"
-        single.save(keras_path)
-        runners = {"keras": keras_runner, **{item.target.name: item.runner for item in written}}
-        latencies = median_latencies(runners, images[0])
-        itself = compare(expected, expected, labels)
-        rows = [
-            ArtifactReport("keras", None, size_of(keras_path), itself, latencies["keras"]),
-            *(item.report(latencies[item.target.name]) for item in written),
-        ]
-        report = ExportReport(tuple(rows))
-        agreeing = [item.path for item in written if not item.disagreements]
-        if agreeing:
-            publish({path: directory / path.name for path in agreeing})
-    if report.failures:
+    info = get_info(model)
+    images_of = image_sets(model.input_shape, info, calibration, images, labels, seed)
+    export_ = _Export(as_float32(model), Path(directory), images_of, options, allow_disagreement)
+    export_.facts["weights"] = info.weights
+    with partial_directory(Path(directory)) as staging:
+        report = export_.run(chosen, staging, timing, overwrite, progress)
+    if report.failures and not allow_disagreement:
         raise ExportError(report)
     return report
 
@@ -163,35 +144,156 @@ def _choose(targets: Sequence[str] | None, calibrated: bool) -> list[Target]:
     return chosen
 
 
-def _refuse_existing(directory: Path, targets: list[Target], overwrite: bool) -> None:
-    existing = [target.file_name for target in targets if (directory / target.file_name).exists()]
-    if existing and not overwrite:
-        raise FileExistsError(
-            f"Expected a directory without earlier artifacts. Received: {directory}, which holds "
-            f"{', '.join(existing)}. Choose another directory or allow overwriting"
+class _Export:
+    """One model on its way into one directory."""
+
+    def __init__(
+        self,
+        model: keras.Model,
+        directory: Path,
+        images: tuple[ImageSet | None, ImageSet],
+        options: ExportOptions,
+        allow_disagreement: bool,
+    ) -> None:
+        self._model, self._directory, self._options = model, directory, options
+        self._calibration, self._verification = images
+        self._allow = allow_disagreement
+        self._keras = KerasRunner(model)
+        self._expected = self._outputs(self._keras)
+        self._mark = record.fingerprint(model, *images, options)
+        self.facts: dict[str, Any] = {
+            "name": model.name,
+            "parameters": model.count_params(),
+            "input": list(self._keras.input_shape),
+            "outputs": list(self._keras.outputs),
+        }
+
+    def run(
+        self,
+        targets: list[Target],
+        staging: Path,
+        timing: Timing | None,
+        overwrite: bool,
+        progress: Progress,
+    ) -> ExportReport:
+        """Makes what is missing, measures, and writes the reports."""
+        done = {} if overwrite else record.finished(self._directory, self._mark)
+        self._refuse_existing([t for t in targets if t.name not in done], overwrite)
+        workspace = Path(tempfile.mkdtemp(dir=staging))
+        keras_path = workspace / "model.keras"
+        self._model.save(keras_path)
+        rows = [ArtifactReport("keras", None, size_of(keras_path), self._compare(self._expected))]
+        source = self._source(workspace)
+        for index, target in enumerate(targets):
+            progress(target.name, index / (len(targets) + 1))
+            if target.name in done:
+                rows.append(done[target.name])
+                continue
+            row = self._write(target, source, staging)
+            rows.append(row)
+            if not row.disagreements or self._allow:
+                # The record comes last: what it names is there.
+                self._publish(staging, [target.place(self._options), *target.companions])
+                self._publish(staging, [record.write(staging, self._report(rows), self._mark).name])
+        if timing is not None:
+            progress("latency and memory", len(targets) / (len(targets) + 1))
+            rows = self._measured(rows, keras_path, timing)
+        report = self._report(rows)
+        record.write(staging, report, self._mark)
+        (staging / PAGE_FILE).write_text(report_page(report), encoding="utf-8")
+        (staging / CARD_FILE).write_text(model_card(report), encoding="utf-8")
+        self._publish(staging, [PAGE_FILE, CARD_FILE, record.REPORT_FILE])
+        return report
+
+    def _refuse_existing(self, targets: list[Target], overwrite: bool) -> None:
+        places = [target.place(self._options) for target in targets]
+        existing = [place for place in places if (self._directory / place).exists()]
+        if existing and not overwrite:
+            raise FileExistsError(
+                "Expected a directory without artifacts of another export. "
+                f"Received: {self._directory}, which holds {', '.join(existing)}. Choose another "
+                "directory or allow overwriting"
+            )
+
+    def _source(self, workspace: Path) -> ExportSource:
+        images = None if self._calibration is None else self._calibration.images
+        return ExportSource(
+            self._model, images, workspace, self._keras.outputs, self._keras.info, self._options
         )
 
-
-def _images(
-    model: keras.Model, calibration: Any, images: Any, labels: Any
-) -> tuple[np.ndarray | None, np.ndarray, np.ndarray | None]:
-    """Checked calibration images, verification images and labels."""
-    shape = model.input_shape
-    if images is None and labels is not None:
-        raise ValueError("Expected `images` together with `labels`. Received: labels only")
-    if calibration is not None:
-        calibration = image_array(calibration, shape, "calibration images")
-        if images is None:
-            held_out = np.arange(len(calibration)) % 4 == 3
-            calibration, images = calibration[~held_out], calibration[held_out]
-        check_calibration(calibration)
-    if images is None:
-        size = tuple(side or 224 for side in shape[1:3])
-        images = np.random.default_rng(0).integers(0, 256, (_NOISE_IMAGES, *size, shape[3]))
-    images = image_array(images, shape, "images")
-    labels = None if labels is None else np.asarray(labels)
-    if labels is not None and labels.shape != (len(images),):
-        raise ValueError(
-            f"Expected one label per image, {len(images)}. Received: labels of shape {labels.shape}"
+    def _write(self, target: Target, source: ExportSource, staging: Path) -> ArtifactReport:
+        """Writes an artifact under its name in `staging` and runs it."""
+        target.write(source, staging / target.file_name)
+        place = target.place(self._options)
+        path = staging / place
+        comparison = self._compare(self._outputs(load_runner(path)))
+        wrong = tuple(disagreements(comparison, target.limits))
+        suspects: dict[str, float] = {}
+        if wrong and target.layer_errors is not None:
+            found = target.layer_errors(source, self._verification.images[:_SEARCH_IMAGES])
+            suspects = dict(list(found.items())[:_SUSPECTS])
+        return ArtifactReport(
+            target.name,
+            place,
+            size_of(path),
+            comparison,
+            wrong,
+            {} if target.operators is None else target.operators(path),
+            () if target.float_layers is None else target.float_layers(path),
+            suspects,
+            sha256=record.digest(path),
         )
-    return calibration, images, labels
+
+    def _outputs(self, runner: Runner) -> dict[str, np.ndarray]:
+        if runner.is_classifier:
+            return {"": runner.predict(self._verification.images)}
+        return runner.compute(self._verification.images)
+
+    def _compare(self, received: dict[str, np.ndarray]) -> Comparison:
+        if self._keras.is_classifier:
+            labels = self._verification.labels
+            return compare(self._expected[""], received[""], labels)
+        return compare_features(self._expected, received)
+
+    def _measured(
+        self, rows: list[ArtifactReport], keras_path: Path, timing: Timing
+    ) -> list[ArtifactReport]:
+        """The rows with latency and memory of all artifacts that are kept."""
+        kept = {
+            row.target: self._directory / row.file_name if row.file_name else keras_path
+            for row in rows
+            if not row.disagreements or self._allow
+        }
+        names = {str(path): target for target, path in kept.items()}
+        height, width = self._model.input_shape[1:3]
+        measurements = benchmark(
+            list(kept.values()),
+            batch_sizes=timing.batch_sizes,
+            threads=timing.threads,
+            seconds=timing.seconds,
+            size=height or width or 224,
+        ).measurements
+        by_target: dict[str, list[Measurement]] = {}
+        for row in measurements:
+            target = names[row.artifact]
+            by_target.setdefault(target, []).append(dataclasses.replace(row, artifact=target))
+        return [
+            dataclasses.replace(row, measurements=tuple(by_target.get(row.target, ())))
+            for row in rows
+        ]
+
+    def _report(self, rows: list[ArtifactReport]) -> ExportReport:
+        calibration = self._calibration
+        return ExportReport(
+            tuple(rows),
+            self.facts,
+            dataclasses.asdict(self._options),
+            {} if calibration is None else calibration.summary(),
+            self._verification.summary(),
+            record.versions(),
+        )
+
+    def _publish(self, staging: Path, names: list[str]) -> None:
+        publish(
+            {staging / name: self._directory / name for name in names if (staging / name).exists()}
+        )

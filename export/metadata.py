@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +29,14 @@ def of_saved_model(directory: Path) -> ModelInfo:
     return ModelInfo.from_json(path.read_text("utf-8")) if path.is_file() else ModelInfo()
 
 
-def into_tflite(model: Any, info: ModelInfo) -> None:
-    """Adds an entry to the metadata of a TFLite model, as an object of its flatbuffer."""
+def into_tflite(model: Any, info: ModelInfo, further: Mapping[str, Any] | None = None) -> None:
+    """Adds an entry to the metadata of a TFLite model, as an object of its flatbuffer.
+
+    `further`: what else is known, by names that `ModelInfo` does not have.
+    """
+    text = json.dumps({**json.loads(info.to_json()), **(further or {})}, ensure_ascii=False)
     buffer = schema.BufferT()
-    buffer.data = list(info.to_json().encode())
+    buffer.data = list(text.encode())
     entry = schema.MetadataT()
     entry.name, entry.buffer = ENTRY.encode(), len(model.buffers)
     model.buffers.append(buffer)
@@ -39,11 +45,16 @@ def into_tflite(model: Any, info: ModelInfo) -> None:
 
 def of_tflite(path: Path) -> ModelInfo:
     """What is in a TFLite file's metadata; nothing if it has none of ours."""
-    model = flatbuffer_utils.read_model(str(path))
+    return ModelInfo.from_json(json.dumps(entry_of_tflite(flatbuffer_utils.read_model(str(path)))))
+
+
+def entry_of_tflite(model: Any) -> dict[str, Any]:
+    """Our entry in the metadata of a TFLite flatbuffer, as it was given; `{}` if there is none."""
     for entry in model.metadata or []:
         if entry.name == ENTRY.encode():
-            return ModelInfo.from_json(bytes(model.buffers[entry.buffer].data).decode())
-    return ModelInfo()
+            values = json.loads(bytes(model.buffers[entry.buffer].data).decode())
+            return values if isinstance(values, dict) else {}
+    return {}
 
 
 def into_onnx(proto: Any, info: ModelInfo) -> None:

@@ -1,9 +1,21 @@
-"""ONNX: float32, through tf2onnx."""
+"""ONNX: the float32 graph that every ONNX artifact is made from, and its file.
+
+tf2onnx translates the traced model, ONNX Runtime's own optimizer (its "basic" level, which only
+writes standard operators) fuses what it left. Where a layer's TensorFlow form would leave stray
+transposes or what ONNX has no operator for, another form of equal values is traced.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import re
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
+import keras
 import tensorflow as tf
 
 from keras_resnet.export.metadata import into_onnx
@@ -12,19 +24,137 @@ from keras_resnet.extras import require
 from keras_resnet.quiet import quiet
 
 #: The newest opset for which tf2onnx still writes GlobalAveragePool; from 18 on it becomes
-#: ReduceMean with a transpose.
+#: ReduceMean with a transpose. It has all that the artifacts need: per-channel QuantizeLinear came
+#: with 13.
 OPSET = 17
+
+#: What TensorFlow takes as the name of a scope.
+_SCOPE = re.compile(r"[A-Za-z0-9.][A-Za-z0-9_.\-]*")
+
+#: Operators that multiply with a kernel; the kernel is their second input.
+KERNEL_OPERATORS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
 def write_float32(source: ExportSource, path: Path) -> None:
-    """Writes an ONNX file that `onnx.checker` accepts, with NHWC `image` and a free batch size."""
-    tf2onnx, onnx = require("tf2onnx"), require("onnx")
+    """Writes a float32 ONNX file; see `finish` for what holds of it."""
+    finish(float_model(source), source, path)
+
+
+def float_model(source: ExportSource) -> Any:
+    """The source's network as a float32 `onnx.ModelProto`.
+
+    BatchNormalization is folded into the convolution before it. In the layout NHWC there is one
+    transpose per image or feature map that goes in or out, in NCHW none; a `Flatten` of more than
+    one position keeps one in both, as the weights behind it are in Keras' order. Names of nodes
+    start with the name of their Keras layer.
+
+    Raises:
+        ValueError: the network needs an operator that ONNX does not have.
+    """
+    onnx = require("onnx")
+    proto = _converted(source)
+    missing = sorted({node.op_type for node in proto.graph.node if not _is_standard(onnx, node)})
+    if missing:
+        raise ValueError(
+            "Expected a network that ONNX's own operators can express. "
+            f"Received: one that needs {', '.join(missing)}"
+        )
+    if source.options.batch_size is None:
+        for value in (*proto.graph.input, *proto.graph.output):
+            value.type.tensor_type.shape.dim[0].dim_param = BATCH
+    _name_after_layers(proto)
+    proto = _inferred(proto)
+    _remove_empty_reshapes(proto)
+    return _optimized(proto)
+
+
+def finish(proto: Any, source: ExportSource, path: Path) -> None:
+    """Completes an ONNX model, proves that it can be used, and writes it.
+
+    Its input is called `image` and its outputs as the source says; the batch dimension is `batch`
+    unless the options fix it. All shapes are inferred, strictly; `onnx.checker` accepts it; ONNX
+    Runtime has loaded it. It carries what the model knows about itself.
+
+    Args:
+        proto: the `onnx.ModelProto`; it is changed.
+        source: what it was made from.
+        path: the file to write.
+
+    Raises:
+        ValueError: the model cannot be used; the message has the cause.
+    """
+    onnx = require("onnx")
+    proto = _inferred(proto)
+    layout = source.options.layout
+    proto.producer_name, proto.producer_version = "keras_resnet", ""
+    proto.doc_string = (
+        f"`{IMAGE}`: RGB pixels in [0, 255], {layout}; the graph normalises them itself. "
+        f"Outputs: {', '.join(source.outputs)}."
+    )
+    proto.graph.name = source.model.name
+    into_onnx(proto, source.info)
+    content = proto.SerializeToString()
+    try:
+        onnx.checker.check_model(proto, full_check=True)
+        session(content)
+    except Exception as error:
+        # The checker's and the runtime's errors have bases of their own.
+        raise ValueError(
+            f"Expected a network that ONNX Runtime can run. Received: {source.model.name!r}: "
+            f"{error}"
+        ) from error
+    path.write_bytes(content)
+
+
+def session(model: Any, optimized: bool = True) -> Any:
+    """An ONNX Runtime session on the CPU.
+
+    Args:
+        model: a serialized model, or the path of one.
+        optimized: whether ONNX Runtime may fuse operators.
+    """
+    onnxruntime = require("onnxruntime")
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    if not optimized:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def layer_of(name: str) -> str:
+    """The Keras layer that a node or a tensor of our graphs is named after."""
+    return name.partition("/")[0]
+
+
+def input_batches(source: ExportSource, images: Any, size: int) -> Iterator[Any]:
+    """Images in batches as an artifact of the source takes them.
+
+    Args:
+        source: says the layout and, maybe, the only batch size.
+        images: float32 `(n, height, width, channels)`.
+        size: images in a batch, where the options do not fix it. A last batch that is smaller than
+            a fixed size is filled up with its last image.
+    """
+    fixed = source.options.batch_size
+    for start in range(0, len(images), fixed or size):
+        batch = images[start : start + (fixed or size)]
+        if fixed:
+            batch = batch.take(range(fixed), axis=0, mode="clip")
+        yield batch.transpose(0, 3, 1, 2).copy() if source.options.layout == "NCHW" else batch
+
+
+def _converted(source: ExportSource) -> Any:
+    """What tf2onnx makes of the source."""
+    tf2onnx = require("tf2onnx")
     function = tf.function(source.serving_function(), input_signature=[source.input_spec])
-    concrete = function.get_concrete_function()
+    with _forms_for_onnx(source.model):
+        concrete = function.get_concrete_function()
     # Flattened, a dict's values are in the order of its sorted keys.
     ends = dict(zip(sorted(source.outputs), concrete.outputs, strict=True))
     names = {f"{IMAGE}:0": IMAGE, **{ends[name].name: name for name in source.outputs}}
     inputs, outputs = list(names)[:1], list(names)[1:]
+    channels_first = source.options.layout == "NCHW"
+    maps = [value.name for value in ends.values() if value.shape.rank == 4]
     with quiet():
         # Not `tf2onnx.convert.from_function`: it makes graph inputs of the constants that layers
         # such as Normalization hold.
@@ -35,14 +165,186 @@ def write_float32(source: ExportSource, path: Path) -> None:
             output_names=outputs,
             opset=OPSET,
             tensors_to_rename=names,
+            inputs_as_nchw=inputs if channels_first else None,
+            outputs_as_nchw=maps if channels_first else None,
         )
-    if source.options.batch_size is None:
-        for value in (*proto.graph.input, *proto.graph.output):
-            value.type.tensor_type.shape.dim[0].dim_param = BATCH
-    # Shapes in between still carry the converter's own name for the batch dimension; they are
-    # inferred anew.
+    return proto
+
+
+@contextlib.contextmanager
+def _forms_for_onnx(model: keras.Model) -> Iterator[None]:
+    """Lets layers be traced in the form that suits ONNX, under their own names.
+
+    For the moment, `call` of every layer is another function; the values are the same.
+    """
+    layers = [layer for layer in model._flatten_layers() if not isinstance(layer, keras.Model)]
+    before = [(layer, vars(layer).get("call")) for layer in layers]
+    try:
+        for layer in layers:
+            object.__setattr__(layer, "call", _traced_call(layer))
+        yield
+    finally:
+        for layer, call in before:
+            if call is None:
+                object.__delattr__(layer, "call")
+            else:
+                object.__setattr__(layer, "call", call)
+
+
+def _traced_call(layer: keras.Layer) -> Callable[..., Any]:
+    forms = (
+        (keras.layers.GroupNormalization, _group_normalization),
+        (keras.layers.Conv2D, _convolution),
+        (keras.layers.Flatten, _flatten),
+    )
+    # Not of subclasses, which may compute something else.
+    found = [form for kind, form in forms if type(layer) is kind]
+    original = functools.partial(found[0], layer, layer.call) if found else layer.call
+
+    @functools.wraps(layer.call)
+    def call(*args: Any, **keywords: Any) -> Any:
+        if not _SCOPE.fullmatch(layer.name):
+            return original(*args, **keywords)
+        # With a slash at its end, a scope is taken as it is: without numbers, without parents.
+        with tf.name_scope(f"{layer.name}/"):
+            return original(*args, **keywords)
+
+    return call
+
+
+def _group_normalization(layer: keras.Layer, call: Callable[..., Any], x: Any) -> Any:
+    """With the channels before the positions: the groups are then one reshape away.
+
+    From NHWC, they would have to be brought together by a transpose and back by another one. The
+    two that are written here meet those of the convolutions, and are dropped with them.
+    """
+    axis = layer.axis % x.shape.rank if isinstance(layer.axis, int) else None
+    if x.shape.rank != 4 or axis != 3:
+        return call(x)
+    first = tf.transpose(x, (0, 3, 1, 2))
+    channels, positions = first.shape[1], first.shape[2:]
+    if positions.is_fully_defined():
+        shape: Any = (-1, channels, *positions)
+        size = channels // layer.groups * positions.num_elements()
+        groups = tf.reshape(first, (-1, layer.groups, size))
+    else:
+        shape = tf.shape(first)
+        groups = tf.reshape(first, tf.stack([shape[0], layer.groups, -1]))
+    groups -= tf.reduce_mean(groups, -1, keepdims=True)
+    variance = tf.reduce_mean(tf.square(groups), -1, keepdims=True)
+    normal = tf.reshape(groups * tf.math.rsqrt(variance + layer.epsilon), shape)
+    if layer.scale:
+        normal *= tf.reshape(layer.gamma, (1, channels, 1, 1))
+    if layer.center:
+        normal += tf.reshape(layer.beta, (1, channels, 1, 1))
+    return tf.transpose(normal, (0, 2, 3, 1))
+
+
+def _convolution(layer: keras.Layer, call: Callable[..., Any], x: Any) -> Any:
+    """Without the XLA function that Keras computes a grouped convolution in on the CPU."""
+    if layer.groups == 1 or layer.data_format != "channels_last":
+        return call(x)
+    x = tf.nn.conv2d(
+        x,
+        tf.convert_to_tensor(layer.kernel),
+        list(layer.strides),
+        layer.padding.upper(),
+        dilations=list(layer.dilation_rate),
+    )
+    if layer.use_bias:
+        x += tf.convert_to_tensor(layer.bias)
+    return x if layer.activation is None else layer.activation(x)
+
+
+def _flatten(layer: keras.Layer, call: Callable[..., Any], x: Any) -> Any:
+    """Without computing the shape where it is known."""
+    known = x.shape[1:].is_fully_defined() and layer.data_format == "channels_last"
+    return tf.reshape(x, (-1, x.shape[1:].num_elements())) if known else call(x)
+
+
+def _is_standard(onnx: Any, node: Any) -> bool:
+    return onnx.defs.has(node.op_type, OPSET, node.domain)
+
+
+def _name_after_layers(proto: Any) -> None:
+    """Names what multiplies with a kernel after the layer whose kernel it is.
+
+    tf2onnx numbers the convolutions that it makes anew; the kernels keep their layers' names.
+    """
+    constants = {value.name for value in proto.graph.initializer}
+    taken: set[str] = set()
+    for node in proto.graph.node:
+        if node.op_type in KERNEL_OPERATORS and node.input[1] in constants:
+            name = node.name = f"{layer_of(node.input[1])}/{node.op_type}"
+            while node.name in taken:
+                node.name = f"{name}_{len(taken)}"
+        elif node.op_type == "Transpose":
+            # It carries the name of the layer that it was moved past.
+            node.name = f"Transpose_{len(taken)}"
+        taken.add(node.name)
+
+
+def _inferred(proto: Any) -> Any:
+    """The model with the shapes of all tensors inferred anew.
+
+    Those that converters write carry their own names for the batch dimension.
+    """
+    onnx = require("onnx")
     del proto.graph.value_info[:]
-    proto = onnx.shape_inference.infer_shapes(proto, strict_mode=True)
-    onnx.checker.check_model(proto, full_check=True)
-    into_onnx(proto, source.info)
-    path.write_bytes(proto.SerializeToString())
+    return onnx.shape_inference.infer_shapes(proto, strict_mode=True, data_prop=True)
+
+
+def _remove_empty_reshapes(proto: Any) -> None:
+    """Drops reshapes to the shape that is there already; `proto` has inferred shapes.
+
+    tf2onnx turns transposes of a single channel or position into reshapes before it sees that some
+    of them cancel each other.
+    """
+    graph = proto.graph
+    shapes = {value.name: _dims(value) for value in (*graph.input, *graph.value_info)}
+    outputs = {value.name for value in graph.output}
+    for node in [node for node in graph.node if node.op_type == "Reshape"]:
+        before, after = shapes.get(node.input[0]), shapes.get(node.output[0])
+        if not before or not after or len(before) != len(after) or node.output[0] in outputs:
+            continue
+        # One dimension may be unknown: what the others leave over is the same for both.
+        open_ends = [pair for pair in zip(before, after, strict=True) if None in pair]
+        known = all(a == b for a, b in zip(before, after, strict=True) if None not in (a, b))
+        if known and (not open_ends or open_ends == [(None, None)]):
+            replace_input(graph.node, node.output[0], node.input[0])
+            graph.node.remove(node)
+
+
+def replace_input(nodes: Sequence[Any], old: str, new: str) -> None:
+    """Lets every node take in the tensor `new` in the place of `old`."""
+    for node in nodes:
+        node.input[:] = [new if name == old else name for name in node.input]
+
+
+def _dims(value: Any) -> list[int | None]:
+    dims = value.type.tensor_type.shape.dim
+    return [dim.dim_value if dim.HasField("dim_value") else None for dim in dims]
+
+
+def _optimized(proto: Any) -> Any:
+    """What ONNX Runtime makes of the model before it thinks of any processor.
+
+    It makes `Gemm` of a product and a sum, and pads in the pooling rather than before it.
+    """
+    onnx, onnxruntime = require("onnx"), require("onnxruntime")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "optimized.onnx")
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+        options.optimized_model_filepath = str(path)
+        onnxruntime.InferenceSession(
+            proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
+        optimized = onnx.load(path)
+    # It declares every domain of operators that it knows.
+    used = {node.domain for node in optimized.graph.node}
+    kept = [item for item in optimized.opset_import if item.domain in used]
+    del optimized.opset_import[:]
+    optimized.opset_import.extend(kept)
+    return optimized

@@ -1,17 +1,17 @@
-"""What an export found, as data, as a terminal table and as an HTML table."""
+"""What an export found, as data and as a terminal table; `report_page` makes pages of it."""
 
 from __future__ import annotations
 
 import dataclasses
-import html
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from rich.table import Table
 
 from keras_resnet import terminal
-from keras_resnet.export.verify import Comparison
+from keras_resnet.export.comparison import Comparison
+from keras_resnet.export.timing import Measurement
 
 
 @dataclass(frozen=True)
@@ -22,69 +22,107 @@ class ArtifactReport:
         target: name of the target; `keras` for the model itself.
         file_name: where it lies in the export directory; `None` for the model itself.
         size: bytes; of the model itself, those of its `.keras` file.
-        comparison: its predictions against those of Keras.
-        latency_ms: median at batch 1.
+        comparison: what it puts out against what Keras does.
         disagreements: what is outside the target's limits, in words; empty if it agrees.
+        operators: how often its graph has each operator, where the format has a graph to look into.
+        float_layers: layers that a quantized artifact computes in float.
+        layer_errors: the layers that hurt a quantized artifact most, worst first, if it disagrees;
+            see `layer_errors`.
+        measurements: latency and memory.
+        sha256: of its content, to know it again.
     """
 
     target: str
     file_name: str | None
     size: int
     comparison: Comparison
-    latency_ms: float
     disagreements: tuple[str, ...] = ()
+    operators: Mapping[str, int] = field(default_factory=dict)
+    float_layers: tuple[str, ...] = ()
+    layer_errors: Mapping[str, float] = field(default_factory=dict)
+    measurements: tuple[Measurement, ...] = ()
+    sha256: str = ""
+
+    @property
+    def latency_ms(self) -> float | None:
+        """Median of the first measurement: the smallest batch; `None` if nothing was measured."""
+        return self.measurements[0].p50_ms if self.measurements else None
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> ArtifactReport:
+        """The reverse of `dataclasses.asdict`, after JSON."""
+        values = dict(values)
+        comparison = Comparison(**values.pop("comparison"))
+        measurements = tuple(Measurement(**row) for row in values.pop("measurements"))
+        for name in ("disagreements", "float_layers"):
+            values[name] = tuple(values[name])
+        return cls(comparison=comparison, measurements=measurements, **values)
 
 
 @dataclass(frozen=True)
 class ExportReport:
-    """All artifacts of one export."""
+    """All artifacts of one export.
+
+    Attributes:
+        artifacts: the Keras model itself, then the artifacts.
+        model: its name, its number of weights, the weights that it started from.
+        options: the fields of `ExportOptions`.
+        calibration: of the images: count, source, range, images per class; empty without any.
+        verification: likewise.
+        versions: of the packages that took part.
+    """
 
     artifacts: tuple[ArtifactReport, ...]
+    model: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
+    calibration: Mapping[str, Any] = field(default_factory=dict)
+    verification: Mapping[str, Any] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def failures(self) -> list[str]:
         """One sentence per artifact that disagrees with Keras."""
-        return [
-            f"{artifact.target} disagrees with Keras: {'; '.join(artifact.disagreements)}"
-            for artifact in self.artifacts
-            if artifact.disagreements
-        ]
+        return [_failure(artifact) for artifact in self.artifacts if artifact.disagreements]
 
     def to_dict(self) -> dict[str, Any]:
         """The report as plain data for JSON."""
-        return {"artifacts": [dataclasses.asdict(artifact) for artifact in self.artifacts]}
+        return dataclasses.asdict(self)
 
     def to_table(self) -> Table:
         """The report for a terminal."""
-        table = terminal.table(_COLUMNS)
+        table = terminal.table(COLUMNS)
         for artifact in self.artifacts:
-            table.add_row(*_cells(artifact), style="red" if artifact.disagreements else None)
+            table.add_row(*cells(artifact), style="red" if artifact.disagreements else None)
         return table
 
-    def to_html(self) -> str:
-        """The report as an HTML table."""
 
-        def rows() -> Iterator[str]:
-            yield f"<tr>{''.join(f'<th>{column}</th>' for column in _COLUMNS)}</tr>"
-            for artifact in self.artifacts:
-                cells = "".join(f"<td>{html.escape(cell)}</td>" for cell in _cells(artifact))
-                row_class = "failed" if artifact.disagreements else "passed"
-                yield f"<tr class='{row_class}'>{cells}</tr>"
-
-        return f"<table>{''.join(rows())}</table>"
+def _failure(artifact: ArtifactReport) -> str:
+    sentence = f"{artifact.target} disagrees with Keras: {'; '.join(artifact.disagreements)}"
+    if artifact.layer_errors:
+        worst = list(artifact.layer_errors)[:3]
+        sentence += f". The layers that hurt most: {', '.join(worst)}; try to keep them in float"
+    return sentence
 
 
-_COLUMNS = ("artifact", "size", "accuracy", "agreement", "max error", "latency", "verdict")
+COLUMNS = ("artifact", "size", "accuracy", "agreement", "max error", "latency", "memory", "verdict")
 
 
-def _cells(artifact: ArtifactReport) -> tuple[str, ...]:
+def cells(artifact: ArtifactReport) -> tuple[str, ...]:
+    """One row of the table, in words."""
     comparison = artifact.comparison
+    latency, memory = "–", "–"
+    if artifact.measurements:
+        first = artifact.measurements[0]
+        failed = first.error is not None
+        latency = "not run" if failed else f"{first.p50_ms:.2f} ms"
+        memory = "–" if failed else f"{first.peak_memory / 1e6:,.0f} MB"
     return (
         artifact.target,
         f"{artifact.size / 1000:,.0f} kB",
         "–" if comparison.accuracy is None else f"{comparison.accuracy:.2%}",
-        f"{comparison.agreement:.2%}",
+        "–" if comparison.agreement is None else f"{comparison.agreement:.2%}",
         f"{comparison.max_error:.1e}",
-        f"{artifact.latency_ms:.2f} ms",
+        latency,
+        memory,
         "disagrees" if artifact.disagreements else "ok",
     )

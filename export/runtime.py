@@ -124,12 +124,17 @@ class SavedModelRunner(Runner):
         self._loaded = tf.saved_model.load(str(path))
         self._signature = self._loaded.signatures[SIGNATURE]
         self.input_shape = tuple(self._signature.structured_input_signature[1][IMAGE].shape)
-        self.outputs = tuple(self._signature.structured_outputs)
+        # Names of classes are for clients of servers.
+        self.outputs = tuple(
+            name
+            for name, spec in self._signature.structured_outputs.items()
+            if spec.dtype != tf.string
+        )
         self.info = metadata.of_saved_model(path)
 
     def run(self, batch: np.ndarray) -> dict[str, np.ndarray]:
         values = self._signature(**{IMAGE: tf.constant(batch)})
-        return {name: value.numpy() for name, value in values.items()}
+        return {name: values[name].numpy() for name in self.outputs}
 
 
 class TFLiteRunner(Runner):
@@ -197,20 +202,36 @@ def load_runner(path: str | os.PathLike[str]) -> Runner:
 def artifact_path(path: str | os.PathLike[str]) -> Path:
     """The file to load, or the SavedModel directory: of several versions, the highest.
 
+    Directories that are laid out for servers are looked into.
+
     Raises:
         ValueError: there is no artifact.
     """
     path = Path(path)
     if path.suffix in (".keras", ".tflite", ".onnx") and path.is_file():
         return path
-    versions = [child for child in path.glob("*") if child.name.isdigit()]
-    for directory in (path, *sorted(versions, key=lambda child: -int(child.name))):
-        if (directory / "saved_model.pb").is_file():
-            return directory
+    repositories = [config.parent for config in path.glob("**/config.pbtxt")]
+    services = [file.parent / "models" for file in path.glob("**/inference-service.yaml")]
+    for directory in (path, *repositories, *services):
+        if (found := _highest_version(directory)) is not None:
+            return found
     raise ValueError(
         "Expected an existing `.keras`, `.tflite` or `.onnx` file or a SavedModel directory. "
         f"Received: {path}"
     )
+
+
+def _highest_version(directory: Path) -> Path | None:
+    """The model in a folder of versions, or the SavedModel that the folder is."""
+    versions = [child for child in directory.glob("*") if child.name.isdigit()]
+    for version in (directory, *sorted(versions, key=lambda child: -int(child.name))):
+        if (version / "saved_model.pb").is_file():
+            return version
+        # As Triton wants them.
+        for name in ("model.onnx", "model.savedmodel"):
+            if version != directory and (version / name).exists():
+                return version / name
+    return None
 
 
 def _cores() -> int:

@@ -1,18 +1,223 @@
-"""SavedModel: what TensorFlow and TF Serving load."""
+"""SavedModel: what TensorFlow and TF Serving load, with signatures for pixels and for files."""
 
 from __future__ import annotations
 
-import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import keras
+import tensorflow as tf
+
+from keras_resnet.export import serving
 from keras_resnet.export.metadata import into_saved_model
-from keras_resnet.export.signature import ExportSource
+from keras_resnet.export.picture_graph import prepare_files
+from keras_resnet.export.signature import (
+    CLASSIFIER_OUTPUTS,
+    IMAGE,
+    SIGNATURE,
+    ExportSource,
+    named_outputs,
+)
+from keras_resnet.labels import dataset_classes
+from keras_resnet.model_input import ModelInput
+from keras_resnet.preprocessing import EvalProtocol
+from keras_resnet.quiet import quiet
 
-#: TF Serving wants `<base>/<version>/saved_model.pb`.
-VERSION = "1"
+#: The signature for uint8 pixels: one signature has one dtype.
+SIGNATURE_UINT8 = "serving_uint8"
+#: The signature for JPEG and PNG files, and its input.
+SIGNATURE_BYTES = "serving_bytes"
+BYTES = "bytes"
+#: The signature for the vector before the classifier, and its output.
+FEATURES = "features"
+
+#: Output of text: the names of the most probable classes.
+CLASSES = "classes"
+#: Output of `serving_bytes`: the probabilities of those.
+SCORES = "scores"
+
+#: How many classes are named.
+TOP = 5
+
+#: The names of the classes, one a line, which the graph reads when it is loaded.
+CLASS_NAMES = "class_names.txt"
+
+#: Side of images that a model of any size is warmed up with.
+_USUAL_SIZE = 224
+
+_Function = Callable[[Any], dict[str, Any]]
 
 
 def write(source: ExportSource, path: Path) -> None:
-    """Writes `path/1/saved_model.pb` with the signature `serving_default`."""
-    shutil.copytree(source.saved_model, path / VERSION)
-    into_saved_model(path / VERSION, source.info)
+    """Writes `path/<version>/saved_model.pb` and, beside `path`, TF Serving's configuration.
+
+    Its signatures share one set of variables; the batch size is free in all of them. `k` is the
+    number of classes, at most `TOP`.
+
+    - `serving_default`: `image`, float32 `(batch, height, width, channels)`, RGB in [0, 255], to
+      `probabilities` or `logits`, `(batch, classes)`, and `classes`, string `(batch, k)`: names,
+      most probable first. A model of feature maps puts out those instead.
+    - `serving_uint8`: the same of uint8 pixels, of which a request is a quarter as large.
+    - `serving_bytes`: `bytes`, string `(batch,)`, JPEG and PNG files of any sizes, prepared by the
+      model's evaluation protocol; in addition `scores`, float32 `(batch, k)`, the probabilities of
+      `classes`. A batch with bytes that are no image fails with an error that names the indices.
+      Left out where files cannot be prepared: the model's images are not square, or have other
+      than one or three channels.
+    - `features`: `image` to `features`, `(batch, channels)`: what the global average pooling before
+      the classifier puts out. Left out where there is none, or more than one and none of them is
+      called `avg_pool`.
+
+    `assets/class_names.txt` has the names of the classes, which the graph reads.
+    `assets.extra/keras_resnet.json` is what the model knows about itself, and
+    `assets.extra/tf_serving_warmup_requests` has requests of every size that servers are to be
+    ready for.
+
+    Raises:
+        ValueError: the options' version or batch sizes are no positive integers.
+        ImportError: tensorflow-serving-api is not installed.
+    """
+    serving.check_options(source.options)
+    directory = path / str(source.options.version)
+    name = serving.model_name(source.model.name)
+    resources = _Resources(source)
+    signatures = _signatures(source, resources)
+    with quiet():
+        tf.saved_model.save(resources, str(directory), signatures=signatures)
+    into_saved_model(directory, source.info)
+    serving.write_warmup(directory, name, source.options, _usual_shape(source), signatures)
+    serving.write_configs(path.parent, name, source.options, path.name)
+
+
+def class_names(source: ExportSource) -> tuple[str, ...] | None:
+    """The names in a classifier's artifact, as `Predictor` finds them; None of feature maps.
+
+    What has no names is ImageNet's if it has 1,000 classes, else numbered.
+    """
+    if source.outputs[0] not in CLASSIFIER_OUTPUTS:
+        return None
+    count = int(source.model.output_shape[-1])
+    if source.info.class_names is not None:
+        return source.info.class_names
+    return dataset_classes("imagenet")[0] if count == 1000 else tuple(map(str, range(count)))
+
+
+def file_protocol(source: ExportSource) -> EvalProtocol | None:
+    """How files are prepared for the model, as by `Predictor`; None if they cannot be."""
+    shape = source.model.input_shape
+    if shape[3] not in (1, 3):
+        return None
+    try:
+        return ModelInput(shape, source.info).protocol
+    except ValueError:  # Its images are no squares.
+        return None
+
+
+def _usual_shape(source: ExportSource) -> tuple[int, int, int]:
+    """`(height, width, channels)` of the images that the model is likely to get."""
+    protocol = file_protocol(source)
+    side = protocol.size if protocol else _USUAL_SIZE
+    height, width, channels = source.model.input_shape[1:]
+    return height or side, width or side, channels
+
+
+class _Resources(tf.Module):
+    """What is saved once, for all signatures: the variables and the table of names."""
+
+    def __init__(self, source: ExportSource) -> None:
+        super().__init__()
+        self.weights = [variable.value for variable in source.model.variables]
+        self.names = _names_table(source)
+
+
+def _signatures(source: ExportSource, resources: _Resources) -> dict[str, Any]:
+    """Functions by the names of their signatures."""
+    model, outputs, protocol = source.model, source.outputs, file_protocol(source)
+    pooled = _with_features(source)
+    callee, names = (model, outputs) if pooled is None else (pooled, (*outputs, FEATURES))
+    floats = tf.TensorSpec((None, *model.input_shape[1:]), tf.float32, name=IMAGE)
+    integers = tf.TensorSpec(floats.shape, tf.uint8, name=IMAGE)
+
+    # One function in the graph, which the signatures call.
+    @tf.function(input_signature=[floats])
+    def network(image: Any) -> dict[str, Any]:
+        return named_outputs(callee(image, training=False), names)
+
+    def served(image: Any) -> dict[str, Any]:
+        values = network(image)
+        return {name: values[name] for name in outputs}
+
+    def serve(image: Any) -> dict[str, Any]:
+        return _named(served(image), resources.names)
+
+    def serve_uint8(image: Any) -> dict[str, Any]:
+        return serve(tf.cast(image, tf.float32))
+
+    functions: dict[str, tuple[_Function, Any]] = {
+        SIGNATURE: (serve, floats),
+        SIGNATURE_UINT8: (serve_uint8, integers),
+    }
+    if protocol is not None:
+
+        def serve_bytes(files: Any) -> dict[str, Any]:
+            images = prepare_files(files, protocol, floats.shape[-1])
+            return _named(served(images), resources.names, scores=True)
+
+        functions[SIGNATURE_BYTES] = serve_bytes, tf.TensorSpec((None,), tf.string, name=BYTES)
+    if pooled is not None:
+        functions[FEATURES] = lambda image: {FEATURES: network(image)[FEATURES]}, floats
+    return {
+        name: tf.function(function, input_signature=[form])
+        for name, (function, form) in functions.items()
+    }
+
+
+def _named(values: dict[str, Any], names: Any, scores: bool = False) -> dict[str, Any]:
+    """Adds the names of the most probable classes and, if asked for, their probabilities."""
+    if names is None:
+        return values
+    ((name, result),) = values.items()
+    probabilities = tf.nn.softmax(result) if name == "logits" else result
+    best, indices = tf.math.top_k(probabilities, min(TOP, int(result.shape[-1])))
+    values = {**values, CLASSES: names.lookup(tf.cast(indices, tf.int64))}
+    return {**values, SCORES: best} if scores else values
+
+
+def _names_table(source: ExportSource) -> Any:
+    """A table from class to name that is initialised from an asset; None of feature maps."""
+    names = class_names(source)
+    if names is None:
+        return None
+    path = source.workspace / CLASS_NAMES
+    # One line is one name.
+    lines = [" ".join(name.splitlines()) for name in names]
+    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    initializer = tf.lookup.TextFileInitializer(
+        str(path),
+        tf.int64,
+        tf.lookup.TextFileIndex.LINE_NUMBER,
+        tf.string,
+        tf.lookup.TextFileIndex.WHOLE_LINE,
+    )
+    return tf.lookup.StaticHashTable(initializer, "")
+
+
+def _with_features(source: ExportSource) -> keras.Model | None:
+    """The classifier with the vector before it as a second output; None where there is none."""
+    if source.outputs[0] not in CLASSIFIER_OUTPUTS:
+        return None
+    pools = [
+        layer
+        for layer in source.model.layers
+        if isinstance(layer, keras.layers.GlobalAveragePooling2D)
+    ]
+    if len(pools) != 1:
+        pools = [layer for layer in pools if layer.name == "avg_pool"]
+    if len(pools) != 1:
+        return None
+    try:
+        vector = pools[0].output
+        return keras.Model(source.model.input, [source.model.output, vector])
+    # Subclassed models have no graph, and a layer that is called twice no one output.
+    except (AttributeError, ValueError):
+        return None

@@ -100,7 +100,9 @@ def check_backend() -> None:
 
 
 def named_outputs(values: Any, names: tuple[str, ...]) -> dict[str, Any]:
-    """A model's output or outputs by name; they are in the order of the names."""
+    """A model's output or outputs by name, which `output_names` gives."""
+    if isinstance(values, dict):
+        return {name: values[name] for name in names}
     return dict(zip(names, keras.tree.flatten(values), strict=True))
 
 
@@ -120,11 +122,11 @@ def output_names(model: Any) -> tuple[str, ...]:
             "Expected a Keras model with one input (batch, height, width, channels). "
             f"Received: {type(model).__name__} with input {shape}"
         )
-    outputs = model.output_shape
-    if isinstance(outputs, dict):
-        return tuple(outputs)
-    if isinstance(outputs, list):
+    if isinstance(model.output, dict):
+        return tuple(model.output)
+    if isinstance(model.output, (list, tuple)):
         return tuple(model.output_names)
+    outputs = model.output_shape
     last = _last_layer(model)
     if len(outputs) != 2 or isinstance(last, _POOLING):
         return ("features",)

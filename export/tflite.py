@@ -1,23 +1,31 @@
-"""TFLite: float32, float16, dynamic-range and full int8, made of built-in operators only."""
+"""TFLite: float32, float16, dynamic-range and integers, made of built-in operators only.
+
+Every writer writes a JSON file beside the artifact, `model-int8.json` beside `model-int8.tflite`:
+what `tflite_inspect.describe` says of it.
+"""
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import keras
 import tensorflow as tf
-from tensorflow.lite.tools import flatbuffer_utils
 
+from keras_resnet.export import tflite_inspect, tflite_quantize
 from keras_resnet.export.metadata import into_tflite
 from keras_resnet.export.signature import IMAGE, SIGNATURE, ExportSource
+from keras_resnet.export.tflite_quantize import LayerNames, parse, serialize
 from keras_resnet.quiet import quiet
+from keras_resnet.weights.sources import pixel_constants
 
 
 def write_float32(source: ExportSource, path: Path) -> None:
     """Writes weights and arithmetic in float32."""
-    _write(source, path, _converter(source))
+    _write(source, path, _convert(_converter(source)))
 
 
 def write_float16(source: ExportSource, path: Path) -> None:
@@ -25,32 +33,94 @@ def write_float16(source: ExportSource, path: Path) -> None:
     converter = _converter(source)
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
     converter.target_spec.supported_types = [tf.float16]
-    _write(source, path, converter)
+    _write(source, path, _convert(converter))
 
 
 def write_dynamic(source: ExportSource, path: Path) -> None:
     """Writes weights in int8; activations are quantized by their range in each image."""
     converter = _converter(source)
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    _write(source, path, converter)
+    _write(source, path, _convert(converter))
 
 
 def write_int8(source: ExportSource, path: Path) -> None:
-    """Writes weights and activations in int8; input and output stay float."""
-    images = source.calibration
-    if images is None:
-        raise ValueError("Expected calibration images for int8. Received: none")
+    """Writes weights and activations in int8; input and outputs are float32."""
+    _write_int8(source, path, tf.float32)
 
-    def representative_images() -> Iterator[dict[str, Any]]:
-        for image in images:
-            yield {IMAGE: image[None]}
 
+def write_int8_io(source: ExportSource, path: Path) -> None:
+    """The same with int8 input and outputs; the input is the pixels minus 128."""
+    _write_int8(source, path, tf.int8)
+
+
+def write_uint8_io(source: ExportSource, path: Path) -> None:
+    """The same with uint8 input and outputs; the input is the pixels as they are.
+
+    Raises:
+        ValueError: as for the others, or the input's scale is not 1 or its zero point not 0.
+    """
+    _write_int8(source, path, tf.uint8)
+    image = tflite_inspect.describe(path)["inputs"][0]
+    if (image["dtype"], image["scale"], image["zero_point"]) != ("uint8", 1.0, 0):
+        raise ValueError(
+            "Expected an input that takes raw uint8 pixels: scale 1, zero point 0. Received: "
+            f"{image['dtype']}, scale {image['scale']}, zero point {image['zero_point']}, from the "
+            "converter. Export with int8 or float input instead"
+        )
+
+
+def write_int16x8(source: ExportSource, path: Path) -> None:
+    """Writes weights in int8 and activations in int16; input and outputs are float32."""
     converter = _converter(source)
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    converter.representative_dataset = representative_images
-    # Without this an operator that has no integer form would stay in float, silently.
-    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-    _write(source, path, converter)
+    converter.representative_dataset = tflite_quantize.representative_images(source)
+    # With float operators allowed, those without an integer form can be named below.
+    converter.target_spec.supported_ops = [
+        tf.lite.OpsSet.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8,
+        tf.lite.OpsSet.TFLITE_BUILTINS,
+    ]
+    keep = source.options.keep_float
+    content = _convert(converter)
+    if keep:
+        floating = _convert(_converter(source))
+        nodes = tflite_quantize.nodes_of(keep, parse(floating), LayerNames(source))
+        content = tflite_quantize.with_float_operators(content, floating, nodes)
+    _write(source, path, content)
+    _refuse_floats(path, keep)
+
+
+def calibrated_model(source: ExportSource) -> bytes:
+    """A float TFLite model with the ranges of its activations, kept in the workspace once made.
+
+    Raises:
+        ValueError: there are no calibration images, or an operator is not built in.
+    """
+    # Beside the SavedModel, which is this source's own: sources may share a workspace.
+    path = source.saved_model.with_name(f"{source.saved_model.name}-calibrated.tflite")
+    if not path.is_file():
+        path.write_bytes(tflite_quantize.calibrated(source, _converter(source), _convert))
+    return path.read_bytes()
+
+
+def _write_int8(source: ExportSource, path: Path, ends: Any) -> None:
+    content = calibrated_model(source)
+    keep = source.options.keep_float
+    nodes = tflite_quantize.nodes_of(keep, parse(content), LayerNames(source))
+    _write(source, path, tflite_quantize.quantized_int8(content, ends, nodes))
+    _refuse_floats(path, keep)
+
+
+def _refuse_floats(path: Path, keep: Sequence[str]) -> None:
+    """An operator that has no integer form stays in float, silently."""
+    found = [op for op in tflite_inspect.float_operators(path) if not set(keep) & set(op.layers)]
+    if found:
+        operators = ", ".join(sorted({item.operator for item in found}))
+        layers = ", ".join(dict.fromkeys(layer for item in found for layer in item.layers))
+        raise ValueError(
+            "Expected a network whose operators all have integer forms in TFLite. Received: one "
+            f"with {operators}, which would stay in float, in the layers {layers}. Name these in "
+            "`keep_float`, or choose another precision"
+        )
 
 
 def _converter(source: ExportSource) -> Any:
@@ -59,10 +129,6 @@ def _converter(source: ExportSource) -> Any:
     )
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
     return converter
-
-
-def _write(source: ExportSource, path: Path, converter: Any) -> None:
-    path.write_bytes(_finished(_convert(converter), source))
 
 
 def _convert(converter: Any) -> bytes:
@@ -88,19 +154,47 @@ def _convert(converter: Any) -> bytes:
 
 
 def _custom_operators(content: bytes) -> str:
-    model = flatbuffer_utils.convert_bytearray_to_object(bytearray(content))
-    return ", ".join(
-        sorted(code.customCode.decode() for code in model.operatorCodes if code.customCode)
-    )
+    codes = parse(content).operatorCodes
+    return ", ".join(sorted(code.customCode.decode() for code in codes if code.customCode))
+
+
+def _write(source: ExportSource, path: Path, content: bytes) -> None:
+    path.write_bytes(_finished(content, source))
+    text = json.dumps(tflite_inspect.describe(path), indent=2, ensure_ascii=False)
+    path.with_suffix(".json").write_text(text + "\n", encoding="utf-8")
 
 
 def _finished(content: bytes, source: ExportSource) -> bytes:
-    """Names the graph's own ends like the signature's, for runtimes without signatures."""
-    model = flatbuffer_utils.convert_bytearray_to_object(bytearray(content))
+    """Names tensors after Keras layers and signature, and adds what is known about the model."""
+    model = parse(content)
     graph = model.subgraphs[0]
+    names = LayerNames(source)
+    seen: dict[str, int] = {}
+    for operator, layers in zip(graph.operators, names.of_operators(model), strict=True):
+        if layers:
+            name = ";".join(layers)
+            seen[name] = seen.get(name, 0) + 1
+            number = f":{seen[name]}" if seen[name] > 1 else ""
+            graph.tensors[operator.outputs[0]].name = f"{name}{number}".encode()
+    # Runtimes without signatures go by the graph's own names.
     graph.tensors[graph.inputs[0]].name = IMAGE.encode()
+    layers_of_outputs = {}
     # The graph's outputs may be in another order than the signature's.
     for end in model.signatureDefs[0].outputs:
         graph.tensors[end.tensorIndex].name = end.name
-    into_tflite(model, source.info)
-    return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
+        layers_of_outputs[end.name.decode()] = names.of_output(end.name.decode())
+    into_tflite(model, source.info, {"pixels": _pixels(source.model), "layers": layers_of_outputs})
+    return serialize(model)
+
+
+def _pixels(model: keras.Model) -> dict[str, Any]:
+    """What the input is, and how the graph normalises it."""
+    known: dict[str, Any] = {"range": [0, 255], "layout": "NHWC"}
+    if model.input_shape[-1] == 3:
+        known["channels"] = "RGB"
+    for network in (model, *(part for part in model.layers if isinstance(part, keras.Model))):
+        layers = [layer for layer in network.layers if layer.name == "normalization"]
+        if layers and layers[0].get_config().get("mean") is not None:
+            mean, std = pixel_constants(network) or ([], [])
+            return {**known, "normalisation_in_graph": {"mean": mean, "std": std}}
+    return known

@@ -13,6 +13,7 @@ OPTIONAL = {
     "onnx": ("export", "writing ONNX"),
     "onnxruntime": ("export", "running and verifying ONNX"),
     "ai_edge_litert": ("export", "running and verifying TFLite"),
+    "tensorflow_serving": ("export", "writing requests and settings for TF Serving"),
     "tensorflow_model_optimization": (
         "compression",
         "quantization-aware training, pruning, clustering",

@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from keras_resnet import __version__
 from keras_resnet.data import LabeledImages, load_digits
 from keras_resnet.export import TARGETS, ExportError, ExportReport, export
+from keras_resnet.export.report_page import html_table
 from keras_resnet.export.runtime import KerasRunner
 from keras_resnet.export.signature import check_backend
 from keras_resnet.files import partial_directory, publish
@@ -30,6 +31,19 @@ REPORT_FILES = ("report.json", "report.html")
 FAILED = "failed-run"
 
 _CALIBRATION_IMAGES = 200
+
+#: One of every format and precision; the others differ in their ends or in the folders around.
+_TARGETS = tuple(
+    TARGETS[name]
+    for name in (
+        "saved_model",
+        "tflite-float32",
+        "tflite-float16",
+        "tflite-dynamic",
+        "tflite-int8",
+        "onnx",
+    )
+)
 
 
 def quickstart(
@@ -61,7 +75,7 @@ def quickstart(
             raise ValueError(f"Expected `epochs` to be at least 1. Received: {epochs}")
         recipe = recipe.lasting(epochs)
     check_backend()
-    for target in TARGETS.values():
+    for target in _TARGETS:
         target.require_modules()
     started = time.perf_counter()
     with partial_directory(output) as staging:
@@ -98,7 +112,7 @@ def _export(
             report = export(
                 model,
                 directory,
-                tuple(TARGETS),
+                [target.name for target in _TARGETS],
                 calibration=_calibration(train_data),
                 images=test_data.images,
                 labels=test_data.labels,
@@ -120,7 +134,8 @@ def _calibration(data: LabeledImages) -> np.ndarray:
 
 def _result_names() -> list[str]:
     # The reports come last: where they are, the rest is.
-    return [MODEL_FILE, *(target.file_name for target in TARGETS.values()), *REPORT_FILES]
+    artifacts = (name for t in _TARGETS for name in (t.file_name, *t.companions))
+    return [MODEL_FILE, *artifacts, *REPORT_FILES]
 
 
 def _refuse_results(output: Path, overwrite: bool) -> None:
@@ -174,7 +189,7 @@ def _write_reports(
         f"<p>{model.name}, {recipe.duration:g} epochs on scikit-learn's handwritten digits, "
         f"seed {seed}; {data['accuracy']:.2%} of the {len(test_data)} held-out digits are "
         "recognised.</p>",
-        section("Artifacts", report.to_html()),
+        section("Artifacts", html_table(report)),
         section("Training", picture(_training_curve(result), "Loss and accuracy by epoch")),
         section(
             "Predictions on held-out digits",

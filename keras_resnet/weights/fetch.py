@@ -1,9 +1,9 @@
 """Brings the file of a published checkpoint onto this machine, once, and checks it on every use.
 
-A few small files come with the package and are used where they lie. Files of Hugging Face lie in its own cache and come through its own client, so that its settings
-hold: `HF_HOME`, `HF_ENDPOINT`, `HF_TOKEN`, `HF_HUB_OFFLINE`, `HF_HUB_DOWNLOAD_TIMEOUT`. All others
-lie below `KERAS_RESNET_HOME`, as `weights/<tag>/<file name>`. A file that somebody put there is
-used first, whatever the source.
+A few small files come with the package and are used where they lie. Files of Hugging Face lie in
+its own cache and come through its own client, so that its settings hold: `HF_HOME`, `HF_ENDPOINT`,
+`HF_TOKEN`, `HF_HUB_OFFLINE`, `HF_HUB_DOWNLOAD_TIMEOUT`. All others lie below `KERAS_RESNET_HOME`,
+as `weights/<tag>/<file name>`. A file that somebody put there is used first, whatever the source.
 
 Where the publisher tells no SHA-256, that of the first download is kept in `sha256.json`, and what
 is used later has to have the same.

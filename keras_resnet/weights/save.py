@@ -90,8 +90,8 @@ def _half(key: str, array: np.ndarray) -> np.ndarray:
     largest = float(np.abs(array).max(initial=0.0))
     if largest > np.finfo(np.float16).max:
         raise ValueError(
-            f"Expected numbers up to 65504 for `dtype='float16'`. Received: {largest:.6g} in {key}. "
-            "Write float32"
+            f"Expected numbers up to 65504 for `dtype='float16'`. Received: {largest:.6g} in "
+            f"{key}. Write float32"
         )
     return array.astype(np.float16)
 

@@ -15,19 +15,25 @@ import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
 from tensorflow.lite.tools import flatbuffer_utils
 
-from keras_resnet import ResNetConfig, build
+from keras_resnet import ResNetConfig, build, feature_extractor
 from keras_resnet.export import (
     TARGETS,
     ExportError,
     ExportReport,
     Limits,
     Target,
+    Timing,
     export,
     load_runner,
 )
+from keras_resnet.export.record import digest
+from keras_resnet.export.report_page import html_table
 from keras_resnet.export.signature import ExportSource
 
 from ..conftest import randomize
+
+
+REPORTS = {"export.json", "export.html", "model_card.md"}
 
 
 @pytest.fixture(scope="module")
@@ -38,22 +44,29 @@ def exported(
     directory = tmp_path_factory.mktemp("exported")
     labels = tiny_model.predict(images, verbose=0).argmax(-1)
     report = export(
-        tiny_model, directory, tuple(TARGETS), calibration=images[:32], images=images, labels=labels
+        tiny_model,
+        directory,
+        tuple(TARGETS),
+        calibration=images[:32],
+        images=images,
+        labels=labels,
+        timing=None,
     )
     return directory, report
 
 
 def test_every_target_is_written_and_nothing_else(exported: tuple[Path, ExportReport]) -> None:
     directory, report = exported
-    names = {target.file_name for target in TARGETS.values()}
-    assert {path.name for path in directory.iterdir()} == names
+    names = {name for t in TARGETS.values() for name in (t.file_name, *t.companions)}
+    assert {path.name for path in directory.iterdir()} == names | REPORTS
     assert [artifact.target for artifact in report.artifacts] == ["keras", *TARGETS]
     for artifact in report.artifacts[1:]:
         path = directory / artifact.file_name
         assert artifact.size == sum(
             file.stat().st_size for file in [path, *path.rglob("*")] if file.is_file()
         )
-        assert artifact.latency_ms > 0
+        assert artifact.measurements == ()
+        assert artifact.sha256 == digest(path)
         assert artifact.comparison.images == 40
         assert artifact.comparison.keras_accuracy == 1.0
     assert report.failures == []
@@ -96,7 +109,7 @@ def test_names_and_batch_dimension_are_the_same_everywhere(
         "serving_default"
     ]
     assert list(signature.structured_input_signature[1]) == ["image"]
-    assert list(signature.structured_outputs) == ["probabilities"]
+    assert sorted(signature.structured_outputs) == ["classes", "probabilities"]
     assert signature.structured_outputs["probabilities"].shape.as_list() == [None, 10]
     for path in directory.glob("*.tflite"):
         interpreter = Interpreter(str(path))
@@ -137,7 +150,7 @@ def test_report_is_plain_data_and_tables(exported: tuple[Path, ExportReport]) ->
     data = json.loads(json.dumps(report.to_dict()))
     assert data["artifacts"][0]["target"] == "keras"
     assert report.to_table().row_count == 1 + len(TARGETS)
-    html = report.to_html()
+    html = html_table(report)
     assert html.count("<tr class='passed'>") == 1 + len(TARGETS)
     assert "tflite-int8" in html
 
@@ -147,7 +160,9 @@ def test_logits_stay_logits_and_runners_still_give_probabilities(
 ) -> None:
     model = build(tiny_config, input_shape=(32, 32, 3), classifier_activation=None)
     randomize(model)
-    export(model, tmp_path, ("saved_model", "tflite-float32", "onnx"), images=images[:8])
+    export(
+        model, tmp_path, ("saved_model", "tflite-float32", "onnx"), images=images[:8], timing=None
+    )
     expected = keras.ops.softmax(model(images[:8]))
     for name in ("saved_model", "model-float32.tflite", "model.onnx"):
         runner = load_runner(tmp_path / name)
@@ -165,7 +180,9 @@ def test_mixed_precision_models_are_exported_in_float32(
         if policy == "nested":
             image = keras.Input((32, 32, 3))
             model = keras.Model(image, model(image))
-        report = export(model, tmp_path / policy, ("tflite-float32", "onnx"), images=images[:8])
+        report = export(
+            model, tmp_path / policy, ("tflite-float32", "onnx"), images=images[:8], timing=None
+        )
         assert all(artifact.comparison.max_error <= 1e-4 for artifact in report.artifacts)
         exact = build(tiny_config, input_shape=(32, 32, 3))
         exact.set_weights(model.get_weights())
@@ -177,7 +194,13 @@ def test_any_image_size_and_number_of_channels(tiny_config: ResNetConfig, tmp_pa
     model = build(tiny_config, input_shape=(None, None, 1))
     randomize(model)
     random = np.random.default_rng(0)
-    export(model, tmp_path, ("saved_model", "onnx"), images=random.integers(0, 256, (4, 40, 24, 1)))
+    export(
+        model,
+        tmp_path,
+        ("saved_model", "onnx"),
+        images=random.integers(0, 256, (4, 40, 24, 1)),
+        timing=None,
+    )
     other = random.integers(0, 256, (3, 16, 48, 1))
     for name in ("saved_model", "model.onnx"):
         np.testing.assert_allclose(
@@ -209,18 +232,35 @@ def test_artifact_that_disagrees_fails_and_is_not_kept(
             images=images,
             labels=labels,
             overwrite=True,
+            timing=None,
         )
     assert (tmp_path / "broken.tflite").read_text() == "earlier"
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
+    assert {path.name for path in tmp_path.iterdir()} == {
         "broken.tflite",
         "model-float32.tflite",
-    ]
+        *TARGETS["tflite-float32"].companions,
+        *REPORTS,
+    }
     assert [bool(artifact.disagreements) for artifact in caught.value.report.artifacts] == [
         False,
         True,
         False,
     ]
-    assert "class='failed'" in caught.value.report.to_html()
+    page = (tmp_path / "export.html").read_text()
+    assert "class='failed'" in page
+    assert "broken disagrees with Keras: largest probability error" in page
+    # Kept if that is what the user wants.
+    report = export(
+        tiny_model,
+        tmp_path,
+        ("broken",),
+        images=images,
+        overwrite=True,
+        allow_disagreement=True,
+        timing=None,
+    )
+    assert len(report.failures) == 1
+    assert (tmp_path / "broken.tflite").stat().st_size == report.artifacts[1].size
 
 
 def test_failing_writer_leaves_earlier_artifacts_untouched(
@@ -234,7 +274,7 @@ def test_failing_writer_leaves_earlier_artifacts_untouched(
 
     monkeypatch.setitem(TARGETS, "onnx", Target("onnx", "model.onnx", half_written, Limits()))
     with pytest.raises(KeyboardInterrupt):
-        export(tiny_model, tmp_path, ("onnx",), images=images, overwrite=True)
+        export(tiny_model, tmp_path, ("onnx",), images=images, overwrite=True, timing=None)
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [
         ("model.onnx", "earlier")
     ]
@@ -253,7 +293,7 @@ def test_flex_and_custom_operators_are_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(
         ValueError, match="TFLite's built-in operators.*Received: one that needs Erfinv$"
     ):
-        export(model, tmp_path, ("tflite-float32",))
+        export(model, tmp_path, ("tflite-float32",), timing=None)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -278,7 +318,7 @@ def test_without_images_part_of_the_calibration_is_held_out(
         TARGETS["tflite-float32"].write(source, path)
 
     monkeypatch.setitem(TARGETS, "onnx", Target("onnx", "model.tflite", count, Limits()))
-    report = export(tiny_model, tmp_path, ("onnx",), calibration=images)
+    report = export(tiny_model, tmp_path, ("onnx",), calibration=images, timing=None)
     assert (used, report.artifacts[1].comparison.images) == ([30], 10)
     assert report.artifacts[1].comparison.accuracy is None
 
@@ -296,14 +336,21 @@ def bad_requests() -> Iterator[tuple[dict[str, object], str]]:
         {"targets": int8},
         "Expected `calibration` images for the target 'tflite-int8'.*Received: none",
     )
-    few = "at least 16 calibration images. Received: 15"
-    yield {"targets": int8, "calibration": good[:15], "images": good}, few
+    varied = good.copy()
+    varied[:, :16] = np.random.default_rng(0).integers(0, 200, (20, 1, 1, 1))
+    few = "at least 16 different calibration images. Received: 15"
+    yield {"targets": int8, "calibration": varied[:15], "images": good}, few
     # A quarter of them would be held out.
-    yield {"targets": int8, "calibration": good}, few
+    yield {"targets": int8, "calibration": varied}, few
+    equal = "at least 16 different .*Received: 20, 1 of them different"
+    yield {"targets": int8, "calibration": good, "images": good}, equal
+    plain = np.full((20, 32, 32, 3), 1) * np.arange(20).reshape(-1, 1, 1, 1)
+    single = "Received: 20 of 20 images of a single colour each"
+    yield {"targets": int8, "calibration": plain, "images": good}, single
     ragged = [good[0], good[0, :16]]
     yield {"targets": int8, "calibration": ragged}, r"\(n, 32, 32, 3\). Received: what is no array"
     yield (
-        {"targets": int8, "calibration": good / 255, "images": good},
+        {"targets": int8, "calibration": varied / 255, "images": good},
         r"in \[0, 255\].*as if divided by 255",
     )
     yield (
@@ -337,18 +384,49 @@ def test_bad_requests_are_refused(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_only_classifiers_are_exported(tiny_config: ResNetConfig, tmp_path: Path) -> None:
+def test_only_models_of_one_image_are_exported(tmp_path: Path) -> None:
     image = keras.Input((32, 32, 3))
     one_class = keras.Model(image, keras.layers.Dense(1)(keras.layers.Flatten()(image)))
+    two = keras.Model([image, keras.Input((32, 32, 3))], keras.layers.Flatten()(image))
     for model, message in (
-        (build(tiny_config, include_top=False), "with one input"),
+        (two, "with one input .*Received: Functional with input"),
         (keras.Sequential(), "with one input"),
-        ("model.keras", "with one input"),
+        ("model.keras", "with one input .*Received: str"),
         (one_class, "at least two classes"),
-        (build(tiny_config, include_top=False, pooling="avg"), "ends with avg_pool"),
     ):
-        with pytest.raises(ValueError, match=f"Expected a Keras classifier .*{message}"):
+        with pytest.raises(ValueError, match=f"Expected a Keras .*{message}"):
             export(model, tmp_path, ("onnx",))
+
+
+def test_feature_maps_are_exported_by_name(
+    tiny_model: keras.Model, images: np.ndarray, tmp_path: Path
+) -> None:
+    pooled = keras.Model(tiny_model.input, tiny_model.get_layer("avg_pool").output)
+    for model, names in (
+        (feature_extractor(tiny_model), ("C2", "C3", "C4")),
+        (pooled, ("features",)),
+    ):
+        folder = tmp_path / names[0]
+        report = export(
+            model,
+            folder,
+            ("saved_model", "tflite-float32", "tflite-int8", "onnx"),
+            calibration=images,
+            timing=None,
+        )
+        expected = model(images[:3].astype(np.float32))
+        expected = expected if isinstance(expected, dict) else {"features": expected}
+        for row in report.artifacts[1:]:
+            assert row.comparison.agreement is None
+            assert row.comparison.cosine > (0.99 if row.target == "tflite-int8" else 0.999999)
+            runner = load_runner(folder / str(row.file_name))
+            assert set(runner.outputs) == set(names)
+            with pytest.raises(ValueError, match="Expected a classifier. Received: a model that"):
+                runner.predict(images)
+            if row.target != "tflite-int8":
+                received = runner.compute(images[:3])
+                for name in names:
+                    np.testing.assert_allclose(received[name], expected[name], atol=1e-4)
 
 
 def endings(image: keras.KerasTensor, logits: keras.KerasTensor) -> dict[str, keras.Model]:
@@ -370,7 +448,7 @@ def test_probabilities_are_recognised_however_the_model_ends(
     base = build(tiny_config, input_shape=(32, 32, 3), classifier_activation=None)
     randomize(base)
     model = endings(base.input, base.output)[kind]
-    export(model, tmp_path, ("tflite-float32",), images=images[:8])
+    export(model, tmp_path, ("tflite-float32",), images=images[:8], timing=None)
     runner = load_runner(tmp_path / "model-float32.tflite")
     assert runner.outputs == ("probabilities",)
     np.testing.assert_allclose(runner.predict(images[:8]), model(images[:8]), atol=1e-5)
@@ -379,6 +457,44 @@ def test_probabilities_are_recognised_however_the_model_ends(
 def test_default_targets_need_no_calibration(
     tiny_model: keras.Model, images: np.ndarray, tmp_path: Path
 ) -> None:
-    export(tiny_model, tmp_path, images=images[:8])
-    expected = ["model-float32.tflite", "model.onnx", "saved_model"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == expected
+    report = export(tiny_model, tmp_path, images=images[:8], timing=None)
+    targets = [artifact.target for artifact in report.artifacts]
+    assert targets == ["keras", "saved_model", "onnx", "tflite-float32"]
+
+
+def test_same_export_again_does_what_is_missing(
+    tiny_model: keras.Model, images: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def export_(*targets: str, **keywords: object) -> ExportReport:
+        return export(tiny_model, tmp_path, targets, **{"images": images[:8]} | keywords)  # type: ignore[arg-type]
+
+    def interrupted(source: ExportSource, path: Path) -> None:
+        raise KeyboardInterrupt
+
+    whole = TARGETS["onnx"]
+    monkeypatch.setitem(TARGETS, "onnx", dataclasses.replace(whole, write=interrupted))
+    with pytest.raises(KeyboardInterrupt):
+        export_("tflite-float32", "onnx", timing=None)
+    file = tmp_path / "model-float32.tflite"
+    before = file.stat().st_mtime_ns
+    monkeypatch.setitem(TARGETS, "onnx", whole)
+    # The latency of what was there already is measured all the same.
+    report = export_("tflite-float32", "onnx", timing=Timing(seconds=0.02))
+    assert file.stat().st_mtime_ns == before
+    assert [row.target for row in report.artifacts] == ["keras", "tflite-float32", "onnx"]
+    for row in report.artifacts:
+        (measured,) = row.measurements
+        assert (measured.artifact, measured.batch_size) == (row.target, 1)
+        assert 0 < measured.p50_ms <= measured.p90_ms < 1000
+        assert 10e6 < measured.peak_memory < 4e9
+    stored = json.loads((tmp_path / "export.json").read_text())
+    assert stored["artifacts"][2]["sha256"] == digest(tmp_path / "model.onnx")
+    assert "| tflite-float32 |" in (tmp_path / "model_card.md").read_text()
+    # Other images, another export; and a file that was changed is not taken for finished.
+    with pytest.raises(FileExistsError, match="of another export. Received: .*model.onnx"):
+        export_("onnx", images=images[:4], timing=None)
+    file.write_bytes(b"other")
+    with pytest.raises(FileExistsError, match=r"Received: .*model-float32.tflite\."):
+        export_("tflite-float32", "onnx", timing=None)
+    export_("tflite-float32", "onnx", overwrite=True, timing=None)
+    assert file.stat().st_size > 1000

@@ -8,8 +8,7 @@ import pytest
 import tensorflow as tf
 
 from keras_resnet.export import export, load_runner
-from keras_resnet.export.benchmark import median_latencies
-from keras_resnet.export.runtime import KerasRunner, Runner
+from keras_resnet.export.runtime import KerasRunner
 
 
 def test_keras_file_runs_like_the_model(
@@ -45,7 +44,7 @@ def test_what_is_no_artifact_is_refused_with_its_path(name: str, tmp_path: Path)
 def test_highest_version_of_a_saved_model_is_loaded(
     tiny_model: keras.Model, images: np.ndarray, tmp_path: Path
 ) -> None:
-    export(tiny_model, tmp_path, ("saved_model",), images=images)
+    export(tiny_model, tmp_path, ("saved_model",), images=images, timing=None)
     (tmp_path / "saved_model" / "9").mkdir()
     (tmp_path / "saved_model" / "1").rename(tmp_path / "saved_model" / "10")
     (tmp_path / "saved_model" / "notes").mkdir()
@@ -69,26 +68,3 @@ def test_foreign_saved_model_is_refused(tmp_path: Path) -> None:
     tf.saved_model.save(module, str(tmp_path / "1"))
     with pytest.raises(ValueError, match="Expected an artifact with the input `image`"):
         load_runner(tmp_path)
-
-
-def test_latency_is_the_median_of_turns_after_a_warm_up() -> None:
-    turns: list[str] = []
-
-    class Counting(Runner):
-        input_shape = (None, 2, 2, 3)
-        outputs = ("probabilities",)
-
-        def __init__(self, name: str) -> None:
-            self.name = name
-
-        def run(self, batch: np.ndarray) -> dict[str, np.ndarray]:
-            assert batch.shape == (1, 2, 2, 3)
-            turns.append(self.name)
-            return {}
-
-    latencies = median_latencies(
-        {"a": Counting("a"), "b": Counting("b")}, np.zeros((2, 2, 3)), rounds=5
-    )
-    assert turns == ["a", "b"] * 8
-    assert latencies.keys() == {"a", "b"}
-    assert all(0 < latency < 100 for latency in latencies.values())

@@ -7,10 +7,8 @@ import dataclasses
 import json
 import os
 import subprocess
-import statistics
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +17,7 @@ import numpy as np
 from rich.table import Table
 
 from keras_resnet import terminal
-from keras_resnet.export.runtime import Runner, artifact_path
+from keras_resnet.export.runtime import artifact_path
 
 #: One call in a hundred being slower needs a hundred calls to be seen.
 _CALLS_FOR_P99 = 100
@@ -30,6 +28,20 @@ _TURN = 0.05
 #: Calls before the ones that count: allocations, and graphs that are optimised when first run.
 _WARM_UP = 3
 
+
+@dataclass(frozen=True)
+class Timing:
+    """How artifacts are timed.
+
+    Attributes:
+        batch_sizes: images in a call; those that an artifact does not take are reported as such.
+        threads: of each runtime; 0: as many as there are cores.
+        seconds: how long each artifact is timed at each of these.
+    """
+
+    batch_sizes: tuple[int, ...] = (1,)
+    threads: tuple[int, ...] = (0,)
+    seconds: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -191,7 +203,7 @@ class _Worker:
 
 @contextlib.contextmanager
 def _worker(path: Path, threads: int, size: int) -> Iterator[_Worker]:
-    script = Path(__file__).with_name("benchmark_worker.py")
+    script = Path(__file__).with_name("timing_worker.py")
     # Without the folder of the script in front, in which `onnx.py` is another module.
     command = [sys.executable, "-P", str(script), str(path), str(threads), str(size)]
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "KERAS_BACKEND": "tensorflow"}
@@ -245,26 +257,3 @@ def _measure(
             p99 if enough else None,
             answer["peak_memory"],
         )
-
-
-def median_latencies(
-    runners: Mapping[str, Runner], image: np.ndarray, rounds: int = 30
-) -> dict[str, float]:
-    """Median latency of each runner in milliseconds, at batch 1.
-
-    The runners take turns, so that a machine that slows down slows all of them down.
-
-    Args:
-        runners: what is timed, by name.
-        image: `(height, width, channels)`.
-        rounds: timed calls of each, after three that are not counted.
-    """
-    batch = np.asarray(image, dtype=np.float32)[None]
-    seconds: dict[str, list[float]] = {name: [] for name in runners}
-    for turn in range(rounds + 3):
-        for name, runner in runners.items():
-            start = time.perf_counter()
-            runner.run(batch)
-            if turn >= 3:
-                seconds[name].append(time.perf_counter() - start)
-    return {name: statistics.median(times) * 1000 for name, times in seconds.items()}

@@ -1,10 +1,10 @@
-"""A process that holds one artifact in its runtime and times calls; run as a script, by its path.
+"""A process that holds one artifact in its runtime and times calls; a script, run by its path.
 
-It imports nothing of this package unless the artifact is a `.keras` file, so that its memory is that
-of the runtime and the artifact. Arguments: the artifact, a number of threads (0: all cores), the
-side of images where the artifact leaves it open. Then one JSON object per line: on standard input
-`{"batch": 4, "seconds": 0.1}`, on standard output the answer. The first line of output says what was
-loaded; errors are `{"error": "..."}`.
+It imports nothing of this package unless the artifact is a `.keras` file, so that its memory is
+that of the runtime and the artifact. Arguments: the artifact, a number of threads (0: all cores),
+the side of images where the artifact leaves it open. Then one JSON object per line: on standard
+input `{"batch": 4, "seconds": 0.1, "warm_up": 0}`, on standard output the answer. The first line of
+output says that the artifact was loaded; errors are `{"error": "..."}`.
 """
 
 from __future__ import annotations
@@ -34,16 +34,20 @@ def main() -> None:
         answers.write(json.dumps(values) + "\n")
         answers.flush()
 
-    def answer_or_say_why(work: Callable[[], dict[str, Any]]) -> None:
-        try:
-            answer(work())
-        except Exception as error:
-            answer({"error": " ".join(f"{type(error).__name__}: {error}".split())})
+    def fail(error: Exception) -> None:
+        answer({"error": " ".join(f"{type(error).__name__}: {error}".split())})
 
-    loaded: list[Call] = []
-    answer_or_say_why(lambda: {"loaded": not loaded.append(_load(artifact, threads, size))})
-    for line in sys.stdin if loaded else ():
-        answer_or_say_why(lambda: _timed(loaded[0], **json.loads(line)))
+    try:
+        call = _load(artifact, threads, size)
+    except Exception as error:
+        fail(error)
+        return
+    answer({"loaded": True})
+    for line in sys.stdin:
+        try:
+            answer(_timed(call, **json.loads(line)))
+        except Exception as error:
+            fail(error)
 
 
 def _timed(prepare: Call, batch: int, seconds: float, warm_up: int) -> dict[str, Any]:

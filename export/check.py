@@ -1,0 +1,98 @@
+"""`verify()`: an artifact that lies somewhere against the model that it is said to be of."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_resnet.export.calibration import image_sets
+from keras_resnet.export.comparison import Limits, compare, compare_features, disagreements
+from keras_resnet.export.record import REPORT_FILE, digest
+from keras_resnet.export.report import ArtifactReport
+from keras_resnet.export.runtime import KerasRunner, Runner, artifact_path, load_runner
+from keras_resnet.export.targets import TARGETS
+from keras_resnet.files import size_of
+
+#: Of artifacts of which nobody knows how exact they should be.
+DEFAULT_LIMITS = Limits(min_agreement=0.98, max_accuracy_drop=0.01)
+
+#: How far above an artifact a report may lie: servers want it in folders of folders.
+_LEVELS = 5
+
+
+def verify(
+    artifact: str | PathLike[str],
+    against: keras.Model | str | PathLike[str],
+    images: str | Iterable[Any] | np.ndarray | None = None,
+    labels: Sequence[int] | np.ndarray | None = None,
+    *,
+    limits: Limits | None = None,
+    seed: int = 0,
+) -> ArtifactReport:
+    """Runs an artifact in its own runtime and compares it with the model that it is of.
+
+    Args:
+        artifact: a `.keras`, `.tflite` or `.onnx` file, or a SavedModel directory.
+        against: the model, or another artifact of it.
+        images: images to compare on, or a data source, as for `export`; by default noise.
+        labels: their classes, if these are images.
+        limits: how far it may be off; by default those of its target, if the artifact lies where
+            `export` has put it, else a top-1 agreement of 98 % and an accuracy drop of one point.
+        seed: of the choice among the images of a data source.
+
+    Returns:
+        The comparison, and what is outside the limits.
+
+    Raises:
+        ValueError: there is no such artifact, or it is of another kind of model.
+    """
+    path = artifact_path(artifact)
+    theirs = load_runner(path)
+    ours: Runner = (
+        KerasRunner(against) if isinstance(against, keras.Model) else load_runner(against)
+    )
+    same = ours.is_classifier == theirs.is_classifier
+    if not same or (not ours.is_classifier and set(ours.outputs) != set(theirs.outputs)):
+        raise ValueError(
+            f"Expected an artifact that puts out {', '.join(ours.outputs)}. "
+            f"Received: {artifact}, which puts out {', '.join(theirs.outputs)}"
+        )
+    _, chosen = image_sets(ours.input_shape, ours.info, None, images, labels, seed)
+    if ours.is_classifier:
+        answers = (runner.predict(chosen.images) for runner in (ours, theirs))
+        comparison = compare(*answers, labels=chosen.labels)
+    else:
+        comparison = compare_features(ours.compute(chosen.images), theirs.compute(chosen.images))
+    target = target_of(path)
+    known = TARGETS.get(target or "")
+    wanted = limits or (known.limits if known else DEFAULT_LIMITS)
+    return ArtifactReport(
+        target or Path(artifact).name,
+        str(artifact),
+        size_of(Path(artifact)),
+        comparison,
+        tuple(disagreements(comparison, wanted)),
+        {} if known is None or known.operators is None else known.operators(path),
+        () if known is None or known.float_layers is None else known.float_layers(path),
+        sha256=digest(Path(artifact)),
+    )
+
+
+def target_of(artifact: Path) -> str | None:
+    """The target that an artifact was written for, if a report beside or above it says so."""
+    path = artifact.absolute()
+    for folder in list(path.parents)[:_LEVELS]:
+        try:
+            rows = json.loads((folder / REPORT_FILE).read_text("utf-8"))["artifacts"]
+            for row in rows:
+                if row["file_name"] and folder / row["file_name"] in (path, *path.parents):
+                    return str(row["target"])
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return None

@@ -1,0 +1,100 @@
+"""Folders for KServe: an InferenceService and the model that it loads."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from keras_resnet.export.runtime import artifact_path
+from keras_resnet.export.triton import (
+    check_request,
+    check_triton,
+    fill,
+    interface_of,
+    refuse_existing,
+)
+from keras_resnet.files import partial_directory, publish
+
+SERVICE = "inference-service.yaml"
+
+#: The version of TF Serving that a SavedModel of this TensorFlow is served by.
+TF_SERVING_VERSION = "2.21.0"
+
+
+def write_kserve(
+    artifact: str | os.PathLike[str],
+    name: str,
+    directory: str | os.PathLike[str],
+    *,
+    storage_uri: str | None = None,
+    batch_sizes: Sequence[int] = (1, 4, 16),
+    version: int = 1,
+    overwrite: bool = False,
+) -> Path:
+    """Writes `directory/<name>`: an `InferenceService` of KServe, and the folder that it loads.
+
+    A SavedModel is served by TF Serving, with its own protocol (v1), from `models/<version>`; an
+    ONNX file by Triton, with the Open Inference Protocol (v2), from the model repository `models`.
+
+    Args:
+        artifact: an `.onnx` file, or a SavedModel: of several versions, the highest.
+        name: of the service: up to 63 lower-case letters, digits and `-`.
+        directory: where the folder goes; made if missing.
+        storage_uri: where the cluster finds what is in `models`; by default `pvc://<name>/models`.
+        batch_sizes: sizes of batches that Triton prefers.
+        version: of the model, at least 1.
+        overwrite: whether a folder that is there already may be replaced.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ValueError: an argument is none of these, or the artifact cannot be read.
+        FileExistsError: the folder is there already.
+    """
+    check_request(name, batch_sizes, version)
+    if "_" in name:
+        # RFC 1123, which Kubernetes goes by.
+        raise ValueError(f"Expected a `name` without `_`. Received: {name!r}")
+    uri = f"pvc://{name}/models" if storage_uri is None else storage_uri
+    if not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^\s\"'\\]+", uri):
+        raise ValueError(
+            f"Expected a `storage_uri` such as 's3://bucket/folder'. Received: {storage_uri!r}"
+        )
+    found, destination = artifact_path(artifact), Path(directory) / name
+    refuse_existing(destination, overwrite)
+    with partial_directory(Path(directory)) as staging:
+        folder = staging / name
+        if found.suffix == ".onnx":
+            fill(folder / "models" / name, found, name, batch_sizes, version)
+            check_triton(folder / "models" / name)
+        else:
+            interface_of(found)
+            shutil.copytree(found, folder / "models" / str(version))
+        text = _inference_service(name, uri, found.suffix == ".onnx")
+        (folder / SERVICE).write_text(text, encoding="utf-8")
+        publish({folder: destination})
+    return destination
+
+
+def _inference_service(name: str, uri: str, onnx: bool) -> str:
+    lines = [
+        "apiVersion: serving.kserve.io/v1beta1",
+        "kind: InferenceService",
+        "metadata:",
+        f'  name: "{name}"',
+        "spec:",
+        "  predictor:",
+        "    model:",
+        "      modelFormat:",
+        f"        name: {'onnx' if onnx else 'tensorflow'}",
+        f"      protocolVersion: {'v2' if onnx else 'v1'}",
+        f"      runtime: {'kserve-tritonserver' if onnx else 'kserve-tensorflow-serving'}",
+        # KServe's own default is years older than what wrote the SavedModel.
+        *([] if onnx else [f'      runtimeVersion: "{TF_SERVING_VERSION}"']),
+        f'      storageUri: "{uri}"',
+    ]
+    return "\n".join(lines) + "\n"

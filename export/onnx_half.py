@@ -1,0 +1,156 @@
+"""ONNX in float16, with float32 ends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_resnet.export.onnx import finish, float_model, input_batches, layer_of, session
+from keras_resnet.export.signature import IMAGE, ExportSource
+from keras_resnet.extras import require
+
+#: The largest float16 number.
+_LARGEST = float(np.finfo(np.float16).max)
+
+#: Images that are looked at for activations that overflow.
+_IMAGES = 2
+
+_ELEMENTWISE = ("Add", "Sub", "Mul", "Div")
+
+
+def write_float16(source: ExportSource, path: Path) -> None:
+    """Writes an ONNX file whose weights and activations are float16.
+
+    Input and output stay float32, and so does what float16 is too narrow for: the normalisation of
+    the pixels, statistics of group and layer normalisation, the softmax of the head.
+
+    Raises:
+        ValueError: a weight is outside the range of float16, or an activation is, on the first
+            calibration images or, without any, on noise. The message has the layer.
+    """
+    float16 = require("onnxruntime.transformers.float16")
+    onnx_model = require("onnxruntime.transformers.onnx_model")
+    proto = float_model(source)
+    kept = set(_kept_nodes(proto, source))
+    _refuse_overflow(proto, kept, source)
+    half = float16.convert_float_to_float16(
+        proto,
+        keep_io_types=True,
+        op_block_list=[*float16.DEFAULT_OP_BLOCK_LIST, "Softmax"],
+        node_block_list=sorted(kept),
+    )
+    _drop_repeated_casts(half)
+    # Between two nodes that stay float32, and at the ends, the converter casts there and back.
+    model = onnx_model.OnnxModel(half)
+    model.remove_cascaded_cast_nodes()
+    model.topological_sort()
+    _drop_idle_casts(half)
+    finish(half, source, path)
+
+
+def _kept_nodes(proto: Any, source: ExportSource) -> Iterator[str]:
+    """Names of the nodes that stay float32, besides softmax."""
+    kinds = (keras.layers.GroupNormalization, keras.layers.LayerNormalization)
+    layers = {layer.name for layer in source.model._flatten_layers() if isinstance(layer, kinds)}
+    pixels = {IMAGE}
+    for node in proto.graph.node:
+        if node.op_type in _ELEMENTWISE and pixels.intersection(node.input):
+            pixels.update(node.output)
+            yield node.name
+        elif layer_of(node.name) in layers:
+            yield node.name
+
+
+def _drop_repeated_casts(proto: Any) -> None:
+    """Drops what the converter writes once for every node that takes in the same tensor."""
+    casts: set[str] = set()
+    for index in reversed(range(len(proto.graph.node))):
+        node = proto.graph.node[index]
+        if node.op_type == "Cast" and node.output[0] in casts:
+            del proto.graph.node[index]
+        elif node.op_type == "Cast":
+            casts.add(node.output[0])
+
+
+def _drop_idle_casts(proto: Any) -> None:
+    """Drops casts from float32 to float32, which are left where two casts were one too many."""
+    onnx = require("onnx")
+    graph = proto.graph
+    del graph.value_info[:]
+    inferred = onnx.shape_inference.infer_shapes(proto, strict_mode=True).graph
+    values = (*inferred.input, *inferred.value_info, *inferred.output)
+    types = {value.name: value.type.tensor_type.elem_type for value in values}
+    outputs = {value.name for value in graph.output}
+    for cast in [node for node in graph.node if node.op_type == "Cast"]:
+        before, after = cast.input[0], cast.output[0]
+        if types.get(before) != types[after]:
+            continue
+        graph.node.remove(cast)
+        # An output keeps its name, and what computes it takes that name.
+        old, new = (before, after) if after in outputs else (after, before)
+        for node in graph.node:
+            node.input[:] = [new if name == old else name for name in node.input]
+            node.output[:] = [new if name == old else name for name in node.output]
+
+
+def _refuse_overflow(proto: Any, kept: set[str], source: ExportSource) -> None:
+    """Refuses weights and activations that float16 has no numbers for."""
+    onnx = require("onnx")
+    weights = {
+        value.name: float(np.abs(onnx.numpy_helper.to_array(value)).max(initial=0))
+        for value in proto.graph.initializer
+        if value.data_type == onnx.TensorProto.FLOAT
+    }
+    halves = [node for node in proto.graph.node if node.name not in kept]
+    halves = [node for node in halves if node.op_type != "Softmax"]
+    for node in halves:
+        peak = max((weights.get(name, 0.0) for name in node.input), default=0.0)
+        if not peak <= _LARGEST:
+            raise ValueError(_message("weights", node, peak))
+    peaks = _activation_peaks(proto, [name for node in halves for name in node.output], source)
+    for node in halves:
+        peak = max(peaks.get(name, 0.0) for name in node.output)
+        if not peak <= _LARGEST:
+            raise ValueError(_message("activations", node, peak))
+
+
+def _message(what: str, node: Any, peak: float) -> str:
+    return (
+        f"Expected {what} of at most {_LARGEST:g}, the largest float16 number. Received: {peak:g} "
+        f"in the layer {layer_of(node.name)!r}. Export in float32, or scale that layer down"
+    )
+
+
+def _activation_peaks(proto: Any, tensors: list[str], source: ExportSource) -> dict[str, float]:
+    """The largest absolute value of each float tensor on a few images."""
+    onnx = require("onnx")
+    probe = onnx.ModelProto()
+    probe.CopyFrom(onnx.shape_inference.infer_shapes(proto))
+    outputs = {value.name for value in probe.graph.output}
+    floats = [
+        value
+        for value in probe.graph.value_info
+        if value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
+    ]
+    wanted = set(tensors)
+    probe.graph.output.extend(
+        value for value in floats if value.name in wanted and value.name not in outputs
+    )
+    images = source.calibration
+    if images is None:
+        height, width, channels = source.model.input_shape[1:]
+        shape = (_IMAGES, height or 64, width or 64, channels)
+        images = np.random.default_rng(0).uniform(0, 255, shape).astype(np.float32)
+    running = session(probe.SerializeToString())
+    names = [value.name for value in probe.graph.output]
+    peaks: dict[str, float] = {}
+    for batch in input_batches(source, images[:_IMAGES], 1):
+        for name, value in zip(names, running.run(names, {IMAGE: batch}), strict=True):
+            # NaN is no overflow of float16: float32 has it as well.
+            peak = float(np.nan_to_num(np.abs(value), posinf=np.inf).max(initial=0))
+            peaks[name] = max(peaks.get(name, 0.0), peak)
+    return peaks

@@ -1,0 +1,42 @@
+"""What is inside an ONNX file: its operators, and the layers that compute in float."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from keras_resnet.export.onnx import KERNEL_OPERATORS, layer_of
+from keras_resnet.extras import require
+
+
+def operators(path: Path) -> dict[str, int]:
+    """How often each operator is in the file, the most frequent first.
+
+    Operators of another domain than ONNX's own have it before their name: `com.microsoft.Gelu`.
+    """
+    nodes = _nodes(path)
+    names = (f"{node.domain}.{node.op_type}".lstrip(".") for node in nodes)
+    return dict(Counter(names).most_common())
+
+
+def float_layers(path: Path) -> tuple[str, ...]:
+    """Keras layers whose convolution or matrix product has float operands, in the file's order.
+
+    Of an int8 file that this package wrote, they are those that were kept in float. Other people's
+    files give what their nodes are called up to the first slash.
+    """
+    nodes = _nodes(path)
+    integers = {
+        output for node in nodes if node.op_type == "DequantizeLinear" for output in node.output
+    }
+    names = (
+        layer_of(node.name)
+        for node in nodes
+        if node.op_type in KERNEL_OPERATORS and not integers.issuperset(node.input[:2])
+    )
+    return tuple(dict.fromkeys(names))
+
+
+def _nodes(path: Path) -> list[Any]:
+    return list(require("onnx").load(path, load_external_data=False).graph.node)

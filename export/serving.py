@@ -1,0 +1,149 @@
+"""What TF Serving reads beside a model: its configuration and its warm-up requests."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from google.protobuf import text_format  # type: ignore[import-untyped]
+from PIL import Image
+
+from keras_resnet.export.signature import ExportOptions
+from keras_resnet.extras import require
+
+BATCHING_CONFIG = "batching.config"
+MODELS_CONFIG = "models.config"
+
+#: Where `examples/serving/compose.yaml` mounts the export directory.
+MODELS_FOLDER = "/models"
+
+_WARM_UP = "assets.extra/tf_serving_warmup_requests"
+
+#: Fields of TF Serving's `BatchingParameters` for a machine of a few cores.
+_BATCH_TIMEOUT_MICROS = 1000
+_BATCH_THREADS = 4
+_ENQUEUED_BATCHES = 64
+
+#: Height and width of the pictures in warm-up requests, in turn: sizes that no model takes as is.
+_PICTURES = ((96, 128), (150, 100))
+
+
+def check_options(options: ExportOptions) -> None:
+    """Raises a `ValueError` if the version or the batch sizes are no positive integers."""
+    numbers = (options.version, *options.serving_batch_sizes)
+    integers = all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in numbers)
+    if not integers or not options.serving_batch_sizes:
+        raise ValueError(
+            "Expected `version` and at least one of `serving_batch_sizes` as integers of at least "
+            f"1. Received: version={options.version!r}, "
+            f"serving_batch_sizes={options.serving_batch_sizes!r}"
+        )
+
+
+def model_name(name: str) -> str:
+    """A model's name as it may stand in the URL of a request: letters, digits, `_`, `.`, `-`."""
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", name).strip("-.") or "model"
+
+
+def write_configs(directory: Path, name: str, options: ExportOptions, folder: str) -> None:
+    """Writes `models.config` and `batching.config`.
+
+    Args:
+        directory: where they go: the one that the SavedModel is in.
+        name: what the server calls the model.
+        options: `serving_batch_sizes` are the sizes to which batches are filled up.
+        folder: of the SavedModel inside `directory`, which servers have as `MODELS_FOLDER`.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    configs = require("tensorflow_serving.config.model_server_config_pb2").ModelServerConfig()
+    config = configs.model_config_list.config.add()
+    config.name, config.model_platform = name, "tensorflow"
+    config.base_path = f"{MODELS_FOLDER}/{folder}"
+    config.model_version_policy.latest.num_versions = 1
+    text = text_format.MessageToString(configs)
+    (directory / MODELS_CONFIG).write_text(text, encoding="utf-8")
+    (directory / BATCHING_CONFIG).write_text(batching_config(options), encoding="utf-8")
+
+
+def batching_config(options: ExportOptions) -> str:
+    """TF Serving's `BatchingParameters` in text form; the largest batch size ends the list."""
+    sizes = sorted(set(options.serving_batch_sizes))
+    wrapped = {
+        "max_batch_size": sizes[-1],
+        "batch_timeout_micros": _BATCH_TIMEOUT_MICROS,
+        "max_enqueued_batches": _ENQUEUED_BATCHES,
+        "num_batch_threads": _BATCH_THREADS,
+    }
+    lines = [
+        "# Requests are merged into batches of these sizes. Set num_batch_threads to the number of",
+        "# CPU cores. One broken image fails the batch that it is merged into.",
+        *(f"{field} {{ value: {value} }}" for field, value in wrapped.items()),
+        *(f"allowed_batch_sizes: {size}" for size in sizes),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def write_warmup(
+    directory: Path,
+    name: str,
+    options: ExportOptions,
+    shape: tuple[int, int, int],
+    signatures: Collection[str],
+) -> None:
+    """Writes the requests that TF Serving sends to itself before it answers others.
+
+    Pixels are one grey, which a request says once however many there are; files are real ones, of
+    several sizes, JPEG and PNG in turn.
+
+    Args:
+        directory: of the SavedModel's version.
+        name: of the model.
+        options: `serving_batch_sizes` says how many images are in the requests.
+        shape: of the images, `(height, width, channels)`.
+        signatures: those that the SavedModel has.
+    """
+    pb = require("tensorflow_serving.apis.prediction_log_pb2")
+    path = directory / _WARM_UP
+    path.parent.mkdir(exist_ok=True)
+    files = [_picture(*size, form) for size in _PICTURES for form in ("JPEG", "PNG")]
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for size in sorted(set(options.serving_batch_sizes)):
+            inputs = {
+                "serving_default": {"image": _grey((size, *shape), tf.float32)},
+                "serving_uint8": {"image": _grey((size, *shape), tf.uint8)},
+                "serving_bytes": {"bytes": _strings([files[n % len(files)] for n in range(size)])},
+                "features": {"image": _grey((size, *shape), tf.float32)},
+            }
+            for signature in signatures:
+                log = pb.PredictionLog()
+                request = log.predict_log.request
+                request.model_spec.name = name
+                request.model_spec.signature_name = signature
+                for key, value in inputs[signature].items():
+                    request.inputs[key].CopyFrom(value)
+                writer.write(log.SerializeToString())
+
+
+def _grey(shape: tuple[int, ...], dtype: Any) -> Any:
+    """A tensor of one value, which stands for the ones that are not there."""
+    proto = tf.make_tensor_proto(128, dtype)
+    proto.tensor_shape.CopyFrom(tf.TensorShape(shape).as_proto())
+    return proto
+
+
+def _strings(values: list[bytes]) -> Any:
+    return tf.make_tensor_proto(values, tf.string)
+
+
+def _picture(height: int, width: int, form: str) -> bytes:
+    """A small picture of soft colours as a file."""
+    coarse = np.random.default_rng(height).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+    image = Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
+    buffer = io.BytesIO()
+    image.save(buffer, form)
+    return buffer.getvalue()

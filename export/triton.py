@@ -1,0 +1,394 @@
+"""Model repositories of Triton, made of artifacts and checked against them."""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from google.protobuf import (  # type: ignore[import-untyped]
+    descriptor_pb2,
+    descriptor_pool,
+    message_factory,
+    text_format,
+)
+from tensorflow.core.framework import types_pb2
+from tensorflow.core.protobuf import saved_model_pb2
+
+from keras_resnet.export.runtime import artifact_path
+from keras_resnet.export.signature import SIGNATURE
+from keras_resnet.extras import require
+from keras_resnet.files import partial_directory, publish
+
+CONFIG = "config.pbtxt"
+
+#: Microseconds that Triton waits for further requests to fill up a batch.
+_QUEUE_DELAY = 1000
+
+#: Kinds of artifacts by suffix: Triton's platform, and what it calls the file.
+_PLATFORMS = {
+    ".onnx": ("onnxruntime_onnx", "model.onnx"),
+    "": ("tensorflow_savedmodel", "model.savedmodel"),
+}
+
+#: Names that are fit for a folder and a URL.
+_NAME = re.compile(r"[a-z0-9]([a-z0-9_-]{0,61}[a-z0-9])?")
+
+#: Triton's data types by those of TensorProto in ONNX and in TensorFlow. Triton calls text BYTES in
+#: requests, and STRING in configurations.
+_FROM_ONNX = {1: "FP32", 2: "UINT8", 3: "INT8", 6: "INT32", 7: "INT64", 8: "STRING", 9: "BOOL"}
+_FROM_ONNX |= {10: "FP16", 11: "FP64"}
+_FROM_TENSORFLOW = {
+    types_pb2.DT_FLOAT: "FP32",
+    types_pb2.DT_HALF: "FP16",
+    types_pb2.DT_DOUBLE: "FP64",
+    types_pb2.DT_UINT8: "UINT8",
+    types_pb2.DT_INT8: "INT8",
+    types_pb2.DT_INT32: "INT32",
+    types_pb2.DT_INT64: "INT64",
+    types_pb2.DT_STRING: "STRING",
+    types_pb2.DT_BOOL: "BOOL",
+}
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """An input or output of an artifact.
+
+    Attributes:
+        name: what it is called.
+        data_type: Triton's word for its type, such as `"FP32"`.
+        shape: its sides; -1 where any size is taken.
+    """
+
+    name: str
+    data_type: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Interface:
+    """What an artifact takes and gives: read from its file, not from what it should be."""
+
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+
+    @property
+    def any_batch(self) -> bool:
+        """Whether the first side of every input and output is free."""
+        return all(tensor.shape[:1] == (-1,) for tensor in (*self.inputs, *self.outputs))
+
+
+def interface_of(path: str | os.PathLike[str], signature: str = SIGNATURE) -> Interface:
+    """Names, types and shapes of an artifact's inputs and outputs; those of outputs sorted by name.
+
+    Args:
+        path: an `.onnx` file, or a SavedModel: of several versions, the highest.
+        signature: of a SavedModel.
+
+    Raises:
+        ValueError: it is neither, has no such signature, or has a type that Triton does not know.
+    """
+    found = artifact_path(path)
+    if found.suffix == ".onnx":
+        return _of_onnx(found)
+    if found.is_dir():
+        return _of_saved_model(found, signature)
+    raise ValueError(f"Expected an `.onnx` file or a SavedModel. Received: {path}")
+
+
+def write_triton(
+    artifact: str | os.PathLike[str],
+    name: str,
+    directory: str | os.PathLike[str],
+    *,
+    batch_sizes: Sequence[int] = (1, 4, 16),
+    version: int = 1,
+    overwrite: bool = False,
+) -> Path:
+    """Writes `directory/<name>`, a model of a Triton model repository.
+
+    It has `config.pbtxt` and `<version>/model.onnx` or `<version>/model.savedmodel`, a copy of the
+    artifact. Triton merges requests into batches of up to the largest batch size, unless the
+    artifact's own batch size is fixed. Not every release of Triton brings TensorFlow: ONNX runs on
+    all of them. There it is `serving_default` of a SavedModel that is served.
+
+    Args:
+        artifact: an `.onnx` file, or a SavedModel: of several versions, the highest.
+        name: what the server calls the model: up to 63 lower-case letters, digits, `-` and `_`.
+        directory: the model repository; made if missing.
+        batch_sizes: sizes of batches that Triton prefers.
+        version: of the model, at least 1.
+        overwrite: whether a model of this name that is there already may be replaced.
+
+    Returns:
+        The model's folder.
+
+    Raises:
+        ValueError: an argument is none of these, or the artifact cannot be read.
+        FileExistsError: a model of this name is there already.
+    """
+    check_request(name, batch_sizes, version)
+    found, destination = artifact_path(artifact), Path(directory) / name
+    refuse_existing(destination, overwrite)
+    with partial_directory(Path(directory)) as staging:
+        fill(staging / name, found, name, batch_sizes, version)
+        check_triton(staging / name)
+        publish({staging / name: destination})
+    return destination
+
+
+def check_triton(directory: str | os.PathLike[str]) -> None:
+    """Compares the `config.pbtxt` of a model with all of its versions.
+
+    Args:
+        directory: the model's folder inside the model repository.
+
+    Raises:
+        ValueError: there is no configuration or no version, the configuration has fields that this
+            package does not write, or it says something else than an artifact. The message names
+            every difference.
+    """
+    directory = Path(directory)
+    try:
+        text = (directory / CONFIG).read_text(encoding="utf-8")
+        config = text_format.Parse(text, _model_config())
+    except (OSError, text_format.ParseError) as error:
+        raise ValueError(
+            f"Expected a Triton model with a {CONFIG} as `write_triton` writes it. "
+            f"Received: {directory}: {error}"
+        ) from error
+    versions = sorted(folder for folder in directory.iterdir() if folder.name.isdigit())
+    wrong = [] if versions else ["there is no version of the model"]
+    if config.name != directory.name:
+        wrong.append(f"name: {config.name!r} in a folder called {directory.name!r}")
+    files = dict(_PLATFORMS.values())
+    if config.platform not in files:
+        wrong.append(f"platform: {config.platform!r}")
+    else:
+        for version in versions:
+            wrong += _differences(config, version / files[config.platform])
+    if wrong:
+        raise ValueError(
+            f"Expected a {CONFIG} that says what the artifact does. Received: {directory}: "
+            + "; ".join(wrong)
+        )
+
+
+def fill(folder: Path, found: Path, name: str, batch_sizes: Sequence[int], version: int) -> None:
+    """Writes a model of a model repository into an empty place; arguments as of `write_triton`."""
+    interface = interface_of(found)
+    platform, file = _PLATFORMS[found.suffix if found.is_file() else ""]
+    target = folder / str(version) / file
+    target.parent.mkdir(parents=True)
+    if found.is_dir():
+        shutil.copytree(found, target)
+    else:
+        shutil.copy2(found, target)
+    config = _model_config(name=name, platform=platform)
+    if interface.any_batch:
+        config.max_batch_size = max(batch_sizes)
+        config.dynamic_batching.preferred_batch_size.extend(sorted(set(batch_sizes)))
+        config.dynamic_batching.max_queue_delay_microseconds = _QUEUE_DELAY
+    for tensors, field in ((interface.inputs, config.input), (interface.outputs, config.output)):
+        for tensor in tensors:
+            entry = field.add()
+            entry.name, entry.data_type = tensor.name, _DATA_TYPES[tensor.data_type]
+            entry.dims.extend(_dims(tensor, config.max_batch_size))
+    (folder / CONFIG).write_text(text_format.MessageToString(config), encoding="utf-8")
+
+
+def _dims(tensor: Tensor, max_batch_size: int) -> tuple[int, ...]:
+    """Where Triton makes the batches, the shape is that of one element."""
+    return tensor.shape[1:] if max_batch_size > 0 else tensor.shape
+
+
+def _differences(config: Any, artifact: Path) -> list[str]:
+    """What a configuration says otherwise than an artifact, in words."""
+    try:
+        interface = interface_of(artifact)
+    except ValueError as error:
+        return [str(error)]
+    wrong = []
+    if config.max_batch_size > 0 and not interface.any_batch:
+        wrong.append(f"max_batch_size: {config.max_batch_size} of a fixed batch size")
+    for what, entries, tensors in (
+        ("input", config.input, interface.inputs),
+        ("output", config.output, interface.outputs),
+    ):
+        said = {entry.name: (entry.data_type, tuple(entry.dims)) for entry in entries}
+        true = {
+            tensor.name: (_DATA_TYPES[tensor.data_type], _dims(tensor, config.max_batch_size))
+            for tensor in tensors
+        }
+        for name in sorted(said.keys() | true.keys()):
+            if said.get(name) != true.get(name):
+                here, there = _in_words(said.get(name)), _in_words(true.get(name))
+                wrong.append(f"{what} {name!r}: {here}, in {artifact.name} {there}")
+    return wrong
+
+
+def _in_words(tensor: tuple[int, tuple[int, ...]] | None) -> str:
+    if tensor is None:
+        return "missing"
+    names = {number: name for name, number in _DATA_TYPES.items()}
+    return f"{names.get(tensor[0], tensor[0])} {list(tensor[1])}"
+
+
+def _of_onnx(path: Path) -> Interface:
+    try:
+        graph = require("onnx").load(path, load_external_data=False).graph
+    except ImportError:
+        raise
+    except Exception as error:
+        raise ValueError(f"Expected an ONNX file. Received: {path}: {error}") from error
+    constants = {constant.name for constant in graph.initializer}
+
+    def tensor(value: Any) -> Tensor:
+        kind = value.type.tensor_type
+        shape = tuple(
+            side.dim_value if side.HasField("dim_value") else -1 for side in kind.shape.dim
+        )
+        return Tensor(value.name, _type(_FROM_ONNX, kind.elem_type, path), shape)
+
+    inputs = tuple(tensor(value) for value in graph.input if value.name not in constants)
+    return Interface(inputs, _by_name(map(tensor, graph.output)))
+
+
+def _of_saved_model(path: Path, signature: str) -> Interface:
+    try:
+        content = (path / "saved_model.pb").read_bytes()
+        (graph,) = saved_model_pb2.SavedModel.FromString(content).meta_graphs
+    except Exception as error:
+        raise ValueError(f"Expected a SavedModel. Received: {path}: {error}") from error
+    if signature not in graph.signature_def:
+        raise ValueError(
+            f"Expected a SavedModel with the signature `{signature}`. "
+            f"Received: {path} with {sorted(graph.signature_def)}"
+        )
+    found = graph.signature_def[signature]
+
+    def tensors(ends: Mapping[str, Any]) -> tuple[Tensor, ...]:
+        return _by_name(
+            Tensor(
+                name,
+                _type(_FROM_TENSORFLOW, end.dtype, path),
+                tuple(side.size for side in end.tensor_shape.dim),
+            )
+            for name, end in ends.items()
+        )
+
+    return Interface(tensors(found.inputs), tensors(found.outputs))
+
+
+def _by_name(tensors: Iterable[Tensor]) -> tuple[Tensor, ...]:
+    return tuple(sorted(tensors, key=lambda tensor: tensor.name))
+
+
+def _type(names: Mapping[int, str], number: int, path: Path) -> str:
+    if number not in names:
+        raise ValueError(
+            f"Expected tensors of the types {', '.join(sorted(names.values()))}. "
+            f"Received: {path} with one of type number {number}"
+        )
+    return names[number]
+
+
+def check_request(name: str, batch_sizes: Sequence[int], version: int) -> None:
+    """Raises a `ValueError` if one of these is not as `write_triton` says."""
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise ValueError(
+            "Expected a `name` of up to 63 lower-case letters, digits, `-` and `_`, with a letter "
+            f"or digit at both ends. Received: {name!r}"
+        )
+    numbers = (version, *batch_sizes)
+    integers = all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in numbers)
+    if not integers or not batch_sizes:
+        raise ValueError(
+            "Expected `version` and at least one of `batch_sizes` as integers of at least 1. "
+            f"Received: version={version!r}, batch_sizes={batch_sizes!r}"
+        )
+
+
+def refuse_existing(destination: Path, overwrite: bool) -> None:
+    """Raises a `FileExistsError` if something is there that may not be replaced."""
+    if destination.exists() and not overwrite:
+        raise FileExistsError(
+            f"Expected a new folder. Received: {destination}, which exists. Choose another name or "
+            "allow overwriting"
+        )
+
+
+#: `inference.DataType` of Triton's model_config.proto, as far as artifacts have such tensors.
+_DATA_TYPES = {
+    "BOOL": 1,
+    "UINT8": 2,
+    "INT8": 6,
+    "INT32": 8,
+    "INT64": 9,
+    "FP16": 10,
+    "FP32": 11,
+    "FP64": 12,
+    "STRING": 13,
+}
+
+_Field = descriptor_pb2.FieldDescriptorProto
+
+#: Of the messages of Triton's model_config.proto, the fields that are written: name, number, type
+#: and, for a message or enumeration, its name. A trailing star says that there may be several.
+_MESSAGES: dict[str, tuple[tuple[str, int, int, str], ...]] = {
+    "ModelInput": (
+        ("name", 1, _Field.TYPE_STRING, ""),
+        ("data_type", 2, _Field.TYPE_ENUM, "DataType"),
+        ("dims*", 4, _Field.TYPE_INT64, ""),
+    ),
+    "ModelOutput": (
+        ("name", 1, _Field.TYPE_STRING, ""),
+        ("data_type", 2, _Field.TYPE_ENUM, "DataType"),
+        ("dims*", 3, _Field.TYPE_INT64, ""),
+    ),
+    "ModelDynamicBatching": (
+        ("preferred_batch_size*", 1, _Field.TYPE_INT32, ""),
+        ("max_queue_delay_microseconds", 2, _Field.TYPE_UINT64, ""),
+    ),
+    "ModelConfig": (
+        ("name", 1, _Field.TYPE_STRING, ""),
+        ("platform", 2, _Field.TYPE_STRING, ""),
+        ("max_batch_size", 4, _Field.TYPE_INT32, ""),
+        ("input*", 5, _Field.TYPE_MESSAGE, "ModelInput"),
+        ("output*", 6, _Field.TYPE_MESSAGE, "ModelOutput"),
+        ("dynamic_batching", 11, _Field.TYPE_MESSAGE, "ModelDynamicBatching"),
+    ),
+}
+
+
+def _model_config(**fields: Any) -> Any:
+    """A message `ModelConfig`, by which protobuf writes and reads the text."""
+    return _model_config_class()(**fields)
+
+
+@functools.cache
+def _model_config_class() -> Any:
+    file = descriptor_pb2.FileDescriptorProto(
+        name="keras_resnet/triton.proto", package="keras_resnet.triton", syntax="proto3"
+    )
+    types = file.enum_type.add(name="DataType")
+    for name, number in {"INVALID": 0, **_DATA_TYPES}.items():
+        types.value.add(name=f"TYPE_{name}", number=number)
+    for message_name, fields in _MESSAGES.items():
+        message = file.message_type.add(name=message_name)
+        for name, number, kind, type_name in fields:
+            field = message.field.add(name=name.rstrip("*"), number=number, type=kind)
+            field.label = _Field.LABEL_REPEATED if name.endswith("*") else _Field.LABEL_OPTIONAL
+            if type_name:
+                field.type_name = f".{file.package}.{type_name}"
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    return message_factory.GetMessageClass(
+        pool.FindMessageTypeByName(f"{file.package}.ModelConfig")
+    )

@@ -1,0 +1,62 @@
+"""Artifacts that lie somewhere against the model that they are said to be of."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+from keras_resnet import build, feature_extractor
+from keras_resnet.config import ResNetConfig
+from keras_resnet.export import Limits, export, verify
+
+from ..conftest import randomize
+
+
+@pytest.fixture(scope="module")
+def folder(
+    tiny_model: keras.Model, images: np.ndarray, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    folder = tmp_path_factory.mktemp("exported")
+    targets = ("tflite-float16", "onnx")
+    export(tiny_model, folder, targets, images=images, timing=None)
+    tiny_model.save(folder / "model.keras")
+    return folder
+
+
+def test_limits_are_those_of_the_target(
+    folder: Path, tiny_model: keras.Model, images: np.ndarray, tmp_path: Path
+) -> None:
+    labels = tiny_model.predict(images, verbose=0).argmax(-1)
+    row = verify(folder / "model.onnx", tiny_model, images, labels)
+    assert (row.target, row.disagreements) == ("onnx", ())
+    assert row.comparison.accuracy == row.comparison.keras_accuracy == 1.0
+    half = verify(folder / "model-float16.tflite", folder / "model.keras", images)
+    assert half.target == "tflite-float16"
+    assert 1e-6 < half.comparison.max_error < 1e-2
+    strict = verify(folder / "model-float16.tflite", tiny_model, images, limits=Limits(1e-6))
+    assert "largest probability error" in strict.disagreements[0]
+    # Where nobody knows what it is, 98 % of the classes have to be the same.
+    shutil.copy(folder / "model.onnx", tmp_path / "found.onnx")
+    assert verify(tmp_path / "found.onnx", tiny_model, images).target == "found.onnx"
+
+
+def test_another_network_disagrees(
+    folder: Path, tiny_config: ResNetConfig, images: np.ndarray
+) -> None:
+    other = build(tiny_config, input_shape=(32, 32, 3))
+    randomize(other)
+    other.get_layer("predictions").set_weights(
+        [-weight for weight in other.get_layer("predictions").get_weights()]
+    )
+    row = verify(folder / "model.onnx", other, images)
+    assert "largest probability error" in row.disagreements[0]
+    assert "required 100%" in row.disagreements[-1]
+
+
+def test_other_kinds_of_models_are_refused(folder: Path, tiny_model: keras.Model) -> None:
+    with pytest.raises(ValueError, match="puts out C2, C3, C4. Received: .*model.onnx, which puts"):
+        verify(folder / "model.onnx", feature_extractor(tiny_model))

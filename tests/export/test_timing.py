@@ -1,0 +1,113 @@
+"""Latency and memory, measured in processes that hold one artifact each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_resnet.export import BenchmarkReport, ExportOptions, Measurement, benchmark, export
+
+
+@pytest.fixture(scope="module")
+def artifacts(tiny_model: keras.Model, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("artifacts")
+    fixed = ExportOptions(batch_size=1)
+    export(tiny_model, folder, ("tflite-float32", "onnx"), timing=None)
+    export(tiny_model, folder / "fixed", ("tflite-float32",), options=fixed, timing=None)
+    (folder / "broken.onnx").write_bytes(b"no model")
+    return {
+        "onnx": folder / "model.onnx",
+        "tflite": folder / "model-float32.tflite",
+        "fixed": folder / "fixed" / "model-float32.tflite",
+        "broken": folder / "broken.onnx",
+    }
+
+
+def test_every_artifact_at_every_batch_size(artifacts: dict[str, Path]) -> None:
+    chosen = [artifacts[name] for name in ("onnx", "tflite", "fixed", "broken")]
+    report = benchmark(chosen, batch_sizes=(1, 64), threads=(1,), seconds=0.1)
+    rows = {(row.artifact, row.batch_size): row for row in report.measurements}
+    assert list(rows) == [(str(path), batch) for path in chosen for batch in (1, 64)]
+    for name in ("onnx", "tflite"):
+        one, many = (rows[str(artifacts[name]), batch] for batch in (1, 64))
+        # Sixty-four images take longer than one, and less than two hundred times as long.
+        assert 0 < one.p50_ms < many.p50_ms < 200 * one.p50_ms
+        for row in (one, many):
+            assert row.p50_ms <= row.p90_ms
+            assert row.calls >= 1
+            assert (row.p99_ms is None) == (row.calls < 100)
+            # A runtime without TensorFlow.
+            assert 10e6 < row.peak_memory < 300e6
+            assert row.error is None
+    assert "it takes batches of 1 only" in str(rows[str(artifacts["fixed"]), 64].error)
+    assert rows[str(artifacts["fixed"]), 1].error is None
+    assert "InvalidProtobuf" in str(rows[str(artifacts["broken"]), 1].error)
+    assert report.ratio(rows[str(artifacts["onnx"]), 64]) == 1.0
+    data = report.to_dict()["measurements"]
+    assert data[-1]["p50_ms"] is None
+    assert data[-1]["ratio"] is None
+    assert report.to_table().row_count == 8
+
+
+def test_other_peoples_files_are_timed(tmp_path: Path) -> None:
+    module = tf.Module()
+    spec = tf.TensorSpec((None, None, None, 3), tf.uint8, name="pixels")
+    module.serve = tf.function(
+        lambda pixels: {"mean": tf.reduce_mean(tf.cast(pixels, tf.float32), (1, 2))},
+        input_signature=[spec],
+    )
+    signatures = {"serving_default": module.serve.get_concrete_function()}
+    tf.saved_model.save(module, str(tmp_path / "theirs"), signatures=signatures)
+    image = keras.Input((None, None, 3))
+    keras.Model(image, keras.layers.Conv2D(2, 3)(image)).save(tmp_path / "model.keras")
+    paths = [tmp_path / "theirs", tmp_path / "model.keras"]
+    report = benchmark(paths, seconds=0.05, size=16)
+    assert [row.error for row in report.measurements] == [None, None]
+    # TensorFlow alone takes more than that.
+    assert all(row.peak_memory > 100e6 for row in report.measurements)
+
+
+def test_ratios_are_to_the_first_at_the_same_setting() -> None:
+    rows = (
+        Measurement("a", 1, 0, 9, 2.0, 3.0),
+        Measurement("a", 8, 0, 9, 8.0, 9.0),
+        Measurement("b", 1, 0, 9, 1.0, 3.0),
+        Measurement("b", 8, 0, 9, 2.0, 3.0),
+    )
+    report = BenchmarkReport(rows)
+    assert [report.ratio(row) for row in rows] == [1, 1, 0.5, 0.25]
+    assert rows[1].images_per_second == 1000
+
+
+@pytest.mark.parametrize(
+    ("keywords", "message"),
+    [
+        ({"batch_sizes": (0,)}, r"`batch_sizes` to be integers of at least 1. Received: \(0,\)"),
+        ({"batch_sizes": ()}, r"Received: \(\)"),
+        ({"threads": (-1,)}, "`threads` to be integers of at least 0"),
+        ({"seconds": 0}, "`seconds` above 0. Received: 1 artifacts, seconds=0"),
+    ],
+)
+def test_impossible_requests_are_refused(
+    keywords: dict[str, object], message: str, tmp_path: Path
+) -> None:
+    (tmp_path / "a.onnx").touch()
+    with pytest.raises(ValueError, match=message):
+        benchmark([tmp_path / "a.onnx"], **keywords)  # type: ignore[arg-type]
+
+
+def test_missing_artifact_is_named_before_any_process_starts(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="Expected an existing .*Received: .*missing.onnx"):
+        benchmark([tmp_path / "missing.onnx"])
+    with pytest.raises(ValueError, match="Received: 0 artifacts"):
+        benchmark([])
+
+
+def test_a_measurement_that_failed_has_no_figures() -> None:
+    failed = Measurement("a", 1, 0, error="no reason")
+    assert np.isnan(failed.p50_ms)
+    assert np.isnan(BenchmarkReport((failed,)).ratio(failed))
