@@ -254,6 +254,6 @@ def _part(images: ImageSet, which: np.ndarray) -> ImageSet:
 
 
 def _noise(shape: tuple[int | None, ...]) -> ImageSet:
-    size = tuple(side or 224 for side in shape[1:3])
-    pixels = np.random.default_rng(0).integers(0, 256, (_NOISE_IMAGES, *size, shape[3]))
+    size = (_NOISE_IMAGES, shape[1] or 224, shape[2] or 224, shape[3] or 3)
+    pixels = np.random.default_rng(0).integers(0, 256, size)
     return ImageSet(pixels.astype(np.float32), "noise", is_noise=True)

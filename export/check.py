@@ -65,8 +65,8 @@ def verify(
         )
     _, chosen = image_sets(ours.input_shape, ours.info, None, images, labels, seed)
     if ours.is_classifier:
-        answers = (runner.predict(chosen.images) for runner in (ours, theirs))
-        comparison = compare(*answers, labels=chosen.labels)
+        expected = ours.predict(chosen.images)
+        comparison = compare(expected, theirs.predict(chosen.images), chosen.labels)
     else:
         comparison = compare_features(ours.compute(chosen.images), theirs.compute(chosen.images))
     target = target_of(path)

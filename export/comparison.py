@@ -96,13 +96,17 @@ def compare_features(
     for name, wanted in expected.items():
         _check_shapes(wanted, received[name])
         errors = np.abs(wanted.astype(np.float64) - received[name])
-        scale = max(float(np.abs(wanted).max()), np.finfo(np.float32).tiny)
+        scale = max(float(np.abs(wanted).max()), float(np.finfo(np.float32).tiny))
         largest.append(float(errors.max()) / scale)
         mean.append(float(errors.mean()) / scale)
         cosine.append(_cosine(wanted, received[name]))
     # Not `max`, which may pass NaN over.
-    worst = [float(np.max(values)) for values in (largest, mean)]
-    return Comparison(len(next(iter(expected.values()))), *worst, float(np.min(cosine)))
+    return Comparison(
+        images=len(next(iter(expected.values()))),
+        max_error=float(np.max(largest)),
+        mean_error=float(np.max(mean)),
+        cosine=float(np.min(cosine)),
+    )
 
 
 def _check_shapes(expected: np.ndarray, received: np.ndarray) -> None:

@@ -12,6 +12,9 @@ from tensorflow.lite.tools import flatbuffer_utils
 
 from keras_resnet.model_info import ENTRY, FILE_NAME, ModelInfo
 
+#: Entry of an ONNX file: in which order the sides of its images are.
+_LAYOUT = f"{ENTRY}.layout"
+
 #: Files here are not TensorFlow's: `assets` belongs to the graph.
 _SAVED_MODEL_FOLDER = "assets.extra"
 
@@ -57,13 +60,16 @@ def entry_of_tflite(model: Any) -> dict[str, Any]:
     return {}
 
 
-def into_onnx(proto: Any, info: ModelInfo) -> None:
-    """Adds an entry to the metadata of an ONNX model."""
-    entry = proto.metadata_props.add()
-    entry.key, entry.value = ENTRY, info.to_json()
+def into_onnx(proto: Any, info: ModelInfo, layout: str) -> None:
+    """Adds entries to the metadata of an ONNX model; `layout` is `"NHWC"` or `"NCHW"`."""
+    for key, value in ((ENTRY, info.to_json()), (_LAYOUT, layout)):
+        entry = proto.metadata_props.add()
+        entry.key, entry.value = key, value
 
 
-def of_onnx(session: Any) -> ModelInfo:
-    """What is in the metadata of an ONNX Runtime session's model."""
-    text = session.get_modelmeta().custom_metadata_map.get(ENTRY)
-    return ModelInfo.from_json(text) if text else ModelInfo()
+def of_onnx(session: Any) -> tuple[ModelInfo, str]:
+    """What is in the metadata of an ONNX Runtime session's model, and the layout of its images."""
+    entries = session.get_modelmeta().custom_metadata_map
+    text = entries.get(ENTRY)
+    info = ModelInfo.from_json(text) if text else ModelInfo()
+    return info, entries.get(_LAYOUT, "NHWC")

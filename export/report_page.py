@@ -53,8 +53,8 @@ def report_page(report: ExportReport) -> str:
         sections.append(section("Speed and memory", _table(columns, measured)))
     graphs = [(_operators(artifact), "") for artifact in report.artifacts if artifact.operators]
     if graphs:
-        columns = ("artifact", "computed in float", "operators")
-        sections.append(section("Graphs", _table(columns, graphs)))
+        headings = ("artifact", "computed in float", "operators")
+        sections.append(section("Graphs", _table(headings, graphs)))
     sections.append(section("Images", _table(("for", *_IMAGE_COLUMNS), _images(report))))
     versions = ", ".join(f"{name} {number}" for name, number in report.versions.items())
     sections.append(f"<footer>{html.escape(versions)}</footer>")

@@ -21,6 +21,7 @@ from keras_resnet.export.signature import (
     named_outputs,
     output_names,
 )
+from keras_resnet.export.tflite.inspect import dequantize_output, quantize_input
 from keras_resnet.extras import require
 from keras_resnet.model_info import ModelInfo, get_info
 from keras_resnet.quiet import quiet
@@ -146,13 +147,16 @@ class TFLiteRunner(Runner):
             self._interpreter = interpreter(model_path=str(path), num_threads=_cores())
             self._interpreter.allocate_tensors()
             self._signature = self._interpreter.get_signature_runner(SIGNATURE)
+        self._input = self._signature.get_input_details()[IMAGE]
+        self._ends = self._signature.get_output_details()
         shape = self._interpreter.get_input_details()[0]["shape_signature"]
         self.input_shape = tuple(None if side < 0 else int(side) for side in shape)
-        self.outputs = tuple(self._signature.get_output_details())
+        self.outputs = tuple(self._ends)
         self.info = metadata.of_tflite(path)
 
     def run(self, batch: np.ndarray) -> dict[str, np.ndarray]:
-        return dict(self._signature(**{IMAGE: batch}))
+        values = self._signature(**{IMAGE: quantize_input(batch, self._input)})
+        return {name: dequantize_output(value, self._ends[name]) for name, value in values.items()}
 
 
 class ONNXRunner(Runner):
@@ -160,14 +164,27 @@ class ONNXRunner(Runner):
 
     def __init__(self, path: Path) -> None:
         onnxruntime = require("onnxruntime")
-        self._session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        options = onnxruntime.SessionOptions()
+        # By itself, it takes all cores of the machine, whatever this process may use.
+        options.intra_op_num_threads = _cores()
+        self._session = onnxruntime.InferenceSession(
+            str(path), options, providers=["CPUExecutionProvider"]
+        )
+        self.info, layout = metadata.of_onnx(self._session)
+        self._channels_first = layout == "NCHW"
         shape = self._session.get_inputs()[0].shape
-        self.input_shape = tuple(side if isinstance(side, int) else None for side in shape)
+        sides = [side if isinstance(side, int) else None for side in shape]
+        if self._channels_first:
+            sides = [sides[0], *sides[2:], sides[1]]
+        self.input_shape = tuple(sides)
         self.outputs = tuple(output.name for output in self._session.get_outputs())
-        self.info = metadata.of_onnx(self._session)
 
     def run(self, batch: np.ndarray) -> dict[str, np.ndarray]:
+        if self._channels_first:
+            batch = np.ascontiguousarray(batch.transpose(0, 3, 1, 2))
         values = self._session.run(self.outputs, {IMAGE: batch})
+        if self._channels_first:
+            values = [v.transpose(0, 2, 3, 1) if v.ndim == 4 else v for v in values]
         return dict(zip(self.outputs, values, strict=True))
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import keras
 import numpy as np
@@ -33,13 +33,33 @@ class ExportOptions:
         layout: of the ONNX artifacts' input: `"NHWC"` or `"NCHW"`.
         version: directory of a SavedModel's version, for servers.
         serving_batch_sizes: numbers of images in a request that servers are to be ready for.
+
+    Raises:
+        ValueError: a field has another value than these.
     """
 
     batch_size: int | None = None
     keep_float: tuple[str, ...] = ()
-    layout: Literal["NHWC", "NCHW"] = "NHWC"
+    layout: str = "NHWC"
     version: int = 1
     serving_batch_sizes: tuple[int, ...] = (1, 4, 16)
+
+    def __post_init__(self) -> None:
+        numbers = (self.version, *self.serving_batch_sizes, self.batch_size or 1)
+        if any(not isinstance(n, int) or isinstance(n, bool) or n < 1 for n in numbers):
+            raise ValueError(
+                "Expected `batch_size`, `version` and `serving_batch_sizes` to be integers of at "
+                f"least 1. Received: batch_size={self.batch_size!r}, version={self.version!r}, "
+                f"serving_batch_sizes={self.serving_batch_sizes!r}"
+            )
+        if self.layout not in ("NHWC", "NCHW"):
+            raise ValueError(f"Expected `layout` 'NHWC' or 'NCHW'. Received: {self.layout!r}")
+        if not self.serving_batch_sizes:
+            raise ValueError("Expected at least one of `serving_batch_sizes`. Received: none")
+        if isinstance(self.keep_float, str):
+            raise ValueError(
+                f"Expected a tuple of layers as `keep_float`. Received: {self.keep_float!r}"
+            )
 
 
 @dataclass(frozen=True)
@@ -122,9 +142,11 @@ def output_names(model: Any) -> tuple[str, ...]:
             "Expected a Keras model with one input (batch, height, width, channels). "
             f"Received: {type(model).__name__} with input {shape}"
         )
-    if isinstance(model.output, dict):
-        return tuple(model.output)
-    if isinstance(model.output, (list, tuple)):
+    # A `Sequential` has one output, and none that it would show.
+    structure = None if isinstance(model, keras.Sequential) else model.output
+    if isinstance(structure, dict):
+        return tuple(structure)
+    if isinstance(structure, (list, tuple)):
         return tuple(model.output_names)
     outputs = model.output_shape
     last = _last_layer(model)

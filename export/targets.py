@@ -8,10 +8,21 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_resnet.export import layouts, onnx, saved_model, serving, tflite
 from keras_resnet.export.comparison import Limits
+from keras_resnet.export.onnx import convert as onnx
+from keras_resnet.export.onnx import inspect as onnx_inspect
+from keras_resnet.export.onnx.half import write_float16
+from keras_resnet.export.onnx.quantize import layer_errors as onnx_layer_errors
+from keras_resnet.export.onnx.quantize import write_int8
+from keras_resnet.export.servers import layouts, saved_model, tf_serving
 from keras_resnet.export.signature import ExportOptions, ExportSource
+from keras_resnet.export.tflite import convert as tflite
+from keras_resnet.export.tflite import inspect as tflite_inspect
+from keras_resnet.export.tflite.errors import layer_errors as tflite_layer_errors
 from keras_resnet.extras import require
+
+#: Writes an artifact to a path.
+Writer = Callable[[ExportSource, Path], None]
 
 
 @dataclass(frozen=True)
@@ -35,7 +46,7 @@ class Target:
 
     name: str
     file_name: str
-    write: Callable[[ExportSource, Path], None]
+    write: Writer
     limits: Limits
     modules: tuple[str, ...] = ()
     needs_calibration: bool = False
@@ -55,12 +66,49 @@ class Target:
             require(module)
 
 
-_EXACT = Limits(max_error=1e-4, min_agreement=1.0)
-_HALF = Limits(max_error=1e-2)
-_INTEGER = Limits(min_agreement=0.98, max_accuracy_drop=0.01)
-_LITERT = ("ai_edge_litert",)
+_EXACT = Limits(max_error=1e-4, min_agreement=1.0, min_cosine=0.9999)
+_HALF = Limits(max_error=1e-2, min_cosine=0.999)
+_INTEGER = Limits(min_agreement=0.95, max_accuracy_drop=0.01, min_cosine=0.95)
 _SERVING = ("tensorflow_serving",)
+_LITERT = ("ai_edge_litert",)
 _ONNX = ("tf2onnx", "onnx", "onnxruntime")
+
+
+def _tflite(
+    kind: str, write: Writer, limits: Limits, calibrated: bool = False, exact: bool = False
+) -> Target:
+    """A `.tflite` file with its description as JSON beside it."""
+    return Target(
+        f"tflite-{kind}",
+        f"model-{kind}.tflite",
+        write,
+        limits,
+        _LITERT,
+        calibrated,
+        companions=(f"model-{kind}.json",),
+        operators=tflite_inspect.operators,
+        float_layers=None if exact else tflite_inspect.float_layers,
+        layer_errors=tflite_layer_errors if calibrated else None,
+    )
+
+
+def _onnx(kind: str, write: Writer, limits: Limits, calibrated: bool = False) -> Target:
+    return Target(
+        f"onnx{kind}",
+        f"model{kind}.onnx",
+        write,
+        limits,
+        _ONNX,
+        calibrated,
+        operators=onnx_inspect.operators,
+        float_layers=onnx_inspect.float_layers if calibrated else None,
+        layer_errors=onnx_layer_errors if calibrated else None,
+    )
+
+
+def _for_server(name: str, write: Writer, modules: tuple[str, ...]) -> Target:
+    return Target(name, name, write, _EXACT, modules)
+
 
 TARGETS = {
     target.name: target
@@ -71,36 +119,22 @@ TARGETS = {
             saved_model.write,
             _EXACT,
             _SERVING,
-            companions=(serving.BATCHING_CONFIG, serving.MODELS_CONFIG),
+            companions=(tf_serving.BATCHING_CONFIG, tf_serving.MODELS_CONFIG),
             versioned=True,
         ),
-        Target("tflite-float32", "model-float32.tflite", tflite.write_float32, _EXACT, _LITERT),
-        Target("tflite-float16", "model-float16.tflite", tflite.write_float16, _HALF, _LITERT),
-        Target("tflite-dynamic", "model-dynamic.tflite", tflite.write_dynamic, _INTEGER, _LITERT),
-        Target(
-            "tflite-int8",
-            "model-int8.tflite",
-            tflite.write_int8,
-            _INTEGER,
-            _LITERT,
-            needs_calibration=True,
-        ),
-        Target("onnx", "model.onnx", onnx.write_float32, _EXACT, _ONNX),
-        Target("triton-onnx", "triton-onnx", layouts.write_triton_onnx, _EXACT, _ONNX),
-        Target(
-            "triton-saved_model",
-            "triton-saved_model",
-            layouts.write_triton_saved_model,
-            _EXACT,
-            _SERVING,
-        ),
-        Target("kserve-onnx", "kserve-onnx", layouts.write_kserve_onnx, _EXACT, _ONNX),
-        Target(
-            "kserve-saved_model",
-            "kserve-saved_model",
-            layouts.write_kserve_saved_model,
-            _EXACT,
-            _SERVING,
-        ),
+        _tflite("float32", tflite.write_float32, _EXACT, exact=True),
+        _tflite("float16", tflite.write_float16, _HALF, exact=True),
+        _tflite("dynamic", tflite.write_dynamic, _INTEGER, exact=True),
+        _tflite("int8", tflite.write_int8, _INTEGER, calibrated=True),
+        _tflite("int8-io", tflite.write_int8_io, _INTEGER, calibrated=True),
+        _tflite("uint8-io", tflite.write_uint8_io, _INTEGER, calibrated=True),
+        _tflite("int16x8", tflite.write_int16x8, _INTEGER, calibrated=True),
+        _onnx("", onnx.write_float32, _EXACT),
+        _onnx("-float16", write_float16, _HALF),
+        _onnx("-int8", write_int8, _INTEGER, calibrated=True),
+        _for_server("triton-onnx", layouts.write_triton_onnx, _ONNX),
+        _for_server("triton-saved_model", layouts.write_triton_saved_model, _SERVING),
+        _for_server("kserve-onnx", layouts.write_kserve_onnx, _ONNX),
+        _for_server("kserve-saved_model", layouts.write_kserve_saved_model, _SERVING),
     )
 }

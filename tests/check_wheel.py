@@ -18,7 +18,7 @@ import keras_resnet.export
 here = pathlib.Path.cwd().resolve()
 for module in (keras_resnet, keras_resnet.export):
     assert here in pathlib.Path(module.__file__).resolve().parents, module.__file__
-model = keras_resnet.ResNet20()
+model = keras_resnet.ResNet20(weights="cifar10")  # A file of the package.
 assert keras_resnet.complexity(model).params == 269722
 print("The wheel imports and builds ResNet20:", keras_resnet.__version__)
 """

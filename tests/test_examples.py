@@ -57,6 +57,7 @@ def with_downloads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: Path) 
 def with_files(demo: tuple[object, Path], tmp_path: Path) -> None:
     """What the commands of the README are given."""
     (tmp_path / "model.keras").symlink_to(demo[1] / "model.keras")
+    (tmp_path / "demo-output").symlink_to(demo[1])
     (tmp_path / "checkpoint.pth").symlink_to(ROOT / "tests" / "fixtures" / "torch_zip.pth")
     for name in ("photos/a.png", "more/b.jpg"):
         (tmp_path / name).parent.mkdir()
@@ -89,6 +90,35 @@ def test_example_runs_and_prints_what_it_promises(path: Path, with_demo_output: 
         accuracy = re.search(r"([\d.]+)% of the held-out", done.stdout)
         assert accuracy is not None
         assert float(accuracy[1]) > 90
+
+
+def test_degradation_is_drawn_from_runs(tmp_path: Path) -> None:
+    script = ROOT / "examples" / "degradation" / "degradation.py"
+    assert script.read_text().count("\n") <= 120
+    command = [sys.executable, str(script), "digits", "--epochs", "1", "--networks", "plainnet20"]
+    for _ in range(2):  # The second time, the run is found to be finished.
+        done = subprocess.run(
+            [*command, "--output", str(tmp_path)],
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        name, values = done.stdout.splitlines()[-1].split(": ")
+        assert name == "plainnet20"
+        errors = re.fullmatch(r"training error ([\d.]+) %, validation error ([\d.]+) %", values)
+        assert errors is not None
+        header, row = (tmp_path / "curves.csv").read_text().splitlines()
+        assert header == "network,step,training_error,validation_error"
+        # 1,437 digits are twelve batches.
+        assert row.split(",") == ["plainnet20", "12", *errors.groups()]
+        history = (tmp_path / "plainnet20" / "history.csv").read_text().splitlines()
+        figures = dict(zip(history[0].split(","), history[1].split(","), strict=True))
+        assert float(row.split(",")[2]) == pytest.approx(
+            100 * (1 - float(figures["accuracy"])), abs=0.01
+        )
+    assert Image.open(tmp_path / "curves.png").size == (1000, 450)
 
 
 def test_readme_shows_every_example_as_it_is() -> None:

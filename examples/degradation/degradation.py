@@ -1,13 +1,10 @@
-"""Deeper plain networks train worse, deeper residual ones do not: He et al. 2015, figure 6, in small.
+"""Deeper plain networks train worse, residual ones do not: He et al. 2015, figure 6, in small.
 
     python examples/degradation/degradation.py folder:cifar10_jpeg --epochs 3
 
 trains each network by the paper's recipe, compressed to so many epochs, and writes `curves.csv` and
-`curves.png` into the folder `--output`. After an interruption, the same command goes on; further
-networks are added to the curves that are there. Prints:
-
-    plainnet20: training error 46.9 %, validation error 49.4 %
-    ...
+`curves.png` into the folder `--output`. After an interruption, the same command goes on; other
+networks are added to the curves that are there. Prints the last errors of every network.
 """
 
 import argparse
@@ -25,6 +22,7 @@ from keras_resnet.training import find_recipe, train
 RECIPE = find_recipe("he2015-cifar10")
 #: Training error is that of so many batches at a time, as the network then was, augmented images.
 WINDOW = 50
+COLUMNS = ("step", "training_error", "validation_error")
 
 
 class Curve(keras.callbacks.Callback):
@@ -34,42 +32,40 @@ class Curve(keras.callbacks.Callback):
         super().__init__()
         self.file, self.batches_per_epoch = file, batches_per_epoch
 
-    def step(self):
-        return int(self.model.optimizer.iterations)
-
     def on_train_begin(self, logs=None):
-        rows = read(self.file) if self.file.exists() else []
+        self.step = int(self.model.optimizer.iterations)
         # What came after the checkpoint that an interrupted run goes on from is done again.
-        self.rows = [row for row in rows if int(row["step"]) <= self.step()]
-        self.seen = self.wrong = None
+        self.rows = [row for row in read(self.file) if int(row["step"]) <= self.step]
 
     def on_epoch_begin(self, epoch, logs=None):
         # In the middle of an epoch, what its metrics have seen before is known after a window only.
-        at_start = self.step() % self.batches_per_epoch == 0
-        self.seen, self.wrong = (0, 0.0) if at_start else (None, None)
+        at_start = self.step % self.batches_per_epoch == 0
+        self.before = (0, 0.0) if at_start else None
 
     def on_train_batch_end(self, batch, logs=None):
-        seen = (self.step() - 1) % self.batches_per_epoch + 1
+        self.step += 1
+        seen = (self.step - 1) % self.batches_per_epoch + 1
         if seen % WINDOW and seen != self.batches_per_epoch:
             return
         wrong = seen * (1 - logs["accuracy"])  # Keras' figures are means since the epoch's start.
-        if self.seen is not None:
-            error = 100 * (wrong - self.wrong) / (seen - self.seen)
-            self.rows.append({"step": self.step(), "training_error": f"{error:.2f}"})
-        self.seen, self.wrong = seen, wrong
+        if self.before is not None:
+            error = 100 * (wrong - self.before[1]) / (seen - self.before[0])
+            self.rows.append({"step": self.step, "training_error": f"{error:.2f}"})
+        self.before = seen, wrong
 
     def on_epoch_end(self, epoch, logs=None):
-        if self.rows and self.rows[-1]["step"] == self.step():
+        if self.rows and int(self.rows[-1]["step"]) == self.step:
             self.rows[-1]["validation_error"] = f"{100 * (1 - logs['val_accuracy']):.2f}"
-        write(self.file, self.rows, ("step", "training_error", "validation_error"))
+        write(self.file, self.rows, COLUMNS)
 
 
 def read(file):
-    with file.open(newline="") as lines:
-        return list(csv.DictReader(lines))
+    """Rows of a CSV file, as dicts of strings; none if there is no file."""
+    return list(csv.DictReader(file.read_text().splitlines())) if file.exists() else []
 
 
 def write(file, rows, columns):
+    """Writes them, under another name first."""
     partial = file.with_suffix(".partial")
     with partial.open("w", newline="") as lines:
         writer = csv.DictWriter(lines, columns, lineterminator="\n")
@@ -82,17 +78,16 @@ def draw(rows, file):
     """Plain networks on the left, residual ones on the right, the deeper the darker."""
     figure = Figure(figsize=(10, 4.5), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
-    names = sorted({row["network"] for row in rows}, key=lambda name: int(name.split("net")[1]))
     for axes, kind in zip(panels, ("plainnet", "resnet"), strict=True):
-        alike = [name for name in names if name.startswith(kind)]
-        for index, name in enumerate(alike):
-            own = [row for row in rows if row["network"] == name]
-            shade = (0.0, 0.6 - 0.6 * (index + 1) / len(alike), 0.9 - 0.5 * index / len(alike))
-            for column, style, label in (("training", "-", name), ("validation", "o", None)):
-                points = [row for row in own if row[f"{column}_error"]]
+        names = {row["network"] for row in rows if row["network"].startswith(kind)}
+        for index, name in enumerate(sorted(names)):
+            shade = (0.0, 0.6 - 0.6 * (index + 1) / len(names), 0.9 - 0.5 * index / len(names))
+            for column, style, label in zip(COLUMNS[1:], ("-", "o"), (name, None), strict=True):
+                points = [row for row in rows if row["network"] == name and row[column]]
                 steps = [int(row["step"]) for row in points]
-                errors = [float(row[f"{column}_error"]) for row in points]
-                axes.plot(steps, errors, style, color=shade, label=label)
+                axes.plot(
+                    steps, [float(p[column]) for p in points], style, color=shade, label=label
+                )
         axes.set(title=f"{kind}: training (line), validation (dots)", xlabel="step")
         axes.grid(color="#dddddd")
         axes.legend(frameon=False)
@@ -100,35 +95,26 @@ def draw(rows, file):
     figure.savefig(file, dpi=100)
 
 
+networks = ["plainnet20", "resnet20", "plainnet56", "resnet56"]
 parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
 parser.add_argument("data", help="CIFAR-10, e.g. folder:PATH or cifar:PATH")
-parser.add_argument("--networks", nargs="+", default=["plainnet20", "resnet20", "plainnet56", "resnet56"])
+parser.add_argument("--networks", nargs="+", default=networks)
 parser.add_argument("--epochs", type=float, default=3)
 parser.add_argument("--output", type=Path, default=Path("runs/degradation"))
-arguments = parser.parse_args()
+given = parser.parse_args()
 
-data = load_data(arguments.data)
-batches_per_epoch = math.ceil(len(data[0]) / RECIPE.batch_size)
-for name in arguments.networks:
-    folder = arguments.output / name
-    folder.mkdir(parents=True, exist_ok=True)
+data = load_data(given.data)
+for name in given.networks:
+    (given.output / name).mkdir(parents=True, exist_ok=True)
     keras.utils.set_random_seed(1)
-    classes = len(data[0].class_names)
-    model = keras_resnet.create_model(name, classes=classes)
-    curve = Curve(arguments.output / f"{name}.csv", batches_per_epoch)
-    train(model, data, RECIPE, folder, epochs=arguments.epochs, seed=1, callbacks=[curve])
-rows = [
-    {"network": file.stem, **row}
-    for file in sorted(arguments.output.glob("*net*.csv"))
-    for row in read(file)
-]
-write(
-    arguments.output / "curves.csv",
-    rows,
-    ("network", "step", "training_error", "validation_error"),
-)
-draw(rows, arguments.output / "curves.png")
-for name in arguments.networks:
-    last = [row for row in rows if row["network"] == name][-1]
-    errors = last["training_error"], last["validation_error"]
-    print(f"{name}: training error {errors[0]} %, validation error {errors[1]} %")
+    model = keras_resnet.create_model(name, classes=len(data[0].class_names))
+    curve = Curve(given.output / f"{name}.csv", math.ceil(len(data[0]) / RECIPE.batch_size))
+    train(model, data, RECIPE, given.output / name, epochs=given.epochs, seed=1, callbacks=[curve])
+files = sorted(given.output.glob("*net*.csv"))
+rows = [{"network": file.stem, **row} for file in files for row in read(file)]
+write(given.output / "curves.csv", rows, ("network", *COLUMNS))
+draw(rows, given.output / "curves.png")
+for name in given.networks:
+    *_, last = [row for row in rows if row["network"] == name]
+    errors = f"training error {last[COLUMNS[1]]} %, validation error {last[COLUMNS[2]]} %"
+    print(f"{name}: {errors}")

@@ -14,10 +14,11 @@ import pytest
 from keras import layers
 
 from keras_resnet import ResNetConfig, build
-from keras_resnet.export import onnx as writer
-from keras_resnet.export import onnx_half, onnx_quantize
 from keras_resnet.export.metadata import of_onnx
-from keras_resnet.export.onnx_inspect import float_layers, operators
+from keras_resnet.export.onnx import convert as writer
+from keras_resnet.export.onnx import half as onnx_half
+from keras_resnet.export.onnx import quantize as onnx_quantize
+from keras_resnet.export.onnx.inspect import float_layers, operators
 from keras_resnet.export.signature import (
     ExportOptions,
     ExportSource,
@@ -231,7 +232,7 @@ def test_float16_and_int8_are_what_they_say(kind: str, tmp_path: Path) -> None:
     source = source_of(model, tmp_path, pictures(16))
     onnx_half.write_float16(source, path)
     assert_close(path, model, pictures(4), 2e-2)
-    assert of_onnx(writer.session(str(path))).class_names == tuple("abcde")
+    assert of_onnx(writer.session(str(path)))[0].class_names == tuple("abcde")
     graph = onnx.load(path).graph
     types = {value.name: value.data_type for value in graph.initializer}
     for node in graph.node:
@@ -243,7 +244,7 @@ def test_float16_and_int8_are_what_they_say(kind: str, tmp_path: Path) -> None:
 
     onnx_quantize.write_int8(source, path)
     assert float_layers(path) == ()
-    assert of_onnx(writer.session(str(path))).class_names == tuple("abcde")
+    assert of_onnx(writer.session(str(path)))[0].class_names == tuple("abcde")
     assert_close(path, model, pictures(4), 0.25)
     graph = onnx.load(path).graph
     kernels = [v for v in graph.initializer if v.data_type == onnx.TensorProto.INT8 and v.dims]

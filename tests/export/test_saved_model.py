@@ -18,8 +18,8 @@ from PIL import Image
 from tensorflow.python.tools import saved_model_cli
 
 from keras_resnet import Predictor, ResNetConfig, build, feature_extractor
-from keras_resnet.export import saved_model
-from keras_resnet.export.picture_graph import decode_file, exif_orientation
+from keras_resnet.export.servers import saved_model
+from keras_resnet.export.servers.picture_graph import decode_file, exif_orientation
 from keras_resnet.export.signature import ExportOptions, ExportSource, output_names
 from keras_resnet.files import size_of
 from keras_resnet.image_formats import exif_orientation as orientation_in_python
@@ -335,14 +335,3 @@ def test_imagenet_is_what_a_thousand_unnamed_classes_are(tmp_path: Path) -> None
     saved_model.write(named, tmp_path / "saved_model")
     lines = (tmp_path / "saved_model/1/assets/class_names.txt").read_text("utf-8").splitlines()
     assert (len(lines), lines[0]) == (1000, "a b")
-
-
-@pytest.mark.parametrize(
-    "options", [ExportOptions(version=0), ExportOptions(serving_batch_sizes=())]
-)
-def test_impossible_options_are_refused(
-    options: ExportOptions, tiny_model: keras.Model, tmp_path: Path
-) -> None:
-    with pytest.raises(ValueError, match=r"Expected `version` and .*Received: version="):
-        saved_model.write(source_of(tiny_model, tmp_path, options=options), tmp_path / "x")
-    assert list(tmp_path.iterdir()) == []

@@ -34,7 +34,7 @@ from tensorflow_serving.apis import predict_pb2, prediction_log_pb2, prediction_
 from tensorflow_serving.config import model_server_config_pb2
 
 from keras_resnet import Predictor
-from keras_resnet.export import kserve, saved_model, serving
+from keras_resnet.export.servers import kserve, saved_model, tf_serving
 from keras_resnet.export.signature import ExportOptions, ExportSource, output_names
 from keras_resnet.model_info import ModelInfo
 from keras_resnet.preprocessing import EvalProtocol
@@ -197,7 +197,7 @@ def test_models_config_names_the_model_and_its_folder(exported: Path) -> None:
     (model,) = config.model_config_list.config
     assert (model.name, model.model_platform) == ("tiny", "tensorflow")
     assert model.model_version_policy.latest.num_versions == 1
-    mounted = Path(model.base_path).relative_to(serving.MODELS_FOLDER)
+    mounted = Path(model.base_path).relative_to(tf_serving.MODELS_FOLDER)
     assert (exported / mounted / "1" / "saved_model.pb").is_file()
 
 
@@ -255,7 +255,7 @@ def test_batching_config_allows_the_sizes_in_order(exported: Path) -> None:
     ],
 )
 def test_model_names_are_fit_for_urls(name: str, said: str) -> None:
-    assert serving.model_name(name) == said
+    assert tf_serving.model_name(name) == said
 
 
 def test_compose_file_mounts_what_is_exported(exported: Path) -> None:
@@ -263,10 +263,10 @@ def test_compose_file_mounts_what_is_exported(exported: Path) -> None:
     assert service["image"] == f"tensorflow/serving:{kserve.TF_SERVING_VERSION}"
     assert re.fullmatch(r"\d+\.\d+\.\d+", kserve.TF_SERVING_VERSION)
     (volume,) = service["volumes"]
-    assert volume.endswith(f":{serving.MODELS_FOLDER}:ro")
+    assert volume.endswith(f":{tf_serving.MODELS_FOLDER}:ro")
     flags = dict(flag.removeprefix("--").split("=") for flag in service["command"])
     for flag in ("model_config_file", "batching_parameters_file"):
-        assert (exported / Path(flags[flag]).relative_to(serving.MODELS_FOLDER)).is_file()
+        assert (exported / Path(flags[flag]).relative_to(tf_serving.MODELS_FOLDER)).is_file()
     assert all(port.startswith("127.0.0.1:") for port in service["ports"])
 
 

@@ -34,8 +34,8 @@ def test_every_artifact_at_every_batch_size(artifacts: dict[str, Path]) -> None:
     assert list(rows) == [(str(path), batch) for path in chosen for batch in (1, 64)]
     for name in ("onnx", "tflite"):
         one, many = (rows[str(artifacts[name]), batch] for batch in (1, 64))
-        # Sixty-four images take longer than one, and less than two hundred times as long.
-        assert 0 < one.p50_ms < many.p50_ms < 200 * one.p50_ms
+        # Sixty-four images take longer than one, and less than a thousand times as long.
+        assert 0 < one.p50_ms < many.p50_ms < 1000 * one.p50_ms
         for row in (one, many):
             assert row.p50_ms <= row.p90_ms
             assert row.calls >= 1

@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from keras_resnet.export import onnx, saved_model
-from keras_resnet.export.kserve import write_kserve
+from keras_resnet.export.onnx import convert as onnx
+from keras_resnet.export.servers import saved_model
+from keras_resnet.export.servers.kserve import write_kserve
+from keras_resnet.export.servers.triton import write_triton
 from keras_resnet.export.signature import ExportSource
-from keras_resnet.export.triton import write_triton
 
 
 def write_triton_onnx(source: ExportSource, path: Path) -> None:

@@ -1,7 +1,7 @@
 """TFLite: float32, float16, dynamic-range and integers, made of built-in operators only.
 
 Every writer writes a JSON file beside the artifact, `model-int8.json` beside `model-int8.tflite`:
-what `tflite_inspect.describe` says of it.
+what `inspect.describe` says of it.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_resnet.export import tflite_inspect, tflite_quantize
 from keras_resnet.export.metadata import into_tflite
 from keras_resnet.export.signature import IMAGE, SIGNATURE, ExportSource
-from keras_resnet.export.tflite_quantize import LayerNames, parse, serialize
+from keras_resnet.export.tflite import inspect, quantize
+from keras_resnet.export.tflite.quantize import LayerNames, parse, serialize
 from keras_resnet.quiet import quiet
 from keras_resnet.weights.sources import pixel_constants
 
@@ -60,7 +60,7 @@ def write_uint8_io(source: ExportSource, path: Path) -> None:
         ValueError: as for the others, or the input's scale is not 1 or its zero point not 0.
     """
     _write_int8(source, path, tf.uint8)
-    image = tflite_inspect.describe(path)["inputs"][0]
+    image = inspect.describe(path)["inputs"][0]
     if (image["dtype"], image["scale"], image["zero_point"]) != ("uint8", 1.0, 0):
         raise ValueError(
             "Expected an input that takes raw uint8 pixels: scale 1, zero point 0. Received: "
@@ -73,7 +73,7 @@ def write_int16x8(source: ExportSource, path: Path) -> None:
     """Writes weights in int8 and activations in int16; input and outputs are float32."""
     converter = _converter(source)
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    converter.representative_dataset = tflite_quantize.representative_images(source)
+    converter.representative_dataset = quantize.representative_images(source)
     # With float operators allowed, those without an integer form can be named below.
     converter.target_spec.supported_ops = [
         tf.lite.OpsSet.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8,
@@ -83,8 +83,8 @@ def write_int16x8(source: ExportSource, path: Path) -> None:
     content = _convert(converter)
     if keep:
         floating = _convert(_converter(source))
-        nodes = tflite_quantize.nodes_of(keep, parse(floating), LayerNames(source))
-        content = tflite_quantize.with_float_operators(content, floating, nodes)
+        nodes = quantize.nodes_of(keep, parse(floating), LayerNames(source))
+        content = quantize.with_float_operators(content, floating, nodes)
     _write(source, path, content)
     _refuse_floats(path, keep)
 
@@ -98,21 +98,21 @@ def calibrated_model(source: ExportSource) -> bytes:
     # Beside the SavedModel, which is this source's own: sources may share a workspace.
     path = source.saved_model.with_name(f"{source.saved_model.name}-calibrated.tflite")
     if not path.is_file():
-        path.write_bytes(tflite_quantize.calibrated(source, _converter(source), _convert))
+        path.write_bytes(quantize.calibrated(source, _converter(source), _convert))
     return path.read_bytes()
 
 
 def _write_int8(source: ExportSource, path: Path, ends: Any) -> None:
     content = calibrated_model(source)
     keep = source.options.keep_float
-    nodes = tflite_quantize.nodes_of(keep, parse(content), LayerNames(source))
-    _write(source, path, tflite_quantize.quantized_int8(content, ends, nodes))
+    nodes = quantize.nodes_of(keep, parse(content), LayerNames(source))
+    _write(source, path, quantize.quantized_int8(content, ends, nodes))
     _refuse_floats(path, keep)
 
 
 def _refuse_floats(path: Path, keep: Sequence[str]) -> None:
     """An operator that has no integer form stays in float, silently."""
-    found = [op for op in tflite_inspect.float_operators(path) if not set(keep) & set(op.layers)]
+    found = [op for op in inspect.float_operators(path) if not set(keep) & set(op.layers)]
     if found:
         operators = ", ".join(sorted({item.operator for item in found}))
         layers = ", ".join(dict.fromkeys(layer for item in found for layer in item.layers))
@@ -160,7 +160,7 @@ def _custom_operators(content: bytes) -> str:
 
 def _write(source: ExportSource, path: Path, content: bytes) -> None:
     path.write_bytes(_finished(content, source))
-    text = json.dumps(tflite_inspect.describe(path), indent=2, ensure_ascii=False)
+    text = json.dumps(inspect.describe(path), indent=2, ensure_ascii=False)
     path.with_suffix(".json").write_text(text + "\n", encoding="utf-8")
 
 

@@ -9,9 +9,9 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_resnet.export import serving
 from keras_resnet.export.metadata import into_saved_model
-from keras_resnet.export.picture_graph import prepare_files
+from keras_resnet.export.servers import tf_serving
+from keras_resnet.export.servers.picture_graph import prepare_files
 from keras_resnet.export.signature import (
     CLASSIFIER_OUTPUTS,
     IMAGE,
@@ -74,19 +74,17 @@ def write(source: ExportSource, path: Path) -> None:
     ready for.
 
     Raises:
-        ValueError: the options' version or batch sizes are no positive integers.
         ImportError: tensorflow-serving-api is not installed.
     """
-    serving.check_options(source.options)
     directory = path / str(source.options.version)
-    name = serving.model_name(source.model.name)
+    name = tf_serving.model_name(source.model.name)
     resources = _Resources(source)
     signatures = _signatures(source, resources)
     with quiet():
         tf.saved_model.save(resources, str(directory), signatures=signatures)
     into_saved_model(directory, source.info)
-    serving.write_warmup(directory, name, source.options, _usual_shape(source), signatures)
-    serving.write_configs(path.parent, name, source.options, path.name)
+    tf_serving.write_warmup(directory, name, source.options, _usual_shape(source), signatures)
+    tf_serving.write_configs(path.parent, name, source.options, path.name)
 
 
 def class_names(source: ExportSource) -> tuple[str, ...] | None:

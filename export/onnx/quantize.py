@@ -21,7 +21,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_resnet.export.onnx import (
+from keras_resnet.export.onnx.convert import (
     KERNEL_OPERATORS,
     finish,
     float_model,

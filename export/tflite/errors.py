@@ -10,8 +10,8 @@ import numpy as np
 from tensorflow.lite.python import schema_py_generated as schema
 
 from keras_resnet.export.signature import ExportSource, image_array
-from keras_resnet.export.tflite import calibrated_model
-from keras_resnet.export.tflite_quantize import (
+from keras_resnet.export.tflite.convert import calibrated_model
+from keras_resnet.export.tflite.quantize import (
     LayerNames,
     builtin,
     is_constant,

@@ -33,18 +33,6 @@ _ENQUEUED_BATCHES = 64
 _PICTURES = ((96, 128), (150, 100))
 
 
-def check_options(options: ExportOptions) -> None:
-    """Raises a `ValueError` if the version or the batch sizes are no positive integers."""
-    numbers = (options.version, *options.serving_batch_sizes)
-    integers = all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in numbers)
-    if not integers or not options.serving_batch_sizes:
-        raise ValueError(
-            "Expected `version` and at least one of `serving_batch_sizes` as integers of at least "
-            f"1. Received: version={options.version!r}, "
-            f"serving_batch_sizes={options.serving_batch_sizes!r}"
-        )
-
-
 def model_name(name: str) -> str:
     """A model's name as it may stand in the URL of a request: letters, digits, `_`, `.`, `-`."""
     return re.sub(r"[^A-Za-z0-9_.-]+", "-", name).strip("-.") or "model"

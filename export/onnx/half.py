@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_resnet.export.onnx import finish, float_model, input_batches, layer_of, session
+from keras_resnet.export.onnx.convert import finish, float_model, input_batches, layer_of, session
 from keras_resnet.export.signature import IMAGE, ExportSource
 from keras_resnet.extras import require
 

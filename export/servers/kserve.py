@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from keras_resnet.export.runtime import artifact_path
-from keras_resnet.export.triton import (
+from keras_resnet.export.servers.triton import (
     check_request,
     check_triton,
     fill,

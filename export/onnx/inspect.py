@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from keras_resnet.export.onnx import KERNEL_OPERATORS, layer_of
+from keras_resnet.export.onnx.convert import KERNEL_OPERATORS, layer_of
 from keras_resnet.extras import require
 
 

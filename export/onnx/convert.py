@@ -92,7 +92,7 @@ def finish(proto: Any, source: ExportSource, path: Path) -> None:
         f"Outputs: {', '.join(source.outputs)}."
     )
     proto.graph.name = source.model.name
-    into_onnx(proto, source.info)
+    into_onnx(proto, source.info, source.options.layout)
     content = proto.SerializeToString()
     try:
         onnx.checker.check_model(proto, full_check=True)

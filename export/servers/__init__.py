@@ -1,0 +1,1 @@
+"""What servers load: SavedModels, and the folders and settings around models."""

@@ -1,0 +1,1 @@
+"""TFLite files: written, quantized, looked into."""
