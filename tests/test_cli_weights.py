@@ -70,6 +70,8 @@ def test_convert_writes_keras_files_and_state_dicts(
         (["--output", "x.onnx"], "Expected `--output` with .keras, .weights.h5 or .safetensors."),
         (["--output", "x.keras", "--layout", "akamaster"], "Expected `--layout` with a .safet"),
         (["--output", __file__], "Expected `--output` with"),
+        (["--output", "x.keras", "--dtype", "float16"], "Expected `--dtype` with a .safet"),
+        (["--output", "x.safetensors", "--dtype", "int8"], "'float32' or 'float16'. Received"),
         (["--output", "x.keras", "--arch", "resnet50"], "the same network as `resnet50`"),
         (["--output", "x.keras", "--arch", "resnet51"], "Expected a network of `list_models()`"),
         (["--output", "x.safetensors", "--layout", "timm_resnetv2"], "the layout 'timm_resnetv2'"),

@@ -88,7 +88,7 @@ def _half(key: str, array: np.ndarray) -> np.ndarray:
     if array.dtype.kind != "f":
         return array
     largest = float(np.abs(array).max(initial=0.0))
-    if largest > np.finfo(np.float16).max:
+    if largest > float(np.finfo(np.float16).max):
         raise ValueError(
             f"Expected numbers up to 65504 for `dtype='float16'`. Received: {largest:.6g} in "
             f"{key}. Write float32"

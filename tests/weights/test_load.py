@@ -473,3 +473,23 @@ def test_shortcuts_of_networks_with_one_block_per_stage(tmp_path: Path) -> None:
         state = load_file(path)
         save_file(state, path)  # Without the metadata.
         assert get_info(from_checkpoint(path)).config == get_info(model).config
+
+
+def test_state_dicts_in_half_precision(tiny_model: keras.Model, tmp_path: Path) -> None:
+    whole = save_torch_state_dict(tiny_model, tmp_path / "whole.safetensors")
+    half = save_torch_state_dict(tiny_model, tmp_path / "half.safetensors", dtype="float16")
+    numbers = sum(weight.size for weight in tiny_model.get_weights())
+    assert whole.stat().st_size - half.stat().st_size == pytest.approx(2 * numbers, abs=500)
+    copy = keras.models.clone_model(tiny_model)
+    load_weights(copy, half)
+    for received, expected in zip(copy.get_weights(), tiny_model.get_weights(), strict=True):
+        assert received.dtype == np.float32
+        np.testing.assert_array_equal(received, expected.astype(np.float16).astype(np.float32))
+    with pytest.raises(ValueError, match="'float32' or 'float16'. Received: dtype='bfloat16'"):
+        save_torch_state_dict(copy, half, dtype="bfloat16")  # type: ignore[arg-type]
+    kernel, bias = copy.get_layer("predictions").get_weights()
+    copy.get_layer("predictions").set_weights([kernel, bias + 1e5])
+    before = half.read_bytes()
+    with pytest.raises(ValueError, match=r"up to 65504 .*Received: 1\d+ in fc.bias. Write float32"):
+        save_torch_state_dict(copy, half, dtype="float16")
+    assert half.read_bytes() == before

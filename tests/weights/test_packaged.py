@@ -48,7 +48,9 @@ def test_every_row_has_its_hash_and_a_card_with_its_figures(tag: str) -> None:
 def test_damaged_file_is_one_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     entry = find_weights(PACKAGED[0])
     wrong = dataclasses.replace(entry.source, sha256="0" * 64)
-    with pytest.raises(DownloadError, match=r"at .*\. Received: the sha256 .* Install keras_resnet"):
+    with pytest.raises(
+        DownloadError, match=r"at .*\. Received: the sha256 .* Install keras_resnet"
+    ):
         fetch(dataclasses.replace(entry, source=wrong))
     monkeypatch.setattr(fetch_module, "__file__", str(tmp_path / "fetch.py"))
     with pytest.raises(DownloadError, match="Received: no such file. Install keras_resnet anew"):
