@@ -32,8 +32,9 @@ def test_weights_are_listed_with_what_they_are_good_for(
         ["timm/resnet50.a1h_in1k", "resnet50", "Apache-2.0", "224", "80.65", "95.31"],
     ]
     entries = json.loads(command_in_process("weights", "resnet20.*", "--json").stdout)
-    (entry,) = entries
+    entry, ours = entries
     assert entry["tag"] == "akamaster/resnet20.cifar10"
+    assert (ours["tag"], ours["default"]) == ("keras_resnet/resnet20.cifar10_jpeg", True)
     assert entry["protocol"] == {"size": 32, "resize": 32, "interpolation": "bilinear"}
     assert entry["source"]["sha256"].startswith("12fca82f")
 

@@ -40,9 +40,10 @@ _CIFAR10 = Recipe(
     schedule=ScheduleConfig("piecewise-linear", points=((0, 0.15), (2, 1), (8, 0))),
     augmentation=Augmentation(crop="pad", padding=4, flip=0.5),
     sources=cited(
-        "our own, for ResNet-20 in about half an hour on two cores; no full run was made yet",
+        "our own, for ResNet-20: 400,000 images, half an hour on two cores at 220 images a second",
         {
-            "our own: a first guess, not tuned yet": "duration optimizer.learning_rate "
+            "our own: what fits into half an hour": "duration",
+            "our own: the first values that were tried, one run": "optimizer.learning_rate "
             "optimizer.nesterov optimizer.weight_decay schedule.points",
             "He et al. 2015 (arXiv:1512.03385), section 4.2": "batch_size optimizer.momentum "
             "augmentation.crop augmentation.padding augmentation.flip",

@@ -69,7 +69,9 @@ DEFAULTS = {
     "resnetblur50": "timm/resnetblur50.bt_in1k",
     "resnet50_gn": "timm/resnet50_gn.a1h_in1k",
 }
-CIFAR_DEFAULTS = {f"resnet{n}": f"akamaster/resnet{n}.cifar10" for n in (20, 32, 44, 56, 110, 1202)}
+CIFAR_DEFAULTS = {f"resnet{n}": f"akamaster/resnet{n}.cifar10" for n in (32, 44, 56, 110, 1202)}
+# It comes with the package.
+CIFAR_DEFAULTS["resnet20"] = "keras_resnet/resnet20.cifar10_jpeg"
 
 
 def config_of(entry: WeightsEntry) -> ResNetConfig:
@@ -82,6 +84,7 @@ def test_table_has_every_publisher_and_no_tag_twice() -> None:
         "torchvision": 17,
         "keras": 6,
         "akamaster": 6,
+        "keras_resnet": 1,
     }
     assert sorted(set(TAGS)) == TAGS
     names = [tag.partition("/")[2] for tag in TAGS]
@@ -101,7 +104,7 @@ def test_every_row_is_a_network_with_the_published_number_of_parameters(tag: str
         # Each BN of v1 has two statistics per channel, and a convolution with a bias before it.
         biases = 0 if network.endswith("v2") else cost.bn_statistics // 2
         assert cost.params + cost.bn_statistics + biases == KERAS[network]
-    elif publisher == "akamaster" and network in AKAMASTER:
+    elif network in AKAMASTER:
         assert cost.params == AKAMASTER[network]
 
 
@@ -123,7 +126,9 @@ def test_every_row_is_complete(tag: str) -> None:
     for source in (entry.source, entry.source_without_top):
         if source is None:
             continue
-        if source.repo:
+        if source.packaged:
+            assert (source.sha256, source.bytes) != (None, None)
+        elif source.repo:
             assert (source.repo, source.file) == (tag, "model.safetensors")
             assert source.location == f"hf://{tag}/model.safetensors"
         else:
