@@ -183,6 +183,9 @@ class _Export:
         keras_path = workspace / "model.keras"
         self._model.save(keras_path)
         rows = [ArtifactReport("keras", None, size_of(keras_path), self._compare(self._expected))]
+        # What the same export has made before stays in the report.
+        wanted = {target.name for target in targets}
+        rows += [row for name, row in done.items() if name not in wanted]
         source = self._source(workspace)
         for index, target in enumerate(targets):
             progress(target.name, index / (len(targets) + 1))
@@ -192,9 +195,9 @@ class _Export:
             row = self._write(target, source, staging)
             rows.append(row)
             if not row.disagreements or self._allow:
-                # The record comes last: what it names is there.
-                self._publish(staging, [target.place(self._options), *target.companions])
-                self._publish(staging, [record.write(staging, self._report(rows), self._mark).name])
+                # The record comes first: what it names and is not there is made again.
+                note = record.write(staging, self._report(rows), self._mark).name
+                self._publish(staging, [note, target.place(self._options), *target.companions])
         if timing is not None:
             progress("latency and memory", len(targets) / (len(targets) + 1))
             rows = self._measured(rows, keras_path, timing)

@@ -121,6 +121,7 @@ TARGETS = {
             _SERVING,
             companions=(tf_serving.BATCHING_CONFIG, tf_serving.MODELS_CONFIG),
             versioned=True,
+            operators=saved_model.operators,
         ),
         _tflite("float32", tflite.write_float32, _EXACT, exact=True),
         _tflite("float16", tflite.write_float16, _HALF, exact=True),

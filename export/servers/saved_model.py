@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import keras
 import tensorflow as tf
+from tensorflow.core.protobuf import saved_model_pb2
 
 from keras_resnet.export.metadata import into_saved_model
 from keras_resnet.export.servers import tf_serving
@@ -45,6 +47,9 @@ CLASS_NAMES = "class_names.txt"
 
 #: Side of images that a model of any size is warmed up with.
 _USUAL_SIZE = 224
+
+#: Nodes that only hold or pass on values.
+_NO_WORK = {"Const", "Identity", "NoOp", "ReadVariableOp", "Placeholder"}
 
 _Function = Callable[[Any], dict[str, Any]]
 
@@ -219,3 +224,24 @@ def _with_features(source: ExportSource) -> keras.Model | None:
     # Subclassed models have no graph, and a layer that is called twice no one output.
     except (AttributeError, ValueError):
         return None
+
+
+def operators(path: Path) -> dict[str, int]:
+    """How often each operator is in the functions that `serving_default` comes down to.
+
+    `path` is the version's directory. Constants, and calls of functions, are not counted.
+    """
+    content = (path / "saved_model.pb").read_bytes()
+    (graph,) = saved_model_pb2.SavedModel.FromString(content).meta_graphs
+    functions = {item.signature.name: item for item in graph.graph_def.library.function}
+    result = next(iter(graph.signature_def[SIGNATURE].outputs.values())).name.partition(":")[0]
+    nodes = [node for node in graph.graph_def.node if node.name == result]
+    found: Counter[str] = Counter()
+    while nodes:
+        node = nodes.pop()
+        called = functions.get(node.attr["f"].func.name) if "f" in node.attr else None
+        if called is not None:
+            nodes += called.node_def
+        elif node.op not in _NO_WORK:
+            found[node.op] += 1
+    return dict(found)

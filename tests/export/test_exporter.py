@@ -70,6 +70,10 @@ def test_every_target_is_written_and_nothing_else(exported: tuple[Path, ExportRe
         assert artifact.comparison.images == 40
         assert artifact.comparison.keras_accuracy == 1.0
     assert report.failures == []
+    graphs = {row.target: row.operators for row in report.artifacts}
+    # Stem, three blocks of two convolutions.
+    assert graphs["saved_model"]["Conv2D"] == graphs["onnx"]["Conv"] == 7
+    assert graphs["tflite-float32"]["CONV_2D"] == 7
 
 
 @pytest.mark.parametrize("name", TARGETS)
@@ -491,6 +495,12 @@ def test_same_export_again_does_what_is_missing(
     stored = json.loads((tmp_path / "export.json").read_text())
     assert stored["artifacts"][2]["sha256"] == digest(tmp_path / "model.onnx")
     assert "| tflite-float32 |" in (tmp_path / "model_card.md").read_text()
+    # Further targets of the same export join those that are there.
+    report = export_("saved_model", timing=None)
+    names = ["keras", "tflite-float32", "onnx", "saved_model"]
+    assert [row.target for row in report.artifacts] == names
+    stored = json.loads((tmp_path / "export.json").read_text())
+    assert [row["target"] for row in stored["artifacts"]] == names
     # Other images, another export; and a file that was changed is not taken for finished.
     with pytest.raises(FileExistsError, match="of another export. Received: .*model.onnx"):
         export_("onnx", images=images[:4], timing=None)
@@ -542,3 +552,44 @@ def test_onnx_may_take_channels_first_and_one_batch_size(
     # Two batches of three and one of two, which is filled up.
     expected = tiny_model.predict(images[:8], verbose=0)
     np.testing.assert_allclose(runner.predict(images[:8]), expected, atol=1e-5)
+
+
+def test_layers_that_ruin_int8_are_named_and_can_stay_in_float(
+    images: np.ndarray, tmp_path: Path
+) -> None:
+    """One channel of `wide` is three hundred times as large as the others; `undo` divides it."""
+    layers = keras.layers
+    image = keras.Input((32, 32, 3))
+    x = layers.Rescaling(1 / 64, offset=-2)(image)
+    x = layers.Conv2D(16, 3, 2, activation="relu", name="first")(x)
+    x = layers.Conv2D(16, 3, activation="relu", name="wide")(x)
+    x = layers.Conv2D(16, 3, activation="relu", name="undo")(x)
+    x = layers.GlobalAveragePooling2D()(x)
+    keras.utils.set_random_seed(1)
+    model = keras.Model(image, layers.Dense(10, activation="softmax", name="head")(x))
+    wide, undo, head = (model.get_layer(name) for name in ("wide", "undo", "head"))
+    kernel, bias = wide.get_weights()
+    kernel[..., 3] *= 300
+    wide.set_weights([kernel, bias])
+    kernel, bias = undo.get_weights()
+    kernel[:, :, 3] /= 300
+    undo.set_weights([kernel, bias])
+    vectors = keras.Model(image, x).predict(images, verbose=0)
+    # Every second image its own class, so that small errors change answers.
+    centres = vectors[:10] - vectors.mean(0)
+    scaled = 30 * centres / np.linalg.norm(centres, axis=1, keepdims=True) ** 2
+    head.set_weights([scaled.T, -scaled @ vectors.mean(0)])
+    arguments = (("tflite-int8", "onnx-int8"),)
+    keywords = {"calibration": images, "images": images, "timing": None, "overwrite": True}
+    with pytest.raises(ExportError, match="hurt most: (wide|undo), (wide|undo)") as caught:
+        export(model, tmp_path, *arguments, **keywords)  # type: ignore[arg-type]
+    assert len(caught.value.report.failures) == 2
+    for row in caught.value.report.artifacts[1:]:
+        assert set(list(row.layer_errors)[:2]) == {"wide", "undo"}
+        assert row.comparison.agreement < 0.9
+    options = ExportOptions(keep_float=("wide", "undo"))
+    report = export(model, tmp_path, *arguments, options=options, **keywords)  # type: ignore[arg-type]
+    for row in report.artifacts[1:]:
+        assert row.comparison.agreement >= 0.95
+        assert {"wide", "undo"} <= set(row.float_layers)
+        assert row.measurements == ()
