@@ -15,7 +15,8 @@ from matplotlib.figure import Figure
 
 from keras_resnet import __version__
 from keras_resnet.data import LabeledImages, load_digits
-from keras_resnet.export import TARGETS, ExportError, ExportReport, export
+from keras_resnet.export import TARGETS as ALL_TARGETS
+from keras_resnet.export import ExportError, ExportReport, export
 from keras_resnet.export.report_page import html_table
 from keras_resnet.export.runtime import KerasRunner
 from keras_resnet.export.signature import check_backend
@@ -33,8 +34,8 @@ FAILED = "failed-run"
 _CALIBRATION_IMAGES = 200
 
 #: One of every format and precision; the others differ in their ends or in the folders around.
-_TARGETS = tuple(
-    TARGETS[name]
+TARGETS = tuple(
+    ALL_TARGETS[name]
     for name in (
         "saved_model",
         "tflite-float32",
@@ -75,7 +76,7 @@ def quickstart(
             raise ValueError(f"Expected `epochs` to be at least 1. Received: {epochs}")
         recipe = recipe.lasting(epochs)
     check_backend()
-    for target in _TARGETS:
+    for target in TARGETS:
         target.require_modules()
     started = time.perf_counter()
     with partial_directory(output) as staging:
@@ -112,7 +113,7 @@ def _export(
             report = export(
                 model,
                 directory,
-                [target.name for target in _TARGETS],
+                [target.name for target in TARGETS],
                 calibration=_calibration(train_data),
                 images=test_data.images,
                 labels=test_data.labels,
@@ -134,7 +135,7 @@ def _calibration(data: LabeledImages) -> np.ndarray:
 
 def _result_names() -> list[str]:
     # The reports come last: where they are, the rest is.
-    artifacts = (name for t in _TARGETS for name in (t.file_name, *t.companions))
+    artifacts = (name for t in TARGETS for name in (t.file_name, *t.companions))
     return [MODEL_FILE, *artifacts, *REPORT_FILES]
 
 

@@ -43,7 +43,6 @@ class Source:
     """Where a file lies, and what is known of its content.
 
     Attributes:
-        packaged: its name in this package's folder `weights/packaged`, if it comes with it.
         url: its address; `None` for a file of Hugging Face.
         repo: the repository there, such as `timm/resnet50.a1_in1k`.
         file: the file in that repository.
@@ -51,9 +50,9 @@ class Source:
         sha256_prefix: its first digits, where a publisher tells no more.
         md5: another hash, 32 hexadecimal digits.
         bytes: size.
+        packaged: its name in this package's folder `weights/packaged`, if it comes with it.
     """
 
-    packaged: str | None = None
     url: str | None = None
     repo: str | None = None
     file: str | None = None
@@ -61,6 +60,7 @@ class Source:
     sha256_prefix: str | None = None
     md5: str | None = None
     bytes: int | None = None
+    packaged: str | None = None
 
     @property
     def file_name(self) -> str:

@@ -434,9 +434,14 @@ class TestResume:
             def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
                 signal.raise_signal(signal.SIGINT)
 
-        with pytest.raises(KeyboardInterrupt):
-            self.run(tiny_config, digits, tmp_path, Press())
-        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        # In the background of a shell, Python starts with SIGINT ignored.
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            with pytest.raises(KeyboardInterrupt):
+                self.run(tiny_config, digits, tmp_path, Press())
+            assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        finally:
+            signal.signal(signal.SIGINT, before)
         assert [path.name for path in RunFolder(tmp_path).checkpoints().paths()] == [
             "step-0000000001.safetensors"
         ]
