@@ -269,9 +269,11 @@ class _Export:
         }
         names = {str(path): target for target, path in kept.items()}
         height, width = self._model.input_shape[1:3]
+        fixed = self._options.batch_size
         measurements = benchmark(
             list(kept.values()),
-            batch_sizes=timing.batch_sizes,
+            # Where it is fixed, nothing else can be timed.
+            batch_sizes=(fixed,) if fixed else timing.batch_sizes,
             threads=timing.threads,
             seconds=timing.seconds,
             size=height or width or 224,

@@ -96,14 +96,5 @@ def write(directory: Path, report: ExportReport, mark: str) -> Path:
     """Writes the report as JSON; returns its path."""
     path = directory / REPORT_FILE
     values = {"fingerprint": mark, **report.to_dict()}
-    path.write_text(json.dumps(_finite(values), indent=1, ensure_ascii=False) + "\n", "utf-8")
+    path.write_text(json.dumps(values, indent=1, ensure_ascii=False) + "\n", "utf-8")
     return path
-
-
-def _finite(value: Any) -> Any:
-    """Without NaN, which JSON has no word for; such figures are `None`."""
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not np.isfinite(value) else value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -45,8 +46,8 @@ class ArtifactReport:
 
     @property
     def latency_ms(self) -> float | None:
-        """Median of the first measurement: the smallest batch; `None` if nothing was measured."""
-        return self.measurements[0].p50_ms if self.measurements else None
+        """Median of the first measurement that worked; `None` if there is none."""
+        return next((row.p50_ms for row in self.measurements if row.error is None), None)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ArtifactReport:
@@ -85,8 +86,9 @@ class ExportReport:
         return [_failure(artifact) for artifact in self.artifacts if artifact.disagreements]
 
     def to_dict(self) -> dict[str, Any]:
-        """The report as plain data for JSON."""
-        return dataclasses.asdict(self)
+        """The report as plain data for JSON; figures that are no numbers are `None`."""
+        values: dict[str, Any] = _finite(dataclasses.asdict(self))
+        return values
 
     def to_table(self) -> Table:
         """The report for a terminal."""
@@ -94,6 +96,15 @@ class ExportReport:
         for artifact in self.artifacts:
             table.add_row(*cells(artifact), style="red" if artifact.disagreements else None)
         return table
+
+
+def _finite(value: Any) -> Any:
+    """Without NaN and infinity, which JSON has no words for."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _failure(artifact: ArtifactReport) -> str:

@@ -543,7 +543,16 @@ def test_onnx_may_take_channels_first_and_one_batch_size(
     tiny_model: keras.Model, images: np.ndarray, tmp_path: Path
 ) -> None:
     options = ExportOptions(layout="NCHW", batch_size=3)
-    export(tiny_model, tmp_path, ("onnx",), images=images[:8], options=options, timing=None)
+    report = export(
+        tiny_model,
+        tmp_path,
+        ("onnx",),
+        images=images[:8],
+        options=options,
+        timing=Timing(seconds=0.02),
+    )
+    assert [row.measurements[0].batch_size for row in report.artifacts] == [3, 3]
+    assert all(row.latency_ms is not None for row in report.artifacts)
     graph = onnx.load(tmp_path / "model.onnx").graph
     sides = [side.dim_value for side in graph.input[0].type.tensor_type.shape.dim]
     assert sides == [3, 3, 32, 32]
