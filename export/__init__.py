@@ -9,7 +9,7 @@ if __name__ == "export":
         "This package is a part of `keras_resnet`: write `import keras_resnet.export` instead."
     )
 
-from keras_resnet.export.check import verify
+from keras_resnet.export.check import limits_of, verify
 from keras_resnet.export.comparison import Limits
 from keras_resnet.export.exporter import ExportError, export
 from keras_resnet.export.report import ArtifactReport, ExportReport
@@ -32,6 +32,7 @@ __all__ = [
     "Timing",
     "benchmark",
     "export",
+    "limits_of",
     "load_runner",
     "verify",
 ]

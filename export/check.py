@@ -71,7 +71,7 @@ def verify(
         comparison = compare_features(ours.compute(chosen.images), theirs.compute(chosen.images))
     target = target_of(path)
     known = TARGETS.get(target or "")
-    wanted = limits or (known.limits if known else DEFAULT_LIMITS)
+    wanted = limits or limits_of(path)
     return ArtifactReport(
         target or Path(artifact).name,
         str(artifact),
@@ -82,6 +82,12 @@ def verify(
         () if known is None or known.float_layers is None else known.float_layers(path),
         sha256=digest(Path(artifact)),
     )
+
+
+def limits_of(artifact: str | PathLike[str]) -> Limits:
+    """The limits that `verify` holds an artifact to, if no others are given."""
+    known = TARGETS.get(target_of(artifact_path(artifact)) or "")
+    return known.limits if known else DEFAULT_LIMITS
 
 
 def target_of(artifact: Path) -> str | None:

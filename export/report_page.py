@@ -90,13 +90,23 @@ def _images(report: ExportReport) -> Iterator[tuple[Sequence[str], str]]:
         pixels, per_class = images["pixels"], images["images_per_class"]
         span = f"{pixels['lowest']:g} to {pixels['highest']:g}, mean {pixels['mean']:.1f}"
         classes = "–" if per_class is None else f"{per_class['lowest']} to {per_class['highest']}"
-        yield (name, str(images["count"]), images["source"], span, classes), ""
+        count = f"{images['count']}{_exceptions(report) if name == 'verification' else ''}"
+        yield (name, count, images["source"], span, classes), ""
+
+
+def _exceptions(report: ExportReport) -> str:
+    """Which artifacts were compared on fewer images, in words."""
+    fewer: dict[int, list[str]] = {}
+    for artifact in report.artifacts:
+        if artifact.comparison.images < report.verification["count"]:
+            fewer.setdefault(artifact.comparison.images, []).append(artifact.target)
+    return "".join(f"; {count} for {', '.join(names)}" for count, names in fewer.items())
 
 
 def figure(report: ExportReport) -> Figure:
     """Bars of size, median latency and accuracy (else agreement), one per artifact."""
     artifacts = list(report.artifacts)
-    labelled = all(artifact.comparison.accuracy is not None for artifact in artifacts)
+    labelled = artifacts[0].comparison.accuracy is not None
     agreeing = all(artifact.comparison.agreement is not None for artifact in artifacts)
     panels: list[tuple[str, list[float | None]]] = [
         ("size in MB", [artifact.size / 1e6 for artifact in artifacts]),
@@ -155,7 +165,7 @@ def model_card(report: ExportReport) -> str:
     lines += [f"| {' | '.join(cells(artifact))} |" for artifact in report.artifacts]
     lines += ["", "Latency: median of one call, on the machine that exported.", "", "## Images", ""]
     for row, _ in _images(report):
-        lines.append(f"- {row[0]}: {row[1]} images, {row[2]}; pixels {row[3]}")
+        lines.append(f"- {row[0]}: {row[2]}; images: {row[1]}; pixels: {row[3]}")
     return "\n".join(lines) + "\n"
 
 

@@ -12,6 +12,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_resnet.cores import usable_cores
 from keras_resnet.export import metadata
 from keras_resnet.export.signature import (
     CLASSIFIER_OUTPUTS,
@@ -144,7 +145,7 @@ class TFLiteRunner(Runner):
     def __init__(self, path: Path) -> None:
         interpreter = require("ai_edge_litert.interpreter").Interpreter
         with quiet():
-            self._interpreter = interpreter(model_path=str(path), num_threads=_cores())
+            self._interpreter = interpreter(model_path=str(path), num_threads=usable_cores())
             self._interpreter.allocate_tensors()
             self._signature = self._interpreter.get_signature_runner(SIGNATURE)
         self._input = self._signature.get_input_details()[IMAGE]
@@ -166,7 +167,7 @@ class ONNXRunner(Runner):
         onnxruntime = require("onnxruntime")
         options = onnxruntime.SessionOptions()
         # By itself, it takes all cores of the machine, whatever this process may use.
-        options.intra_op_num_threads = _cores()
+        options.intra_op_num_threads = usable_cores()
         self._session = onnxruntime.InferenceSession(
             str(path), options, providers=["CPUExecutionProvider"]
         )
@@ -249,11 +250,6 @@ def _highest_version(directory: Path) -> Path | None:
             if version != directory and (version / name).exists():
                 return version / name
     return None
-
-
-def _cores() -> int:
-    """Processors that this process may use, which in containers are fewer than there are."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _softmax(logits: np.ndarray) -> np.ndarray:

@@ -99,9 +99,21 @@ class ExportSource:
         return tf.TensorSpec(shape, tf.float32, name=IMAGE)
 
     @cached_property
+    def folder(self) -> Path:
+        """A folder in the workspace of this source alone; sources may share the workspace."""
+        return Path(tempfile.mkdtemp(dir=self.workspace))
+
+    def cached(self, name: str, make: Callable[[], bytes]) -> bytes:
+        """The content of an intermediate file of this source, which is made once."""
+        path = self.folder / name
+        if not path.is_file():
+            path.write_bytes(make())
+        return path.read_bytes()
+
+    @cached_property
     def saved_model(self) -> Path:
         """A bare SavedModel in the workspace: written once, shared by the converters."""
-        path = Path(tempfile.mkdtemp(prefix="saved-model-", dir=self.workspace))
+        path = self.folder / "saved_model"
         archive = keras.export.ExportArchive()
         archive.track(self.model)
         archive.add_endpoint(SIGNATURE, self.serving_function(), input_signature=[self.input_spec])

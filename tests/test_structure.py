@@ -13,7 +13,18 @@ from .conftest import ROOT
 
 #: The layers, lowest first. A module may import from lower layers and from its own.
 LAYERS = [
-    {"config", "extras", "files", "graph", "image_formats", "images", "pages", "quiet", "terminal"},
+    {
+        "config",
+        "cores",
+        "extras",
+        "files",
+        "graph",
+        "image_formats",
+        "images",
+        "pages",
+        "quiet",
+        "terminal",
+    },
     {"labels", "plan", "preprocessing"},
     {"model_info"},
     {"blocks", "model_input", "saving"},

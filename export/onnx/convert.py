@@ -52,6 +52,12 @@ def float_model(source: ExportSource) -> Any:
         ValueError: the network needs an operator that ONNX does not have.
     """
     onnx = require("onnx")
+    content = source.cached("float.onnx", lambda: _float_model(source).SerializeToString())
+    return onnx.ModelProto.FromString(content)
+
+
+def _float_model(source: ExportSource) -> Any:
+    onnx = require("onnx")
     proto = _converted(source)
     missing = sorted({node.op_type for node in proto.graph.node if not _is_standard(onnx, node)})
     if missing:

@@ -25,7 +25,7 @@ from keras_resnet.weights.sources import pixel_constants
 
 def write_float32(source: ExportSource, path: Path) -> None:
     """Writes weights and arithmetic in float32."""
-    _write(source, path, _convert(_converter(source)))
+    _write(source, path, _float_model(source))
 
 
 def write_float16(source: ExportSource, path: Path) -> None:
@@ -71,35 +71,29 @@ def write_uint8_io(source: ExportSource, path: Path) -> None:
 
 def write_int16x8(source: ExportSource, path: Path) -> None:
     """Writes weights in int8 and activations in int16; input and outputs are float32."""
-    converter = _converter(source)
-    converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    converter.representative_dataset = quantize.representative_images(source)
-    # With float operators allowed, those without an integer form can be named below.
-    converter.target_spec.supported_ops = [
-        tf.lite.OpsSet.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8,
-        tf.lite.OpsSet.TFLITE_BUILTINS,
-    ]
+    content = calibrated_model(source)
     keep = source.options.keep_float
-    content = _convert(converter)
+    nodes = quantize.nodes_of(keep, parse(content), LayerNames(source))
+    quantized = quantize.quantized_int16x8(content)
     if keep:
-        floating = _convert(_converter(source))
-        nodes = quantize.nodes_of(keep, parse(floating), LayerNames(source))
-        content = quantize.with_float_operators(content, floating, nodes)
-    _write(source, path, content)
+        quantized = quantize.with_float_operators(quantized, _float_model(source), nodes)
+    _write(source, path, quantized)
     _refuse_floats(path, keep)
 
 
 def calibrated_model(source: ExportSource) -> bytes:
-    """A float TFLite model with the ranges of its activations, kept in the workspace once made.
+    """A float TFLite model with the ranges of its activations.
 
     Raises:
         ValueError: there are no calibration images, or an operator is not built in.
     """
-    # Beside the SavedModel, which is this source's own: sources may share a workspace.
-    path = source.saved_model.with_name(f"{source.saved_model.name}-calibrated.tflite")
-    if not path.is_file():
-        path.write_bytes(quantize.calibrated(source, _converter(source), _convert))
-    return path.read_bytes()
+    return source.cached(
+        "calibrated.tflite", lambda: quantize.calibrated(source, _float_model(source))
+    )
+
+
+def _float_model(source: ExportSource) -> bytes:
+    return source.cached("float.tflite", lambda: _convert(_converter(source)))
 
 
 def _write_int8(source: ExportSource, path: Path, ends: Any) -> None:

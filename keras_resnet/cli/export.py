@@ -109,12 +109,14 @@ def verify(
 ) -> int:
     """Compare an artifact with the model that it is of (exit code 1: it disagrees)."""
     with quiet():
-        from keras_resnet.export import Limits
+        from keras_resnet.export import limits_of
         from keras_resnet.export import verify as run
     own = {"max_error": max_error, "min_agreement": min_agreement, "max_accuracy_drop": max_drop}
     given = {name: value for name, value in own.items() if value is not None}
     with quiet():
-        row = run(artifact, against, data, limits=Limits(**given) if given else None, seed=seed)
+        # What is not given stays as the artifact's target has it.
+        limits = dataclasses.replace(limits_of(artifact), **given)
+        row = run(artifact, against, data, limits=limits, seed=seed)
     if as_json:
         print_json(dataclasses.asdict(row))
         return 1 if row.disagreements else 0

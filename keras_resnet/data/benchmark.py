@@ -13,12 +13,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_resnet.cores import usable_cores
 from keras_resnet.data.bad_records import BadRecords, TooManyBadRecordsError
 from keras_resnet.data.config import DataConfig
 from keras_resnet.data.order import Order
 
 # Where the stages are those of the pipeline, so are their threads.
-from keras_resnet.data.pipeline import CHUNK, READS, WAITING, cores, training_batches
+from keras_resnet.data.pipeline import CHUNK, READS, WAITING, training_batches
 from keras_resnet.data.reading import JPEG, PATH, PIXELS, Reader, read_tensors
 from keras_resnet.data.sources.base import Record, Source, Subset
 from keras_resnet.data.sources.memory import LabeledImages
@@ -171,7 +172,7 @@ def benchmark(
     bad = BadRecords(source.name, len(source), config.max_bad_fraction)
     try:
         takes = _stages(source, config, model, bad)
-        return BenchmarkReport(rates_in_turn(takes, seconds, rounds, report), cores())
+        return BenchmarkReport(rates_in_turn(takes, seconds, rounds, report), usable_cores())
     except tf.errors.OpError as error:
         # In a graph, an exception keeps its message at most.
         if len(bad) > config.max_bad_fraction * len(source):
@@ -344,7 +345,10 @@ def _decoding(chunks: tf.data.Dataset, source: Source, bad: BadRecords) -> tf.da
         return values.map(lambda values: tf.reduce_sum(tf.cast(values >= 0, tf.int32)))
 
     return chunks.map(read, num_parallel_calls=READS).interleave(
-        images, cycle_length=WAITING * cores(), num_parallel_calls=cores(), deterministic=True
+        images,
+        cycle_length=WAITING * usable_cores(),
+        num_parallel_calls=usable_cores(),
+        deterministic=True,
     )
 
 

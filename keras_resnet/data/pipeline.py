@@ -7,13 +7,13 @@ dataset knows how many batches it has, as `fit` would otherwise take one step to
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
+from keras_resnet.cores import usable_cores
 from keras_resnet.data.bad_records import BadRecords
 from keras_resnet.data.config import DataConfig
 from keras_resnet.data.mixing import mix
@@ -335,7 +335,10 @@ def _from_files(
         lambda ids, seed: (ids, seed, *read(reader.read, ids, seed)), num_parallel_calls=READS
     )
     return loaded.interleave(
-        guarded, cycle_length=WAITING * cores(), num_parallel_calls=cores(), deterministic=True
+        guarded,
+        cycle_length=WAITING * usable_cores(),
+        num_parallel_calls=usable_cores(),
+        deterministic=True,
     )
 
 
@@ -353,11 +356,6 @@ def _seeds(ids: Any, seed: Any) -> Any:
     """One pair per image: the epoch's, and its own."""
     ids = tf.cast(ids, tf.int32)
     return tf.stack([tf.fill(tf.shape(ids), tf.cast(seed, tf.int32)), ids], axis=1)
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _finished(dataset: tf.data.Dataset, steps: int) -> tf.data.Dataset:

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 import numpy as np
 import PIL
 
+from keras_resnet.cores import usable_cores
 from keras_resnet.data.shards import (
     DATASET_FILE,
     FORMAT,
@@ -287,7 +288,7 @@ def _in_order(
     function: Callable[[Item], Result], items: Iterable[Item]
 ) -> Generator[Result, None, None]:
     """Maps in threads, in the order of the items, with few results waiting."""
-    workers = os.cpu_count() or 1
+    workers = usable_cores()
     pool = concurrent.futures.ThreadPoolExecutor(workers)
     waiting: collections.deque[concurrent.futures.Future[Result]] = collections.deque()
     try:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import collections
 import hashlib
 import itertools
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -14,6 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from keras_resnet.cores import usable_cores
 from keras_resnet.data.image_traits import doubt_of, ends_early, traits_of
 from keras_resnet.data.sources.base import Source
 from keras_resnet.image_formats import format_of
@@ -225,7 +225,7 @@ def _checks(places: _Places, small: int, workers: int | None) -> Iterator[_Check
         chunk = range(start, min(start + _CHUNK, len(places)))
         return [_check(*places.find(index), small) for index in chunk]
 
-    count = workers or os.cpu_count() or 1
+    count = workers or usable_cores()
     starts = iter(range(0, len(places), _CHUNK))
     pool = ThreadPoolExecutor(count, "scan")
     try:

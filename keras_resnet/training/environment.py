@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from typing import Any
 
+from keras_resnet.cores import usable_cores
 from keras_resnet.extras import backend_and_devices, installed_version
 
 #: What a trained network depends on.
@@ -21,14 +21,10 @@ def describe_environment() -> dict[str, Any]:
         and `devices`, such as `"GPU:0"`.
     """
     backend, devices, _ = backend_and_devices()
-    try:
-        cpus: int | None = len(os.sched_getaffinity(0))
-    except AttributeError:  # Linux only.
-        cpus = os.cpu_count()
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "cpus": cpus,
+        "cpus": usable_cores(),
         "versions": {
             name: installed_version(name) for name in dict.fromkeys((*_PACKAGES, backend))
         },

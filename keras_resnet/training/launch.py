@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import FrameType
 from typing import IO, Any
 
+from keras_resnet.cores import usable_cores
 from keras_resnet.training.cluster import Cluster
 
 #: What a worker has for saving its state after SIGTERM, before SIGKILL.
@@ -222,11 +223,7 @@ def _exit_code(process: subprocess.Popen[bytes]) -> int:
 
 
 def _environment(addresses: tuple[str, ...], index: int) -> dict[str, str]:
-    try:
-        cores = len(os.sched_getaffinity(0))
-    except AttributeError:  # Linux only.
-        cores = os.cpu_count() or 1
-    threads = str(max(1, cores // len(addresses)))
+    threads = str(max(1, usable_cores() // len(addresses)))
     return {
         "TF_NUM_INTRAOP_THREADS": threads,
         "TF_NUM_INTEROP_THREADS": threads,

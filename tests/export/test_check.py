@@ -11,7 +11,7 @@ import pytest
 
 from keras_resnet import build, feature_extractor
 from keras_resnet.config import ResNetConfig
-from keras_resnet.export import Limits, export, verify
+from keras_resnet.export import TARGETS, Limits, export, limits_of, verify
 
 from ..conftest import randomize
 
@@ -39,8 +39,10 @@ def test_limits_are_those_of_the_target(
     assert 1e-6 < half.comparison.max_error < 1e-2
     strict = verify(folder / "model-float16.tflite", tiny_model, images, limits=Limits(1e-6))
     assert "largest probability error" in strict.disagreements[0]
+    assert limits_of(folder / "model.onnx") == TARGETS["onnx"].limits
     # Where nobody knows what it is, 98 % of the classes have to be the same.
     shutil.copy(folder / "model.onnx", tmp_path / "found.onnx")
+    assert limits_of(tmp_path / "found.onnx").min_agreement == 0.98
     assert verify(tmp_path / "found.onnx", tiny_model, images).target == "found.onnx"
 
 

@@ -377,6 +377,8 @@ def bad_requests() -> Iterator[tuple[dict[str, object], str]]:
         r"one label per image, 20. Received: labels of shape \(2,\)",
     )
     yield {"labels": [1, 2]}, "Expected `images` together with `labels`"
+    options = ExportOptions(keep_float=("avg_pool",))
+    yield {"options": options}, r"Received: \('avg_pool',\) for onnx, which are in float"
 
 
 @pytest.mark.parametrize(("request_", "message"), list(bad_requests()))
@@ -432,6 +434,21 @@ def test_feature_maps_are_exported_by_name(
                 received = runner.compute(images[:3])
                 for name in names:
                     np.testing.assert_allclose(received[name], expected[name], atol=1e-4)
+
+
+def test_slow_targets_are_verified_on_fewer_images(
+    tiny_model: keras.Model, images: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = dataclasses.replace(TARGETS["onnx"], max_pixels=10 * 32 * 32)
+    monkeypatch.setitem(TARGETS, "onnx", slow)
+    labels = tiny_model.predict(images, verbose=0).argmax(-1)
+    targets = ("tflite-float32", "onnx")
+    report = export(tiny_model, tmp_path, targets, images=images, labels=labels, timing=None)
+    rows = [row.comparison for row in report.artifacts]
+    assert [row.images for row in rows] == [40, 40, 10]
+    # The accuracy on ten images is none to put beside that on forty.
+    assert [row.accuracy for row in rows] == [1.0, 1.0, None]
+    assert "; images: 40; 10 for onnx; pixels: " in (tmp_path / "model_card.md").read_text()
 
 
 def endings(image: keras.KerasTensor, logits: keras.KerasTensor) -> dict[str, keras.Model]:

@@ -104,7 +104,7 @@ def test_uint8_takes_raw_pixels(files: Path, tiny_model: keras.Model) -> None:
     probabilities = signature(image=pixels)["probabilities"]
     assert probabilities.dtype == np.uint8
     wanted = expected(tiny_model, pixels)["probabilities"]
-    assert relative_error(probabilities / 256, wanted) < 0.06
+    assert relative_error(probabilities / 256, wanted) < 0.08
     (image,) = Interpreter(str(files / "model-int8-io.tflite")).get_input_details()
     assert (image["dtype"], image["quantization"]) == (np.int8, (1.0, -128))
 
