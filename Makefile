@@ -11,7 +11,7 @@ demo: $(VENV)/installed-export
 
 # A file's tests run one after the other, so that they share what they have set up.
 test: $(VENV)/installed-dev
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --durations=25
 
 test-slow: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -m slow

@@ -25,14 +25,18 @@ def html_table(report: ExportReport) -> str:
     return _table(COLUMNS, rows)
 
 
-def _table(columns: Sequence[str], rows: Iterable[tuple[Sequence[str], str]]) -> str:
+def _table(
+    columns: Sequence[str], rows: Iterable[tuple[Sequence[str], str]], kind: str = "figures"
+) -> str:
+    """`kind`: `"figures"`, or `"words"`, which wrap."""
+
     def lines() -> Iterator[str]:
         yield f"<tr>{''.join(f'<th>{html.escape(column)}</th>' for column in columns)}</tr>"
-        for row, kind in rows:
+        for row, style in rows:
             inside = "".join(f"<td>{html.escape(cell)}</td>" for cell in row)
-            yield f"<tr class='{kind}'>{inside}</tr>"
+            yield f"<tr class='{style}'>{inside}</tr>"
 
-    return f"<table>{''.join(lines())}</table>"
+    return f"<table class='{kind}'>{''.join(lines())}</table>"
 
 
 def report_page(report: ExportReport) -> str:
@@ -53,9 +57,9 @@ def report_page(report: ExportReport) -> str:
         sections.append(section("Speed and memory", _table(columns, measured)))
     graphs = [(_operators(artifact), "") for artifact in report.artifacts if artifact.operators]
     if graphs:
-        headings = ("artifact", "computed in float", "operators")
-        sections.append(section("Graphs", _table(headings, graphs)))
-    sections.append(section("Images", _table(("for", *_IMAGE_COLUMNS), _images(report))))
+        sections.append(section("Graphs", _table(_GRAPH_COLUMNS, graphs, "words")))
+    headings = ("for", *_IMAGE_COLUMNS)
+    sections.append(section("Images", _table(headings, _images(report), "words")))
     versions = ", ".join(f"{name} {number}" for name, number in report.versions.items())
     sections.append(f"<footer>{html.escape(versions)}</footer>")
     return page(f"Export of {report.model.get('name', 'a model')}", sections)
@@ -77,6 +81,7 @@ def _operators(artifact: ArtifactReport) -> tuple[str, str, str]:
     return artifact.target, ", ".join(artifact.float_layers) or "–", counts
 
 
+_GRAPH_COLUMNS = ("artifact", "computed in float", "operators")
 _IMAGE_COLUMNS = ("count", "source", "pixels", "images per class")
 
 
@@ -109,9 +114,11 @@ def figure(report: ExportReport) -> Figure:
     labelled = artifacts[0].comparison.accuracy is not None
     agreeing = all(artifact.comparison.agreement is not None for artifact in artifacts)
     panels: list[tuple[str, list[float | None]]] = [
-        ("size in MB", [artifact.size / 1e6 for artifact in artifacts]),
-        ("latency in ms", [artifact.latency_ms for artifact in artifacts]),
+        ("size in MB", [artifact.size / 1e6 for artifact in artifacts])
     ]
+    latencies = [artifact.latency_ms for artifact in artifacts]
+    if any(value is not None for value in latencies):
+        panels.append(("latency in ms", latencies))
     if labelled:
         panels.append(("accuracy in %", [_percent(a.comparison.accuracy) for a in artifacts]))
     elif agreeing:
@@ -131,7 +138,7 @@ def figure(report: ExportReport) -> Figure:
             axes.annotate(
                 "–" if value is None else f" {value:.4g}", (value or 0.0, place), va="center"
             )
-        axes.margins(x=0.25)
+        axes.margins(x=0.3)
         axes.set_title(title, fontsize=10)
         axes.spines[["top", "right"]].set_visible(False)
     drawing.axes[0].invert_yaxis()

@@ -23,6 +23,7 @@ th, td {
   padding: .35rem .6rem; border-bottom: 1px solid #d8dde6; text-align: right; white-space: nowrap
 }
 th:first-child, td:first-child { text-align: left }
+.words th, .words td { text-align: left; white-space: normal; vertical-align: top }
 .scroll { overflow-x: auto }
 .failed td { color: #b00020; font-weight: 600 }
 .verdict { padding: .6rem .9rem; border-left: 4px solid #1a7f4b; background: #eef8f2 }

@@ -1,0 +1,80 @@
+"""Exports ResNet-50 at 224 to every target, prints seconds and memory, and times the artifacts.
+
+    python -m tests.benchmarks.export IMAGES --output DIR [--other torchvision.onnx]
+
+`IMAGES` is a folder of pictures, at any depth; the network has random weights, which changes no
+figure here. Torchvision's network, for comparison, comes from an environment with torch:
+
+    model = torchvision.models.resnet50().eval()
+    torch.onnx.export(model, torch.zeros(1, 3, 224, 224), "torchvision.onnx", dynamo=False,
+        opset_version=17, input_names=["image"], output_names=["logits"],
+        dynamic_axes={"image": {0: "batch"}, "logits": {0: "batch"}})
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import os
+import time
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras_resnet
+from keras_resnet.export import TARGETS, benchmark, export
+from keras_resnet.images import find_images
+
+
+def exporting(images: str, output: Path) -> None:
+    """Prints the seconds of every step, and the peak of memory."""
+    steps: list[tuple[str, float]] = []
+    model = keras_resnet.ResNet50()
+    export(
+        model,
+        output,
+        tuple(TARGETS),
+        calibration=find_images([images]),
+        allow_disagreement=True,
+        timing=None,
+        overwrite=True,
+        progress=lambda step, done: steps.append((step, time.perf_counter())),
+    )
+    steps.append(("end", time.perf_counter()))
+    for (name, start), (_, end) in itertools.pairwise(steps):
+        print(f"{name:20s} {end - start:6.1f} s")
+    print(f"{'together':20s} {steps[-1][1] - steps[0][1]:6.1f} s")
+    status = Path("/proc/self/status").read_text()
+    peak = next(line for line in status.splitlines() if line.startswith("VmHWM"))
+    print(f"{'peak memory':20s} {int(peak.split()[1]) / 1e6:6.2f} GB")
+
+
+def timing(artifacts: list[Path], seconds: float) -> None:
+    """Prints latencies at batch 1 and 16 and their ratios to the first of each comparison."""
+    for row in benchmark(artifacts, batch_sizes=(1, 16), seconds=seconds).to_dict()["measurements"]:
+        print(
+            f"{Path(row['artifact']).name:24s} batch {row['batch_size']:2d} "
+            f"{row['p50_ms']:8.1f} ms {row['ratio']:7.3f}"
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("images")
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--other", type=Path)
+    parser.add_argument("--seconds", type=float, default=8)
+    options = parser.parse_args()
+    exporting(options.images, options.output)
+    folder = options.output
+    names = ("float32", "float16", "dynamic", "int8")
+    timing([folder / f"model-{name}.tflite" for name in names], options.seconds)
+    others = [options.other] if options.other else []
+    timing([*others, folder / "model.onnx"], options.seconds)
+    timing([folder / f"model{name}.onnx" for name in ("", "-float16", "-int8")], options.seconds)
+    for name in ("model-int8.tflite", "model-float32.tflite"):
+        print(f"{name:24s} {(folder / name).stat().st_size / 1e6:.1f} MB")
+
+
+if __name__ == "__main__":
+    main()
