@@ -39,13 +39,11 @@ class ImageSet:
         images: float32 `(n, height, width, channels)`, RGB in [0, 255].
         source: where they are from, in words.
         labels: class of each, `(n,)`, if known.
-        is_noise: whether they are made up, so that they say nothing of accuracy.
     """
 
     images: np.ndarray
     source: str
     labels: np.ndarray | None = None
-    is_noise: bool = False
 
     def summary(self) -> dict[str, Any]:
         """What a report tells of them: count, source, range of the pixels, images per class."""
@@ -103,6 +101,7 @@ def image_sets(
             verification = _part(calibrating, held_out)
             calibrating = _part(calibrating, ~held_out)
         check_calibration(calibrating.images)
+        _warn_if_reused(calibrating.images, verification.images)
     return calibrating, verification or _noise(shape)
 
 
@@ -133,17 +132,21 @@ class _Images:
     def _array(self, images: Any, what: str, count: int | None) -> np.ndarray:
         if isinstance(images, np.ndarray) and images.ndim == 4:
             return image_array(images, self._shape, what)
-        items = images if isinstance(images, (list, tuple)) else itertools.islice(images, count)
         # What is no picture of this model's size is prepared as for a prediction.
-        ready = [self._prepared(item, index) for index, item in enumerate(items)]
+        items = itertools.islice(images, count)
+        ready = [self._prepared(item, index, what) for index, item in enumerate(items)]
         return image_array(ready, self._shape, what)
 
-    def _prepared(self, item: Any, index: int) -> Any:
+    def _prepared(self, item: Any, index: int, what: str) -> Any:
         """One image; an array of another shape stays as it is, for `image_array` to complain of."""
-        is_picture = isinstance(item, (str, bytes)) or hasattr(item, "__fspath__")
-        if not is_picture:
-            return np.asarray(item)
-        return self._input().prepared(item, index)
+        if isinstance(item, (str, bytes)) or hasattr(item, "__fspath__"):
+            return self._input().prepared(item, index)
+        if isinstance(item, (tuple, list)) and len(item) == 2 and np.ndim(item[1]) == 0:
+            raise ValueError(
+                f"Expected {what} alone. Received: pairs of an image and a label; pass the images, "
+                "and `labels` apart"
+            )
+        return np.asarray(item)
 
     def _input(self) -> ModelInput:
         return ModelInput(self._shape, self._info)
@@ -195,7 +198,8 @@ def check_calibration(images: np.ndarray) -> None:
         equal = "" if different == len(images) else f", {different} of them different"
         raise ValueError(
             f"Expected at least {MINIMUM_IMAGES} different calibration images. "
-            f"Received: {len(images)}{equal}. Pass images like those the network will see"
+            f"Received: {len(images)}{equal}, without the fourth that is held out to verify on "
+            "where no others are given. Pass more images like those the network will see"
         )
     if images.max() <= 1:
         raise ValueError(
@@ -216,6 +220,18 @@ def check_calibration(images: np.ndarray) -> None:
         warnings.warn(
             "The calibration images look like noise: neighbouring pixels differ as much as any "
             "others. Ranges that are taken from noise do not fit pictures.",
+            stacklevel=4,
+        )
+
+
+def _warn_if_reused(calibration: np.ndarray, verification: np.ndarray) -> None:
+    """Warns of images that are verified on although int8's ranges were made for them."""
+    seen = {image.tobytes() for image in calibration}
+    again = sum(image.tobytes() in seen for image in verification)
+    if again:
+        warnings.warn(
+            f"{again} of {len(verification)} images to verify on are calibration images too: int8 "
+            "looks better on these than on others.",
             stacklevel=4,
         )
 
@@ -256,4 +272,4 @@ def _part(images: ImageSet, which: np.ndarray) -> ImageSet:
 def _noise(shape: tuple[int | None, ...]) -> ImageSet:
     size = (_NOISE_IMAGES, shape[1] or 224, shape[2] or 224, shape[3] or 3)
     pixels = np.random.default_rng(0).integers(0, 256, size)
-    return ImageSet(pixels.astype(np.float32), "noise", is_noise=True)
+    return ImageSet(pixels.astype(np.float32), "noise")

@@ -16,8 +16,10 @@ from keras_resnet.export.comparison import Limits, compare, compare_features, di
 from keras_resnet.export.record import REPORT_FILE, digest
 from keras_resnet.export.report import ArtifactReport
 from keras_resnet.export.runtime import KerasRunner, Runner, artifact_path, load_runner
+from keras_resnet.export.signature import as_float32
 from keras_resnet.export.targets import TARGETS
 from keras_resnet.files import size_of
+from keras_resnet.saving import load_model
 
 #: Of artifacts of which nobody knows how exact they should be.
 DEFAULT_LIMITS = Limits(min_agreement=0.98, max_accuracy_drop=0.01)
@@ -54,9 +56,7 @@ def verify(
     """
     path = artifact_path(artifact)
     theirs = load_runner(path)
-    ours: Runner = (
-        KerasRunner(against) if isinstance(against, keras.Model) else load_runner(against)
-    )
+    ours = _reference(against)
     same = ours.is_classifier == theirs.is_classifier
     if not same or (not ours.is_classifier and set(ours.outputs) != set(theirs.outputs)):
         raise ValueError(
@@ -82,6 +82,16 @@ def verify(
         () if known is None or known.float_layers is None else known.float_layers(path),
         sha256=digest(Path(artifact)),
     )
+
+
+def _reference(against: keras.Model | str | PathLike[str]) -> Runner:
+    """What an artifact is compared with: as `export` does, a Keras model in float32."""
+    if not isinstance(against, keras.Model):
+        path = artifact_path(against)
+        if path.suffix != ".keras":
+            return load_runner(path)
+        against = load_model(path, compile=False)
+    return KerasRunner(as_float32(against))
 
 
 def limits_of(artifact: str | PathLike[str]) -> Limits:

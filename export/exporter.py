@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,7 @@ _FEWEST_IMAGES = 8
 
 
 class ExportError(RuntimeError):
-    """An artifact disagrees with Keras. `report` has the figures of all artifacts."""
+    """An artifact disagrees with Keras or cannot be made. `report` has the figures of all."""
 
     def __init__(self, report: ExportReport) -> None:
         super().__init__("; ".join(report.failures))
@@ -91,8 +92,8 @@ def export(
             `tflite-int8`; without calibration images `tflite-float32` in its place.
         calibration: images for int8, as at evaluation, not augmented: a data source such as
             `"folder:flowers"`, of which 256 training images are taken, as many of every class; or
-            an array `(n, height, width, channels)`; or any iterable of arrays, paths or contents of
-            image files, of which the first 256 count.
+            an array `(n, height, width, channels)`, all of it; or any list or iterable of arrays,
+            paths or contents of image files, of which the first 256 count.
         images: held-out images to verify on, likewise; of a data source, those are validation
             images. By default of the same source, or every fourth calibration image, which is then
             not used for calibration; without those, noise, which proves equal arithmetic but says
@@ -110,11 +111,11 @@ def export(
 
     Raises:
         ValueError: an unknown target, an impossible model, images that cannot be right, or a
-            directory that cannot be written to.
+            directory that cannot be written to; or no target at all can be made of the model.
         FileExistsError: an artifact of another export is there already.
         ImportError: a target's packages are not installed.
-        ExportError: an artifact is outside its target's limits; it is not kept, the ones that agree
-            are.
+        ExportError: an artifact is outside its target's limits, or cannot be made of this model;
+            it is not kept, the ones that agree are.
         OSError: the disk is full.
     """
     check_backend()
@@ -127,7 +128,7 @@ def export(
     export_.facts["weights"] = info.weights
     with partial_directory(Path(directory)) as staging:
         report = export_.run(chosen, staging, timing, overwrite, progress)
-    if report.failures and not allow_disagreement:
+    if report.refusals or (report.failures and not allow_disagreement):
         raise ExportError(report)
     return report
 
@@ -172,9 +173,11 @@ class _Export:
         self._allow = allow_disagreement
         self._keras = KerasRunner(model)
         self._expected = self._outputs(self._keras)
-        self._mark = record.fingerprint(model, *images, options)
+        self._fingerprints = record.Fingerprints(model, *images, options)
+        self._refusals: dict[str, str] = {}
         self.facts: dict[str, Any] = {
             "name": model.name,
+            "fingerprint": self._fingerprints.model,
             "parameters": model.count_params(),
             "input": list(self._keras.input_shape),
             "outputs": list(self._keras.outputs),
@@ -189,41 +192,73 @@ class _Export:
         progress: Progress,
     ) -> ExportReport:
         """Makes what is missing, measures, and writes the reports."""
-        done = {} if overwrite else record.finished(self._directory, self._mark)
-        self._refuse_existing([t for t in targets if t.name not in done], overwrite)
+        known = record.finished(self._directory, self._fingerprints.model)
+        done = {} if overwrite else self._finished(targets, known)
+        missing = [target for target in targets if target.name not in done]
+        if not overwrite:
+            self._refuse_foreign(missing, known)
         workspace = Path(tempfile.mkdtemp(dir=staging))
         keras_path = workspace / "model.keras"
         self._model.save(keras_path)
         rows = [ArtifactReport("keras", None, size_of(keras_path), self._compare(self._expected))]
-        # What the same export has made before stays in the report.
-        wanted = {target.name for target in targets}
-        rows += [row for name, row in done.items() if name not in wanted]
+        # What was made of the same model before stays in the report.
+        wanted = {target.place(self._options) for target in targets}
+        kept = [row for place, row in known.items() if place not in wanted]
         source = self._source(workspace)
         for index, target in enumerate(targets):
             progress(target.name, index / (len(targets) + 1))
             if target.name in done:
                 rows.append(done[target.name])
                 continue
-            row = self._write(target, source, staging)
+            try:
+                row = self._write(target, source, staging)
+            except ValueError as error:
+                if len(targets) == 1:
+                    raise
+                # Other formats may still have what this one lacks.
+                self._refusals[target.name] = str(error)
+                continue
             rows.append(row)
-            if not row.disagreements or self._allow:
-                # The record comes first: what it names and is not there is made again.
-                note = record.write(staging, self._report(rows), self._mark).name
-                self._publish(staging, [note, target.place(self._options), *target.companions])
+            if row.disagreements and not self._allow:
+                if target.place(self._options) in known and not overwrite:
+                    self._remove(target)
+                continue
+            # The record comes first: what it names and is not there is made again.
+            note = record.write(staging, self._report([*rows, *kept])).name
+            self._publish(staging, [note, target.place(self._options), *target.companions])
+        rows += kept
         if timing is not None:
             progress("latency and memory", len(targets) / (len(targets) + 1))
             rows = self._measured(rows, keras_path, timing)
         report = self._report(rows)
-        record.write(staging, report, self._mark)
+        record.write(staging, report)
         (staging / PAGE_FILE).write_text(report_page(report), encoding="utf-8")
         (staging / CARD_FILE).write_text(model_card(report), encoding="utf-8")
         self._publish(staging, [PAGE_FILE, CARD_FILE, record.REPORT_FILE])
         return report
 
-    def _refuse_existing(self, targets: list[Target], overwrite: bool) -> None:
-        places = [target.place(self._options) for target in targets]
-        existing = [place for place in places if (self._directory / place).exists()]
-        if existing and not overwrite:
+    def _finished(
+        self, targets: list[Target], known: Mapping[str, ArtifactReport]
+    ) -> dict[str, ArtifactReport]:
+        """The rows of targets of which this very export has made an artifact before."""
+        found = {target.name: known.get(target.place(self._options)) for target in targets}
+        return {
+            target.name: row
+            for target in targets
+            if (row := found[target.name]) is not None
+            and row.fingerprint == self._fingerprints.of(target)
+            and (self._allow or not row.disagreements)
+        }
+
+    def _refuse_foreign(self, targets: list[Target], known: Mapping[str, ArtifactReport]) -> None:
+        """Refuses to replace artifacts, except one that this very export would not have kept."""
+        existing = [
+            place
+            for target in targets
+            if (self._directory / (place := target.place(self._options))).exists()
+            and (place not in known or known[place].fingerprint != self._fingerprints.of(target))
+        ]
+        if existing:
             raise FileExistsError(
                 "Expected a directory without artifacts of another export. "
                 f"Received: {self._directory}, which holds {', '.join(existing)}. Choose another "
@@ -258,6 +293,7 @@ class _Export:
             () if target.float_layers is None else target.float_layers(path),
             suspects,
             sha256=record.digest(path),
+            fingerprint=self._fingerprints.of(target),
         )
 
     def _part_for(self, target: Target) -> slice:
@@ -285,11 +321,11 @@ class _Export:
     ) -> list[ArtifactReport]:
         """The rows with latency and memory of all artifacts that are kept."""
         kept = {
-            row.target: self._directory / row.file_name if row.file_name else keras_path
+            row.file_name: self._directory / row.file_name if row.file_name else keras_path
             for row in rows
             if not row.disagreements or self._allow
         }
-        names = {str(path): target for target, path in kept.items()}
+        names = {str(path): place for place, path in kept.items()}
         height, width = self._model.input_shape[1:3]
         fixed = self._options.batch_size
         measurements = benchmark(
@@ -300,12 +336,17 @@ class _Export:
             seconds=timing.seconds,
             size=height or width or 224,
         ).measurements
-        by_target: dict[str, list[Measurement]] = {}
-        for row in measurements:
-            target = names[row.artifact]
-            by_target.setdefault(target, []).append(dataclasses.replace(row, artifact=target))
+        found: dict[str | None, list[Measurement]] = {}
+        for measured in measurements:
+            found.setdefault(names[measured.artifact], []).append(measured)
         return [
-            dataclasses.replace(row, measurements=tuple(by_target.get(row.target, ())))
+            dataclasses.replace(
+                row,
+                measurements=tuple(
+                    dataclasses.replace(measured, artifact=row.target)
+                    for measured in found.get(row.file_name, ())
+                ),
+            )
             for row in rows
         ]
 
@@ -318,7 +359,17 @@ class _Export:
             {} if calibration is None else calibration.summary(),
             self._verification.summary(),
             record.versions(),
+            dict(self._refusals),
         )
+
+    def _remove(self, target: Target) -> None:
+        """Removes an artifact that was kept when disagreement was allowed."""
+        for name in (target.place(self._options), *target.companions):
+            path = self._directory / name
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
 
     def _publish(self, staging: Path, names: list[str]) -> None:
         publish(

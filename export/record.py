@@ -15,6 +15,7 @@ import numpy as np
 from keras_resnet.export.calibration import ImageSet
 from keras_resnet.export.report import ArtifactReport, ExportReport
 from keras_resnet.export.signature import ExportOptions
+from keras_resnet.export.targets import Target
 
 #: Written after every target; a whole export has a page and a card besides.
 REPORT_FILE = "export.json"
@@ -41,21 +42,47 @@ def versions() -> dict[str, str]:
     return found
 
 
-def fingerprint(
-    model: keras.Model,
-    calibration: ImageSet | None,
-    verification: ImageSet,
-    options: ExportOptions,
-) -> str:
-    """A hash of everything that artifacts and their figures depend on."""
+class Fingerprints:
+    """Hashes of what artifacts and their figures depend on.
+
+    Attributes:
+        model: of the network and its weights.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        calibration: ImageSet | None,
+        verification: ImageSet,
+        options: ExportOptions,
+    ) -> None:
+        self.model = _hash(model.to_json(), *model.get_weights())
+        self._verification = _hash(verification.images, verification.labels)
+        self._calibration = None if calibration is None else _hash(calibration.images)
+        self._options = options
+
+    def of(self, target: Target) -> str:
+        """Of all that an artifact and its figures depend on; equal for an equal export."""
+        settings: dict[str, Any] = {
+            "target": target.name,
+            "options": dataclasses.asdict(self._options),
+            "versions": versions(),
+        }
+        if target.needs_calibration:
+            settings["calibration"] = self._calibration
+        else:
+            # Artifacts in float are the same whatever int8 leaves in float.
+            del settings["options"]["keep_float"]
+        text = json.dumps(settings, sort_keys=True)
+        return _hash(self.model, self._verification, text)
+
+
+def _hash(*parts: str | np.ndarray | None) -> str:
     known = hashlib.sha256()
-    settings = {"options": dataclasses.asdict(options), "versions": versions()}
-    known.update(json.dumps(settings, sort_keys=True).encode())
-    known.update(model.to_json().encode())
-    arrays = [*model.get_weights(), verification.images, verification.labels]
-    arrays += [None if calibration is None else calibration.images]
-    for array in arrays:
-        known.update(b"none" if array is None else np.ascontiguousarray(array).tobytes())
+    for part in parts:
+        content = part if isinstance(part, np.ndarray) else np.frombuffer(str(part).encode(), "u1")
+        known.update(f"{content.dtype}{content.shape}".encode())
+        known.update(np.ascontiguousarray(content).tobytes())
     return known.hexdigest()
 
 
@@ -70,21 +97,21 @@ def digest(path: Path) -> str:
     return known.hexdigest()
 
 
-def finished(directory: Path, mark: str) -> dict[str, ArtifactReport]:
-    """Artifacts of the same export that lie there as they were written, by target.
+def finished(directory: Path, model: str) -> dict[str, ArtifactReport]:
+    """Artifacts of the same model that lie there as they were written, by file name.
 
     Args:
         directory: of the export.
-        mark: what `fingerprint` says of it.
+        model: what `Fingerprints.model` says of it.
     """
     try:
         record: dict[str, Any] = json.loads((directory / REPORT_FILE).read_text("utf-8"))
-        same = record["fingerprint"] == mark
+        same = record["model"]["fingerprint"] == model
         rows = [ArtifactReport.from_dict(row) for row in record["artifacts"]] if same else []
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}  # None, or one that cannot be read: nothing is known to be finished.
     return {
-        row.target: row
+        row.file_name: row
         for row in rows
         if row.file_name is not None
         and (directory / row.file_name).exists()
@@ -92,9 +119,9 @@ def finished(directory: Path, mark: str) -> dict[str, ArtifactReport]:
     }
 
 
-def write(directory: Path, report: ExportReport, mark: str) -> Path:
+def write(directory: Path, report: ExportReport) -> Path:
     """Writes the report as JSON; returns its path."""
     path = directory / REPORT_FILE
-    values = {"fingerprint": mark, **report.to_dict()}
-    path.write_text(json.dumps(values, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    text = json.dumps(report.to_dict(), indent=1, ensure_ascii=False)
+    path.write_text(f"{text}\n", "utf-8")
     return path

@@ -6,13 +6,15 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from rich.table import Table
 
 from keras_resnet import terminal
 from keras_resnet.export.comparison import Comparison
 from keras_resnet.export.timing import Measurement
+
+_Figures = TypeVar("_Figures", Comparison, Measurement)
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,7 @@ class ArtifactReport:
             see `layer_errors`.
         measurements: latency and memory.
         sha256: of its content, to know it again.
+        fingerprint: of all that it and its figures depend on; see `record.Fingerprints`.
     """
 
     target: str
@@ -43,6 +46,7 @@ class ArtifactReport:
     layer_errors: Mapping[str, float] = field(default_factory=dict)
     measurements: tuple[Measurement, ...] = ()
     sha256: str = ""
+    fingerprint: str = ""
 
     @property
     def latency_ms(self) -> float | None:
@@ -53,11 +57,21 @@ class ArtifactReport:
     def from_dict(cls, values: Mapping[str, Any]) -> ArtifactReport:
         """The reverse of `dataclasses.asdict`, after JSON."""
         values = dict(values)
-        comparison = Comparison(**values.pop("comparison"))
-        measurements = tuple(Measurement(**row) for row in values.pop("measurements"))
+        comparison = _of_dict(Comparison, values.pop("comparison"))
+        measurements = tuple(_of_dict(Measurement, row) for row in values.pop("measurements"))
         for name in ("disagreements", "float_layers"):
             values[name] = tuple(values[name])
         return cls(comparison=comparison, measurements=measurements, **values)
+
+
+def _of_dict(kind: type[_Figures], values: Mapping[str, Any]) -> _Figures:
+    """The figures that JSON has; where it says null of what has to be a number, that was none."""
+    numbers = {item.name for item in dataclasses.fields(kind) if item.type == "float"}
+    known: dict[str, Any] = {
+        name: math.nan if value is None and name in numbers else value
+        for name, value in values.items()
+    }
+    return kind(**known)
 
 
 @dataclass(frozen=True)
@@ -71,6 +85,7 @@ class ExportReport:
         calibration: of the images: count, source, range, images per class; empty without any.
         verification: likewise.
         versions: of the packages that took part.
+        refusals: targets that this model cannot be exported to, with the reasons.
     """
 
     artifacts: tuple[ArtifactReport, ...]
@@ -79,11 +94,13 @@ class ExportReport:
     calibration: Mapping[str, Any] = field(default_factory=dict)
     verification: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
+    refusals: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def failures(self) -> list[str]:
-        """One sentence per artifact that disagrees with Keras."""
-        return [_failure(artifact) for artifact in self.artifacts if artifact.disagreements]
+        """One sentence per artifact that disagrees with Keras or cannot be made."""
+        found = [_failure(artifact) for artifact in self.artifacts if artifact.disagreements]
+        return found + [f"{target} is refused: {why}" for target, why in self.refusals.items()]
 
     def to_dict(self) -> dict[str, Any]:
         """The report as plain data for JSON; figures that are no numbers are `None`."""
@@ -95,6 +112,8 @@ class ExportReport:
         table = terminal.table(COLUMNS)
         for artifact in self.artifacts:
             table.add_row(*cells(artifact), style="red" if artifact.disagreements else None)
+        for target in self.refusals:
+            table.add_row(*refused(target), style="red")
         return table
 
 
@@ -111,11 +130,20 @@ def _failure(artifact: ArtifactReport) -> str:
     sentence = f"{artifact.target} disagrees with Keras: {'; '.join(artifact.disagreements)}"
     if artifact.layer_errors:
         worst = list(artifact.layer_errors)[:3]
-        sentence += f". The layers that hurt most: {', '.join(worst)}; try to keep them in float"
+        options = " ".join(f"--keep-float {layer}" for layer in worst)
+        sentence += (
+            f". The layers that hurt most: {', '.join(worst)}. To compute them in float: {options} "
+            f"(in Python: ExportOptions(keep_float={tuple(worst)!r}))"
+        )
     return sentence
 
 
 COLUMNS = ("artifact", "size", "accuracy", "agreement", "max error", "latency", "memory", "verdict")
+
+
+def refused(target: str) -> tuple[str, ...]:
+    """The row of a target that has no artifact."""
+    return (target, *["–"] * (len(COLUMNS) - 2), "refused")
 
 
 def cells(artifact: ArtifactReport) -> tuple[str, ...]:

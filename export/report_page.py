@@ -8,7 +8,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from keras_resnet.export.report import COLUMNS, ArtifactReport, ExportReport, cells
+from keras_resnet.export.report import COLUMNS, ArtifactReport, ExportReport, cells, refused
 from keras_resnet.pages import page, picture, section
 from keras_resnet.weights.registry import find_weights, list_weights
 
@@ -22,7 +22,8 @@ def html_table(report: ExportReport) -> str:
         (cells(artifact), "failed" if artifact.disagreements else "passed")
         for artifact in report.artifacts
     )
-    return _table(COLUMNS, rows)
+    missing = ((refused(target), "failed") for target in report.refusals)
+    return _table(COLUMNS, (*rows, *missing))
 
 
 def _table(
@@ -53,8 +54,13 @@ def report_page(report: ExportReport) -> str:
     ]
     measured = [row for artifact in report.artifacts for row in _measured(artifact)]
     if measured:
-        columns = ("artifact", "batch", "threads", "p50", "p90", "p99", "images/s", "memory")
-        sections.append(section("Speed and memory", _table(columns, measured)))
+        sections.append(section("Speed and memory", _table(_SPEED_COLUMNS, measured)))
+    compared = [(_agreement(artifact), "") for artifact in report.artifacts]
+    sections.append(section("Agreement with Keras", _table(_AGREEMENT_COLUMNS, compared)))
+    hurt = [(_layer_errors(artifact), "") for artifact in report.artifacts if artifact.layer_errors]
+    if hurt:
+        columns = ("artifact", "what int8 in one layer changes, relative to the outputs")
+        sections.append(section("Layers that hurt most", _table(columns, hurt, "words")))
     graphs = [(_operators(artifact), "") for artifact in report.artifacts if artifact.operators]
     if graphs:
         sections.append(section("Graphs", _table(_GRAPH_COLUMNS, graphs, "words")))
@@ -74,6 +80,28 @@ def _measured(artifact: ArtifactReport) -> Iterator[tuple[Sequence[str], str]]:
         p99 = "–" if row.p99_ms is None else f"{row.p99_ms:.2f} ms"
         speed, memory = f"{row.images_per_second:,.0f}", f"{row.peak_memory / 1e6:,.0f} MB"
         yield (*head, f"{row.p50_ms:.2f} ms", f"{row.p90_ms:.2f} ms", p99, speed, memory), ""
+
+
+_SPEED_COLUMNS = ("artifact", "batch", "threads", "p50", "p90", "p99", "images/s", "memory")
+_AGREEMENT_COLUMNS = ("artifact", "images", "max error", "mean error", "cosine", "top-1", "top-5")
+
+
+def _agreement(artifact: ArtifactReport) -> tuple[str, ...]:
+    found = artifact.comparison
+    shares = (found.agreement, found.top5_agreement)
+    return (
+        artifact.target,
+        str(found.images),
+        f"{found.max_error:.1e}",
+        f"{found.mean_error:.1e}",
+        f"{found.cosine:.6f}",
+        *("–" if share is None else f"{share:.2%}" for share in shares),
+    )
+
+
+def _layer_errors(artifact: ArtifactReport) -> tuple[str, str]:
+    errors = artifact.layer_errors.items()
+    return artifact.target, ", ".join(f"{layer} {error:.2g}" for layer, error in errors)
 
 
 def _operators(artifact: ArtifactReport) -> tuple[str, str, str]:
@@ -162,10 +190,11 @@ def model_card(report: ExportReport) -> str:
     lines += ["RGB pixels in [0, 255]; normalisation is part of every artifact.", ""]
     if entry is not None:
         recipe = f", trained by {entry.recipe}" if entry.recipe else ""
-        lines += [f"Weights: {entry.tag}, {entry.license}{recipe}.", ""]
-        lines += [f"Published accuracy: {entry.top1:g} % ({entry.accuracy_source}).", ""]
+        lines += [f"It started from the weights {entry.tag}, {entry.license}{recipe}.", ""]
+        published = f"{entry.top1:g} % ({entry.accuracy_source})"
+        lines += [f"Published accuracy of those weights: {published}.", ""]
     elif model.get("weights"):
-        lines += [f"Weights: {model['weights']}. Their licence is not known to the exporter.", ""]
+        lines += [f"It started from the weights {model['weights']}, of unknown licence.", ""]
     else:
         lines += ["Licence and training data are not known to the exporter.", ""]
     lines += ["## Artifacts", "", f"| {' | '.join(COLUMNS)} |", "|---" * len(COLUMNS) + "|"]
@@ -173,6 +202,9 @@ def model_card(report: ExportReport) -> str:
     lines += ["", "Latency: median of one call, on the machine that exported.", "", "## Images", ""]
     for row, _ in _images(report):
         lines.append(f"- {row[0]}: {row[2]}; images: {row[1]}; pixels: {row[3]}")
+    if report.refusals:
+        lines += ["", "## Not exported", ""]
+        lines += [f"- {target}: {why}" for target, why in report.refusals.items()]
     return "\n".join(lines) + "\n"
 
 

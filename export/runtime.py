@@ -18,6 +18,7 @@ from keras_resnet.export.signature import (
     CLASSIFIER_OUTPUTS,
     IMAGE,
     SIGNATURE,
+    filled_up,
     image_array,
     named_outputs,
     output_names,
@@ -78,10 +79,8 @@ class Runner(ABC):
         parts = []
         for start in range(0, len(array), size):
             batch = array[start : start + size]
-            # Where the batch size is fixed, the last batch is filled up with its last image.
-            fill = size - len(batch) if self.input_shape[0] else 0
-            full = np.concatenate([batch, np.repeat(batch[-1:], fill, 0)])
-            parts.append({name: value[: len(batch)] for name, value in self.run(full).items()})
+            values = self.run(filled_up(batch, self.input_shape[0]))
+            parts.append({name: value[: len(batch)] for name, value in values.items()})
         return {
             name: np.concatenate([part[name] for part in parts]).astype(np.float32)
             for name in self.outputs

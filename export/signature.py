@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +14,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_resnet.model_info import ModelInfo
+from keras_resnet.model_info import ModelInfo, get_info, set_info
 
 IMAGE = "image"
 BATCH = "batch"
@@ -33,6 +34,8 @@ class ExportOptions:
         layout: of the ONNX artifacts' input: `"NHWC"` or `"NCHW"`.
         version: directory of a SavedModel's version, for servers.
         serving_batch_sizes: numbers of images in a request that servers are to be ready for.
+        storage_uri: where a KServe cluster finds the model, such as `"s3://bucket/folder"`; None:
+            in a volume claim of the service's name.
 
     Raises:
         ValueError: a field has another value than these.
@@ -43,6 +46,7 @@ class ExportOptions:
     layout: str = "NHWC"
     version: int = 1
     serving_batch_sizes: tuple[int, ...] = (1, 4, 16)
+    storage_uri: str | None = None
 
     def __post_init__(self) -> None:
         numbers = (self.version, *self.serving_batch_sizes, self.batch_size or 1)
@@ -162,7 +166,7 @@ def output_names(model: Any) -> tuple[str, ...]:
         return tuple(model.output_names)
     outputs = model.output_shape
     last = _last_layer(model)
-    if len(outputs) != 2 or isinstance(last, _POOLING):
+    if len(outputs) != 2 or isinstance(last, (*_POOLING, *_NORMALISATIONS)):
         return ("features",)
     if outputs[1] is None or outputs[1] < 2:
         raise ValueError(
@@ -176,6 +180,14 @@ _POOLING = (
     keras.layers.GlobalAveragePooling2D,
     keras.layers.GlobalMaxPooling2D,
     keras.layers.Flatten,
+)
+
+
+#: What embeddings end with, and classifiers do not.
+_NORMALISATIONS = (
+    keras.layers.UnitNormalization,
+    keras.layers.LayerNormalization,
+    keras.layers.BatchNormalization,
 )
 
 
@@ -216,6 +228,7 @@ def as_float32(model: keras.Model) -> keras.Model:
 
     copy = in_float32(model)
     copy.set_weights(model.get_weights())
+    set_info(copy, get_info(model))
     return copy
 
 
@@ -225,6 +238,40 @@ def _all_layers(model: keras.Model) -> Iterator[keras.Layer]:
             yield from _all_layers(layer)
         else:
             yield layer
+
+
+def check_kept_layers(layers: Iterable[str], model: keras.Model, computed: Collection[str]) -> None:
+    """Refuses layers to keep in float that an artifact has no operators of.
+
+    Args:
+        layers: their names.
+        model: the network.
+        computed: names of the layers that have operators in the artifact.
+
+    Raises:
+        ValueError: the network has no such layer, or it is a part of another one's operator.
+    """
+    known = [layer.name for layer in _all_layers(model)]
+    for layer in layers:
+        if layer in computed:
+            continue
+        if layer not in known:
+            close = ", ".join(difflib.get_close_matches(layer, known, 3, 0.5)) or "none"
+            raise ValueError(
+                f"Expected `keep_float` to name layers of the network. Received: {layer!r}. "
+                f"Close matches: {close}"
+            )
+        before = next((n for n in reversed(known[: known.index(layer)]) if n in computed), None)
+        hint = "" if before is None else f". It may be a part of {before!r}: keep that one"
+        raise ValueError(
+            "Expected `keep_float` to name layers with operators of their own. "
+            f"Received: {layer!r}, which has none{hint}"
+        )
+
+
+def filled_up(batch: np.ndarray, size: int | None) -> np.ndarray:
+    """The batch with its last image repeated up to `size`, for what takes that size only."""
+    return batch if size is None else batch.take(range(size), axis=0, mode="clip")
 
 
 def image_array(

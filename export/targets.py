@@ -83,7 +83,6 @@ def _tflite(
     write: Writer,
     limits: Limits,
     calibrated: bool = False,
-    exact: bool = False,
     max_pixels: int | None = None,
 ) -> Target:
     """A `.tflite` file with its description as JSON beside it."""
@@ -97,7 +96,7 @@ def _tflite(
         companions=(f"model-{kind}.json",),
         max_pixels=max_pixels,
         operators=tflite_inspect.operators,
-        float_layers=None if exact else tflite_inspect.float_layers,
+        float_layers=tflite_inspect.float_layers if calibrated else None,
         layer_errors=tflite_layer_errors if calibrated else None,
     )
 
@@ -133,9 +132,9 @@ TARGETS = {
             versioned=True,
             operators=saved_model.operators,
         ),
-        _tflite("float32", tflite.write_float32, _EXACT, exact=True),
-        _tflite("float16", tflite.write_float16, _HALF, exact=True),
-        _tflite("dynamic", tflite.write_dynamic, _INTEGER, exact=True),
+        _tflite("float32", tflite.write_float32, _EXACT),
+        _tflite("float16", tflite.write_float16, _HALF),
+        _tflite("dynamic", tflite.write_dynamic, _INTEGER),
         _tflite("int8", tflite.write_int8, _INTEGER, calibrated=True),
         _tflite("int8-io", tflite.write_int8_io, _INTEGER, calibrated=True),
         _tflite("uint8-io", tflite.write_uint8_io, _INTEGER, calibrated=True),

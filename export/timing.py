@@ -156,7 +156,12 @@ def benchmark(
             "Expected at least one artifact, and `seconds` above 0. "
             f"Received: {len(artifacts)} artifacts, seconds={seconds!r}"
         )
-    paths = {str(artifact): artifact_path(artifact) for artifact in artifacts}
+    # What is given twice is timed twice, which shows how far to trust a ratio.
+    paths: dict[str, Path] = {}
+    for number, artifact in enumerate(artifacts, 1):
+        again = f" ({number})" if str(artifact) in paths else ""
+        paths[f"{artifact}{again}"] = artifact_path(artifact)
+    batch_sizes, threads = tuple(dict.fromkeys(batch_sizes)), tuple(dict.fromkeys(threads))
     rows: list[Measurement] = []
     cells = [(count, batch) for count in threads for batch in batch_sizes]
     for count in threads:

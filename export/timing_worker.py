@@ -87,7 +87,7 @@ def _load(artifact: Path, threads: int, size: int) -> Call:
     if threads:
         tf.config.threading.set_intra_op_parallelism_threads(threads)
         tf.config.threading.set_inter_op_parallelism_threads(1)
-    if artifact.suffix in (".keras", ".h5"):
+    if artifact.suffix == ".keras":
         return _load_keras(artifact, size)
     return _load_saved_model(artifact, size)
 
@@ -138,8 +138,8 @@ def _load_onnx(artifact: Path, threads: int, size: int) -> Call:
         str(artifact), options, providers=["CPUExecutionProvider"]
     )
     (entry,) = session.get_inputs()
-    dtypes = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
-    dtype = dtypes.get(entry.type, np.uint8)
+    name = entry.type.removeprefix("tensor(").removesuffix(")")
+    dtype = np.dtype({"float": "float32", "double": "float64"}.get(name, name))
 
     def call(batch: int) -> Callable[[], Any]:
         pixels = _pixels(tuple(entry.shape), batch, dtype, size)

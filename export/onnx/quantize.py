@@ -11,7 +11,6 @@ have to hold all activations in memory.
 
 from __future__ import annotations
 
-import difflib
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,10 +26,10 @@ from keras_resnet.export.onnx.convert import (
     float_model,
     input_batches,
     layer_of,
-    replace_input,
     session,
 )
-from keras_resnet.export.signature import IMAGE, ExportSource
+from keras_resnet.export.onnx.fold import replace_input
+from keras_resnet.export.signature import IMAGE, ExportSource, check_kept_layers
 from keras_resnet.extras import require
 from keras_resnet.quiet import quiet
 
@@ -176,22 +175,8 @@ def _normalisations(proto: Any, model: keras.Model) -> Iterator[str]:
 
 def _kept_nodes(proto: Any, source: ExportSource) -> list[str]:
     """Names of the nodes of the layers to keep, and of those that take in what they put out."""
-    names = source.options.keep_float
-    known = {layer.name for layer in source.model._flatten_layers()}
-    for name in names:
-        if name not in known:
-            close = difflib.get_close_matches(name, sorted(known), 3)
-            hint = f". Did you mean {', '.join(close)}?" if close else ""
-            raise ValueError(
-                f"Expected names of the network's layers to keep in float. Received: {name!r}{hint}"
-            )
-    nodes = list(proto.graph.node)
-    for name in names:
-        if not any(layer_of(node.name) == name for node in nodes):
-            raise ValueError(
-                "Expected layers with operators of their own to keep in float. Received: "
-                f"{name!r}, which does nothing at inference or is a part of the layer before it"
-            )
+    names, nodes = source.options.keep_float, list(proto.graph.node)
+    check_kept_layers(names, source.model, {layer_of(node.name) for node in nodes})
     kept = [node for node in nodes if layer_of(node.name) in names]
     # In topological order, so that one pass finds all.
     wide = {output for node in kept for output in node.output}

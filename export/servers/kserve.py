@@ -41,7 +41,7 @@ def write_kserve(
 
     Args:
         artifact: an `.onnx` file, or a SavedModel: of several versions, the highest.
-        name: of the service: up to 63 lower-case letters, digits and `-`.
+        name: of the service: up to 63 lower-case letters, digits and `-`; a letter first.
         directory: where the folder goes; made if missing.
         storage_uri: where the cluster finds what is in `models`; by default `pvc://<name>/models`.
         batch_sizes: sizes of batches that Triton prefers.
@@ -56,9 +56,12 @@ def write_kserve(
         FileExistsError: the folder is there already.
     """
     check_request(name, batch_sizes, version)
-    if "_" in name:
-        # RFC 1123, which Kubernetes goes by.
-        raise ValueError(f"Expected a `name` without `_`. Received: {name!r}")
+    if not re.fullmatch(r"[a-z]([-a-z0-9]*[a-z0-9])?", name):
+        # What KServe's webhook admits.
+        raise ValueError(
+            "Expected a `name` of lower-case letters, digits and `-` that starts with a letter and "
+            f"does not end with `-`. Received: {name!r}"
+        )
     uri = f"pvc://{name}/models" if storage_uri is None else storage_uri
     if not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^\s\"'\\]+", uri):
         raise ValueError(

@@ -38,13 +38,23 @@ def _triton(source: ExportSource, path: Path, artifact: Path) -> None:
 
 
 def _kserve(source: ExportSource, path: Path, artifact: Path) -> None:
-    sizes, version = source.options.serving_batch_sizes, source.options.version
-    write_kserve(artifact, _name(source), path, batch_sizes=sizes, version=version)
+    options = source.options
+    write_kserve(
+        artifact,
+        _name(source),
+        path,
+        storage_uri=options.storage_uri,
+        batch_sizes=options.serving_batch_sizes,
+        version=options.version,
+    )
 
 
 def _name(source: ExportSource) -> str:
-    """The network's name, as Kubernetes allows it."""
-    return re.sub(r"[^a-z0-9]+", "-", source.model.name.lower()).strip("-")[:63] or "model"
+    """The network's name, as KServe allows it: it starts with a letter."""
+    name = re.sub(r"[^a-z0-9]+", "-", source.model.name.lower()).strip("-")
+    if not name[:1].isalpha():
+        name = f"model-{name}"
+    return name[:63].strip("-")
 
 
 def _onnx(source: ExportSource) -> Path:

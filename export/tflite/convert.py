@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from keras_resnet.export.metadata import into_tflite
@@ -191,4 +192,9 @@ def _pixels(model: keras.Model) -> dict[str, Any]:
         if layers and layers[0].get_config().get("mean") is not None:
             mean, std = pixel_constants(network) or ([], [])
             return {**known, "normalisation_in_graph": {"mean": mean, "std": std}}
+        scaling = [x for x in network.layers if isinstance(x, keras.layers.Rescaling)]
+        if scaling:
+            values = {key: np.asarray(getattr(scaling[0], key)) for key in ("scale", "offset")}
+            values = {key: value.tolist() for key, value in values.items()}
+            return {**known, "normalisation_in_graph": values}
     return known

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from tensorflow.lite.python import schema_py_generated as schema
 
-from keras_resnet.export.signature import ExportSource, image_array
+from keras_resnet.cores import usable_cores
+from keras_resnet.export.signature import ExportSource, filled_up, image_array
 from keras_resnet.export.tflite.convert import calibrated_model
 from keras_resnet.export.tflite.quantize import (
     LayerNames,
@@ -119,14 +120,13 @@ def _outputs(
     size = source.options.batch_size or len(batch)
     parts = []
     with quiet():
-        interpreter = Interpreter(model_content=serialize(model))
+        interpreter = Interpreter(model_content=serialize(model), num_threads=usable_cores())
         index = interpreter.get_input_details()[0]["index"]
         interpreter.resize_tensor_input(index, (size, *batch.shape[1:]))
         interpreter.allocate_tensors()
         for start in range(0, len(batch), size):
             some = batch[start : start + size]
-            fill = np.repeat(some[-1:], size - len(some), 0)
-            interpreter.set_tensor(index, np.concatenate([some, fill]))
+            interpreter.set_tensor(index, filled_up(some, size))
             interpreter.invoke()
             details = interpreter.get_output_details()
             parts.append([interpreter.get_tensor(d["index"])[: len(some)] for d in details])

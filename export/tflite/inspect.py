@@ -101,8 +101,9 @@ def describe(path: PathLike) -> dict[str, Any]:
 
     Returns:
         Class names, protocol and the like as in `ModelInfo`, as far as they are known; `pixels`:
-        range and layout of the input and the mean and deviation (per channel, in pixel units) by
-        which the graph itself normalises, so that nobody else must; `inputs` and `outputs`, as
+        range and layout of the input and the mean and deviation (per channel, in pixel units), or
+        the scale and offset, by which the graph itself normalises, so that nobody else must;
+        `signature`, its key; `inputs` and `outputs`, as
         lists of `name`, `shape` (None: any), `dtype`, `scale` and `zero_point` (None: float).
 
     Raises:
@@ -124,7 +125,8 @@ def describe(path: PathLike) -> dict[str, Any]:
         for which, pairs in ends.items()
     }
     entry = {key: value for key, value in entry_of_tflite(model).items() if key != "layers"}
-    return {**entry, **described}
+    key = None if signature is None else signature.signatureKey.decode()
+    return {**entry, "signature": key, **described}
 
 
 def _end(name: str, tensor: Any) -> dict[str, Any]:

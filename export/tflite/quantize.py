@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import difflib
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -17,7 +16,7 @@ from tensorflow.lite.python.optimize import calibrator
 from tensorflow.lite.tools import flatbuffer_utils
 
 from keras_resnet.cores import usable_cores
-from keras_resnet.export.signature import ExportSource
+from keras_resnet.export.signature import ExportSource, check_kept_layers, filled_up
 from keras_resnet.extras import require
 from keras_resnet.quiet import quiet
 
@@ -55,7 +54,7 @@ class LayerNames:
     """
 
     def __init__(self, source: ExportSource) -> None:
-        model = source.model
+        self.model = model = source.model
         self.order = {name: index for index, name in enumerate(_leaf_names(model))}
         names = getattr(model, "output_names", None) or list(self.order)[-1:]
         self._outputs = dict(zip(source.outputs, names, strict=False))
@@ -170,9 +169,7 @@ def _activations(
         interpreter.allocate_tensors()
     (image,) = interpreter.get_input_details()
     for start in range(0, len(images), size):
-        batch = images[start : start + size]
-        # Where the batch size is fixed, the last batch is filled up with its last image.
-        full = np.concatenate([batch, np.repeat(batch[-1:], size - len(batch), 0)])
+        full = filled_up(images[start : start + size], size)
         if start == 0:
             interpreter.resize_tensor_input(image["index"], full.shape)
             interpreter.allocate_tensors()
@@ -189,19 +186,7 @@ def nodes_of(layers: Sequence[str], model: Any, names: LayerNames) -> list[str]:
     """
     operators = list(zip(model.subgraphs[0].operators, names.of_operators(model), strict=True))
     exist = {layer for _, found in operators for layer in found}
-    for layer in layers:
-        if layer in exist:
-            continue
-        if layer in names.order:
-            raise ValueError(
-                "Expected `keep_float` to name layers that compute something in the artifact. "
-                f"Received: {layer!r}, which has no operator there"
-            )
-        close = difflib.get_close_matches(layer, names.order, cutoff=0.5)
-        raise ValueError(
-            f"Expected `keep_float` to name layers of the network. Received: {layer!r}. "
-            f"Close matches: {', '.join(close) or 'none'}"
-        )
+    check_kept_layers(layers, names.model, exist)
     tensors = model.subgraphs[0].tensors
     return [
         tensors[operator.outputs[0]].name.decode()

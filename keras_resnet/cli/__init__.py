@@ -21,6 +21,7 @@ from keras_resnet.cli import (  # noqa: F401
     data_prepare,
     data_scan,
     doctor,
+    embed,
     export,
     launch,
     networks,

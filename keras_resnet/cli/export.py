@@ -15,6 +15,8 @@ from keras_resnet.terminal import console, progress
 if TYPE_CHECKING:
     import keras
 
+    from keras_resnet.export import ExportReport
+
 Model = Annotated[str, typer.Argument(help="A .keras file, or a network of `keras-resnet list`.")]
 Output = Annotated[Path, typer.Option(help="Directory; the same again: do what is missing.")]
 Targets = Annotated[str, typer.Option(help="Names separated by commas, or all.")]
@@ -29,6 +31,7 @@ BatchSize = Annotated[int | None, typer.Option(min=1, help="The only one of TFLi
 Layout = Annotated[str, typer.Option(help="Of ONNX inputs: NHWC or NCHW.")]
 Version = Annotated[int, typer.Option(min=1, help="Of the SavedModel, for servers.")]
 Serving = Annotated[str, typer.Option(help="Batch sizes that servers prepare for.")]
+StorageURI = Annotated[str | None, typer.Option(help="Where KServe finds the model: s3://…")]
 Allow = Annotated[bool, typer.Option("--allow-disagreement", help="Keep what is out of limits.")]
 Batch = Annotated[str, typer.Option(help="Batch sizes to time, separated by commas.")]
 Threads = Annotated[str, typer.Option(help="Numbers of threads to time; 0: all cores.")]
@@ -51,6 +54,7 @@ def export(
     layout: Layout = "NHWC",
     version: Version = 1,
     serving_batch_sizes: Serving = "1,4,16",
+    storage_uri: StorageURI = None,
     allow_disagreement: Allow = False,
     batch: Batch = "1",
     threads: Threads = "0",
@@ -63,18 +67,23 @@ def export(
     with quiet():
         from keras_resnet.export import TARGETS, ExportError, ExportOptions, Timing
         from keras_resnet.export import export as run
-    names = list(TARGETS) if targets == "all" else [name for name in targets.split(",") if name]
+    names = [name.strip() for name in targets.split(",") if name.strip()]
     options = ExportOptions(
-        batch_size, tuple(keep_float or ()), layout, version, _numbers(serving_batch_sizes, 1)
+        batch_size,
+        tuple(keep_float or ()),
+        layout,
+        version,
+        _numbers(serving_batch_sizes, 1),
+        storage_uri,
     )
     timing = Timing(_numbers(batch, 1), _numbers(threads, 0), seconds) if seconds else None
-    network = _model(model, weights, labels)
+    network = keras_model(model, weights, labels, seed)
     with progress("Exporting") as step:
         try:
             report = run(
                 network,
                 output,
-                names or None,
+                (list(TARGETS) if names == ["all"] else names) or None,
                 calibration=calibration,
                 images=data,
                 options=options,
@@ -90,10 +99,16 @@ def export(
     if as_json:
         print_json(report.to_dict())
     else:
-        console.print(report.to_table())
-        console.print(f"Report: {output / 'export.html'} and {output / 'export.json'}")
+        _show(report, output, is_random=weights is None and not model.endswith(".keras"))
     if failure is not None:
         raise failure
+
+
+def _show(report: ExportReport, output: Path, is_random: bool) -> None:
+    console.print(report.to_table())
+    console.print(f"Report: {output / 'export.html'} and {output / 'export.json'}")
+    if is_random:
+        console.print("The weights are random ones: to export trained ones, pass --weights.")
 
 
 @app.command()
@@ -140,7 +155,7 @@ def benchmark(
     artifacts: Annotated[list[str], typer.Argument(help="Files and SavedModel directories.")],
     batch: Batch = "1",
     threads: Threads = "0",
-    seconds: Seconds = 3.0,
+    seconds: Annotated[float, typer.Option(min=0.01, help="Of each timing.")] = 3.0,
     size: Annotated[int, typer.Option(min=1, help="Of images, where any is taken.")] = 224,
     as_json: AsJson = False,
 ) -> int:
@@ -175,8 +190,13 @@ def _numbers(text: str, least: int) -> tuple[int, ...]:
     return numbers
 
 
-def _model(model: str, weights: str | None, labels: Path | None) -> keras.Model:
+def keras_model(
+    model: str, weights: str | None, labels: Path | None = None, seed: int = 0
+) -> keras.Model:
+    """A `.keras` file, or a network by name; without weights it has the random ones of `seed`."""
     with quiet():
+        import keras
+
         from keras_resnet.model_info import set_class_names
         from keras_resnet.saving import load_model
         from keras_resnet.variants import create_model
@@ -188,6 +208,9 @@ def _model(model: str, weights: str | None, labels: Path | None) -> keras.Model:
             )
         network = load_model(model, compile=False)
     else:
+        if weights is None:
+            # The same ones every time, so that an export that was interrupted goes on.
+            keras.utils.set_random_seed(seed)
         keywords: dict[str, Any] = {"weights": weights}
         network = create_model(model, **keywords)
     if labels is not None:

@@ -8,19 +8,27 @@ from keras_resnet.training.recipes import Recipe, override
 from keras_resnet.training.run_state import ResumeError
 from keras_resnet.training.strategies import Setup, choose
 from keras_resnet.training.trainer import TrainResult, train
+from keras_resnet.training.transfer.freezing import FreezeReport, freeze, unfreeze
+from keras_resnet.training.transfer.heads import check_image_size, replace_head, swap_stem
 
 __all__ = [
     "RECIPES",
     "Cluster",
     "DivergedError",
+    "FreezeReport",
     "Recipe",
     "ResumeError",
     "Setup",
     "TrainResult",
     "TrainingInterrupted",
+    "check_image_size",
     "choose",
     "cluster_from",
     "find_recipe",
+    "freeze",
     "override",
+    "replace_head",
+    "swap_stem",
     "train",
+    "unfreeze",
 ]

@@ -100,7 +100,7 @@ def test_without_images_a_quarter_is_held_out_or_there_is_noise() -> None:
     kept = np.delete(images, np.arange(3, 40, 4), axis=0)
     np.testing.assert_array_equal(calibration.images, kept)
     _, noise = image_sets((None, None, 8, 1), ModelInfo(), None, None, None, 0)
-    assert noise.is_noise
+    assert noise.source == "noise"
     assert noise.images.shape == (16, 224, 8, 1)
     assert (noise.images.min(), noise.images.max()) == (0, 255)
 
@@ -124,6 +124,29 @@ def test_likely_images_are_not_warned_of(recwarn: pytest.WarningsRecorder) -> No
         drawn[index, index % 11] = 0
     check_calibration(drawn)
     assert not recwarn.list
+
+
+def test_of_a_list_the_first_256_count_as_of_any_iterable() -> None:
+    many = list(pictures(300))
+    of_list = image_sets(SHAPE, ModelInfo(), many, None, None, 0)
+    of_iterator = image_sets(SHAPE, ModelInfo(), iter(many), None, None, 0)
+    for one, other in zip(of_list, of_iterator, strict=True):
+        assert one is not None
+        assert other is not None
+        np.testing.assert_array_equal(one.images, other.images)
+    assert [len(part.images) for part in of_list if part] == [192, 64]
+
+
+def test_images_of_both_kinds_are_warned_of() -> None:
+    images = pictures(20)
+    with pytest.warns(UserWarning, match="20 of 20 images to verify on are calibration images too"):
+        image_sets(SHAPE, ModelInfo(), images, images, None, 0)
+
+
+def test_pairs_of_image_and_label_are_refused() -> None:
+    pairs = [(image, 1) for image in pictures(20)]
+    with pytest.raises(ValueError, match="calibration images alone. Received: pairs of an image"):
+        image_sets(SHAPE, ModelInfo(), pairs, None, None, 0)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,8 @@ import pytest
 
 from keras_resnet import build, feature_extractor
 from keras_resnet.config import ResNetConfig
-from keras_resnet.export import TARGETS, Limits, export, limits_of, verify
+from keras_resnet.export import TARGETS, Limits, export, limits_of, load_runner, verify
+from keras_resnet.model_info import get_info, set_class_names
 
 from ..conftest import randomize
 
@@ -44,6 +45,21 @@ def test_limits_are_those_of_the_target(
     shutil.copy(folder / "model.onnx", tmp_path / "found.onnx")
     assert limits_of(tmp_path / "found.onnx").min_agreement == 0.98
     assert verify(tmp_path / "found.onnx", tiny_model, images).target == "found.onnx"
+
+
+def test_models_in_mixed_precision_are_compared_in_float32(
+    tiny_config: ResNetConfig, images: np.ndarray, tmp_path: Path
+) -> None:
+    model = build(tiny_config, input_shape=(32, 32, 3), dtype="mixed_bfloat16")
+    randomize(model)
+    set_class_names(model, [f"class {index}" for index in range(10)])
+    report = export(model, tmp_path, ("onnx",), images=images, timing=None)
+    assert load_runner(tmp_path / "model.onnx").info.class_names == get_info(model).class_names
+    model.save(tmp_path / "model.keras")
+    for against in (model, tmp_path / "model.keras"):
+        row = verify(tmp_path / "model.onnx", against, images)
+        assert row.disagreements == ()
+        assert row.comparison.max_error == report.artifacts[1].comparison.max_error
 
 
 def test_another_network_disagrees(

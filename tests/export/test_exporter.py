@@ -451,6 +451,41 @@ def test_slow_targets_are_verified_on_fewer_images(
     assert "; images: 40; 10 for onnx; pixels: " in (tmp_path / "model_card.md").read_text()
 
 
+def test_what_one_format_lacks_does_not_keep_others_from_being_made(
+    images: np.ndarray, tmp_path: Path
+) -> None:
+    image = keras.Input((32, 32, 3))
+    x = keras.layers.Conv2D(8, 3, name="conv")(image)
+    x = keras.layers.GroupNormalization(2, name="norm")(x)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    model = keras.Model(image, keras.layers.Dense(3, activation="softmax")(x))
+    targets = ("tflite-float32", "tflite-int8", "onnx")
+    for _ in range(2):  # The second call finds two targets done, and tries the third again.
+        with pytest.raises(ExportError, match="^tflite-int8 is refused: .* in the layers norm"):
+            export(model, tmp_path, targets, calibration=images, timing=None)
+        files = {path.name for path in tmp_path.iterdir()}
+        assert files == {"model-float32.tflite", "model-float32.json", "model.onnx", *REPORTS}
+    stored = json.loads((tmp_path / "export.json").read_text())
+    assert list(stored["refusals"]) == ["tflite-int8"]
+    assert "- tflite-int8: Expected a network" in (tmp_path / "model_card.md").read_text()
+    assert "<td>refused</td>" in (tmp_path / "export.html").read_text()
+    # As the message says, which leaves what is there already as it is.
+    before = (tmp_path / "model.onnx").stat().st_mtime_ns
+    options = ExportOptions(keep_float=("norm",))
+    report = export(model, tmp_path, targets, calibration=images, options=options, timing=None)
+    assert [row.target for row in report.artifacts] == ["keras", *targets]
+    assert (tmp_path / "model.onnx").stat().st_mtime_ns == before
+
+
+def test_embeddings_are_features_not_logits(images: np.ndarray, tmp_path: Path) -> None:
+    image = keras.Input((32, 32, 3))
+    x = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(8, 3)(image))
+    model = keras.Model(image, keras.layers.UnitNormalization()(keras.layers.Dense(4)(x)))
+    report = export(model, tmp_path, ("onnx",), images=images, timing=None)
+    assert report.artifacts[1].comparison.agreement is None
+    assert load_runner(tmp_path / "model.onnx").outputs == ("features",)
+
+
 def endings(image: keras.KerasTensor, logits: keras.KerasTensor) -> dict[str, keras.Model]:
     """One classifier, ended in every way that users end theirs."""
     softmax = keras.layers.Softmax()(logits)
@@ -512,12 +547,12 @@ def test_same_export_again_does_what_is_missing(
     stored = json.loads((tmp_path / "export.json").read_text())
     assert stored["artifacts"][2]["sha256"] == digest(tmp_path / "model.onnx")
     assert "| tflite-float32 |" in (tmp_path / "model_card.md").read_text()
-    # Further targets of the same export join those that are there.
-    report = export_("saved_model", timing=None)
+    # Further targets of the same model join those that are there, whatever the images.
+    report = export_("saved_model", images=images[:6], timing=None)
     names = ["keras", "tflite-float32", "onnx", "saved_model"]
-    assert [row.target for row in report.artifacts] == names
+    assert sorted(row.target for row in report.artifacts) == sorted(names)
     stored = json.loads((tmp_path / "export.json").read_text())
-    assert [row["target"] for row in stored["artifacts"]] == names
+    assert sorted(row["target"] for row in stored["artifacts"]) == sorted(names)
     # Other images, another export; and a file that was changed is not taken for finished.
     with pytest.raises(FileExistsError, match="of another export. Received: .*model.onnx"):
         export_("onnx", images=images[:4], timing=None)

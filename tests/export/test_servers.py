@@ -233,8 +233,9 @@ def test_bad_requests_are_refused(write: Any, artifacts: Path, tmp_path: Path) -
 
 
 def test_kserve_refuses_what_kubernetes_does(artifacts: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="Expected a `name` without `_`. Received: 'a_b'"):
-        write_kserve(artifacts / "model.onnx", "a_b", tmp_path)
+    for name in ("a_b", "18-layers"):
+        with pytest.raises(ValueError, match=f"that starts with a letter .* Received: '{name}'"):
+            write_kserve(artifacts / "model.onnx", name, tmp_path)
     for uri in ("models", 's3://a"b', "s3://a b", ""):
         with pytest.raises(ValueError, match="Expected a `storage_uri` such as"):
             write_kserve(artifacts / "model.onnx", "tiny", tmp_path, storage_uri=uri)

@@ -53,6 +53,12 @@ def test_every_artifact_at_every_batch_size(artifacts: dict[str, Path]) -> None:
     assert report.to_table().row_count == 8
 
 
+def test_what_is_given_twice_is_timed_twice(artifacts: dict[str, Path]) -> None:
+    file = str(artifacts["onnx"])
+    rows = benchmark([file, file], batch_sizes=(1, 1), seconds=0.02, size=32).measurements
+    assert [row.artifact for row in rows] == [file, f"{file} (2)"]
+
+
 def test_other_peoples_files_are_timed(tmp_path: Path) -> None:
     module = tf.Module()
     spec = tf.TensorSpec((None, None, None, 3), tf.uint8, name="pixels")

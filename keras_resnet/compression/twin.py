@@ -1,0 +1,386 @@
+"""A tf_keras (Keras 2) model that equals a Keras 3 one, and carrying weights from one to the other.
+
+tensorflow-model-optimization takes nothing but tf_keras models.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from graphlib import TopologicalSorter
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_resnet.extras import require
+from keras_resnet.graph import allow_depth
+
+#: One call of a layer: the layer's name, and which of its calls.
+_Call = tuple[str, int]
+
+_CONVOLUTION = ("kernel_size", "strides", "padding", "data_format", "dilation_rate", "activation")
+_POOLING = ("pool_size", "strides", "padding", "data_format")
+
+#: Layers that both have under the same name, with the options that mean the same in both.
+_OPTIONS: Mapping[str, tuple[str, ...]] = {
+    "Activation": ("activation",),
+    "Add": (),
+    "AveragePooling2D": _POOLING,
+    "BatchNormalization": ("axis", "momentum", "epsilon", "center", "scale", "synchronized"),
+    "Concatenate": ("axis",),
+    "Conv2D": (*_CONVOLUTION, "filters", "groups", "use_bias"),
+    "Dense": ("units", "activation", "use_bias"),
+    "DepthwiseConv2D": (*_CONVOLUTION, "depth_multiplier", "use_bias"),
+    "Dropout": ("rate", "noise_shape", "seed"),
+    "Flatten": ("data_format",),
+    "GlobalAveragePooling2D": ("data_format", "keepdims"),
+    "GlobalMaxPooling2D": ("data_format", "keepdims"),
+    "GroupNormalization": ("groups", "axis", "epsilon", "center", "scale"),
+    "MaxPooling2D": _POOLING,
+    "Multiply": (),
+    "Normalization": ("axis", "mean", "variance", "invert"),
+    "Permute": ("dims",),
+    "ReLU": ("max_value", "negative_slope", "threshold"),
+    "Rescaling": ("scale", "offset"),
+    "Reshape": ("target_shape",),
+    "Softmax": ("axis",),
+    "ZeroPadding2D": ("padding", "data_format"),
+}
+
+#: Settings that a twin needs no equal of. The momentum is that of a renormalisation, which is
+#: refused.
+_DROPPED = {"name", "trainable", "dtype", "renorm_momentum"}
+
+#: Keras 3 name of an activation -> tf_keras name of the same function. (`hard_sigmoid` is another
+#: function in each.)
+_ACTIVATIONS = {
+    **{
+        name: name
+        for name in (
+            "elu",
+            "exponential",
+            "gelu",
+            "linear",
+            "mish",
+            "relu",
+            "selu",
+            "sigmoid",
+            "softmax",
+            "softplus",
+            "softsign",
+            "tanh",
+        )
+    },
+    "silu": "swish",
+}
+
+
+class _UnequalError(Exception):
+    """A layer has no equal; the message is what it is."""
+
+
+def to_tf_keras(model: keras.Model) -> Any:
+    """Makes the tf_keras model with the graph, names, weights and trainable flags of `model`.
+
+    Its outputs are those of `model` within 1e-5 at inference. It computes in float32 whatever the
+    dtype policy of `model`, and its variables are its own. Initializers do not come along. When
+    trained, its BatchNormalization moves the variance towards the unbiased estimate, not the biased
+    one, as tf_keras always does on images.
+
+    Args:
+        model: a flat functional model of layers such as `keras_resnet.build` makes.
+
+    Returns:
+        A `tf_keras.Model`; inputs and outputs have the structure that they have in `model`.
+
+    Raises:
+        ValueError: the model is not functional, or has layers that tf_keras has not in equal form.
+        ImportError: tf_keras is not installed.
+    """
+    tf_keras = require("tf_keras")
+    config = _functional_config(model)
+    layers = _make_layers(model, config["layers"])
+    tensors = _call_layers(layers, config["layers"])
+    allow_depth(len(layers))
+    twin = tf_keras.Model(
+        _look_up(config["input_layers"], tensors),
+        _look_up(config["output_layers"], tensors),
+        name=model.name,
+    )
+    # The model's own flag sets those of all layers, so it has to come first.
+    twin.trainable = model.trainable
+    trainable = {layer.name: layer.trainable for layer in model.layers}
+    for layer in twin.layers:
+        layer.trainable = trainable.get(layer.name, True)
+    copy_to_twin(model, twin)
+    return twin
+
+
+def copy_to_twin(model: keras.Model, twin: Any) -> None:
+    """Copies all weights of a Keras 3 model into its twin.
+
+    Layers are matched by name, the variables of a layer by their order. If the two do not match,
+    nothing is copied.
+
+    Args:
+        model: a Keras 3 model, under any backend.
+        twin: the tf_keras model that `to_tf_keras` made of it, or of one with the same layers.
+
+    Raises:
+        ValueError: a layer with weights is missing in one of them, or its shapes differ.
+    """
+    _copy([(source, target) for source, target in _pairs(model, twin)])
+
+
+def copy_from_twin(twin: Any, model: keras.Model) -> None:
+    """Copies all weights of a twin into the Keras 3 model; the reverse of `copy_to_twin`.
+
+    Args:
+        twin: what `to_tf_keras` made; or that model after tensorflow-model-optimization wrapped its
+            layers and the wrappers were stripped again.
+        model: a Keras 3 model, under any backend.
+
+    Raises:
+        ValueError: a layer with weights is missing in one of them, or its shapes differ.
+    """
+    _copy([(source, target) for target, source in _pairs(model, twin)])
+
+
+def _pairs(model: keras.Model, twin: Any) -> list[tuple[Any, Any]]:
+    """Layers with weights of both, by name."""
+    ours, theirs = (
+        {layer.name: layer for layer in one.layers if layer.weights} for one in (model, twin)
+    )
+    for have, other, where in ((ours, theirs, "the twin"), (theirs, ours, "the Keras 3 model")):
+        missing = [name for name in have if name not in other]
+        if missing:
+            raise ValueError(
+                f"Expected the same layers with weights in both models. Received: {missing[0]!r}, "
+                f"which {where} has not. Strip the wrappers of tensorflow-model-optimization "
+                "first, if there are any"
+            )
+    for name in ours:
+        shapes = [
+            [tuple(weight.shape) for weight in layer.weights]
+            for layer in (ours[name], theirs[name])
+        ]
+        if shapes[0] != shapes[1]:
+            raise ValueError(
+                f"Expected weights of equal shapes in both models. Received: {name!r} with "
+                f"{shapes[0]} in the Keras 3 model and {shapes[1]} in the twin"
+            )
+    return [(ours[name], theirs[name]) for name in ours]
+
+
+def _copy(pairs: list[tuple[Any, Any]]) -> None:
+    for source, target in pairs:
+        # Through NumPy, as the two may live in different frameworks. bfloat16 is a type of neither.
+        target.set_weights(
+            [
+                value.astype("float32") if value.dtype.name == "bfloat16" else value
+                for value in map(np.asarray, source.get_weights())
+            ]
+        )
+        if hasattr(target, "finalize_state"):
+            # Normalization computes with tensors that it derives from its weights.
+            target.finalize_state()
+
+
+def _functional_config(model: keras.Model) -> dict[str, Any]:
+    try:
+        config: dict[str, Any] = model.get_config()
+    except (AttributeError, NotImplementedError):
+        config = {}
+    if not isinstance(model, keras.Model) or "input_layers" not in config:
+        raise ValueError(
+            "Expected a functional Keras 3 model, such as `keras_resnet.build` makes. "
+            f"Received: {getattr(model, 'name', model)!r} ({type(model).__name__})"
+        )
+    return config
+
+
+def _make_layers(model: keras.Model, entries: list[dict[str, Any]]) -> dict[str, Any]:
+    """The twin's layers by name; of an input, its tensor."""
+    layers: dict[str, Any] = {}
+    refused = []
+    for entry in entries:
+        try:
+            make = _maker(entry)
+            _check_calls(entry)
+            layers[entry["name"]] = make({**entry["config"], "name": entry["name"]})
+        except _UnequalError as error:
+            refused.append(f"{entry['name']} ({error})")
+    if refused:
+        nested = {layer.name for layer in model.layers if isinstance(layer, keras.Model)}
+        remedy = (
+            ". Rebuild the model flat, without a model among its layers: build the inner one on a "
+            "tensor of the outer one (`keras_resnet.build(..., input_tensor=...)`)"
+        )
+        raise ValueError(
+            "Expected a network of layers that tf_keras has in equal form. "
+            f"Received: {', '.join(refused)}{remedy if nested else ''}"
+        )
+    return layers
+
+
+def _maker(entry: dict[str, Any]) -> Callable[[dict[str, Any]], Any]:
+    """What makes the twin's layer of a serialized layer's config."""
+    name, module = entry["class_name"], str(entry["module"])
+    # A class of the same name from elsewhere may do anything.
+    if module == "keras.layers" and name in _MAKERS:
+        return _MAKERS[name]
+    if module.startswith("keras.") and name == "Pad":
+        return _pad
+    # The operation behind `a + b` is called as the layer `Add` is.
+    raise _UnequalError(f"operation {name}" if ".ops." in module else name)
+
+
+def _check_calls(entry: dict[str, Any]) -> None:
+    """Refuses calls with more than tensors."""
+    for node in entry["inbound_nodes"]:
+        # Keras 3 notes `training=False` where nothing was said, and a model called with another
+        # value overrides it. Padding with no value is padding with zeros.
+        given = {
+            key: value
+            for key, value in node["kwargs"].items()
+            if value is not None and not (key in ("training", "constant_values") and value == 0)
+        }
+        if given or len(node["args"]) != 1:
+            what = ", ".join(given) or f"{len(node['args'])} positional arguments"
+            raise _UnequalError(f"{entry['class_name']} called with {what}")
+
+
+def _same(class_name: str, config: dict[str, Any]) -> Any:
+    """The layer of the same name in tf_keras.
+
+    Raises:
+        _UnequalError: some other option than those of `_OPTIONS` is in use.
+    """
+    options = {option: config[option] for option in _OPTIONS[class_name]}
+    others = [
+        f"{key}={value!r}"
+        for key, value in config.items()
+        if key not in options and key not in _DROPPED and not key.endswith("_initializer")
+        # Whatever else there is, or will be, is off if it is None or False.
+        if value is not None and value is not False
+    ]
+    if others:
+        raise _UnequalError(f"{class_name} with {', '.join(others)}")
+    if "activation" in options:
+        activation = options["activation"]
+        if not isinstance(activation, str) or activation not in _ACTIVATIONS:
+            shown = activation.get("config") if isinstance(activation, dict) else activation
+            raise _UnequalError(f"{class_name} with activation={shown!r}")
+        options["activation"] = _ACTIVATIONS[activation]
+    layer = getattr(require("tf_keras").layers, class_name)
+    return layer(**options, name=config["name"], dtype="float32")
+
+
+def _input(config: dict[str, Any]) -> Any:
+    """The tensor of a new input layer."""
+    for option in ("sparse", "ragged", "optional"):
+        if config.get(option):
+            raise _UnequalError(f"InputLayer with {option}=True")
+    dtype = config["dtype"]
+    return require("tf_keras").Input(
+        batch_shape=config["batch_shape"],
+        # Half precision, too, becomes float32.
+        dtype="float32" if "float" in dtype else dtype,
+        name=config["name"],
+    )
+
+
+def _pad(config: dict[str, Any]) -> Any:
+    """The layer for the operation `keras.ops.pad`."""
+    if config["mode"] not in ("constant", "reflect", "symmetric"):
+        raise _UnequalError(f"Pad with mode={config['mode']!r}")
+    return _pad_class()(config["pad_width"], config["mode"], name=config["name"], dtype="float32")
+
+
+@functools.cache
+def _pad_class() -> Any:
+    """A tf_keras layer that pads; made when needed, as tf_keras is optional."""
+    import tensorflow as tf
+
+    tf_keras = require("tf_keras")
+    layer_class: Any = tf_keras.layers.Layer
+
+    @tf_keras.utils.register_keras_serializable(package="keras_resnet")
+    class Pad(layer_class):
+        """`tf.pad` with zeros or by reflection."""
+
+        def __init__(self, pad_width: Any, mode: str, **keywords: Any) -> None:
+            super().__init__(**keywords)
+            self.pad_width = [list(sides) for sides in pad_width]
+            self.mode = mode
+
+        def call(self, inputs: Any) -> Any:
+            return tf.pad(inputs, self.pad_width, self.mode)
+
+        def get_config(self) -> dict[str, Any]:
+            return {**super().get_config(), "pad_width": self.pad_width, "mode": self.mode}
+
+        def get_prunable_weights(self) -> list[Any]:
+            """None; tensorflow-model-optimization asks layers that it does not know."""
+            return []
+
+    return Pad
+
+
+_MAKERS: Mapping[str, Callable[[dict[str, Any]], Any]] = {
+    "InputLayer": _input,
+    **{name: functools.partial(_same, name) for name in _OPTIONS},
+}
+
+
+def _call_layers(layers: dict[str, Any], entries: list[dict[str, Any]]) -> dict[_Call, Any]:
+    """Calls the layers on each other as the serialized calls say; the output of every call."""
+    arguments = {
+        (entry["name"], number): node["args"][0]
+        for entry in entries
+        for number, node in enumerate(entry["inbound_nodes"])
+    }
+    tensors = {
+        (entry["name"], 0): layers[entry["name"]]
+        for entry in entries
+        if entry["class_name"] == "InputLayer"
+    }
+    order = TopologicalSorter({call: set(_calls(value)) for call, value in arguments.items()})
+    for call in order.static_order():
+        if call not in tensors:
+            tensors[call] = layers[call[0]](_filled(arguments[call], tensors))
+    return tensors
+
+
+def _history(value: Any) -> _Call | None:
+    """Which call put out a serialized tensor; None if it is something else."""
+    if isinstance(value, dict) and value.get("class_name") == "__keras_tensor__":
+        name, number, _ = value["config"]["keras_history"]
+        return name, number
+    return None
+
+
+def _calls(value: Any) -> Iterator[_Call]:
+    """The calls whose outputs a serialized argument holds: a tensor, or a list of tensors."""
+    call = _history(value)
+    if call is not None:
+        yield call
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _calls(item)
+
+
+def _filled(value: Any, tensors: dict[_Call, Any]) -> Any:
+    """A serialized argument with the twin's tensors in their places."""
+    call = _history(value)
+    return tensors[call] if call is not None else [_filled(item, tensors) for item in value]
+
+
+def _look_up(places: Any, tensors: dict[_Call, Any]) -> Any:
+    """The tensors of a model's serialized inputs or outputs, in their lists and dicts."""
+    if isinstance(places, dict):
+        return {key: _look_up(place, tensors) for key, place in places.items()}
+    if len(places) == 3 and isinstance(places[0], str):
+        return tensors[places[0], places[1]]
+    return [_look_up(place, tensors) for place in places]

@@ -1,0 +1,312 @@
+"""Images as vectors: the pooled feature maps of a network, for search, clusters and probes."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+
+from keras_resnet.cores import usable_cores
+from keras_resnet.embedding_files import UnfinishedVectors, check_output
+from keras_resnet.features import feature_extractor
+from keras_resnet.images import UnreadableImageError
+from keras_resnet.model_info import get_info
+from keras_resnet.model_input import ModelInput
+from keras_resnet.preprocessing import EvalProtocol
+
+#: Batches that are decoded while one is in the network, and threads that decode them.
+_AHEAD, _THREADS = 2, 8
+
+#: Is told what is being done, and the share of the work that is done, 0 to 1.
+Report = Callable[[str, float], None]
+
+Paths = Sequence[str | os.PathLike[str]]
+
+
+@dataclass(frozen=True)
+class EmbeddingReport:
+    """What `embed_to_file` did.
+
+    Attributes:
+        output: the file.
+        vectors: how many there are in it.
+        channels: numbers in each.
+        resumed: images that an earlier, interrupted call had finished.
+        images_per_second: of the images of this call, with reading and decoding.
+        unreadable: name of each image that could not be read -> reason.
+        bad_file: where these are listed; None if there are none.
+    """
+
+    output: Path
+    vectors: int
+    channels: int
+    resumed: int
+    images_per_second: float
+    unreadable: Mapping[str, str]
+    bad_file: Path | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything in it, as JSON takes it."""
+        bad_file = None if self.bad_file is None else str(self.bad_file)
+        unreadable = dict(self.unreadable)
+        values = {"output": str(self.output), "unreadable": unreadable, "bad_file": bad_file}
+        return {**vars(self), **values}
+
+
+def pooled(model: keras.Model, level: str = "avg") -> keras.Model:
+    """The model up to the average of a feature map over all places; it shares weights with `model`.
+
+    Args:
+        model: a flat network of this package: fresh, fine-tuned or reloaded, with or without head.
+        level: `"avg"` for what the classifier sees, or a level of `feature_extractor`.
+
+    Returns:
+        A model with the same input and the output `(batch, channels)`, float32.
+
+    Raises:
+        ValueError: the model has no such level.
+    """
+    head = next((layer for layer in model.layers if layer.name == "avg_pool"), None)
+    if level == "avg" and isinstance(head, keras.layers.GlobalAveragePooling2D):
+        return keras.Model(model.input, head.output, name=f"{model.name}_avg")
+    maps = feature_extractor(model).output
+    if level != "avg" and level not in maps:
+        raise ValueError(
+            f"Expected `level` to be 'avg' or one of {tuple(maps)}. Received: {level!r}"
+        )
+    chosen = maps[list(maps)[-1] if level == "avg" else level]
+    average = keras.layers.GlobalAveragePooling2D(
+        data_format="channels_last", dtype="float32", name=f"{level}_vector"
+    )
+    return keras.Model(model.input, average(chosen), name=f"{model.name}_{level}")
+
+
+def embed(
+    model: keras.Model,
+    images: Paths,
+    *,
+    batch_size: int = 64,
+    level: str = "avg",
+    protocol: EvalProtocol | None = None,
+    bad: dict[str, str] | None = None,
+    progress: Report | None = None,
+) -> Iterator[tuple[list[str], np.ndarray]]:
+    """Turns image files into vectors, batch by batch, in their order.
+
+    A few batches are decoded ahead, in threads; nothing else is held.
+
+    Args:
+        model: a network as `pooled` takes it.
+        images: paths of image files.
+        batch_size: images that go through the network at once.
+        level: `"avg"` for what the classifier sees, or a level of `feature_extractor`.
+        protocol: how images are resized and cropped; by default what the model knows about itself.
+        bad: gets path -> reason of images that cannot be read, which are then left out.
+        progress: is told after every batch.
+
+    Yields:
+        Paths as given, and their vectors, `(images of the batch, channels)`, float32. Of a batch
+        without readable images, both are empty.
+
+    Raises:
+        ValueError: an argument is wrong; or, without `bad`, an image cannot be read (an
+            `UnreadableImageError`).
+    """
+    _check_batches(images, batch_size)
+    network = _Network(model, level, protocol)
+    paths = [os.fspath(image) for image in images]
+    for batch in network.batches(paths, batch_size):
+        if batch.bad and bad is None:
+            index, reason = next(iter(batch.bad.items()))
+            raise UnreadableImageError(
+                f"Expected images that can be read. Received: {paths[index]} ({reason}). Remove "
+                "it, or pass a dict as `bad` to leave such images out"
+            )
+        if bad is not None:
+            bad.update({paths[index]: reason for index, reason in batch.bad.items()})
+        if progress is not None:
+            progress(f"{batch.stop} of {len(paths)} images", batch.stop / len(paths))
+        rows = (index for index in range(batch.start, batch.stop) if index not in batch.bad)
+        yield [paths[index] for index in rows], batch.vectors
+
+
+def embed_to_file(
+    model: keras.Model,
+    images: Paths,
+    output: str | os.PathLike[str],
+    *,
+    names: Sequence[str] | None = None,
+    batch_size: int = 64,
+    level: str = "avg",
+    protocol: EvalProtocol | None = None,
+    overwrite: bool = False,
+    progress: Report | None = None,
+) -> EmbeddingReport:
+    """Writes the vectors of image files to a Parquet or `.npz` file, or all or nothing of it.
+
+    Parquet has the columns `file`, a string, and `vector`, a list of fixed size of float32, and a
+    row group per batch. `.npz` has the arrays `files`, strings `(n,)`, and `vectors`, float32 `(n,
+    channels)`. Images that cannot be read are left out and listed in `<output>.bad.csv`.
+
+    Finished batches lie in `<output>.partial/` until all are. The same call after an interruption,
+    even by SIGKILL, goes on from there, with the same result; the batch size may be another one.
+    What lies there of another model, level or protocol, or of other or changed images, is
+    discarded with a warning.
+
+    Args:
+        model: a network as `pooled` takes it.
+        images: paths of image files.
+        output: a new file, `.parquet` or `.npz`.
+        names: what the file calls the images, one per image; by default their paths.
+        batch_size: images that go through the network at once.
+        level: `"avg"` for what the classifier sees, or a level of `feature_extractor`.
+        protocol: how images are resized and cropped; by default what the model knows about itself.
+        overwrite: whether a file that is there is replaced.
+        progress: is told after every batch.
+
+    Raises:
+        ValueError: an argument is wrong, or another process is writing the same file.
+        FileExistsError: the file is there.
+        ImportError: there is no pyarrow for Parquet.
+        OSError: the disk is full or cannot be written to.
+    """
+    output, names = Path(output), [os.fspath(path) for path in (images if names is None else names)]
+    if len(names) != len(images):
+        raise ValueError(
+            f"Expected one of `names` per image. Received: {len(names)} for {len(images)} images"
+        )
+    check_output(output, overwrite)
+    _check_batches(images, batch_size)
+    network = _Network(model, level, protocol)
+    # Names of files may be any bytes; those of both formats are text.
+    names = [name.encode(errors="backslashreplace").decode() for name in names]
+    paths = [os.fspath(image) for image in images]
+    begin = time.perf_counter()
+    with UnfinishedVectors(output, network.channels).held() as work:
+        resumed = work.begin({**network.identity(), "files": [_state_of(path) for path in paths]})
+        if resumed and progress is not None:
+            progress(f"{resumed} of {len(paths)} images", resumed / len(paths))
+        for batch in network.batches(paths, batch_size, resumed):
+            work.add(batch.start, batch.stop, batch.vectors, batch.bad)
+            if progress is not None:
+                progress(f"{batch.stop} of {len(paths)} images", batch.stop / len(paths))
+        seconds = time.perf_counter() - begin
+        bad = {names[index]: reason for part in work.parts for index, reason in part.bad.items()}
+        bad_file = work.publish(names, bad)
+    return EmbeddingReport(
+        output,
+        len(paths) - sum(len(part.bad) for part in work.parts),
+        network.channels,
+        resumed,
+        (len(paths) - resumed) / seconds,
+        bad,
+        bad_file,
+    )
+
+
+class _Batch(NamedTuple):
+    """Vectors of `images[start:stop]`, but for the bad ones: index -> reason."""
+
+    start: int
+    stop: int
+    vectors: np.ndarray
+    bad: Mapping[int, str]
+
+
+def _check_batches(images: Paths, size: int) -> None:
+    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+        raise ValueError(
+            f"Expected `batch_size` to be an integer of at least 1. Received: {size!r}"
+        )
+    if isinstance(images, (str, os.PathLike)) or not len(images):
+        given = "none" if not isinstance(images, (str, os.PathLike)) else repr(images)
+        raise ValueError(f"Expected a list of at least one image file. Received: {given}")
+
+
+def _state_of(path: str) -> list[Any]:
+    """What changes when another image is put in the place of this one."""
+    try:
+        found = Path(path).stat()
+    except OSError:
+        return [os.path.abspath(path)]  # noqa: PTH100 – leaves links alone
+    return [os.path.abspath(path), found.st_size, found.st_mtime_ns]  # noqa: PTH100
+
+
+class _Network:
+    """A network up to its vectors, and how images become what it takes."""
+
+    def __init__(self, model: keras.Model, level: str, protocol: EvalProtocol | None) -> None:
+        self._model, self._level = pooled(model, level), level
+        self._info = get_info(model)
+        self._input = ModelInput((None, *model.input_shape[1:]), self._info, protocol)
+        self.channels: int = self._model.output_shape[-1]
+
+    def identity(self) -> dict[str, Any]:
+        """What the vectors depend on besides the images, as JSON gives it back."""
+        digest = hashlib.sha256()
+        for weight in self._model.weights:
+            values = keras.ops.convert_to_numpy(weight.value)
+            digest.update(f"{values.shape} {values.dtype}".encode() + values.tobytes())
+        # Networks of different strides may have the same weights.
+        return json.loads(
+            json.dumps(
+                {
+                    "weights": digest.hexdigest(),
+                    "config": self._info.config,
+                    "level": self._level,
+                    "protocol": dataclasses.asdict(self._input.protocol),
+                }
+            )
+        )
+
+    def batches(self, paths: Sequence[str], size: int, begin: int = 0) -> Iterator[_Batch]:
+        """Vectors of `paths[begin:]`."""
+        # Of one size always: compiled once, and an image's vector is the same to the bit after an
+        # interruption.
+        rows = min(size, len(paths))
+        pool = ThreadPoolExecutor(min(usable_cores(), _THREADS), "embed")
+        starts = iter(range(begin, len(paths), size))
+        waiting: collections.deque[tuple[int, list[Future[np.ndarray | str]]]] = collections.deque()
+        try:
+            while True:
+                while len(waiting) <= _AHEAD and (start := next(starts, None)) is not None:
+                    chunk = range(start, min(start + size, len(paths)))
+                    decoded = [pool.submit(self._decoded, paths[index], index) for index in chunk]
+                    waiting.append((start, decoded))
+                if not waiting:
+                    return
+                start, futures = waiting.popleft()
+                yield self._run(start, [future.result() for future in futures], rows)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _decoded(self, path: str, index: int) -> np.ndarray | str:
+        """Pixels as the network takes them, or why there are none."""
+        try:
+            return self._input.prepared(path, index)
+        except UnreadableImageError as error:
+            # The cause does not name the index.
+            said = str(error.__cause__ or error)
+            return said.partition(f"Received: {path} (")[2].removesuffix(")") or said
+
+    def _run(self, start: int, decoded: Sequence[np.ndarray | str], rows: int) -> _Batch:
+        bad = {start + i: image for i, image in enumerate(decoded) if isinstance(image, str)}
+        images = [image for image in decoded if not isinstance(image, str)]
+        if not images:
+            empty = np.zeros((0, self.channels), np.float32)
+            return _Batch(start, start + len(decoded), empty, bad)
+        full = np.zeros((rows, *images[0].shape), np.float32)
+        full[: len(images)] = images
+        vectors = np.asarray(self._model.predict_on_batch(full), np.float32)[: len(images)]
+        return _Batch(start, start + len(decoded), vectors, bad)

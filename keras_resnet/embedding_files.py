@@ -1,0 +1,245 @@
+"""Files of vectors, and the finished parts of those that are being written."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import importlib
+import json
+import shutil
+import warnings
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import filelock
+import numpy as np
+
+from keras_resnet.files import replace_durably
+
+#: Kinds of files that vectors are written to, by suffix.
+FORMATS = (".parquet", ".npz")
+
+#: Files of the folder with unfinished work, besides the parts.
+_JOB, _LOCK = "job.json", "lock"
+
+
+def check_output(output: Path, overwrite: bool) -> None:
+    """Refuses a file that vectors cannot be written to.
+
+    Raises:
+        ValueError: it has another suffix than those of `FORMATS`, or is a directory.
+        FileExistsError: it is there, and is not to be overwritten.
+        ImportError: there is no pyarrow for Parquet.
+    """
+    if output.suffix not in FORMATS or output.is_dir():
+        raise ValueError(f"Expected a file {' or '.join(FORMATS)} as output. Received: {output}")
+    if output.exists() and not overwrite:
+        raise FileExistsError(f"Expected a new file. Received: {output}. Pass --overwrite")
+    if output.suffix == ".parquet":
+        _pyarrow()
+
+
+class Part(NamedTuple):
+    """Vectors of the images `start` to `stop`, but for the bad ones: index -> reason."""
+
+    start: int
+    stop: int
+    path: Path
+    bad: Mapping[int, str]
+
+
+class UnfinishedVectors:
+    """The finished batches of a file of vectors, in a folder beside it.
+
+    A part is two files: vectors, and what they are of, which is written second and so says that
+    both are whole. All are renamed into place.
+
+    Attributes:
+        parts: those that are finished, in the order of the images, without gaps.
+    """
+
+    def __init__(self, output: Path, channels: int) -> None:
+        """Looks nowhere yet.
+
+        Args:
+            output: the file, with a suffix of `FORMATS`.
+            channels: numbers in a vector.
+        """
+        self.parts: list[Part] = []
+        self._output, self._channels = output, channels
+        self._folder = output.with_name(f"{output.name}.partial")
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[UnfinishedVectors]:
+        """Makes the folder and holds it against other processes.
+
+        Raises:
+            ValueError: it cannot be written to, or another process holds it.
+        """
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(
+                "Expected an output in a directory that can be written to. "
+                f"Received: {self._output} ({error.strerror})"
+            ) from error
+        lock = filelock.FileLock(self._folder / _LOCK)
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout as error:
+            raise ValueError(
+                f"Expected one process at a time. Received: {self._output}, which another one is "
+                "writing. Wait for it, or choose another file"
+            ) from error
+        try:
+            yield self
+        finally:
+            lock.release()
+
+    def begin(self, job: Mapping[str, Any]) -> int:
+        """Takes up what is there if it is of the same job; else discards it, with a warning.
+
+        Args:
+            job: everything that the vectors depend on, with the images as `"files"`, as JSON gives
+                it back.
+
+        Returns:
+            How many images are finished, from the first on.
+        """
+        before = _read_json(self._folder / _JOB)
+        if before != job:
+            if any(self._folder.glob("*.npy")):
+                images = {**(before or {}), "files": ""} == {**job, "files": ""}
+                of = "other or changed images" if images else "another model, level or protocol"
+                warnings.warn(
+                    f"The unfinished work in {self._folder} is of {of}: starting anew",
+                    stacklevel=3,
+                )
+            for path in self._folder.iterdir():
+                if path.name != _LOCK:
+                    path.unlink()
+            self._write(self._folder / _JOB, lambda path: path.write_text(json.dumps(job)))
+        done = 0
+        while part := self._part(done):
+            self.parts.append(part)
+            done = part.stop
+        return done
+
+    def _part(self, start: int) -> Part | None:
+        path = self._folder / f"{start:09}.npy"
+        described = _read_json(path.with_suffix(".json"))
+        if described is None:
+            return None
+        part = Part(start, described["stop"], path, dict(described["bad"]))
+        try:
+            shape = np.load(path, mmap_mode="r").shape
+        except (OSError, ValueError):
+            return None
+        whole = shape == (part.stop - start - len(part.bad), self._channels)
+        return part if whole else None
+
+    def add(self, start: int, stop: int, vectors: np.ndarray, bad: Mapping[int, str]) -> None:
+        """Writes a part that follows on those before; arguments as in `Part`."""
+        path = self._folder / f"{start:09}.npy"
+        self._write(path, lambda path: _save(path, vectors))
+        described = json.dumps({"stop": stop, "bad": list(bad.items())})
+        self._write(path.with_suffix(".json"), lambda path: path.write_text(described))
+        self.parts.append(Part(start, stop, path, bad))
+
+    def publish(self, names: Sequence[str], bad: Mapping[str, str]) -> Path | None:
+        """Writes the output from the parts, and the list of bad images; removes the folder.
+
+        Args:
+            names: of all images.
+            bad: name -> reason, of those that could not be read.
+
+        Returns:
+            Where these are listed; None if there are none.
+        """
+        bad_file = self._output.with_name(f"{self._output.name}.bad.csv")
+        if bad:
+            self._write(bad_file, lambda path: _write_bad(path, bad))
+        else:
+            bad_file.unlink(missing_ok=True)
+        write = _write_parquet if self._output.suffix == ".parquet" else _write_npz
+        self._write(self._output, lambda path: write(path, self.parts, names, self._channels))
+        shutil.rmtree(self._folder, ignore_errors=True)
+        return bad_file if bad else None
+
+    def _write(self, path: Path, write: Callable[[Path], Any]) -> None:
+        temporary = self._folder / f"{path.name}.new"
+        write(temporary)
+        replace_durably(temporary, path)
+
+
+def _names_of(part: Part, names: Sequence[str]) -> list[str]:
+    return [names[index] for index in range(part.start, part.stop) if index not in part.bad]
+
+
+def _write_parquet(path: Path, parts: Sequence[Part], names: Sequence[str], channels: int) -> None:
+    arrow, parquet = _pyarrow()
+    kind = arrow.list_(arrow.float32(), channels)
+    schema = arrow.schema([("file", arrow.string()), ("vector", kind)])
+    # Of vectors, dictionaries and statistics are as large as they are and tell nothing.
+    with parquet.ParquetWriter(
+        path, schema, use_dictionary=False, write_statistics=["file"]
+    ) as writer:
+        for part in parts:
+            files = _names_of(part, names)
+            if not files:
+                continue
+            flat = arrow.array(np.load(part.path).reshape(-1), arrow.float32())
+            vectors = arrow.FixedSizeListArray.from_arrays(flat, channels)
+            writer.write_table(
+                arrow.Table.from_arrays(
+                    [arrow.array(files, arrow.string()), vectors], schema=schema
+                )
+            )
+
+
+def _write_npz(path: Path, parts: Sequence[Part], names: Sequence[str], channels: int) -> None:
+    files = np.array([name for part in parts for name in _names_of(part, names)], np.str_)
+    # `numpy.savez` would need all vectors at once.
+    header = {"descr": "<f4", "fortran_order": False, "shape": (len(files), channels)}
+    with zipfile.ZipFile(path, "w") as archive:
+        with archive.open(zipfile.ZipInfo("files.npy"), "w", force_zip64=True) as file:
+            np.lib.format.write_array(file, files, allow_pickle=False)
+        with archive.open(zipfile.ZipInfo("vectors.npy"), "w", force_zip64=True) as file:
+            np.lib.format.write_array_header_2_0(file, header)
+            for part in parts:
+                file.write(np.load(part.path).astype("<f4").tobytes())
+
+
+def _write_bad(path: Path, bad: Mapping[str, str]) -> None:
+    with path.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(("file", "reason"))
+        rows.writerows(bad.items())
+
+
+def _save(path: Path, vectors: np.ndarray) -> None:
+    # Given a name, `numpy.save` would append another suffix.
+    with path.open("wb") as file:
+        np.save(file, vectors)
+
+
+def _read_json(path: Path) -> Any:
+    """What a file says; None if it is missing or half-written, as after a power failure."""
+    try:
+        return json.loads(path.read_text())
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def _pyarrow() -> tuple[Any, Any]:
+    """The modules `pyarrow` and `pyarrow.parquet`."""
+    try:
+        return importlib.import_module("pyarrow"), importlib.import_module("pyarrow.parquet")
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            "Writing Parquet needs the package `pyarrow`, which is not installed: run `pip install "
+            "pyarrow`, or choose a .npz file",
+            name="pyarrow",
+        ) from error

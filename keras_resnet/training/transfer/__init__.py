@@ -1,0 +1,1 @@
+"""Taking a trained network to another task."""

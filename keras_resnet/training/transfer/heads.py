@@ -1,0 +1,256 @@
+"""Networks for a new task: another head, another stem."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import warnings
+from collections.abc import Sequence
+from typing import Any, Literal, get_args
+
+import keras
+import numpy as np
+
+from keras_resnet.builder import SMALL_FINAL_MAP, build, check_shape
+from keras_resnet.config import ResNetConfig
+from keras_resnet.features import feature_extractor
+from keras_resnet.graph import allow_depth, find_network, sources
+from keras_resnet.model_info import get_info, set_class_names, set_info
+from keras_resnet.training.transfer.freezing import split_levels
+
+Task = Literal["classes", "labels", "values"]
+
+_ACTIVATIONS = {"classes": "softmax", "labels": "sigmoid", "values": "linear"}
+_POOLS = ("avg_pool", "max_pool")
+
+
+def replace_head(
+    model: keras.Model,
+    classes: int,
+    *,
+    task: Task = "classes",
+    names: Sequence[str] | None = None,
+    dropout: float = 0.0,
+    name: str | None = None,
+) -> keras.Model:
+    """The network with a new head; it shares all other layers and their weights with `model`.
+
+    What follows the global pooling of `model` is left out. A network that ends with a feature map
+    gets global average pooling, `"avg_pool"`. The model that comes back is not compiled.
+
+    Args:
+        model: a flat network of this package, with its head, `include_top=False` or both that and
+            `pooling`.
+        classes: width of the new layer `"predictions"`: at least 2 for `"classes"`, else 1.
+        task: `"classes"`: one class per image, softmax; `"labels"`: any number of labels per image,
+            a sigmoid each; `"values"`: regression, no activation.
+        names: of the classes, labels or values, in the order of the outputs; see
+            `set_class_names`. Those of `model` do not stay.
+        dropout: rate of dropout before the new layer; at least 0 and less than 1.
+        name: of the new model; by default that of `model`.
+
+    Returns:
+        A functional model with the output `(batch, classes)`, float32 under every dtype policy.
+
+    Raises:
+        ValueError: an argument has another value than these, or `model` has several outputs or is
+            no flat network of this package.
+    """
+    _check_flat(model)
+    _check_task(classes, task, dropout)
+    x = _pooled(model)
+    if dropout:
+        x = keras.layers.Dropout(float(dropout), name="head_drop", dtype="float32")(x)
+    x = keras.layers.Dense(
+        int(classes),
+        activation=_ACTIVATIONS[task],
+        # As in `keras_resnet.build`.
+        kernel_initializer=keras.initializers.VarianceScaling(1 / 3, "fan_in", "uniform"),
+        name="predictions",
+        dtype="float32",
+    )(x)
+    allow_depth(len(model.layers))
+    result = keras.Model(model.input, x, name=name or model.name)
+    set_info(result, dataclasses.replace(get_info(model), class_names=None, class_ids=None))
+    if names is not None:
+        set_class_names(result, names)
+    return result
+
+
+def check_image_size(model: keras.Model) -> None:
+    """Warns if the last feature map has fewer than 4 positions in height or width.
+
+    Args:
+        model: a network of this package, or a model with one inside. Where its images may have any
+            size, there is nothing to check.
+
+    Raises:
+        ValueError: it is no such model.
+    """
+    network = find_network(model)
+    level, features = list(feature_extractor(network).output.items())[-1]
+    height, width = features.shape[1:3]
+    if min(side for side in (height, width, SMALL_FINAL_MAP) if side is not None) < SMALL_FINAL_MAP:
+        remedy = "enlarge the images"
+        if _has_pooling_stem(network):
+            remedy += (
+                ", or build with `stem='cifar'` (see `ResNetConfig`), four times more per side"
+            )
+        images = _size(*network.input_shape[1:3])
+        warnings.warn(
+            f"{level}, the last feature map, has only {_size(height, width)} positions for "
+            f"{images} images, fewer than {SMALL_FINAL_MAP}x{SMALL_FINAL_MAP}, which costs "
+            f"accuracy: {remedy}.",
+            stacklevel=2,
+        )
+
+
+def swap_stem(
+    model: keras.Model, input_shape: tuple[int | None, int | None, int], *, name: str | None = None
+) -> keras.Model:
+    """A network for small pictures: that of `model` with `stem="cifar"`, and its weights.
+
+    The weights of the stem are new, as a kernel of another size cannot be taken over, nor the
+    statistics of what it puts out: train the network before you use it. All others are copies, by
+    name of layer; the models share nothing. All layers of the new one are trainable. An
+    `output_stride` is divided by what the stem no longer does, so that the same strides are
+    dilation.
+
+    Args:
+        model: a flat network of this package that knows its config, with or without head.
+        input_shape: `(height, width, channels)`; height and width may be None.
+        name: of the new model; by default that of `model`.
+
+    Returns:
+        A functional model with the outputs of `model`; it keeps class names and the tag of the
+        weights, but not the protocol of evaluation, which is for images of another size.
+
+    Raises:
+        ValueError: `model` is no such network, knows no config or has the stem already; its head is
+            no chain of layers; or the shape is impossible.
+    """
+    _check_flat(model)
+    info = get_info(model)
+    if info.config is None:
+        raise ValueError(
+            "Expected a model that knows its config, as one from `keras_resnet.build` or "
+            f"`keras_resnet.load_model` does. Received: {model.name!r}, which knows none"
+        )
+    config = ResNetConfig(**info.config)
+    if config.stem == "cifar":
+        raise ValueError(
+            f"Expected a network with another stem than 'cifar'. Received: {model.name!r}, which "
+            "has it already"
+        )
+    check_shape(input_shape)
+    stride = config.output_stride
+    changed = config.replace(
+        stem="cifar", output_stride=None if stride is None else stride // config.stem_strides
+    )
+    levels = split_levels(model)
+    backbone = build(
+        changed,
+        include_top=False,
+        input_shape=input_shape,
+        include_preprocessing=any(layer.name == "normalization" for layer in levels["stem"]),
+        dtype=model.get_layer("conv2_block1_1_conv").dtype_policy,
+    )
+    result = keras.Model(
+        backbone.input, _copied_head(model, backbone.output), name=name or model.name
+    )
+    _copy_weights(model, result)
+    set_info(
+        result,
+        dataclasses.replace(info, config=dataclasses.asdict(changed), protocol=None),
+    )
+    warnings.warn(
+        f"The stem of {model.name!r} cannot be taken over by a 3x3 convolution: it is newly "
+        "initialised. Train the network before you use it.",
+        stacklevel=2,
+    )
+    return result
+
+
+def _check_flat(model: keras.Model) -> None:
+    network = find_network(model)
+    if network is not model:
+        raise ValueError(
+            "Expected a flat network. "
+            f"Received: {model.name!r}, a model around one. Pass the model inside: "
+            f"`model.get_layer({network.name!r})`"
+        )
+    if len(model.outputs) != 1:
+        raise ValueError(
+            f"Expected a model with one output. Received: {model.name!r} with {len(model.outputs)}"
+        )
+
+
+def _check_task(classes: Any, task: str, dropout: Any) -> None:
+    if task not in get_args(Task):
+        raise ValueError(f"Expected `task` to be one of {get_args(Task)}. Received: task={task!r}")
+    least = 2 if task == "classes" else 1
+    integer = isinstance(classes, (int, np.integer)) and not isinstance(classes, bool)
+    if not integer or classes < least:
+        raise ValueError(
+            f"Expected `classes` to be an integer of at least {least} with `task={task!r}`. "
+            f"Received: classes={classes!r}"
+        )
+    number = isinstance(dropout, (int, float)) and not isinstance(dropout, bool)
+    if not number or not 0 <= dropout < 1:
+        raise ValueError(
+            f"Expected `dropout` to be 0 or more and less than 1. Received: dropout={dropout!r}"
+        )
+
+
+def _pooled(model: keras.Model) -> Any:
+    """The globally pooled features `(batch, channels)`."""
+    for layer in split_levels(model)["head"]:
+        if layer.name in _POOLS:
+            return layer.output
+    x = model.outputs[0]
+    if len(x.shape) != 4:
+        raise ValueError(
+            "Expected a model that ends with a feature map, or has a layer 'avg_pool' or "
+            f"'max_pool'. Received: {model.name!r} with the output {tuple(x.shape)}"
+        )
+    return keras.layers.GlobalAveragePooling2D(
+        data_format="channels_last", name="avg_pool", dtype="float32"
+    )(x)
+
+
+def _copied_head(model: keras.Model, x: Any) -> Any:
+    """Applies copies of the layers of the head, with new weights, to `x`."""
+    inputs = sources(model)
+    *_, (_, before), (_, head) = split_levels(model).items()
+    layers = {layer.name: layer for layer in head}
+    # What has no layer, such as an operation of `keras.ops`, breaks the chain.
+    chain = [
+        [name for name in inputs if name in {layer.name for layer in before}][-1],
+        *(name for name in inputs if name in layers),
+    ]
+    ends = inputs.keys() - {source for names in inputs.values() for source in names}
+    if ends != {chain[-1]} or any(inputs[b] != [a] for a, b in itertools.pairwise(chain)):
+        raise ValueError(
+            "Expected a head of layers that each take the output of the one before. "
+            f"Received: {model.name!r} with the layers {chain[1:]} in its head"
+        )
+    for name in chain[1:]:
+        layer = layers[name]
+        x = type(layer).from_config({**layer.get_config(), "trainable": True})(x)
+    return x
+
+
+def _copy_weights(source: keras.Model, target: keras.Model) -> None:
+    """Copies the weights of all layers but those of the stem, by name."""
+    stem = {layer.name for layer in split_levels(target)["stem"]}
+    for layer in target.layers:
+        if layer.weights and layer.name not in stem:
+            layer.set_weights(source.get_layer(layer.name).get_weights())
+
+
+def _has_pooling_stem(network: keras.Model) -> bool:
+    return any(layer.name.startswith("pool1_") for layer in network.layers)
+
+
+def _size(height: int | None, width: int | None) -> str:
+    return f"{height or 'any'}x{width or 'any'}"

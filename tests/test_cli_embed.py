@@ -1,0 +1,188 @@
+"""`keras-resnet embed`."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+
+from .conftest import Command
+
+
+@pytest.fixture(scope="module")
+def files(
+    tiny_model: keras.Model, images: np.ndarray, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A saved model, and forty pictures in two folders."""
+    root = tmp_path_factory.mktemp("files")
+    tiny_model.save(root / "model.keras")
+    for index, image in enumerate(images):
+        folder = root / "pictures" / ("even", "odd")[index % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(folder / f"{index:02}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def expected(tiny_model: keras.Model, images: np.ndarray) -> np.ndarray:
+    """What the classifier sees of the pictures of `even`, then `odd`."""
+    seen = keras.Model(tiny_model.input, tiny_model.get_layer("avg_pool").output)
+    vectors: np.ndarray = seen.predict(np.concatenate([images[::2], images[1::2]]), verbose=0)
+    return vectors
+
+
+def test_vectors_of_a_folder(
+    files: Path, expected: np.ndarray, command_in_process: Command, tmp_path: Path
+) -> None:
+    output = tmp_path / "vectors.npz"
+    arguments = ["embed", str(files / "model.keras"), str(files / "pictures"), "--output"]
+    done = command_in_process(*arguments, str(output))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"Written: {output}, 40 vectors of 24 numbers (")
+    assert done.stdout.endswith(" images/s).\n")
+    with np.load(output) as arrays:
+        names = [f"{('even', 'odd')[index % 2]}/{index:02}.png" for index in range(40)]
+        assert arrays["files"].tolist() == names[::2] + names[1::2]
+        np.testing.assert_allclose(arrays["vectors"], expected, atol=1e-5)
+    again = command_in_process(*arguments, str(output))
+    assert again.returncode == 2
+    assert again.stderr == (
+        f"keras-resnet: Expected a new file. Received: {output}. Pass --overwrite.\n"
+    )
+
+
+def test_several_folders_a_level_and_json(
+    files: Path, command_in_process: Command, tmp_path: Path
+) -> None:
+    pictures, output = files / "pictures", tmp_path / "vectors.npz"
+    output.write_bytes(b"earlier")
+    done = command_in_process(
+        "embed", str(files / "model.keras"), str(pictures / "odd"),
+        str(pictures / "even" / "00.png"), "--output", str(output),
+        "--level", "C3", "--overwrite", "--json", "--batch-size", "7",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report.pop("images_per_second") > 0
+    assert report == {
+        "output": str(output),
+        "vectors": 21,
+        "channels": 16,
+        "resumed": 0,
+        "unreadable": {},
+        "bad_file": None,
+    }
+    with np.load(output) as arrays:
+        assert arrays["files"][[0, -1]].tolist() == [
+            str(pictures / "odd" / "01.png"),
+            str(pictures / "even" / "00.png"),
+        ]
+
+
+def test_bad_images_are_listed_and_make_the_exit_code_1(
+    files: Path, expected: np.ndarray, command_in_process: Command, tmp_path: Path
+) -> None:
+    pictures, output = tmp_path / "pictures", tmp_path / "vectors.npz"
+    shutil.copytree(files / "pictures", pictures)
+    for name in ("even/00.png", "odd/01.png", "odd/39.png"):
+        (pictures / name).write_bytes(b"no picture")
+    done = command_in_process(
+        "embed", str(files / "model.keras"), str(pictures), "--output", str(output)
+    )
+    assert done.returncode == 1
+    assert done.stderr == (
+        f"keras-resnet: 3 of 40 images could not be read, see {output}.bad.csv\n"
+    )
+    with (tmp_path / "vectors.npz.bad.csv").open(newline="") as file:
+        assert list(csv.reader(file)) == [
+            ["file", "reason"],
+            ["even/00.png", "that is none of these"],
+            ["odd/01.png", "that is none of these"],
+            ["odd/39.png", "that is none of these"],
+        ]
+    with np.load(output) as arrays:
+        whole = np.delete(expected, (0, 20, 39), axis=0)
+        np.testing.assert_allclose(arrays["vectors"], whole, atol=1e-5)
+
+
+def test_bad_arguments_are_refused(
+    files: Path, command_in_process: Command, tmp_path: Path
+) -> None:
+    pictures, output = str(files / "pictures"), str(tmp_path / "vectors.npz")
+    model = str(files / "model.keras")
+    (tmp_path / "nothing").mkdir()
+    for arguments, said in (
+        (("resnet20", pictures, "--output", output), "`--weights` with the name of a network"),
+        ((model, pictures, "--output", output, "--weights", "x"), "no `--weights` with a `.keras`"),
+        ((model, pictures, "--output", "vectors.csv"), "a file .parquet or .npz as output"),
+        ((model, str(tmp_path / "nothing"), "--output", output), "that name images"),
+        ((model, pictures, "--output", output, "--level", "C9"), "('C2', 'C3', 'C4')"),
+        ((model, pictures, "--output", output, "--batch-size", "0"), "--batch-size"),
+    ):
+        done = command_in_process("embed", *arguments)
+        assert done.returncode == 2, arguments
+        assert said in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["nothing"]
+
+
+@pytest.fixture(scope="module")
+def many(files: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pictures that keep a process busy for a while."""
+    folder = tmp_path_factory.mktemp("many")
+    pictures = sorted((files / "pictures").rglob("*.png"))
+    for number in range(12):
+        for path in pictures:
+            (folder / f"{number:02}-{path.name}").hardlink_to(path)
+    return folder
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_interrupted_work_goes_on_with_the_same_result(
+    number: signal.Signals,
+    files: Path,
+    many: Path,
+    command: str,
+    command_in_process: Command,
+    tmp_path: Path,
+) -> None:
+    suffix = "parquet" if number == signal.SIGKILL else "npz"
+    whole, output = tmp_path / f"whole.{suffix}", tmp_path / f"vectors.{suffix}"
+    arguments = ["embed", str(files / "model.keras"), str(many), "--batch-size", "4", "--output"]
+    process = subprocess.Popen(
+        [command, *arguments, str(output)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    partial = tmp_path / f"{output.name}.partial"
+    while process.poll() is None and not (partial / "000000000.json").exists():
+        time.sleep(0.005)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert not output.exists()
+    assert (partial / "job.json").exists()
+    if number == signal.SIGKILL:
+        assert process.returncode == -9
+    else:
+        assert process.returncode == 130
+        assert errors == (
+            f"keras-resnet: Interrupted. Finished batches are in {partial}; the same command goes "
+            "on there.\n"
+        )
+    done = command_in_process(*arguments, str(output))
+    assert done.returncode == 0, done.stderr
+    resumed = int(done.stdout.split()[0].replace(",", ""))
+    assert done.stdout.split("\n")[0].endswith(" images had been finished before.")
+    assert 4 <= resumed < 480
+    assert command_in_process(*arguments, str(whole)).returncode == 0
+    assert output.read_bytes() == whole.read_bytes()
+    assert not partial.exists()
