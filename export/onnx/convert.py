@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gc
 import os
 import re
 import tempfile
@@ -154,30 +155,43 @@ def input_batches(source: ExportSource, images: Any, size: int) -> Iterator[Any]
 def _converted(source: ExportSource) -> Any:
     """What tf2onnx makes of the source."""
     tf2onnx = require("tf2onnx")
+    frozen, names, maps = _frozen(source)
+    inputs, outputs = list(names)[:1], list(names)[1:]
+    channels_first = source.options.layout == "NCHW"
+    # Graphs are cycles of few objects with large constants, which Python is slow to look for.
+    gc.collect()
+    with quiet(), _without_copies():
+        proto, _ = tf2onnx.convert.from_graph_def(
+            frozen,
+            input_names=inputs,
+            output_names=outputs,
+            opset=OPSET,
+            tensors_to_rename=names,
+            inputs_as_nchw=inputs if channels_first else None,
+            outputs_as_nchw=maps if channels_first else None,
+        )
+    gc.collect()
+    return proto
+
+
+def _frozen(source: ExportSource) -> tuple[Any, dict[str, str], list[str]]:
+    """The traced network as a GraphDef, the names of its ends, and which of these are maps.
+
+    The names are tensor -> name in ONNX, the image first.
+    """
+    tf2onnx = require("tf2onnx")
     function = tf.function(source.serving_function(), input_signature=[source.input_spec])
     with _forms_for_onnx(source.model):
         concrete = function.get_concrete_function()
     # Flattened, a dict's values are in the order of its sorted keys.
     ends = dict(zip(sorted(source.outputs), concrete.outputs, strict=True))
     names = {f"{IMAGE}:0": IMAGE, **{ends[name].name: name for name in source.outputs}}
-    inputs, outputs = list(names)[:1], list(names)[1:]
-    channels_first = source.options.layout == "NCHW"
     maps = [value.name for value in ends.values() if value.shape.rank == 4]
     with quiet():
         # Not `tf2onnx.convert.from_function`: it makes graph inputs of the constants that layers
         # such as Normalization hold.
-        frozen = tf2onnx.tf_loader.from_function(concrete, inputs, outputs)
-        with _without_copies():
-            proto, _ = tf2onnx.convert.from_graph_def(
-                frozen,
-                input_names=inputs,
-                output_names=outputs,
-                opset=OPSET,
-                tensors_to_rename=names,
-                inputs_as_nchw=inputs if channels_first else None,
-                outputs_as_nchw=maps if channels_first else None,
-            )
-    return proto
+        frozen = tf2onnx.tf_loader.from_function(concrete, list(names)[:1], list(names)[1:])
+    return frozen, names, maps
 
 
 @contextlib.contextmanager

@@ -43,6 +43,8 @@ def fold_scales(proto: Any) -> None:
         (before,) = (name for name in node.input if name != scales[0])
         replace_input(graph.node, node.output[0], before)
         graph.node.remove(node)
+        if uses[scales[0]] == 1:
+            graph.initializer.remove(constants[scales[0]])
 
 
 def _to_convolution(node: Any, users: dict[str, Any]) -> list[Any]:
