@@ -105,7 +105,8 @@ class BenchmarkReport:
     def to_table(self) -> Table:
         """For a terminal."""
         columns = ("artifact", "batch", "threads", "p50", "p90", "p99", "images/s", "memory", "×")
-        table = terminal.table(columns)
+        # Paths may be long, and figures are what the table is for.
+        table = terminal.table(columns, wrap=("artifact",))
         for row in self.measurements:
             cells: tuple[str, ...] = (row.artifact, str(row.batch_size), str(row.threads or "all"))
             if row.error is None:

@@ -29,7 +29,12 @@ def table(columns: Sequence[str], left: int = 1, wrap: Sequence[str] = ()) -> Ta
     result = Table(box=rich.box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for index, column in enumerate(columns):
         justify = "left" if index < left else "right"
-        result.add_column(column, justify=justify, no_wrap=column not in wrap)  # type: ignore[arg-type]
+        result.add_column(
+            column,
+            justify=justify,  # type: ignore[arg-type]
+            no_wrap=column not in wrap,
+            overflow="fold" if column in wrap else "ellipsis",
+        )
     return result
 
 
