@@ -111,7 +111,7 @@ def export(
 
     Raises:
         ValueError: an unknown target, an impossible model, images that cannot be right, or a
-            directory that cannot be written to; or no target at all can be made of the model.
+            directory that cannot be written to; or the only target cannot be made of the model.
         FileExistsError: an artifact of another export is there already.
         ImportError: a target's packages are not installed.
         ExportError: an artifact is outside its target's limits, or cannot be made of this model;
@@ -128,7 +128,7 @@ def export(
     export_.facts["weights"] = info.weights
     with partial_directory(Path(directory)) as staging:
         report = export_.run(chosen, staging, timing, overwrite, progress)
-    if report.refusals or (report.failures and not allow_disagreement):
+    if export_.failed:
         raise ExportError(report)
     return report
 
@@ -175,6 +175,8 @@ class _Export:
         self._expected = self._outputs(self._keras)
         self._fingerprints = record.Fingerprints(model, *images, options)
         self._refusals: dict[str, str] = {}
+        #: Whether a target that was asked for is not there.
+        self.failed = False
         self.facts: dict[str, Any] = {
             "name": model.name,
             "fingerprint": self._fingerprints.model,
@@ -226,6 +228,8 @@ class _Export:
             # The record comes first: what it names and is not there is made again.
             note = record.write(staging, self._report([*rows, *kept])).name
             self._publish(staging, [note, target.place(self._options), *target.companions])
+        disagrees = any(row.disagreements for row in rows)
+        self.failed = bool(self._refusals) or (disagrees and not self._allow)
         rows += kept
         if timing is not None:
             progress("latency and memory", len(targets) / (len(targets) + 1))

@@ -266,6 +266,11 @@ def test_artifact_that_disagrees_fails_and_is_not_kept(
     )
     assert len(report.failures) == 1
     assert (tmp_path / "broken.tflite").stat().st_size == report.artifacts[1].size
+    # What was kept on purpose is no failure of another export; asked for without, it goes.
+    export(tiny_model, tmp_path, ("tflite-dynamic",), images=images, timing=None)
+    with pytest.raises(ExportError, match="broken disagrees"):
+        export(tiny_model, tmp_path, ("broken",), images=images, timing=None)
+    assert not (tmp_path / "broken.tflite").exists()
 
 
 def test_failing_writer_leaves_earlier_artifacts_untouched(
