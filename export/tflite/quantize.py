@@ -147,6 +147,9 @@ def calibrated(source: ExportSource, floating: bytes) -> bytes:
     for values in _activations(floating, activations, images, source.options.batch_size or 1):
         lowest = np.minimum(lowest, [value.min() for value in values])
         highest = np.maximum(highest, [value.max() for value in values])
+    with np.errstate(invalid="ignore", over="ignore"):
+        widths = highest.astype(np.float32) - lowest.astype(np.float32)
+    _refuse_infinite(model, LayerNames(source), activations, widths)
     for index, low, high in zip(
         (int(graph.inputs[0]), *activations), (0, *lowest), (255, *highest), strict=True
     ):
@@ -154,6 +157,22 @@ def calibrated(source: ExportSource, floating: bytes) -> bytes:
         ranges.min, ranges.max = [float(low)], [float(high)]
         graph.tensors[index].quantization = ranges
     return serialize(model)
+
+
+def _refuse_infinite(
+    model: Any, names: LayerNames, activations: list[int], widths: np.ndarray
+) -> None:
+    """Refuses ranges that no scale can express, at which TensorFlow's quantizer would crash."""
+    infinite = {a for a, width in zip(activations, widths, strict=True) if not np.isfinite(width)}
+    for operator, layers in zip(
+        model.subgraphs[0].operators, names.of_operators(model), strict=True
+    ):
+        if infinite.intersection(operator.outputs):
+            raise ValueError(
+                "Expected activations in a finite range on the calibration images. Received: "
+                f"infinite or no numbers from {' and '.join(layers) or 'an operator'} on. Has the "
+                "network been trained?"
+            )
 
 
 def _activations(

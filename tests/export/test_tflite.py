@@ -253,6 +253,19 @@ def test_outlier_channel_is_named_and_repaired(outlier_model: keras.Model, tmp_p
         assert agreement(path, outlier_model) >= 0.95
 
 
+def test_infinite_activations_are_refused(tmp_path: Path) -> None:
+    image = keras.Input((8, 8, 3))
+    x = keras.layers.Conv2D(4, 3, kernel_initializer="ones", name="grows")(image)
+    x = keras.layers.Conv2D(4, 3, kernel_initializer="ones", name="bursts")(x)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    model = keras.Model(image, keras.layers.Dense(3, activation="softmax")(x))
+    for name in ("grows", "bursts"):
+        layer = model.get_layer(name)
+        layer.set_weights([1e18 * weight for weight in layer.get_weights()])
+    with pytest.raises(ValueError, match="infinite or no numbers from bursts on. Has the network"):
+        tflite.calibrated_model(source_of(model, tmp_path))
+
+
 def test_layers_to_keep_in_float_have_to_exist(tmp_path: Path) -> None:
     model = augmented()
     source = source_of(model, tmp_path)
