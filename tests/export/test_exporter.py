@@ -477,7 +477,16 @@ def test_what_one_format_lacks_does_not_keep_others_from_being_made(
     # As the message says, which leaves what is there already as it is.
     before = (tmp_path / "model.onnx").stat().st_mtime_ns
     options = ExportOptions(keep_float=("norm",))
-    report = export(model, tmp_path, targets, calibration=images, options=options, timing=None)
+    # Of an untrained network, int8 may say anything.
+    report = export(
+        model,
+        tmp_path,
+        targets,
+        calibration=images,
+        options=options,
+        allow_disagreement=True,
+        timing=None,
+    )
     assert [row.target for row in report.artifacts] == ["keras", *targets]
     assert (tmp_path / "model.onnx").stat().st_mtime_ns == before
 
