@@ -23,6 +23,7 @@ from keras_resnet.cli import (  # noqa: F401
     doctor,
     embed,
     export,
+    finetune,
     launch,
     networks,
     predict,

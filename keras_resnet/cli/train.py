@@ -74,11 +74,11 @@ def train(
 ) -> None:
     """Train a network by a recipe. After an interruption, the same command goes on."""
     first_and_last = _profile(profile)
-    chosen = _recipe(recipe, settings, batch_size)
+    chosen = recipe_of(recipe, settings, batch_size)
     setup = _setup(
         strategy, workers, worker_index, tpu, chosen, dtype, steps_per_execution, bool(xla)
     )
-    _seed(seed, deterministic)
+    seed_everything(seed, deterministic)
     parts, network = _open(model, data, size, weights, validation_fraction, chosen, setup)
     from keras_resnet.training import train as run_training
 
@@ -105,7 +105,8 @@ def train(
         )
 
 
-def _recipe(name: str, settings: list[str] | None, batch_size: int | None) -> Recipe:
+def recipe_of(name: str, settings: list[str] | None, batch_size: int | None) -> Recipe:
+    """The recipe of that name with what `--set` and `--batch-size` say."""
     with quiet():
         from keras_resnet.training import find_recipe, override
     changes = parse_settings(settings or [], none="none")
@@ -141,7 +142,8 @@ def _setup(
     )
 
 
-def _seed(seed: int, deterministic: bool | None) -> None:
+def seed_everything(seed: int, deterministic: bool | None) -> None:
+    """Seeds weights and augmentation; without GPUs, the same bits come out every time."""
     import keras
     import tensorflow as tf
 

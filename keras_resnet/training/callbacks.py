@@ -123,6 +123,8 @@ class EpochEnd(keras.callbacks.Callback):
         if is_best:
             run.best, run.best_epoch = float(logs["val_accuracy"]), epoch + 1
         self._finished(is_best)
+        if run.is_exhausted:
+            self.model.stop_training = True
 
 
 class Checkpointing(keras.callbacks.Callback):

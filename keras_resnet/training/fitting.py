@@ -85,6 +85,8 @@ class Fitting:
             try:
                 self._take_up(every_step)
                 for epoch, last, batches in self._plan.segments(run.batches):
+                    if run.is_exhausted:
+                        break
                     run.model.fit(
                         self._training(),
                         initial_epoch=epoch,

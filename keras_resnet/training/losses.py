@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Self
 
 import keras
+import numpy as np
 
 from keras_resnet.training.recipe_parts import LossConfig, check_number
 
@@ -38,13 +40,29 @@ def shares_of(targets: Any, logits: Any) -> Any:
 
 
 class _SmoothedLoss(keras.losses.Loss):
-    """What the losses have in common: float32, and the targets."""
+    """What the losses have in common: float32, the targets, and what classes count."""
 
-    def __init__(self, label_smoothing: float, name: str, reduction: str | None) -> None:
+    def __init__(
+        self,
+        label_smoothing: float,
+        class_weights: Sequence[float] | None,
+        name: str,
+        reduction: str | None,
+    ) -> None:
         # Keras casts logits and targets to the loss' dtype: float32 under every policy.
         super().__init__(name=name, reduction=reduction, dtype="float32")
         check_number("label_smoothing", label_smoothing, 0, 1)
         self.label_smoothing = float(label_smoothing)
+        self.class_weights = None if class_weights is None else [float(w) for w in class_weights]
+        for weight in self.class_weights or ():
+            check_number("class_weights", weight)
+
+    def weighted(self, losses: Any, y_true: Any, y_pred: Any) -> Any:
+        """Losses of images, `(batch,)`, times what their classes count; mixed images: the mean."""
+        if self.class_weights is None:
+            return losses
+        weights = keras.ops.convert_to_tensor(self.class_weights, "float32")
+        return losses * keras.ops.sum(shares_of(y_true, y_pred) * weights, axis=-1)
 
     def targets(self, y_true: Any, y_pred: Any) -> Any:
         """Smoothed shares `(batch, classes)`: `(1 - a) * share + a / classes`."""
@@ -54,11 +72,13 @@ class _SmoothedLoss(keras.losses.Loss):
         return (1.0 - self.label_smoothing) * shares + self.label_smoothing / y_pred.shape[-1]
 
     def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "label_smoothing": self.label_smoothing}
+        own = {"label_smoothing": self.label_smoothing, "class_weights": self.class_weights}
+        return {**super().get_config(), **own}
 
     def for_evaluation(self) -> Self:
-        """The same loss without smoothing."""
-        return type(self).from_config({**self.get_config(), "label_smoothing": 0.0})
+        """The same loss without smoothing, of classes that count the same."""
+        plain = {"label_smoothing": 0.0, "class_weights": None}
+        return type(self).from_config({**self.get_config(), **plain})
 
 
 @keras.saving.register_keras_serializable(package="keras_resnet")
@@ -73,6 +93,7 @@ class CrossEntropy(_SmoothedLoss):
         label_smoothing: share of the target that is spread over all classes, labels and mixed
             labels alike (Szegedy et al. 2016, section 7), in [0, 1]. Keras' `evaluate` smooths as
             well, except for that of `TrainedModel`.
+        class_weights: what the images of each class count; None: all the same.
         name: of the loss.
         reduction: as in `keras.losses.Loss`.
 
@@ -83,15 +104,17 @@ class CrossEntropy(_SmoothedLoss):
     def __init__(
         self,
         label_smoothing: float = 0.0,
+        class_weights: Sequence[float] | None = None,
         name: str = "cross_entropy",
         reduction: str | None = "sum_over_batch_size",
     ) -> None:
-        super().__init__(label_smoothing, name, reduction)
+        super().__init__(label_smoothing, class_weights, name, reduction)
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
-        return keras.ops.categorical_crossentropy(
+        losses = keras.ops.categorical_crossentropy(
             self.targets(y_true, y_pred), y_pred, from_logits=True
         )
+        return self.weighted(losses, y_true, y_pred)
 
 
 @keras.saving.register_keras_serializable(package="keras_resnet")
@@ -107,6 +130,7 @@ class BinaryCrossEntropy(_SmoothedLoss):
         label_smoothing: as for `CrossEntropy`: of one label, its class gets `1 - a + a / classes`
             and all others get `a / classes`.
         target_threshold: smoothed shares above it become 1, all others 0. None: they stay.
+        class_weights: as for `CrossEntropy`.
         name: of the loss.
         reduction: as in `keras.losses.Loss`.
 
@@ -119,10 +143,11 @@ class BinaryCrossEntropy(_SmoothedLoss):
         self,
         label_smoothing: float = 0.0,
         target_threshold: float | None = None,
+        class_weights: Sequence[float] | None = None,
         name: str = "binary_cross_entropy",
         reduction: str | None = "sum_over_batch_size",
     ) -> None:
-        super().__init__(label_smoothing, name, reduction)
+        super().__init__(label_smoothing, class_weights, name, reduction)
         if target_threshold is not None:
             check_number("target_threshold", target_threshold, 0, 1)
         self.target_threshold = target_threshold
@@ -145,7 +170,7 @@ class BinaryCrossEntropy(_SmoothedLoss):
         losses = keras.ops.binary_crossentropy(
             self.targets(y_true, y_pred), y_pred, from_logits=True
         )
-        return keras.ops.mean(losses, axis=-1)
+        return self.weighted(keras.ops.mean(losses, axis=-1), y_true, y_pred)
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "target_threshold": self.target_threshold}
@@ -175,8 +200,29 @@ class TrainedModel(keras.Model):
         return sum((keras.ops.sum(penalty) for penalty in self.losses), start=loss)
 
 
-def make_loss(config: LossConfig) -> keras.losses.Loss:
-    """The loss that a recipe names; compile a `TrainedModel` with it."""
+def balanced_weights(labels: np.ndarray, classes: int) -> list[float]:
+    """What the images of each class count so that classes weigh the same; one in the mean.
+
+    Args:
+        labels: of all training images, `(n,)`.
+        classes: how many there are; one without images gets 0.
+    """
+    counts = np.bincount(labels, minlength=classes).astype(np.float64)
+    present = counts > 0
+    weights = np.zeros(classes)
+    weights[present] = len(labels) / (present.sum() * counts[present])
+    return [float(weight) for weight in weights]
+
+
+def make_loss(
+    config: LossConfig, class_weights: Sequence[float] | None = None
+) -> keras.losses.Loss:
+    """The loss that a recipe names; compile a `TrainedModel` with it.
+
+    Args:
+        config: of the recipe.
+        class_weights: what the images of each class count; None: all the same.
+    """
     if config.name == "cross-entropy":
-        return CrossEntropy(config.label_smoothing)
-    return BinaryCrossEntropy(config.label_smoothing, config.target_threshold)
+        return CrossEntropy(config.label_smoothing, class_weights)
+    return BinaryCrossEntropy(config.label_smoothing, config.target_threshold, class_weights)

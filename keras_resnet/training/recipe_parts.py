@@ -17,6 +17,7 @@ ScheduleName = Literal[
 ]
 Unit = Literal["epochs", "steps"]
 LossName = Literal["cross-entropy", "binary-cross-entropy"]
+ClassWeights = Literal["equal", "balanced"]
 
 
 def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
@@ -226,6 +227,11 @@ class LossConfig:
             section 7). It is not applied in validation.
         target_threshold: of binary cross-entropy: mixed targets above it become 1, others 0. None:
             they stay shares.
+        class_weights: what the images of a class count in training: `"equal"`, or `"balanced"`:
+            inversely to how many there are, one in the mean.
+        l2_sp: in the place of weight decay, a pull towards the weights that training starts from
+            (Li et al. 2018, arXiv:1802.01483): `l2_sp / 2` times the squared distance of trained
+            kernels is added; of the head's, which is new, that from zero.
 
     Raises:
         ValueError: a field has another value than these.
@@ -234,9 +240,13 @@ class LossConfig:
     name: LossName = "cross-entropy"
     label_smoothing: float = 0.0
     target_threshold: float | None = None
+    class_weights: ClassWeights = "equal"
+    l2_sp: float = 0.0
 
     def __post_init__(self) -> None:
         check_choice("loss.name", self.name, get_args(LossName))
+        check_choice("loss.class_weights", self.class_weights, get_args(ClassWeights))
+        check_number("loss.l2_sp", self.l2_sp)
         check_number("loss.label_smoothing", self.label_smoothing, 0, 1)
         if self.target_threshold is not None:
             check_number("loss.target_threshold", self.target_threshold, 0, 1)

@@ -52,8 +52,28 @@ _CIFAR10 = Recipe(
     ),
 )
 
+_FINETUNE = Recipe(
+    "finetune",
+    duration=10,
+    batch_size=32,
+    optimizer=OptimizerConfig(learning_rate=0.02, weight_decay=1e-4),
+    schedule=ScheduleConfig("cosine", warmup=0.5),
+    augmentation=Augmentation(crop="inception", area=(0.25, 1.0), flip=0.5),
+    patience=10,
+    sources=cited(
+        "our own, for a network that is trained already and a data set of thousands of images",
+        {
+            "our own: `finetune` sets it by its stages": "duration",
+            "our own: a fifth of what such networks are trained with": "optimizer.learning_rate",
+            "He et al. 2015 (arXiv:1512.03385), section 3.4": "optimizer.momentum "
+            "optimizer.weight_decay",
+            "our own: a trained network has seen small crops enough": "augmentation.area",
+        },
+    ),
+)
+
 #: name -> recipe.
-RECIPES = {recipe.name: recipe for recipe in (_DIGITS, _CIFAR10, *PAPERS, *LIBRARIES)}
+RECIPES = {recipe.name: recipe for recipe in (_DIGITS, _CIFAR10, _FINETUNE, *PAPERS, *LIBRARIES)}
 
 
 def find_recipe(name: str) -> Recipe:

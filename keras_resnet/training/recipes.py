@@ -39,6 +39,8 @@ class Recipe:
         train_size: height and width of training images; None: those of evaluation.
         protocol: how images are prepared for evaluation; None: as the data config says.
         average: the moving average of the weights, which is what is evaluated and saved.
+        patience: training ends early after so many epochs without a better validation accuracy;
+            None: it does not.
         precise_bn: so many training batches from which BN's statistics are computed anew before
             the last weights are saved (He et al. 2015's released models); 0: the moving ones stay.
         network: fields of `ResNetConfig` that the recipe sets where it builds the network.
@@ -60,6 +62,7 @@ class Recipe:
     train_size: int | None = None
     protocol: EvalProtocol | None = None
     average: AverageConfig = field(default_factory=AverageConfig)
+    patience: int | None = None
     precise_bn: int = 0
     network: Mapping[str, Any] = field(default_factory=dict)
     sources: Mapping[str, str] = field(default_factory=dict, repr=False)
@@ -70,12 +73,20 @@ class Recipe:
         check_choice("unit", self.unit, get_args(Unit))
         check_count("batch_size", self.batch_size, 1)
         check_count("precise_bn", self.precise_bn, 0)
+        if self.patience is not None:
+            check_count("patience", self.patience, 1)
         if self.train_size is not None:
             check_count("train_size", self.train_size, 1)
         if self.batch_size % self.optimizer.accumulation:
             raise ValueError(
                 "Expected `batch_size` to be a multiple of `optimizer.accumulation`. Received: "
                 f"{self.batch_size} and {self.optimizer.accumulation}"
+            )
+        if self.loss.l2_sp and self.optimizer.weight_decay:
+            raise ValueError(
+                "Expected either `loss.l2_sp`, which pulls to the weights at the start, or "
+                "`optimizer.weight_decay`, which pulls to zero. Received: "
+                f"{self.loss.l2_sp:g} and {self.optimizer.weight_decay:g}"
             )
         for name in ("network", "sources", "expected"):
             object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))

@@ -73,6 +73,13 @@ class Run:
         return len(self.history.get("loss", ()))
 
     @property
+    def is_exhausted(self) -> bool:
+        """Whether no epoch has been better for as many as the recipe has patience for."""
+        patience = self.recipe.patience
+        since = self.finished_epochs - (self.best_epoch or 0)
+        return patience is not None and since >= patience
+
+    @property
     def steps(self) -> int:
         """Optimizer steps taken; those that a loss scale skipped do not count."""
         return int(keras.ops.convert_to_numpy(self.model.optimizer.iterations))

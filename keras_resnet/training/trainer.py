@@ -21,7 +21,7 @@ from keras_resnet.training.fitting import Fitting
 from keras_resnet.training.interruption import (
     noting_signals,
 )
-from keras_resnet.training.losses import TrainedModel, make_loss
+from keras_resnet.training.losses import TrainedModel, balanced_weights, make_loss
 from keras_resnet.training.metrics import make_metrics
 from keras_resnet.training.optimizers import make_optimizer
 from keras_resnet.training.outputs import Outputs
@@ -30,7 +30,7 @@ from keras_resnet.training.recipes import Recipe
 from keras_resnet.training.run import Run
 from keras_resnet.training.schedules import make_schedule
 from keras_resnet.training.strategies import Setup, StrategyName, choose
-from keras_resnet.training.training_model import policy_of, training_copy
+from keras_resnet.training.training_model import policy_of, pull_to_start, training_copy
 from keras_resnet.training.training_plan import TrainingPlan, identity, make_plan
 
 
@@ -157,7 +157,9 @@ def train(
             synchronized=synchronized_bn and setup.name in _SEPARATE_STATISTICS,
             seed=seed,
         )
-        _compile(copy, plan, steps_per_execution, jit_compile)
+        if plan.recipe.loss.l2_sp:
+            pull_to_start(copy, plan.recipe.loss.l2_sp)
+        _compile(copy, plan, sources[0], steps_per_execution, jit_compile)
         run = Run.start(copy, plan.recipe, plan.batches_per_epoch, plan.total)
         outputs.restore(run)
         fitting = Fitting(model, sources, plan, run, outputs, setup, interruption)
@@ -172,9 +174,15 @@ _SEPARATE_STATISTICS = ("mirrored", "multi-worker", "tpu")
 
 
 def _compile(
-    model: TrainedModel, plan: TrainingPlan, steps_per_execution: int, jit_compile: bool | None
+    model: TrainedModel,
+    plan: TrainingPlan,
+    source: Source,
+    steps_per_execution: int,
+    jit_compile: bool | None,
 ) -> None:
-    recipe = plan.recipe
+    recipe, weights = plan.recipe, None
+    if recipe.loss.class_weights == "balanced":
+        weights = balanced_weights(source.labels, len(source.class_names))
     optimizer = make_optimizer(recipe.optimizer, make_schedule(recipe, 1))
     # Keras would do so by itself only if the model were float16, not just its layers.
     if any(layer.compute_dtype == "float16" for layer in model.layers):
@@ -184,7 +192,7 @@ def _compile(
         jit_compile = keras.backend.backend() == "jax"
     model.compile(
         optimizer,
-        loss=make_loss(recipe.loss),
+        loss=make_loss(recipe.loss, weights),
         weighted_metrics=make_metrics(model.output_shape[-1]),
         steps_per_execution=steps_per_execution,
         jit_compile=jit_compile,

@@ -93,6 +93,31 @@ def training_copy(
     return copy
 
 
+class _PullToStart:
+    """A regularizer: `strength / 2` times the squared distance from where training starts."""
+
+    def __init__(self, strength: float, start: np.ndarray) -> None:
+        self._strength, self._start = strength, start
+
+    def __call__(self, weight: Any) -> Any:
+        distance = keras.ops.cast(weight, "float32") - self._start
+        return 0.5 * self._strength * keras.ops.sum(keras.ops.square(distance))
+
+
+def pull_to_start(model: keras.Model, strength: float) -> None:
+    """Adds to the loss what holds trained kernels near their present values, the head's near zero.
+
+    L2-SP (Li et al. 2018, arXiv:1802.01483), section 3.2.
+    """
+    *body, head = [layer for layer in _all_layers(model) if layer.weights]
+    for layer in (*body, head):
+        for weight in layer.trainable_weights:
+            if weight.path.endswith("/kernel"):
+                start = np.array(keras.ops.convert_to_numpy(weight), np.float32)
+                start *= layer is not head
+                weight.regularizer = _PullToStart(strength, start)
+
+
 def copy_weights(source: keras.Model, target: keras.Model) -> None:
     """Sets the weights of a model to those of one made from the other by `training_copy`."""
     target.set_weights([np.asarray(value) for value in source.get_weights()])

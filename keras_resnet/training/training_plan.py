@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import keras
+import numpy as np
 
 from keras_resnet.data import DataConfig, LabeledImages, Source, steps_per_epoch
 from keras_resnet.model_info import get_info
@@ -142,12 +143,19 @@ def identity(
     """What must not change between two parts of one run, fit for JSON."""
     shapes = [(weight.path.split("/")[-1], tuple(weight.shape)) for weight in model.weights]
     config = get_info(model).config
+    known = {
+        "name": model.name,
+        "config": None if config is None else dict(config),
+        "weights": hashlib.sha256(repr(shapes).encode()).hexdigest()[:16],
+    }
+    if plan.recipe.loss.l2_sp:
+        # The loss depends on where training started.
+        start = hashlib.sha256()
+        for weight in model.get_weights():
+            start.update(np.ascontiguousarray(weight).tobytes())
+        known["start"] = start.hexdigest()[:16]
     return {
-        "model": {
-            "name": model.name,
-            "config": None if config is None else dict(config),
-            "weights": hashlib.sha256(repr(shapes).encode()).hexdigest()[:16],
-        },
+        "model": known,
         "recipe": plan.recipe.as_dict(),
         "train_data": _identity_of(data[0]),
         "validation_data": _identity_of(data[1]),
