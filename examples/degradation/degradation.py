@@ -26,7 +26,7 @@ COLUMNS = ("step", "training_error", "validation_error")
 
 
 class Curve(keras.callbacks.Callback):
-    """Writes `step,training_error,validation_error`, in percent, into a file after every epoch."""
+    """Writes `step,training_error,validation_error`, in percent, into a file as they come."""
 
     def __init__(self, file, batches_per_epoch):
         super().__init__()
