@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,6 +12,12 @@ from keras_resnet.cli.export import Weights, keras_model
 from keras_resnet.quiet import quiet
 from keras_resnet.terminal import console
 
+if TYPE_CHECKING:
+    import keras
+
+    from keras_resnet.data import Source
+    from keras_resnet.training import Recipe, Stage
+
 Model = Annotated[str, typer.Option(help="A .keras file, or a network of `keras-resnet list`.")]
 Stages = Annotated[
     str,
@@ -21,6 +26,7 @@ Stages = Annotated[
 BN = Annotated[str, typer.Option(help="Batch normalisation: frozen or training.")]
 Dropout = Annotated[float, typer.Option(min=0, max=0.99, help="Before a new head.")]
 Compare = Annotated[bool, typer.Option(help="Find the accuracy of baselines first.")]
+Size = Annotated[int | None, typer.Option(min=1, help="Of images, for a network by name.")]
 Export = Annotated[
     str | None, typer.Option(help="Export the best network: targets, or all.", show_default=False)
 ]
@@ -38,7 +44,7 @@ def finetune(
     dropout: Dropout = 0.0,
     compare: Compare = True,
     batch_size: training.BatchSize = None,
-    size: training.Size = None,
+    size: Size = None,
     seed: training.Seed = 0,
     settings: training.Settings = None,
     strategy: training.Strategy = "auto",
@@ -57,17 +63,17 @@ def finetune(
         )
     chosen = training.recipe_of(recipe, settings, batch_size)
     parts = _stages(stages)
+    if export is not None:
+        _check_targets(export)
     training.seed_everything(seed, deterministic)
     with quiet():
-        from keras_resnet.data import DataConfig, load_data
-        from keras_resnet.training.transfer.finetune import finetune as run
-    network = keras_model(model, weights, None, seed)
-    side = size or network.input_shape[1] or 224
-    sources = load_data(DataConfig(data, size=side, validation_fraction=validation_fraction))
+        from keras_resnet.training import finetune as run
+    network = _network(model, weights, size, chosen)
     chosen_bn: Any = bn
+    chosen_strategy: Any = strategy
     run(
         network,
-        sources,
+        _sources(data, network, validation_fraction),
         output,
         recipe=chosen,
         stages=parts,
@@ -75,34 +81,72 @@ def finetune(
         dropout=dropout,
         compare=compare,
         seed=seed,
-        strategy=strategy,
+        strategy=chosen_strategy,
         dtype=dtype,
         checkpoint_every=checkpoint_every,
         keep=keep,
     )
     console.print(f"Best network: {output / 'best.keras'}. Last: {output / 'last.keras'}.")
     if export is not None:
-        _export(output, export, data)
+        from keras_resnet.cli.export import export as run_export
+
+        run_export(str(output / "best.keras"), output / "exported", export, calibration=data)
 
 
-def _stages(text: str) -> list[Any]:
-    from keras_resnet.training.transfer.finetune import Stage
+def _stages(text: str) -> list[Stage]:
+    with quiet():
+        from keras_resnet.training import Stage
 
     stages = []
     for part in text.split(","):
         level, *numbers = part.strip().split(":")
         try:
-            epochs, rate = [*map(float, numbers), 1.0][:2] if numbers else (0.0, 1.0)
+            epochs, rate = map(float, [*numbers, "1"] if len(numbers) == 1 else numbers)
             stages.append(Stage(level, epochs, rate))
         except ValueError as error:
             raise ValueError(
-                "Expected stages such as head:3,C5:2,backbone:5:0.1, levels with epochs above 0. "
-                f"Received: {text!r}"
+                "Expected stages such as head:3,C5:2,backbone:5:0.1, each a level, epochs above 0 "
+                f"and perhaps a factor above 0. Received: {text!r}"
             ) from error
     return stages
 
 
-def _export(output: Path, targets: str, data: str) -> None:
-    from keras_resnet.cli.export import export
+def _check_targets(text: str) -> None:
+    """Refuses before the training what `export` would refuse after it."""
+    with quiet():
+        from keras_resnet.export import TARGETS
+    names = [name.strip() for name in text.split(",")]
+    if unknown := [name for name in names if name not in TARGETS and names != ["all"]]:
+        raise ValueError(
+            f"Expected targets of `--export` among {', '.join(TARGETS)}, or all. "
+            f"Received: {', '.join(unknown)}"
+        )
 
-    export(str(output / "best.keras"), output / "exported", targets, calibration=data)
+
+def _sources(data: str, network: keras.Model, validation_fraction: float) -> tuple[Source, Source]:
+    from keras_resnet.data import DataConfig, load_data
+
+    side = network.input_shape[1] or 224
+    config = DataConfig(data, size=side, validation_fraction=validation_fraction)
+    sources = load_data(config)
+    console.print(
+        f"{sources[0].name}: {len(sources[0]):,} images to train on, {len(sources[1]):,} to "
+        f"validate, {len(sources[0].class_names)} classes."
+    )
+    return sources
+
+
+def _network(model: str, weights: str | None, size: int | None, recipe: Recipe) -> keras.Model:
+    if not model.endswith(".keras"):
+        from keras_resnet.variants import create_model
+
+        shape = None if size is None else (size, size, 3)
+        return create_model(model, weights=weights, input_shape=shape, **recipe.network)
+    own = [name for name in recipe.sources if name.startswith("network.")]
+    changed = [name for name in own if recipe.sources[name] == "set by the user"]
+    if changed or size is not None:
+        raise ValueError(
+            "Expected neither `--size` nor `--set network.…` with a `.keras` file, whose network "
+            f"is built. Received: {', '.join(changed) or f'--size {size}'}"
+        )
+    return keras_model(model, weights)

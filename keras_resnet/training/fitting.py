@@ -100,6 +100,11 @@ class Fitting:
                 self._save()
                 interruption.kept = self._outputs.kept()
                 raise
+        if setup.is_chief and run.is_exhausted and run.batches < run.total:
+            console.print(
+                f"Ended after {run.finished_epochs} of {run.epochs} epochs: the best validation "
+                f"accuracy is that of epoch {run.best_epoch}, `patience` is {run.recipe.patience}."
+            )
 
     def finish(self) -> None:
         """Hands over the last weights, with BN statistics of their own if the recipe says so."""

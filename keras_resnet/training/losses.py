@@ -61,6 +61,11 @@ class _SmoothedLoss(keras.losses.Loss):
         """Losses of images, `(batch,)`, times what their classes count; mixed images: the mean."""
         if self.class_weights is None:
             return losses
+        if len(self.class_weights) != y_pred.shape[-1]:
+            raise ValueError(
+                f"Expected {y_pred.shape[-1]} `class_weights`, one per class. Received: "
+                f"{len(self.class_weights)}"
+            )
         weights = keras.ops.convert_to_tensor(self.class_weights, "float32")
         return losses * keras.ops.sum(shares_of(y_true, y_pred) * weights, axis=-1)
 
@@ -197,7 +202,17 @@ class TrainedModel(keras.Model):
         if training or not isinstance(self.loss, _SmoothedLoss):
             return super().compute_loss(x, y, y_pred, sample_weight, training)
         loss = self.loss.for_evaluation()(y, y_pred, sample_weight)
-        return sum((keras.ops.sum(penalty) for penalty in self.losses), start=loss)
+        penalties = [keras.ops.sum(penalty) for penalty in self.losses]
+        # Keras sums what the replicas give, and has divided the loss by their number.
+        return loss + sum(penalties) / _replicas() if penalties else loss
+
+
+def _replicas() -> int:
+    if keras.backend.backend() != "tensorflow":
+        return 1
+    import tensorflow as tf
+
+    return int(tf.distribute.get_strategy().num_replicas_in_sync)
 
 
 def balanced_weights(labels: np.ndarray, classes: int) -> list[float]:
@@ -206,7 +221,17 @@ def balanced_weights(labels: np.ndarray, classes: int) -> list[float]:
     Args:
         labels: of all training images, `(n,)`.
         classes: how many there are; one without images gets 0.
+
+    Raises:
+        ValueError: there are no labels, or others than 0 to `classes - 1`.
     """
+    labels = np.asarray(labels)
+    wrong = np.flatnonzero((labels < 0) | (labels >= classes))
+    if len(wrong) or not len(labels):
+        raise ValueError(
+            f"Expected labels from 0 to {classes - 1}, to balance the classes. Received: "
+            + (f"{len(wrong)} others, such as {labels[wrong[0]]}" if len(wrong) else "none")
+        )
     counts = np.bincount(labels, minlength=classes).astype(np.float64)
     present = counts > 0
     weights = np.zeros(classes)

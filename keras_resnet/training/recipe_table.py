@@ -68,6 +68,14 @@ _FINETUNE = Recipe(
             "He et al. 2015 (arXiv:1512.03385), section 3.4": "optimizer.momentum "
             "optimizer.weight_decay",
             "our own: a trained network has seen small crops enough": "augmentation.area",
+            "our own: fits every graphics card": "batch_size",
+            "our own: more epochs than the stages have by default": "patience",
+            "Loshchilov and Hutter 2017 (arXiv:1608.03983)": "schedule.name",
+            "Goyal et al. 2017 (arXiv:1706.02677), section 2.2; the length is our own": (
+                "schedule.warmup"
+            ),
+            "Szegedy et al. 2015 (arXiv:1409.4842), section 6": "augmentation.crop",
+            "Krizhevsky et al. 2012, section 4.1": "augmentation.flip",
         },
     ),
 )

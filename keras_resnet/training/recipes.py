@@ -86,7 +86,7 @@ class Recipe:
             raise ValueError(
                 "Expected either `loss.l2_sp`, which pulls to the weights at the start, or "
                 "`optimizer.weight_decay`, which pulls to zero. Received: "
-                f"{self.loss.l2_sp:g} and {self.optimizer.weight_decay:g}"
+                f"{self.loss.l2_sp:g} and {self.optimizer.weight_decay:g}. Set one of them to 0"
             )
         for name in ("network", "sources", "expected"):
             object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))

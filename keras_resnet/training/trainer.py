@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 
 from keras_resnet.data import (
     DataConfig,
@@ -73,6 +74,7 @@ def train(
     steps_per_execution: int = 1,
     jit_compile: bool | None = None,
     profile: tuple[int, int] | None = None,
+    pull_to: Sequence[np.ndarray] | None = None,
 ) -> TrainResult:
     """Trains `model` in place by `recipe`.
 
@@ -116,6 +118,8 @@ def train(
             divide those of an epoch.
         jit_compile: whether XLA compiles the step; None: under jax only.
         profile: first and last batch that TensorBoard's profiler records.
+        pull_to: the weights that `loss.l2_sp` pulls to, as of `get_weights`; None: those that the
+            model has.
 
     Raises:
         ValueError: model, data and recipe do not go together, or an argument is impossible.
@@ -130,6 +134,7 @@ def train(
     recipe = find_recipe(recipe) if isinstance(recipe, str) else recipe
     sources, settings = _open(data)
     _check_classes(model, sources[0])
+    start = _start(model, recipe, pull_to)
     set_class_names(model, sources[0].class_names, sources[0].class_ids)
     setup = _set_up(strategy, model, recipe, dtype, steps_per_execution, bool(jit_compile))
     with noting_signals() as interruption, setup.explaining_lost_workers(), setup.scope():
@@ -148,7 +153,7 @@ def train(
             model, dataclasses.replace(get_info(model), protocol=plan.evaluation.eval_protocol)
         )
         outputs = Outputs(out_dir, model, sources, keep, writes=setup.is_chief)
-        outputs.open(identity(model, sources, plan, seed, _precision(model, dtype)), resume)
+        outputs.open(identity(model, sources, plan, seed, _precision(model, dtype), start), resume)
         same_size = plan.training.size == plan.evaluation.size
         copy = training_copy(
             model,
@@ -157,9 +162,7 @@ def train(
             synchronized=synchronized_bn and setup.name in _SEPARATE_STATISTICS,
             seed=seed,
         )
-        if plan.recipe.loss.l2_sp:
-            pull_to_start(copy, plan.recipe.loss.l2_sp)
-        _compile(copy, plan, sources[0], steps_per_execution, jit_compile)
+        _compile(copy, plan, sources[0], start, steps_per_execution, jit_compile)
         run = Run.start(copy, plan.recipe, plan.batches_per_epoch, plan.total)
         outputs.restore(run)
         fitting = Fitting(model, sources, plan, run, outputs, setup, interruption)
@@ -177,10 +180,13 @@ def _compile(
     model: TrainedModel,
     plan: TrainingPlan,
     source: Source,
+    start: Sequence[np.ndarray] | None,
     steps_per_execution: int,
     jit_compile: bool | None,
 ) -> None:
     recipe, weights = plan.recipe, None
+    if start is not None:
+        pull_to_start(model, recipe.loss.l2_sp, start)
     if recipe.loss.class_weights == "balanced":
         weights = balanced_weights(source.labels, len(source.class_names))
     optimizer = make_optimizer(recipe.optimizer, make_schedule(recipe, 1))
@@ -208,6 +214,17 @@ def _open(
         names = ("max_bad_fraction", "shuffle_block", "drop_remainder")
         return load_data(config), {name: getattr(config, name) for name in names}
     return data, {}
+
+
+def _start(
+    model: keras.Model, recipe: Recipe, pull_to: Sequence[np.ndarray] | None
+) -> list[np.ndarray] | None:
+    """The weights that the loss pulls to, if it does."""
+    if recipe.loss.l2_sp:
+        return list(model.get_weights() if pull_to is None else pull_to)
+    if pull_to is not None:
+        raise ValueError("Expected `loss.l2_sp` above 0 with `pull_to`. Received: 0")
+    return None
 
 
 def _check_classes(model: keras.Model, source: Source) -> None:

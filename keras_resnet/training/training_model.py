@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import keras
@@ -97,25 +97,40 @@ class _PullToStart:
     """A regularizer: `strength / 2` times the squared distance from where training starts."""
 
     def __init__(self, strength: float, start: np.ndarray) -> None:
-        self._strength, self._start = strength, start
+        self._strength = strength
+        # A constant would go into the graph, which must stay below 2 GB.
+        self._start = keras.Variable(start, trainable=False, dtype="float32", name="start")
 
     def __call__(self, weight: Any) -> Any:
         distance = keras.ops.cast(weight, "float32") - self._start
         return 0.5 * self._strength * keras.ops.sum(keras.ops.square(distance))
 
 
-def pull_to_start(model: keras.Model, strength: float) -> None:
-    """Adds to the loss what holds trained kernels near their present values, the head's near zero.
+def pull_to_start(model: keras.Model, strength: float, start: Sequence[np.ndarray]) -> None:
+    """Adds to the loss what holds trained kernels near those in `start`, the head's near zero.
 
     L2-SP (Li et al. 2018, arXiv:1802.01483), section 3.2.
+
+    Args:
+        model: a copy of `training_copy`, not compiled yet.
+        strength: half of it is multiplied by the squared distance.
+        start: one array per weight, as of `get_weights`.
+
+    Raises:
+        ValueError: `start` has other shapes than the weights.
     """
-    *body, head = [layer for layer in _all_layers(model) if layer.weights]
-    for layer in (*body, head):
-        for weight in layer.trainable_weights:
-            if weight.path.endswith("/kernel"):
-                start = np.array(keras.ops.convert_to_numpy(weight), np.float32)
-                start *= layer is not head
-                weight.regularizer = _PullToStart(strength, start)
+    shapes = [tuple(weight.shape) for weight in model.weights]
+    if [np.shape(value) for value in start] != shapes:
+        raise ValueError(
+            f"Expected the {len(shapes)} weights of {model.name} to pull to, as of `get_weights`. "
+            f"Received: {len(start)} arrays, or other shapes"
+        )
+    head = [layer for layer in _all_layers(model) if layer.weights][-1]
+    own = {id(weight) for weight in head.weights}
+    for weight, value in zip(model.weights, start, strict=True):
+        if weight.trainable and weight.path.endswith("/kernel"):
+            end = np.zeros_like(value) if id(weight) in own else value
+            weight.regularizer = _PullToStart(strength, end)
 
 
 def copy_weights(source: keras.Model, target: keras.Model) -> None:

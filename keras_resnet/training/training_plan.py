@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -139,8 +139,18 @@ def identity(
     plan: TrainingPlan,
     seed: int,
     dtype: str | None,
+    start: Sequence[np.ndarray] | None = None,
 ) -> dict[str, Any]:
-    """What must not change between two parts of one run, fit for JSON."""
+    """What must not change between two parts of one run, fit for JSON.
+
+    Args:
+        model: the classifier.
+        data: training and validation images.
+        plan: of the run.
+        seed: of data order and augmentation.
+        dtype: of the computations.
+        start: weights that the loss depends on, if it does.
+    """
     shapes = [(weight.path.split("/")[-1], tuple(weight.shape)) for weight in model.weights]
     config = get_info(model).config
     known = {
@@ -148,12 +158,11 @@ def identity(
         "config": None if config is None else dict(config),
         "weights": hashlib.sha256(repr(shapes).encode()).hexdigest()[:16],
     }
-    if plan.recipe.loss.l2_sp:
-        # The loss depends on where training started.
-        start = hashlib.sha256()
-        for weight in model.get_weights():
-            start.update(np.ascontiguousarray(weight).tobytes())
-        known["start"] = start.hexdigest()[:16]
+    if start is not None:
+        digest = hashlib.sha256()
+        for weight in start:
+            digest.update(np.ascontiguousarray(weight).tobytes())
+        known["weights_at_start"] = digest.hexdigest()[:16]
     return {
         "model": known,
         "recipe": plan.recipe.as_dict(),

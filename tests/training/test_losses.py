@@ -1,12 +1,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
 import pytest
 
-from keras_resnet.training.losses import BinaryCrossEntropy, CrossEntropy, TrainedModel, make_loss
+from keras_resnet.training.losses import (
+    BinaryCrossEntropy,
+    CrossEntropy,
+    TrainedModel,
+    balanced_weights,
+    make_loss,
+)
 from keras_resnet.training.metrics import make_metrics
 from keras_resnet.training.recipe_parts import LossConfig
 
@@ -124,6 +131,65 @@ def test_make_loss_and_serialization() -> None:
     unsmoothed = copy.for_evaluation()
     assert (unsmoothed.label_smoothing, unsmoothed.target_threshold) == (0.0, 0.3)
     assert unsmoothed.get_config() == {**binary.get_config(), "label_smoothing": 0.0}
+
+
+def test_balanced_weights_are_one_in_the_mean() -> None:
+    labels = np.array([0, 0, 0, 0, 0, 0, 1, 1, 3])
+    # Nine images of three classes that there are: three images' worth each.
+    weights = balanced_weights(labels, 4)
+    assert weights == pytest.approx([0.5, 1.5, 0, 3])
+    assert np.mean(np.array(weights)[labels]) == pytest.approx(1)
+    assert balanced_weights(np.arange(4), 4) == [1, 1, 1, 1]
+    for wrong, received in (([0, -1], "1 others, such as -1"), ([4], "such as 4"), ([], "none")):
+        with pytest.raises(ValueError, match=f"labels from 0 to 3.*Received: .*{received}"):
+            balanced_weights(np.array(wrong, int), 4)
+
+
+@pytest.mark.parametrize("name", ["cross-entropy", "binary-cross-entropy"])
+@pytest.mark.parametrize(
+    ("targets", "shares"), [(LABELS, ONE_HOT), (SHARES, SHARES)], ids=["labels", "mixed"]
+)
+def test_class_weights_multiply_the_losses_of_images(
+    name: Any, targets: np.ndarray, shares: np.ndarray
+) -> None:
+    weights = np.linspace(0.25, 4, CLASSES)
+    loss = make_loss(LossConfig(name, 0.1), weights.tolist())
+    reference = cross_entropy if name == "cross-entropy" else binary_cross_entropy
+    # A mixed image counts as much as its classes do in the mean.
+    expected = reference(shares, LOGITS, 0.1) * (shares @ weights)
+    np.testing.assert_allclose(
+        loss.call(keras.ops.cast(targets, "float32"), keras.ops.convert_to_tensor(LOGITS)),
+        expected,
+        rtol=1e-5,
+    )
+    copy = keras.losses.deserialize(keras.losses.serialize(loss))
+    np.testing.assert_allclose(copy(targets, LOGITS), expected.mean(), rtol=1e-5)
+    plain = copy.for_evaluation()
+    np.testing.assert_allclose(
+        plain(targets, LOGITS), reference(shares, LOGITS, 0).mean(), rtol=1e-5
+    )
+
+
+def test_class_weights_count_in_training_only() -> None:
+    model, weights = linear_model(), np.linspace(0.25, 4, CLASSES)
+    model.compile(keras.optimizers.SGD(0.0), loss=CrossEntropy(class_weights=weights.tolist()))
+    history = model.fit(
+        LOGITS, LABELS, shuffle=False, validation_data=(LOGITS, LABELS), verbose=0
+    ).history
+    losses = cross_entropy(ONE_HOT, 2 * LOGITS, 0)
+    assert history["loss"][0] == pytest.approx((losses * weights[LABELS]).mean(), rel=1e-5)
+    assert history["val_loss"][0] == pytest.approx(losses.mean(), rel=1e-5)
+
+
+def test_impossible_class_weights_are_refused() -> None:
+    with pytest.raises(ValueError, match="`class_weights` to be a number at least 0.*-1"):
+        CrossEntropy(class_weights=[1.0, -1.0])
+    # One weight would be taken for all classes.
+    with pytest.raises(ValueError, match="Expected 7 `class_weights`, one per class. Received: 1"):
+        CrossEntropy(class_weights=[2.0])(LABELS, LOGITS)
+    with pytest.raises(ValueError, match="`loss.class_weights`.*Received: 'inverse'"):
+        wrong: Any = "inverse"
+        LossConfig(class_weights=wrong)
 
 
 def linear_model(weight_penalty: float = 0.0) -> TrainedModel:

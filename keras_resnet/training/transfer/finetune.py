@@ -2,30 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import itertools
 import math
 import os
-import shutil
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 import keras
+import numpy as np
 
 from keras_resnet.data import DataConfig, Source, load_data
-from keras_resnet.files import partial_directory, publish
 from keras_resnet.model_info import get_info
-from keras_resnet.terminal import console
+from keras_resnet.terminal import console, progress
+from keras_resnet.training.rate_groups import rate_multipliers
 from keras_resnet.training.recipe_table import find_recipe
 from keras_resnet.training.recipes import Recipe, override
-from keras_resnet.training.run_folder import RunFolder
-from keras_resnet.training.run_state import ResumeError, fingerprint_difference
+from keras_resnet.training.strategies import Setup, StrategyName
 from keras_resnet.training.trainer import TrainResult, train
-from keras_resnet.training.transfer.baselines import Baselines, baselines
-from keras_resnet.training.transfer.freezing import BNMode, freeze, unfreeze
+from keras_resnet.training.transfer.finetune_folder import FinetuneFacts, FinetuneFolder
+from keras_resnet.training.transfer.freezing import BNMode, FreezeReport, freeze, unfreeze
 from keras_resnet.training.transfer.heads import check_image_size, replace_head
+
+if TYPE_CHECKING:
+    # Brings scikit-learn, which nothing else of training needs.
+    from keras_resnet.training.transfer.baselines import Baselines
 
 #: Of a class with this many times the images of another one, training is told.
 _IMBALANCED = 3.0
@@ -79,6 +83,20 @@ class FinetuneResult:
     folder: Path | None
 
 
+class TrainOptions(TypedDict, total=False):
+    """Arguments of `train` that hold for all stages."""
+
+    strategy: StrategyName | Setup
+    dtype: str | None
+    synchronized_bn: bool
+    callbacks: Sequence[keras.callbacks.Callback]
+    checkpoint_every: int | None
+    keep: int
+    steps_per_execution: int
+    jit_compile: bool | None
+    profile: tuple[int, int] | None
+
+
 def finetune(
     model: keras.Model,
     data: tuple[Source, Source] | DataConfig | str,
@@ -91,13 +109,19 @@ def finetune(
     compare: bool = True,
     seed: int = 0,
     report: Callable[[str], None] = console.print,
-    **keywords: Any,
+    **options: Unpack[TrainOptions],
 ) -> FinetuneResult:
     """Gives a network a head for the classes of a data set and trains it, head first.
 
     Every stage is a run of `train` in a folder of its own, `1-head` and so on, so that the same
-    call goes on after an interruption. `out_dir` itself gets `best.keras`, `last.keras`,
-    `history.csv`, `history.png` and `model_card.md` of all stages together, and `finetune.json`.
+    call goes on after an interruption; it needs the same weights to start from. A stage begins
+    with the last weights of the one before. `out_dir` itself gets `best.keras`, the best of all
+    stages, `last.keras`, `history.csv`, `history.png` and `model_card.md` of all stages together,
+    and `config.json`.
+
+    Where the recipe has `loss.l2_sp`, every stage pulls to the weights of `model`, not to those of
+    the stage before. Keys of its `optimizer.rate_groups` count in the stages in which something of
+    theirs trains.
 
     Args:
         model: a flat network of this package with trained weights; its layers become part of the
@@ -111,52 +135,73 @@ def finetune(
         dropout: rate before a new head.
         compare: whether the accuracies of a linear classifier and of nearest neighbours on the
             network's vectors are found first.
-        seed: of the head, data order and augmentation.
+        seed: of the head, data order and augmentation; sets Python's, NumPy's and Keras' own, too.
         report: is told what happens, in sentences.
-        **keywords: those of `train`, but for `epochs` and `resume`.
+        **options: those of `train`. Several workers cannot fine-tune together.
 
     Raises:
         ValueError: network, data and stages do not go together, or as for `train`.
+        TypeError: an option is none of `train`'s.
         ResumeError: `out_dir` holds another fine-tuning.
+        OSError: the best network of a finished stage is gone, or as for `train`.
     """
-    if not stages:
-        raise ValueError("Expected at least one stage. Received: none")
     recipe = find_recipe(recipe) if isinstance(recipe, str) else recipe
+    _check(stages, options)
     sources, settings = _open(data)
     keras.utils.set_random_seed(seed)
     network = _with_head(model, sources[0], dropout)
+    recipes = _recipes(network, recipe, stages, bn)
     check_image_size(network)
-    if (found := _imbalance(sources[0])) is not None:
+    if (found := _imbalance(sources[0], recipe)) is not None:
         report(found)
-    run = _Folder(out_dir, stages, bn, dropout, seed)
-    compared = run.baselines()
-    if compared is None and compare:
-        compared = baselines(network, *sources, seed=seed)
-        run.write(compared)
+    asked = {"stages": [dataclasses.asdict(stage) for stage in stages]}
+    folder = FinetuneFolder(out_dir, {**asked, "bn": bn, "dropout": dropout, "seed": seed})
+    compared = _compared(network, sources, settings, folder, seed) if compare else None
     if compared is not None:
         report(str(compared))
-    results = []
-    for number, stage in enumerate(stages, 1):
-        freeze(network, "backbone", bn=bn)
-        what = unfreeze(network, None if stage.downto == "backbone" else stage.downto, bn=bn)
-        report(f"Stage {number} of {len(stages)}. {what}")
+    start = network.get_weights() if recipe.loss.l2_sp else None
+    results: list[TrainResult] = []
+    for number, (stage, own) in enumerate(zip(stages, recipes, strict=True), 1):
+        report(f"Stage {number} of {len(stages)}. {_thaw(network, stage, bn)}")
         results.append(
             train(
                 network,
-                sources if settings is None else dataclasses.replace(settings),
-                _recipe_of(recipe, stage),
-                run.stage(number, stage),
+                sources if settings is None else settings,
+                own,
+                folder.stage(number, stage.downto),
                 epochs=stage.epochs,
                 seed=seed,
-                **keywords,
+                pull_to=start,
+                **options,
             )
         )
-    run.finish(results)
+        folder.check(results[-1])
+    done = list(zip(stages, recipes, results, strict=True))
+    dtype = options.get("dtype") or "float32"
+    folder.finish(FinetuneFacts(network, sources, recipe, done, bn, seed, dtype, compared))
     best = max(result.best for result in results)
     if compared is not None:
         gain = 100 * (best - max(compared.linear_probe, compared.nearest_neighbours))
         report(f"Best: {best:.2%}, {gain:+.1f} points to the better baseline.")
-    return FinetuneResult(network, tuple(results), best, compared, run.path)
+    return FinetuneResult(network, tuple(results), best, compared, folder.path)
+
+
+def _check(stages: Sequence[Stage], options: TrainOptions) -> None:
+    """Refuses early what only a later stage would refuse."""
+    if not stages:
+        raise ValueError("Expected at least one stage. Received: none")
+    known = TrainOptions.__annotations__
+    if unknown := [name for name in options if name not in known]:
+        raise TypeError(
+            f"Expected options of `train` for all stages: {', '.join(known)}. "
+            f"Received: {', '.join(unknown)}"
+        )
+    strategy = options.get("strategy")
+    if isinstance(strategy, Setup) and strategy.workers > 1:
+        raise ValueError(
+            f"Expected one process to fine-tune. Received: {strategy.workers} workers. Use "
+            "`freeze`, `unfreeze` and `train`"
+        )
 
 
 def _open(
@@ -170,96 +215,79 @@ def _open(
 def _with_head(model: keras.Model, source: Source, dropout: float) -> keras.Model:
     names = tuple(source.class_names)
     if get_info(model).class_names == names and model.output_shape[-1] == len(names):
+        if dropout:
+            raise ValueError(
+                "Expected no `dropout` where the head is kept, as the model has one for the same "
+                f"classes. Received: {dropout}"
+            )
         return model
     return replace_head(model, len(names), names=names, dropout=dropout)
 
 
-def _imbalance(source: Source) -> str | None:
+def _imbalance(source: Source, recipe: Recipe) -> str | None:
     """A sentence on classes with far fewer images than others."""
-    counts = Counter(source.labels.tolist())
-    (most, many), (least, few) = counts.most_common()[0], counts.most_common()[-1]
-    if many < _IMBALANCED * few:
-        return None
     names = source.class_names
+    labels = np.asarray(source.labels)
+    counts = np.bincount(labels[(labels >= 0) & (labels < len(names))], minlength=len(names))
+    most, least = int(counts.argmax()), int(counts.argmin())
+    if counts[most] < _IMBALANCED * counts[least]:
+        return None
+    balanced = recipe.loss.class_weights == "balanced"
     return (
-        f"Classes are imbalanced: {many:,} images of {names[most]}, {few:,} of {names[least]}. "
-        "`loss.class_weights=balanced` lets each class weigh the same."
+        f"Classes are imbalanced: {counts[most]:,} training images of {names[most]}, "
+        f"{counts[least]:,} of {names[least]}. "
+        + ("" if balanced else "With `loss.class_weights=balanced`, ")
+        + ("Each class weighs the same." if balanced else "each class would weigh the same.")
     )
 
 
-def _recipe_of(recipe: Recipe, stage: Stage) -> Recipe:
-    rate = recipe.optimizer.learning_rate * stage.rate
+def _recipes(
+    network: keras.Model, recipe: Recipe, stages: Sequence[Stage], bn: BNMode
+) -> list[Recipe]:
+    """The recipe of each stage; refuses impossible ones before anything trains."""
+    trained = []
+    for stage in stages:
+        _thaw(network, stage, bn)
+        trained.append([weight.path for weight in network.trainable_weights])
     groups = recipe.optimizer.rate_groups
-    if stage.downto == "head":
-        # Nothing else trains, and groups have to reach something.
-        groups = {key: factor for key, factor in groups.items() if key == "head"}
-    return override(
-        recipe, {"optimizer.learning_rate": rate, "optimizer.rate_groups": dict(groups)}
-    )
+    rate_multipliers(list(dict.fromkeys(itertools.chain(*trained))), groups)
+    result = []
+    for stage, paths in zip(stages, trained, strict=True):
+        # In their order, as the first key that matches counts.
+        reached: dict[str, float] = {}
+        for key, factor in groups.items():
+            with contextlib.suppress(ValueError):
+                rate_multipliers(paths, {**reached, key: factor})
+                reached[key] = factor
+        rate = recipe.optimizer.learning_rate * stage.rate
+        changes = {"optimizer.learning_rate": rate, "optimizer.rate_groups": reached}
+        result.append(override(recipe, changes))
+    return result
 
 
-class _Folder:
-    """The folder of a fine-tuning, or none."""
+def _thaw(network: keras.Model, stage: Stage, bn: BNMode) -> FreezeReport:
+    freeze(network, "backbone", bn=bn)
+    return unfreeze(network, stage.downto, bn=bn)
 
-    def __init__(
-        self,
-        path: str | os.PathLike[str] | None,
-        stages: Sequence[Stage],
-        bn: str,
-        dropout: float,
-        seed: int,
-    ) -> None:
-        self.path = None if path is None else Path(path)
-        self._folder = None if path is None else RunFolder(path)
-        self._settings: dict[str, Any] = {
-            "stages": [dataclasses.asdict(stage) for stage in stages],
-            "bn": bn,
-            "dropout": dropout,
-            "seed": seed,
-        }
-        self._before = None if self._folder is None else self._folder.read_config()
-        if self._before is not None:
-            known = {name: self._before.get(name) for name in self._settings}
-            if changes := fingerprint_difference(known, self._settings):
-                raise ResumeError(
-                    f"Expected the fine-tuning that {self.path} holds, to go on with it. Received: "
-                    f"{'; '.join(changes)}. Choose another folder, or the same settings"
-                )
-        elif self._folder is not None:
-            self._folder.write_config(self._settings)
 
-    def baselines(self) -> Baselines | None:
-        """Those that were found before an interruption."""
-        values = (self._before or {}).get("baselines")
-        return None if values is None else Baselines(**values)
+def _compared(
+    network: keras.Model,
+    sources: tuple[Source, Source],
+    settings: DataConfig | None,
+    folder: FinetuneFolder,
+    seed: int,
+) -> Baselines:
+    """What the network is worth as it is: found now, or before an interruption."""
+    from keras_resnet.training.transfer.baselines import Baselines, baselines
 
-    def write(self, found: Baselines) -> None:
-        if self._folder is not None:
-            self._folder.write_config({**self._settings, "baselines": found.to_dict()})
-
-    def stage(self, number: int, stage: Stage) -> Path | None:
-        """The folder of a stage."""
-        return None if self.path is None else self.path / f"{number}-{stage.downto}"
-
-    def finish(self, results: Sequence[TrainResult]) -> None:
-        """Writes what holds of all stages together."""
-        if self._folder is None or self.path is None:
-            return
-        joined: dict[str, list[float]] = {}
-        for result in results:
-            for name, values in result.history.items():
-                joined.setdefault(name, []).extend(values)
-        self._folder.write_history(joined)
-        self._folder.write_plot(joined, "fine-tuning, all stages")
-        best = max(results, key=lambda result: result.best)
-        with partial_directory(self.path) as staging:
-            moves = {}
-            for file, result in (
-                (self._folder.best_file, best),
-                (self._folder.last_file, results[-1]),
-                (self._folder.card_file, results[-1]),
-            ):
-                assert result.folder is not None
-                shutil.copyfile(result.folder / file.name, staging / file.name)
-                moves[staging / file.name] = file
-            publish(moves)
+    if (known := folder.known_baselines()) is not None:
+        return Baselines(**known)
+    bad: dict[str, Any] = {}
+    if settings is not None:
+        bad["max_bad_fraction"] = settings.max_bad_fraction
+    with contextlib.ExitStack() as stack:
+        # Elsewhere, every batch would be a line.
+        step = stack.enter_context(progress("Baselines")) if console.is_terminal else None
+        found = baselines(network, *sources, seed=seed, progress=step, **bad)
+    folder.write_baselines(found)
+    return found

@@ -71,7 +71,8 @@ def replace_head(
     )(x)
     allow_depth(len(model.layers))
     result = keras.Model(model.input, x, name=name or model.name)
-    set_info(result, dataclasses.replace(get_info(model), class_names=None, class_ids=None))
+    info = dataclasses.replace(get_info(model), class_names=None, class_ids=None, task=task)
+    set_info(result, info)
     if names is not None:
         set_class_names(result, names)
     return result

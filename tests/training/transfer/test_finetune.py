@@ -3,24 +3,52 @@
 from __future__ import annotations
 
 import json
+import shutil
+import signal
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
 import pytest
 
-from keras_resnet import ResNetConfig, build
+import keras_resnet
+from keras_resnet import ResNetConfig, build, feature_extractor
 from keras_resnet.data import LabeledImages
 from keras_resnet.model_info import get_info
-from keras_resnet.training import ResumeError, find_recipe, override
-from keras_resnet.training.transfer.finetune import FinetuneResult, Stage, finetune
+from keras_resnet.training import (
+    FinetuneResult,
+    ResumeError,
+    Setup,
+    Stage,
+    TrainingInterrupted,
+    find_recipe,
+    finetune,
+    override,
+)
+from keras_resnet.training.cluster import Cluster
+from keras_resnet.training.run_folder import RunFolder
 
 from ...conftest import randomize
 
 COLOURS = {"red": (200, 40, 40), "green": (40, 200, 40), "blue": (40, 40, 200)}
 STAGES = (Stage("head", 2), Stage("C4", 1, 0.1))
-#: For so few steps.
-RECIPE = override(find_recipe("finetune"), {"optimizer.learning_rate": 0.02, "batch_size": 8})
+#: A rate for so few steps, and everything that might not survive an interruption.
+RECIPE = override(
+    find_recipe("finetune"),
+    {
+        "optimizer.learning_rate": 0.01,
+        "optimizer.weight_decay": 0,
+        "optimizer.rate_groups": {"C4": 0.5, "head": 2.0},
+        "batch_size": 8,
+        "loss.l2_sp": 0.05,
+        "loss.class_weights": "balanced",
+        "augmentation.mixup": 0.2,
+    },
+)
+#: Of 96 images.
+BATCHES = 12
 
 
 def part(count: int, seed: int, name: str, shares: tuple[float, ...] = (1, 1, 1)) -> LabeledImages:
@@ -31,8 +59,11 @@ def part(count: int, seed: int, name: str, shares: tuple[float, ...] = (1, 1, 1)
     return LabeledImages(pixels.astype(np.uint8), labels, tuple(COLOURS), name=name)
 
 
-@pytest.fixture
-def network() -> keras.Model:
+DATA = (part(96, 1, "folder:/home/somebody/train"), part(48, 2, "validation"))
+
+
+def trained() -> keras.Model:
+    """A network that knows ten classes."""
     keras.utils.set_random_seed(0)
     config = ResNetConfig("basic", (1, 1, 1), (8, 16, 24), stem="cifar", shortcut="A")
     model = build(config, input_shape=(16, 16, 3), name="tiny")
@@ -40,74 +71,229 @@ def network() -> keras.Model:
     return model
 
 
-def run(network: keras.Model, folder: Path | None, **keywords: object) -> FinetuneResult:
-    data = (part(96, 1, "train"), part(48, 2, "validation"))
-    return finetune(
-        network, data, folder, recipe=RECIPE, stages=STAGES, report=lambda text: None, **keywords
-    )  # type: ignore[arg-type]
+@pytest.fixture
+def network() -> keras.Model:
+    return trained()
 
 
-def test_new_classes_are_learnt_and_everything_is_written(
-    network: keras.Model, tmp_path: Path
-) -> None:
-    backbone = [layer for layer in network.layers if layer.weights][:-1]
-    before = {layer.name: layer.get_weights() for layer in backbone}
-    result = run(network, tmp_path / "run")
+class Count(keras.callbacks.Callback):
+    """Counts batches, and asks the process to end after so many, as `kill` does."""
+
+    def __init__(self, last: int | None = None) -> None:
+        super().__init__()
+        self.batches, self._last = 0, last
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        self.batches += 1
+        if self.batches == self._last:
+            signal.raise_signal(signal.SIGTERM)
+
+
+def run(network: keras.Model, folder: Path | None, **keywords: Any) -> FinetuneResult:
+    keywords = {"recipe": RECIPE, "stages": STAGES, "report": lambda text: None, **keywords}
+    return finetune(network, DATA, folder, **keywords)
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A fine-tuning without interruption."""
+
+    result: FinetuneResult
+    folder: Path
+    weights_before: dict[str, list[np.ndarray]]
+    told: list[str]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    folder, model = tmp_path_factory.mktemp("whole") / "run", trained()
+    before = {layer.name: layer.get_weights() for layer in model.layers[:-1] if layer.weights}
+    told: list[str] = []
+    return Whole(run(model, folder, report=told.append), folder, before, told)
+
+
+def assert_same(one: FinetuneResult, other: FinetuneResult) -> None:
+    assert [stage.history for stage in one.stages] == [stage.history for stage in other.stages]
+    assert (one.best, one.baselines) == (other.best, other.baselines)
+    for before, after in zip(one.model.get_weights(), other.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(before, after)
+
+
+def test_new_classes_are_learnt_where_the_stages_say(whole: Whole) -> None:
+    result, before = whole.result, whole.weights_before
     assert result.best > 0.9
     assert result.baselines is not None
     assert result.baselines.linear_probe > 0.9
-    assert get_info(result.model).class_names == tuple(COLOURS)
+    assert result.baselines.train_images == 96
     changed = {
-        layer.name
-        for layer in backbone
-        if any(map(np.any, map(np.not_equal, before[layer.name], layer.get_weights())))
+        name
+        for name, values in before.items()
+        if any(map(np.any, map(np.not_equal, values, result.model.get_layer(name).get_weights())))
     }
     # Convolutions of C4, and no normalisation anywhere.
-    assert changed == {layer.name for layer in backbone if "conv4" in layer.name} - {
-        layer.name for layer in backbone if layer.name.endswith("_bn")
-    }
-    names = {path.name for path in (tmp_path / "run").iterdir()}
-    assert names == {
+    assert changed == {name for name in before if "conv4" in name and not name.endswith("_bn")}
+    # The head is a layer of the same graph.
+    assert feature_extractor(result.model).output["C4"].shape[1:] == (4, 4, 24)
+    assert whole.told[0].startswith("Linear probe: ")
+    assert [text.partition(" weights.")[0] for text in whole.told[1:3]] == [
+        "Stage 1 of 2. Trains head: 1 of 15 layers with 75 of 13,955",
+        "Stage 2 of 2. Trains C4, head: 3 of 15 layers with 8,715 of 13,955",
+    ]
+    assert whole.told[3].startswith(f"Best: {result.best:.2%}, ")
+
+
+def test_folder(whole: Whole) -> None:
+    folder, result = whole.folder, whole.result
+    assert {path.name for path in folder.iterdir()} == {
         "1-head", "2-C4", "best.keras", "last.keras", "config.json",
         "history.csv", "history.png", "model_card.md",
     }  # fmt: skip
-    assert len((tmp_path / "run" / "history.csv").read_text().splitlines()) == 1 + 3
-    loaded = keras.saving.load_model(tmp_path / "run" / "last.keras")
-    images = part(4, 3, "other").images
-    np.testing.assert_array_equal(loaded(images), result.model(images))
-    settings = json.loads((tmp_path / "run" / "config.json").read_text())
+    history = RunFolder(folder).read_history()
+    assert history["val_accuracy"] == [v for s in result.stages for v in s.history["val_accuracy"]]
+    images = DATA[1].images
+    last = keras.saving.load_model(folder / "last.keras")
+    np.testing.assert_array_equal(last(images), result.model(images))
+    best = keras_resnet.load_model(folder / "best.keras")
+    assert get_info(best).class_names == tuple(COLOURS)
+    assert np.mean(best.predict(images, verbose=0).argmax(-1) == DATA[1].labels) == pytest.approx(
+        result.best
+    )
+    stage = max(result.stages, key=lambda stage: stage.best)
+    assert stage.folder is not None
+    assert (folder / "best.keras").read_bytes() == (stage.folder / "best.keras").read_bytes()
+    settings = json.loads((folder / "config.json").read_text())
     assert settings["baselines"]["train_images"] == 96
+    assert settings["stages"][1] == {"downto": "C4", "epochs": 1, "rate": 0.1}
 
 
-def test_same_call_goes_on_and_another_one_is_refused(network: keras.Model, tmp_path: Path) -> None:
-    start = network.get_weights()
-    whole = run(network, tmp_path / "whole").model.get_weights()
+def test_card_is_of_all_stages(whole: Whole) -> None:
+    card = (whole.folder / "model_card.md").read_text()
+    values = RunFolder(whole.folder).read_history()["val_accuracy"]
+    epoch = 1 + int(np.argmax(values))
+    assert f"| `best.keras` | {epoch} | " in card
+    assert "| `last.keras` | 3 | " in card
+    assert f"| 2 | C4 | 1 | 0.001 | {100 * values[2]:.2f} % |" in card
+    assert str(whole.result.baselines) in card
+    assert "# tiny trained on train" in card
+    assert "somebody" not in card
 
-    class InterruptedError_(Exception):
-        pass
 
-    class Interrupt(keras.callbacks.Callback):
-        def on_epoch_end(self, epoch: int, logs: object = None) -> None:
-            raise InterruptedError_
+def test_stages_have_their_rates(whole: Whole) -> None:
+    for name, rate, groups in (
+        ("1-head", 0.01, {"head": 2}),
+        ("2-C4", 0.001, {"C4": 0.5, "head": 2}),
+    ):
+        config = json.loads((whole.folder / name / "config.json").read_text())
+        optimizer = config["recipe"]["optimizer"]
+        assert optimizer["learning_rate"] == pytest.approx(rate)
+        assert optimizer["rate_groups"] == groups
 
-    network.set_weights(start)
-    with pytest.raises(InterruptedError_):
-        run(network, tmp_path / "parts", callbacks=(Interrupt(),))
-    network.set_weights(start)
-    again = run(network, tmp_path / "parts").model.get_weights()
-    for one, other in zip(whole, again, strict=True):
-        np.testing.assert_array_equal(one, other)
-    with pytest.raises(ResumeError, match="bn"):
-        run(network, tmp_path / "parts", bn="training")
+
+@pytest.mark.parametrize("batches", [5, 2 * BATCHES + 5])
+def test_after_a_signal_the_same_call_gives_the_same_bits(
+    batches: int, whole: Whole, tmp_path: Path
+) -> None:
+    with pytest.raises(TrainingInterrupted):
+        run(trained(), tmp_path, callbacks=(Count(batches),))
+    rest = Count()
+    result = run(trained(), tmp_path, callbacks=(rest,))
+    assert rest.batches == 3 * BATCHES - batches
+    assert_same(result, whole.result)
+    images = DATA[1].images
+    np.testing.assert_array_equal(
+        *(keras.saving.load_model(path / "best.keras")(images) for path in (tmp_path, whole.folder))
+    )
+
+
+def test_a_finished_one_is_not_trained_again(whole: Whole) -> None:
+    none = Count()
+    result = run(trained(), whole.folder, callbacks=(none,))
+    assert none.batches == 0
+    assert_same(result, whole.result)
+
+
+def test_another_one_is_refused(whole: Whole, network: keras.Model, tmp_path: Path) -> None:
+    with pytest.raises(ResumeError, match="bn: 'frozen' in the run, now 'training'"):
+        run(network, whole.folder, bn="training")
+    with pytest.raises(ResumeError, match="recipe.optimizer.momentum: 0.9 .*0.8"):
+        run(network, whole.folder, recipe=override(RECIPE, {"optimizer.momentum": 0.8}))
+    changed = [2 * value for value in network.get_weights()]
+    network.set_weights(changed)
+    with pytest.raises(ResumeError, match="model.weights_at_start: "):
+        run(network, whole.folder)
+
+
+def test_what_was_removed_is_done_again_or_named(whole: Whole, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(whole.folder, folder)
+    shutil.rmtree(folder / "1-head" / "checkpoints")
+    count = Count()
+    assert_same(run(trained(), folder, callbacks=(count,)), whole.result)
+    assert count.batches == 2 * BATCHES
+    (folder / "1-head" / "best.keras").unlink()
+    with pytest.raises(OSError, match=r"no .*1-head/best.keras. Remove .*1-head, and the same"):
+        run(trained(), folder)
+
+
+class EnoughError(Exception):
+    """Ends a fine-tuning before it trains."""
+
+
+def told_before_training(*arguments: Any, **keywords: Any) -> list[str]:
+    told: list[str] = []
+
+    def report(text: str) -> None:
+        told.append(text)
+        if text.startswith("Stage 1"):
+            raise EnoughError
+
+    with pytest.raises(EnoughError):
+        finetune(*arguments, report=report, compare=False, **keywords)
+    return told
+
+
+def test_a_head_for_the_same_classes_is_kept(whole: Whole) -> None:
+    model = keras_resnet.load_model(whole.folder / "last.keras")
+    told_before_training(model, DATA, stages=(Stage("head", 1),))
+    assert model.trainable_weights == model.get_layer("predictions").weights
+    with pytest.raises(ValueError, match="no `dropout` where the head is kept.*Received: 0.5"):
+        run(model, None, dropout=0.5)
 
 
 def test_imbalance_is_told(network: keras.Model) -> None:
+    data = (part(60, 1, "train", (10, 1, 0)), part(30, 2, "validation"))
+    reds = int((data[0].labels == 0).sum())
+    sentence = f"Classes are imbalanced: {reds} training images of red, 0 of blue. "
+    for recipe, remedy in (
+        ("finetune", "With `loss.class_weights=balanced`, each class would weigh the same."),
+        (RECIPE, "Each class weighs the same."),
+    ):
+        told = told_before_training(network, data, recipe=recipe)
+        assert told[0] == sentence + remedy
+        assert told[1].startswith("Stage 1 of 2. Trains head: 1 of ")
+    assert len(told_before_training(network, DATA)) == 1
+
+
+def test_what_a_later_stage_would_refuse_is_refused_at_once(network: keras.Model) -> None:
     told: list[str] = []
-    data = (part(60, 1, "train", (10, 1, 1)), part(30, 2, "validation"))
-    finetune(network, data, stages=(Stage("head", 1),), compare=False, report=told.append)
-    assert told[0].startswith("Classes are imbalanced: ")
-    assert "images of red" in told[0]
-    assert told[1].startswith("Stage 1 of 1. Trains head: 1 of ")
+    for keywords, kind, message in (
+        ({"stages": ()}, ValueError, "at least one stage"),
+        ({"stages": (*STAGES, Stage("C5", 1))}, ValueError, "'?downto'?.*Received: downto='C5'"),
+        (
+            {"recipe": override(RECIPE, {"optimizer.rate_groups": {"stem": 0.1}})},
+            ValueError,
+            "Received: 'stem'; it matches none",
+        ),
+        ({"epochs": 3}, TypeError, "options of `train`.*Received: epochs"),
+        (
+            {"strategy": Setup("multi-worker", None, 2, Cluster(("a:1", "b:2"), 0, "x"), ())},
+            ValueError,
+            "one process to fine-tune. Received: 2 workers",
+        ),
+    ):
+        with pytest.raises(kind, match=message):
+            run(network, None, report=told.append, **keywords)
+    assert told == []
 
 
 @pytest.mark.parametrize(("epochs", "rate"), [(0, 1), (-1, 1), (1, 0), (float("nan"), 1)])

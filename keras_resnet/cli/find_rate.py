@@ -1,0 +1,115 @@
+"""`keras-resnet find-rate`: a learning rate for a network, images and a recipe."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from keras_resnet.cli import train as training
+from keras_resnet.cli.app import AsJson, app, print_json
+from keras_resnet.quiet import quiet
+from keras_resnet.terminal import console, progress
+
+if TYPE_CHECKING:
+    import keras
+
+    from keras_resnet.training.recipes import Recipe
+
+Model = Annotated[str, typer.Option(help="A .keras file, or a network of `keras-resnet list`.")]
+Output = Annotated[Path, typer.Option(help="Folder for rates.csv and rates.png.")]
+Lowest = Annotated[float, typer.Option(help="Learning rate of the first step.")]
+Highest = Annotated[float, typer.Option(help="Learning rate of the last step.")]
+Steps = Annotated[int, typer.Option(help="Optimizer steps, at least 10.")]
+Freeze = Annotated[
+    str | None,
+    typer.Option(
+        help="Level up to which nothing trains, and no batch normalisation: stem, C2 to C5, or "
+        "backbone, as in the first stage of `finetune`."
+    ),
+]
+
+
+@app.command("find-rate")
+def find_rate(
+    model: Model,
+    data: training.Data,
+    output: Output,
+    recipe: training.RecipeName = "finetune",
+    weights: training.Weights = None,
+    freeze: Freeze = None,
+    lowest: Lowest = 1e-6,
+    highest: Highest = 10.0,
+    steps: Steps = 100,
+    batch_size: training.BatchSize = None,
+    size: training.Size = None,
+    seed: training.Seed = 0,
+    settings: training.Settings = None,
+    validation_fraction: training.Fraction = 0.1,
+    deterministic: training.Deterministic = None,
+    as_json: AsJson = False,
+) -> int:
+    """Find a learning rate by a short training at growing ones (exit code 1: there is none)."""
+    chosen = training.recipe_of(recipe, settings, batch_size)
+    training.seed_everything(seed, deterministic)
+    with quiet():
+        from keras_resnet.training import freeze as freeze_levels
+        from keras_resnet.training.rate_finder import find_rate as run
+        from keras_resnet.training.rate_finder import rate_setting
+    network, parts = _open(model, data, weights, size, validation_fraction, chosen)
+    if freeze is not None:
+        freeze_levels(network, freeze)
+    with progress("Finding a rate") as step:
+        curve = run(
+            network,
+            parts,
+            chosen,
+            lowest=lowest,
+            highest=highest,
+            steps=steps,
+            seed=seed,
+            folder=output,
+            progress=(lambda name, done: None) if as_json else step,
+        )
+    setting = None
+    if curve.suggested is not None:
+        # The curve is not known to more digits.
+        setting = float(f"{rate_setting(chosen, curve.suggested):.2g}")
+    if as_json:
+        print_json({**curve.to_dict(), "setting": setting})
+    else:
+        console.print(f"{curve} {len(curve.rates)} steps are in {output / 'rates.png'}.")
+        if setting is not None:
+            console.print(f"To train with it: --set optimizer.learning_rate={setting:g}")
+    return 1 if setting is None else 0
+
+
+def _open(
+    model: str,
+    data: str,
+    weights: str | None,
+    size: int | None,
+    validation_fraction: float,
+    recipe: Recipe,
+) -> tuple[keras.Model, Any]:
+    """The network with a head for the classes, as `train` and `finetune` make it, and the data."""
+    from keras_resnet.cli.export import keras_model
+    from keras_resnet.data import DataConfig, load_data
+    from keras_resnet.training import replace_head
+    from keras_resnet.variants import create_model, get_config
+
+    network = keras_model(model, weights) if model.endswith(".keras") else None
+    if network is not None:
+        own = network.input_shape[1]
+    else:
+        own = get_config(model, **recipe.network).default_size
+    side = size or own or 224
+    parts = load_data(DataConfig(data, size=side, validation_fraction=validation_fraction))
+    classes = len(parts[0].class_names)
+    if network is None:
+        keywords: dict[str, Any] = {"classes": classes, "input_shape": (side, side, 3)}
+        network = create_model(model, weights=weights, **keywords, **recipe.network)
+    elif network.output_shape[-1] != classes:
+        network = replace_head(network, classes, names=parts[0].class_names)
+    return network, parts

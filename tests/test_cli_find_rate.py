@@ -1,0 +1,87 @@
+"""`keras-resnet find-rate`."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import keras
+import pytest
+
+from keras_resnet import ResNetConfig, build
+
+from .conftest import Command
+
+
+@pytest.fixture(scope="module")
+def file(tiny_config: ResNetConfig, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A network for seven classes."""
+    keras.utils.set_random_seed(0)
+    path = tmp_path_factory.mktemp("model") / "tiny.keras"
+    build(tiny_config, input_shape=(16, 16, 3), classes=7, name="tiny").save(path)
+    return str(path)
+
+
+def test_a_rate_is_found_and_the_setting_printed(
+    file: str, command_in_process: Command, tmp_path: Path
+) -> None:
+    done = command_in_process(
+        "find-rate", "--model", file, "--data", "digits", "--output", str(tmp_path),
+        "--steps", "60", "--lowest", "1e-4", "--highest", "10", "--no-deterministic",
+        "--set", "augmentation.crop=none", "--set", "augmentation.flip=0",
+        "--set", "optimizer.reference_batch_size=320",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    *progress, first, second = done.stdout.splitlines()
+    assert progress[0] == "Finding a rate: rate 1.0e-04 (0% done)"
+    with (tmp_path / "rates.csv").open(newline="") as rows:
+        rates = [float(row["rate"]) for row in csv.DictReader(rows)]
+    said = float(first.removeprefix("Suggested learning rate: ").split(",")[0])
+    assert min(abs(rate / said - 1) for rate in rates) < 0.05
+    assert first.endswith(f"{len(rates)} steps are in {tmp_path / 'rates.png'}.")
+    # Of SGD with momentum 0.9 and a fresh network with batch normalisation.
+    assert 0.005 <= said <= 2
+    # Recipes whose rate is for 320 images have ten times it in theirs, of 32.
+    setting = float(second.removeprefix("To train with it: --set optimizer.learning_rate="))
+    assert setting == pytest.approx(10 * said, rel=0.1)
+    assert (tmp_path / "rates.png").read_bytes()[1:4] == b"PNG"
+
+
+def test_no_fall_is_a_sentence_and_exit_code_1(
+    file: str, command_in_process: Command, tmp_path: Path
+) -> None:
+    arguments = [
+        "find-rate", "--model", file, "--data", "digits", "--output", str(tmp_path),
+        "--steps", "10", "--highest", "1e-5", "--batch-size", "16", "--freeze", "backbone",
+        "--set", "augmentation.crop=none", "--set", "augmentation.flip=0",
+        "--no-deterministic",
+    ]  # fmt: skip
+    done = command_in_process(*arguments)
+    assert done.returncode == 1
+    assert "The loss never fell clearly, so that no learning rate is suggested." in done.stdout
+    assert "--set" not in done.stdout
+    done = command_in_process(*arguments, "--json")
+    assert done.returncode == 1
+    found = json.loads(done.stdout)
+    assert (found["suggested"], found["setting"]) == (None, None)
+    assert found["rates"][0] == 1e-6
+    assert len(found["losses"]) == len(found["smoothed"]) == 10
+
+
+def test_a_network_by_name_and_bad_input(command_in_process: Command, tmp_path: Path) -> None:
+    output = tmp_path / "new"
+    arguments = ["find-rate", "--model", "resnet20", "--data", "digits", "--output", str(output)]
+    done = command_in_process(*arguments, "--lowest", "1", "--highest", "0.5", "--no-deterministic")
+    assert done.returncode == 2
+    assert done.stderr == (
+        "keras-resnet: Expected `lowest` above 0 and below `highest`. Received: lowest=1, "
+        "highest=0.5.\n"
+    )
+    done = command_in_process(*arguments, "--freeze", "C9", "--no-deterministic")
+    assert done.returncode == 2
+    assert "one of the levels of this model: stem, C2, C3, C4, backbone" in done.stderr
+    done = command_in_process(*arguments, "--steps", "5", "--no-deterministic")
+    assert done.returncode == 2
+    assert "Expected `steps` to be an integer of at least 10. Received: 5" in done.stderr
+    assert not output.exists()

@@ -1,0 +1,110 @@
+"""`keras-resnet finetune`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+
+import keras_resnet
+from keras_resnet.model_info import get_info
+
+from .conftest import Command
+
+
+@pytest.fixture(scope="module")
+def files(tiny_model: keras.Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A trained network of ten classes, and pictures of two others."""
+    root = tmp_path_factory.mktemp("files")
+    tiny_model.save(root / "model.keras")
+    random = np.random.default_rng(0)
+    for name, colour in (("daisy", (220, 220, 220)), ("rose", (200, 30, 60))):
+        (root / "flowers" / name).mkdir(parents=True)
+        for number in range(20):
+            coarse = np.array(colour) + random.integers(-30, 30, (4, 4, 3))
+            pixels = coarse.repeat(8, axis=0).repeat(8, axis=1)
+            image = Image.fromarray(pixels.astype(np.uint8))
+            image.save(root / "flowers" / name / f"{number:02}.png")
+    return root
+
+
+def arguments(files: Path, output: Path, *more: str) -> list[str]:
+    # Determinism would last as long as this process.
+    return [
+        "finetune", "--model", str(files / "model.keras"), "--data", f"folder:{files / 'flowers'}",
+        "--output", str(output), "--no-deterministic", "--batch-size", "8",
+        "--validation-fraction", "0.2", *more,
+    ]  # fmt: skip
+
+
+def test_a_network_is_fine_tuned_and_exported(
+    files: Path, command_in_process: Command, tmp_path: Path
+) -> None:
+    output = tmp_path / "run"
+    command = arguments(
+        files, output, "--stages", "head:2, C4:1:0.1", "--export", "onnx",
+        "--set", "loss.class_weights=balanced", "--set", "patience=1",
+    )  # fmt: skip
+    done = command_in_process(*command)
+    assert done.returncode == 0, done.stderr
+    for said in (
+        "flowers (training part): 32 images to train on, 8 to validate, 2 classes.",
+        "Linear probe: 100.00%, 16 nearest neighbours: 100.00%, commonest class: 50.00%",
+        "from 32 training images, on 8 validation images",
+        "Stage 1 of 2. Trains head: 1 of ",
+        "Stage 2 of 2. Trains C4, head: 3 of ",
+        " points to the better baseline.",
+        f"Best network: {output / 'best.keras'}. Last: {output / 'last.keras'}.",
+    ):
+        assert said in done.stdout, said
+    best = keras_resnet.load_model(output / "best.keras")
+    assert get_info(best).class_names == ("daisy", "rose")
+    assert len(list((output / "exported").glob("*.onnx"))) == 1
+    again = command_in_process(*command)
+    assert again.returncode == 0, again.stderr
+    assert "Epoch 1/2" in done.stdout
+    assert "Epoch" not in again.stdout.partition("Exporting")[0]
+
+
+def test_bad_arguments_are_refused_before_anything_is_done(
+    files: Path, command_in_process: Command, tmp_path: Path
+) -> None:
+    output = tmp_path / "run"
+    for more, said in (
+        (("--stages", "head"), "stages such as head:3"),
+        (("--stages", "head:x"), "Received: 'head:x'"),
+        (("--stages", "head:1:1:1"), "Received: 'head:1:1:1'"),
+        (("--stages", "head:0"), "epochs above 0"),
+        (("--stages", ""), "Received: ''"),
+        (("--stages", "head:1,C9:1"), "levels of this model: head, C4, C3, C2, stem, backbone"),
+        (("--bn", "melted"), "'frozen' or 'training'"),
+        (("--export", "onnx,coffee"), "targets of `--export` among"),
+        (("--weights", "x"), "no `--weights` with a `.keras`"),
+        (("--size", "64"), "Received: --size 64"),
+        (("--set", "network.stochastic_depth=0.1"), "Received: network.stochastic_depth"),
+        (("--set", "loss.l2_sp=0.01"), "Received: 0.01 and 0.0001. Set one of them to 0."),
+        (("--model", "resnet20"), "`--weights` with the name of a network"),
+    ):
+        done = command_in_process(*arguments(files, output, *more))
+        assert done.returncode == 2, more
+        assert said in done.stderr, (more, done.stderr)
+    assert not output.exists()
+
+
+def test_a_network_by_name_has_the_size_that_is_asked_for(
+    files: Path, command_in_process: Command, tmp_path: Path
+) -> None:
+    weights = tmp_path / "resnet20.weights.h5"
+    keras_resnet.create_model("resnet20").save_weights(weights)
+    done = command_in_process(
+        *arguments(
+            files, tmp_path / "run", "--model", "resnet20", "--weights", str(weights),
+            "--size", "16", "--stages", "head:0.5", "--no-compare",
+        )
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "Linear probe" not in done.stdout
+    assert keras_resnet.load_model(tmp_path / "run" / "last.keras").input_shape[1:3] == (16, 16)
