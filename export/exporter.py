@@ -13,6 +13,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_resnet.compression import strip
+from keras_resnet.compression.layers import compressed_layers, ranges
 from keras_resnet.export import record
 from keras_resnet.export.calibration import ImageSet, image_sets
 from keras_resnet.export.comparison import Comparison, compare, compare_features, disagreements
@@ -29,7 +31,7 @@ from keras_resnet.export.signature import (
 from keras_resnet.export.targets import TARGETS, Target
 from keras_resnet.export.timing import Measurement, Timing, benchmark
 from keras_resnet.files import partial_directory, publish, size_of
-from keras_resnet.model_info import get_info
+from keras_resnet.model_info import get_info, learned_ranges
 
 #: Name and share done, at the start of every step.
 Progress = Callable[[str, float], None]
@@ -86,7 +88,9 @@ def export(
 
     Args:
         model: a Keras model that takes RGB pixels in [0, 255], in any dtype policy; exported in
-            float32. If its normalisation is not in the graph, put it there first.
+            float32. If its normalisation is not in the graph, put it there first. A compressed one
+            is stripped first; ranges that quantization-aware training has found, of it or of a
+            stripped one, are those of int8, with or without `calibration`.
         directory: where the artifacts go; made if missing.
         targets: names from `keras_resnet.export.TARGETS`. By default `saved_model`, `onnx` and
             `tflite-int8`; without calibration images `tflite-float32` in its place.
@@ -120,8 +124,11 @@ def export(
     """
     check_backend()
     output_names(model)
+    if compressed_layers(model) or ranges(model):
+        model = strip(model)
     options = options or ExportOptions()
-    chosen = _choose(targets, calibration is not None, options.keep_float)
+    has_ranges = calibration is not None or learned_ranges(model) is not None
+    chosen = _choose(targets, has_ranges, options.keep_float)
     info = get_info(model)
     images_of = image_sets(model.input_shape, info, calibration, images, labels, seed)
     export_ = _Export(as_float32(model), Path(directory), images_of, options, allow_disagreement)

@@ -16,6 +16,7 @@ from keras_resnet.export.calibration import ImageSet
 from keras_resnet.export.report import ArtifactReport, ExportReport
 from keras_resnet.export.signature import ExportOptions
 from keras_resnet.export.targets import Target
+from keras_resnet.model_info import learned_ranges
 
 #: Written after every target; a whole export has a page and a card besides.
 REPORT_FILE = "export.json"
@@ -59,6 +60,7 @@ class Fingerprints:
         self.model = _hash(model.to_json(), *model.get_weights())
         self._verification = _hash(verification.images, verification.labels)
         self._calibration = None if calibration is None else _hash(calibration.images)
+        self._learned = learned_ranges(model)
         self._options = options
 
     def of(self, target: Target) -> str:
@@ -70,6 +72,7 @@ class Fingerprints:
         }
         if target.needs_calibration:
             settings["calibration"] = self._calibration
+            settings["learned"] = None if self._learned is None else dict(self._learned)
         else:
             # Artifacts in float are the same whatever int8 leaves in float.
             del settings["options"]["keep_float"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import tempfile
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +14,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_resnet.model_info import ModelInfo, get_info, set_info
+from keras_resnet.model_info import ModelInfo, get_info, learned_ranges, set_info
 
 IMAGE = "image"
 BATCH = "batch"
@@ -103,6 +103,11 @@ class ExportSource:
         return tf.TensorSpec(shape, tf.float32, name=IMAGE)
 
     @cached_property
+    def learned(self) -> Mapping[str, tuple[float, float]] | None:
+        """Ranges of activations that quantization-aware training has found, by layer."""
+        return learned_ranges(self.model)
+
+    @cached_property
     def folder(self) -> Path:
         """A folder in the workspace of this source alone; sources may share the workspace."""
         return Path(tempfile.mkdtemp(dir=self.workspace))
@@ -146,7 +151,8 @@ def output_names(model: Any) -> tuple[str, ...]:
     """What the outputs of a model's artifacts are called.
 
     That of a classifier is called `probabilities` if it ends with a softmax or sigmoid, else
-    `logits`; other outputs have the keys or the names that they have in the model.
+    `logits`; that of a regression from `replace_head` is called `values`; other outputs have the
+    keys or the names that they have in the model.
 
     Raises:
         ValueError: it is no Keras model with one image as its input, or it is a classifier of one
@@ -168,7 +174,10 @@ def output_names(model: Any) -> tuple[str, ...]:
     last = _last_layer(model)
     if len(outputs) != 2 or isinstance(last, (*_POOLING, *_NORMALISATIONS)):
         return ("features",)
-    if outputs[1] is None or outputs[1] < 2:
+    task = get_info(model).task
+    if task == "values":
+        return ("values",)
+    if outputs[1] is None or (outputs[1] < 2 and task != "labels"):
         raise ValueError(
             "Expected a Keras classifier of at least two classes. Received: a model that ends with "
             f"{last.name} and puts out {outputs}"

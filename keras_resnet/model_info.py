@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import json
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 
 from keras_resnet.preprocessing import EvalProtocol
 
@@ -24,6 +26,20 @@ ENTRY = "keras_resnet"
 FILE_NAME = f"{ENTRY}.json"
 
 _ATTRIBUTE = "keras_resnet_info"
+
+
+@dataclass(frozen=True)
+class LearnedRanges:
+    """Between which numbers activations lie, as quantization-aware training found.
+
+    Attributes:
+        values: layer -> the ends of what it puts out; of a layer with a sigmoid or softmax, of what
+            that is computed of.
+        weights: what `hash_weights` says of the weights that they hold for.
+    """
+
+    values: Mapping[str, tuple[float, float]]
+    weights: str
 
 
 @dataclass(frozen=True)
@@ -36,6 +52,10 @@ class ModelInfo:
         weights: tag or path of the weights that it started from.
         protocol: how images are prepared for it.
         config: fields of the `ResNetConfig` that it was built from.
+        ranges: of its activations in int8.
+        clusters: layer -> how many different weights it has at most.
+        task: what the head is for: `"classes"`, `"labels"` or `"values"`, see `replace_head`; None
+            is taken for classes.
     """
 
     class_names: tuple[str, ...] | None = None
@@ -43,6 +63,9 @@ class ModelInfo:
     weights: str | None = None
     protocol: EvalProtocol | None = None
     config: Mapping[str, Any] | None = None
+    ranges: LearnedRanges | None = None
+    clusters: Mapping[str, int] | None = None
+    task: str | None = None
 
     def to_json(self) -> str:
         """As JSON; what is not known is left out."""
@@ -58,7 +81,7 @@ class ModelInfo:
         """
         try:
             values = json.loads(text)
-            protocol = values.get("protocol")
+            protocol, ranges = values.get("protocol"), values.get("ranges")
             names, ids = values.get("class_names"), values.get("class_ids")
             return cls(
                 None if names is None else tuple(map(str, names)),
@@ -66,11 +89,19 @@ class ModelInfo:
                 values.get("weights"),
                 None if protocol is None else EvalProtocol(**protocol),
                 values.get("config"),
+                None if ranges is None else _ranges_from(ranges),
+                values.get("clusters"),
+                values.get("task"),
             )
         except (TypeError, AttributeError, KeyError) as error:
             raise ValueError(f"Expected what a model knows about itself. Received: {text}") from (
                 error
             )
+
+
+def _ranges_from(known: Mapping[str, Any]) -> LearnedRanges:
+    values = {name: (float(low), float(high)) for name, (low, high) in known["values"].items()}
+    return LearnedRanges(values, str(known["weights"]))
 
 
 def get_info(model: keras.Model) -> ModelInfo:
@@ -117,6 +148,20 @@ def info_of_file(path: Path) -> ModelInfo:
         if f"assets/{FILE_NAME}" not in archive.namelist():
             return ModelInfo()
         return ModelInfo.from_json(archive.read(f"assets/{FILE_NAME}").decode())
+
+
+def hash_weights(model: keras.Model) -> str:
+    """SHA-256 of all weights of a model, in their order."""
+    known = hashlib.sha256()
+    for weight in model.get_weights():
+        known.update(np.ascontiguousarray(weight).tobytes())
+    return known.hexdigest()
+
+
+def learned_ranges(model: keras.Model) -> Mapping[str, tuple[float, float]] | None:
+    """The ranges that quantization-aware training has found, if the weights are still the same."""
+    ranges = get_info(model).ranges
+    return None if ranges is None or ranges.weights != hash_weights(model) else ranges.values
 
 
 def _save_assets(info: ModelInfo, directory: Any) -> None:

@@ -128,9 +128,13 @@ class _OtherBackend:
     """A Keras model under another backend than TensorFlow's, compiled in that one's way."""
 
     def __init__(self, model: keras.Model) -> None:
+        if get_info(model).task == "values":
+            raise ValueError(
+                "Expected a classifier. Received: a network for values, a regression. Call its "
+                "`predict` method"
+            )
         self._model = model
         self.input_shape = model.input_shape
-
         last = getattr(model.layers[-1], "activation", None)
         self._is_logits = last not in (keras.activations.softmax, keras.activations.sigmoid)
 

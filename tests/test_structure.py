@@ -35,7 +35,7 @@ LAYERS = [
     {"embedding_files"},
     {"data", "embedding", "training"},
     {"export"},
-    {"predictor"},
+    {"compress", "predictor"},
     {"quickstart", "doctor", "cli"},
 ]
 #: Imports that the layers would allow, but that would tie things together that have to stay apart.

@@ -29,6 +29,7 @@ from keras_resnet.export.onnx.convert import (
     session,
 )
 from keras_resnet.export.onnx.fold import replace_input
+from keras_resnet.export.onnx.ranges import learned_ranges
 from keras_resnet.export.signature import IMAGE, ExportSource, check_kept_layers
 from keras_resnet.extras import require
 from keras_resnet.quiet import quiet
@@ -109,12 +110,24 @@ def layer_errors(source: ExportSource, images: np.ndarray) -> dict[str, float]:
 def _quantized(proto: Any, source: ExportSource) -> Any:
     """The int8 form of a float model; `proto` itself stays as it is."""
     onnx, quantization = require("onnx"), require("onnxruntime.quantization")
-    if source.calibration is None:
+    if source.calibration is None and source.learned is None:
         raise ValueError(
             "Expected calibration images for int8, which takes its ranges from them. Received: none"
         )
     excluded = [*_normalisations(proto, source.model), *_kept_nodes(proto, source)]
-    reader = _Reader(input_batches(source, source.calibration, _BATCH_SIZE))
+    images, options = source.calibration, _options()
+    if source.learned is not None:
+        ranges = learned_ranges(proto, source)
+        options["TensorQuantOverrides"] = {
+            name: [{"rmin": np.float32(low), "rmax": np.float32(high)}]
+            for name, (low, high) in ranges.items()
+        }
+        if images is None:
+            _check_complete(proto, set(ranges), excluded)
+            # The quantizer wants some; what they show counts for nothing.
+            height, width, channels = source.model.input_shape[1:]
+            images = np.zeros((1, height or 64, width or 64, channels), np.float32)
+    reader = _Reader(input_batches(source, images, _BATCH_SIZE))
     before, after = source.workspace / "float.onnx", source.workspace / "int8.onnx"
     onnx.save(proto, before)
     with quiet(), _without_advice():
@@ -130,13 +143,28 @@ def _quantized(proto: Any, source: ExportSource) -> Any:
             weight_type=quantization.QuantType.QInt8,
             nodes_to_exclude=excluded,
             calibrate_method=quantization.CalibrationMethod.MinMax,
-            # 256 steps are coarse for logits, and their product can give floats at no cost.
-            extra_options={"OpTypesToExcludeOutputQuantization": ["Gemm"]},
+            extra_options=options,
         )
     result = onnx.load(after)
     before.unlink()
     after.unlink()
     return result
+
+
+def _options() -> dict[str, Any]:
+    # 256 steps are coarse for logits, and their product can give floats at no cost.
+    return {"OpTypesToExcludeOutputQuantization": ["Gemm"]}
+
+
+def _check_complete(proto: Any, known: set[str], excluded: list[str]) -> None:
+    """Refuses learned ranges that do not reach all that is quantized."""
+    for node in proto.graph.node:
+        takes_part = node.op_type in _QUANTIZED and node.name not in excluded
+        if takes_part and node.op_type != "Gemm" and node.output[0] not in known:
+            raise ValueError(
+                "Expected calibration images for int8. Received: none, and no learned range of "
+                f"{node.output[0]}"
+            )
 
 
 class _Reader:

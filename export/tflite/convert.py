@@ -19,7 +19,9 @@ import tensorflow as tf
 from keras_resnet.export.metadata import into_tflite
 from keras_resnet.export.signature import IMAGE, SIGNATURE, ExportSource
 from keras_resnet.export.tflite import inspect, quantize
+from keras_resnet.export.tflite.kernels import keep_properties
 from keras_resnet.export.tflite.quantize import LayerNames, parse, serialize
+from keras_resnet.export.tflite.ranges import with_ranges
 from keras_resnet.quiet import quiet
 from keras_resnet.weights.sources import pixel_constants
 
@@ -77,7 +79,7 @@ def write_int16x8(source: ExportSource, path: Path) -> None:
     nodes = quantize.nodes_of(keep, parse(content), LayerNames(source))
     quantized = quantize.quantized_int16x8(content)
     if keep:
-        quantized = quantize.with_float_operators(quantized, _float_model(source), nodes)
+        quantized = quantize.with_float_operators(quantized, content, nodes)
     _write(source, path, quantized)
     _refuse_floats(path, keep)
 
@@ -86,11 +88,10 @@ def calibrated_model(source: ExportSource) -> bytes:
     """A float TFLite model with the ranges of its activations.
 
     Raises:
-        ValueError: there are no calibration images, or an operator is not built in.
+        ValueError: neither calibration images nor learned ranges are there, or an operator is not
+            built in.
     """
-    return source.cached(
-        "calibrated.tflite", lambda: quantize.calibrated(source, _float_model(source))
-    )
+    return source.cached("calibrated.tflite", lambda: with_ranges(source, _float_model(source)))
 
 
 def _float_model(source: ExportSource) -> bytes:
@@ -162,6 +163,7 @@ def _write(source: ExportSource, path: Path, content: bytes) -> None:
 def _finished(content: bytes, source: ExportSource) -> bytes:
     """Names tensors after Keras layers and signature, and adds what is known about the model."""
     model = parse(content)
+    keep_properties(model, source)
     graph = model.subgraphs[0]
     names = LayerNames(source)
     seen: dict[str, int] = {}

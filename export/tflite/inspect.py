@@ -96,6 +96,60 @@ def _float_operators(model: Any, layers_of_outputs: Mapping[str, str]) -> Iterat
         yield FloatOperator(name, tuple(text.split(";")))
 
 
+@dataclass(frozen=True)
+class KernelFacts:
+    """The weights of an operator in a file.
+
+    Attributes:
+        layers: the Keras layers that it computes; of a foreign file, the name of its output.
+        weights: how many there are.
+        zeros: how many of them are 0.
+        distinct: how many different ones there are; of floats, at most in an output channel.
+    """
+
+    layers: tuple[str, ...]
+    weights: int
+    zeros: int
+    distinct: int
+
+
+def kernels(path: PathLike) -> tuple[KernelFacts, ...]:
+    """The weights of all convolutions and dense layers of a file, in its order.
+
+    Raises:
+        ValueError: the file is no TFLite model.
+    """
+    model = read(path)
+    graph, layers_of_outputs = model.subgraphs[0], entry_of_tflite(model).get("layers") or {}
+    made = {int(operator.outputs[0]): operator for operator in graph.operators}
+    found = []
+    for operator in graph.operators:
+        name = flatbuffer_utils.opcode_to_name(model, operator.opcodeIndex)
+        if name not in ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"):
+            continue
+        index = int(operator.inputs[1])
+        # In half precision, weights are made floats first.
+        tensor = graph.tensors[made[index].inputs[0] if index in made else index]
+        types = {number: np.dtype(kind) for number, kind in _WEIGHTS.items()}
+        if tensor.type not in types or model.buffers[tensor.buffer].data is None:
+            continue
+        values = np.frombuffer(bytes(model.buffers[tensor.buffer].data), types[tensor.type])
+        channels = values.reshape(int(tensor.shape[0]), -1)
+        integers = values.dtype == np.int8
+        distinct = max(len(np.unique(part)) for part in ([values] if integers else channels))
+        text = re.sub(r":\d+$", "", graph.tensors[operator.outputs[0]].name.decode())
+        layers = tuple((layers_of_outputs.get(text) or text).split(";"))
+        found.append(KernelFacts(layers, values.size, int((values == 0).sum()), distinct))
+    return tuple(found)
+
+
+_WEIGHTS = {
+    schema.TensorType.FLOAT32: "float32",
+    schema.TensorType.FLOAT16: "float16",
+    schema.TensorType.INT8: "int8",
+}
+
+
 def describe(path: PathLike) -> dict[str, Any]:
     """What a file says about itself, as plain data for JSON.
 

@@ -1,4 +1,4 @@
-"""TFLite in integers: ranges of activations, and layers that stay in float."""
+"""TFLite in integers, and layers that stay in float."""
 
 from __future__ import annotations
 
@@ -8,16 +8,13 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 from tensorflow.lite.python import convert
 from tensorflow.lite.python import schema_py_generated as schema
 from tensorflow.lite.python.optimize import calibrator
 from tensorflow.lite.tools import flatbuffer_utils
 
-from keras_resnet.cores import usable_cores
-from keras_resnet.export.signature import ExportSource, check_kept_layers, filled_up
-from keras_resnet.extras import require
+from keras_resnet.export.signature import ExportSource, check_kept_layers
 from keras_resnet.quiet import quiet
 
 _OPS = schema.BuiltinOperator
@@ -116,87 +113,6 @@ def _leaf_names(model: keras.Model) -> Iterator[str]:
             yield layer.name
 
 
-def calibrated(source: ExportSource, floating: bytes) -> bytes:
-    """A float model with the range of every activation, from the calibration images.
-
-    TensorFlow's own calibrator works on one core without LiteRT's fast kernels, several times as
-    slowly, and takes what `ADD` writes into the place of an input for that input.
-
-    The range of the input is set to [0, 255], which is what pixels are: the scale of an integer
-    input is then exactly 1, and no image has to be changed for that.
-
-    Args:
-        source: what is exported; has calibration images.
-        floating: the float model.
-
-    Raises:
-        ValueError: there are no calibration images.
-    """
-    images = source.calibration
-    if images is None:
-        raise ValueError(
-            "Expected calibration images for integer activations. Received: none. Pass images like "
-            "those the network will see"
-        )
-    model = parse(floating)
-    graph = model.subgraphs[0]
-    produced = {int(i) for operator in graph.operators for i in operator.outputs}
-    activations = sorted(i for i in produced if graph.tensors[i].type == _FLOAT32)
-    lowest = np.full(len(activations), np.inf)
-    highest = np.full(len(activations), -np.inf)
-    for values in _activations(floating, activations, images, source.options.batch_size or 1):
-        lowest = np.minimum(lowest, [value.min() for value in values])
-        highest = np.maximum(highest, [value.max() for value in values])
-    with np.errstate(invalid="ignore", over="ignore"):
-        widths = highest.astype(np.float32) - lowest.astype(np.float32)
-    _refuse_infinite(model, LayerNames(source), activations, widths)
-    for index, low, high in zip(
-        (int(graph.inputs[0]), *activations), (0, *lowest), (255, *highest), strict=True
-    ):
-        ranges = schema.QuantizationParametersT()
-        ranges.min, ranges.max = [float(low)], [float(high)]
-        graph.tensors[index].quantization = ranges
-    return serialize(model)
-
-
-def _refuse_infinite(
-    model: Any, names: LayerNames, activations: list[int], widths: np.ndarray
-) -> None:
-    """Refuses ranges that no scale can express, at which TensorFlow's quantizer would crash."""
-    infinite = {a for a, width in zip(activations, widths, strict=True) if not np.isfinite(width)}
-    for operator, layers in zip(
-        model.subgraphs[0].operators, names.of_operators(model), strict=True
-    ):
-        if infinite.intersection(operator.outputs):
-            raise ValueError(
-                "Expected activations in a finite range on the calibration images. Received: "
-                f"infinite or no numbers from {' and '.join(layers) or 'an operator'} on. Has the "
-                "network been trained?"
-            )
-
-
-def _activations(
-    floating: bytes, tensors: list[int], images: np.ndarray, size: int
-) -> Iterator[list[np.ndarray]]:
-    """The values of some tensors, for one batch of images after the other."""
-    model = parse(floating)
-    model.subgraphs[0].outputs, model.signatureDefs = list(tensors), None
-    with quiet():
-        interpreter = require("ai_edge_litert.interpreter").Interpreter(
-            model_content=serialize(model), num_threads=usable_cores()
-        )
-        interpreter.allocate_tensors()
-    (image,) = interpreter.get_input_details()
-    for start in range(0, len(images), size):
-        full = filled_up(images[start : start + size], size)
-        if start == 0:
-            interpreter.resize_tensor_input(image["index"], full.shape)
-            interpreter.allocate_tensors()
-        interpreter.set_tensor(image["index"], full)
-        interpreter.invoke()
-        yield [interpreter.get_tensor(end["index"]) for end in interpreter.get_output_details()]
-
-
 def nodes_of(layers: Sequence[str], model: Any, names: LayerNames) -> list[str]:
     """Names of the output tensors of the operators that the layers became.
 
@@ -218,7 +134,7 @@ def quantized_int8(calibrated_: bytes, ends: Any, keep: list[str]) -> bytes:
     """Weights and activations in int8, per channel and per tensor.
 
     Args:
-        calibrated_: from `calibrated`.
+        calibrated_: from `ranges.with_ranges`.
         ends: TensorFlow type of the input and the outputs.
         keep: names of the output tensors of operators that stay in float.
     """
@@ -237,7 +153,7 @@ def quantized_int16x8(calibrated_: bytes) -> bytes:
     """Weights in int8, activations in int16; what has no integer form stays in float.
 
     Args:
-        calibrated_: from `calibrated`; its ranges are used, so that no image is fed here.
+        calibrated_: from `ranges.with_ranges`; its ranges are used, so that no image is fed here.
     """
     with quiet():
         return bytes(

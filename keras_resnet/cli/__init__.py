@@ -17,12 +17,14 @@ import typer
 
 # Each adds its commands to the application.
 from keras_resnet.cli import (  # noqa: F401
+    compress,
     data_benchmark,
     data_prepare,
     data_scan,
     doctor,
     embed,
     export,
+    find_rate,
     finetune,
     launch,
     networks,

@@ -1,8 +1,24 @@
-"""Making networks smaller by tensorflow-model-optimization, which needs a tf_keras model.
+"""Making networks smaller and faster: quantization-aware training, pruning, clustering.
 
-Needs TensorFlow and the extra `keras-resnets[compression]`.
+All of it in Keras 3, on any backend. `to_tf_keras` is the bridge to tensorflow-model-optimization;
+it needs TensorFlow and the extra `keras-resnets[compression]`.
 """
 
+from keras_resnet.compression.clustering import cluster
+from keras_resnet.compression.pruning import GradualPruning, prune, sparsity_of
+from keras_resnet.compression.quantization import freeze_ranges, quantize_aware
+from keras_resnet.compression.rebuild import strip
 from keras_resnet.compression.twin import copy_from_twin, copy_to_twin, to_tf_keras
 
-__all__ = ["copy_from_twin", "copy_to_twin", "to_tf_keras"]
+__all__ = [
+    "GradualPruning",
+    "cluster",
+    "copy_from_twin",
+    "copy_to_twin",
+    "freeze_ranges",
+    "prune",
+    "quantize_aware",
+    "sparsity_of",
+    "strip",
+    "to_tf_keras",
+]

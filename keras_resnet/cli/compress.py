@@ -1,0 +1,82 @@
+"""`keras-resnet compress`: a trained network is made smaller."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from keras_resnet.cli import train as training
+from keras_resnet.cli.app import app
+from keras_resnet.quiet import quiet
+from keras_resnet.terminal import console
+
+Model = Annotated[Path, typer.Argument(help="A .keras file of a trained network.")]
+Methods = Annotated[str, typer.Option("--method", help="prune, cluster, qat; several: prune,qat.")]
+Sparsity = Annotated[float, typer.Option(min=0, max=0.99, help="Share of zeros, of prune.")]
+Pattern = Annotated[str, typer.Option(help="unstructured, 2:4 or block, of prune.")]
+Clusters = Annotated[int, typer.Option(min=2, max=256, help="Different weights of a layer.")]
+Epochs = Annotated[float, typer.Option(help="Of training, for each method.")]
+Settle = Annotated[float, typer.Option(help="Further ones after qat, with fixed ranges.")]
+Rate = Annotated[float, typer.Option(help="Factor of the recipe's learning rate.")]
+Skip = Annotated[list[str] | None, typer.Option(help="A layer to leave alone; repeatable.")]
+Time = Annotated[bool, typer.Option(help="Measure latency.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for a program.")]
+
+
+@app.command()
+def compress(
+    model: Model,
+    data: training.Data,
+    output: training.Output,
+    method: Methods = "qat",
+    recipe: training.RecipeName = "finetune",
+    sparsity: Sparsity = 0.8,
+    pattern: Pattern = "unstructured",
+    clusters: Clusters = 16,
+    epochs: Epochs = 3.0,
+    settle: Settle = 1.0,
+    rate: Rate = 0.1,
+    skip: Skip = None,
+    batch_size: training.BatchSize = None,
+    seed: training.Seed = 0,
+    settings: training.Settings = None,
+    checkpoint_every: training.Every = None,
+    validation_fraction: training.Fraction = 0.1,
+    deterministic: training.Deterministic = None,
+    time: Time = True,
+    as_json: Json = False,
+) -> None:
+    """Prune, cluster or quantize a network while training it. The same command goes on."""
+    chosen = training.recipe_of(recipe, settings, batch_size)
+    training.seed_everything(seed, deterministic)
+    with quiet():
+        from keras_resnet.compress import CompressionOptions
+        from keras_resnet.compress import compress as run
+        from keras_resnet.export.timing import Timing
+        from keras_resnet.saving import load_model
+    names: Any = tuple(part.strip() for part in method.split(","))
+    how: Any = pattern
+    options = CompressionOptions(
+        names, sparsity, how, clusters, epochs, settle, rate, tuple(skip or ())
+    )
+    # A program that reads JSON wants nothing else.
+    console.quiet = as_json
+    found = run(
+        load_model(model, compile=False),
+        data,
+        output,
+        options,
+        recipe=chosen,
+        validation_fraction=validation_fraction,
+        seed=seed,
+        timing=Timing() if time else None,
+        checkpoint_every=checkpoint_every,
+    )
+    console.quiet = False
+    if as_json:
+        console.print_json(data=found.to_dict())
+    else:
+        console.print(found.to_table())
+        console.print(f"The network: {output / 'model.keras'}. Artifacts: {output / 'after'}.")

@@ -1,0 +1,72 @@
+"""Which layers of a network become one operator of an int8 artifact."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+from keras_resnet.graph import sources
+
+#: Kinds of layers that pass on activations, or some of them: their output has the range of their
+#: input, and in TFLite it has to.
+PASSING = (
+    *("AveragePooling2D", "Dropout", "Flatten", "GlobalMaxPooling2D", "InputLayer"),
+    *("MaxPooling2D", "Pad", "Permute", "Reshape", "ZeroPadding2D"),
+)
+
+_RELUS = (keras.layers.Activation, keras.layers.ReLU)
+
+
+def activation_name(layer: Any) -> str | None:
+    """The name of a layer's activation; None if it can have none."""
+    if isinstance(layer, keras.layers.ReLU):
+        other = layer.negative_slope or layer.threshold or layer.max_value is not None
+        return "another ReLU" if other else "relu"
+    activation = getattr(layer, "activation", None)
+    if activation is None:
+        return "linear" if hasattr(layer, "activation") else None
+    return getattr(activation, "__name__", str(activation))
+
+
+def fused_groups(model: keras.Model) -> dict[str, tuple[str, ...]]:
+    """The layers that compute something, in groups of which only the last has an output in memory.
+
+    A convolution, its batch normalisation and its ReLU are such a group, and a sum and its ReLU.
+
+    Args:
+        model: a flat functional model.
+
+    Returns:
+        Name of the last layer -> the names of all of its group, in order.
+    """
+    inputs = sources(model)
+    users: dict[str, list[str]] = {}
+    for name, before in inputs.items():
+        for source in before:
+            users.setdefault(source, []).append(name)
+    layers = {layer.name: layer for layer in model.layers}
+
+    def follower(name: str) -> str | None:
+        following = users.get(name, [])
+        if len(following) != 1 or name in model.output_names or following[0] not in layers:
+            return None
+        layer, after = layers[name], layers[following[0]]
+        if isinstance(after, keras.layers.BatchNormalization):
+            is_conv = isinstance(layer, keras.layers.Conv2D)
+            return after.name if is_conv and activation_name(layer) == "linear" else None
+        is_relu = activation_name(after) == "relu" and isinstance(after, _RELUS)
+        return after.name if is_relu and type(layer).__name__ not in PASSING else None
+
+    groups: dict[str, tuple[str, ...]] = {}
+    open_: dict[str, tuple[str, ...]] = {}
+    for name in inputs:
+        if name not in layers or type(layers[name]).__name__ in PASSING:
+            continue
+        group = (*open_.pop(name, ()), name)
+        after = follower(name)
+        if after is None:
+            groups[name] = group
+        else:
+            open_[after] = group
+    return groups

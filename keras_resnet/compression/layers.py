@@ -1,0 +1,336 @@
+"""Layers whose kernels are pruned, clustered or rounded while they train, and observed ranges.
+
+Saved models with them need this package; `strip` gives the plain model back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal, get_args
+
+import keras
+import numpy as np
+from keras import ops
+
+#: Which weights share a step: those of an output channel, or all of a kernel.
+Rounding = Literal["channel", "tensor"]
+
+#: Below it, a step would be no number that float32 can divide by.
+_SMALLEST = 1e-12
+
+_register = keras.saving.register_keras_serializable(package="keras_resnet")
+
+
+@_register
+class ActivationRange(keras.layers.Layer):
+    """Rounds activations to the 256 values that int8 has between two ends, which it observes.
+
+    In training, the ends move towards the smallest and largest activation of every batch; 0 is
+    always between them, and one of the 256 values. Gradients pass within the ends (Jacob et al.
+    2018, arXiv:1712.05877, section 3.1). Not trainable, as after `freeze_ranges`, it keeps its
+    ends. Shape and dtype stay as they are.
+
+    Args:
+        momentum: share of an end that stays at every batch.
+        **keywords: those of `keras.layers.Layer`.
+    """
+
+    def __init__(self, momentum: float = 0.99, **keywords: Any) -> None:
+        if not 0 <= momentum < 1:
+            raise ValueError(f"Expected `momentum` in [0, 1). Received: {momentum}")
+        super().__init__(**keywords)
+        self.momentum = momentum
+        self.measured: tuple[float, float] | None = None
+
+    def build(self, input_shape: Any) -> None:
+        for name, value in (("low", -1.0), ("high", 1.0)):
+            ends = self.add_weight(
+                shape=(),
+                initializer=keras.initializers.Constant(value),
+                trainable=False,
+                dtype="float32",
+                autocast=False,
+                # Replicas see parts of a batch.
+                aggregation="mean",
+                name=name,
+            )
+            setattr(self, name, ends)
+
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        if self.measured is not None:
+            values = np.asarray(ops.convert_to_numpy(inputs), np.float32)
+            low, high = self.measured
+            self.measured = min(low, float(values.min())), max(high, float(values.max()))
+            return inputs
+        low, high = ops.convert_to_tensor(self.low), ops.convert_to_tensor(self.high)
+        if training and self.trainable:
+            values = ops.stop_gradient(ops.cast(inputs, "float32"))
+            low = self._moved(self.low, ops.minimum(ops.min(values), 0.0))
+            high = self._moved(self.high, ops.maximum(ops.max(values), 0.0))
+        return keras.quantizers.fake_quant_with_min_max_vars(
+            inputs, low, ops.maximum(high, low + _SMALLEST)
+        )
+
+    def _moved(self, end: keras.Variable, value: Any) -> Any:
+        moved = end * self.momentum + value * (1 - self.momentum)
+        end.assign(moved)
+        return moved
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        return input_shape
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "momentum": self.momentum}
+
+
+@contextmanager
+def measuring(layers: Iterable[ActivationRange]) -> Iterator[None]:
+    """Meanwhile, ranges let activations through as they are; then they are what they have seen.
+
+    The model has to be called as a function, `model(images)`.
+    """
+    layers = list(layers)
+    for layer in layers:
+        layer.measured = (0.0, 0.0)
+    try:
+        yield
+        for layer in layers:
+            low, high = layer.measured or (0.0, 0.0)
+            layer.low.assign(low)
+            layer.high.assign(high)
+    finally:
+        for layer in layers:
+            layer.measured = None
+
+
+class _Compressed:
+    """What both kinds of layers with kernels have in common.
+
+    A kernel goes through three steps, each of which may be left out: its values become those of a
+    few shared ones, some become zero, all are rounded to int8.
+    """
+
+    # Of the layers that this is mixed into.
+    name: str
+    built: bool
+    kernel: Any
+    _kernel: Any
+    _trainable_variables: list[Any]
+    _non_trainable_variables: list[Any]
+    add_weight: Any
+
+    pruned: bool
+    clusters: int
+    rounding: Rounding | None
+    range: ActivationRange | None
+
+    def _set(
+        self,
+        pruned: bool,
+        clusters: int,
+        rounding: Rounding | None,
+        observed: Mapping[str, Any] | None,
+    ) -> None:
+        if clusters and not 2 <= clusters <= 256:
+            raise ValueError(f"Expected from 2 to 256 `clusters`, or 0. Received: {clusters}")
+        if rounding not in (None, *get_args(Rounding)):
+            raise ValueError(
+                f"Expected `rounding` 'channel', 'tensor' or None. Received: {rounding!r}"
+            )
+        self.pruned, self.clusters, self.rounding = pruned, clusters, rounding
+        self.range = None
+        if observed is not None:
+            self.range = ActivationRange(name="range", dtype="float32", **observed)
+
+    def _add_weights(self) -> None:
+        shape = tuple(self._kernel.shape)
+        if self.pruned:
+            self.mask = self.add_weight(
+                shape=shape, initializer="ones", trainable=False, dtype="uint8", name="mask"
+            )
+        if self.clusters:
+            # What trains are the values that the kernel shares, not the kernel.
+            self._kernel.trainable = False
+            self.centroids = self.add_weight(
+                shape=(self.clusters,), initializer="zeros", name="centroids"
+            )
+            self.assignments = self.add_weight(
+                shape=shape, initializer="zeros", trainable=False, dtype="uint8", name="assignments"
+            )
+
+    @property
+    def trainable(self) -> bool:
+        return keras.layers.Layer.trainable.fget(self)
+
+    @trainable.setter
+    def trainable(self, value: bool) -> None:
+        keras.layers.Layer.trainable.fset(self, value)
+        if self.built and self.clusters:
+            self._kernel.trainable = False
+
+    def save_own_variables(self, store: MutableMapping[str, Any]) -> None:
+        # The methods of Keras' own layers know the kernel and the bias only.
+        for variable in self._own_variables():
+            store[variable.name] = variable
+
+    def load_own_variables(self, store: MutableMapping[str, Any]) -> None:
+        for variable in self._own_variables():
+            variable.assign(store[variable.name])
+
+    def _own_variables(self) -> list[Any]:
+        return [*self._trainable_variables, *self._non_trainable_variables]
+
+    def compressed(self, kernel: Any) -> Any:
+        """What the layer computes with in the place of `kernel`; shape and dtype are the same."""
+        kernel = self._shared_and_pruned(kernel)
+        return kernel if self.rounding is None else _rounded(kernel, self.rounding)
+
+    def _shared_and_pruned(self, kernel: Any) -> Any:
+        if self.clusters:
+            places = ops.cast(self.assignments, "int32")
+            kernel = ops.cast(ops.take(self.centroids, places), kernel.dtype)
+        if self.pruned:
+            kernel = kernel * ops.cast(self.mask, kernel.dtype)
+        return kernel
+
+    def unrounded_kernel(self) -> np.ndarray:
+        """The layer's own kernel, clustered and pruned, but not rounded."""
+        kernel = ops.convert_to_tensor(self._kernel, "float32")
+        return np.asarray(ops.convert_to_numpy(self._shared_and_pruned(kernel)), np.float32)
+
+    def final_kernel(self) -> np.ndarray:
+        """What the layer computes with, as float32 numbers."""
+        kernel = ops.convert_to_tensor(self._kernel, "float32")
+        return np.asarray(ops.convert_to_numpy(self.compressed(kernel)), np.float32)
+
+    def _config(self) -> dict[str, Any]:
+        config = {name: getattr(self, name) for name in ("pruned", "clusters", "rounding")}
+        observed = None
+        if self.range is not None:
+            # Keras writes down neither for layers within layers.
+            observed = {"momentum": self.range.momentum, "trainable": self.range.trainable}
+        return {**config, "observed": observed}
+
+
+def _rounded(kernel: Any, rounding: Rounding) -> Any:
+    """To 255 values, of which 0 is the one in the middle: as TFLite and ONNX have weights."""
+    axes = tuple(range(len(kernel.shape) - 1)) if rounding == "channel" else None
+    # The largest weight is one of the values, so that rounding anew changes nothing.
+    largest = ops.stop_gradient(ops.max(ops.abs(ops.cast(kernel, "float32")), axis=axes))
+    largest = ops.maximum(largest, _SMALLEST)
+    return keras.quantizers.fake_quant_with_min_max_vars(
+        kernel, -largest, largest, narrow_range=True, axis=-1 if rounding == "channel" else None
+    )
+
+
+@_register
+class CompressedConv2D(_Compressed, keras.layers.Conv2D):
+    """A convolution with a compressed kernel.
+
+    Args:
+        pruned: whether there is a `mask`, `(height, width, channels, filters)`, of 1 and 0.
+        clusters: how many values the weights share, `centroids`; `assignments` has their numbers.
+            0: weights have values of their own.
+        rounding: whether weights are rounded to int8, and which share a step.
+        observed: options of the `ActivationRange` that rounds what comes before the activation;
+            None: there is none.
+        **keywords: those of `keras.layers.Conv2D`.
+    """
+
+    def __init__(
+        self,
+        *arguments: Any,
+        pruned: bool = False,
+        clusters: int = 0,
+        rounding: Rounding | None = None,
+        observed: Mapping[str, Any] | None = None,
+        **keywords: Any,
+    ) -> None:
+        super().__init__(*arguments, **keywords)
+        self._set(pruned, clusters, rounding, observed)
+
+    def build(self, input_shape: Any) -> None:
+        super().build(input_shape)
+        self._add_weights()
+        if self.range is not None:
+            self.range.build(self.compute_output_shape(input_shape))
+
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        outputs = self.convolution_op(inputs, self.compressed(self.kernel))
+        if self.use_bias:
+            outputs = outputs + ops.cast(self.bias, outputs.dtype)
+        if self.range is not None:
+            outputs = self.range(outputs, training=training)
+        return outputs if self.activation is None else self.activation(outputs)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), **self._config()}
+
+
+@_register
+class CompressedDense(_Compressed, keras.layers.Dense):
+    """A dense layer with a compressed kernel.
+
+    Args:
+        pruned: as for `CompressedConv2D`; the mask is `(inputs, units)`.
+        clusters: as there.
+        rounding: as there.
+        observed: as there.
+        **keywords: those of `keras.layers.Dense`.
+    """
+
+    def __init__(
+        self,
+        *arguments: Any,
+        pruned: bool = False,
+        clusters: int = 0,
+        rounding: Rounding | None = None,
+        observed: Mapping[str, Any] | None = None,
+        **keywords: Any,
+    ) -> None:
+        super().__init__(*arguments, **keywords)
+        self._set(pruned, clusters, rounding, observed)
+
+    def build(self, input_shape: Any) -> None:
+        super().build(input_shape)
+        self._add_weights()
+        if self.range is not None:
+            self.range.build(self.compute_output_shape(input_shape))
+
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        outputs = ops.matmul(inputs, self.compressed(self.kernel))
+        if self.use_bias:
+            outputs = outputs + ops.cast(self.bias, outputs.dtype)
+        if self.range is not None:
+            outputs = self.range(outputs, training=training)
+        return outputs if self.activation is None else self.activation(outputs)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), **self._config()}
+
+
+#: Plain layer -> compressed one.
+KINDS: dict[type, type] = {
+    keras.layers.Conv2D: CompressedConv2D,
+    keras.layers.Dense: CompressedDense,
+}
+
+
+def compressed_layers(model: keras.Model) -> Sequence[Any]:
+    """The layers of a model whose kernels are compressed, in the order of the network."""
+    return [layer for layer in model.layers if isinstance(layer, _Compressed)]
+
+
+def ranges(model: keras.Model) -> dict[str, ActivationRange]:
+    """The observed ranges of a model by the names of the layers whose activations they are of."""
+    found: dict[str, ActivationRange] = {}
+    for layer in model.layers:
+        if isinstance(layer, ActivationRange):
+            found[layer.name.removesuffix(RANGE_SUFFIX)] = layer
+        elif isinstance(layer, _Compressed) and layer.range is not None:
+            found[layer.name] = layer.range
+    return found
+
+
+RANGE_SUFFIX = "_range"

@@ -1,0 +1,176 @@
+"""Pruning: weights of small magnitude become zero and stay zero."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal, get_args
+
+import keras
+import numpy as np
+
+from keras_resnet.compression.layers import compressed_layers
+from keras_resnet.compression.rebuild import check_flat, kernels, with_options
+
+#: Which weights are pruned together: each by itself; 2 of every 4 input channels; or 4 neighbouring
+#: output channels at a time.
+Pattern = Literal["unstructured", "2:4", "block"]
+
+#: Output channels that a block prunes together, as XNNPACK's sparse kernels take them.
+BLOCK = 4
+
+
+def prune(
+    model: keras.Model,
+    sparsity: float = 0.8,
+    *,
+    pattern: Pattern = "unstructured",
+    skip: Sequence[str] | None = None,
+) -> keras.Model:
+    """Makes a network with the share `sparsity` of every kernel at zero, the smallest weights.
+
+    Training leaves the zeros where they are. To prune while training, start with a `sparsity` of 0
+    and pass `GradualPruning` to `train`. In the end, `export` or `strip` the network.
+
+    Args:
+        model: a flat network with trained weights, plain or clustered; it stays as it is.
+        sparsity: share of zeros in [0, 1); counts for nothing with `"2:4"`, which is one half.
+        pattern: which weights are pruned together.
+        skip: names of layers that stay dense; None: the first convolution, which has few weights
+            that matter much (Gale et al. 2019, arXiv:1902.09574, section 5). Layers that a
+            pattern does not fit, as their channels are no multiple of 4, stay dense, too.
+
+    Raises:
+        ValueError: an impossible sparsity or pattern, or `skip` names no layer with a kernel.
+    """
+    check_flat(model)
+    _check(sparsity, pattern)
+    candidates = kernels(model)
+    names = [layer.name for layer in candidates]
+    skip = names[:1] if skip is None else skip
+    if unknown := sorted(set(skip) - set(names)):
+        raise ValueError(
+            f"Expected `skip` to name layers with kernels. Received: {', '.join(unknown)}"
+        )
+    chosen = [x.name for x in candidates if x.name not in skip and _fits(x, pattern)]
+    result = with_options(model, {name: {"pruned": True} for name in chosen})
+    _set_masks(result, sparsity, pattern)
+    return result
+
+
+class GradualPruning(keras.callbacks.Callback):
+    """Prunes a network from `prune` more and more while it trains (Zhu and Gupta 2017).
+
+    The share of zeros after step `t` is `sparsity * (1 - (1 - (t - begin) / (end - begin)) ** 3)`
+    (arXiv:1710.01878, section 3). What is pruned stays so. It depends on the step and the weights
+    alone, so that resumed training ends with the same zeros.
+
+    Args:
+        sparsity: share of zeros in every pruned kernel in the end, in [0, 1).
+        end: optimizer step at which it is reached.
+        begin: step at which pruning begins.
+        every: steps between two times that weights are pruned.
+        pattern: as for `prune`; not `"2:4"`, whose share is always the same.
+
+    Raises:
+        ValueError: impossible numbers.
+    """
+
+    def __init__(
+        self,
+        sparsity: float,
+        end: int,
+        *,
+        begin: int = 0,
+        every: int = 10,
+        pattern: Pattern = "unstructured",
+    ) -> None:
+        super().__init__()
+        _check(sparsity, pattern)
+        if not 0 <= begin < end or every < 1 or pattern == "2:4":
+            raise ValueError(
+                "Expected 0 <= `begin` < `end`, `every` of at least 1, and `pattern` "
+                "'unstructured' or 'block'. Received: "
+                f"begin={begin}, end={end}, every={every}, pattern={pattern!r}"
+            )
+        self.sparsity, self.begin, self.end = sparsity, begin, end
+        self.every, self.pattern = every, pattern
+
+    def at(self, step: int) -> float:
+        """The share of zeros after an optimizer step."""
+        done = min(1.0, max(0.0, (step - self.begin) / (self.end - self.begin)))
+        return self.sparsity * (1 - (1 - done) ** 3)
+
+    def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
+        if not any(layer.pruned for layer in compressed_layers(self.model)):
+            raise ValueError("Expected a network from `prune`. Received: one without masks")
+
+    def on_train_batch_begin(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
+        # Again, as the run may have been interrupted between the end of a step and here.
+        self._prune()
+
+    def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
+        self._prune()
+
+    def _prune(self) -> None:
+        step = int(self.model.optimizer.iterations)
+        # Keras calls back once for so many steps.
+        at_once = getattr(self.model, "steps_per_execution", 1)
+        due = step % self.every < at_once or 0 <= step - self.end < at_once
+        if due and step < self.end + at_once and self.at(step) > 0:
+            _set_masks(self.model, self.at(step), self.pattern)
+
+
+def sparsity_of(model: keras.Model) -> dict[str, float]:
+    """The share of zeros in the kernel of every layer that has one, in the order of the network."""
+    return {layer.name: float(np.mean(_kernel(layer) == 0)) for layer in kernels(model)}
+
+
+def _kernel(layer: Any) -> np.ndarray:
+    if hasattr(layer, "final_kernel"):
+        return np.asarray(layer.final_kernel())
+    return np.asarray(keras.ops.convert_to_numpy(layer.kernel))
+
+
+def _check(sparsity: float, pattern: str) -> None:
+    if not 0 <= sparsity < 1:
+        raise ValueError(f"Expected `sparsity` in [0, 1). Received: {sparsity}")
+    if pattern not in get_args(Pattern):
+        known = ", ".join(get_args(Pattern))
+        raise ValueError(f"Expected `pattern` to be one of {known}. Received: {pattern!r}")
+
+
+def _fits(layer: Any, pattern: Pattern) -> bool:
+    *_, inputs, outputs = layer.kernel.shape
+    return not {"unstructured": 0, "2:4": inputs % 4, "block": outputs % BLOCK}[pattern]
+
+
+def _set_masks(model: keras.Model, sparsity: float, pattern: Pattern) -> None:
+    for layer, kernel in _pruned(model):
+        layer.mask.assign(_mask(kernel, sparsity, pattern).astype(np.uint8))
+
+
+def _pruned(model: keras.Model) -> Iterator[tuple[Any, np.ndarray]]:
+    """Layers with masks, and their kernels before rounding."""
+    for layer in compressed_layers(model):
+        if layer.pruned:
+            yield layer, layer.unrounded_kernel()
+
+
+def _mask(kernel: np.ndarray, sparsity: float, pattern: Pattern) -> np.ndarray:
+    """Where weights stay: not the smallest ones, and none that are zero already."""
+    sizes = np.abs(kernel)
+    if pattern == "2:4":
+        shape = (*kernel.shape[:-2], kernel.shape[-2] // 4, 4, kernel.shape[-1])
+        groups = sizes.reshape(shape)
+        # The place of each among its four, the largest first; equal ones in their order.
+        places = np.argsort(np.argsort(-groups, axis=-2, kind="stable"), axis=-2, kind="stable")
+        return np.asarray((places < 2).reshape(kernel.shape) & (sizes > 0))
+    blocks = sizes
+    if pattern == "block":
+        blocks = sizes.reshape(*kernel.shape[:-1], -1, BLOCK).sum(-1)
+    kept = np.ones(blocks.size, bool)
+    kept[np.argsort(blocks, axis=None, kind="stable")[: round(sparsity * blocks.size)]] = False
+    kept = kept.reshape(blocks.shape)
+    if pattern == "block":
+        kept = np.repeat(kept, BLOCK, axis=-1)
+    return np.asarray(kept & (sizes > 0))

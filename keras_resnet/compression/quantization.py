@@ -1,0 +1,128 @@
+"""Quantization-aware training: a network that computes as its int8 artifacts will."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_resnet.compression.fusion import PASSING, activation_name, fused_groups
+from keras_resnet.compression.layers import measuring, ranges
+from keras_resnet.compression.rebuild import check_flat, kernels, with_options
+
+#: What has a range of its own.
+_COMPUTING = (
+    *("Activation", "Add", "BatchNormalization", "CompressedConv2D", "CompressedDense"),
+    *("Concatenate", "Conv2D", "Dense", "GlobalAveragePooling2D", "Multiply", "Normalization"),
+    *("ReLU", "Rescaling"),
+)
+
+_BATCH_SIZE = 8
+
+
+def quantize_aware(
+    model: keras.Model, images: np.ndarray, *, skip: Sequence[str] = (), momentum: float = 0.99
+) -> keras.Model:
+    """Makes a network that learns to be right in int8 (Jacob et al. 2018, arXiv:1712.05877).
+
+    Kernels are rounded per output channel, which is the same before and after batch normalisation
+    is folded into them; activations are rounded where TFLite and ONNX Runtime round them, between
+    ends that are those on `images` at first and follow the training images. Train it as any other
+    network, at a small learning rate, and end with `freeze_ranges`; then export it, or `strip` it.
+
+    Args:
+        model: a flat network with trained weights, plain, pruned or clustered; it stays as it is.
+        images: to start the ranges from, `(n, height, width, channels)`, RGB in [0, 255]; some
+            dozens, as at evaluation.
+        skip: names of layers that are neither rounded nor have their outputs rounded; keep the same
+            ones in float at export.
+        momentum: of the ranges, see `ActivationRange`.
+
+    Returns:
+        The network: same layers by the same names, and ranges between them.
+
+    Raises:
+        ValueError: a layer has no int8 form, `skip` names none, or the images do not fit.
+    """
+    check_flat(model)
+    _check_layers(model, skip)
+    places = _places(model, skip)
+    options: dict[str, dict[str, Any]] = {}
+    for layer in kernels(model):
+        if layer.name not in skip:
+            shared = getattr(layer, "clusters", 0)
+            # A step for each channel would make other integers of the same values.
+            rounding = "tensor" if shared else "channel"
+            observed = {"momentum": momentum} if _squashes(layer, model) else None
+            options[layer.name] = {"rounding": rounding, "observed": observed}
+    behind = [name for name in places if not options.get(name, {}).get("observed")]
+    result = with_options(model, options, {name: {"momentum": momentum} for name in behind})
+    _start(result, np.asarray(images))
+    return result
+
+
+def freeze_ranges(model: keras.Model, *, bn: bool = True) -> keras.Model:
+    """Ends the observation of ranges and, unless told otherwise, batch normalisation; in place.
+
+    The last part of training is at the very numbers that the artifacts have (Krishnamoorthi 2018,
+    arXiv:1806.08342, section 3.2.1).
+
+    Raises:
+        ValueError: the model has no ranges.
+    """
+    found = ranges(model)
+    if not found:
+        raise ValueError("Expected a network from `quantize_aware`. Received: one without ranges")
+    for layer in found.values():
+        layer.trainable = False
+    for layer in model.layers if bn else ():
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.trainable = False
+    return model
+
+
+def _check_layers(model: keras.Model, skip: Sequence[str]) -> None:
+    if ranges(model):
+        raise ValueError("Expected a network without ranges. Received: one from `quantize_aware`")
+    if unknown := sorted(set(skip) - {layer.name for layer in model.layers}):
+        raise ValueError(f"Expected `skip` to name layers. Received: {', '.join(unknown)}")
+    kinds = (*PASSING, *_COMPUTING)
+    strange = [x for x in model.layers if type(x).__name__ not in kinds and x.name not in skip]
+    wrong = [
+        x for x in model.layers if activation_name(x) not in _ACTIVATIONS and x.name not in skip
+    ]
+    if strange or wrong:
+        what = [f"{x.name} ({type(x).__name__})" for x in strange]
+        what += [f"{x.name} ({activation_name(x)})" for x in wrong]
+        raise ValueError(
+            "Expected a network of layers with an int8 form: convolutions, dense layers, batch "
+            "normalisation, pooling, sums and products, ReLU, sigmoid and softmax. Received: "
+            f"{', '.join(dict.fromkeys(what))}. Name these in `skip` to leave them in float"
+        )
+
+
+_ACTIVATIONS = (None, "linear", "relu", "sigmoid", "softmax")
+
+
+def _squashes(layer: keras.layers.Layer, model: keras.Model) -> bool:
+    """Whether the range is that before the layer's activation: that behind it is known, or last."""
+    return activation_name(layer) in ("sigmoid", "softmax") or layer.name in model.output_names
+
+
+def _places(model: keras.Model, skip: Sequence[str]) -> list[str]:
+    """The layers whose outputs are tensors of an int8 artifact."""
+    # An operator is left out as a whole.
+    return [name for name, group in fused_groups(model).items() if not set(group) & set(skip)]
+
+
+def _start(result: keras.Model, images: np.ndarray) -> None:
+    """Sets the ranges to those of the activations before any is rounded."""
+    shape = (None, *result.input_shape[1:])
+    known = zip(shape, images.shape, strict=False)
+    if images.ndim != 4 or not len(images) or any(a not in (None, b) for a, b in known):
+        raise ValueError(f"Expected images of shape {shape}. Received: {images.shape}")
+    with measuring(ranges(result).values()):
+        for start in range(0, len(images), _BATCH_SIZE):
+            result(images[start : start + _BATCH_SIZE].astype(np.float32), training=False)

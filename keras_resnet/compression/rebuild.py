@@ -1,0 +1,136 @@
+"""From plain networks to those with compressed layers, and back."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import keras
+
+from keras_resnet.compression.layers import (
+    KINDS,
+    RANGE_SUFFIX,
+    ActivationRange,
+    compressed_layers,
+    ranges,
+)
+from keras_resnet.graph import allow_depth
+from keras_resnet.model_info import LearnedRanges, get_info, hash_weights, set_info
+
+_OPTIONS = ("pruned", "clusters", "rounding", "observed")
+
+
+def check_flat(model: keras.Model) -> None:
+    """Refuses what is no functional model, or has a model inside.
+
+    Raises:
+        ValueError: it is so.
+    """
+    nested = [x.name for x in getattr(model, "layers", ()) if isinstance(x, keras.Model)]
+    if not isinstance(model, keras.Model) or not hasattr(model, "operations") or nested:
+        inside = f" with the model {nested[0]!r} inside" if nested else ""
+        raise ValueError(
+            "Expected a flat functional model, such as `keras_resnet.build` makes. Received: "
+            f"{getattr(model, 'name', model)!r} ({type(model).__name__}){inside}"
+        )
+
+
+def kernels(model: keras.Model) -> list[keras.layers.Layer]:
+    """The layers of a flat model that have a kernel that can be compressed."""
+    return [layer for layer in model.layers if type(layer) in (*KINDS, *KINDS.values())]
+
+
+def with_options(
+    model: keras.Model,
+    options: Mapping[str, Mapping[str, Any]],
+    observed: Mapping[str, Any] | None = None,
+) -> keras.Model:
+    """A copy of a flat model with some layers compressed, weights and what is known included.
+
+    Args:
+        model: a plain model, or one with compressed layers already, whose options stay.
+        options: layer -> options of `CompressedConv2D` or `CompressedDense` that change.
+        observed: layers that get an `ActivationRange` behind them -> its options.
+    """
+
+    observed = observed or {}
+
+    def copied(layer: keras.Layer) -> keras.Layer:
+        config, kind = layer.get_config(), type(layer)
+        if layer.name in options:
+            kind = KINDS.get(kind, kind)
+            config = {**config, **options[layer.name]}
+        return kind.from_config(config)
+
+    def call(layer: Any, *arguments: Any, **keywords: Any) -> Any:
+        outputs = layer(*arguments, **keywords)
+        if layer.name in observed:
+            name = f"{layer.name}{RANGE_SUFFIX}"
+            outputs = ActivationRange(name=name, dtype="float32", **observed[layer.name])(outputs)
+        return outputs
+
+    return _copy(model, copied, call)
+
+
+def strip(model: keras.Model) -> keras.Model:
+    """Makes the plain Keras model that a compressed one stands for.
+
+    Kernels are pruned, clustered and rounded for good. Ranges of activations go into what the model
+    knows about itself, and from there into its int8 artifacts, for as long as its weights stay.
+
+    Args:
+        model: from `quantize_aware`, `prune` or `cluster`; it stays as it is. Of a plain one, a
+            copy is made.
+
+    Raises:
+        ValueError: the model is not a flat functional one.
+    """
+    check_flat(model)
+    back: dict[Any, Any] = {new: old for old, new in KINDS.items()}
+
+    def copied(layer: keras.Layer) -> keras.Layer:
+        config, kind = layer.get_config(), back.get(type(layer), type(layer))
+        if kind is not type(layer):
+            config = {key: value for key, value in config.items() if key not in _OPTIONS}
+        return kind.from_config(config)
+
+    def call(layer: Any, *arguments: Any, **keywords: Any) -> Any:
+        if isinstance(layer, ActivationRange):
+            return arguments[0]
+        return layer(*arguments, **keywords)
+
+    result = _copy(model, copied, call)
+    for layer in compressed_layers(model):
+        result.get_layer(layer.name).kernel.assign(layer.final_kernel())
+    clusters = {layer.name: layer.clusters for layer in compressed_layers(model) if layer.clusters}
+    if clusters:
+        # Zeros of pruning are one more.
+        clusters |= {
+            layer.name: layer.clusters + 1
+            for layer in compressed_layers(model)
+            if layer.clusters and layer.pruned
+        }
+        set_info(result, dataclasses.replace(get_info(result), clusters=clusters))
+    if found := ranges(model):
+        values = {name: (float(range_.low), float(range_.high)) for name, range_ in found.items()}
+        known = LearnedRanges(values, hash_weights(result))
+        set_info(result, dataclasses.replace(get_info(result), ranges=known))
+    return result
+
+
+def _copy(
+    model: keras.Model, copied: Callable[[Any], Any], call: Callable[..., Any]
+) -> keras.Model:
+    allow_depth(len(model.layers))
+    copy = keras.models.clone_model(model, clone_function=copied, call_function=call)
+    # By name: layers and variables are not the same in both.
+    before = {layer.name: layer for layer in model.layers}
+    for layer in copy.layers:
+        if layer.name in before:
+            known = {weight.path.partition("/")[2]: weight for weight in before[layer.name].weights}
+            for weight in layer.weights:
+                if (path := weight.path.partition("/")[2]) in known:
+                    weight.assign(known[path])
+    set_info(copy, get_info(model))
+    return copy

@@ -1,0 +1,184 @@
+"""Compression as a whole: trained, stripped, exported, in Python and by the command."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+
+from keras_resnet import ResNetConfig, build
+from keras_resnet.compress import CompressionOptions, CompressionReport, compress
+from keras_resnet.compression import sparsity_of
+from keras_resnet.export import load_runner
+from keras_resnet.export.tflite.inspect import float_operators, kernels
+from keras_resnet.training import find_recipe, override, train
+
+from .conftest import Command
+
+COLOURS = {"blue": (40, 40, 200), "green": (40, 200, 40), "red": (200, 40, 40)}
+RECIPE = override(find_recipe("quick-digits"), {"batch_size": 16, "augmentation.crop": "none"})
+SETTINGS = ("--batch-size", "16", "--recipe", "quick-digits", "--set", "augmentation.crop=none")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Forty noisy pictures of each of three colours, `folder:…`."""
+    folder, random = tmp_path_factory.mktemp("data") / "colours", np.random.default_rng(0)
+    for name, colour in COLOURS.items():
+        (folder / name).mkdir(parents=True)
+        for number in range(40):
+            noise = random.normal(0, 60, (4, 4, 3)).repeat(4, axis=0).repeat(4, axis=1)
+            pixels = np.clip(noise + colour, 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{number}.png")
+    return f"folder:{folder}"
+
+
+@pytest.fixture(scope="module")
+def trained(data: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small network that knows the colours, as a `.keras` file."""
+    keras.utils.set_random_seed(0)
+    config = ResNetConfig("basic", (1, 1), (8, 16), stem="cifar", shortcut="A")
+    model = build(config, input_shape=(16, 16, 3), classes=3)
+    assert train(model, data, RECIPE, epochs=4).best >= 0.9
+    path = tmp_path_factory.mktemp("trained") / "model.keras"
+    model.save(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def all_three(
+    data: str, trained: Path, tmp_path_factory: pytest.TempPathFactory
+) -> CompressionReport:
+    model = keras.saving.load_model(trained)
+    options = CompressionOptions(
+        ("prune", "cluster", "qat"), sparsity=0.5, clusters=8, epochs=1, settle=0.5
+    )
+    folder = tmp_path_factory.mktemp("all") / "out"
+    return compress(model, data, folder, options, recipe=RECIPE, timing=None)
+
+
+def test_the_files_have_what_the_table_says(all_three: CompressionReport) -> None:
+    rows = {row.what: row for row in all_three.rows}
+    assert list(rows) == [
+        *("before: tflite-int8", "before: tflite-float32"),
+        *("after: tflite-int8", "after: onnx-int8"),
+    ]
+    assert all(row.accuracy is not None and row.accuracy >= 0.9 for row in all_three.rows)
+    path = all_three.folder / "after" / "model-int8.tflite"
+    first, *others = kernels(path)
+    assert float_operators(path) == ()
+    # The first convolution stays dense; a sum of zeros may be one weight off the share.
+    assert first.zeros < 0.3 * first.weights
+    for kernel in others:
+        assert kernel.zeros >= 0.49 * kernel.weights, kernel
+        assert kernel.distinct <= 8, kernel
+    after, before = rows["after: tflite-int8"], rows["before: tflite-int8"]
+    assert after.packed < before.packed
+    assert after.size == path.stat().st_size
+    assert after.distinct == max(kernel.distinct for kernel in (first, *others))
+    saved = json.loads((all_three.folder / "compression.json").read_text())
+    assert saved == json.loads(json.dumps(all_three.to_dict()))
+
+
+def test_the_network_is_a_plain_one_again(all_three: CompressionReport, data: str) -> None:
+    model = keras.saving.load_model(all_three.folder / "model.keras")
+    assert {type(layer).__module__.split(".")[0] for layer in model.layers} == {"keras"}
+    assert list(sparsity_of(model).values())[1] >= 0.49
+    pictures = sorted(Path(data.removeprefix("folder:")).glob("*/*.png"))[::3]
+    images = np.stack([np.asarray(Image.open(path)) for path in pictures])
+    expected = model.predict(images.astype("float32"), verbose=0)
+    found = load_runner(all_three.folder / "after" / "model-int8.tflite").predict(images)
+    assert np.mean(found.argmax(-1) == expected.argmax(-1)) >= 0.95
+
+
+def test_a_finished_compression_is_not_trained_again(
+    all_three: CompressionReport, data: str, trained: Path
+) -> None:
+    stages = sorted(all_three.folder.glob("*-*/checkpoints"))
+    assert [path.parent.name for path in stages] == ["1-prune", "2-cluster", "3-qat", "4-settle"]
+    times = [path.stat().st_mtime_ns for path in stages]
+    weights = keras.saving.load_model(all_three.folder / "model.keras").get_weights()
+    model = keras.saving.load_model(trained)
+    compress(model, data, all_three.folder, all_three.options, recipe=RECIPE, timing=None)
+    assert [path.stat().st_mtime_ns for path in stages] == times
+    again = keras.saving.load_model(all_three.folder / "model.keras").get_weights()
+    for one, other in zip(weights, again, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_by_the_command(
+    data: str, trained: Path, command_in_process: Command, tmp_path: Path
+) -> None:
+    done = command_in_process(
+        *("compress", str(trained), "--data", data, "--output", str(tmp_path / "out")),
+        *("--method", "prune", "--pattern", "2:4", "--epochs", "0.5", "--no-time", "--json"),
+        *("--no-deterministic", *SETTINGS),
+    )
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report["options"]["methods"] == ["prune"]
+    assert [row["what"] for row in report["rows"]] == [
+        *("before: tflite-int8", "before: tflite-float32"),
+        *("after: tflite-int8", "after: tflite-float32"),
+    ]
+    # All but the three channels of the first convolution, and the weights of the head.
+    assert 0.4 < report["rows"][3]["zeros"] <= 0.5
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--method", "qat,prune"], "Expected `methods` among prune, cluster, qat, in this order"),
+        (["--method", "shrink"], "Received: shrink"),
+        (["--pattern", "3:4", "--method", "prune"], "Expected `pattern` to be one of"),
+        (["--epochs", "0"], "Expected `epochs` above 0. Received: 0"),
+    ],
+)
+def test_impossible_options_are_refused(
+    options: list[str],
+    message: str,
+    data: str,
+    trained: Path,
+    command_in_process: Command,
+    tmp_path: Path,
+) -> None:
+    out = tmp_path / "out"
+    arguments = ["--data", data, "--output", str(out), "--no-deterministic", *options]
+    done = command_in_process("compress", str(trained), *arguments)
+    assert done.returncode == 2
+    assert message in " ".join(done.stderr.split())
+    assert not out.exists()
+
+
+@pytest.mark.slow
+def test_killed_in_quantization_aware_training_it_ends_with_the_same_bits(
+    data: str, trained: Path, command: str, tmp_path: Path
+) -> None:
+    arguments = (
+        *("compress", str(trained), "--data", data, "--method", "qat", "--epochs", "4"),
+        *("--checkpoint-every", "2", "--no-time", *SETTINGS, "--output"),
+    )
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    subprocess.run([command, *arguments, str(whole)], check=True, capture_output=True)
+    process = subprocess.Popen([command, *arguments, str(parts)], stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while len(list(parts.glob("1-qat/checkpoints/step-*"))) < 3 and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert not (parts / "model.keras").exists()
+    subprocess.run([command, *arguments, str(parts)], check=True, capture_output=True)
+    models = [keras.saving.load_model(folder / "model.keras") for folder in (whole, parts)]
+    for one, other in zip(*(model.get_weights() for model in models), strict=True):
+        np.testing.assert_array_equal(one, other)
+    sizes = [(folder / "after/model-int8.tflite").read_bytes() for folder in (whole, parts)]
+    assert sizes[0] == sizes[1]
