@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import gzip
 import json
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import keras
 import numpy as np
-from rich.table import Table
 
 from keras_resnet import terminal
 from keras_resnet.compression import (
@@ -24,19 +21,24 @@ from keras_resnet.compression import (
     quantize_aware,
     strip,
 )
-from keras_resnet.compression.pruning import Pattern
+from keras_resnet.compression.rebuild import kernels
+from keras_resnet.compression_report import (
+    CompressionError,
+    CompressionOptions,
+    CompressionReport,
+    CompressionRow,
+    row_of,
+)
 from keras_resnet.data import DataConfig, load_data
-from keras_resnet.export import export
+from keras_resnet.export import export, load_runner
 from keras_resnet.export.calibration import image_sets
-from keras_resnet.export.report import ArtifactReport
 from keras_resnet.export.signature import ExportOptions
-from keras_resnet.export.tflite.inspect import kernels
 from keras_resnet.export.timing import Timing
 from keras_resnet.files import partial_directory, publish
-from keras_resnet.model_info import get_info
-from keras_resnet.training import Recipe, find_recipe, override, train
-
-Method = Literal["prune", "cluster", "qat"]
+from keras_resnet.model_info import get_info, hash_weights
+from keras_resnet.training import Recipe, ResumeError, find_recipe, override, train
+from keras_resnet.training.run_folder import RunFolder
+from keras_resnet.training.run_state import fingerprint_difference
 
 #: Share of its training after which a network has all the zeros that it is to have.
 _PRUNED_AT = 0.6
@@ -48,102 +50,6 @@ _TIMING = Timing()
 
 MODEL_FILE = "model.keras"
 REPORT_FILE = "compression.json"
-
-
-@dataclass(frozen=True)
-class CompressionOptions:
-    """How a network is compressed.
-
-    Attributes:
-        methods: `"prune"`, `"cluster"` and `"qat"` (quantization-aware training), or some of them;
-            they are applied in this order, each keeping what those before have reached.
-        sparsity: share of zeros, reached step by step.
-        pattern: which weights are pruned together, see `prune`.
-        clusters: different weights of a layer, see `cluster`.
-        epochs: of training, for each method.
-        settle: of training after `"qat"`, with ranges and batch normalisation fixed.
-        rate: what the recipe's learning rate is multiplied by.
-        skip: names of layers that are left alone; with `"qat"`, they stay in float.
-
-    Raises:
-        ValueError: a field has another value than these.
-    """
-
-    methods: tuple[Method, ...] = ("qat",)
-    sparsity: float = 0.8
-    pattern: Pattern = "unstructured"
-    clusters: int = 16
-    epochs: float = 3.0
-    settle: float = 1.0
-    rate: float = 0.1
-    skip: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        order = [method for method in get_args(Method) if method in self.methods]
-        if list(self.methods) != order or not order:
-            raise ValueError(
-                f"Expected `methods` among {', '.join(get_args(Method))}, in this order. Received: "
-                f"{', '.join(map(str, self.methods)) or 'none'}"
-            )
-        for name in ("epochs", "settle", "rate"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"Expected `{name}` above 0. Received: {getattr(self, name)}")
-
-
-@dataclass(frozen=True)
-class CompressionRow:
-    """An artifact before or after.
-
-    Attributes:
-        what: `"before"` or `"after"`, and the target.
-        file: the artifact, below the folder.
-        accuracy: on the verification images, as a share.
-        size: bytes.
-        packed: bytes after `gzip -9`.
-        latency_ms: median of one image, on all cores; None: not measured.
-        zeros: share of zeros among all weights of convolutions and dense layers; None: not known of
-            this format.
-        distinct: most different weights of a layer, of a channel in float; None: likewise.
-    """
-
-    what: str
-    file: str
-    accuracy: float | None
-    size: int
-    packed: int
-    latency_ms: float | None
-    zeros: float | None
-    distinct: int | None
-
-
-@dataclass(frozen=True)
-class CompressionReport:
-    """What compression came to; `folder` has the network as `model.keras`."""
-
-    rows: tuple[CompressionRow, ...]
-    options: CompressionOptions
-    folder: Path
-
-    def to_dict(self) -> dict[str, Any]:
-        """As plain data for JSON."""
-        rows = [dataclasses.asdict(row) for row in self.rows]
-        return {"rows": rows, "options": dataclasses.asdict(self.options)}
-
-    def to_table(self) -> Table:
-        """For a terminal."""
-        columns = ("artifact", "accuracy", "size", "gzip", "latency", "zeros", "distinct")
-        table = terminal.table(columns)
-        for row in self.rows:
-            table.add_row(
-                row.what,
-                "–" if row.accuracy is None else f"{row.accuracy:.2%}",
-                f"{row.size / 1e6:.2f} MB",
-                f"{row.packed / 1e6:.2f} MB",
-                "–" if row.latency_ms is None else f"{row.latency_ms:.2f} ms",
-                "–" if row.zeros is None else f"{row.zeros:.1%}",
-                "–" if row.distinct is None else str(row.distinct),
-            )
-        return table
 
 
 def compress(
@@ -178,25 +84,31 @@ def compress(
         seed: of data order, augmentation, clusters and the choice of images.
         timing: as for `export`; None: not at all.
         report: is told what happens, in sentences.
-        **keywords: those of `train`, such as `checkpoint_every`.
+        **keywords: those of `train`, such as `checkpoint_every`, but for `epochs`, `resume` and
+            `callbacks`.
 
     Raises:
         ValueError: network, data and options do not go together.
-        ExportError: an artifact disagrees with the network.
+        CompressionError: an artifact disagrees with the trained network; all files are there.
         ResumeError: `out_dir` holds another compression.
     """
     options, out_dir = options or CompressionOptions(), Path(out_dir)
     recipe = find_recipe(recipe) if isinstance(recipe, str) else recipe
-    recipe = override(
-        recipe, {"optimizer.learning_rate": recipe.optimizer.learning_rate * options.rate}
-    )
+    rate = recipe.optimizer.learning_rate * options.rate
+    # With a stage that ends early, its zeros or ranges would not be what they are to be.
+    recipe = override(recipe, {"optimizer.learning_rate": rate, "patience": None})
     calibration, held_out = image_sets(model.input_shape, get_info(model), data, None, None, seed)
     assert calibration is not None
+    # What cannot be is refused before anything trains.
+    _trained(model, calibration.images, options, None, seed)
+    _claim(out_dir, model, data, options, seed)
     config = DataConfig(
         data, size=model.input_shape[1] or 224, validation_fraction=validation_fraction
     )
     stages = _Stages(load_data(config), recipe, out_dir, seed, report, keywords)
-    result = strip(_trained(model, calibration.images, options, stages, seed))
+    network = _trained(model, calibration.images, options, stages, seed)
+    classes = network.predict(held_out.images, verbose=0).argmax(-1)
+    result = strip(network)
     with partial_directory(out_dir) as staging:
         result.save(staging / MODEL_FILE)
         publish({staging / MODEL_FILE: out_dir / MODEL_FILE})
@@ -213,43 +125,98 @@ def compress(
             images=held_out.images,
             labels=held_out.labels,
             options=ExportOptions(keep_float=options.skip if quantized and after else ()),
-            # What int8 costs without training is for the table to show.
-            allow_disagreement=not (quantized and after),
+            # What int8 costs is for the table to show; and after stripping, activations are no
+            # longer rounded, so that it is the trained network which artifacts have to agree with.
+            allow_disagreement=True,
             timing=timing,
             seed=seed,
             overwrite=True,
         )
-        rows += [_row(name, each, out_dir) for each in found.artifacts if each.file_name]
+        for each in found.artifacts[1:]:
+            agreement = None
+            if after and (not quantized or "int8" in each.target):
+                path = out_dir / name / str(each.file_name)
+                answers = load_runner(path).predict(held_out.images).argmax(-1)
+                agreement = float(np.mean(answers == classes))
+            rows.append(row_of(name, each, out_dir, agreement))
     outcome = CompressionReport(tuple(rows), options, out_dir)
     with partial_directory(out_dir) as staging:
         text = json.dumps(outcome.to_dict(), indent=1)
         (staging / REPORT_FILE).write_text(f"{text}\n", "utf-8")
         publish({staging / REPORT_FILE: out_dir / REPORT_FILE})
+    _check_agreement(outcome, len(held_out.images))
     return outcome
+
+
+def _claim(
+    out_dir: Path, model: keras.Model, data: str, options: CompressionOptions, seed: int
+) -> None:
+    """Notes in the folder what is compressed there and how, and refuses to do another thing."""
+    folder = RunFolder(out_dir)
+    wanted = json.loads(
+        json.dumps(
+            {
+                "network": model.name,
+                "weights": hash_weights(model),
+                "data": data,
+                "options": dataclasses.asdict(options),
+                "seed": seed,
+            }
+        )
+    )
+    known = folder.read_config()
+    if known is None:
+        folder.write_config(wanted)
+    elif changes := fingerprint_difference(known, wanted):
+        raise ResumeError(
+            f"Expected the compression that {out_dir} holds, to go on with it. Received: "
+            f"{'; '.join(changes)}. Choose another folder, or the same settings"
+        )
+
+
+def _check_agreement(outcome: CompressionReport, images: int) -> None:
+    wrong = [
+        f"{row.what} agrees with it on {row.agreement:.1%} of {images} images"
+        for row in outcome.rows
+        if row.agreement is not None and round((1 - row.agreement) * images) > max(1, images // 20)
+    ]
+    # Without training for it, int8 may lose what it loses.
+    if wrong and "qat" in outcome.options.methods:
+        raise CompressionError(
+            f"Expected artifacts that agree with the trained network. Received: {'; '.join(wrong)}",
+            outcome,
+        )
 
 
 def _trained(
     model: keras.Model,
     images: np.ndarray,
     options: CompressionOptions,
-    stages: _Stages,
+    stages: _Stages | None,
     seed: int,
 ) -> keras.Model:
-    """The network after all methods, not stripped yet."""
+    """The network after all methods, not stripped yet; without stages, nothing trains."""
     network, skip = model, options.skip
+
+    def run(name: str, epochs: float, **keywords: Any) -> None:
+        if stages is not None and epochs:
+            stages.train(network, name, epochs, **keywords)
+
     for method in options.methods:
         if method == "prune":
             gradual = options.pattern != "2:4"
             share = 0.0 if gradual else options.sparsity
-            network = prune(network, share, pattern=options.pattern, skip=skip or None)
-            stages.train(network, "prune", options.epochs, pruning=options if gradual else None)
+            dense = [kernels(network)[0].name, *skip]
+            network = prune(network, share, pattern=options.pattern, skip=dense)
+            run("prune", options.epochs, pruning=options if gradual else None)
         elif method == "cluster":
             network = cluster(network, options.clusters, skip=skip, seed=seed)
-            stages.train(network, "cluster", options.epochs)
+            run("cluster", options.epochs)
         else:
             network = quantize_aware(network, images, skip=skip)
-            stages.train(network, "qat", options.epochs)
-            stages.train(freeze_ranges(network), "settle", options.settle, rate=_SETTLING)
+            run("qat", options.epochs)
+            freeze_ranges(network)
+            run("settle", options.settle, rate=_SETTLING)
     return network
 
 
@@ -294,7 +261,6 @@ class _Stages:
                     pruning.sparsity,
                     max(1, round(_PRUNED_AT * steps)),
                     every=max(1, steps // 100),
-                    pattern=pruning.pattern,
                 )
             )
         train(
@@ -307,22 +273,3 @@ class _Stages:
             callbacks=callbacks,
             **self._keywords,
         )
-
-
-def _row(name: str, artifact: ArtifactReport, folder: Path) -> CompressionRow:
-    path = folder / name / str(artifact.file_name)
-    zeros = distinct = None
-    if path.suffix == ".tflite":
-        facts = kernels(path)
-        zeros = sum(fact.zeros for fact in facts) / sum(fact.weights for fact in facts)
-        distinct = max(fact.distinct for fact in facts)
-    return CompressionRow(
-        f"{name}: {artifact.target}",
-        f"{name}/{artifact.file_name}",
-        artifact.comparison.accuracy,
-        artifact.size,
-        len(gzip.compress(path.read_bytes(), 9)),
-        artifact.latency_ms,
-        zeros,
-        distinct,
-    )

@@ -43,6 +43,32 @@ class LearnedRanges:
 
 
 @dataclass(frozen=True)
+class KernelProperty:
+    """What compression has made of a kernel.
+
+    Attributes:
+        distinct: the most different weights that it has; None: as many as it likes.
+        zeros: how many weights are zero.
+    """
+
+    distinct: int | None
+    zeros: int
+
+
+@dataclass(frozen=True)
+class CompressedKernels:
+    """What compression has made of kernels.
+
+    Attributes:
+        values: by layer.
+        weights: what `hash_weights` says of the weights that they hold for.
+    """
+
+    values: Mapping[str, KernelProperty]
+    weights: str
+
+
+@dataclass(frozen=True)
 class ModelInfo:
     """What a model knows about itself.
 
@@ -53,9 +79,9 @@ class ModelInfo:
         protocol: how images are prepared for it.
         config: fields of the `ResNetConfig` that it was built from.
         ranges: of its activations in int8.
-        clusters: layer -> how many different weights it has at most.
-        task: what the head is for: `"classes"`, `"labels"` or `"values"`, see `replace_head`; None
-            is taken for classes.
+        kernels: what pruning and clustering have made of its kernels.
+        task: what the head is for, if not for classes: `"labels"` or `"values"`, see
+            `replace_head`.
     """
 
     class_names: tuple[str, ...] | None = None
@@ -64,7 +90,7 @@ class ModelInfo:
     protocol: EvalProtocol | None = None
     config: Mapping[str, Any] | None = None
     ranges: LearnedRanges | None = None
-    clusters: Mapping[str, int] | None = None
+    kernels: CompressedKernels | None = None
     task: str | None = None
 
     def to_json(self) -> str:
@@ -90,7 +116,7 @@ class ModelInfo:
                 None if protocol is None else EvalProtocol(**protocol),
                 values.get("config"),
                 None if ranges is None else _ranges_from(ranges),
-                values.get("clusters"),
+                None if values.get("kernels") is None else _kernels_from(values["kernels"]),
                 values.get("task"),
             )
         except (TypeError, AttributeError, KeyError) as error:
@@ -102,6 +128,11 @@ class ModelInfo:
 def _ranges_from(known: Mapping[str, Any]) -> LearnedRanges:
     values = {name: (float(low), float(high)) for name, (low, high) in known["values"].items()}
     return LearnedRanges(values, str(known["weights"]))
+
+
+def _kernels_from(known: Mapping[str, Any]) -> CompressedKernels:
+    values = {name: KernelProperty(**value) for name, value in known["values"].items()}
+    return CompressedKernels(values, str(known["weights"]))
 
 
 def get_info(model: keras.Model) -> ModelInfo:
@@ -162,6 +193,12 @@ def learned_ranges(model: keras.Model) -> Mapping[str, tuple[float, float]] | No
     """The ranges that quantization-aware training has found, if the weights are still the same."""
     ranges = get_info(model).ranges
     return None if ranges is None or ranges.weights != hash_weights(model) else ranges.values
+
+
+def compressed_kernels(model: keras.Model) -> Mapping[str, KernelProperty]:
+    """What compression has made of kernels, if the weights are still the same; else nothing."""
+    kernels = get_info(model).kernels
+    return {} if kernels is None or kernels.weights != hash_weights(model) else kernels.values
 
 
 def _save_assets(info: ModelInfo, directory: Any) -> None:

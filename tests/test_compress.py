@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -15,11 +16,12 @@ import pytest
 from PIL import Image
 
 from keras_resnet import ResNetConfig, build
-from keras_resnet.compress import CompressionOptions, CompressionReport, compress
+from keras_resnet.compress import compress
 from keras_resnet.compression import sparsity_of
+from keras_resnet.compression_report import CompressionOptions, CompressionReport
 from keras_resnet.export import load_runner
 from keras_resnet.export.tflite.inspect import float_operators, kernels
-from keras_resnet.training import find_recipe, override, train
+from keras_resnet.training import ResumeError, find_recipe, override, train
 
 from .conftest import Command
 
@@ -80,6 +82,9 @@ def test_the_files_have_what_the_table_says(all_three: CompressionReport) -> Non
     for kernel in others:
         assert kernel.zeros >= 0.49 * kernel.weights, kernel
         assert kernel.distinct <= 8, kernel
+    agreements = [row.agreement for row in all_three.rows]
+    assert agreements[:2] == [None, None]
+    assert all(share is not None and share >= 0.9 for share in agreements[2:])
     after, before = rows["after: tflite-int8"], rows["before: tflite-int8"]
     assert after.packed < before.packed
     assert after.size == path.stat().st_size
@@ -114,6 +119,18 @@ def test_a_finished_compression_is_not_trained_again(
         np.testing.assert_array_equal(one, other)
 
 
+def test_a_folder_holds_one_compression(
+    all_three: CompressionReport, data: str, trained: Path
+) -> None:
+    model = keras.saving.load_model(trained)
+    others = dataclasses.replace(all_three.options, sparsity=0.6)
+    with pytest.raises(ResumeError, match=r"sparsity.*Choose another folder"):
+        compress(model, data, all_three.folder, others, recipe=RECIPE, timing=None)
+    model.layers[-1].bias.assign_add([1.0, 0.0, 0.0])
+    with pytest.raises(ResumeError, match=r"weights.*Choose another folder"):
+        compress(model, data, all_three.folder, all_three.options, recipe=RECIPE, timing=None)
+
+
 def test_by_the_command(
     data: str, trained: Path, command_in_process: Command, tmp_path: Path
 ) -> None:
@@ -139,6 +156,7 @@ def test_by_the_command(
         (["--method", "qat,prune"], "Expected `methods` among prune, cluster, qat, in this order"),
         (["--method", "shrink"], "Received: shrink"),
         (["--pattern", "3:4", "--method", "prune"], "Expected `pattern` to be one of"),
+        (["--skip", "conv9"], "Expected `skip` to name layers. Received: conv9"),
         (["--epochs", "0"], "Expected `epochs` above 0. Received: 0"),
     ],
 )

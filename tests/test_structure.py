@@ -35,7 +35,8 @@ LAYERS = [
     {"embedding_files"},
     {"data", "embedding", "training"},
     {"export"},
-    {"compress", "predictor"},
+    {"compression_report", "predictor"},
+    {"compress"},
     {"quickstart", "doctor", "cli"},
 ]
 #: Imports that the layers would allow, but that would tie things together that have to stay apart.

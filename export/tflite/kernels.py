@@ -10,8 +10,10 @@ import keras
 import numpy as np
 from tensorflow.lite.python import schema_py_generated as schema
 
+from keras_resnet.compression.fusion import fused_groups
 from keras_resnet.export.signature import ExportSource
 from keras_resnet.export.tflite.quantize import LayerNames, builtin, is_constant
+from keras_resnet.model_info import KernelProperty, compressed_kernels
 
 _OPS = schema.BuiltinOperator
 _TYPES = {
@@ -56,13 +58,10 @@ def keep_properties(model: Any, source: ExportSource) -> None:
     Raises:
         ValueError: zeros are no zeros any more, or there are more values; the message says where.
     """
-    clusters = source.info.clusters or {}
+    wanted = dict(compressed_kernels(source.model))
     for kernel in _kernels(model, source):
-        wanted = clusters.get(kernel.layer)
-        # Weights may have been trained since.
-        distinct = None if wanted is None else len(np.unique(kernel.values))
-        shared = distinct is not None and wanted is not None and distinct <= wanted
-        if shared and kernel.tensor.type == schema.TensorType.INT8:
+        distinct = wanted.pop(kernel.layer, KernelProperty(None, 0)).distinct
+        if distinct is not None and kernel.tensor.type == schema.TensorType.INT8:
             _share_steps(model, kernel)
         written = _array(model, kernel.tensor)
         lost = np.count_nonzero(written[kernel.values == 0])
@@ -71,14 +70,19 @@ def keep_properties(model: Any, source: ExportSource) -> None:
                 f"Expected the zeros of layer {kernel.layer!r} to stay zeros. Received: {lost:,} "
                 "others in the TFLite file"
             )
-        if shared:
+        if distinct is not None:
             # A channel whose normalisation has a scale of zero is all zeros.
             found = _most_values(written[written.any(axis=(1, 2, 3))] if written.any() else written)
-            if found > (distinct or 0):
+            if found > distinct:
                 raise ValueError(
                     f"Expected at most {distinct} different weights in layer {kernel.layer!r}. "
                     f"Received: {found} in the TFLite file"
                 )
+    if wanted:
+        raise ValueError(
+            "Expected an operator in the TFLite file for every pruned or clustered layer, to check "
+            f"its weights. Received: none for {', '.join(wanted)}"
+        )
 
 
 def _most_values(written: np.ndarray) -> int:
@@ -93,6 +97,7 @@ def _kernels(model: Any, source: ExportSource) -> Iterator[_Kernel]:
     names = LayerNames(source)
     known = {layer.name: layer for layer in source.model.layers if hasattr(layer, "kernel")}
     made = {int(operator.outputs[0]): operator for operator in graph.operators}
+    groups = fused_groups(source.model) if len(known) and _is_flat(source.model) else {}
     for operator, layers in zip(graph.operators, names.of_operators(model), strict=True):
         if builtin(model, operator) not in (_OPS.CONV_2D, _OPS.FULLY_CONNECTED):
             continue
@@ -102,6 +107,9 @@ def _kernels(model: Any, source: ExportSource) -> Iterator[_Kernel]:
             # Half precision.
             tensor = graph.tensors[before.inputs[0]]
         found = [known[layer] for layer in layers if layer in known]
+        if not found:
+            # Of a grouped convolution, the name of its ReLU may be all that is left.
+            found = [known[x] for layer in layers for x in groups.get(layer, ()) if x in known]
         if len(found) != 1 or not is_constant(model, tensor) or tensor.type not in _TYPES:
             continue
         values = _channels_first(found[0])
@@ -111,6 +119,11 @@ def _kernels(model: Any, source: ExportSource) -> Iterator[_Kernel]:
         if len(operator.inputs) > 2 and operator.inputs[2] >= 0:
             bias = graph.tensors[operator.inputs[2]]
         yield _Kernel(found[0].name, values, tensor, bias)
+
+
+def _is_flat(model: keras.Model) -> bool:
+    nested = any(isinstance(layer, keras.Model) for layer in model.layers)
+    return hasattr(model, "operations") and not nested
 
 
 def _channels_first(layer: Any) -> np.ndarray:

@@ -52,8 +52,8 @@ def compress(
     chosen = training.recipe_of(recipe, settings, batch_size)
     training.seed_everything(seed, deterministic)
     with quiet():
-        from keras_resnet.compress import CompressionOptions
         from keras_resnet.compress import compress as run
+        from keras_resnet.compression_report import CompressionOptions
         from keras_resnet.export.timing import Timing
         from keras_resnet.saving import load_model
     names: Any = tuple(part.strip() for part in method.split(","))
@@ -63,18 +63,20 @@ def compress(
     )
     # A program that reads JSON wants nothing else.
     console.quiet = as_json
-    found = run(
-        load_model(model, compile=False),
-        data,
-        output,
-        options,
-        recipe=chosen,
-        validation_fraction=validation_fraction,
-        seed=seed,
-        timing=Timing() if time else None,
-        checkpoint_every=checkpoint_every,
-    )
-    console.quiet = False
+    try:
+        found = run(
+            load_model(model, compile=False),
+            data,
+            output,
+            options,
+            recipe=chosen,
+            validation_fraction=validation_fraction,
+            seed=seed,
+            timing=Timing() if time else None,
+            checkpoint_every=checkpoint_every,
+        )
+    finally:
+        console.quiet = False
     if as_json:
         console.print_json(data=found.to_dict())
     else:

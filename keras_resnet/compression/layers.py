@@ -28,19 +28,21 @@ class ActivationRange(keras.layers.Layer):
 
     In training, the ends move towards the smallest and largest activation of every batch; 0 is
     always between them, and one of the 256 values. Gradients pass within the ends (Jacob et al.
-    2018, arXiv:1712.05877, section 3.1). Not trainable, as after `freeze_ranges`, it keeps its
-    ends. Shape and dtype stay as they are.
+    2018, arXiv:1712.05877, section 3.1). The shape stays as it is.
 
     Args:
         momentum: share of an end that stays at every batch.
+        observing: whether the ends move in training, if the layer is trainable.
         **keywords: those of `keras.layers.Layer`.
     """
 
-    def __init__(self, momentum: float = 0.99, **keywords: Any) -> None:
+    def __init__(self, momentum: float = 0.99, observing: bool = True, **keywords: Any) -> None:
         if not 0 <= momentum < 1:
             raise ValueError(f"Expected `momentum` in [0, 1). Received: {momentum}")
         super().__init__(**keywords)
         self.momentum = momentum
+        # Apart from `trainable`, which whoever thaws a network sets.
+        self.observing = observing
         self.measured: tuple[float, float] | None = None
 
     def build(self, input_shape: Any) -> None:
@@ -64,7 +66,7 @@ class ActivationRange(keras.layers.Layer):
             self.measured = min(low, float(values.min())), max(high, float(values.max()))
             return inputs
         low, high = ops.convert_to_tensor(self.low), ops.convert_to_tensor(self.high)
-        if training and self.trainable:
+        if training and self.trainable and self.observing:
             values = ops.stop_gradient(ops.cast(inputs, "float32"))
             low = self._moved(self.low, ops.minimum(ops.min(values), 0.0))
             high = self._moved(self.high, ops.maximum(ops.max(values), 0.0))
@@ -81,7 +83,8 @@ class ActivationRange(keras.layers.Layer):
         return input_shape
 
     def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "momentum": self.momentum}
+        own = {"momentum": self.momentum, "observing": self.observing}
+        return {**super().get_config(), **own}
 
 
 @contextmanager
@@ -120,14 +123,14 @@ class _Compressed:
     _non_trainable_variables: list[Any]
     add_weight: Any
 
-    pruned: bool
+    pruned: str | None
     clusters: int
     rounding: Rounding | None
     range: ActivationRange | None
 
     def _set(
         self,
-        pruned: bool,
+        pruned: str | None,
         clusters: int,
         rounding: Rounding | None,
         observed: Mapping[str, Any] | None,
@@ -209,7 +212,8 @@ class _Compressed:
         observed = None
         if self.range is not None:
             # Keras writes down neither for layers within layers.
-            observed = {"momentum": self.range.momentum, "trainable": self.range.trainable}
+            observed = {"momentum": self.range.momentum, "observing": self.range.observing}
+            observed["trainable"] = self.range.trainable
         return {**config, "observed": observed}
 
 
@@ -229,7 +233,8 @@ class CompressedConv2D(_Compressed, keras.layers.Conv2D):
     """A convolution with a compressed kernel.
 
     Args:
-        pruned: whether there is a `mask`, `(height, width, channels, filters)`, of 1 and 0.
+        pruned: pattern in which the `mask`, `(height, width, channels, filters)`, has its zeros,
+            see `prune`; None: there is no mask.
         clusters: how many values the weights share, `centroids`; `assignments` has their numbers.
             0: weights have values of their own.
         rounding: whether weights are rounded to int8, and which share a step.
@@ -241,7 +246,7 @@ class CompressedConv2D(_Compressed, keras.layers.Conv2D):
     def __init__(
         self,
         *arguments: Any,
-        pruned: bool = False,
+        pruned: str | None = None,
         clusters: int = 0,
         rounding: Rounding | None = None,
         observed: Mapping[str, Any] | None = None,
@@ -283,7 +288,7 @@ class CompressedDense(_Compressed, keras.layers.Dense):
     def __init__(
         self,
         *arguments: Any,
-        pruned: bool = False,
+        pruned: str | None = None,
         clusters: int = 0,
         rounding: Rounding | None = None,
         observed: Mapping[str, Any] | None = None,

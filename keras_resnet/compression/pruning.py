@@ -52,8 +52,13 @@ def prune(
             f"Expected `skip` to name layers with kernels. Received: {', '.join(unknown)}"
         )
     chosen = [x.name for x in candidates if x.name not in skip and _fits(x, pattern)]
-    result = with_options(model, {name: {"pruned": True} for name in chosen})
-    _set_masks(result, sparsity, pattern)
+    if not chosen:
+        raise ValueError(
+            f"Expected layers with kernels that the pattern {pattern!r} fits. Received: "
+            f"{', '.join(names) or 'none'}, of which none is left"
+        )
+    result = with_options(model, {name: {"pruned": pattern} for name in chosen})
+    _set_masks(result, sparsity)
     return result
 
 
@@ -69,10 +74,10 @@ class GradualPruning(keras.callbacks.Callback):
         end: optimizer step at which it is reached.
         begin: step at which pruning begins.
         every: steps between two times that weights are pruned.
-        pattern: as for `prune`; not `"2:4"`, whose share is always the same.
 
     Raises:
-        ValueError: impossible numbers.
+        ValueError: impossible numbers; or, in training, a network that has no masks, or those of
+            the pattern `"2:4"`, whose share is always the same.
     """
 
     def __init__(
@@ -82,18 +87,15 @@ class GradualPruning(keras.callbacks.Callback):
         *,
         begin: int = 0,
         every: int = 10,
-        pattern: Pattern = "unstructured",
     ) -> None:
         super().__init__()
-        _check(sparsity, pattern)
-        if not 0 <= begin < end or every < 1 or pattern == "2:4":
+        _check(sparsity, "unstructured")
+        if not 0 <= begin < end or every < 1:
             raise ValueError(
-                "Expected 0 <= `begin` < `end`, `every` of at least 1, and `pattern` "
-                "'unstructured' or 'block'. Received: "
-                f"begin={begin}, end={end}, every={every}, pattern={pattern!r}"
+                "Expected 0 <= `begin` < `end` and `every` of at least 1. Received: "
+                f"begin={begin}, end={end}, every={every}"
             )
-        self.sparsity, self.begin, self.end = sparsity, begin, end
-        self.every, self.pattern = every, pattern
+        self.sparsity, self.begin, self.end, self.every = sparsity, begin, end, every
 
     def at(self, step: int) -> float:
         """The share of zeros after an optimizer step."""
@@ -101,8 +103,12 @@ class GradualPruning(keras.callbacks.Callback):
         return self.sparsity * (1 - (1 - done) ** 3)
 
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
-        if not any(layer.pruned for layer in compressed_layers(self.model)):
-            raise ValueError("Expected a network from `prune`. Received: one without masks")
+        patterns = {layer.pruned for layer in compressed_layers(self.model) if layer.pruned}
+        if not patterns or "2:4" in patterns:
+            raise ValueError(
+                "Expected a network from `prune` with the pattern 'unstructured' or 'block'. "
+                f"Received: one with {'the pattern 2:4' if patterns else 'no masks'}"
+            )
 
     def on_train_batch_begin(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
         # Again, as the run may have been interrupted between the end of a step and here.
@@ -117,7 +123,7 @@ class GradualPruning(keras.callbacks.Callback):
         at_once = getattr(self.model, "steps_per_execution", 1)
         due = step % self.every < at_once or 0 <= step - self.end < at_once
         if due and step < self.end + at_once and self.at(step) > 0:
-            _set_masks(self.model, self.at(step), self.pattern)
+            _set_masks(self.model, self.at(step))
 
 
 def sparsity_of(model: keras.Model) -> dict[str, float]:
@@ -144,9 +150,9 @@ def _fits(layer: Any, pattern: Pattern) -> bool:
     return not {"unstructured": 0, "2:4": inputs % 4, "block": outputs % BLOCK}[pattern]
 
 
-def _set_masks(model: keras.Model, sparsity: float, pattern: Pattern) -> None:
+def _set_masks(model: keras.Model, sparsity: float) -> None:
     for layer, kernel in _pruned(model):
-        layer.mask.assign(_mask(kernel, sparsity, pattern).astype(np.uint8))
+        layer.mask.assign(_mask(kernel, sparsity, layer.pruned).astype(np.uint8))
 
 
 def _pruned(model: keras.Model) -> Iterator[tuple[Any, np.ndarray]]:

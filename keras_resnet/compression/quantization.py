@@ -16,7 +16,7 @@ from keras_resnet.compression.rebuild import check_flat, kernels, with_options
 _COMPUTING = (
     *("Activation", "Add", "BatchNormalization", "CompressedConv2D", "CompressedDense"),
     *("Concatenate", "Conv2D", "Dense", "GlobalAveragePooling2D", "Multiply", "Normalization"),
-    *("ReLU", "Rescaling"),
+    *("ReLU", "Rescaling", "Softmax"),
 )
 
 _BATCH_SIZE = 8
@@ -76,7 +76,7 @@ def freeze_ranges(model: keras.Model, *, bn: bool = True) -> keras.Model:
     if not found:
         raise ValueError("Expected a network from `quantize_aware`. Received: one without ranges")
     for layer in found.values():
-        layer.trainable = False
+        layer.observing = False
     for layer in model.layers if bn else ():
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.trainable = False
@@ -89,7 +89,13 @@ def _check_layers(model: keras.Model, skip: Sequence[str]) -> None:
     if unknown := sorted(set(skip) - {layer.name for layer in model.layers}):
         raise ValueError(f"Expected `skip` to name layers. Received: {', '.join(unknown)}")
     kinds = (*PASSING, *_COMPUTING)
-    strange = [x for x in model.layers if type(x).__name__ not in kinds and x.name not in skip]
+    # Operations without a layer, such as that of `x + y`, have no output that could be rounded.
+    strange = [
+        x
+        for x in model.operations
+        if type(x).__name__ not in (kinds if isinstance(x, keras.Layer) else PASSING)
+        and x.name not in skip
+    ]
     wrong = [
         x for x in model.layers if activation_name(x) not in _ACTIVATIONS and x.name not in skip
     ]
@@ -103,18 +109,32 @@ def _check_layers(model: keras.Model, skip: Sequence[str]) -> None:
         )
 
 
+_SHARES = ("sigmoid", "softmax")
 _ACTIVATIONS = (None, "linear", "relu", "sigmoid", "softmax")
 
 
 def _squashes(layer: keras.layers.Layer, model: keras.Model) -> bool:
     """Whether the range is that before the layer's activation: that behind it is known, or last."""
-    return activation_name(layer) in ("sigmoid", "softmax") or layer.name in model.output_names
+    last = layer.name in model.output_names and activation_name(layer) == "linear"
+    return activation_name(layer) in _SHARES or last
 
 
 def _places(model: keras.Model, skip: Sequence[str]) -> list[str]:
     """The layers whose outputs are tensors of an int8 artifact."""
-    # An operator is left out as a whole.
-    return [name for name, group in fused_groups(model).items() if not set(group) & set(skip)]
+    # An operator is left out as a whole. What a sigmoid or softmax gives is known.
+    return [
+        name
+        for name, group in fused_groups(model).items()
+        if not set(group) & set(skip)
+        and not (type(model.get_layer(name)) in _ALONE and _is_share(model.get_layer(name)))
+    ]
+
+
+_ALONE = (keras.layers.Activation, keras.layers.Softmax)
+
+
+def _is_share(layer: Any) -> bool:
+    return isinstance(layer, keras.layers.Softmax) or activation_name(layer) in _SHARES
 
 
 def _start(result: keras.Model, images: np.ndarray) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
+import numpy as np
 
 from keras_resnet.compression.layers import (
     KINDS,
@@ -15,8 +16,15 @@ from keras_resnet.compression.layers import (
     compressed_layers,
     ranges,
 )
-from keras_resnet.graph import allow_depth
-from keras_resnet.model_info import LearnedRanges, get_info, hash_weights, set_info
+from keras_resnet.graph import allow_depth, sources
+from keras_resnet.model_info import (
+    CompressedKernels,
+    KernelProperty,
+    LearnedRanges,
+    get_info,
+    hash_weights,
+    set_info,
+)
 
 _OPTIONS = ("pruned", "clusters", "rounding", "observed")
 
@@ -34,6 +42,12 @@ def check_flat(model: keras.Model) -> None:
             "Expected a flat functional model, such as `keras_resnet.build` makes. Received: "
             f"{getattr(model, 'name', model)!r} ({type(model).__name__}){inside}"
         )
+    for entry in model.get_config()["layers"]:
+        if len(entry["inbound_nodes"]) > 1:
+            raise ValueError(
+                "Expected a network that calls every layer once. Received: "
+                f"{model.name!r}, which calls {entry['name']!r} {len(entry['inbound_nodes'])} times"
+            )
 
 
 def kernels(model: keras.Model) -> list[keras.layers.Layer]:
@@ -88,9 +102,14 @@ def strip(model: keras.Model) -> keras.Model:
     """
     check_flat(model)
     back: dict[Any, Any] = {new: old for old, new in KINDS.items()}
+    shared = {layer.name for layer in compressed_layers(model) if layer.clusters}
+    constrained = {name for name, before in sources(model).items() if shared.intersection(before)}
+    constrained &= {x.name for x in model.layers if isinstance(x, keras.layers.BatchNormalization)}
 
     def copied(layer: keras.Layer) -> keras.Layer:
         config, kind = layer.get_config(), back.get(type(layer), type(layer))
+        if layer.name in constrained:
+            config["gamma_constraint"] = None
         if kind is not type(layer):
             config = {key: value for key, value in config.items() if key not in _OPTIONS}
         return kind.from_config(config)
@@ -103,19 +122,23 @@ def strip(model: keras.Model) -> keras.Model:
     result = _copy(model, copied, call)
     for layer in compressed_layers(model):
         result.get_layer(layer.name).kernel.assign(layer.final_kernel())
-    clusters = {layer.name: layer.clusters for layer in compressed_layers(model) if layer.clusters}
-    if clusters:
-        # Zeros of pruning are one more.
-        clusters |= {
-            layer.name: layer.clusters + 1
-            for layer in compressed_layers(model)
-            if layer.clusters and layer.pruned
-        }
-        set_info(result, dataclasses.replace(get_info(result), clusters=clusters))
-    if found := ranges(model):
-        values = {name: (float(range_.low), float(range_.high)) for name, range_ in found.items()}
-        known = LearnedRanges(values, hash_weights(result))
-        set_info(result, dataclasses.replace(get_info(result), ranges=known))
+    weights = hash_weights(result)
+    properties = {
+        layer.name: KernelProperty(
+            # Zeros of pruning are one more.
+            layer.clusters + bool(layer.pruned) if layer.clusters else None,
+            int(np.count_nonzero(layer.final_kernel() == 0)) if layer.pruned else 0,
+        )
+        for layer in compressed_layers(model)
+        if layer.clusters or layer.pruned
+    }
+    values = {name: (float(layer.low), float(layer.high)) for name, layer in ranges(model).items()}
+    known = dataclasses.replace(
+        get_info(model),
+        ranges=LearnedRanges(values, weights) if values else None,
+        kernels=CompressedKernels(properties, weights) if properties else None,
+    )
+    set_info(result, known)
     return result
 
 
@@ -128,9 +151,29 @@ def _copy(
     before = {layer.name: layer for layer in model.layers}
     for layer in copy.layers:
         if layer.name in before:
-            known = {weight.path.partition("/")[2]: weight for weight in before[layer.name].weights}
+            known = {_own_path(weight, layer): weight for weight in before[layer.name].weights}
             for weight in layer.weights:
-                if (path := weight.path.partition("/")[2]) in known:
+                path = _own_path(weight, layer)
+                if path in known:
                     weight.assign(known[path])
+                elif path not in _NEW:
+                    raise ValueError(
+                        f"Expected a weight {path!r} in layer {layer.name!r} to copy. Received: "
+                        f"{', '.join(known) or 'none'}"
+                    )
+            if isinstance(layer, keras.layers.Normalization):
+                # It computes with tensors that it derives from its weights.
+                layer.finalize_state()
     set_info(copy, get_info(model))
     return copy
+
+
+#: What compressed layers have, and plain ones have not.
+_NEW = ("mask", "centroids", "assignments", "range/low", "range/high")
+
+
+def _own_path(weight: Any, layer: keras.layers.Layer) -> str:
+    """The path of a weight below its layer, which may have been made within scopes."""
+    parts = weight.path.split("/")
+    places = [index for index, part in enumerate(parts) if part == layer.name]
+    return "/".join(parts[places[-1] + 1 :] if places else parts[-1:])

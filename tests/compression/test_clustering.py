@@ -18,7 +18,7 @@ from keras_resnet.export.signature import ExportSource, output_names
 from keras_resnet.export.tflite import convert as tflite
 from keras_resnet.export.tflite.kernels import _kernels, keep_properties
 from keras_resnet.export.tflite.quantize import parse
-from keras_resnet.model_info import get_info
+from keras_resnet.model_info import compressed_kernels, get_info
 
 from ..conftest import randomize
 
@@ -179,7 +179,8 @@ def test_zeros_of_pruning_are_one_of_the_values(model: keras.Model) -> None:
         assert len(values) == 5
         assert 0 in values
         assert np.mean(kernel == 0) == pytest.approx(0.6, abs=0.02)
-    assert set((get_info(strip(network)).clusters or {}).values()) == {5}
+    found = compressed_kernels(strip(network))
+    assert {kernel.distinct for kernel in found.values()} == {5}
 
 
 def test_impossible_clusters_are_refused(model: keras.Model) -> None:
@@ -270,9 +271,10 @@ def test_scales_that_are_negative_again_are_told(
     model: keras.Model, images: np.ndarray, tmp_path: Path
 ) -> None:
     """Folded into the kernel, they would double the number of values."""
-    network = strip(cluster(model, 8))
-    norm = network.get_layer("conv2_block1_1_bn")
+    clustered = cluster(model, 8)
+    norm = clustered.get_layer("conv2_block1_1_bn")
     norm.gamma.assign(norm.gamma * np.array([1, -1] * 4))
+    network = strip(clustered)
     with pytest.raises(ValueError, match=r"at most 8 .* layer 'conv2_block1_1_conv'.*Received: 1"):
         tflite.write_int8(source_of(network, tmp_path, images), tmp_path / "model.tflite")
 

@@ -82,7 +82,7 @@ def test_an_empty_channel_stays_empty() -> None:
 
 def test_outputs_are_those_of_the_compressed_kernel() -> None:
     images = kernel_of(2, 5, 5, 4)
-    layer = conv(pruned=True, clusters=3, rounding="tensor", activation="relu", strides=1)
+    layer = conv(pruned="unstructured", clusters=3, rounding="tensor", activation="relu", strides=1)
     mask = np.arange(216).reshape(3, 3, 4, 6) % 3 > 0
     layer.mask.assign(mask.astype(np.uint8))
     layer.centroids.assign([-0.5, 0.25, 1.0])
@@ -101,7 +101,7 @@ def test_gradients_reach_centroids_and_stop_at_masks() -> None:
     import tensorflow as tf
 
     inputs = kernel_of(3, 7)
-    layer = dense(pruned=True)
+    layer = dense(pruned="unstructured")
     layer.mask.assign(np.eye(7, 5).astype(np.uint8))
     with tf.GradientTape() as tape:
         loss = tf.reduce_sum(layer(inputs))
@@ -175,9 +175,10 @@ def test_ends_move_by_hand_in_training_only() -> None:
     assert (float(layer.low), float(layer.high)) == (-2.34375, 2.25)
 
 
-def test_frozen_ends_stay() -> None:
+@pytest.mark.parametrize("flag", ["trainable", "observing"])
+def test_frozen_ends_stay(flag: str) -> None:
     layer = built_range(-1, 1)
-    layer.trainable = False
+    setattr(layer, flag, False)
     layer(np.array([[-3.0, 5.0]], np.float32), training=True)
     assert (float(layer.low), float(layer.high)) == (-1, 1)
 
@@ -217,10 +218,17 @@ def model() -> keras.Model:
     """Every option of every layer."""
     keras.utils.set_random_seed(0)
     image = keras.Input((6, 6, 3))
-    x = CompressedConv2D(4, 3, pruned=True, rounding="channel", name="a")(image)
+    x = CompressedConv2D(4, 3, pruned="unstructured", rounding="channel", name="a")(image)
     x = ActivationRange(0.5, name="a_range")(x)
     x = CompressedConv2D(
-        8, 3, groups=2, pruned=True, clusters=5, rounding="tensor", activation="relu", name="b"
+        8,
+        3,
+        groups=2,
+        pruned="unstructured",
+        clusters=5,
+        rounding="tensor",
+        activation="relu",
+        name="b",
     )(x)
     x = keras.layers.Flatten()(x)
     head = {"momentum": 0.25, "trainable": False}
@@ -262,8 +270,8 @@ def test_configs_bring_every_option_back(model: keras.Model) -> None:
         config = layer.get_config()
         assert type(layer).from_config(config).get_config() == config
     config = model.get_layer("c").get_config()
-    assert (config["pruned"], config["clusters"], config["rounding"]) == (False, 4, None)
-    assert config["observed"] == {"momentum": 0.25, "trainable": False}
+    assert (config["pruned"], config["clusters"], config["rounding"]) == (None, 4, None)
+    assert config["observed"] == {"momentum": 0.25, "observing": True, "trainable": False}
     again = CompressedDense.from_config(config)
     assert again.range is not None
     assert (again.range.momentum, again.range.trainable) == (0.25, False)
@@ -284,7 +292,7 @@ def test_impossible_options_are_refused() -> None:
 
 def test_half_precision_computes_nearly_the_same() -> None:
     images = kernel_of(2, 5, 5, 4)
-    options: dict[str, Any] = {"pruned": True, "clusters": 8, "rounding": "tensor"}
+    options: dict[str, Any] = {"pruned": "unstructured", "clusters": 8, "rounding": "tensor"}
     layers = [conv(**options, observed={}, dtype=x) for x in ("float32", "mixed_bfloat16")]
     for layer in layers:
         layer.centroids.assign(np.linspace(-1, 1, 8))

@@ -20,10 +20,11 @@ from keras_resnet.compression import (
     strip,
 )
 from keras_resnet.compression.layers import compressed_layers
+from keras_resnet.compression.rebuild import kernels
 from keras_resnet.export.signature import ExportSource, output_names
 from keras_resnet.export.tflite import convert as tflite
 from keras_resnet.export.tflite import inspect as tflite_inspect
-from keras_resnet.model_info import get_info
+from keras_resnet.model_info import compressed_kernels, get_info
 
 from ..conftest import randomize
 
@@ -226,9 +227,12 @@ def test_impossible_pruning_is_refused(model: keras.Model, images: np.ndarray) -
     for values in ({"end": 0}, {"end": 9, "begin": 9}, {"end": 9, "every": 0}):
         with pytest.raises(ValueError, match="0 <= `begin` < `end`"):
             GradualPruning(0.5, **values)
-    with pytest.raises(ValueError, match="pattern='2:4'"):
-        GradualPruning(0.5, 10, pattern="2:4")
-    with pytest.raises(ValueError, match="from `prune`. Received: one without masks"):
+    with pytest.raises(ValueError, match="Received: one with the pattern 2:4"):
+        gradually(prune(model, pattern="2:4"), images, 1, GradualPruning(0.5, 10))
+    everything = [layer.name for layer in kernels(model)]
+    with pytest.raises(ValueError, match="of which none is left"):
+        prune(model, skip=everything)
+    with pytest.raises(ValueError, match="Received: one with no masks"):
         gradually(quantize_aware(model, images), images, 1, GradualPruning(0.5, 10))
 
 
@@ -240,7 +244,10 @@ def test_strip_leaves_keras_classes_only(model: keras.Model, images: np.ndarray)
     assert [layer.name for layer in stripped.layers] == [layer.name for layer in model.layers]
     assert [w.path for w in stripped.weights] == [w.path for w in model.weights]
     np.testing.assert_array_equal(stripped(images), pruned(images))
-    assert (get_info(stripped).clusters or {})["predictions"] == 6
+    assert compressed_kernels(stripped)["predictions"].distinct == 6
+    assert compressed_kernels(stripped)["predictions"].zeros > 0
+    stripped.get_layer("predictions").bias.assign_add(np.ones(10, "float32"))
+    assert not compressed_kernels(stripped)
     copy = strip(model)
     assert copy is not model
     np.testing.assert_array_equal(copy(images), model(images))

@@ -23,7 +23,15 @@ from keras_resnet.export.signature import ExportOptions, ExportSource, output_na
 from keras_resnet.export.tflite import convert as tflite
 from keras_resnet.export.tflite import inspect as tflite_inspect
 from keras_resnet.export.tflite.quantize import builtin
-from keras_resnet.model_info import LearnedRanges, ModelInfo, get_info, learned_ranges, set_info
+from keras_resnet.model_info import (
+    CompressedKernels,
+    KernelProperty,
+    LearnedRanges,
+    ModelInfo,
+    get_info,
+    learned_ranges,
+    set_info,
+)
 
 from ..conftest import randomize
 
@@ -318,13 +326,16 @@ def test_frozen_ranges_stay_in_training_and_in_files(images: np.ndarray, tmp_pat
     assert np.abs(model.get_layer("conv1_conv").kernel.numpy() - kernel).max() > 0
     others = freeze_ranges(quantize_aware(network(BASIC), images), bn=False)
     assert others.get_layer("conv1_bn").trainable
-    assert not any(layer.trainable for layer in ranges(others).values())
+    # Whoever thaws a network does not thaw its ranges.
+    others.trainable = True
+    assert not any(layer.observing for layer in ranges(others).values())
 
 
 def test_info_survives_its_json() -> None:
     model = network(BASIC)
     known = {"a": (-1.5, 2.0)}
-    set_info(model, ModelInfo(clusters={"a": 3}))
+    kernels = CompressedKernels({"a": KernelProperty(3, 7)}, "y")
+    set_info(model, ModelInfo(kernels=kernels, task="labels"))
     info = dataclasses.replace(get_info(model), weights="w")
     assert ModelInfo.from_json(info.to_json()) == info
     info = dataclasses.replace(info, ranges=LearnedRanges(known, "x"))

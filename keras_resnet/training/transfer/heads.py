@@ -71,7 +71,12 @@ def replace_head(
     )(x)
     allow_depth(len(model.layers))
     result = keras.Model(model.input, x, name=name or model.name)
-    info = dataclasses.replace(get_info(model), class_names=None, class_ids=None, task=task)
+    info = dataclasses.replace(
+        get_info(model),
+        class_names=None,
+        class_ids=None,
+        task=None if task == "classes" else task,
+    )
     set_info(result, info)
     if names is not None:
         set_class_names(result, names)

@@ -1,0 +1,168 @@
+"""How a network is compressed, and what that came to."""
+
+from __future__ import annotations
+
+import dataclasses
+import gzip
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from rich.table import Table
+
+from keras_resnet import terminal
+from keras_resnet.compression.pruning import Pattern
+from keras_resnet.export.report import ArtifactReport
+from keras_resnet.export.tflite.inspect import kernels
+
+Method = Literal["prune", "cluster", "qat"]
+
+
+@dataclass(frozen=True)
+class CompressionOptions:
+    """How a network is compressed.
+
+    Attributes:
+        methods: `"prune"`, `"cluster"` and `"qat"` (quantization-aware training), or some of them;
+            they are applied in this order, each keeping what those before have reached.
+        sparsity: share of zeros, reached step by step.
+        pattern: which weights are pruned together, see `prune`.
+        clusters: different weights of a layer, see `cluster`.
+        epochs: of training, for each method.
+        settle: of training after `"qat"`, with ranges and batch normalisation fixed; 0: none.
+        rate: what the recipe's learning rate is multiplied by.
+        skip: names of layers that are left alone; with `"qat"`, they stay in float. The first
+            convolution is never pruned.
+
+    Raises:
+        ValueError: a field has another value than these.
+    """
+
+    methods: tuple[Method, ...] = ("qat",)
+    sparsity: float = 0.8
+    pattern: Pattern = "unstructured"
+    clusters: int = 16
+    epochs: float = 3.0
+    settle: float = 1.0
+    rate: float = 0.1
+    skip: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        order = [method for method in get_args(Method) if method in self.methods]
+        if list(self.methods) != order or not order:
+            raise ValueError(
+                f"Expected `methods` among {', '.join(get_args(Method))}, in this order. Received: "
+                f"{', '.join(map(str, self.methods)) or 'none'}"
+            )
+        for name in ("epochs", "rate"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"Expected `{name}` above 0. Received: {getattr(self, name)}")
+        if not self.settle >= 0:
+            raise ValueError(f"Expected `settle` of at least 0. Received: {self.settle}")
+
+
+@dataclass(frozen=True)
+class CompressionRow:
+    """An artifact before or after.
+
+    Attributes:
+        what: `"before"` or `"after"`, and the target.
+        file: the artifact, below the folder.
+        accuracy: on the verification images, as a share.
+        agreement: share of them to which it gives the class that the trained network gave before
+            it was stripped; None: it is not of that network.
+        size: bytes.
+        packed: bytes after `gzip -9`.
+        latency_ms: median of one image, on all cores; None: not measured.
+        zeros: share of zeros among all weights of convolutions and dense layers; None: not known of
+            this format.
+        distinct: most different weights of a layer, of a channel in float; None: likewise.
+    """
+
+    what: str
+    file: str
+    accuracy: float | None
+    agreement: float | None
+    size: int
+    packed: int
+    latency_ms: float | None
+    zeros: float | None
+    distinct: int | None
+
+
+class CompressionError(RuntimeError):
+    """An artifact disagrees with the network that was trained. `report` has the figures."""
+
+    def __init__(self, message: str, report: CompressionReport) -> None:
+        super().__init__(message)
+        self.report = report
+
+
+@dataclass(frozen=True)
+class CompressionReport:
+    """What compression came to; `folder` has the network as `model.keras`."""
+
+    rows: tuple[CompressionRow, ...]
+    options: CompressionOptions
+    folder: Path
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain data for JSON."""
+        rows = [dataclasses.asdict(row) for row in self.rows]
+        return {"rows": rows, "options": dataclasses.asdict(self.options)}
+
+    def to_table(self) -> Table:
+        """For a terminal."""
+        columns = (
+            "artifact",
+            "accuracy",
+            "agreement",
+            "size",
+            "gzip",
+            "latency",
+            "zeros",
+            "distinct",
+        )
+        table = terminal.table(columns)
+        for row in self.rows:
+            table.add_row(
+                row.what,
+                "–" if row.accuracy is None else f"{row.accuracy:.2%}",
+                "–" if row.agreement is None else f"{row.agreement:.2%}",
+                f"{row.size / 1e6:.2f} MB",
+                f"{row.packed / 1e6:.2f} MB",
+                "–" if row.latency_ms is None else f"{row.latency_ms:.2f} ms",
+                "–" if row.zeros is None else f"{row.zeros:.1%}",
+                "–" if row.distinct is None else str(row.distinct),
+            )
+        return table
+
+
+def row_of(
+    name: str, artifact: ArtifactReport, folder: Path, agreement: float | None
+) -> CompressionRow:
+    """The row of an artifact of an export.
+
+    Args:
+        name: `"before"` or `"after"`, the folder of the export.
+        artifact: what the export says of it.
+        folder: around that of the export.
+        agreement: with the trained network.
+    """
+    path = folder / name / str(artifact.file_name)
+    zeros = distinct = None
+    if path.suffix == ".tflite":
+        facts = kernels(path)
+        zeros = sum(fact.zeros for fact in facts) / sum(fact.weights for fact in facts)
+        distinct = max(fact.distinct for fact in facts)
+    return CompressionRow(
+        f"{name}: {artifact.target}",
+        f"{name}/{artifact.file_name}",
+        artifact.comparison.accuracy,
+        agreement,
+        artifact.size,
+        len(gzip.compress(path.read_bytes(), 9)),
+        artifact.latency_ms,
+        zeros,
+        distinct,
+    )
