@@ -31,7 +31,7 @@ from keras_resnet.compression_report import (
 )
 from keras_resnet.data import DataConfig, load_data
 from keras_resnet.export import export, load_runner
-from keras_resnet.export.calibration import image_sets
+from keras_resnet.export.calibration import ImageSet, image_sets
 from keras_resnet.export.signature import ExportOptions
 from keras_resnet.export.timing import Timing
 from keras_resnet.files import partial_directory, publish
@@ -113,32 +113,10 @@ def compress(
         result.save(staging / MODEL_FILE)
         publish({staging / MODEL_FILE: out_dir / MODEL_FILE})
     rows: list[CompressionRow] = []
-    quantized = "qat" in options.methods
     for name, one in (("before", model), ("after", result)):
         report(f"Exporting the network {name}")
-        after = name == "after"
-        found = export(
-            one,
-            out_dir / name,
-            ["tflite-int8", "onnx-int8" if quantized and after else "tflite-float32"],
-            calibration=calibration.images,
-            images=held_out.images,
-            labels=held_out.labels,
-            options=ExportOptions(keep_float=options.skip if quantized and after else ()),
-            # What int8 costs is for the table to show; and after stripping, activations are no
-            # longer rounded, so that it is the trained network which artifacts have to agree with.
-            allow_disagreement=True,
-            timing=timing,
-            seed=seed,
-            overwrite=True,
-        )
-        for each in found.artifacts[1:]:
-            agreement = None
-            if after and (not quantized or "int8" in each.target):
-                path = out_dir / name / str(each.file_name)
-                answers = load_runner(path).predict(held_out.images).argmax(-1)
-                agreement = float(np.mean(answers == classes))
-            rows.append(row_of(name, each, out_dir, agreement))
+        answers = classes if name == "after" else None
+        rows += _exported(one, out_dir, name, options, (calibration, held_out), answers, timing)
     outcome = CompressionReport(tuple(rows), options, out_dir)
     with partial_directory(out_dir) as staging:
         text = json.dumps(outcome.to_dict(), indent=1)
@@ -146,6 +124,43 @@ def compress(
         publish({staging / REPORT_FILE: out_dir / REPORT_FILE})
     _check_agreement(outcome, len(held_out.images))
     return outcome
+
+
+def _exported(
+    network: keras.Model,
+    out_dir: Path,
+    name: str,
+    options: CompressionOptions,
+    images: tuple[ImageSet, ImageSet],
+    classes: np.ndarray | None,
+    timing: Timing | None,
+) -> list[CompressionRow]:
+    """The rows of artifacts in the folder `name`; `classes` are what they have to agree with."""
+    calibration, held_out = images
+    quantized = "qat" in options.methods and classes is not None
+    found = export(
+        network,
+        out_dir / name,
+        ["tflite-int8", "onnx-int8" if quantized else "tflite-float32"],
+        calibration=calibration.images,
+        images=held_out.images,
+        labels=held_out.labels,
+        options=ExportOptions(keep_float=options.skip if quantized else ()),
+        # What int8 costs is for the table to show; and after stripping, activations are no longer
+        # rounded, so that it is the trained network which artifacts have to agree with.
+        allow_disagreement=True,
+        timing=timing,
+        overwrite=True,
+    )
+    rows = []
+    for artifact in found.artifacts[1:]:
+        agreement = None
+        if classes is not None:
+            path = out_dir / name / str(artifact.file_name)
+            answers = load_runner(path).predict(held_out.images).argmax(-1)
+            agreement = float(np.mean(answers == classes))
+        rows.append(row_of(name, artifact, out_dir, agreement))
+    return rows
 
 
 def _claim(
