@@ -6,7 +6,7 @@ import itertools
 import warnings
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from keras_resnet.model_info import ModelInfo
 from keras_resnet.model_input import ModelInput
 
 if TYPE_CHECKING:
-    from keras_resnet.data import Source
+    from keras_resnet.data import DataConfig, Source
 
 #: With fewer images the activation ranges are guesses.
 MINIMUM_IMAGES = 16
@@ -74,8 +74,8 @@ def image_sets(
     Args:
         shape: the model's input, `(batch, height, width, channels)`.
         info: what the model knows about itself: protocol and class names.
-        calibration: a data source such as `"folder:flowers"`, of whose training part a part is
-            used; or images. None: there are none.
+        calibration: a data source such as `"folder:flowers"`, or a `DataConfig` with one, of whose
+            training part a part is used; or images. None: there are none.
         images: a data source, of whose validation part a part is used; or images. By default the
             validation part of `calibration`, or every fourth of its images, which is then not
             calibrated with; without those, noise.
@@ -88,7 +88,7 @@ def image_sets(
     if images is None and labels is not None:
         raise ValueError("Expected `images` together with `labels`. Received: labels only")
     images_of = _Images(shape, info, seed)
-    if images is None and isinstance(calibration, str):
+    if images is None and _is_source(calibration):
         images = calibration
     verification = None
     if images is not None:
@@ -113,7 +113,7 @@ class _Images:
 
     def read(self, images: Any, what: str, part: int, count: int, labels: Any = None) -> ImageSet:
         """Reads at most `count` images of an iterable, or of that part of a data source."""
-        if isinstance(images, str):
+        if _is_source(images):
             if labels is not None:
                 raise ValueError(
                     "Expected no `labels` with a data source, which has its own. "
@@ -151,17 +151,23 @@ class _Images:
     def _input(self) -> ModelInput:
         return ModelInput(self._shape, self._info)
 
-    def _of_source(self, name: str, part: int, count: int) -> ImageSet:
+    def _of_source(self, data: str | DataConfig, part: int, count: int) -> ImageSet:
         # Of everything in the package, this alone needs the readers of data sets here.
         from keras_resnet.data import load_data
 
-        source = load_data(name)[part]
+        source = load_data(data)[part]
         labels = _labels_for(source, self._info)
         chosen = balanced(source.labels, count, self._seed)
         take = self._input()
         pixels = [take.prepared(source[index].data, index) for index in chosen]
         array = image_array(pixels, self._shape, f"images of {source.name}")
         return ImageSet(array, f"{source.name}, {len(chosen)} of {len(source)}", labels[chosen])
+
+
+def _is_source(images: Any) -> TypeGuard[str | DataConfig]:
+    from keras_resnet.data import DataConfig
+
+    return isinstance(images, (str, DataConfig))
 
 
 def balanced(labels: np.ndarray, count: int, seed: int) -> np.ndarray:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
@@ -21,6 +21,9 @@ from keras_resnet.export.targets import TARGETS
 from keras_resnet.files import size_of
 from keras_resnet.saving import load_model
 
+if TYPE_CHECKING:
+    from keras_resnet.data import DataConfig
+
 #: Of artifacts of which nobody knows how exact they should be.
 DEFAULT_LIMITS = Limits(min_agreement=0.98, max_accuracy_drop=0.01)
 
@@ -31,7 +34,7 @@ _LEVELS = 5
 def verify(
     artifact: str | PathLike[str],
     against: keras.Model | str | PathLike[str],
-    images: str | Iterable[Any] | np.ndarray | None = None,
+    images: str | DataConfig | Iterable[Any] | np.ndarray | None = None,
     labels: Sequence[int] | np.ndarray | None = None,
     *,
     limits: Limits | None = None,

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
@@ -32,6 +32,9 @@ from keras_resnet.export.targets import TARGETS, Target
 from keras_resnet.export.timing import Measurement, Timing, benchmark
 from keras_resnet.files import partial_directory, publish, size_of
 from keras_resnet.model_info import get_info, learned_ranges
+
+if TYPE_CHECKING:
+    from keras_resnet.data import DataConfig
 
 #: Name and share done, at the start of every step.
 Progress = Callable[[str, float], None]
@@ -66,8 +69,8 @@ def export(
     directory: str | PathLike[str],
     targets: Sequence[str] | None = None,
     *,
-    calibration: str | Iterable[Any] | np.ndarray | None = None,
-    images: str | Iterable[Any] | np.ndarray | None = None,
+    calibration: str | DataConfig | Iterable[Any] | np.ndarray | None = None,
+    images: str | DataConfig | Iterable[Any] | np.ndarray | None = None,
     labels: Sequence[int] | np.ndarray | None = None,
     options: ExportOptions | None = None,
     allow_disagreement: bool = False,
@@ -96,8 +99,10 @@ def export(
             `tflite-int8`; without calibration images `tflite-float32` in its place.
         calibration: images for int8, as at evaluation, not augmented: a data source such as
             `"folder:flowers"`, of which 256 training images are taken, as many of every class; or
-            an array `(n, height, width, channels)`, all of it; or any list or iterable of arrays,
-            paths or contents of image files, of which the first 256 count.
+            a `DataConfig` with one, with the `validation_fraction` that the model was trained with,
+            if that was another one than usual; or an array `(n, height, width, channels)`, all of
+            it; or any list or iterable of arrays, paths or contents of image files, of which the
+            first 256 count.
         images: held-out images to verify on, likewise; of a data source, those are validation
             images. By default of the same source, or every fourth calibration image, which is then
             not used for calibration; without those, noise, which proves equal arithmetic but says

@@ -97,14 +97,14 @@ def compress(
     rate = recipe.optimizer.learning_rate * options.rate
     # With a stage that ends early, its zeros or ranges would not be what they are to be.
     recipe = override(recipe, {"optimizer.learning_rate": rate, "patience": None})
-    calibration, held_out = image_sets(model.input_shape, get_info(model), data, None, None, seed)
-    assert calibration is not None
-    # What cannot be is refused before anything trains.
-    _trained(model, calibration.images, options, None, seed)
-    _claim(out_dir, model, data, options, seed)
     config = DataConfig(
         data, size=model.input_shape[1] or 224, validation_fraction=validation_fraction
     )
+    calibration, held_out = image_sets(model.input_shape, get_info(model), config, None, None, seed)
+    assert calibration is not None
+    # What cannot be is refused before anything trains.
+    _trained(model, calibration.images, options, None, seed)
+    _claim(out_dir, model, config, options, seed)
     stages = _Stages(load_data(config), recipe, out_dir, seed, report, keywords)
     network = _trained(model, calibration.images, options, stages, seed)
     classes = network.predict(held_out.images, verbose=0).argmax(-1)
@@ -164,7 +164,7 @@ def _exported(
 
 
 def _claim(
-    out_dir: Path, model: keras.Model, data: str, options: CompressionOptions, seed: int
+    out_dir: Path, model: keras.Model, data: DataConfig, options: CompressionOptions, seed: int
 ) -> None:
     """Notes in the folder what is compressed there and how, and refuses to do another thing."""
     folder = RunFolder(out_dir)
@@ -173,7 +173,8 @@ def _claim(
             {
                 "network": model.name,
                 "weights": hash_weights(model),
-                "data": data,
+                "data": data.source,
+                "validation_fraction": data.validation_fraction,
                 "options": dataclasses.asdict(options),
                 "seed": seed,
             }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import keras
@@ -63,6 +64,9 @@ def test_a_network_is_fine_tuned_and_exported(
     best = keras_resnet.load_model(output / "best.keras")
     assert get_info(best).class_names == ("daisy", "rose")
     assert len(list((output / "exported").glob("*.onnx"))) == 1
+    report = json.loads((output / "exported" / "export.json").read_text())
+    # On others, it would be verified on images that it was trained on.
+    assert report["verification"]["count"] == 8
     again = command_in_process(*command)
     assert again.returncode == 0, again.stderr
     assert "Epoch 1/2" in done.stdout

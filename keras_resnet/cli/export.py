@@ -15,6 +15,7 @@ from keras_resnet.terminal import console, progress
 if TYPE_CHECKING:
     import keras
 
+    from keras_resnet.data import DataConfig
     from keras_resnet.export import ExportReport
 
 Model = Annotated[str, typer.Argument(help="A .keras file, or a network of `keras-resnet list`.")]
@@ -37,6 +38,7 @@ Batch = Annotated[str, typer.Option(help="Batch sizes to time, separated by comm
 Threads = Annotated[str, typer.Option(help="Numbers of threads to time; 0: all cores.")]
 Seconds = Annotated[float, typer.Option(min=0, help="Of each timing; 0: no timing.")]
 Seed = Annotated[int, typer.Option(min=0, help="Of the choice among the images.")]
+Fraction = Annotated[float, typer.Option(help="Of data without a validation part, as in training.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace other artifacts.")]
 
 
@@ -60,14 +62,14 @@ def export(
     threads: Threads = "0",
     seconds: Seconds = 1.0,
     seed: Seed = 0,
+    validation_fraction: Fraction = 0.1,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
     """Export a model to files for servers and phones; each is run and compared with Keras."""
     with quiet():
-        from keras_resnet.export import TARGETS, ExportError, ExportOptions, Timing
+        from keras_resnet.export import ExportError, ExportOptions, Timing
         from keras_resnet.export import export as run
-    names = [name.strip() for name in targets.split(",") if name.strip()]
     options = ExportOptions(
         batch_size,
         tuple(keep_float or ()),
@@ -83,9 +85,9 @@ def export(
             report = run(
                 network,
                 output,
-                (list(TARGETS) if names == ["all"] else names) or None,
-                calibration=calibration,
-                images=data,
+                _targets(targets),
+                calibration=_source(calibration, validation_fraction),
+                images=_source(data, validation_fraction),
                 options=options,
                 allow_disagreement=allow_disagreement,
                 timing=timing,
@@ -120,6 +122,7 @@ def verify(
     min_agreement: Annotated[float | None, typer.Option(help="Top-1, from 0 to 1.")] = None,
     max_drop: Annotated[float | None, typer.Option(help="Of the accuracy, from 0 to 1.")] = None,
     seed: Seed = 0,
+    validation_fraction: Fraction = 0.1,
     as_json: AsJson = False,
 ) -> int:
     """Compare an artifact with the model that it is of (exit code 1: it disagrees)."""
@@ -131,7 +134,8 @@ def verify(
     with quiet():
         # What is not given stays as the artifact's target has it.
         limits = dataclasses.replace(limits_of(artifact), **given)
-        row = run(artifact, against, data, limits=limits, seed=seed)
+        images = _source(data, validation_fraction)
+        row = run(artifact, against, images, limits=limits, seed=seed)
     if as_json:
         print_json(dataclasses.asdict(row))
         return 1 if row.disagreements else 0
@@ -176,6 +180,22 @@ def benchmark(
     else:
         console.print(report.to_table())
     return 1 if any(row.error for row in report.measurements) else 0
+
+
+def _targets(text: str) -> list[str] | None:
+    with quiet():
+        from keras_resnet.export import TARGETS
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    return (list(TARGETS) if names == ["all"] else names) or None
+
+
+def _source(data: str | None, validation_fraction: float) -> DataConfig | None:
+    """Loaded with that part held out; None if there is no data."""
+    if data is None:
+        return None
+    with quiet():
+        from keras_resnet.data import DataConfig
+    return DataConfig(data, validation_fraction=validation_fraction)
 
 
 def _numbers(text: str, least: int) -> tuple[int, ...]:

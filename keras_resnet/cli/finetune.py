@@ -90,7 +90,13 @@ def finetune(
     if export is not None:
         from keras_resnet.cli.export import export as run_export
 
-        run_export(str(output / "best.keras"), output / "exported", export, calibration=data)
+        run_export(
+            str(output / "best.keras"),
+            output / "exported",
+            export,
+            calibration=data,
+            validation_fraction=validation_fraction,
+        )
 
 
 def _stages(text: str) -> list[Stage]:

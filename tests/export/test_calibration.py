@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from keras_resnet.data import DataConfig, load_data
 from keras_resnet.export.calibration import balanced, check_calibration, image_sets
 from keras_resnet.model_info import ModelInfo
 from keras_resnet.preprocessing import EvalProtocol
@@ -70,6 +71,20 @@ def test_data_source_gives_both_parts_with_labels(
     middle = Image.open(path).resize((32, 16), Image.Resampling.BILINEAR).crop((8, 0, 24, 16))
     first = verification.images[verification.labels == 1][0]
     np.testing.assert_allclose(first, np.asarray(middle), atol=1)
+
+
+def test_images_are_held_out_as_in_training(folder: Path) -> None:
+    """Else, an artifact would be verified on images that the network was trained on."""
+    source = f"folder:{folder / 'train'}"
+    config = DataConfig(source, validation_fraction=0.5)
+    info = ModelInfo(class_names=("a", "b", "c"))
+    sets = image_sets(SHAPE, info, config, None, None, 0)
+    for found, part in zip(sets, load_data(config), strict=True):
+        assert found is not None
+        assert found.source.endswith(f", {len(part)} of {len(part)}")
+        assert len(part) == 27
+        assert found.labels is not None
+        np.testing.assert_array_equal(found.labels, part.labels)
 
 
 def test_classes_that_the_model_does_not_have_are_named(folder: Path) -> None:
