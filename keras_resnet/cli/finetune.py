@@ -9,6 +9,7 @@ import typer
 from keras_resnet.cli import train as training
 from keras_resnet.cli.app import app
 from keras_resnet.cli.export import Weights, keras_model
+from keras_resnet.cli.export import export as export_model
 from keras_resnet.quiet import quiet
 from keras_resnet.terminal import console
 
@@ -88,9 +89,7 @@ def finetune(
     )
     console.print(f"Best network: {output / 'best.keras'}. Last: {output / 'last.keras'}.")
     if export is not None:
-        from keras_resnet.cli.export import export as run_export
-
-        run_export(
+        export_model(
             str(output / "best.keras"),
             output / "exported",
             export,
