@@ -89,12 +89,9 @@ def finetune(
     )
     console.print(f"Best network: {output / 'best.keras'}. Last: {output / 'last.keras'}.")
     if export is not None:
+        best, exported = str(output / "best.keras"), output / "exported"
         export_model(
-            str(output / "best.keras"),
-            output / "exported",
-            export,
-            calibration=data,
-            validation_fraction=validation_fraction,
+            best, exported, export, calibration=data, validation_fraction=validation_fraction
         )
 
 
