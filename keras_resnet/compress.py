@@ -16,6 +16,7 @@ from keras_resnet import terminal
 from keras_resnet.compression import (
     GradualPruning,
     cluster,
+    freeze_bn,
     freeze_ranges,
     prune,
     quantize_aware,
@@ -231,6 +232,9 @@ def _trained(
         else:
             network = quantize_aware(network, images, skip=skip)
             run("qat", options.epochs)
+            if options.frozen_bn:
+                freeze_bn(network)
+                run("frozen-bn", options.frozen_bn)
             freeze_ranges(network)
             run("settle", options.settle, rate=_SETTLING)
     return network

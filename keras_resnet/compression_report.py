@@ -29,7 +29,9 @@ class CompressionOptions:
         pattern: which weights are pruned together, see `prune`.
         clusters: different weights of a layer, see `cluster`.
         epochs: of training, for each method.
-        settle: of training after `"qat"`, with ranges and batch normalisation fixed; 0: none.
+        frozen_bn: of training after `"qat"`, with batch normalisation fixed and ranges that still
+            follow; 0: none.
+        settle: of training after that, with ranges and batch normalisation fixed; 0: none.
         rate: what the recipe's learning rate is multiplied by.
         skip: names of layers that are left alone; with `"qat"`, they stay in float. The first
             convolution is never pruned.
@@ -43,6 +45,7 @@ class CompressionOptions:
     pattern: Pattern = "unstructured"
     clusters: int = 16
     epochs: float = 3.0
+    frozen_bn: float = 0.0
     settle: float = 1.0
     rate: float = 0.1
     skip: tuple[str, ...] = ()
@@ -57,8 +60,11 @@ class CompressionOptions:
         for name in ("epochs", "rate"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"Expected `{name}` above 0. Received: {getattr(self, name)}")
-        if not self.settle >= 0:
-            raise ValueError(f"Expected `settle` of at least 0. Received: {self.settle}")
+        for name in ("frozen_bn", "settle"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(
+                    f"Expected `{name}` of at least 0. Received: {getattr(self, name)}"
+                )
 
 
 @dataclass(frozen=True)

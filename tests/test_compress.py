@@ -18,6 +18,7 @@ from PIL import Image
 from keras_resnet import ResNetConfig, build
 from keras_resnet.compress import compress
 from keras_resnet.compression import sparsity_of
+from keras_resnet.compression.layers import ranges
 from keras_resnet.compression_report import CompressionOptions, CompressionReport
 from keras_resnet.export import load_runner
 from keras_resnet.export.tflite.inspect import float_operators, kernels
@@ -61,7 +62,7 @@ def all_three(
 ) -> CompressionReport:
     model = keras.saving.load_model(trained)
     options = CompressionOptions(
-        ("prune", "cluster", "qat"), sparsity=0.5, clusters=8, epochs=1, settle=0.5
+        ("prune", "cluster", "qat"), sparsity=0.5, clusters=8, epochs=1, frozen_bn=0.5, settle=0.5
     )
     folder = tmp_path_factory.mktemp("all") / "out"
     return compress(model, data, folder, options, recipe=RECIPE, timing=None)
@@ -104,11 +105,30 @@ def test_the_network_is_a_plain_one_again(all_three: CompressionReport, data: st
     assert np.mean(found.argmax(-1) == expected.argmax(-1)) >= 0.95
 
 
+def test_normalisation_stays_first_and_then_ranges(all_three: CompressionReport) -> None:
+    qat, frozen_bn, settled = (
+        keras.saving.load_model(all_three.folder / name / "last.keras")
+        for name in ("3-qat", "4-frozen-bn", "5-settle")
+    )
+
+    def norms(model: keras.Model) -> list[float]:
+        norm = model.get_layer("conv1_bn")
+        return [value for weight in norm.get_weights() for value in weight.tolist()]
+
+    def ends(model: keras.Model) -> list[float]:
+        return [float(end) for x in ranges(model).values() for end in (x.low, x.high)]
+
+    assert norms(qat) == norms(frozen_bn) == norms(settled)
+    assert ends(qat) != ends(frozen_bn)
+    assert ends(frozen_bn) == ends(settled)
+
+
 def test_a_finished_compression_is_not_trained_again(
     all_three: CompressionReport, data: str, trained: Path
 ) -> None:
     stages = sorted(all_three.folder.glob("*-*/checkpoints"))
-    assert [path.parent.name for path in stages] == ["1-prune", "2-cluster", "3-qat", "4-settle"]
+    names = ["1-prune", "2-cluster", "3-qat", "4-frozen-bn", "5-settle"]
+    assert [path.parent.name for path in stages] == names
     times = [path.stat().st_mtime_ns for path in stages]
     weights = keras.saving.load_model(all_three.folder / "model.keras").get_weights()
     model = keras.saving.load_model(trained)

@@ -18,7 +18,10 @@ Sparsity = Annotated[float, typer.Option(min=0, max=0.99, help="Share of zeros, 
 Pattern = Annotated[str, typer.Option(help="unstructured, 2:4 or block, of prune.")]
 Clusters = Annotated[int, typer.Option(min=2, max=256, help="Different weights of a layer.")]
 Epochs = Annotated[float, typer.Option(help="Of training, for each method.")]
-Settle = Annotated[float, typer.Option(help="Further ones after qat, with fixed ranges.")]
+FrozenBN = Annotated[
+    float, typer.Option("--frozen-bn", help="Further ones after qat, with fixed normalisation.")
+]
+Settle = Annotated[float, typer.Option(help="Then, with fixed ranges as well.")]
 Rate = Annotated[float, typer.Option(help="Factor of the recipe's learning rate.")]
 Skip = Annotated[list[str] | None, typer.Option(help="A layer to leave alone; repeatable.")]
 Time = Annotated[bool, typer.Option(help="Measure latency.")]
@@ -36,6 +39,7 @@ def compress(
     pattern: Pattern = "unstructured",
     clusters: Clusters = 16,
     epochs: Epochs = 3.0,
+    frozen_bn: FrozenBN = 0.0,
     settle: Settle = 1.0,
     rate: Rate = 0.1,
     skip: Skip = None,
@@ -59,7 +63,7 @@ def compress(
     names: Any = tuple(part.strip() for part in method.split(","))
     how: Any = pattern
     options = CompressionOptions(
-        names, sparsity, how, clusters, epochs, settle, rate, tuple(skip or ())
+        names, sparsity, how, clusters, epochs, frozen_bn, settle, rate, tuple(skip or ())
     )
     # A program that reads JSON wants nothing else.
     console.quiet = as_json

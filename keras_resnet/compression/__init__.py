@@ -6,7 +6,7 @@ it needs TensorFlow and the extra `keras-resnets[compression]`.
 
 from keras_resnet.compression.clustering import cluster
 from keras_resnet.compression.pruning import GradualPruning, prune, sparsity_of
-from keras_resnet.compression.quantization import freeze_ranges, quantize_aware
+from keras_resnet.compression.quantization import freeze_bn, freeze_ranges, quantize_aware
 from keras_resnet.compression.rebuild import strip
 from keras_resnet.compression.twin import copy_from_twin, copy_to_twin, to_tf_keras
 
@@ -15,6 +15,7 @@ __all__ = [
     "cluster",
     "copy_from_twin",
     "copy_to_twin",
+    "freeze_bn",
     "freeze_ranges",
     "prune",
     "quantize_aware",

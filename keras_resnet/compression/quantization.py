@@ -77,7 +77,15 @@ def freeze_ranges(model: keras.Model, *, bn: bool = True) -> keras.Model:
         raise ValueError("Expected a network from `quantize_aware`. Received: one without ranges")
     for layer in found.values():
         layer.observing = False
-    for layer in model.layers if bn else ():
+    return freeze_bn(model) if bn else model
+
+
+def freeze_bn(model: keras.Model) -> keras.Model:
+    """Ends the training of batch normalisation, while ranges are still observed; in place.
+
+    Between the two, ranges settle for the very statistics that are folded into kernels.
+    """
+    for layer in model.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.trainable = False
     return model

@@ -1,0 +1,140 @@
+"""Compresses a network in four ways, and judges every artifact on the whole validation part.
+
+    python -m tests.benchmarks.compression digits --output DIR
+    python -m tests.benchmarks.compression folder:CIFAR10 --output DIR
+
+The network is the ResNet-20 that comes with the package, for CIFAR-10, or one that is trained on
+the digits first. Fails if compression costs more than these bars allow, in points of accuracy: int8
+after quantization-aware training 0.3, and nothing more than int8 without it; 80 % of zeros, and 16
+different weights of a layer, 1 each, in float. The same command goes on after an interruption.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import numpy as np
+
+import keras_resnet
+from keras_resnet.compress import MODEL_FILE, compress
+from keras_resnet.compression_report import CompressionOptions
+from keras_resnet.data import DataConfig, evaluation_batches, load_data
+from keras_resnet.export import load_runner
+from keras_resnet.export.tflite.inspect import kernels
+from keras_resnet.training import Recipe, find_recipe, override, train
+
+#: Points that each way may cost, of the network in float.
+QAT_POINTS, FLOAT_POINTS = 0.3, 1.0
+
+WAYS: dict[str, tuple[Any, ...]] = {
+    "qat": ("qat",),
+    "prune": ("prune",),
+    "cluster": ("cluster",),
+    "all": ("prune", "cluster", "qat"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """A network, the recipe it was trained by, and how long each part of compression takes."""
+
+    model: keras.Model
+    recipe: Recipe
+    epochs: float
+    settle: float
+    rate: float
+
+
+def digits(folder: Path) -> Work:
+    recipe = find_recipe("quick-digits")
+    model = keras_resnet.ResNet20(input_shape=(32, 32, 3))
+    train(model, "digits", recipe, folder / "network", seed=0)
+    return Work(model, recipe, epochs=4, settle=1, rate=0.1)
+
+
+def cifar10(_: Path) -> Work:
+    model = keras_resnet.ResNet20(weights="cifar10")
+    return Work(model, find_recipe("quick-cifar10"), epochs=0.5, settle=0.1, rate=0.05)
+
+
+def measure(data: str, output: Path, ways: list[str]) -> list[str]:
+    """Prints accuracies, and returns what is outside the bars."""
+    work = (digits if data == "digits" else cifar10)(output)
+    images, labels = validation_images(data, work.model.input_shape[1])
+
+    def accuracy(path: Path) -> float:
+        return 100 * float(np.mean(load_runner(path).predict(images).argmax(-1) == labels))
+
+    work.model.save(output / "float.keras")
+    full = accuracy(output / "float.keras")
+    print(f"{len(images):,} validation images; in float {full:.2f} %", flush=True)
+    wrong = []
+    # The schedule of a whole training is for random weights.
+    recipe = override(work.recipe, {"schedule.name": "cosine", "schedule.points": ()})
+    for way in ways:
+        folder = output / way
+        options = CompressionOptions(
+            WAYS[way], epochs=work.epochs, settle=work.settle, rate=work.rate
+        )
+        compress(
+            work.model, data, folder, options, recipe=recipe, timing=None, checkpoint_every=100
+        )
+        before, after = folder / "before", folder / "after"
+        found = {
+            "float after": accuracy(folder / MODEL_FILE),
+            "int8 before": accuracy(before / "model-int8.tflite"),
+            "int8 after": accuracy(after / "model-int8.tflite"),
+        }
+        if "qat" in WAYS[way]:
+            found["ONNX int8 after"] = accuracy(after / "model-int8.onnx")
+            bars = {"int8 after": max(full - QAT_POINTS, found["int8 before"])}
+            if way == "all":
+                bars = {"int8 after": full - FLOAT_POINTS}
+        else:
+            bars = {"float after": full - FLOAT_POINTS}
+        facts = kernels(after / "model-int8.tflite")
+        zeros = sum(fact.zeros for fact in facts) / sum(fact.weights for fact in facts)
+        shown = ", ".join(f"{name} {value:.2f} %" for name, value in found.items())
+        print(
+            f"{way}: {shown}; in the int8 file {zeros:.1%} zeros, "
+            f"at most {max(fact.distinct for fact in facts)} different weights of a layer",
+            flush=True,
+        )
+        wrong += [
+            f"{way}: {name} of at least {bar:.2f} %, got {found[name]:.2f} %"
+            for name, bar in bars.items()
+            if found[name] < bar - 1e-9
+        ]
+    return wrong
+
+
+def validation_images(data: str, size: int) -> tuple[np.ndarray, np.ndarray]:
+    config = DataConfig(data, size=size)
+    batches = evaluation_batches(load_data(config)[1], config)
+    parts = [(images, labels, weights) for images, labels, weights in batches.as_numpy_iterator()]
+    images, labels, weights = (np.concatenate(part) for part in zip(*parts, strict=True))
+    return images[weights > 0], labels[weights > 0]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("data", help="digits, or a source with the images of CIFAR-10")
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--ways", nargs="*", choices=WAYS, default=list(WAYS))
+    arguments = parser.parse_args()
+    wrong = measure(arguments.data, arguments.output, arguments.ways)
+    for line in wrong:
+        print(f"Expected {line}")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

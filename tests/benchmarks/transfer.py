@@ -1,0 +1,182 @@
+"""Proves fine-tuning on real pictures, and fails where it gains less than it should.
+
+    python -m tests.benchmarks.transfer halves CIFAR10 --output DIR
+    python -m tests.benchmarks.transfer digits --output DIR
+    python -m tests.benchmarks.transfer photographs FOLDER --output DIR
+
+`halves`: a ResNet-20 learns five classes of CIFAR-10, a folder with `train` and `validation`, then
+the other five from 50 images each; the same network from random weights is 5 points worse at
+least, and a linear probe is between the two. `digits`: one that has learnt scikit-learn's
+handwritten digits learns printed ones in colour from 5 images each, and beats one that has not by
+5 points. `photographs`: a ResNet-50 at 224 goes through the command line, from folders to
+artifacts; prints seconds and the peak of memory. Its folders are named by WordNet's ids, as those
+of ImageNet are, and are animals up to n02666196. The same command goes on after an interruption.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+import keras_resnet
+from keras_resnet.data import LabeledImages, Source, load_data
+from keras_resnet.training import Stage, find_recipe, finetune, override, train
+from keras_resnet.training.transfer.baselines import baselines
+
+#: What fine-tuning has to gain over random weights, in points.
+GAIN = 5.0
+
+#: Images of every class that are fine-tuned on.
+FEW = {"halves": 50, "digits": 5}
+
+#: Epochs of the network that is fine-tuned, and of both that learn from few images.
+PRETRAINING, EPOCHS = 4, 60
+
+Data = tuple[Source, Source]
+
+
+def halves(folder: Path, output: Path) -> list[str]:
+    """Learns half of the classes of CIFAR-10, and fine-tunes on the other half."""
+    names = sorted(path.name for path in (folder / "train").iterdir())
+    for part in ("train", "validation"):
+        for half, chosen in (("first", names[:5]), ("second", names[5:])):
+            for name in chosen:
+                few = FEW["halves"] if (half, part) == ("second", "train") else None
+                link(folder / part / name, output / half / part / name, few)
+    base = keras_resnet.ResNet20(classes=5)
+    recipe = override(
+        find_recipe("quick-cifar10"),
+        {"duration": PRETRAINING, "schedule.points": ((0, 0.15), (1, 1), (PRETRAINING, 0))},
+    )
+    done = train(base, f"folder:{output / 'first'}", recipe, output / "base", seed=0)
+    print(f"{', '.join(names[:5])}: {done.best:.2%} after {PRETRAINING} epochs", flush=True)
+    return compared(base, load_data(f"folder:{output / 'second'}"), output, flip=0.5)
+
+
+def digits(_: Path | None, output: Path) -> list[str]:
+    """Learns handwritten digits, and fine-tunes on printed ones."""
+    base = keras_resnet.ResNet20()
+    done = train(base, "digits", "quick-digits", output / "base", seed=0)
+    print(f"Handwritten digits: {done.best:.2%}", flush=True)
+    return compared(base, (printed(FEW["digits"], 1), printed(100, 2)), output, flip=0)
+
+
+def compared(base: keras.Model, data: Data, output: Path, flip: float) -> list[str]:
+    """Prints what a network is worth on other data with and without what it knows."""
+    changes = {"augmentation.crop": "pad", "augmentation.flip": flip, "patience": None}
+    recipe = override(find_recipe("finetune"), changes)
+    stages = (Stage("head", EPOCHS // 4), Stage("backbone", EPOCHS - EPOCHS // 4, 0.5))
+    tuned = finetune(base, data, output / "finetune", recipe=recipe, stages=stages, compare=False)
+    probe = baselines(base, *data).linear_probe
+    fresh = keras_resnet.ResNet20(classes=len(data[0].class_names))
+    # The best of three rates: random weights want another one than trained ones.
+    scratch = max(
+        train(
+            fresh_copy(fresh),
+            data,
+            override(recipe, {"optimizer.learning_rate": rate}),
+            output / f"scratch-{rate}",
+            epochs=EPOCHS,
+            seed=0,
+        ).best
+        for rate in (0.02, 0.05, 0.1)
+    )
+    images = [len(part) for part in data]
+    print(f"{images[0]} images to learn from, {images[1]:,} to validate")
+    print(f"From random weights {scratch:.2%}, linear probe {probe:.2%}, ", end="")
+    print(f"fine-tuned {tuned.best:.2%}", flush=True)
+    wrong = []
+    if 100 * (tuned.best - scratch) < GAIN:
+        wrong.append(f"Expected fine-tuning to gain {GAIN} points over random weights")
+    if not scratch < probe < tuned.best:
+        wrong.append("Expected the linear probe between random weights and fine-tuning")
+    return wrong
+
+
+def fresh_copy(model: keras.Model) -> keras.Model:
+    copy = keras.models.clone_model(model)
+    copy.set_weights(model.get_weights())
+    return copy
+
+
+def printed(per_class: int, seed: int) -> LabeledImages:
+    """Digits of Matplotlib's fonts in any two colours, somewhat turned and moved."""
+    from matplotlib import get_data_path
+
+    folder = Path(get_data_path()) / "fonts" / "ttf"
+    fonts = sorted(folder.glob("DejaVuS*[!y].ttf"))  # Those that end in Display have no digits.
+    random = np.random.default_rng(seed)
+    labels = np.repeat(np.arange(10, dtype=np.int32), per_class)
+    images = np.empty((len(labels), 32, 32, 3), np.uint8)
+    for index, label in enumerate(labels):
+        font = ImageFont.truetype(fonts[random.integers(len(fonts))], int(random.integers(18, 29)))
+        mask = Image.new("L", (32, 32))
+        place = tuple(16 + random.uniform(-3, 3, 2))
+        ImageDraw.Draw(mask).text(place, str(label), 255, font, anchor="mm")
+        mask = mask.rotate(random.uniform(-15, 15), Image.Resampling.BILINEAR)
+        paper, ink = random.integers(0, 256, (2, 3))
+        while abs(int(paper.sum()) - int(ink.sum())) < 200:
+            paper, ink = random.integers(0, 256, (2, 3))
+        share = np.asarray(mask)[..., None] / 255
+        images[index] = paper * (1 - share) + ink * share
+    return LabeledImages(images, labels, tuple("0123456789"), name="printed digits")
+
+
+def photographs(folder: Path, output: Path) -> list[str]:
+    """Takes a ResNet-50 from folders of photographs to artifacts, as a user would."""
+    for path in sorted(folder.glob("n*")):
+        kind = "animal" if path.name < "n02666196" else "thing"
+        link(path, output / "photographs" / kind)
+    network = output / "resnet50.keras"
+    keras_resnet.ResNet50().save(network)
+    command = [
+        "finetune", "--model", str(network), "--data", f"folder:{output / 'photographs'}",
+        "--stages", "head:1,C5:1:0.1,backbone:1:0.1", "--validation-fraction", "0.2",
+        "--output", str(output / "run"), "--export", "onnx,tflite-int8",
+    ]  # fmt: skip
+    start = time.perf_counter()
+    program = Path(sys.executable).with_name("keras-resnet")
+    done = subprocess.run([program, *command], check=False)
+    seconds = time.perf_counter() - start
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e6
+    print(f"{seconds:.0f} s, at most {peak:.1f} GB")
+    return [] if done.returncode == 0 else [f"Expected exit code 0. Received: {done.returncode}"]
+
+
+def link(folder: Path, target: Path, count: int | None = None) -> None:
+    """Links to the first pictures of a folder."""
+    target.mkdir(parents=True, exist_ok=True)
+    for path in sorted(folder.resolve().iterdir())[:count]:
+        place = target / path.name
+        if not place.is_symlink():
+            place.symlink_to(path)
+
+
+PROOFS = {"halves": halves, "digits": digits, "photographs": photographs}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("proof", choices=PROOFS)
+    parser.add_argument("folder", type=Path, nargs="?")
+    parser.add_argument("--output", type=Path, required=True)
+    arguments = parser.parse_args()
+    wrong = PROOFS[arguments.proof](arguments.folder, arguments.output)
+    for line in wrong:
+        print(line)
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
