@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import keras
 import numpy as np
@@ -25,6 +23,7 @@ from keras_resnet.data import LabeledImages, load_digits
 from keras_resnet.training import RECIPES, TrainingInterrupted, override, train
 
 from ..conftest import randomize
+from ..training.interruption import Count
 
 Digits = tuple[LabeledImages, LabeledImages]
 
@@ -51,19 +50,6 @@ def model() -> keras.Model:
 def compressed(model: keras.Model, digits: Digits) -> keras.Model:
     """With everything at once."""
     return quantize_aware(cluster(prune(model, 0.5), 9), digits[0].images[:32], momentum=0.9)
-
-
-class Stop(keras.callbacks.Callback):
-    """Asks the process to end after so many batches, as `kill` does."""
-
-    def __init__(self, batches: int) -> None:
-        super().__init__()
-        self._left = batches
-
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        self._left -= 1
-        if self._left == 0:
-            signal.raise_signal(signal.SIGTERM)
 
 
 def gradual() -> list[keras.callbacks.Callback]:
@@ -97,7 +83,7 @@ def test_an_interrupted_run_ends_with_the_same_bits(
 
     whole = run("whole")
     with pytest.raises(TrainingInterrupted):
-        run("parts", Stop(3))
+        run("parts", Count(3))
     parts = run("parts")
     start = make(model, digits)
     changed = 0

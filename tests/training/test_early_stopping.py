@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,8 @@ from keras_resnet.training import (
 from keras_resnet.training.fitting import Fitting
 from keras_resnet.training.run_folder import RunFolder
 
+from .interruption import Count
+
 RECIPE = override(RECIPES["quick-digits"], {"batch_size": 8, "patience": 2, "duration": 6})
 #: No better than 0.5 for two epochs after the second one.
 ACCURACIES = (0.25, 0.5, 0.5, 0.25, 0.75, 1.0)
@@ -40,19 +41,6 @@ def network() -> keras.Model:
     keras.utils.set_random_seed(0)
     config = ResNetConfig("basic", (1, 1), (4, 8), stem="cifar", shortcut="A")
     return build(config, input_shape=(8, 8, 3), classes=2)
-
-
-class Count(keras.callbacks.Callback):
-    """Counts batches, and asks the process to end after so many."""
-
-    def __init__(self, last: int | None = None) -> None:
-        super().__init__()
-        self.batches, self._last = 0, last
-
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        self.batches += 1
-        if self.batches == self._last:
-            signal.raise_signal(signal.SIGTERM)
 
 
 @pytest.fixture(autouse=True)

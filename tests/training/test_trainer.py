@@ -28,6 +28,7 @@ from keras_resnet.training import (
 from keras_resnet.training.run_folder import RunFolder
 
 from ..conftest import Run
+from .interruption import Count
 
 RECIPE = RECIPES["quick-digits"]
 Digits = tuple[LabeledImages, LabeledImages]
@@ -351,19 +352,6 @@ class TestFolder:
             train(model, digits, RECIPE, folder, epochs=2, seed=1, resume=False)
 
 
-class Stop(keras.callbacks.Callback):
-    """Asks the process to end after so many batches, as `kill` does."""
-
-    def __init__(self, batches: int) -> None:
-        super().__init__()
-        self._left = batches
-
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        self._left -= 1
-        if self._left == 0:
-            signal.raise_signal(signal.SIGTERM)
-
-
 @dataclass(frozen=True)
 class Stopping(Subset):
     """Images whose reading asks the process to end, once."""
@@ -421,7 +409,7 @@ class TestResume:
     ) -> None:
         for count in batches:
             with pytest.raises(TrainingInterrupted) as caught:
-                self.run(tiny_config, digits, tmp_path, Stop(count))
+                self.run(tiny_config, digits, tmp_path, Count(count))
             assert caught.value.code == 143
         taken = [int(path.stem.split("-")[1]) for path in RunFolder(tmp_path).checkpoints().paths()]
         assert taken[-1] == sum(batches)
@@ -472,7 +460,7 @@ class TestResume:
     ) -> None:
         for count in (3, 6):
             with pytest.raises(TrainingInterrupted):
-                self.run(tiny_config, digits, tmp_path, Stop(count))
+                self.run(tiny_config, digits, tmp_path, Count(count))
         newest = RunFolder(tmp_path).checkpoints().paths()[-1]
         newest.write_bytes(newest.read_bytes()[:-100])
         with pytest.warns(UserWarning, match="falling back to"):

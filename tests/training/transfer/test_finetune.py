@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import signal
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +30,7 @@ from keras_resnet.training.cluster import Cluster
 from keras_resnet.training.run_folder import RunFolder
 
 from ...conftest import randomize
+from ..interruption import Count
 
 COLOURS = {"red": (200, 40, 40), "green": (40, 200, 40), "blue": (40, 40, 200)}
 STAGES = (Stage("head", 2), Stage("C4", 1, 0.1))
@@ -74,19 +74,6 @@ def trained() -> keras.Model:
 @pytest.fixture
 def network() -> keras.Model:
     return trained()
-
-
-class Count(keras.callbacks.Callback):
-    """Counts batches, and asks the process to end after so many, as `kill` does."""
-
-    def __init__(self, last: int | None = None) -> None:
-        super().__init__()
-        self.batches, self._last = 0, last
-
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        self.batches += 1
-        if self.batches == self._last:
-            signal.raise_signal(signal.SIGTERM)
 
 
 def run(network: keras.Model, folder: Path | None, **keywords: Any) -> FinetuneResult:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import keras
 import numpy as np
@@ -28,6 +26,7 @@ from keras_resnet.training import (
 from keras_resnet.training.training_model import pull_to_start, training_copy
 
 from ...conftest import ROOT
+from ..interruption import Count
 
 STRENGTH = 0.5
 RECIPE = override(
@@ -97,25 +96,12 @@ def test_a_step_is_that_of_weight_decay_towards_the_start() -> None:
             np.testing.assert_allclose(end[name], ends[0][name] - pull, atol=1e-5)
 
 
-class Stop(keras.callbacks.Callback):
-    """Asks the process to end after so many batches."""
-
-    def __init__(self, batches: int) -> None:
-        super().__init__()
-        self._left = batches
-
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        self._left -= 1
-        if self._left == 0:
-            signal.raise_signal(signal.SIGTERM)
-
-
 def test_a_run_that_goes_on_pulls_to_where_it_first_began(tmp_path: Path) -> None:
     recipe = override(RECIPE, {"average.decay": 0.5})
     whole, parts = network(), network()
     history = train(whole, DATA, recipe).history
     with pytest.raises(TrainingInterrupted):
-        train(network(), DATA, recipe, tmp_path, callbacks=(Stop(5),))
+        train(network(), DATA, recipe, tmp_path, callbacks=(Count(5),))
     assert train(parts, DATA, recipe, tmp_path).history == history
     for one, other in zip(whole.get_weights(), parts.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
