@@ -15,13 +15,14 @@ import tensorflow as tf
 from keras_resnet.cores import usable_cores
 from keras_resnet.export import metadata
 from keras_resnet.export.signature import (
-    CLASSIFIER_OUTPUTS,
     IMAGE,
     SIGNATURE,
+    classifies,
     filled_up,
     image_array,
     named_outputs,
     output_names,
+    output_ranks,
 )
 from keras_resnet.export.tflite.inspect import dequantize_output, quantize_input
 from keras_resnet.extras import require
@@ -36,17 +37,19 @@ class Runner(ABC):
     Attributes:
         input_shape: `(batch, height, width, channels)`, `None` where any size is taken.
         outputs: names of what it puts out: `("probabilities",)` or `("logits",)` for a classifier.
+        ranks: how many dimensions each of them has.
         info: what the model knew about itself, such as its class names.
     """
 
     input_shape: tuple[int | None, ...]
     outputs: tuple[str, ...]
+    ranks: tuple[int, ...]
     info: ModelInfo = ModelInfo()
 
     @property
     def is_classifier(self) -> bool:
-        """Whether it puts out probabilities or logits."""
-        return len(self.outputs) == 1 and self.outputs[0] in CLASSIFIER_OUTPUTS
+        """Whether it puts out probabilities or logits `(n, classes)`."""
+        return classifies(self.outputs, self.ranks)
 
     def predict(self, images: Any, batch_size: int = 32) -> np.ndarray:
         """Class probabilities `(n, classes)`, float32.
@@ -58,8 +61,12 @@ class Runner(ABC):
             ValueError: the images have the wrong shape or range, or this is no classifier.
         """
         if not self.is_classifier:
+            outputs = [
+                f"{name} of {rank} dimensions" if rank != 2 else name
+                for name, rank in zip(self.outputs, self.ranks, strict=True)
+            ]
             raise ValueError(
-                f"Expected a classifier. Received: a model that puts out {', '.join(self.outputs)}"
+                f"Expected a classifier. Received: a model that puts out {', '.join(outputs)}"
             )
         result = self.compute(images, batch_size)[self.outputs[0]]
         return _softmax(result) if self.outputs == ("logits",) else result
@@ -103,6 +110,7 @@ class KerasRunner(Runner):
 
     def __init__(self, model: keras.Model) -> None:
         self.outputs = output_names(model)
+        self.ranks = output_ranks(model, self.outputs)
         self.input_shape = (None, *model.input_shape[1:])
         self.info = get_info(model)
         self.traces = 0
@@ -126,11 +134,9 @@ class SavedModelRunner(Runner):
         self._signature = self._loaded.signatures[SIGNATURE]
         self.input_shape = tuple(self._signature.structured_input_signature[1][IMAGE].shape)
         # Names of classes are for clients of servers.
-        self.outputs = tuple(
-            name
-            for name, spec in self._signature.structured_outputs.items()
-            if spec.dtype != tf.string
-        )
+        specs = self._signature.structured_outputs
+        self.outputs = tuple(name for name, spec in specs.items() if spec.dtype != tf.string)
+        self.ranks = tuple(specs[name].shape.rank for name in self.outputs)
         self.info = metadata.of_saved_model(path)
 
     def run(self, batch: np.ndarray) -> dict[str, np.ndarray]:
@@ -152,6 +158,7 @@ class TFLiteRunner(Runner):
         shape = self._interpreter.get_input_details()[0]["shape_signature"]
         self.input_shape = tuple(None if side < 0 else int(side) for side in shape)
         self.outputs = tuple(self._ends)
+        self.ranks = tuple(len(end["shape"]) for end in self._ends.values())
         self.info = metadata.of_tflite(path)
 
     def run(self, batch: np.ndarray) -> dict[str, np.ndarray]:
@@ -178,6 +185,7 @@ class ONNXRunner(Runner):
             sides = [sides[0], *sides[2:], sides[1]]
         self.input_shape = tuple(sides)
         self.outputs = tuple(output.name for output in self._session.get_outputs())
+        self.ranks = tuple(len(output.shape) for output in self._session.get_outputs())
 
     def run(self, batch: np.ndarray) -> dict[str, np.ndarray]:
         if self._channels_first:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import tempfile
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +20,7 @@ IMAGE = "image"
 BATCH = "batch"
 SIGNATURE = "serving_default"
 
-#: What the output of a classifier is called.
+#: What the output `(batch, classes)` of a classifier is called.
 CLASSIFIER_OUTPUTS = ("probabilities", "logits")
 
 
@@ -95,6 +95,11 @@ class ExportSource:
             return named_outputs(self.model(image, training=False), self.outputs)
 
         return serve
+
+    @property
+    def is_classifier(self) -> bool:
+        """Whether the model puts out probabilities or logits of images as a whole."""
+        return classifies(self.outputs, output_ranks(self.model, self.outputs))
 
     @property
     def input_spec(self) -> tf.TensorSpec:
@@ -183,6 +188,21 @@ def output_names(model: Any) -> tuple[str, ...]:
             f"{last.name} and puts out {outputs}"
         )
     return (_classifier_output(model),)
+
+
+def output_ranks(model: keras.Model, names: Sequence[str]) -> tuple[int, ...]:
+    """How many dimensions the outputs have, by `names`, which are those of `output_names`."""
+    if isinstance(model, keras.Sequential):
+        return (len(model.output_shape),)
+    return tuple(len(x.shape) for x in named_outputs(model.output, tuple(names)).values())
+
+
+def classifies(names: Sequence[str], ranks: Sequence[int]) -> bool:
+    """Whether outputs are those of a classifier: one, `(batch, classes)`, and called so.
+
+    A segmenter, too, may call its map of every pixel's classes `"probabilities"`.
+    """
+    return len(names) == 1 and names[0] in CLASSIFIER_OUTPUTS and ranks[0] == 2
 
 
 _POOLING = (

@@ -15,7 +15,6 @@ from keras_resnet.export.metadata import into_saved_model
 from keras_resnet.export.servers import tf_serving
 from keras_resnet.export.servers.picture_graph import prepare_files
 from keras_resnet.export.signature import (
-    CLASSIFIER_OUTPUTS,
     IMAGE,
     SIGNATURE,
     ExportSource,
@@ -97,7 +96,7 @@ def class_names(source: ExportSource) -> tuple[str, ...] | None:
 
     What has no names is ImageNet's if it has 1,000 classes, else numbered.
     """
-    if source.outputs[0] not in CLASSIFIER_OUTPUTS:
+    if not source.is_classifier:
         return None
     count = int(source.model.output_shape[-1])
     if source.info.class_names is not None:
@@ -207,7 +206,7 @@ def _names_table(source: ExportSource) -> Any:
 
 def _with_features(source: ExportSource) -> keras.Model | None:
     """The classifier with the vector before it as a second output; None where there is none."""
-    if source.outputs[0] not in CLASSIFIER_OUTPUTS:
+    if not source.is_classifier:
         return None
     pools = [
         layer

@@ -19,6 +19,7 @@ import tensorflow as tf
 from keras_resnet.export.metadata import into_tflite
 from keras_resnet.export.signature import IMAGE, SIGNATURE, ExportSource
 from keras_resnet.export.tflite import inspect, quantize
+from keras_resnet.export.tflite.dilation import fuse_dilated_convolutions
 from keras_resnet.export.tflite.kernels import keep_properties
 from keras_resnet.export.tflite.quantize import LayerNames, parse, serialize
 from keras_resnet.export.tflite.ranges import with_ranges
@@ -95,7 +96,12 @@ def calibrated_model(source: ExportSource) -> bytes:
 
 
 def _float_model(source: ExportSource) -> bytes:
-    return source.cached("float.tflite", lambda: _convert(_converter(source)))
+    def make() -> bytes:
+        model = parse(_convert(_converter(source)))
+        fuse_dilated_convolutions(model)
+        return serialize(model)
+
+    return source.cached("float.tflite", make)
 
 
 def _write_int8(source: ExportSource, path: Path, ends: Any) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from tensorflow.lite.python import schema_py_generated as schema
 
-from keras_resnet.export.tflite.quantize import builtin, is_constant
+from keras_resnet.export.tflite.quantize import append_constant, builtin, is_constant
 
 _OPS = schema.BuiltinOperator
 _NONE = schema.ActivationFunctionType.NONE
@@ -93,21 +93,7 @@ def _become(model: Any, operator: Any, scale: np.ndarray, shift: np.ndarray, las
     channels = scale.size
     operator.inputs = [
         int(operator.inputs[0]),
-        _append(model, scale.reshape(1, 1, 1, channels), name + b"/kernel"),
-        _append(model, shift, name + b"/bias"),
+        append_constant(model, scale.reshape(1, 1, 1, channels), name + b"/kernel"),
+        append_constant(model, shift, name + b"/bias"),
     ]
     operator.outputs = [int(i) for i in last.outputs]
-
-
-def _append(model: Any, values: np.ndarray, name: bytes) -> int:
-    """A new constant; the index of its tensor."""
-    buffer = schema.BufferT()
-    buffer.data = np.frombuffer(values.astype(np.float32).tobytes(), np.uint8)
-    model.buffers.append(buffer)
-    tensor = schema.TensorT()
-    tensor.shape, tensor.type = np.array(values.shape, np.int32), schema.TensorType.FLOAT32
-    tensor.buffer, tensor.name = len(model.buffers) - 1, name
-    tensor.shapeSignature = None
-    graph = model.subgraphs[0]
-    graph.tensors.append(tensor)
-    return len(graph.tensors) - 1

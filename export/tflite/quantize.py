@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 from tensorflow.lite.python import convert
 from tensorflow.lite.python import schema_py_generated as schema
@@ -41,6 +42,20 @@ def is_constant(model: Any, tensor: Any) -> bool:
     """Whether a tensor has its values in the file."""
     data = model.buffers[tensor.buffer].data
     return data is not None and len(data) > 0
+
+
+def append_constant(model: Any, values: np.ndarray, name: bytes) -> int:
+    """Adds a float32 constant to a model; the index of its tensor."""
+    buffer = schema.BufferT()
+    buffer.data = np.frombuffer(values.astype(np.float32).tobytes(), np.uint8)
+    model.buffers.append(buffer)
+    tensor = schema.TensorT()
+    tensor.shape, tensor.type = np.array(values.shape, np.int32), _FLOAT32
+    tensor.buffer, tensor.name = len(model.buffers) - 1, name
+    tensor.shapeSignature = None
+    graph = model.subgraphs[0]
+    graph.tensors.append(tensor)
+    return len(graph.tensors) - 1
 
 
 class LayerNames:

@@ -5,6 +5,7 @@ Saved models with them need this package; `strip` gives the plain model back.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, get_args
@@ -16,6 +17,9 @@ from keras import ops
 #: Which weights share a step: those of an output channel, or all of a kernel.
 Rounding = Literal["channel", "tensor"]
 
+#: Of the name of an `ActivationRange`, behind that of the layer whose outputs it rounds.
+RANGE_SUFFIX = "_range"
+
 #: Below it, a step would be no number that float32 can divide by.
 _SMALLEST = 1e-12
 
@@ -26,8 +30,9 @@ _register = keras.saving.register_keras_serializable(package="keras_resnet")
 class ActivationRange(keras.layers.Layer):
     """Rounds activations to the 256 values that int8 has between two ends, which it observes.
 
-    In training, the ends move towards the smallest and largest activation of every batch; 0 is
-    always between them, and one of the 256 values. Gradients pass within the ends (Jacob et al.
+    In training, the ends move towards the smallest and largest activation of every batch, and are
+    those of the first batch if they were both 0; 0 is always between them, and one of the 256
+    values. Gradients pass within the ends (Jacob et al.
     2018, arXiv:1712.05877, section 3.1). The shape stays as it is.
 
     Args:
@@ -46,10 +51,10 @@ class ActivationRange(keras.layers.Layer):
         self.measured: tuple[float, float] | None = None
 
     def build(self, input_shape: Any) -> None:
-        for name, value in (("low", -1.0), ("high", 1.0)):
-            ends = self.add_weight(
+        for name in ("low", "high"):
+            end = self.add_weight(
                 shape=(),
-                initializer=keras.initializers.Constant(value),
+                initializer="zeros",
                 trainable=False,
                 dtype="float32",
                 autocast=False,
@@ -57,7 +62,7 @@ class ActivationRange(keras.layers.Layer):
                 aggregation="mean",
                 name=name,
             )
-            setattr(self, name, ends)
+            setattr(self, name, end)
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         if self.measured is not None:
@@ -68,14 +73,16 @@ class ActivationRange(keras.layers.Layer):
         low, high = ops.convert_to_tensor(self.low), ops.convert_to_tensor(self.high)
         if training and self.trainable and self.observing:
             values = ops.stop_gradient(ops.cast(inputs, "float32"))
-            low = self._moved(self.low, ops.minimum(ops.min(values), 0.0))
-            high = self._moved(self.high, ops.maximum(ops.max(values), 0.0))
+            # With nothing between the ends, no gradient would pass for many batches.
+            kept = self.momentum * ops.cast(low < high, "float32")
+            low = self._moved(self.low, ops.minimum(ops.min(values), 0.0), kept)
+            high = self._moved(self.high, ops.maximum(ops.max(values), 0.0), kept)
         return keras.quantizers.fake_quant_with_min_max_vars(
             inputs, low, ops.maximum(high, low + _SMALLEST)
         )
 
-    def _moved(self, end: keras.Variable, value: Any) -> Any:
-        moved = end * self.momentum + value * (1 - self.momentum)
+    def _moved(self, end: keras.Variable, value: Any, kept: Any) -> Any:
+        moved = end * kept + value * (1 - kept)
         end.assign(moved)
         return moved
 
@@ -107,34 +114,35 @@ def measuring(layers: Iterable[ActivationRange]) -> Iterator[None]:
             layer.measured = None
 
 
-class _Compressed:
-    """What both kinds of layers with kernels have in common.
+class _Compressed(keras.layers.Layer):
+    """What both kinds of layers with kernels have in common; comes before the plain layer.
 
     A kernel goes through three steps, each of which may be left out: its values become those of a
-    few shared ones, some become zero, all are rounded to int8.
+    few shared ones, some become zero, all are rounded to int8. All of that is in float32; in mixed
+    precision, what comes out is cast to the layer's compute dtype.
+
+    Args:
+        pruned: pattern in which the `mask`, of the kernel's shape, has its zeros, see `prune`;
+            None: there is no mask.
+        clusters: how many values the weights share, `centroids`; `assignments` has their numbers.
+            0: weights have values of their own.
+        rounding: whether weights are rounded to int8, and which share a step.
+        observed: options of the `ActivationRange` that rounds what comes before the activation;
+            None: there is none.
+        *arguments: those of the plain layer.
+        **keywords: likewise.
     """
 
-    # Of the layers that this is mixed into.
-    name: str
-    built: bool
-    kernel: Any
-    _kernel: Any
-    _trainable_variables: list[Any]
-    _non_trainable_variables: list[Any]
-    add_weight: Any
-
-    pruned: str | None
-    clusters: int
-    rounding: Rounding | None
-    range: ActivationRange | None
-
-    def _set(
+    def __init__(
         self,
-        pruned: str | None,
-        clusters: int,
-        rounding: Rounding | None,
-        observed: Mapping[str, Any] | None,
+        *arguments: Any,
+        pruned: str | None = None,
+        clusters: int = 0,
+        rounding: Rounding | None = None,
+        observed: Mapping[str, Any] | None = None,
+        **keywords: Any,
     ) -> None:
+        super().__init__(*arguments, **keywords)
         if clusters and not 2 <= clusters <= 256:
             raise ValueError(f"Expected from 2 to 256 `clusters`, or 0. Received: {clusters}")
         if rounding not in (None, *get_args(Rounding)):
@@ -146,7 +154,13 @@ class _Compressed:
         if observed is not None:
             self.range = ActivationRange(name="range", dtype="float32", **observed)
 
-    def _add_weights(self) -> None:
+    def add_weight(self, *arguments: Any, **keywords: Any) -> Any:
+        # A kernel that was cast to half precision first would be rounded by another step than that
+        # of its artifact.
+        return super().add_weight(*arguments, **keywords, autocast=False)
+
+    def build(self, input_shape: Any) -> None:
+        super().build(input_shape)
         shape = tuple(self._kernel.shape)
         if self.pruned:
             self.mask = self.add_weight(
@@ -161,6 +175,21 @@ class _Compressed:
             self.assignments = self.add_weight(
                 shape=shape, initializer="zeros", trainable=False, dtype="uint8", name="assignments"
             )
+        if self.range is not None:
+            self.range.build(self.compute_output_shape(input_shape))
+
+    @abstractmethod
+    def _product(self, inputs: Any, kernel: Any) -> Any:
+        """What the layer puts out without bias and activation."""
+
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        kernel = ops.cast(self.compressed(self._kernel), self.compute_dtype)
+        outputs = self._product(inputs, kernel)
+        if self.use_bias:
+            outputs = outputs + ops.cast(self.bias, outputs.dtype)
+        if self.range is not None:
+            outputs = self.range(outputs, training=training)
+        return outputs if self.activation is None else self.activation(outputs)
 
     @property
     def trainable(self) -> bool:
@@ -199,22 +228,33 @@ class _Compressed:
 
     def unrounded_kernel(self) -> np.ndarray:
         """The layer's own kernel, clustered and pruned, but not rounded."""
-        kernel = ops.convert_to_tensor(self._kernel, "float32")
-        return np.asarray(ops.convert_to_numpy(self._shared_and_pruned(kernel)), np.float32)
+        return _as_numpy(self._shared_and_pruned(self._float32_kernel()))
 
     def final_kernel(self) -> np.ndarray:
         """What the layer computes with, as float32 numbers."""
-        kernel = ops.convert_to_tensor(self._kernel, "float32")
-        return np.asarray(ops.convert_to_numpy(self.compressed(kernel)), np.float32)
+        return _as_numpy(self.compressed(self._float32_kernel()))
 
-    def _config(self) -> dict[str, Any]:
-        config = {name: getattr(self, name) for name in ("pruned", "clusters", "rounding")}
+    def _float32_kernel(self) -> Any:
+        return ops.convert_to_tensor(self._kernel, "float32")
+
+    def get_config(self) -> dict[str, Any]:
         observed = None
         if self.range is not None:
             # Keras writes down neither for layers within layers.
-            observed = {"momentum": self.range.momentum, "observing": self.range.observing}
-            observed["trainable"] = self.range.trainable
-        return {**config, "observed": observed}
+            observed = {
+                name: getattr(self.range, name) for name in ("momentum", "observing", "trainable")
+            }
+        return {
+            **super().get_config(),
+            "pruned": self.pruned,
+            "clusters": self.clusters,
+            "rounding": self.rounding,
+            "observed": observed,
+        }
+
+
+def _as_numpy(kernel: Any) -> np.ndarray:
+    return np.asarray(ops.convert_to_numpy(kernel), np.float32)
 
 
 def _rounded(kernel: Any, rounding: Rounding) -> Any:
@@ -230,89 +270,21 @@ def _rounded(kernel: Any, rounding: Rounding) -> Any:
 
 @_register
 class CompressedConv2D(_Compressed, keras.layers.Conv2D):
-    """A convolution with a compressed kernel.
+    """A convolution, grouped or not, with a compressed kernel `(height, width, channels, filters)`.
 
-    Args:
-        pruned: pattern in which the `mask`, `(height, width, channels, filters)`, has its zeros,
-            see `prune`; None: there is no mask.
-        clusters: how many values the weights share, `centroids`; `assignments` has their numbers.
-            0: weights have values of their own.
-        rounding: whether weights are rounded to int8, and which share a step.
-        observed: options of the `ActivationRange` that rounds what comes before the activation;
-            None: there is none.
-        **keywords: those of `keras.layers.Conv2D`.
+    `channels` are those of one group.
     """
 
-    def __init__(
-        self,
-        *arguments: Any,
-        pruned: str | None = None,
-        clusters: int = 0,
-        rounding: Rounding | None = None,
-        observed: Mapping[str, Any] | None = None,
-        **keywords: Any,
-    ) -> None:
-        super().__init__(*arguments, **keywords)
-        self._set(pruned, clusters, rounding, observed)
-
-    def build(self, input_shape: Any) -> None:
-        super().build(input_shape)
-        self._add_weights()
-        if self.range is not None:
-            self.range.build(self.compute_output_shape(input_shape))
-
-    def call(self, inputs: Any, training: bool | None = None) -> Any:
-        outputs = self.convolution_op(inputs, self.compressed(self.kernel))
-        if self.use_bias:
-            outputs = outputs + ops.cast(self.bias, outputs.dtype)
-        if self.range is not None:
-            outputs = self.range(outputs, training=training)
-        return outputs if self.activation is None else self.activation(outputs)
-
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), **self._config()}
+    def _product(self, inputs: Any, kernel: Any) -> Any:
+        return self.convolution_op(inputs, kernel)
 
 
 @_register
 class CompressedDense(_Compressed, keras.layers.Dense):
-    """A dense layer with a compressed kernel.
+    """A dense layer with a compressed kernel `(inputs, units)`."""
 
-    Args:
-        pruned: as for `CompressedConv2D`; the mask is `(inputs, units)`.
-        clusters: as there.
-        rounding: as there.
-        observed: as there.
-        **keywords: those of `keras.layers.Dense`.
-    """
-
-    def __init__(
-        self,
-        *arguments: Any,
-        pruned: str | None = None,
-        clusters: int = 0,
-        rounding: Rounding | None = None,
-        observed: Mapping[str, Any] | None = None,
-        **keywords: Any,
-    ) -> None:
-        super().__init__(*arguments, **keywords)
-        self._set(pruned, clusters, rounding, observed)
-
-    def build(self, input_shape: Any) -> None:
-        super().build(input_shape)
-        self._add_weights()
-        if self.range is not None:
-            self.range.build(self.compute_output_shape(input_shape))
-
-    def call(self, inputs: Any, training: bool | None = None) -> Any:
-        outputs = ops.matmul(inputs, self.compressed(self.kernel))
-        if self.use_bias:
-            outputs = outputs + ops.cast(self.bias, outputs.dtype)
-        if self.range is not None:
-            outputs = self.range(outputs, training=training)
-        return outputs if self.activation is None else self.activation(outputs)
-
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), **self._config()}
+    def _product(self, inputs: Any, kernel: Any) -> Any:
+        return ops.matmul(inputs, kernel)
 
 
 #: Plain layer -> compressed one.
@@ -336,6 +308,3 @@ def ranges(model: keras.Model) -> dict[str, ActivationRange]:
         elif isinstance(layer, _Compressed) and layer.range is not None:
             found[layer.name] = layer.range
     return found
-
-
-RANGE_SUFFIX = "_range"

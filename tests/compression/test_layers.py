@@ -203,7 +203,7 @@ def test_measuring_passes_activations_on_and_finds_their_ends() -> None:
     layer = built_range(-9, 9)
     with measuring([layer]):
         for batch in ([[0.3, 2.0]], [[-0.7, 1.0]], [[0.1, 0.2]]):
-            np.testing.assert_array_equal(layer(np.array(batch)), np.float32(batch))
+            np.testing.assert_array_equal(layer(np.array(batch)), np.array(batch, np.float32))
     assert float(layer.low) == pytest.approx(-0.7)
     assert float(layer.high) == pytest.approx(2.0)
     with pytest.raises(RuntimeError, match="stop"), measuring([layer]):
@@ -279,6 +279,27 @@ def test_configs_bring_every_option_back(model: keras.Model) -> None:
     assert model.get_layer("a_range").get_config()["momentum"] == 0.5
 
 
+@pytest.mark.parametrize("kind", MAKERS)
+def test_both_kinds_have_the_same_options(kind: str) -> None:
+    """Files that exist have these, in this form."""
+    layer = MAKERS[kind](clusters=3, rounding="tensor", observed={"momentum": 0.5}, name="a")
+    own = {
+        "pruned": None,
+        "clusters": 3,
+        "rounding": "tensor",
+        "observed": {"momentum": 0.5, "observing": True, "trainable": True},
+    }
+    plain: Any = {"conv": keras.layers.Conv2D, "dense": keras.layers.Dense}[kind]
+    config = layer.get_config()
+    without = {key: value for key, value in config.items() if key not in own}
+    assert {key: config[key] for key in own} == own
+    assert without == plain.from_config(without).get_config()
+    names = [weight.path.removeprefix("a/") for weight in layer.weights]
+    bias = ["bias"] if layer.use_bias else []
+    others = ["centroids", "assignments", "range/low", "range/high"]
+    assert names == ["kernel", *bias, *others]
+
+
 def test_impossible_options_are_refused() -> None:
     for clusters in (1, 257, -2):
         with pytest.raises(ValueError, match=rf"from 2 to 256 `clusters`.*Received: {clusters}"):
@@ -302,3 +323,37 @@ def test_half_precision_computes_nearly_the_same() -> None:
     np.testing.assert_allclose(np.asarray(received, np.float32), wanted, atol=0.05)
     assert layers[1].range is not None
     assert float(layers[1].range.high) != 1
+
+
+@pytest.mark.parametrize("rounding", ["channel", "tensor"])
+@pytest.mark.parametrize("dtype", ["mixed_bfloat16", "mixed_float16"])
+@pytest.mark.parametrize("clusters", [0, 16])
+def test_half_precision_rounds_as_the_artifact_does(
+    dtype: str, rounding: str, clusters: int
+) -> None:
+    """Steps are those of the float32 kernel; only what comes out is cast."""
+    layer = dense(rounding=rounding, clusters=clusters, use_bias=False, dtype=dtype)
+    if clusters:
+        layer.centroids.assign(kernel_of(clusters))
+        layer.assignments.assign(np.arange(35).reshape(7, 5) % clusters)
+    received = layer(np.eye(7))
+    assert received.dtype == layer.compute_dtype
+    wanted = keras.ops.cast(layer.final_kernel(), layer.compute_dtype)
+    np.testing.assert_array_equal(
+        keras.ops.cast(received, "float32"), keras.ops.cast(wanted, "float32")
+    )
+
+
+@pytest.mark.parametrize("dtype", ["mixed_bfloat16", "mixed_float16"])
+def test_ranges_are_float32_in_half_precision(dtype: str) -> None:
+    layer = built_range(-1, 1.3, momentum=0.999, dtype=dtype)
+    assert {weight.dtype for weight in layer.weights} == {"float32"}
+    values = keras.ops.cast(np.linspace(-2, 2, 333)[None], layer.compute_dtype)
+    received = keras.ops.cast(layer(values), "float32")
+    exact = activations_by_numpy(np.asarray(keras.ops.cast(values, "float32")), -1, 1.3)
+    wanted = keras.ops.cast(keras.ops.cast(exact, layer.compute_dtype), "float32")
+    # Less than a step of bfloat16 near 1, which is 2 ** -7.
+    np.testing.assert_allclose(received, wanted, atol=2**-8)
+    layer(values, training=True)
+    # Half precision has no number between 1.3 and the one after this step.
+    assert float(layer.high) == pytest.approx(1.3007, abs=1e-6)

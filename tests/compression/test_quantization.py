@@ -265,6 +265,21 @@ def test_skipped_layers_stay_in_float(images: np.ndarray, tmp_path: Path) -> Non
         tflite.write_int8(source_of(stripped, tmp_path, keep_float=(name,)), tmp_path / "model")
 
 
+def test_mixed_precision_learns_for_the_same_artifact(images: np.ndarray, tmp_path: Path) -> None:
+    aware = quantize_aware(network(BASIC, dtype="mixed_bfloat16"), images, momentum=0.8)
+    assert aware.get_layer("conv2_block1_1_conv").compute_dtype == "bfloat16"
+    trained(aware, images, 6)
+    assert {weight.dtype for weight in aware.weights} == {"float32"}
+    report = export(freeze_ranges(aware), tmp_path, ("tflite-int8", "onnx-int8"), timing=None)
+    assert not report.failures
+    known = learned_ranges(strip(aware))
+    assert known is not None
+    assert set(known) == set(ranges(aware))
+    for row in report.artifacts[1:]:
+        received = load_runner(tmp_path / str(row.file_name)).predict(images)
+        assert difference(received, aware(images)) < 0.03
+
+
 def test_dead_units_can_be_exported(images: np.ndarray, tmp_path: Path) -> None:
     """A range of zeros has no step."""
     model = network(BASIC)
@@ -344,14 +359,14 @@ def test_info_survives_its_json() -> None:
 
 @pytest.mark.slow
 def test_training_repairs_a_network_with_outliers(tmp_path: Path) -> None:
-    """A channel that is a thousand times as large takes all steps of its tensor."""
+    """A channel that is three hundred times as large takes nearly all steps of its tensor."""
     train_data, test_data = load_digits(8)
     images, labels = train_data.images.astype(np.float32), train_data.labels
     keras.utils.set_random_seed(0)
     model = build(BASIC.replace(shortcut="A"), input_shape=(8, 8, 3), classes=10)
 
-    def fit(network: keras.Model, epochs: int) -> None:
-        network.compile(keras.optimizers.Adam(0.01), "sparse_categorical_crossentropy")
+    def fit(network: keras.Model, epochs: int, rate: float) -> None:
+        network.compile(keras.optimizers.Adam(rate), "sparse_categorical_crossentropy")
         network.fit(images, labels, batch_size=64, epochs=epochs, verbose=0)
 
     def accuracy(probabilities: np.ndarray) -> float:
@@ -362,18 +377,18 @@ def test_training_repairs_a_network_with_outliers(tmp_path: Path) -> None:
         tflite.write_int8(source_of(network, tmp_path, calibration), path)
         return accuracy(load_runner(path).predict(test_data.images))
 
-    fit(model, 6)
+    fit(model, 6, 0.01)
     before = model.predict(test_data.images, verbose=0)
     assert accuracy(before) > 0.95
     for stage in (2, 3):
         norm = model.get_layer(f"conv{stage}_block1_1_bn")
         kernel = model.get_layer(f"conv{stage}_block1_2_conv").kernel
-        factors = np.where(np.arange(norm.gamma.shape[0]) == norm.gamma.numpy().argmax(), 1000, 1)
+        factors = np.where(np.arange(norm.gamma.shape[0]) == norm.gamma.numpy().argmax(), 300, 1)
         norm.gamma.assign(norm.gamma * factors)
         norm.beta.assign(norm.beta * factors)
         kernel.assign(kernel / factors[:, None])
     np.testing.assert_allclose(model.predict(test_data.images, verbose=0), before, atol=1e-5)
     assert accuracy_in_int8(model, images[:64]) < 0.3
     aware = quantize_aware(model, images[:64])
-    fit(aware, 24)
-    assert accuracy_in_int8(strip(aware), None) > 0.7
+    fit(aware, 24, 0.02)
+    assert accuracy_in_int8(strip(aware), None) > 0.9

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import keras
 import numpy as np
+import pytest
 from keras import layers
 
 from keras_resnet import ResNetConfig, build, feature_extractor
-from keras_resnet.export import export, load_runner
+from keras_resnet.export import export, load_runner, verify
 
 from ..conftest import randomize
 
@@ -18,8 +19,6 @@ def test_segmenter_is_exported_and_verified(tmp_path: Path) -> None:
     config = ResNetConfig("basic", (1, 1), (8, 16), output_stride=4)
     backbone = build(config, include_top=False, input_shape=(32, 32, 3))
     x = feature_extractor(backbone).output["C3"]
-    # TFLite pads a dilated convolution by moving positions into the batch and back, so that the
-    # normalisation after it is not a part of it.
     x = layers.Conv2D(8, 3, padding="same", dilation_rate=2, use_bias=False)(x)
     x = layers.ReLU()(layers.BatchNormalization()(x))
     x = layers.UpSampling2D(4, interpolation="bilinear")(layers.Conv2D(3, 1)(x))
@@ -40,3 +39,27 @@ def test_segmenter_is_exported_and_verified(tmp_path: Path) -> None:
             assert row.comparison.max_error < 1e-4
             np.testing.assert_allclose(received, expected, atol=1e-4)
             assert same > 0.999
+
+
+@pytest.mark.parametrize("name", ["probabilities", "logits"])
+def test_a_map_with_the_name_of_a_classifiers_output_is_a_map(name: str, tmp_path: Path) -> None:
+    image = keras.Input((16, 16, 3))
+    x = layers.Conv2D(4, 3, padding="same", activation="relu", name="conv")(image)
+    x = layers.Conv2D(3, 1, name="scores")(x)
+    model = keras.Model(image, {name: layers.Softmax()(x) if name == "probabilities" else x})
+    images = np.random.default_rng(0).integers(0, 256, (8, 16, 16, 3), dtype=np.uint8)
+    expected = np.asarray(model(images)[name])
+    targets = ("saved_model", "tflite-float32", "onnx")
+    report = export(model, tmp_path, targets, images=images, timing=None)
+    assert not report.failures
+    for row in report.artifacts:
+        assert row.comparison.agreement is None
+    model.save(tmp_path / "model.keras")
+    for file in ("model.keras", *(str(row.file_name) for row in report.artifacts[1:])):
+        runner = load_runner(tmp_path / file)
+        assert (runner.outputs, runner.ranks, runner.is_classifier) == ((name,), (4,), False)
+        received = runner.compute(images)[name]
+        np.testing.assert_allclose(received, expected, rtol=1e-4, atol=1e-3)
+        with pytest.raises(ValueError, match=f"that puts out {name} of 4 dimensions"):
+            runner.predict(images)
+    assert verify(tmp_path / "model.onnx", model, images).disagreements == ()

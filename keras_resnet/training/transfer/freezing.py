@@ -139,7 +139,7 @@ def split_levels(network: keras.Model) -> dict[str, list[keras.Layer]]:
             known[name] = names.index(f"C{found[1]}")
         elif re.match(r"(conv|pool)1_", name):
             known[name] = 0
-        elif re.fullmatch(r"post_(bn|gn|relu)", name):
+        elif re.fullmatch(r"post_(bn|gn|relu)(_range)?", name):
             known[name] = len(numbers)
     places = _places(sources(network), known, len(names) - 1)
     levels: dict[str, list[keras.Layer]] = {name: [] for name in names}

@@ -12,6 +12,13 @@ import keras
 import numpy as np
 
 from keras_resnet.builder import SMALL_FINAL_MAP, build, check_shape
+from keras_resnet.compression.layers import (
+    RANGE_SUFFIX,
+    ActivationRange,
+    CompressedDense,
+    compressed_layers,
+    ranges,
+)
 from keras_resnet.config import ResNetConfig
 from keras_resnet.features import feature_extractor
 from keras_resnet.graph import allow_depth, find_network, sources
@@ -38,6 +45,10 @@ def replace_head(
     What follows the global pooling of `model` is left out. A network that ends with a feature map
     gets global average pooling, `"avg_pool"`. The model that comes back is not compiled.
 
+    A compressed network stays so, but for the new layer, which is neither pruned nor clustered. In
+    a quantization-aware one it is rounded, unless the old head was in float; its range starts with
+    the first training batch, so that an untrained head puts out zeros before its activation.
+
     Args:
         model: a flat network of this package, with its head, `include_top=False` or both that and
             `pooling`.
@@ -61,14 +72,17 @@ def replace_head(
     x = _pooled(model)
     if dropout:
         x = keras.layers.Dropout(float(dropout), name="head_drop", dtype="float32")(x)
-    x = keras.layers.Dense(
-        int(classes),
-        activation=_ACTIVATIONS[task],
+    options: dict[str, Any] = {
+        "activation": _ACTIVATIONS[task],
         # As in `keras_resnet.build`.
-        kernel_initializer=keras.initializers.VarianceScaling(1 / 3, "fan_in", "uniform"),
-        name="predictions",
-        dtype="float32",
-    )(x)
+        "kernel_initializer": keras.initializers.VarianceScaling(1 / 3, "fan_in", "uniform"),
+        "name": "predictions",
+        "dtype": "float32",
+    }
+    if (observed := _head_range(model)) is None:
+        x = keras.layers.Dense(int(classes), **options)(x)
+    else:
+        x = CompressedDense(int(classes), rounding="channel", observed=observed, **options)(x)
     allow_depth(len(model.layers))
     result = keras.Model(model.input, x, name=name or model.name)
     info = dataclasses.replace(
@@ -136,6 +150,11 @@ def swap_stem(
             no chain of layers; or the shape is impossible.
     """
     _check_flat(model)
+    if compressed_layers(model) or ranges(model):
+        raise ValueError(
+            f"Expected a plain network. Received: {model.name!r}, a compressed one. Swap the stem "
+            "first, or pass what `keras_resnet.compression.strip` makes of it"
+        )
     info = get_info(model)
     if info.config is None:
         raise ValueError(
@@ -209,19 +228,35 @@ def _check_task(classes: Any, task: str, dropout: Any) -> None:
 
 
 def _pooled(model: keras.Model) -> Any:
-    """The globally pooled features `(batch, channels)`."""
-    for layer in split_levels(model)["head"]:
-        if layer.name in _POOLS:
-            return layer.output
+    """The globally pooled features `(batch, channels)`, rounded where those of `model` are."""
+    head = {layer.name: layer for layer in split_levels(model)["head"]}
+    for name in _POOLS:
+        if name in head:
+            return head.get(f"{name}{RANGE_SUFFIX}", head[name]).output
     x = model.outputs[0]
     if len(x.shape) != 4:
         raise ValueError(
             "Expected a model that ends with a feature map, or has a layer 'avg_pool' or "
             f"'max_pool'. Received: {model.name!r} with the output {tuple(x.shape)}"
         )
-    return keras.layers.GlobalAveragePooling2D(
+    x = keras.layers.GlobalAveragePooling2D(
         data_format="channels_last", name="avg_pool", dtype="float32"
     )(x)
+    if (observed := _head_range(model)) is None:
+        return x
+    return ActivationRange(name=f"avg_pool{RANGE_SUFFIX}", dtype="float32", **observed)(x)
+
+
+def _head_range(model: keras.Model) -> dict[str, Any] | None:
+    """Options of new ranges in the head; None: what the head computes is not rounded."""
+    head = split_levels(model)["head"]
+    known = list(ranges(model).values())
+    in_float = any(isinstance(x, keras.layers.Dense) and not _is_rounded(x) for x in head)
+    return {"momentum": known[0].momentum} if known and not in_float else None
+
+
+def _is_rounded(layer: keras.layers.Dense) -> bool:
+    return isinstance(layer, CompressedDense) and layer.rounding is not None
 
 
 def _copied_head(model: keras.Model, x: Any) -> Any:
