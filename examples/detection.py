@@ -1,4 +1,4 @@
-"""Find shapes with FCOS; in a minute it prints `mAP at an IoU of 0.5: 0.955`."""
+"""Find shapes with FCOS; in a minute it prints `mAP at an IoU of 0.5: 0.955`; the bar is 0.85."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def detect(model: keras.Model, images: np.ndarray) -> list[np.ndarray]:
 
 
 def mean_average_precision(objects: list[np.ndarray], detections: list[np.ndarray]) -> float:
-    """At an IoU of 0.5, in the mean over the kinds."""
+    """Kinds' mean of scikit-learn's average precision of detections matched by IoU times recall."""
     rows = []
     for found, detected in zip(objects, detections, strict=True):
         overlaps = keras.utils.bounding_boxes.compute_iou(found[:, :4], detected[:, :4], "xyxy")

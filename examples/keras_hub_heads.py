@@ -4,7 +4,7 @@ RetinaNet: mAP 0.63 at an IoU of 0.5
 DeepLabV3+: mIoU 0.86
 RetinaNetObjectDetector: reloaded, it puts out the same: True
 DeepLabV3ImageSegmenter: reloaded, it puts out the same: True
-"""
+The bars are a mAP of 0.5 and a mIoU of 0.75."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def scenes(number: int, seed: int) -> tuple[np.ndarray, ...]:
 
 
 def mean_average_precision(found: dict[str, np.ndarray]) -> float:
-    """At an IoU of 0.5 with the held-out boxes, in the mean over the kinds."""
+    """Kinds' mean of scikit-learn's average precision of detections matched by IoU times recall."""
     rows = []
     detected = (np.asarray(found[name]) for name in ("boxes", "labels", "confidence"))
     for boxes, kinds, near, labels, scores in zip(true_boxes, true_kinds, *detected, strict=True):

@@ -7,6 +7,8 @@ mIoU 0.853
 model-float32.tflite: largest error 4e-06, mIoU 0.853
 model-int8.tflite: largest error 9e-02, mIoU 0.853
 model.onnx: largest error 2e-06, mIoU 0.853
+
+The bar for the trained network and for its files is a mIoU of 0.75.
 """
 
 from __future__ import annotations

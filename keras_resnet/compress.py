@@ -37,9 +37,9 @@ from keras_resnet.export.signature import ExportOptions
 from keras_resnet.export.timing import Timing
 from keras_resnet.files import partial_directory, publish
 from keras_resnet.model_info import get_info, hash_weights
-from keras_resnet.training import Recipe, ResumeError, find_recipe, override, train
+from keras_resnet.training import Recipe, find_recipe, override, train
+from keras_resnet.training.recipe_parts import ScheduleConfig
 from keras_resnet.training.run_folder import RunFolder
-from keras_resnet.training.run_state import fingerprint_difference
 
 #: Share of its training after which a network has all the zeros that it is to have.
 _PRUNED_AT = 0.6
@@ -79,8 +79,9 @@ def compress(
         out_dir: folder for all files; it also gets `model.keras`, the network as a plain Keras
             model, and `compression.json`.
         options: what is done.
-        recipe: that the network was trained by, or one like it; its learning rate is multiplied by
-            `options.rate`, and its duration counts for nothing.
+        recipe: that the network was trained by, or one like it. Its learning rate is multiplied by
+            `options.rate` and falls like a cosine to 0 in every part; its own schedule, which is
+            for random weights, and its duration and patience count for nothing.
         validation_fraction: of data without a validation part.
         seed: of data order, augmentation, clusters and the choice of images.
         timing: as for `export`; None: not at all.
@@ -95,9 +96,7 @@ def compress(
     """
     options, out_dir = options or CompressionOptions(), Path(out_dir)
     recipe = find_recipe(recipe) if isinstance(recipe, str) else recipe
-    rate = recipe.optimizer.learning_rate * options.rate
-    # With a stage that ends early, its zeros or ranges would not be what they are to be.
-    recipe = override(recipe, {"optimizer.learning_rate": rate, "patience": None})
+    recipe = _gentle(recipe, options.rate)
     config = DataConfig(
         data, size=model.input_shape[1] or 224, validation_fraction=validation_fraction
     )
@@ -125,6 +124,20 @@ def compress(
         publish({staging / REPORT_FILE: out_dir / REPORT_FILE})
     _check_agreement(outcome, len(held_out.images))
     return outcome
+
+
+def _gentle(recipe: Recipe, rate: float) -> Recipe:
+    """What a network that is trained already goes on with."""
+    schedule = dataclasses.asdict(ScheduleConfig("cosine"))
+    return override(
+        recipe,
+        {
+            "optimizer.learning_rate": recipe.optimizer.learning_rate * rate,
+            **{f"schedule.{name}": value for name, value in schedule.items()},
+            # With a stage that ends early, its zeros or ranges would not be what they are to be.
+            "patience": None,
+        },
+    )
 
 
 def _exported(
@@ -168,27 +181,16 @@ def _claim(
     out_dir: Path, model: keras.Model, data: DataConfig, options: CompressionOptions, seed: int
 ) -> None:
     """Notes in the folder what is compressed there and how, and refuses to do another thing."""
-    folder = RunFolder(out_dir)
-    wanted = json.loads(
-        json.dumps(
-            {
-                "network": model.name,
-                "weights": hash_weights(model),
-                "data": data.source,
-                "validation_fraction": data.validation_fraction,
-                "options": dataclasses.asdict(options),
-                "seed": seed,
-            }
-        )
-    )
-    known = folder.read_config()
-    if known is None:
-        folder.write_config(wanted)
-    elif changes := fingerprint_difference(known, wanted):
-        raise ResumeError(
-            f"Expected the compression that {out_dir} holds, to go on with it. Received: "
-            f"{'; '.join(changes)}. Choose another folder, or the same settings"
-        )
+    started = any(out_dir.glob("[0-9]*-*")) or (out_dir / MODEL_FILE).exists()
+    settings = {
+        "network": model.name,
+        "weights": hash_weights(model),
+        "data": data.source,
+        "validation_fraction": data.validation_fraction,
+        "options": dataclasses.asdict(options),
+        "seed": seed,
+    }
+    RunFolder(out_dir).claim(settings, "compression", started)
 
 
 def _check_agreement(outcome: CompressionReport, images: int) -> None:
@@ -214,6 +216,10 @@ def _trained(
 ) -> keras.Model:
     """The network after all methods, not stripped yet; without stages, nothing trains."""
     network, skip = model, options.skip
+    if unknown := sorted(set(skip) - {layer.name for layer in model.layers}):
+        raise ValueError(f"Expected `skip` to name layers. Received: {', '.join(unknown)}")
+    # Others have no weights that could be pruned or shared.
+    dense = [layer.name for layer in kernels(model) if layer.name in skip]
 
     def run(name: str, epochs: float, **keywords: Any) -> None:
         if stages is not None and epochs:
@@ -223,11 +229,11 @@ def _trained(
         if method == "prune":
             gradual = options.pattern != "2:4"
             share = 0.0 if gradual else options.sparsity
-            dense = [kernels(network)[0].name, *skip]
-            network = prune(network, share, pattern=options.pattern, skip=dense)
+            first = kernels(network)[0].name
+            network = prune(network, share, pattern=options.pattern, skip=[first, *dense])
             run("prune", options.epochs, pruning=options if gradual else None)
         elif method == "cluster":
-            network = cluster(network, options.clusters, skip=skip, seed=seed)
+            network = cluster(network, options.clusters, skip=dense, seed=seed)
             run("cluster", options.epochs)
         else:
             network = quantize_aware(network, images, skip=skip)

@@ -25,7 +25,8 @@ class CompressionOptions:
     Attributes:
         methods: `"prune"`, `"cluster"` and `"qat"` (quantization-aware training), or some of them;
             they are applied in this order, each keeping what those before have reached.
-        sparsity: share of zeros, reached step by step.
+        sparsity: share of zeros in [0, 1), reached step by step; counts for nothing with the
+            pattern `"2:4"`, which is one half at once.
         pattern: which weights are pruned together, see `prune`.
         clusters: different weights of a layer, see `cluster`.
         epochs: of training, for each method.
@@ -56,6 +57,12 @@ class CompressionOptions:
             raise ValueError(
                 f"Expected `methods` among {', '.join(get_args(Method))}, in this order. Received: "
                 f"{', '.join(map(str, self.methods)) or 'none'}"
+            )
+        if not 0 <= self.sparsity < 1:
+            raise ValueError(f"Expected `sparsity` in [0, 1). Received: {self.sparsity}")
+        if self.frozen_bn and "qat" not in self.methods:
+            raise ValueError(
+                f"Expected `frozen_bn` with the method qat. Received: {', '.join(self.methods)}"
             )
         for name in ("epochs", "rate"):
             if not getattr(self, name) > 0:

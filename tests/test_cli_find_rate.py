@@ -10,6 +10,7 @@ import keras
 import pytest
 
 from keras_resnet import ResNetConfig, build
+from keras_resnet.model_info import set_class_names
 
 from .conftest import Command
 
@@ -85,3 +86,36 @@ def test_a_network_by_name_and_bad_input(command_in_process: Command, tmp_path: 
     assert done.returncode == 2
     assert "Expected `steps` to be an integer of at least 10. Received: 5" in done.stderr
     assert not output.exists()
+
+
+def test_settings_that_a_file_cannot_have_are_refused(
+    file: str, command_in_process: Command, tmp_path: Path
+) -> None:
+    output = tmp_path / "new"
+    for more in (("--size", "64"), ("--set", "network.stochastic_depth=0.1")):
+        done = command_in_process(
+            "find-rate", "--model", file, "--data", "digits", "--output", str(output),
+            "--steps", "10", "--no-deterministic", *more,
+        )  # fmt: skip
+        assert done.returncode == 2, more
+        assert "neither `--size` nor `--set network" in done.stderr
+        assert f"Received: {' '.join(more).removeprefix('--set ').partition('=')[0]}" in done.stderr
+    assert not output.exists()
+
+
+def test_a_head_for_as_many_other_classes_is_replaced(
+    tiny_config: ResNetConfig, command_in_process: Command, tmp_path: Path
+) -> None:
+    model = build(tiny_config, input_shape=(16, 16, 3), name="tiny")
+    # So sure of one class that the loss tells whether the head is still there.
+    model.get_layer("predictions").bias.assign([100.0] + [0.0] * 9)
+    for names, kept in (([f"animal{i}" for i in range(10)], False), (list("0123456789"), True)):
+        set_class_names(model, names)
+        model.save(tmp_path / "tiny.keras")
+        done = command_in_process(
+            "find-rate", "--model", str(tmp_path / "tiny.keras"), "--data", "digits",
+            "--output", str(tmp_path / "new"), "--steps", "10", "--highest", "1e-5",
+            "--batch-size", "16", "--freeze", "backbone", "--no-deterministic", "--json",
+        )  # fmt: skip
+        loss = json.loads(done.stdout)["losses"][0]
+        assert (loss > 8) == kept, (names, loss)

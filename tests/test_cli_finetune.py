@@ -71,6 +71,10 @@ def test_a_network_is_fine_tuned_and_exported(
     assert again.returncode == 0, again.stderr
     assert "Epoch 1/2" in done.stdout
     assert "Epoch" not in again.stdout.partition("Exporting")[0]
+    # The network that came out of it is not the one that it began with.
+    wrong = command_in_process(*command, "--model", str(output / "last.keras"))
+    assert wrong.returncode == 2
+    assert "Load the same network again and keep the settings, or choose another" in wrong.stderr
 
 
 def test_bad_arguments_are_refused_before_anything_is_done(

@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import signal
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -16,10 +18,15 @@ import pytest
 from PIL import Image
 
 from keras_resnet import ResNetConfig, build
+from keras_resnet.analysis.complexity import complexity
 from keras_resnet.compress import compress
 from keras_resnet.compression import sparsity_of
 from keras_resnet.compression.layers import ranges
-from keras_resnet.compression_report import CompressionOptions, CompressionReport
+from keras_resnet.compression_report import (
+    CompressionError,
+    CompressionOptions,
+    CompressionReport,
+)
 from keras_resnet.export import load_runner
 from keras_resnet.export.tflite.inspect import float_operators, kernels
 from keras_resnet.training import ResumeError, find_recipe, override, train
@@ -94,7 +101,9 @@ def test_the_files_have_what_the_table_says(all_three: CompressionReport) -> Non
     assert saved == json.loads(json.dumps(all_three.to_dict()))
 
 
-def test_the_network_is_a_plain_one_again(all_three: CompressionReport, data: str) -> None:
+def test_the_network_is_a_plain_one_again(
+    all_three: CompressionReport, data: str, trained: Path
+) -> None:
     model = keras.saving.load_model(all_three.folder / "model.keras")
     assert {type(layer).__module__.split(".")[0] for layer in model.layers} == {"keras"}
     assert list(sparsity_of(model).values())[1] >= 0.49
@@ -103,6 +112,14 @@ def test_the_network_is_a_plain_one_again(all_three: CompressionReport, data: st
     expected = model.predict(images.astype("float32"), verbose=0)
     found = load_runner(all_three.folder / "after" / "model-int8.tflite").predict(images)
     assert np.mean(found.argmax(-1) == expected.argmax(-1)) >= 0.95
+    labels = np.array([sorted(COLOURS).index(path.parent.name) for path in pictures])
+    model.compile(loss="sparse_categorical_crossentropy", metrics=["accuracy"])
+    scores = model.evaluate(images.astype("float32"), labels, verbose=0, return_dict=True)
+    assert scores["accuracy"] >= 0.9
+    assert 0 < scores["loss"] < np.log(3)
+    cost = complexity(model)
+    assert cost == complexity(keras.saving.load_model(trained))
+    assert cost.params + cost.bn_statistics == model.count_params()
 
 
 def test_normalisation_stays_first_and_then_ranges(all_three: CompressionReport) -> None:
@@ -144,10 +161,10 @@ def test_a_folder_holds_one_compression(
 ) -> None:
     model = keras.saving.load_model(trained)
     others = dataclasses.replace(all_three.options, sparsity=0.6)
-    with pytest.raises(ResumeError, match=r"sparsity.*Choose another folder"):
+    with pytest.raises(ResumeError, match=r"sparsity.*choose another folder"):
         compress(model, data, all_three.folder, others, recipe=RECIPE, timing=None)
     model.layers[-1].bias.assign_add([1.0, 0.0, 0.0])
-    with pytest.raises(ResumeError, match=r"weights.*Choose another folder"):
+    with pytest.raises(ResumeError, match=r"weights.*choose another folder"):
         compress(model, data, all_three.folder, all_three.options, recipe=RECIPE, timing=None)
 
 
@@ -168,6 +185,42 @@ def test_by_the_command(
     ]
     # All but the three channels of the first convolution, and the weights of the head.
     assert 0.4 < report["rows"][3]["zeros"] <= 0.5
+    trained_by = json.loads((tmp_path / "out" / "1-prune" / "config.json").read_text())["recipe"]
+    # That of the recipe is for random weights.
+    assert trained_by["schedule"]["name"] == "cosine"
+    assert trained_by["schedule"]["warmup"] == 0
+
+
+def test_figures_are_shown_where_artifacts_disagree(
+    all_three: CompressionReport,
+    data: str,
+    trained: Path,
+    command_in_process: Command,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    def disagree(*_: Any, **__: Any) -> None:
+        raise CompressionError("Expected artifacts that agree. Received: others", all_three)
+
+    monkeypatch.setattr("keras_resnet.compress.compress", disagree)
+    arguments = ("compress", str(trained), "--data", data, "--output", str(tmp_path / "out"))
+    done = command_in_process(*arguments, "--no-deterministic")
+    assert done.returncode == 1
+    assert "after: tflite-int8" in done.stdout
+    assert "Received: others" in done.stderr
+    done = command_in_process(*arguments, "--no-deterministic", "--json")
+    assert done.returncode == 1
+    assert json.loads(done.stdout)["rows"][2]["what"] == "after: tflite-int8"
+
+
+def test_layers_without_weights_may_be_left_alone(data: str, trained: Path, tmp_path: Path) -> None:
+    """They stay in float, which is nothing to pruning and clustering."""
+    model = keras.saving.load_model(trained)
+    options = CompressionOptions(
+        ("prune", "cluster", "qat"), epochs=0.2, settle=0, skip=("conv2_block1_out",)
+    )
+    found = compress(model, data, tmp_path / "out", options, recipe=RECIPE, timing=None)
+    assert len(float_operators(found.folder / "after" / "model-int8.tflite")) > 0
 
 
 @pytest.mark.parametrize(
@@ -178,6 +231,9 @@ def test_by_the_command(
         (["--pattern", "3:4", "--method", "prune"], "Expected `pattern` to be one of"),
         (["--skip", "conv9"], "Expected `skip` to name layers. Received: conv9"),
         (["--epochs", "0"], "Expected `epochs` above 0. Received: 0"),
+        (["--skip", "conv9", "--method", "prune"], "Expected `skip` to name layers. Received: co"),
+        (["--frozen-bn", "1", "--method", "prune"], "with the method qat. Received: prune"),
+        (["--set", "schedule.warmup=1"], "its own of. Received: schedule.warmup"),
     ],
 )
 def test_impossible_options_are_refused(
@@ -205,7 +261,12 @@ def test_killed_in_quantization_aware_training_it_ends_with_the_same_bits(
         *("--checkpoint-every", "2", "--no-time", *SETTINGS, "--output"),
     )
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    subprocess.run([command, *arguments, str(whole)], check=True, capture_output=True)
+
+    def run(folder: Path) -> str:
+        line = [command, *arguments, str(folder)]
+        return subprocess.run(line, check=True, capture_output=True, text=True).stdout
+
+    assert "Going on" not in run(whole)
     process = subprocess.Popen([command, *arguments, str(parts)], stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     while len(list(parts.glob("1-qat/checkpoints/step-*"))) < 3 and process.poll() is None:
@@ -214,7 +275,9 @@ def test_killed_in_quantization_aware_training_it_ends_with_the_same_bits(
     os.kill(process.pid, signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     assert not (parts / "model.keras").exists()
-    subprocess.run([command, *arguments, str(parts)], check=True, capture_output=True)
+    done = re.search(r"Going on with \S*1-qat: (\d+) of (\d+) batches, ", run(parts))
+    assert done is not None
+    assert 4 <= int(done[1]) < int(done[2])
     models = [keras.saving.load_model(folder / "model.keras") for folder in (whole, parts)]
     for one, other in zip(*(model.get_weights() for model in models), strict=True):
         np.testing.assert_array_equal(one, other)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,8 +12,14 @@ from keras_resnet.cli.app import app
 from keras_resnet.quiet import quiet
 from keras_resnet.terminal import console
 
+if TYPE_CHECKING:
+    from keras_resnet.compression_report import CompressionReport
+    from keras_resnet.training import Recipe
+
 Model = Annotated[Path, typer.Argument(help="A .keras file of a trained network.")]
-Methods = Annotated[str, typer.Option("--method", help="prune, cluster, qat; several: prune,qat.")]
+Methods = Annotated[
+    str, typer.Option("--method", help="prune, cluster, qat, or several in this order: prune,qat.")
+]
 Sparsity = Annotated[float, typer.Option(min=0, max=0.99, help="Share of zeros, of prune.")]
 Pattern = Annotated[str, typer.Option(help="unstructured, 2:4 or block, of prune.")]
 Clusters = Annotated[int, typer.Option(min=2, max=256, help="Different weights of a layer.")]
@@ -54,10 +60,11 @@ def compress(
 ) -> None:
     """Prune, cluster or quantize a network while training it. The same command goes on."""
     chosen = training.recipe_of(recipe, settings, batch_size)
+    _check(chosen)
     training.seed_everything(seed, deterministic)
     with quiet():
         from keras_resnet.compress import compress as run
-        from keras_resnet.compression_report import CompressionOptions
+        from keras_resnet.compression_report import CompressionError, CompressionOptions
         from keras_resnet.export.timing import Timing
         from keras_resnet.saving import load_model
     names: Any = tuple(part.strip() for part in method.split(","))
@@ -67,6 +74,7 @@ def compress(
     )
     # A program that reads JSON wants nothing else.
     console.quiet = as_json
+    failure = None
     try:
         found = run(
             load_model(model, compile=False),
@@ -79,10 +87,33 @@ def compress(
             timing=Timing() if time else None,
             checkpoint_every=checkpoint_every,
         )
+    except CompressionError as error:
+        found, failure = error.report, error
     finally:
         console.quiet = False
+    _show(found, output, as_json)
+    if failure is not None:
+        raise failure
+
+
+def _show(report: CompressionReport, output: Path, as_json: bool) -> None:
     if as_json:
-        console.print_json(data=found.to_dict())
-    else:
-        console.print(found.to_table())
-        console.print(f"The network: {output / 'model.keras'}. Artifacts: {output / 'after'}.")
+        console.print_json(data=report.to_dict())
+        return
+    console.print(report.to_table())
+    console.print(f"The network: {output / 'model.keras'}. Artifacts: {output / 'after'}.")
+
+
+def _check(recipe: Recipe) -> None:
+    """Refuses what would be ignored: the network is there, and its schedule is our own."""
+    ignored = ("network.", "schedule.", "duration", "patience")
+    changed = [
+        name
+        for name, source in recipe.sources.items()
+        if name.startswith(ignored) and source == "set by the user"
+    ]
+    if changed:
+        raise ValueError(
+            "Expected no `--set` of the network, the schedule, the duration or patience, which "
+            f"compression has its own of. Received: {', '.join(changed)}"
+        )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from keras_resnet.cli import finetune as finetuning
 from keras_resnet.cli import train as training
 from keras_resnet.cli.app import AsJson, app, print_json
 from keras_resnet.quiet import quiet
@@ -43,7 +44,7 @@ def find_rate(
     highest: Highest = 10.0,
     steps: Steps = 100,
     batch_size: training.BatchSize = None,
-    size: training.Size = None,
+    size: finetuning.Size = None,
     seed: training.Seed = 0,
     settings: training.Settings = None,
     validation_fraction: training.Fraction = 0.1,
@@ -94,22 +95,22 @@ def _open(
     recipe: Recipe,
 ) -> tuple[keras.Model, Any]:
     """The network with a head for the classes, as `train` and `finetune` make it, and the data."""
-    from keras_resnet.cli.export import keras_model
     from keras_resnet.data import DataConfig, load_data
-    from keras_resnet.training import replace_head
+    from keras_resnet.training.transfer.finetune import with_head
     from keras_resnet.variants import create_model, get_config
 
-    network = keras_model(model, weights) if model.endswith(".keras") else None
-    if network is not None:
+    network = None
+    if model.endswith(".keras"):
+        network = finetuning.network_of_file(model, weights, size, recipe)
         own = network.input_shape[1]
     else:
         own = get_config(model, **recipe.network).default_size
     side = size or own or 224
     parts = load_data(DataConfig(data, size=side, validation_fraction=validation_fraction))
-    classes = len(parts[0].class_names)
-    if network is None:
-        keywords: dict[str, Any] = {"classes": classes, "input_shape": (side, side, 3)}
-        network = create_model(model, weights=weights, **keywords, **recipe.network)
-    elif network.output_shape[-1] != classes:
-        network = replace_head(network, classes, names=parts[0].class_names)
-    return network, parts
+    if network is not None:
+        return with_head(network, parts[0]), parts
+    keywords: dict[str, Any] = {
+        "classes": len(parts[0].class_names),
+        "input_shape": (side, side, 3),
+    }
+    return create_model(model, weights=weights, **keywords, **recipe.network), parts

@@ -144,6 +144,17 @@ def _network(model: str, weights: str | None, size: int | None, recipe: Recipe) 
 
         shape = None if size is None else (size, size, 3)
         return create_model(model, weights=weights, input_shape=shape, **recipe.network)
+    return network_of_file(model, weights, size, recipe)
+
+
+def network_of_file(
+    file: str, weights: str | None, size: int | None, recipe: Recipe
+) -> keras.Model:
+    """The network of a `.keras` file; refuses arguments that only networks by name have.
+
+    Raises:
+        ValueError: there are such arguments, or the file holds no network.
+    """
     own = [name for name in recipe.sources if name.startswith("network.")]
     changed = [name for name in own if recipe.sources[name] == "set by the user"]
     if changed or size is not None:
@@ -151,4 +162,4 @@ def _network(model: str, weights: str | None, size: int | None, recipe: Recipe) 
             "Expected neither `--size` nor `--set network.…` with a `.keras` file, whose network "
             f"is built. Received: {', '.join(changed) or f'--size {size}'}"
         )
-    return keras_model(model, weights)
+    return keras_model(file, weights)

@@ -96,6 +96,7 @@ class GradualPruning(keras.callbacks.Callback):
                 f"begin={begin}, end={end}, every={every}"
             )
         self.sparsity, self.begin, self.end, self.every = sparsity, begin, end, every
+        self._pruned_at: int | None = None
 
     def at(self, step: int) -> float:
         """The share of zeros after an optimizer step."""
@@ -109,9 +110,11 @@ class GradualPruning(keras.callbacks.Callback):
                 "Expected a network from `prune` with the pattern 'unstructured' or 'block'. "
                 f"Received: one with {'the pattern 2:4' if patterns else 'no masks'}"
             )
+        # The masks may be others than those after that step.
+        self._pruned_at = None
 
     def on_train_batch_begin(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
-        # Again, as the run may have been interrupted between the end of a step and here.
+        # The run may have been interrupted between the end of a step and its pruning.
         self._prune()
 
     def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
@@ -119,11 +122,14 @@ class GradualPruning(keras.callbacks.Callback):
 
     def _prune(self) -> None:
         step = int(self.model.optimizer.iterations)
+        if step == self._pruned_at:
+            return
         # Keras calls back once for so many steps.
         at_once = getattr(self.model, "steps_per_execution", 1)
         due = step % self.every < at_once or 0 <= step - self.end < at_once
         if due and step < self.end + at_once and self.at(step) > 0:
             _set_masks(self.model, self.at(step))
+            self._pruned_at = step
 
 
 def sparsity_of(model: keras.Model) -> dict[str, float]:

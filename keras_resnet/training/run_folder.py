@@ -12,7 +12,12 @@ from typing import Any
 
 from keras_resnet.files import partial_directory, remove_leftovers, replace_durably
 from keras_resnet.training.history_plot import history_plot
-from keras_resnet.training.run_state import Checkpoints, plain_json
+from keras_resnet.training.run_state import (
+    Checkpoints,
+    ResumeError,
+    fingerprint_difference,
+    plain_json,
+)
 
 _EPOCH = "epoch"
 
@@ -75,6 +80,45 @@ class RunFolder:
             OSError: it is not what `write_config` wrote.
         """
         return _read_json(self.config_file)
+
+    def claim(self, settings: Mapping[str, Any], what: str, started: bool) -> dict[str, Any]:
+        """Notes in `config.json` what is made in the folder, or makes sure that it is the same.
+
+        Settings of what never started, such as those of a call that was refused, are replaced.
+
+        Args:
+            settings: what must not change when it goes on, fit for JSON.
+            what: a noun for messages, such as `"fine-tuning"`.
+            started: whether the folder has more of it than `config.json`.
+
+        Returns:
+            What `config.json` has besides these settings.
+
+        Raises:
+            ResumeError: the folder holds another one, or something else.
+            ValueError: JSON cannot say the settings, or the folder cannot be written to.
+            OSError: the disk is full, or `config.json` is damaged.
+        """
+        before = self.read_config()
+        if before is not None:
+            # What never started is replaced only if it was of the same kind.
+            if not settings.keys() <= before.keys():
+                raise ResumeError(
+                    f"Expected a folder for a {what}. Received: {self.path}, whose "
+                    f"{self.config_file.name} is of something else. Choose another folder"
+                )
+            known = {name: before.pop(name) for name in settings}
+            changes = fingerprint_difference(known, settings)
+            if not changes:
+                return before
+            if started:
+                raise ResumeError(
+                    f"Expected the {what} that {self.path} holds, to go on with it. Received: "
+                    f"{'; '.join(changes)}. Load the same network again and keep the settings, or "
+                    "choose another folder"
+                )
+        self.write_config(settings)
+        return {}
 
     def write_environment(self, environment: Mapping[str, Any]) -> None:
         """Writes `environment.json`; where a run goes on elsewhere, `earlier` in it has the others.

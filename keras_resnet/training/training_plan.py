@@ -166,8 +166,8 @@ def identity(
     return {
         "model": known,
         "recipe": plan.recipe.as_dict(),
-        "train_data": _identity_of(data[0]),
-        "validation_data": _identity_of(data[1]),
+        "train_data": identity_of(data[0]),
+        "validation_data": identity_of(data[1]),
         "train_size": plan.training.size,
         "protocol": dataclasses.asdict(plan.evaluation.eval_protocol),
         "seed": seed,
@@ -175,7 +175,8 @@ def identity(
     }
 
 
-def _identity_of(source: Source) -> dict[str, Any]:
+def identity_of(source: Source) -> dict[str, Any]:
+    """By what a run knows its data again, fit for JSON."""
     known: dict[str, Any] = {
         "source": source.name,
         "images": len(source),

@@ -31,7 +31,7 @@ from keras_resnet.compression_report import CompressionOptions
 from keras_resnet.data import DataConfig, evaluation_batches, load_data
 from keras_resnet.export import load_runner
 from keras_resnet.export.tflite.inspect import kernels
-from keras_resnet.training import Recipe, find_recipe, override, train
+from keras_resnet.training import Recipe, find_recipe, train
 
 #: Points that each way may cost, of the network in float.
 QAT_POINTS, FLOAT_POINTS = 0.3, 1.0
@@ -82,14 +82,12 @@ def measure(data: str, output: Path, ways: list[str]) -> list[str]:
     full = accuracy(output / "float.keras")
     print(f"{len(images):,} validation images; in float {full:.2f} %", flush=True)
     wrong = []
-    # The schedule of a whole training is for random weights.
-    recipe = override(work.recipe, {"schedule.name": "cosine", "schedule.points": ()})
     for way in ways:
         folder = output / way
         epochs, rate = work.plans[way]
         options = CompressionOptions(WAYS[way], epochs=epochs, settle=epochs / 5, rate=rate)
         compress(
-            work.model, data, folder, options, recipe=recipe, timing=None, checkpoint_every=100
+            work.model, data, folder, options, recipe=work.recipe, timing=None, checkpoint_every=100
         )
         before, after = folder / "before", folder / "after"
         found = {

@@ -37,8 +37,16 @@ from keras_resnet.training.transfer.baselines import baselines
 #: What fine-tuning has to gain over random weights, in points.
 GAIN = 5.0
 
-#: Images of every class that are fine-tuned on.
-FEW = {"halves": 50, "digits": 5}
+#: Images of every class of CIFAR-10, by half of the classes and part of the data; None: all.
+COUNTS = {
+    ("first", "train"): None,
+    ("first", "validation"): None,
+    ("second", "train"): 50,
+    ("second", "validation"): 200,
+}
+
+#: Printed digits of every class to learn from, and to validate.
+DIGITS = (5, 50)
 
 #: Epochs of the network that is fine-tuned, and of both that learn from few images.
 PRETRAINING, EPOCHS = 4, 60
@@ -52,8 +60,7 @@ def halves(folder: Path, output: Path) -> list[str]:
     for part in ("train", "validation"):
         for half, chosen in (("first", names[:5]), ("second", names[5:])):
             for name in chosen:
-                few = FEW["halves"] if (half, part) == ("second", "train") else None
-                link(folder / part / name, output / half / part / name, few)
+                link(folder / part / name, output / half / part / name, COUNTS[half, part])
     base = keras_resnet.ResNet20(classes=5)
     recipe = override(
         find_recipe("quick-cifar10"),
@@ -69,7 +76,7 @@ def digits(_: Path | None, output: Path) -> list[str]:
     base = keras_resnet.ResNet20()
     done = train(base, "digits", "quick-digits", output / "base", seed=0)
     print(f"Handwritten digits: {done.best:.2%}", flush=True)
-    return compared(base, (printed(FEW["digits"], 1), printed(100, 2)), output, flip=0)
+    return compared(base, (printed(DIGITS[0], 1), printed(DIGITS[1], 2)), output, flip=0)
 
 
 def compared(base: keras.Model, data: Data, output: Path, flip: float) -> list[str]:

@@ -195,7 +195,10 @@ def test_levels_have_their_ranges(version: str) -> None:
 def test_an_interrupted_one_ends_with_the_same_bits(whole: FinetuneResult, tmp_path: Path) -> None:
     with pytest.raises(TrainingInterrupted):
         run(everything(network(10)), tmp_path, callbacks=(Count(BATCHES + 2),))
-    parts = run(everything(network(10)), tmp_path)
+    rest = Count()
+    parts = run(everything(network(10)), tmp_path, callbacks=(rest,))
+    # Of two epochs.
+    assert rest.batches == 2 * BATCHES - (BATCHES + 2)
     assert whole.best == parts.best
     for one, other in zip(whole.model.weights, parts.model.weights, strict=True):
         np.testing.assert_array_equal(one.numpy(), other.numpy(), err_msg=one.path)

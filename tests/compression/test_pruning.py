@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import keras
 import numpy as np
@@ -202,6 +203,17 @@ def test_training_in_parts_prunes_the_same(model: keras.Model, images: np.ndarra
         results.append(kernels_of(network))
     for name, kernel in results[0].items():
         np.testing.assert_array_equal(results[1][name], kernel)
+
+
+def test_a_step_is_pruned_after_once(model: keras.Model, images: np.ndarray) -> None:
+    # Due after the steps 4, 8 and 12; one that starts at step 4 cannot know of what was done there.
+    for parts, times in (((3,), 3), ((1, 2), 4)):
+        network = prune(model, 0)
+        layer = network.get_layer("predictions")
+        with mock.patch.object(layer, "unrounded_kernel", wraps=layer.unrounded_kernel) as pruned:
+            for epochs in parts:
+                gradually(network, images, epochs, GradualPruning(0.5, 12, every=4))
+        assert pruned.call_count == times
 
 
 def test_pruning_again_adds_to_the_zeros(model: keras.Model) -> None:

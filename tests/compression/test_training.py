@@ -84,7 +84,9 @@ def test_an_interrupted_run_ends_with_the_same_bits(
     whole = run("whole")
     with pytest.raises(TrainingInterrupted):
         run("parts", Count(3))
-    parts = run("parts")
+    rest = Count()
+    parts = run("parts", rest)
+    assert rest.batches == 8 - 3
     start = make(model, digits)
     changed = 0
     for one, other, before in zip(whole.weights, parts.weights, start.weights, strict=True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import itertools
 import math
 import os
@@ -23,6 +24,7 @@ from keras_resnet.training.recipe_table import find_recipe
 from keras_resnet.training.recipes import Recipe, override
 from keras_resnet.training.strategies import Setup, StrategyName
 from keras_resnet.training.trainer import TrainResult, train
+from keras_resnet.training.training_plan import identity_of
 from keras_resnet.training.transfer.finetune_folder import FinetuneFacts, FinetuneFolder
 from keras_resnet.training.transfer.freezing import BNMode, FreezeReport, freeze, unfreeze
 from keras_resnet.training.transfer.heads import check_image_size, replace_head
@@ -31,8 +33,11 @@ if TYPE_CHECKING:
     # Brings scikit-learn, which nothing else of training needs.
     from keras_resnet.training.transfer.baselines import Baselines
 
-#: Of a class with this many times the images of another one, training is told.
-_IMBALANCED = 3.0
+#: Training is told of classes with fewer images than the largest one divided by this.
+_RARE = 3
+
+#: So many of them are named.
+_NAMED = 10
 
 
 @dataclass(frozen=True)
@@ -114,10 +119,11 @@ def finetune(
     """Gives a network a head for the classes of a data set and trains it, head first.
 
     Every stage is a run of `train` in a folder of its own, `1-head` and so on, so that the same
-    call goes on after an interruption; it needs the same weights to start from. A stage begins
-    with the last weights of the one before. `out_dir` itself gets `best.keras`, the best of all
-    stages, `last.keras`, `history.csv`, `history.png` and `model_card.md` of all stages together,
-    and `config.json`.
+    call goes on after an interruption. For that, load the network again, as the weights of `model`
+    have been trained by then; another network or other data are refused. A stage begins with the
+    last weights of the one before. `out_dir` itself gets `best.keras`, the best of all stages,
+    `last.keras`, `history.csv`, `history.png` and `model_card.md` of all stages together, and
+    `config.json`.
 
     Where the recipe has `loss.l2_sp`, every stage pulls to the weights of `model`, not to those of
     the stage before. Keys of its `optimizer.rate_groups` count in the stages in which something of
@@ -142,20 +148,21 @@ def finetune(
     Raises:
         ValueError: network, data and stages do not go together, or as for `train`.
         TypeError: an option is none of `train`'s.
-        ResumeError: `out_dir` holds another fine-tuning.
+        ResumeError: `out_dir` holds another fine-tuning, or something else.
         OSError: the best network of a finished stage is gone, or as for `train`.
     """
     recipe = find_recipe(recipe) if isinstance(recipe, str) else recipe
     _check(stages, options)
     sources, settings = _open(data)
     keras.utils.set_random_seed(seed)
-    network = _with_head(model, sources[0], dropout)
+    network = with_head(model, sources[0], dropout)
     recipes = _recipes(network, recipe, stages, bn)
     check_image_size(network)
     if (found := _imbalance(sources[0], recipe)) is not None:
         report(found)
-    asked = {"stages": [dataclasses.asdict(stage) for stage in stages]}
-    folder = FinetuneFolder(out_dir, {**asked, "bn": bn, "dropout": dropout, "seed": seed})
+    asked = {"stages": [dataclasses.asdict(stage) for stage in stages], "bn": bn}
+    start_and_data = _identity(model, network, sources)
+    folder = FinetuneFolder(out_dir, {**start_and_data, **asked, "dropout": dropout, "seed": seed})
     compared = _compared(network, sources, settings, folder, seed) if compare else None
     if compared is not None:
         report(str(compared))
@@ -212,7 +219,12 @@ def _open(
     return (load_data(data), data) if isinstance(data, DataConfig) else (data, None)
 
 
-def _with_head(model: keras.Model, source: Source, dropout: float) -> keras.Model:
+def with_head(model: keras.Model, source: Source, dropout: float = 0.0) -> keras.Model:
+    """`model` itself if its head is for the classes of `source`, by name; else with a new head.
+
+    Raises:
+        ValueError: there is to be dropout before a head that is kept, or as for `replace_head`.
+    """
     names = tuple(source.class_names)
     if get_info(model).class_names == names and model.output_shape[-1] == len(names):
         if dropout:
@@ -224,18 +236,43 @@ def _with_head(model: keras.Model, source: Source, dropout: float) -> keras.Mode
     return replace_head(model, len(names), names=names, dropout=dropout)
 
 
+def _identity(
+    model: keras.Model, network: keras.Model, data: tuple[Source, Source]
+) -> dict[str, Any]:
+    """What is trained on what, fit for JSON; of the weights, those that come with `model`."""
+    # An old head that is replaced counts for nothing, the new one follows from the seed.
+    own = {id(weight) for weight in model.weights}
+    digest = hashlib.sha256()
+    for weight in network.weights:
+        if id(weight) in own:
+            digest.update(np.ascontiguousarray(weight.numpy()).tobytes())
+    config = get_info(model).config
+    return {
+        "model": {
+            "name": model.name,
+            "config": None if config is None else dict(config),
+            "weights_at_start": digest.hexdigest()[:16],
+        },
+        "train_data": identity_of(data[0]),
+        "validation_data": identity_of(data[1]),
+    }
+
+
 def _imbalance(source: Source, recipe: Recipe) -> str | None:
-    """A sentence on classes with far fewer images than others."""
+    """A sentence on classes with far fewer images than the largest, the rarest first."""
     names = source.class_names
     labels = np.asarray(source.labels)
     counts = np.bincount(labels[(labels >= 0) & (labels < len(names))], minlength=len(names))
-    most, least = int(counts.argmax()), int(counts.argmin())
-    if counts[most] < _IMBALANCED * counts[least]:
+    most = int(counts.argmax())
+    rare = [int(i) for i in counts.argsort(kind="stable") if _RARE * counts[i] < counts[most]]
+    if not rare:
         return None
+    told = ", ".join(f"{counts[index]:,} of {names[index]}" for index in rare[:_NAMED])
+    more = f" and {len(rare) - _NAMED} more" if len(rare) > _NAMED else ""
     balanced = recipe.loss.class_weights == "balanced"
     return (
         f"Classes are imbalanced: {counts[most]:,} training images of {names[most]}, "
-        f"{counts[least]:,} of {names[least]}. "
+        f"but {told}{more}. "
         + ("" if balanced else "With `loss.class_weights=balanced`, ")
         + ("Each class weighs the same." if balanced else "each class would weigh the same.")
     )

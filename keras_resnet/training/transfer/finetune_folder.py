@@ -19,7 +19,6 @@ from keras_resnet.training.environment import describe_environment
 from keras_resnet.training.model_card import CardFacts, model_card
 from keras_resnet.training.recipes import Recipe
 from keras_resnet.training.run_folder import RunFolder
-from keras_resnet.training.run_state import ResumeError, fingerprint_difference
 from keras_resnet.training.trainer import TrainResult
 
 if TYPE_CHECKING:
@@ -70,17 +69,12 @@ class FinetuneFolder:
         self.path = None if path is None else Path(path)
         self._folder = None if path is None else RunFolder(path)
         self._settings = dict(settings)
-        before = None if self._folder is None else self._folder.read_config()
-        self._before = before or {}
-        if before is not None:
-            known = {name: before.get(name) for name in self._settings}
-            if changes := fingerprint_difference(known, self._settings):
-                raise ResumeError(
-                    f"Expected the fine-tuning that {self.path} holds, to go on with it. Received: "
-                    f"{'; '.join(changes)}. Choose another folder, or the same settings"
-                )
-        elif self._folder is not None:
-            self._folder.write_config(self._settings)
+        self._before: dict[str, Any] = {}
+        if self._folder is not None:
+            folder = self._folder
+            results = (folder.history_file, folder.best_file, folder.last_file)
+            started = any(folder.path.glob("[0-9]*-*")) or any(map(Path.is_file, results))
+            self._before = folder.claim(self._settings, "fine-tuning", started)
 
     def known_baselines(self) -> dict[str, Any] | None:
         """Those that were found before an interruption."""

@@ -47,6 +47,12 @@ RECIPE = override(
         "augmentation.mixup": 0.2,
     },
 )
+#: What is soon over, and says nothing of the weights that it began with but in its folder.
+SHORT: dict[str, Any] = {
+    "recipe": override(RECIPE, {"loss.l2_sp": 0, "optimizer.rate_groups": {}}),
+    "stages": (Stage("head", 0.1),),
+    "compare": False,
+}
 #: Of 96 images.
 BATCHES = 12
 
@@ -222,6 +228,73 @@ def test_what_was_removed_is_done_again_or_named(whole: Whole, tmp_path: Path) -
         run(trained(), folder)
 
 
+def test_another_network_or_other_data_are_refused_where_only_the_folder_tells(
+    network: keras.Model, tmp_path: Path
+) -> None:
+    done = run(network, tmp_path, **SHORT)
+    before = (tmp_path / "last.keras").read_bytes()
+    other = trained()
+    for weight in other.trainable_weights[:1]:
+        weight.assign(2 * weight)
+    refused = "model.weights_at_start: '.*Load the same network again and .* another folder"
+    # What has gone on training is another one, too, if its head stays.
+    for model in (other, done.model):
+        with pytest.raises(ResumeError, match=refused):
+            run(model, tmp_path, **SHORT)
+    less = LabeledImages(DATA[1].images[1:], DATA[1].labels[1:], DATA[1].class_names, name="less")
+    for data, said in (
+        ((part(96, 3, DATA[0].name), DATA[1]), "train_data.labels: "),
+        ((DATA[0], less), "validation_data.source: .*validation_data.images: 48 in the run, now"),
+    ):
+        with pytest.raises(ResumeError, match=f"the fine-tuning that .*Received: {said}"):
+            finetune(trained(), data, tmp_path, report=lambda text: None, **SHORT)
+    assert (tmp_path / "last.keras").read_bytes() == before
+    # A head that is replaced counts for nothing.
+    same = trained()
+    same.get_layer("predictions").bias.assign(np.ones(10))
+    assert_same(run(same, tmp_path, **SHORT), done)
+
+
+def test_baselines_of_another_network_are_not_taken_over(tmp_path: Path) -> None:
+    first, second = trained(), trained()
+    second.set_weights([0 * value for value in second.get_weights()])
+    compared = {**SHORT, "compare": True}
+
+    def stop(text: str) -> None:
+        if text.startswith("Stage 1"):
+            raise EnoughError
+
+    for _ in range(2):
+        with pytest.raises(EnoughError):
+            run(first, tmp_path, report=stop, **compared)
+    known = json.loads((tmp_path / "config.json").read_text())["baselines"]
+    assert known["linear_probe"] > 0.9
+    result = run(second, tmp_path, **compared)
+    assert result.baselines is not None
+    assert result.baselines.linear_probe < 0.9
+
+
+def test_a_refused_call_leaves_the_folder_to_another_one(
+    network: keras.Model, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match="float13"):
+        run(network, tmp_path, dtype="float13", **SHORT)
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+    run(network, tmp_path, bn="training", **SHORT)
+    assert json.loads((tmp_path / "config.json").read_text())["bn"] == "training"
+    # Now it is somebody's.
+    with pytest.raises(ResumeError, match="bn: 'training' in the run, now 'frozen'"):
+        run(trained(), tmp_path, **SHORT)
+
+
+def test_a_folder_of_something_else_is_refused(network: keras.Model, tmp_path: Path) -> None:
+    text = '{"model": {}, "seed": 0}\n'
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(ResumeError, match="a folder for a fine-tuning.*is of something else"):
+        run(network, tmp_path, compare=False)
+    assert (tmp_path / "config.json").read_text() == text
+
+
 class EnoughError(Exception):
     """Ends a fine-tuning before it trains."""
 
@@ -250,7 +323,10 @@ def test_a_head_for_the_same_classes_is_kept(whole: Whole) -> None:
 def test_imbalance_is_told(network: keras.Model) -> None:
     data = (part(60, 1, "train", (10, 1, 0)), part(30, 2, "validation"))
     reds = int((data[0].labels == 0).sum())
-    sentence = f"Classes are imbalanced: {reds} training images of red, 0 of blue. "
+    greens = 60 - reds
+    sentence = (
+        f"Classes are imbalanced: {reds} training images of red, but 0 of blue, {greens} of green. "
+    )
     for recipe, remedy in (
         ("finetune", "With `loss.class_weights=balanced`, each class would weigh the same."),
         (RECIPE, "Each class weighs the same."),
@@ -259,6 +335,20 @@ def test_imbalance_is_told(network: keras.Model) -> None:
         assert told[0] == sentence + remedy
         assert told[1].startswith("Stage 1 of 2. Trains head: 1 of ")
     assert len(told_before_training(network, DATA)) == 1
+
+
+def test_of_many_rare_classes_ten_are_named(network: keras.Model) -> None:
+    # Exactly a third of the largest, 9, is not rare.
+    counts = (9, 3, *[2] * 11, 1)
+    labels = np.repeat(np.arange(14), counts).astype(np.int32)
+    names = tuple(f"class{index}" for index in range(14))
+    pixels = np.zeros((len(labels), 16, 16, 3), np.uint8)
+    data = LabeledImages(pixels, labels, names)
+    rare = ", ".join(f"2 of class{index}" for index in range(2, 11))
+    assert told_before_training(network, (data, data))[0].startswith(
+        "Classes are imbalanced: 9 training images of class0, but 1 of class13, "
+        f"{rare} and 2 more. With "
+    )
 
 
 def test_what_a_later_stage_would_refuse_is_refused_at_once(network: keras.Model) -> None:
