@@ -125,19 +125,18 @@ CHECKS = {
     "train.py": has("in runs/digits/best.keras"),
 }
 
-#: As a mark, which skips before the fixtures are made.
+#: `make test-slow` installs it. As a mark, this skips before the fixtures are made.
 NEEDS_KERAS_HUB = pytest.mark.skipif(
     importlib.util.find_spec("keras_hub") is None,
     reason="keras-hub is no dependency of this project",
 )
 
+MARKS = {"keras_hub_heads.py": (pytest.mark.slow, NEEDS_KERAS_HUB)}
+
 
 @pytest.mark.parametrize(
     "path",
-    [
-        pytest.param(path, marks=[NEEDS_KERAS_HUB] * (path.name == "keras_hub_heads.py"))
-        for path in EXAMPLES
-    ],
+    [pytest.param(path, marks=MARKS.get(path.name, ())) for path in EXAMPLES],
     ids=lambda path: path.name,
 )
 def test_example_runs_and_prints_what_it_promises(
