@@ -61,6 +61,7 @@ def fuse_dilated_convolutions(model: Any) -> None:
         removed += [split, joined]
     for operator in removed:
         graph.operators.remove(operator)
+    _drop_unused_codes(model)
 
 
 def _is_dilation(model: Any, split: Any, conv: Any, joined: Any) -> bool:
@@ -121,6 +122,15 @@ def _fold(model: Any, conv: Any, joined: Any, after: Any, removed: list[Any]) ->
         append_constant(model, bias, name + b"/bias"),
     ]
     return last
+
+
+def _drop_unused_codes(model: Any) -> None:
+    """Removes kinds of operators that nothing uses: the quantizer to int16 fails to load them."""
+    operators = [operator for graph in model.subgraphs for operator in graph.operators]
+    used = sorted({operator.opcodeIndex for operator in operators})
+    for operator in operators:
+        operator.opcodeIndex = used.index(operator.opcodeIndex)
+    model.operatorCodes = [model.operatorCodes[index] for index in used]
 
 
 def _constant(model: Any, index: Any) -> np.ndarray:
