@@ -1,4 +1,10 @@
-"""Take the feature maps C2 to C5 of a network, for a detector or a segmenter."""
+"""Take the feature maps C2 to C5 of a network, for a detector or a segmenter.
+
+Prints, on one line:
+
+    {'C2': (None, 64, 64, 256), 'C3': (None, 32, 32, 512),
+     'C4': (None, 16, 16, 1024), 'C5': (None, 16, 16, 2048)}
+"""
 
 import keras_resnet
 

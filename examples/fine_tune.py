@@ -1,4 +1,16 @@
-"""Teach a network that knows the digits another task: odd or even. Run `make demo` first."""
+"""Teach a network that knows the digits another task: odd or even. Run `make demo` first.
+
+Prints, beside what is trained and how (figures differ between machines):
+
+    Linear probe: 98.61%, 20 nearest neighbours: 99.72%, commonest class: 50.56%
+    Stage 1 of 2. Trains head: 1 of 39 layers with 130 of 270,578 weights.
+    Batch normalisation is frozen everywhere and keeps its statistics.
+    Stage 2 of 2. Trains C4, head: 7 of 39 layers with 202,882 of 270,578 weights.
+    Best: 98.33%, -1.4 points to the better baseline.
+    98.3% of the held-out digits are right
+
+Digits of one kind are near each other already, so that neighbours are hard to beat on this task.
+"""
 
 import keras_resnet
 from keras_resnet.data import LabeledImages, load_digits

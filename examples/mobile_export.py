@@ -1,4 +1,10 @@
-"""Export a network as int8 TFLite and call it as an app does. Run `make demo` first."""
+"""Export a network as int8 TFLite and call it as an app does. Run `make demo` first.
+
+Prints (figures differ between machines; the first line is shortened here):
+
+    Comparison(images=360, max_error=0.039…, agreement=1.0, …, accuracy=0.994…, …)
+    7 should be 7
+"""
 
 import keras
 from ai_edge_litert.interpreter import Interpreter

@@ -1,4 +1,7 @@
-"""Classify a photograph with published weights, which are downloaded once."""
+"""Classify a photograph with published weights, which are downloaded once.
+
+Prints the three likeliest classes, one to a line: probability, name and WordNet id.
+"""
 
 from sklearn.datasets import load_sample_image
 

@@ -1,4 +1,9 @@
-"""Export a SavedModel and call its signature as TF Serving does. Run `make demo` first."""
+"""Export a SavedModel and call its signature as TF Serving does. Run `make demo` first.
+
+Prints:
+
+    [7 6 3] should be [7 6 3]
+"""
 
 import keras
 import tensorflow as tf

@@ -1,4 +1,10 @@
-"""Exchange weights with torchvision and timm, without torch."""
+"""Exchange weights with torchvision and timm, without torch.
+
+Prints:
+
+    resnet18.safetensors: 102 arrays into 41 layers, names of torchvision
+    ('predictions/kernel', 'predictions/bias')
+"""
 
 import keras_resnet
 
