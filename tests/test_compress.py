@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from keras_resnet import ResNetConfig, build
+from keras_resnet import ResNet50, ResNetConfig, build
 from keras_resnet.analysis.complexity import complexity
 from keras_resnet.compress import compress
 from keras_resnet.compression import sparsity_of
@@ -283,3 +283,24 @@ def test_killed_in_quantization_aware_training_it_ends_with_the_same_bits(
         np.testing.assert_array_equal(one, other)
     sizes = [(folder / "after/model-int8.tflite").read_bytes() for folder in (whole, parts)]
     assert sizes[0] == sizes[1]
+
+
+@pytest.mark.slow
+def test_a_resnet50_keeps_zeros_and_shared_weights(data: str, tmp_path: Path) -> None:
+    """Where tensorflow-model-optimization's own ways lose them (its issue 1056)."""
+    keras.utils.set_random_seed(0)
+    model = ResNet50(input_shape=(64, 64, 3), classes=3)
+    options = CompressionOptions(("prune", "cluster", "qat"), sparsity=0.8, epochs=1, settle=0.5)
+    changes = {"batch_size": 16, "augmentation.crop": "none", "optimizer.learning_rate": 0.01}
+    recipe = override(find_recipe("quick-digits"), changes)
+    train(model, data, recipe, epochs=1)
+    report = compress(model, data, tmp_path / "out", options, recipe=recipe, timing=None)
+    path = report.folder / "after" / "model-int8.tflite"
+    first, *others = kernels(path)
+    assert float_operators(path) == ()
+    # 53 convolutions and the head.
+    assert len(others) == 53
+    assert first.distinct <= options.clusters
+    for kernel in others:
+        assert kernel.zeros >= 0.8 * kernel.weights - 1, kernel
+        assert kernel.distinct <= options.clusters, kernel

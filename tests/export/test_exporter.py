@@ -29,6 +29,7 @@ from keras_resnet.export import (
 )
 from keras_resnet.export.record import digest
 from keras_resnet.export.report_page import html_table
+from keras_resnet.export.servers.kserve import SERVICE
 from keras_resnet.export.signature import ExportSource
 
 from ..conftest import randomize
@@ -50,6 +51,7 @@ def exported(
         calibration=images[:32],
         images=images,
         labels=labels,
+        options=ExportOptions(storage_uri="s3://bucket/tiny"),
         timing=None,
     )
     return directory, report
@@ -74,6 +76,9 @@ def test_every_target_is_written_and_nothing_else(exported: tuple[Path, ExportRe
     # Stem, three blocks of two convolutions.
     assert graphs["saved_model"]["Conv2D"] == graphs["onnx"]["Conv"] == 7
     assert graphs["tflite-float32"]["CONV_2D"] == 7
+    services = list(directory.rglob(SERVICE))
+    assert len(services) == 2
+    assert all('storageUri: "s3://bucket/tiny"' in path.read_text() for path in services)
 
 
 @pytest.mark.parametrize("name", TARGETS)
