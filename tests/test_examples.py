@@ -131,7 +131,14 @@ NEEDS_KERAS_HUB = pytest.mark.skipif(
     reason="keras-hub is no dependency of this project",
 )
 
-MARKS = {"keras_hub_heads.py": (pytest.mark.slow, NEEDS_KERAS_HUB)}
+#: Those that train for a minute are slow.
+MARKS = {
+    "detection.py": pytest.mark.slow,
+    "keras_hub_heads.py": (pytest.mark.slow, NEEDS_KERAS_HUB),
+    "multi_label.py": pytest.mark.slow,
+    "segmentation.py": pytest.mark.slow,
+    "self_supervised.py": pytest.mark.slow,
+}
 
 
 @pytest.mark.parametrize(

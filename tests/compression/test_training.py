@@ -60,7 +60,7 @@ def gradual() -> list[keras.callbacks.Callback]:
     ("make", "callbacks"),
     [
         (compressed, list),
-        (lambda model, digits: prune(model, 0), gradual),
+        pytest.param(lambda model, digits: prune(model, 0), gradual, marks=pytest.mark.slow),
     ],
     ids=["aware", "pruned on the way"],
 )

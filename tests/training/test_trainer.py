@@ -397,7 +397,9 @@ class TestResume:
             np.testing.assert_array_equal(before, after)
 
     @pytest.mark.parametrize(
-        "batches", [(3, 6, 5), (8, 8)], ids=["within epochs", "before evaluations"]
+        "batches",
+        [(3, 6, 5), pytest.param((8, 8), marks=pytest.mark.slow)],
+        ids=["within epochs", "before evaluations"],
     )
     def test_after_signals_between_steps(
         self,
