@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ from keras_resnet.export.calibration import ImageSet, image_sets
 from keras_resnet.export.signature import ExportOptions
 from keras_resnet.export.timing import Timing
 from keras_resnet.files import partial_directory, publish
-from keras_resnet.model_info import get_info, hash_weights
+from keras_resnet.model_info import compressed_kernels, get_info, hash_weights
 from keras_resnet.training import Recipe, find_recipe, override, train
 from keras_resnet.training.recipe_parts import ScheduleConfig
 from keras_resnet.training.run_folder import RunFolder
@@ -74,7 +74,7 @@ def compress(
 
     Args:
         model: a flat network of this package with trained weights, for the classes of `data`; it
-            stays as it is.
+            stays as it is. Zeros and shared values of an earlier compression stay, too.
         data: a data source such as `"folder:flowers"`: to train, to validate, and for ranges.
         out_dir: folder for all files; it also gets `model.keras`, the network as a plain Keras
             model, and `compression.json`.
@@ -91,6 +91,7 @@ def compress(
 
     Raises:
         ValueError: network, data and options do not go together.
+        ExportError: the network has no int8 artifact, which is found before anything trains.
         CompressionError: an artifact disagrees with the trained network; all files are there.
         ResumeError: `out_dir` holds another compression.
     """
@@ -106,17 +107,18 @@ def compress(
     _trained(model, calibration.images, options, None, seed)
     _claim(out_dir, model, config, options, seed)
     stages = _Stages(load_data(config), recipe, out_dir, seed, report, keywords)
+    # A network that has no artifacts is refused now, too.
+    report("Exporting the network before")
+    images = (calibration, held_out)
+    rows = _exported(model, out_dir, "before", options, images, None, timing)
     network = _trained(model, calibration.images, options, stages, seed)
     classes = network.predict(held_out.images, verbose=0).argmax(-1)
     result = strip(network)
     with partial_directory(out_dir) as staging:
         result.save(staging / MODEL_FILE)
         publish({staging / MODEL_FILE: out_dir / MODEL_FILE})
-    rows: list[CompressionRow] = []
-    for name, one in (("before", model), ("after", result)):
-        report(f"Exporting the network {name}")
-        answers = classes if name == "after" else None
-        rows += _exported(one, out_dir, name, options, (calibration, held_out), answers, timing)
+    report("Exporting the network after")
+    rows += _exported(result, out_dir, "after", options, images, classes, timing)
     outcome = CompressionReport(tuple(rows), options, out_dir)
     with partial_directory(out_dir) as staging:
         text = json.dumps(outcome.to_dict(), indent=1)
@@ -151,11 +153,11 @@ def _exported(
 ) -> list[CompressionRow]:
     """The rows of artifacts in the folder `name`; `classes` are what they have to agree with."""
     calibration, held_out = images
-    quantized = "qat" in options.methods and classes is not None
+    quantized = "qat" in options.methods
     found = export(
         network,
         out_dir / name,
-        ["tflite-int8", "onnx-int8" if quantized else "tflite-float32"],
+        ["tflite-int8", "onnx-int8" if quantized and name == "after" else "tflite-float32"],
         calibration=calibration.images,
         images=held_out.images,
         labels=held_out.labels,
@@ -220,6 +222,7 @@ def _trained(
         raise ValueError(f"Expected `skip` to name layers. Received: {', '.join(unknown)}")
     # Others have no weights that could be pruned or shared.
     dense = [layer.name for layer in kernels(model) if layer.name in skip]
+    network = _as_before(network, options.methods, seed)
 
     def run(name: str, epochs: float, **keywords: Any) -> None:
         if stages is not None and epochs:
@@ -244,6 +247,22 @@ def _trained(
             freeze_ranges(network)
             run("settle", options.settle, rate=_SETTLING)
     return network
+
+
+def _as_before(model: keras.Model, methods: Sequence[str], seed: int) -> keras.Model:
+    """Takes up zeros and shared values of a network that was compressed before and stripped."""
+    names = [layer.name for layer in kernels(model)]
+    known = compressed_kernels(model)
+    pruned = {name for name in names if name in known and known[name].zeros}
+    if pruned:
+        # At no sparsity, what is zero already gets its mask.
+        model = prune(model, 0, skip=[name for name in names if name not in pruned])
+    counts = {known[name].distinct for name in names if name in known} - {None}
+    if "cluster" not in methods:
+        for count in sorted(filter(None, counts)):
+            others = [name for name in names if name not in known or known[name].distinct != count]
+            model = cluster(model, count, skip=others, seed=seed)
+    return model
 
 
 class _Stages:

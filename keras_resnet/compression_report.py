@@ -18,6 +18,16 @@ from keras_resnet.export.tflite.inspect import kernels
 Method = Literal["prune", "cluster", "qat"]
 
 
+#: Option -> the only method that it counts for.
+_OWNERS: dict[str, Method] = {
+    "sparsity": "prune",
+    "pattern": "prune",
+    "clusters": "cluster",
+    "frozen_bn": "qat",
+    "settle": "qat",
+}
+
+
 @dataclass(frozen=True)
 class CompressionOptions:
     """How a network is compressed.
@@ -60,10 +70,14 @@ class CompressionOptions:
             )
         if not 0 <= self.sparsity < 1:
             raise ValueError(f"Expected `sparsity` in [0, 1). Received: {self.sparsity}")
-        if self.frozen_bn and "qat" not in self.methods:
-            raise ValueError(
-                f"Expected `frozen_bn` with the method qat. Received: {', '.join(self.methods)}"
-            )
+        for field in dataclasses.fields(self):
+            owner = _OWNERS.get(field.name)
+            idle = owner is not None and owner not in self.methods
+            if idle and getattr(self, field.name) != field.default:
+                raise ValueError(
+                    f"Expected `{field.name}` with the method {owner}. Received: "
+                    f"{', '.join(self.methods)}"
+                )
         for name in ("epochs", "rate"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"Expected `{name}` above 0. Received: {getattr(self, name)}")

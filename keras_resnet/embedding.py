@@ -67,6 +67,8 @@ class EmbeddingReport:
 def pooled(model: keras.Model, level: str = "avg") -> keras.Model:
     """The model up to the average of a feature map over all places; it shares weights with `model`.
 
+    Of a network with `pooling="max"`, `"avg"` is the maximum, as that is what its classifier sees.
+
     Args:
         model: a flat network of this package: fresh, fine-tuned or reloaded, with or without head.
         level: `"avg"` for what the classifier sees, or a level of `feature_extractor`.
@@ -77,8 +79,10 @@ def pooled(model: keras.Model, level: str = "avg") -> keras.Model:
     Raises:
         ValueError: the model has no such level.
     """
-    head = next((layer for layer in model.layers if layer.name == "avg_pool"), None)
-    if level == "avg" and isinstance(head, keras.layers.GlobalAveragePooling2D):
+    pools = keras.layers.GlobalAveragePooling2D, keras.layers.GlobalMaxPooling2D
+    names = ("avg_pool", "max_pool")
+    head = next((x for x in model.layers if x.name in names and isinstance(x, pools)), None)
+    if level == "avg" and head is not None:
         return keras.Model(model.input, head.output, name=f"{model.name}_avg")
     maps = feature_extractor(model).output
     if level != "avg" and level not in maps:

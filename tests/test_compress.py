@@ -27,8 +27,10 @@ from keras_resnet.compression_report import (
     CompressionOptions,
     CompressionReport,
 )
-from keras_resnet.export import load_runner
+from keras_resnet.export import ExportError, load_runner
 from keras_resnet.export.tflite.inspect import float_operators, kernels
+from keras_resnet.model_info import set_class_names
+from keras_resnet.saving import load_model
 from keras_resnet.training import ResumeError, find_recipe, override, train
 
 from .conftest import Command
@@ -233,6 +235,10 @@ def test_layers_without_weights_may_be_left_alone(data: str, trained: Path, tmp_
         (["--epochs", "0"], "Expected `epochs` above 0. Received: 0"),
         (["--skip", "conv9", "--method", "prune"], "Expected `skip` to name layers. Received: co"),
         (["--frozen-bn", "1", "--method", "prune"], "with the method qat. Received: prune"),
+        (["--settle", "2", "--method", "prune"], "`settle` with the method qat. Received: prune"),
+        (["--sparsity", "0.5"], "`sparsity` with the method prune. Received: qat"),
+        (["--pattern", "3:4"], "`pattern` with the method prune. Received: qat"),
+        (["--clusters", "4"], "`clusters` with the method cluster. Received: qat"),
         (["--set", "schedule.warmup=1"], "its own of. Received: schedule.warmup"),
     ],
 )
@@ -250,6 +256,41 @@ def test_impossible_options_are_refused(
     assert done.returncode == 2
     assert message in " ".join(done.stderr.split())
     assert not out.exists()
+
+
+def test_classes_in_another_order_are_refused(data: str, trained: Path, tmp_path: Path) -> None:
+    """Or the head would learn them anew, and the table be about others."""
+    model = keras.saving.load_model(trained)
+    set_class_names(model, sorted(COLOURS, reverse=True))
+    with pytest.raises(ValueError, match=r"'blue' where resnet has 'red'.*`finetune`"):
+        compress(model, data, tmp_path / "out", recipe=RECIPE, timing=None)
+    assert not list(tmp_path.glob("out/1-*"))
+
+
+def test_networks_without_int8_are_refused_before_they_train(data: str, tmp_path: Path) -> None:
+    model = build(
+        ResNetConfig("basic", (1,), (8,), stem="cifar", norm="group", norm_groups=4),
+        (16, 16, 3),
+        classes=3,
+    )
+    options = CompressionOptions(("prune",), epochs=0.1)
+    with pytest.raises(ExportError, match="tflite-int8"):
+        compress(model, data, tmp_path / "out", options, recipe=RECIPE, timing=None)
+    assert not list(tmp_path.glob("out/1-*"))
+
+
+def test_stripped_networks_keep_zeros_and_values(
+    all_three: CompressionReport, data: str, tmp_path: Path
+) -> None:
+    model = load_model(all_three.folder / "model.keras")
+    options = CompressionOptions(("qat",), epochs=0.5, settle=0)
+    found = compress(model, data, tmp_path / "out", options, recipe=RECIPE, timing=None)
+    again = keras.saving.load_model(found.folder / "model.keras")
+    changed = [not np.array_equal(*pair) for pair in zip(model.weights, again.weights, strict=True)]
+    assert any(changed)
+    for kernel in kernels(found.folder / "after" / "model-int8.tflite")[1:]:
+        assert kernel.zeros >= 0.49 * kernel.weights, kernel
+        assert kernel.distinct <= 8, kernel
 
 
 @pytest.mark.slow

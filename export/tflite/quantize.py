@@ -16,6 +16,7 @@ from tensorflow.lite.python.optimize import calibrator
 from tensorflow.lite.tools import flatbuffer_utils
 
 from keras_resnet.export.signature import ExportSource, check_kept_layers
+from keras_resnet.graph import sources
 from keras_resnet.quiet import quiet
 
 _OPS = schema.BuiltinOperator
@@ -116,8 +117,29 @@ class LayerNames:
                 known = {last} if last in self.order else set()
                 known.update(*(self.of_tensor(text) for text in texts), layers)
                 layers = tuple(sorted(known, key=self.order.__getitem__))
+            if builtin(model, operator) == _OPS.CONV_2D:
+                layers = self._with_kernel(layers)
             found.append(layers)
         return found
+
+    def _with_kernel(self, layers: tuple[str, ...]) -> tuple[str, ...]:
+        """Adds the convolution where an operator has only the names of what was fused into it.
+
+        That is so of grouped and of dilated ones.
+        """
+        with_kernels = {layer.name for layer in self.model.layers if hasattr(layer, "kernel")}
+        if with_kernels.intersection(layers) or isinstance(self.model, keras.Sequential):
+            return layers
+        inputs = sources(self.model)
+        chain, name = list(layers), next(iter(layers), None)
+        while name is not None and name not in with_kernels:
+            before = inputs.get(name, ())
+            name = before[0] if len(before) == 1 else None
+            if name is not None:
+                chain.append(name)
+        if name is None:
+            return layers
+        return tuple(sorted(set(chain), key=self.order.__getitem__))
 
 
 def _leaf_names(model: keras.Model) -> Iterator[str]:

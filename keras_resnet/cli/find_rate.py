@@ -100,8 +100,8 @@ def _open(
     from keras_resnet.variants import create_model, get_config
 
     network = None
-    if model.endswith(".keras"):
-        network = finetuning.network_of_file(model, weights, size, recipe)
+    if model.endswith(".keras") or weights is not None:
+        network = finetuning.network_of(model, weights, size, recipe)
         own = network.input_shape[1]
     else:
         own = get_config(model, **recipe.network).default_size
@@ -113,4 +113,4 @@ def _open(
         "classes": len(parts[0].class_names),
         "input_shape": (side, side, 3),
     }
-    return create_model(model, weights=weights, **keywords, **recipe.network), parts
+    return create_model(model, **keywords, **recipe.network), parts

@@ -69,7 +69,7 @@ def finetune(
     training.seed_everything(seed, deterministic)
     with quiet():
         from keras_resnet.training import finetune as run
-    network = _network(model, weights, size, chosen)
+    network = network_of(model, weights, size, chosen)
     chosen_bn: Any = bn
     chosen_strategy: Any = strategy
     run(
@@ -138,7 +138,8 @@ def _sources(data: str, network: keras.Model, validation_fraction: float) -> tup
     return sources
 
 
-def _network(model: str, weights: str | None, size: int | None, recipe: Recipe) -> keras.Model:
+def network_of(model: str, weights: str | None, size: int | None, recipe: Recipe) -> keras.Model:
+    """A network that has learned something: of a `.keras` file, or by name with its weights."""
     if not model.endswith(".keras"):
         from keras_resnet.variants import create_model
 

@@ -23,10 +23,11 @@ def cluster(
     """Makes a network whose layers have at most so many different weights (Han et al. 2016).
 
     The values are found by k-means from values at equal distances on (arXiv:1510.00149, section 3).
-    Training changes the values, not which weights have which; the zeros of a pruned network stay,
-    and count as one value. Channels whose batch normalisation has a negative scale change their
-    sign, and that of their weights, first, and scales stay positive from then on: folded into the
-    kernel, they would double the number of values.
+    Training changes the values, each by the mean of what its weights would change by, not which
+    weights have which; the zeros of a pruned network stay, and count as one value. Channels whose
+    batch normalisation has a negative scale change their sign, and that of their weights, first,
+    and scales stay positive from then on: folded into the kernel, they would double the number of
+    values.
 
     Args:
         model: a flat network with trained weights, plain or pruned; it stays as it is.
@@ -35,13 +36,20 @@ def cluster(
         seed: of k-means.
 
     Raises:
-        ValueError: an impossible number, or `skip` names no layer with a kernel.
+        ValueError: an impossible number, `skip` names no layer with a kernel, or a layer is
+            clustered already.
     """
     check_flat(model)
     chosen = [layer for layer in kernels(model) if layer.name not in skip]
     if unknown := sorted(set(skip) - {layer.name for layer in kernels(model)}):
         raise ValueError(
             f"Expected `skip` to name layers with kernels. Received: {', '.join(unknown)}"
+        )
+    if again := [layer.name for layer in chosen if getattr(layer, "clusters", 0)]:
+        raise ValueError(
+            "Expected layers that have values of their own for each weight. Received: "
+            f"{', '.join(again)}, clustered already. Name them in `skip`, or pass what `strip` "
+            "makes of the network"
         )
     pruned = {layer.name for layer in chosen if getattr(layer, "pruned", False)}
     if not 2 + bool(pruned) <= clusters <= 256:

@@ -221,10 +221,24 @@ class _Compressed(keras.layers.Layer):
     def _shared_and_pruned(self, kernel: Any) -> Any:
         if self.clusters:
             places = ops.cast(self.assignments, "int32")
-            kernel = ops.cast(ops.take(self.centroids, places), kernel.dtype)
+            kernel = ops.cast(ops.take(self._values(places), places), kernel.dtype)
         if self.pruned:
             kernel = kernel * ops.cast(self.mask, kernel.dtype)
         return kernel
+
+    def _values(self, places: Any) -> Any:
+        """The centroids, which learn from the means of what their weights would learn.
+
+        The gradient of a shared value is the sum over its weights, thousands of them: steps that no
+        learning rate for weights is made for. With the mean, a step is that of the weights
+        themselves, projected onto the kernels with these shared values.
+        """
+        kept = ops.cast(self.mask, "float32") if self.pruned else ops.ones(places.shape)
+        counts = ops.segment_sum(
+            ops.reshape(kept, (-1,)), ops.reshape(places, (-1,)), self.clusters
+        )
+        fixed = ops.stop_gradient(self.centroids)
+        return fixed + (self.centroids - fixed) / ops.maximum(ops.cast(counts, fixed.dtype), 1)
 
     def unrounded_kernel(self) -> np.ndarray:
         """The layer's own kernel, clustered and pruned, but not rounded."""

@@ -32,12 +32,14 @@ def prune(
     and pass `GradualPruning` to `train`. In the end, `export` or `strip` the network.
 
     Args:
-        model: a flat network with trained weights, plain or clustered; it stays as it is.
+        model: a flat network with trained weights, plain, pruned or clustered; it stays as it is,
+            and so do its zeros. Zero is one value more in a clustered layer: `cluster` a pruned
+            network if the number of values matters.
         sparsity: share of zeros in [0, 1); counts for nothing with `"2:4"`, which is one half.
         pattern: which weights are pruned together.
-        skip: names of layers that stay dense; None: the first convolution, which has few weights
-            that matter much (Gale et al. 2019, arXiv:1902.09574, section 5). Layers that a
-            pattern does not fit, as their channels are no multiple of 4, stay dense, too.
+        skip: names of layers that stay dense, or as they are; None: the first convolution, which
+            has few weights that matter much (Gale et al. 2019, arXiv:1902.09574, section 5). Layers
+            that a pattern does not fit, as their channels are no multiple of 4, stay dense, too.
 
     Raises:
         ValueError: an impossible sparsity or pattern, or `skip` names no layer with a kernel.
@@ -58,7 +60,7 @@ def prune(
             f"{', '.join(names) or 'none'}, of which none is left"
         )
     result = with_options(model, {name: {"pruned": pattern} for name in chosen})
-    _set_masks(result, sparsity)
+    _set_masks(result, sparsity, chosen)
     return result
 
 
@@ -128,7 +130,7 @@ class GradualPruning(keras.callbacks.Callback):
         at_once = getattr(self.model, "steps_per_execution", 1)
         due = step % self.every < at_once or 0 <= step - self.end < at_once
         if due and step < self.end + at_once and self.at(step) > 0:
-            _set_masks(self.model, self.at(step))
+            _set_masks(self.model, self.at(step), None)
             self._pruned_at = step
 
 
@@ -156,9 +158,11 @@ def _fits(layer: Any, pattern: Pattern) -> bool:
     return not {"unstructured": 0, "2:4": inputs % 4, "block": outputs % BLOCK}[pattern]
 
 
-def _set_masks(model: keras.Model, sparsity: float) -> None:
+def _set_masks(model: keras.Model, sparsity: float, names: Sequence[str] | None) -> None:
+    """Prunes layers with masks: those that are named, or all."""
     for layer, kernel in _pruned(model):
-        layer.mask.assign(_mask(kernel, sparsity, layer.pruned).astype(np.uint8))
+        if names is None or layer.name in names:
+            layer.mask.assign(_mask(kernel, sparsity, layer.pruned).astype(np.uint8))
 
 
 def _pruned(model: keras.Model) -> Iterator[tuple[Any, np.ndarray]]:

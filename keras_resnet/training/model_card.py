@@ -48,6 +48,7 @@ class CardFacts:
         seed: of the run.
         dtype: of the computations, e.g. `"bfloat16"`.
         finished: whether the whole training is over.
+        stages: of fine-tuning, each with the recipe's whole schedule; 0: it is no fine-tuning.
         environment: what `describe_environment` gives.
         licence: of the weights, as Hugging Face abbreviates it, e.g. `"apache-2.0"`; None: the card
             says nothing of it.
@@ -66,6 +67,7 @@ class CardFacts:
     seed: int
     dtype: str
     finished: bool = True
+    stages: int = 0
     environment: Mapping[str, Any] = field(default_factory=dict)
     licence: str | None = None
 
@@ -101,10 +103,11 @@ def _front_matter(facts: CardFacts) -> str:
 
 def _summary(facts: CardFacts) -> str:
     epochs = _epochs(facts)
+    stages = f"{facts.stages} stage{'' if facts.stages == 1 else 's'}"
     sentences = [
         f"A classifier of images into {len(facts.class_names)} classes, with {facts.parameters:,} "
-        f"parameters, trained for {epochs} epoch{'' if epochs == 1 else 's'} by the recipe "
-        f"`{facts.recipe.name}` of keras-resnets."
+        f"parameters, {f'fine-tuned in {stages}' if facts.stages else 'trained'} for {epochs} "
+        f"epoch{'' if epochs == 1 else 's'} by the recipe `{facts.recipe.name}` of keras-resnets."
     ]
     if not facts.finished:
         sentences.append(
@@ -222,7 +225,8 @@ def _recipe(facts: CardFacts) -> str:
         f"Source: {_text(whole)}." if whole else "",
         f"The peak learning rate at this batch size is {recipe.learning_rate:g}.",
         "Fields that this run changed are in bold. Those that are not listed have their defaults; "
-        "`config.json` has all.",
+        f"`config.json`{' of each stage' if facts.stages else ''} has all.",
+        "Every stage went through the whole schedule in its own epochs." if facts.stages else "",
     ]
     table = _table(("field", "value", "source"), rows)
     return f"{' '.join(filter(None, intro))}\n\n{table}"

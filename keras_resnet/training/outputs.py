@@ -127,7 +127,7 @@ class Outputs:
         if is_best:
             self._folder.write_model(self._model, self._folder.best_file)
 
-    def finish(self, run: Run, recipe: Recipe, seed: int, dtype: str | None) -> None:
+    def finish(self, run: Run, recipe: Recipe, seed: int, dtype: str) -> None:
         """Writes the model, which has the last weights, and its card."""
         if self._folder is None or not self._writes:
             return
@@ -146,7 +146,7 @@ class Outputs:
                 history=run.history,
                 best_epoch=run.best_epoch,
                 seed=seed,
-                dtype=dtype or "float32",
+                dtype=dtype,
                 environment=describe_environment(),
             )
         )

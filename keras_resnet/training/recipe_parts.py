@@ -231,7 +231,7 @@ class LossConfig:
             inversely to how many there are, one in the mean.
         l2_sp: in the place of weight decay, a pull towards the weights that training starts from
             (Li et al. 2018, arXiv:1802.01483): `l2_sp / 2` times the squared distance of trained
-            kernels is added; of the head's, which is new, that from zero.
+            kernels is added; of the head's, that from zero.
 
     Raises:
         ValueError: a field has another value than these.

@@ -31,7 +31,7 @@ from keras_resnet.training.recipes import Recipe
 from keras_resnet.training.run import Run
 from keras_resnet.training.schedules import make_schedule
 from keras_resnet.training.strategies import Setup, StrategyName, choose
-from keras_resnet.training.training_model import policy_of, pull_to_start, training_copy
+from keras_resnet.training.training_model import precision_of, pull_to_start, training_copy
 from keras_resnet.training.training_plan import TrainingPlan, identity, make_plan
 
 
@@ -153,7 +153,9 @@ def train(
             model, dataclasses.replace(get_info(model), protocol=plan.evaluation.eval_protocol)
         )
         outputs = Outputs(out_dir, model, sources, keep, writes=setup.is_chief)
-        outputs.open(identity(model, sources, plan, seed, _precision(model, dtype), start), resume)
+        outputs.open(
+            identity(model, sources, plan, seed, precision_of(model, dtype), start), resume
+        )
         same_size = plan.training.size == plan.evaluation.size
         copy = training_copy(
             model,
@@ -168,7 +170,9 @@ def train(
         fitting = Fitting(model, sources, plan, run, outputs, setup, interruption)
         fitting.fit(callbacks, checkpoint_every, profile)
         fitting.finish()
-        outputs.finish(run, recipe if epochs is None else plan.recipe, seed, dtype)
+        outputs.finish(
+            run, recipe if epochs is None else plan.recipe, seed, precision_of(model, dtype)
+        )
     return TrainResult(run.history, run.steps, run.best or 0.0, run.best_epoch or 0, outputs.path)
 
 
@@ -234,6 +238,14 @@ def _check_classes(model: keras.Model, source: Source) -> None:
             f"Expected a model of the {classes} classes of {source.name}. Received: "
             f"{model.name}, of {model.output_shape[-1]} classes. Build it with `classes={classes}`"
         )
+    names, known = tuple(source.class_names), get_info(model).class_names
+    if known is not None and known != names and set(known) == set(names):
+        place = next(index for index in range(classes) if known[index] != names[index])
+        raise ValueError(
+            f"Expected the classes of {source.name} in the order of the model's outputs. Received: "
+            f"{names[place]!r} where {model.name} has {known[place]!r}. `finetune` gives it a head "
+            "for this order"
+        )
 
 
 def _set_up(
@@ -250,7 +262,7 @@ def _set_up(
         setup = choose(
             setup,
             batch_size=recipe.batch_size // accumulation,
-            dtype=_precision(model, dtype),
+            dtype=precision_of(model, dtype),
             steps_per_execution=steps_per_execution,
             jit_compile=jit_compile,
         )
@@ -260,11 +272,3 @@ def _set_up(
             f"gradients over them. Received: {accumulation} on {setup.replicas} replicas"
         )
     return setup
-
-
-def _precision(model: keras.Model, dtype: str | None) -> Any:
-    """What `choose` calls it."""
-    if dtype is not None:
-        return policy_of(dtype).removeprefix("mixed_")
-    computed = {layer.compute_dtype for layer in model.layers}
-    return next((name for name in ("float16", "bfloat16") if name in computed), "float32")

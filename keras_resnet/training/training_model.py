@@ -35,6 +35,19 @@ def policy_of(dtype: str) -> str:
     return POLICIES[dtype]
 
 
+def precision_of(
+    model: keras.Model, dtype: str | None
+) -> Literal["float32", "float16", "bfloat16"]:
+    """What a model is computed in, with `dtype` as of `train`."""
+    if dtype is not None:
+        computed = {policy_of(dtype).removeprefix("mixed_")}
+    else:
+        computed = {layer.compute_dtype for layer in model.layers}
+    return (
+        "float16" if "float16" in computed else "bfloat16" if "bfloat16" in computed else "float32"
+    )
+
+
 def training_copy(
     model: keras.Model,
     *,

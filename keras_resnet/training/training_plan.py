@@ -89,7 +89,8 @@ def make_plan(
     Raises:
         ValueError: recipe, network and data do not go together.
     """
-    protocol, train_size = _sizes(model, recipe)
+    _check_channels(model, source)
+    protocol, train_size = sizes(model, recipe)
     accumulation = recipe.optimizer.accumulation
     training = DataConfig(
         source.name,
@@ -118,7 +119,16 @@ def make_plan(
     return TrainingPlan(recipe, training, evaluation, batches, total)
 
 
-def _sizes(model: keras.Model, recipe: Recipe) -> tuple[EvalProtocol, int]:
+def _check_channels(model: keras.Model, source: Source) -> None:
+    channels = model.input_shape[-1]
+    if channels != 3:
+        raise ValueError(
+            f"Expected a network for images with 3 channels, as those of {source.name} have. "
+            f"Received: {model.name!r} for {channels}. Train it by `model.fit` with data of its own"
+        )
+
+
+def sizes(model: keras.Model, recipe: Recipe) -> tuple[EvalProtocol, int]:
     """How evaluation images are prepared, and the size of training images."""
     side = model.input_shape[1]
     protocol = recipe.protocol

@@ -85,7 +85,8 @@ def measure(data: str, output: Path, ways: list[str]) -> list[str]:
     for way in ways:
         folder = output / way
         epochs, rate = work.plans[way]
-        options = CompressionOptions(WAYS[way], epochs=epochs, settle=epochs / 5, rate=rate)
+        settle = {"settle": epochs / 5} if "qat" in WAYS[way] else {}
+        options = CompressionOptions(WAYS[way], epochs=epochs, rate=rate, **settle)
         compress(
             work.model, data, folder, options, recipe=work.recipe, timing=None, checkpoint_every=100
         )

@@ -171,6 +171,27 @@ def test_training_changes_the_values_only(model: keras.Model, images: np.ndarray
         assert len(np.unique(kernel)) <= 8
 
 
+@pytest.mark.parametrize("sparsity", [None, 0.5])
+def test_a_step_is_the_mean_of_those_of_its_weights(
+    sparsity: float | None, model: keras.Model, images: np.ndarray
+) -> None:
+    network = cluster(model if sparsity is None else prune(model, sparsity, skip=()), 8)
+    plain = strip(network)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    before = [layer.final_kernel() for layer in compressed_layers(network)]
+    for one in (network, plain):
+        one.compile(keras.optimizers.SGD(0.1), loss)
+        one.fit(images, np.arange(16) % 10, batch_size=16, verbose=0)
+    for layer, old in zip(compressed_layers(network), before, strict=True):
+        steps = plain.get_layer(layer.name).kernel.numpy() - old
+        shared = layer.final_kernel() - old
+        assert np.abs(shared).max() > 0
+        for value in np.unique(old):
+            places = old == value
+            wanted = 0 if sparsity and value == 0 else steps[places].mean()
+            np.testing.assert_allclose(shared[places], wanted, atol=1e-6)
+
+
 def test_zeros_of_pruning_are_one_of_the_values(model: keras.Model) -> None:
     network = cluster(prune(model, 0.6, skip=()), 5)
     for layer in compressed_layers(network):
@@ -191,6 +212,9 @@ def test_impossible_clusters_are_refused(model: keras.Model) -> None:
         cluster(prune(model, 0.5), 2)
     with pytest.raises(ValueError, match="`skip` to name layers with kernels.*conv1_bn"):
         cluster(model, 8, skip=["conv1_bn"])
+    with pytest.raises(ValueError, match="Received: predictions, clustered already"):
+        others = [x.name for x in model.layers if hasattr(x, "kernel") and x.name != "predictions"]
+        cluster(cluster(model, 8, skip=others), 4)
 
 
 @pytest.fixture(scope="module")

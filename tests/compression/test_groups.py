@@ -12,7 +12,7 @@ from keras import layers
 
 from keras_resnet import ResNetConfig, build
 from keras_resnet.compression import cluster, freeze_ranges, prune, quantize_aware
-from keras_resnet.export import export, load_runner
+from keras_resnet.export import ExportOptions, export, load_runner
 from keras_resnet.export.tflite import inspect as tflite_inspect
 
 from ..conftest import randomize
@@ -91,3 +91,19 @@ def test_dilated_networks_stay_exact_in_float(images: np.ndarray, tmp_path: Path
         wanted = prune(model, 0.5).predict(images, verbose=0)
         np.testing.assert_allclose(load_runner(path).predict(images), wanted, atol=1e-5)
         assert "SPACE_TO_BATCH_ND" not in tflite_inspect.operators(path)
+
+
+@pytest.mark.parametrize("name", ["dilated by config", "groups and dilated by config"])
+def test_such_layers_may_stay_in_float(name: str, images: np.ndarray, tmp_path: Path) -> None:
+    layer = "conv3_block2_2_conv"
+    aware = freeze_ranges(quantize_aware(MODELS[name](), images, skip=[layer]))
+    path = tmp_path / "model-int8.tflite"
+    for options, count in ((ExportOptions(), 0), (ExportOptions(keep_float=(layer,)), 1)):
+        export(
+            aware, tmp_path, ("tflite-int8",), calibration=images, images=images, options=options,
+            timing=None, allow_disagreement=True, overwrite=True,
+        )  # fmt: skip
+        found = tflite_inspect.float_operators(path)
+        assert sum(layer in operator.layers for operator in found) == count
+    wanted = aware.predict(images, verbose=0)
+    assert np.abs(load_runner(path).predict(images) - wanted).mean() < 0.006

@@ -116,7 +116,9 @@ def test_gradients_reach_centroids_and_stop_at_masks() -> None:
         loss = tf.reduce_sum(layer(inputs))
     gradient = tf.convert_to_tensor(tape.gradient(loss, layer.centroids.value)).numpy()
     all_ = np.repeat(inputs.sum(0)[:, None], 5, axis=1)
-    np.testing.assert_allclose(gradient, [all_[places == 0].sum(), all_[places == 1].sum()], 1e-5)
+    # Of their sums, as of any variable that is used often, they would take far too long steps.
+    means = [all_[places == 0].mean(), all_[places == 1].mean()]
+    np.testing.assert_allclose(gradient, means, 1e-5)
 
 
 def test_unfreezing_leaves_a_clustered_kernel_alone() -> None:

@@ -224,6 +224,10 @@ def test_pruning_again_adds_to_the_zeros(model: keras.Model) -> None:
         assert (kernels_of(twice)[name][kernel == 0] == 0).all()
         np.testing.assert_array_equal(kernels_of(less)[name], kernel)
     assert sparsity_of(twice)["predictions"] == 0.6
+    names = [layer.name for layer in kernels(model)]
+    apart = sparsity_of(prune(prune(model, 0.3, skip=names[1:]), 0.6, skip=names[:1]))
+    assert apart[names[0]] == pytest.approx(0.3, abs=0.02)
+    assert all(share == pytest.approx(0.6, abs=0.02) for share in list(apart.values())[1:])
 
 
 def test_impossible_pruning_is_refused(model: keras.Model, images: np.ndarray) -> None:

@@ -18,13 +18,15 @@ import numpy as np
 
 from keras_resnet.data import DataConfig, Source, load_data
 from keras_resnet.model_info import get_info
+from keras_resnet.preprocessing import EvalProtocol
 from keras_resnet.terminal import console, progress
 from keras_resnet.training.rate_groups import rate_multipliers
 from keras_resnet.training.recipe_table import find_recipe
 from keras_resnet.training.recipes import Recipe, override
 from keras_resnet.training.strategies import Setup, StrategyName
 from keras_resnet.training.trainer import TrainResult, train
-from keras_resnet.training.training_plan import identity_of
+from keras_resnet.training.training_model import precision_of
+from keras_resnet.training.training_plan import identity_of, make_plan, sizes
 from keras_resnet.training.transfer.finetune_folder import FinetuneFacts, FinetuneFolder
 from keras_resnet.training.transfer.freezing import BNMode, FreezeReport, freeze, unfreeze
 from keras_resnet.training.transfer.heads import check_image_size, replace_head
@@ -38,6 +40,9 @@ _RARE = 3
 
 #: So many of them are named.
 _NAMED = 10
+
+#: So many images of each source are looked at for the baselines.
+_MOST_COMPARED = 5000
 
 
 @dataclass(frozen=True)
@@ -157,13 +162,17 @@ def finetune(
     keras.utils.set_random_seed(seed)
     network = with_head(model, sources[0], dropout)
     recipes = _recipes(network, recipe, stages, bn)
+    for stage, own in zip(stages, recipes, strict=True):
+        together = options.get("steps_per_execution", 1)
+        make_plan(network, sources[0], own, epochs=stage.epochs, steps_per_execution=together)
     check_image_size(network)
     if (found := _imbalance(sources[0], recipe)) is not None:
         report(found)
     asked = {"stages": [dataclasses.asdict(stage) for stage in stages], "bn": bn}
     start_and_data = _identity(model, network, sources)
     folder = FinetuneFolder(out_dir, {**start_and_data, **asked, "dropout": dropout, "seed": seed})
-    compared = _compared(network, sources, settings, folder, seed) if compare else None
+    protocol = sizes(network, recipe)[0]
+    compared = _compared(network, sources, settings, protocol, folder, seed) if compare else None
     if compared is not None:
         report(str(compared))
     start = network.get_weights() if recipe.loss.l2_sp else None
@@ -184,7 +193,7 @@ def finetune(
         )
         folder.check(results[-1])
     done = list(zip(stages, recipes, results, strict=True))
-    dtype = options.get("dtype") or "float32"
+    dtype = precision_of(network, options.get("dtype"))
     folder.finish(FinetuneFacts(network, sources, recipe, done, bn, seed, dtype, compared))
     best = max(result.best for result in results)
     if compared is not None:
@@ -311,6 +320,7 @@ def _compared(
     network: keras.Model,
     sources: tuple[Source, Source],
     settings: DataConfig | None,
+    protocol: EvalProtocol,
     folder: FinetuneFolder,
     seed: int,
 ) -> Baselines:
@@ -319,12 +329,14 @@ def _compared(
 
     if (known := folder.known_baselines()) is not None:
         return Baselines(**known)
-    bad: dict[str, Any] = {}
+    # Prepared as in validation; and of every class, there is an image at least.
+    limit = max(_MOST_COMPARED, len(sources[0].class_names))
+    keywords: dict[str, Any] = {"protocol": protocol, "limit": limit}
     if settings is not None:
-        bad["max_bad_fraction"] = settings.max_bad_fraction
+        keywords["max_bad_fraction"] = settings.max_bad_fraction
     with contextlib.ExitStack() as stack:
         # Elsewhere, every batch would be a line.
         step = stack.enter_context(progress("Baselines")) if console.is_terminal else None
-        found = baselines(network, *sources, seed=seed, progress=step, **bad)
+        found = baselines(network, *sources, seed=seed, progress=step, **keywords)
     folder.write_baselines(found)
     return found

@@ -149,6 +149,7 @@ def _card(facts: FinetuneFacts, history: Mapping[str, Sequence[float]], best_epo
             best_epoch=best_epoch,
             seed=facts.seed,
             dtype=facts.dtype,
+            stages=len(facts.stages),
             environment=describe_environment(),
         )
     )

@@ -131,10 +131,11 @@ def swap_stem(
     """A network for small pictures: that of `model` with `stem="cifar"`, and its weights.
 
     The weights of the stem are new, as a kernel of another size cannot be taken over, nor the
-    statistics of what it puts out: train the network before you use it. All others are copies, by
-    name of layer; the models share nothing. All layers of the new one are trainable. An
-    `output_stride` is divided by what the stem no longer does, so that the same strides are
-    dilation.
+    statistics of what it puts out: train the whole network, batch normalisation included, before
+    you use it; with `finetune`, that is `stages=[Stage("backbone", …)]` and `bn="training"`. All
+    others are copies, by name of layer; the models share nothing. All layers of the new one are
+    trainable. An `output_stride` is divided by what the stem no longer does, so that the same
+    strides are dilation.
 
     Args:
         model: a flat network of this package that knows its config, with or without head.
@@ -190,7 +191,7 @@ def swap_stem(
     )
     warnings.warn(
         f"The stem of {model.name!r} cannot be taken over by a 3x3 convolution: it is newly "
-        "initialised. Train the network before you use it.",
+        "initialised. Train the network, its batch normalisation included, before you use it.",
         stacklevel=2,
     )
     return result

@@ -168,6 +168,8 @@ def test_card_is_of_all_stages(whole: Whole) -> None:
     assert f"| 2 | C4 | 1 | 0.001 | {100 * values[2]:.2f} % |" in card
     assert str(whole.result.baselines) in card
     assert "# tiny trained on train" in card
+    assert "fine-tuned in 2 stages for 3 epochs by the recipe" in card
+    assert "`config.json` of each stage has all." in card
     assert "somebody" not in card
 
 
