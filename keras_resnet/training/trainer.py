@@ -149,13 +149,11 @@ def train(
             settings=settings,
         )
         # How its accuracy is measured is how its images are to be prepared from now on.
-        set_info(
-            model, dataclasses.replace(get_info(model), protocol=plan.evaluation.eval_protocol)
-        )
+        protocol = plan.evaluation.eval_protocol
+        set_info(model, dataclasses.replace(get_info(model), protocol=protocol))
         outputs = Outputs(out_dir, model, sources, keep, writes=setup.is_chief)
-        outputs.open(
-            identity(model, sources, plan, seed, precision_of(model, dtype), start), resume
-        )
+        precision = precision_of(model, dtype)
+        outputs.open(identity(model, sources, plan, seed, precision, start), resume)
         same_size = plan.training.size == plan.evaluation.size
         copy = training_copy(
             model,
@@ -170,9 +168,7 @@ def train(
         fitting = Fitting(model, sources, plan, run, outputs, setup, interruption)
         fitting.fit(callbacks, checkpoint_every, profile)
         fitting.finish()
-        outputs.finish(
-            run, recipe if epochs is None else plan.recipe, seed, precision_of(model, dtype)
-        )
+        outputs.finish(run, recipe if epochs is None else plan.recipe, seed, precision)
     return TrainResult(run.history, run.steps, run.best or 0.0, run.best_epoch or 0, outputs.path)
 
 
