@@ -40,6 +40,7 @@ from keras_resnet.model_info import compressed_kernels, get_info, hash_weights
 from keras_resnet.training import Recipe, find_recipe, override, train
 from keras_resnet.training.recipe_parts import ScheduleConfig
 from keras_resnet.training.run_folder import RunFolder
+from keras_resnet.training.training_plan import check_classes
 
 #: Share of its training after which a network has all the zeros that it is to have.
 _PRUNED_AT = 0.6
@@ -103,10 +104,12 @@ def compress(
     )
     calibration, held_out = image_sets(model.input_shape, get_info(model), config, None, None, seed)
     assert calibration is not None
+    sources = load_data(config)
     # What cannot be is refused before anything trains.
+    check_classes(model, sources[0])
     _trained(model, calibration.images, options, None, seed)
     _claim(out_dir, model, config, options, seed)
-    stages = _Stages(load_data(config), recipe, out_dir, seed, report, keywords)
+    stages = _Stages(sources, recipe, out_dir, seed, report, keywords)
     # A network that has no artifacts is refused now, too.
     report("Exporting the network before")
     images = (calibration, held_out)
@@ -257,9 +260,8 @@ def _as_before(model: keras.Model, methods: Sequence[str], seed: int) -> keras.M
     if pruned:
         # At no sparsity, what is zero already gets its mask.
         model = prune(model, 0, skip=[name for name in names if name not in pruned])
-    counts = {known[name].distinct for name in names if name in known} - {None}
     if "cluster" not in methods:
-        for count in sorted(filter(None, counts)):
+        for count in sorted({kernel.distinct for kernel in known.values() if kernel.distinct}):
             others = [name for name in names if name not in known or known[name].distinct != count]
             model = cluster(model, count, skip=others, seed=seed)
     return model

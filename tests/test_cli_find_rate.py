@@ -7,10 +7,13 @@ import json
 from pathlib import Path
 
 import keras
+import numpy as np
 import pytest
 
-from keras_resnet import ResNetConfig, build
-from keras_resnet.model_info import set_class_names
+from keras_resnet import ResNetConfig, build, create_model
+from keras_resnet.cli.find_rate import _open
+from keras_resnet.model_info import get_info, set_class_names
+from keras_resnet.training import find_recipe
 
 from .conftest import Command
 
@@ -101,6 +104,18 @@ def test_settings_that_a_file_cannot_have_are_refused(
         assert "neither `--size` nor `--set network" in done.stderr
         assert f"Received: {' '.join(more).removeprefix('--set ').partition('=')[0]}" in done.stderr
     assert not output.exists()
+
+
+def test_published_heads_are_replaced_as_by_finetune() -> None:
+    """CIFAR-10 has as many classes as the digits."""
+    recipe = find_recipe("finetune")
+    (network, (digits, _)) = _open("resnet20", "digits", "cifar10", None, 0.1, recipe)
+    assert get_info(network).class_names == digits.class_names
+    published = create_model("resnet20", weights="cifar10")
+    assert not np.array_equal(network.layers[-1].kernel, published.layers[-1].kernel)
+    np.testing.assert_array_equal(
+        network.get_layer("conv1_conv").kernel, published.get_layer("conv1_conv").kernel
+    )
 
 
 def test_a_head_for_as_many_other_classes_is_replaced(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -122,6 +123,10 @@ class LayerNames:
             found.append(layers)
         return found
 
+    @functools.cached_property
+    def _sources(self) -> dict[str, list[str]]:
+        return sources(self.model)
+
     def _with_kernel(self, layers: tuple[str, ...]) -> tuple[str, ...]:
         """Adds the convolution where an operator has only the names of what was fused into it.
 
@@ -130,10 +135,9 @@ class LayerNames:
         with_kernels = {layer.name for layer in self.model.layers if hasattr(layer, "kernel")}
         if with_kernels.intersection(layers) or isinstance(self.model, keras.Sequential):
             return layers
-        inputs = sources(self.model)
         chain, name = list(layers), next(iter(layers), None)
         while name is not None and name not in with_kernels:
-            before = inputs.get(name, ())
+            before = self._sources.get(name, ())
             name = before[0] if len(before) == 1 else None
             if name is not None:
                 chain.append(name)

@@ -32,7 +32,7 @@ from keras_resnet.training.run import Run
 from keras_resnet.training.schedules import make_schedule
 from keras_resnet.training.strategies import Setup, StrategyName, choose
 from keras_resnet.training.training_model import precision_of, pull_to_start, training_copy
-from keras_resnet.training.training_plan import TrainingPlan, identity, make_plan
+from keras_resnet.training.training_plan import TrainingPlan, check_classes, identity, make_plan
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ def train(
     """
     recipe = find_recipe(recipe) if isinstance(recipe, str) else recipe
     sources, settings = _open(data)
-    _check_classes(model, sources[0])
+    check_classes(model, sources[0])
     start = _start(model, recipe, pull_to)
     set_class_names(model, sources[0].class_names, sources[0].class_ids)
     setup = _set_up(strategy, model, recipe, dtype, steps_per_execution, bool(jit_compile))
@@ -225,23 +225,6 @@ def _start(
     if pull_to is not None:
         raise ValueError("Expected `loss.l2_sp` above 0 with `pull_to`. Received: 0")
     return None
-
-
-def _check_classes(model: keras.Model, source: Source) -> None:
-    classes = len(source.class_names)
-    if model.output_shape[-1] != classes:
-        raise ValueError(
-            f"Expected a model of the {classes} classes of {source.name}. Received: "
-            f"{model.name}, of {model.output_shape[-1]} classes. Build it with `classes={classes}`"
-        )
-    names, known = tuple(source.class_names), get_info(model).class_names
-    if known is not None and known != names and set(known) == set(names):
-        place = next(index for index in range(classes) if known[index] != names[index])
-        raise ValueError(
-            f"Expected the classes of {source.name} in the order of the model's outputs. Received: "
-            f"{names[place]!r} where {model.name} has {known[place]!r}. `finetune` gives it a head "
-            "for this order"
-        )
 
 
 def _set_up(

@@ -119,6 +119,28 @@ def make_plan(
     return TrainingPlan(recipe, training, evaluation, batches, total)
 
 
+def check_classes(model: keras.Model, source: Source) -> None:
+    """Refuses a network whose outputs are for other classes than those of a source.
+
+    Raises:
+        ValueError: there are more or fewer of them, or they have another order.
+    """
+    classes = len(source.class_names)
+    if model.output_shape[-1] != classes:
+        raise ValueError(
+            f"Expected a model of the {classes} classes of {source.name}. Received: "
+            f"{model.name}, of {model.output_shape[-1]} classes. Build it with `classes={classes}`"
+        )
+    names, known = tuple(source.class_names), get_info(model).class_names
+    if known is not None and known != names and set(known) == set(names):
+        place = next(index for index in range(classes) if known[index] != names[index])
+        raise ValueError(
+            f"Expected the classes of {source.name} in the order of the model's outputs. Received: "
+            f"{names[place]!r} where {model.name} has {known[place]!r}. `finetune` gives it a head "
+            "for this order"
+        )
+
+
 def _check_channels(model: keras.Model, source: Source) -> None:
     channels = model.input_shape[-1]
     if channels != 3:

@@ -28,6 +28,9 @@ from keras_resnet.preprocessing import EvalProtocol
 #: Inverse strengths of regularisation that the linear probe is tried with, the strongest first.
 STRENGTHS = (0.0001, 0.001, 0.01, 0.1, 1.0)
 
+#: So many images of each source are looked at, unless another number is asked for.
+LIMIT = 5000
+
 #: With fewer images of a class, there is no fifth of them to choose the strength on.
 _HELD_OUT = 5
 
@@ -114,7 +117,7 @@ def baselines(
     train: Source,
     validation: Source,
     *,
-    limit: int | None = 5000,
+    limit: int | None = LIMIT,
     seed: int = 0,
     neighbours: int = 20,
     protocol: EvalProtocol | None = None,

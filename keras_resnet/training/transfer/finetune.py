@@ -41,9 +41,6 @@ _RARE = 3
 #: So many of them are named.
 _NAMED = 10
 
-#: So many images of each source are looked at for the baselines.
-_MOST_COMPARED = 5000
-
 
 @dataclass(frozen=True)
 class Stage:
@@ -325,12 +322,12 @@ def _compared(
     seed: int,
 ) -> Baselines:
     """What the network is worth as it is: found now, or before an interruption."""
-    from keras_resnet.training.transfer.baselines import Baselines, baselines
+    from keras_resnet.training.transfer.baselines import LIMIT, Baselines, baselines
 
     if (known := folder.known_baselines()) is not None:
         return Baselines(**known)
     # Prepared as in validation; and of every class, there is an image at least.
-    limit = max(_MOST_COMPARED, len(sources[0].class_names))
+    limit = max(LIMIT, len(sources[0].class_names))
     keywords: dict[str, Any] = {"protocol": protocol, "limit": limit}
     if settings is not None:
         keywords["max_bad_fraction"] = settings.max_bad_fraction

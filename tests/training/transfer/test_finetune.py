@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ import keras_resnet
 from keras_resnet import ResNetConfig, build, feature_extractor
 from keras_resnet.data import LabeledImages
 from keras_resnet.model_info import get_info
+from keras_resnet.preprocessing import EvalProtocol
 from keras_resnet.training import (
     FinetuneResult,
     ResumeError,
@@ -28,6 +30,8 @@ from keras_resnet.training import (
 )
 from keras_resnet.training.cluster import Cluster
 from keras_resnet.training.run_folder import RunFolder
+from keras_resnet.training.transfer import baselines
+from keras_resnet.training.transfer.heads import swap_stem
 
 from ...conftest import randomize
 from ..interruption import Count
@@ -369,10 +373,56 @@ def test_what_a_later_stage_would_refuse_is_refused_at_once(network: keras.Model
             ValueError,
             "one process to fine-tune. Received: 2 workers",
         ),
+        (
+            # Twelve batches, then six.
+            {"stages": (Stage("head", 1), Stage("C4", 0.5)), "steps_per_execution": 4},
+            ValueError,
+            "batches of the training.*Received: 4",
+        ),
     ):
         with pytest.raises(kind, match=message):
             run(network, None, report=told.append, **keywords)
     assert told == []
+
+
+def test_baselines_are_judged_as_validation_is(
+    monkeypatch: pytest.MonkeyPatch, network: keras.Model, tmp_path: Path
+) -> None:
+    seen: dict[str, Any] = {}
+
+    def spy(*arguments: Any, **keywords: Any) -> Any:
+        seen.update(keywords)
+        return found(*arguments, **keywords)
+
+    found = baselines.baselines
+    monkeypatch.setattr(baselines, "baselines", spy)
+    protocol = EvalProtocol(16, 20)
+    recipe = dataclasses.replace(SHORT["recipe"], protocol=protocol)
+    run(network, tmp_path / "run", **{**SHORT, "recipe": recipe, "compare": True})
+    assert seen["protocol"] == protocol
+    config = json.loads((tmp_path / "run" / "1-head" / "config.json").read_text())
+    assert config["protocol"] == dataclasses.asdict(protocol)
+
+
+def test_a_new_stem_learns_as_its_docstring_says(tmp_path: Path) -> None:
+    keras.utils.set_random_seed(0)
+    config = ResNetConfig("basic", (1, 1), (8, 16))
+    large = build(config, input_shape=(32, 32, 3), classes=10, name="tiny")
+    with pytest.warns(UserWarning, match="its batch normalisation included"):
+        small = swap_stem(large, (16, 16, 3))
+    before = {layer.name: layer.get_weights() for layer in small.layers}
+    stages = (Stage("backbone", 1),)
+    result = run(small, None, **{**SHORT, "stages": stages, "bn": "training"})
+    for name in ("conv1_conv", "conv1_bn"):
+        for old, new in zip(before[name], result.model.get_layer(name).get_weights(), strict=True):
+            assert not np.array_equal(old, new), name
+
+
+def test_networks_for_other_images_are_refused() -> None:
+    config = ResNetConfig("basic", (1,), (8,), stem="cifar")
+    model = build(config, input_shape=(16, 16, 1), classes=3, name="grey")
+    with pytest.raises(ValueError, match=r"3 channels.*Received: 'grey' for 1\. Train it by"):
+        run(model, None, **SHORT)
 
 
 @pytest.mark.parametrize(("epochs", "rate"), [(0, 1), (-1, 1), (1, 0), (float("nan"), 1)])
