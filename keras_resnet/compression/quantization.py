@@ -28,9 +28,11 @@ def quantize_aware(
     """Makes a network that learns to be right in int8 (Jacob et al. 2018, arXiv:1712.05877).
 
     Kernels are rounded per output channel, which is the same before and after batch normalisation
-    is folded into them; activations are rounded where TFLite and ONNX Runtime round them, between
-    ends that are those on `images` at first and follow the training images. Train it as any other
-    network, at a small learning rate, and end with `freeze_ranges`; then export it, or `strip` it.
+    is folded into them; activations are rounded where TFLite and ONNX Runtime round them (but for
+    what average pooling puts out, which both round, by half a step at most, and this does not),
+    between ends that are those on `images` at first and follow the training images. Train it as any
+    other network, at a small learning rate, and end with `freeze_ranges`; then export it, or
+    `strip` it.
 
     Args:
         model: a flat network with trained weights, plain, pruned or clustered; it stays as it is.

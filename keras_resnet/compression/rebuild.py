@@ -26,11 +26,12 @@ from keras_resnet.model_info import (
     set_info,
 )
 
+_HALF = ("bfloat16", "float16")
 _OPTIONS = ("pruned", "clusters", "rounding", "observed")
 
 
 def check_flat(model: keras.Model) -> None:
-    """Refuses what is no functional model, or has a model inside.
+    """Refuses what is no functional model, has a model inside, or weights in half precision.
 
     Raises:
         ValueError: it is so.
@@ -48,6 +49,13 @@ def check_flat(model: keras.Model) -> None:
                 "Expected a network that calls every layer once. Received: "
                 f"{model.name!r}, which calls {entry['name']!r} {len(entry['inbound_nodes'])} times"
             )
+    # Neither rounded nor shared values would be left of such weights' own rounding.
+    half = [x for x in model.weights if keras.backend.standardize_dtype(x.dtype) in _HALF]
+    if half:
+        raise ValueError(
+            "Expected weights in float32, which the policy 'mixed_bfloat16' has, too. Received: "
+            f"{model.name!r}, of which {half[0].path} is {half[0].dtype}"
+        )
 
 
 def kernels(model: keras.Model) -> list[keras.layers.Layer]:

@@ -62,6 +62,15 @@ def test_layers_that_are_called_twice_are_refused() -> None:
         prune(model)
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_weights_in_half_precision_are_refused(dtype: str, images: np.ndarray) -> None:
+    config = ResNetConfig("basic", (1,), (8,), stem="cifar")
+    model = build(config, input_shape=(16, 16, 3), dtype=dtype)
+    with pytest.raises(ValueError, match=f"weights in float32.*conv1_conv/kernel is {dtype}"):
+        quantize_aware(model, images)
+    prune(build(config, input_shape=(16, 16, 3), dtype=f"mixed_{dtype}"))
+
+
 def test_operations_without_a_layer_are_refused(images: np.ndarray) -> None:
     model = small(lambda x: layers.GlobalAveragePooling2D()(layers.Conv2D(3, 1)(x) + x))
     with pytest.raises(ValueError, match=r"Received: add.* \(Add\)"):
