@@ -1,24 +1,26 @@
-"""Find shapes with FCOS; in a minute it prints `mAP at an IoU of 0.5: 0.955`; the bar is 0.85."""
+"""Find shapes with FCOS: `mAP at an IoU of 0.5: 0.001`, after a minute `0.954`; the bar is 0.85."""
 
 from __future__ import annotations
+
+import contextlib
 
 import keras
 import numpy as np
 import tensorflow as tf
 from keras import layers, ops
 from PIL import Image, ImageDraw
-from sklearn.metrics import average_precision_score
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
 import keras_resnet
 
 SIZE = 64
-#: Of the levels of the pyramid: the first finds shapes of less than 24 pixels, the second others.
+#: Of both levels of the pyramid: the first finds shapes of less than 24 pixels.
 STRIDES = (4, 8)
 STRIDE = np.concatenate([np.full((SIZE // stride) ** 2, stride) for stride in STRIDES])
 #: Centres `(x, y)` of the positions of all levels, in pixels.
-POINTS = np.concatenate(
-    [np.mgrid[s / 2 : SIZE : s, s / 2 : SIZE : s][::-1].reshape(2, -1).T for s in STRIDES]
-)
+GRIDS = [np.arange(stride / 2, SIZE, stride) for stride in STRIDES]
+POINTS = np.vstack([np.dstack(np.meshgrid(grid, grid)).reshape(-1, 2) for grid in GRIDS])
 
 
 def scenes(number: int, seed: int) -> tuple[np.ndarray, list[np.ndarray]]:
@@ -87,27 +89,24 @@ def detect(model: keras.Model, images: np.ndarray) -> list[np.ndarray]:
     """Of every image what is found: left, top, right, bottom, score, kind; the surest first."""
     scores, near, far = np.split(model.predict(images, verbose=0), (3, 5), axis=-1)
     boxes = np.concatenate([POINTS - near, POINTS + far], -1, dtype=np.float32)[:, :, None]
-    kept = tf.image.combined_non_max_suppression(boxes, scores, 10, 20, 0.5, 0.05, clip_boxes=False)
+    kept = tf.image.combined_non_max_suppression(boxes, scores, 10, 20, 0.5, 1e-3, clip_boxes=False)
     return [row[:number] for row, number in zip(np.dstack(kept[:3]), kept[3], strict=True)]
 
 
 def mean_average_precision(objects: list[np.ndarray], detections: list[np.ndarray]) -> float:
-    """Kinds' mean of scikit-learn's average precision of detections matched by IoU times recall."""
-    rows = []
-    for found, detected in zip(objects, detections, strict=True):
-        overlaps = keras.utils.bounding_boxes.compute_iou(found[:, :4], detected[:, :4], "xyxy")
-        overlaps = np.where(found[:, 4:] == detected[:, 5], overlaps, 0)
-        for (score, kind), overlap in zip(detected[:, 4:], overlaps.T, strict=True):
-            rows.append((kind, score, overlap.max() >= 0.5))
-            if rows[-1][2]:
-                overlaps[overlap.argmax()] = 0  # An object is found once.
-    kinds, scores, hits = np.array(rows).T
-    precisions = []
-    for kind, number in enumerate(np.bincount(np.concatenate(objects)[:, 4].astype(int))):
-        of = kinds == kind
-        recall = hits[of].sum() / number  # scikit-learn's is of what was found.
-        precisions.append(average_precision_score(hits[of], scores[of]) * recall)
-    return float(np.mean(precisions))
+    """That of COCO, by pycocotools, at an IoU of 0.5."""
+    data, tables = COCO(), []
+    ids = [{"id": number} for number in range(len(objects))]
+    data.dataset = {"images": ids, "categories": ids[:3]}
+    for images in ([np.insert(found, 4, 1, axis=1) for found in objects], detections):
+        rows = np.vstack([np.insert(found, 0, number, 1) for number, found in enumerate(images)])
+        rows[:, 3:5] -= rows[:, 1:3]  # Image, left, top, width, height, score, kind.
+        tables.append(rows)
+    with contextlib.redirect_stdout(None):  # pycocotools tells every step.
+        data.createIndex()
+        result = COCOeval(*map(data.loadRes, tables), "bbox")
+        result.evaluate(), result.accumulate(), result.summarize()
+    return float(result.stats[1])
 
 
 keras.utils.set_random_seed(0)
@@ -116,5 +115,6 @@ model = detector(keras_resnet.build(config, include_top=False, input_shape=(SIZE
 images, objects = scenes(2000, seed=1)
 held_out, truth = scenes(200, seed=2)
 model.compile(keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(4e-3, 375)), loss)
+print(f"mAP at an IoU of 0.5: {mean_average_precision(truth, detect(model, held_out)):.3f}")
 model.fit(images, targets(objects), batch_size=16, epochs=3, verbose=2)
 print(f"mAP at an IoU of 0.5: {mean_average_precision(truth, detect(model, held_out)):.3f}")

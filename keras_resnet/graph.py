@@ -50,10 +50,13 @@ def _is_network(layer: keras.Layer) -> bool:
 def sources(model: keras.Model) -> dict[str, list[str]]:
     """The names of the layers that every layer takes its input from, in topological order."""
     # A functional model's config lists its layers, and operations without one, with where each
-    # one's inputs come from.
+    # one's inputs come from. That of a subclass, such as KerasHub's, may say other things.
+    config = model.get_config()
+    if "layers" not in config:
+        config = keras.Model(model.inputs, model.outputs).get_config()
     inputs = {
         layer["name"]: [name for node in layer["inbound_nodes"] for name in _histories(node)]
-        for layer in model.get_config()["layers"]
+        for layer in config["layers"]
     }
     try:
         return {name: inputs[name] for name in TopologicalSorter(inputs).static_order()}

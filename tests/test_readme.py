@@ -16,7 +16,8 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 #: Examples that the README links to and does not show.
 LINKED = {
-    *("detection.py", "keras_hub_heads.py", "migrating_from_keras_applications.py"),
+    *("detection.py", "keras_hub_detection.py", "keras_hub_segmentation.py"),
+    "migrating_from_keras_applications.py",
     *("multi_label.py", "segmentation.py", "self_supervised.py"),
 }
 

@@ -1,7 +1,7 @@
 """Making networks smaller and faster: quantization-aware training, pruning, clustering.
 
-All of it in Keras 3, on any backend. `to_tf_keras` is the bridge to tensorflow-model-optimization;
-it needs TensorFlow and the extra `keras-resnets[compression]`.
+All of it in Keras 3; training is tested under TensorFlow and JAX. `to_tf_keras` is the bridge to
+tensorflow-model-optimization; it needs TensorFlow and the extra `keras-resnets[compression]`.
 """
 
 from keras_resnet.compression.clustering import cluster

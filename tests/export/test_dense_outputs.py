@@ -11,6 +11,8 @@ from keras import layers
 
 from keras_resnet import ResNetConfig, build, feature_extractor
 from keras_resnet.export import export, load_runner, verify
+from keras_resnet.export.tflite import inspect as tflite_inspect
+from keras_resnet.graph import sources
 
 from ..conftest import randomize
 
@@ -63,3 +65,28 @@ def test_a_map_with_the_name_of_a_classifiers_output_is_a_map(name: str, tmp_pat
         with pytest.raises(ValueError, match=f"that puts out {name} of 4 dimensions"):
             runner.predict(images)
     assert verify(tmp_path / "model.onnx", model, images).disagreements == ()
+
+
+def test_functional_subclasses_are_exported(tmp_path: Path) -> None:
+    """KerasHub's models are made so: functional, with a config that says how to call the class."""
+
+    class Segmenter(keras.Model):
+        def __init__(self, filters: int) -> None:
+            image = keras.Input((16, 16, 3))
+            x = layers.Conv2D(filters, 3, padding="same", dilation_rate=2, name="conv")(image)
+            x = layers.ReLU(name="relu")(layers.BatchNormalization()(x))
+            super().__init__(image, layers.Conv2D(3, 1, activation="softmax", name="scores")(x))
+            self.filters = filters
+
+        def get_config(self) -> dict[str, int]:
+            return {"filters": self.filters}
+
+    model = Segmenter(4)
+    assert sources(model)["scores"] == ["relu"]
+    images = np.random.default_rng(0).integers(0, 256, (20, 16, 16, 3), dtype=np.uint8)
+    targets = ("tflite-int8", "tflite-float32", "onnx")
+    export(model, tmp_path, targets, calibration=images, images=images, timing=None)
+    # Dilated convolutions are one operator, for which the graph has to be known.
+    operators = tflite_inspect.operators(tmp_path / "model-int8.tflite")
+    assert operators["CONV_2D"] == 2
+    assert "SPACE_TO_BATCH_ND" not in operators
