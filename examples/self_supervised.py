@@ -80,6 +80,8 @@ def main() -> None:
     for name, default in (("--epochs", 8), ("--batch", 128), ("--labelled", 50)):
         parser.add_argument(name, type=int, default=default)
     args = parser.parse_args()
+    if args.batch % 2:
+        parser.error(f"Expected an even --batch, of pairs of views. Received: {args.batch}")
 
     keras.utils.set_random_seed(0)
     # Digits have no colours, and none of them may be mirrored.

@@ -114,7 +114,8 @@ def check_image_size(model: keras.Model) -> None:
         remedy = "enlarge the images"
         if _has_pooling_stem(network):
             remedy += (
-                ", or build with `stem='cifar'` (see `ResNetConfig`), four times more per side"
+                ", or give the network a CIFAR stem (`swap_stem`, or `stem='cifar'` of a "
+                "`ResNetConfig`), which leaves four times more per side"
             )
         images = _size(*network.input_shape[1:3])
         warnings.warn(
