@@ -14,7 +14,7 @@ demo: $(VENV)/installed-export
 test: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=25
 
-# One of them is of an example for KerasHub, which nothing else here needs.
+# Two of them are of examples for KerasHub, which nothing else here needs.
 test-slow: $(VENV)/installed-dev
 	$(INSTALL) keras-hub
 	$(BIN)/python -m pytest -m slow

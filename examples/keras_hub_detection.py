@@ -4,7 +4,7 @@ mAP at an IoU of 0.5: 0.00
 mAP at an IoU of 0.5: 0.64
 reloaded, it puts out the same: True
 
-The bar is a mAP of 0.5.
+The bar is a mAP of 0.5. Needs `pip install keras-hub pycocotools`.
 """
 
 from __future__ import annotations

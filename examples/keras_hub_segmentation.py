@@ -7,7 +7,7 @@ model-float32.tflite: largest error 2e-06, mIoU 0.84
 model-int8.tflite: largest error 1e-01, mIoU 0.84
 model.onnx: largest error 2e-06, mIoU 0.84
 
-The bar for the network and for its files is a mIoU of 0.75.
+The bar for the network and for its files is a mIoU of 0.75. Needs `pip install keras-hub`.
 """
 
 from __future__ import annotations

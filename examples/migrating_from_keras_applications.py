@@ -65,7 +65,6 @@ def transfer() -> keras.Model:
     base = ResNet50(weights=WEIGHTS, include_top=False, input_shape=(SIZE, SIZE, 3))
     base.trainable = False
     inputs = keras.Input((SIZE, SIZE, 3))
-    # Batch normalisation keeps its statistics, also when the base trains.
     x = base(preprocess_input(inputs), training=False)
     x = keras.layers.GlobalAveragePooling2D()(x)
     x = keras.layers.Dropout(0.2)(x)
@@ -81,6 +80,10 @@ def transfer() -> keras.Model:
             layer.trainable = False
             if layer.name == "conv5_block1_out":
                 break
+        # In Keras 3, `fit` overrules `training=False`: without this, statistics would move.
+        for layer in base.layers:
+            if isinstance(layer, keras.layers.BatchNormalization):
+                layer.trainable = False
     return model
 
 

@@ -28,6 +28,9 @@ _OWNERS: dict[str, Method] = {
 }
 
 
+_SPARSITY = 0.8
+
+
 @dataclass(frozen=True)
 class CompressionOptions:
     """How a network is compressed.
@@ -35,8 +38,8 @@ class CompressionOptions:
     Attributes:
         methods: `"prune"`, `"cluster"` and `"qat"` (quantization-aware training), or some of them;
             they are applied in this order, each keeping what those before have reached.
-        sparsity: share of zeros in [0, 1), reached step by step; counts for nothing with the
-            pattern `"2:4"`, which is one half at once.
+        sparsity: share of zeros in [0, 1), reached step by step; with the pattern `"2:4"`, it is
+            one half, at once.
         pattern: which weights are pruned together, see `prune`.
         clusters: different weights of a layer, see `cluster`.
         epochs: of training, for each method.
@@ -52,7 +55,7 @@ class CompressionOptions:
     """
 
     methods: tuple[Method, ...] = ("qat",)
-    sparsity: float = 0.8
+    sparsity: float = _SPARSITY
     pattern: Pattern = "unstructured"
     clusters: int = 16
     epochs: float = 3.0
@@ -70,6 +73,10 @@ class CompressionOptions:
             )
         if not 0 <= self.sparsity < 1:
             raise ValueError(f"Expected `sparsity` in [0, 1). Received: {self.sparsity}")
+        if self.pattern == "2:4" and self.sparsity not in (0.5, _SPARSITY):
+            raise ValueError(
+                f"Expected no `sparsity` but 0.5 with the pattern '2:4'. Received: {self.sparsity}"
+            )
         for field in dataclasses.fields(self):
             owner = _OWNERS.get(field.name)
             idle = owner is not None and owner not in self.methods

@@ -47,16 +47,23 @@ def _is_network(layer: keras.Layer) -> bool:
     )
 
 
-def sources(model: keras.Model) -> dict[str, list[str]]:
-    """The names of the layers that every layer takes its input from, in topological order."""
-    # A functional model's config lists its layers, and operations without one, with where each
-    # one's inputs come from. That of a subclass, such as KerasHub's, may say other things.
+def graph_config(model: keras.Model) -> list[dict[str, Any]]:
+    """The configs of a functional model's layers, and of its operations that are none.
+
+    They say where the inputs of each come from, in `inbound_nodes`.
+    """
     config = model.get_config()
     if "layers" not in config:
+        # That of a subclass, such as KerasHub's, may say how to call the class.
         config = keras.Model(model.inputs, model.outputs).get_config()
+    return list(config["layers"])
+
+
+def sources(model: keras.Model) -> dict[str, list[str]]:
+    """The names of the layers that every layer takes its input from, in topological order."""
     inputs = {
         layer["name"]: [name for node in layer["inbound_nodes"] for name in _histories(node)]
-        for layer in config["layers"]
+        for layer in graph_config(model)
     }
     try:
         return {name: inputs[name] for name in TopologicalSorter(inputs).static_order()}

@@ -47,8 +47,10 @@ def test_vectors_of_a_folder(
     arguments = ["embed", str(files / "model.keras"), str(files / "pictures"), "--output"]
     done = command_in_process(*arguments, str(output))
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith(f"Written: {output}, 40 vectors of 24 numbers (")
-    assert done.stdout.endswith(" images/s).\n")
+    progress, written = done.stdout.splitlines()
+    assert progress == "embed: 40 of 40 images (100% done)"
+    assert written.startswith(f"Written: {output}, 40 vectors of 24 numbers (")
+    assert written.endswith(" images/s).")
     with np.load(output) as arrays:
         names = [f"{('even', 'odd')[index % 2]}/{index:02}.png" for index in range(40)]
         assert arrays["files"].tolist() == names[::2] + names[1::2]

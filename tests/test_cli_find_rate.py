@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -13,7 +14,8 @@ import pytest
 from keras_resnet import ResNetConfig, build, create_model
 from keras_resnet.cli.find_rate import _open
 from keras_resnet.model_info import get_info, set_class_names
-from keras_resnet.training import find_recipe
+from keras_resnet.training import find_recipe, freeze
+from keras_resnet.training.rate_finder import find_rate as rate_finder_run
 
 from .conftest import Command
 
@@ -134,3 +136,40 @@ def test_a_head_for_as_many_other_classes_is_replaced(
         )  # fmt: skip
         loss = json.loads(done.stdout)["losses"][0]
         assert (loss > 8) == kept, (names, loss)
+
+
+def test_what_a_file_has_frozen_is_thawed(
+    tiny_config: ResNetConfig,
+    command_in_process: Command,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As `finetune` does; else the rate would be that of the head alone."""
+    model = build(tiny_config, input_shape=(16, 16, 3), name="tiny")
+    freeze(model, "backbone")
+    model.save(tmp_path / "tiny.keras")
+    trained: list[list[str]] = []
+
+    def watched(network: keras.Model, *arguments: Any, **keywords: Any) -> Any:
+        trained.append([weight.path for weight in network.trainable_weights])
+        return rate_finder_run(network, *arguments, **keywords)
+
+    monkeypatch.setattr("keras_resnet.training.rate_finder.find_rate", watched)
+    said = []
+    for more in ((), ("--freeze", "C2")):
+        done = command_in_process(
+            "find-rate", "--model", str(tmp_path / "tiny.keras"), "--data", "digits",
+            "--output", str(tmp_path / "new"), "--steps", "10", "--highest", "1e-5",
+            "--batch-size", "16", "--no-deterministic", *more,
+        )  # fmt: skip
+        assert done.returncode == 1, done.stderr
+        said.append(done.stdout)
+    everything, behind = trained
+    assert "conv1_bn/gamma" in everything
+    assert {path.split("_")[0] for path in behind} == {
+        "conv3",
+        "predictions/kernel",
+        "predictions/bias",
+    }
+    assert not any("bn" in path for path in behind)
+    assert said[1].startswith("Trains C3, head")

@@ -20,7 +20,7 @@ from PIL import Image
 from keras_resnet import ResNet50, ResNetConfig, build
 from keras_resnet.analysis.complexity import complexity
 from keras_resnet.compress import compress
-from keras_resnet.compression import sparsity_of
+from keras_resnet.compression import cluster, prune, sparsity_of, strip
 from keras_resnet.compression.layers import ranges
 from keras_resnet.compression_report import (
     CompressionError,
@@ -29,7 +29,7 @@ from keras_resnet.compression_report import (
 )
 from keras_resnet.export import ExportError, load_runner
 from keras_resnet.export.tflite.inspect import float_operators, kernels
-from keras_resnet.model_info import set_class_names
+from keras_resnet.model_info import compressed_kernels, set_class_names
 from keras_resnet.saving import load_model
 from keras_resnet.training import ResumeError, find_recipe, override, train
 
@@ -80,7 +80,7 @@ def all_three(
 def test_the_files_have_what_the_table_says(all_three: CompressionReport) -> None:
     rows = {row.what: row for row in all_three.rows}
     assert list(rows) == [
-        *("before: tflite-int8", "before: tflite-float32"),
+        *("before: tflite-int8", "before: tflite-float32", "before: onnx-int8"),
         *("after: tflite-int8", "after: onnx-int8"),
     ]
     assert all(row.accuracy is not None and row.accuracy >= 0.9 for row in all_three.rows)
@@ -93,8 +93,8 @@ def test_the_files_have_what_the_table_says(all_three: CompressionReport) -> Non
         assert kernel.zeros >= 0.49 * kernel.weights, kernel
         assert kernel.distinct <= 8, kernel
     agreements = [row.agreement for row in all_three.rows]
-    assert agreements[:2] == [None, None]
-    assert all(share is not None and share >= 0.9 for share in agreements[2:])
+    assert agreements[:3] == [None, None, None]
+    assert all(share is not None and share >= 0.9 for share in agreements[3:])
     after, before = rows["after: tflite-int8"], rows["before: tflite-int8"]
     assert after.packed < before.packed
     assert after.size == path.stat().st_size
@@ -108,6 +108,8 @@ def test_the_network_is_a_plain_one_again(
 ) -> None:
     model = keras.saving.load_model(all_three.folder / "model.keras")
     assert {type(layer).__module__.split(".")[0] for layer in model.layers} == {"keras"}
+    # It was frozen in the end.
+    assert all(layer.trainable for layer in model.layers)
     assert list(sparsity_of(model).values())[1] >= 0.49
     pictures = sorted(Path(data.removeprefix("folder:")).glob("*/*.png"))[::3]
     images = np.stack([np.asarray(Image.open(path)) for path in pictures])
@@ -212,7 +214,7 @@ def test_figures_are_shown_where_artifacts_disagree(
     assert "Received: others" in done.stderr
     done = command_in_process(*arguments, "--no-deterministic", "--json")
     assert done.returncode == 1
-    assert json.loads(done.stdout)["rows"][2]["what"] == "after: tflite-int8"
+    assert json.loads(done.stdout)["rows"][3]["what"] == "after: tflite-int8"
 
 
 def test_layers_without_weights_may_be_left_alone(data: str, trained: Path, tmp_path: Path) -> None:
@@ -233,6 +235,7 @@ def test_layers_without_weights_may_be_left_alone(data: str, trained: Path, tmp_
         (["--pattern", "3:4", "--method", "prune"], "Expected `pattern` to be one of"),
         (["--skip", "conv9"], "Expected `skip` to name layers. Received: conv9"),
         (["--epochs", "0"], "Expected `epochs` above 0. Received: 0"),
+        (["--pattern", "2:4", "--sparsity", "0.9", "--method", "prune"], "no `sparsity` but 0.5"),
         (["--skip", "conv9", "--method", "prune"], "Expected `skip` to name layers. Received: co"),
         (["--frozen-bn", "1", "--method", "prune"], "with the method qat. Received: prune"),
         (["--settle", "2", "--method", "prune"], "`settle` with the method qat. Received: prune"),
@@ -267,6 +270,24 @@ def test_classes_in_another_order_are_refused(data: str, trained: Path, tmp_path
     assert not (tmp_path / "out").exists()
     with pytest.raises(ValueError, match=r"'blue' where resnet has 'red'"):
         train(model, data, RECIPE, tmp_path / "run", epochs=1)
+
+
+def test_second_compressions_leave_alone_what_they_skip(
+    data: str, trained: Path, tmp_path: Path
+) -> None:
+    """The first convolution included, which is never pruned further."""
+    model = cluster(prune(keras.saving.load_model(trained), 0.25, skip=[]), 8)
+    options = CompressionOptions(
+        ("prune", "cluster"), sparsity=0.5, clusters=5, epochs=0.5, skip=("predictions",)
+    )
+    out = tmp_path / "out"
+    compress(strip(model), data, out, options, recipe=RECIPE, timing=None)
+    result = load_model(out / "model.keras")
+    shares, properties = sparsity_of(result), compressed_kernels(result)
+    assert [round(shares.pop(name), 2) for name in ("conv1_conv", "predictions")] == [0.25, 0.25]
+    assert min(shares.values()) >= 0.49
+    assert properties.pop("predictions").distinct == 8
+    assert {kernel.distinct for kernel in properties.values()} == {5}
 
 
 def test_networks_without_int8_are_refused_before_they_train(data: str, tmp_path: Path) -> None:

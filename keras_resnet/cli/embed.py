@@ -104,9 +104,17 @@ def _saying_what_is_kept(output: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _shown(as_json: bool) -> Iterator[Any]:
-    """Progress on a terminal; elsewhere a line per batch would help nobody."""
-    if as_json or not console.is_terminal:
+    """Progress on a terminal; elsewhere a line for every tenth, as one per batch is too many."""
+    if as_json:
         yield None
         return
     with progress("embed") as report:
-        yield report
+        told = 0
+
+        def tenths(step: str, done: float) -> None:
+            nonlocal told
+            if int(10 * done) > told:
+                told = int(10 * done)
+                report(step, done)
+
+        yield report if console.is_terminal else tenths

@@ -56,11 +56,17 @@ def find_rate(
     training.seed_everything(seed, deterministic)
     with quiet():
         from keras_resnet.training import freeze as freeze_levels
+        from keras_resnet.training import unfreeze
         from keras_resnet.training.rate_finder import find_rate as run
         from keras_resnet.training.rate_finder import rate_setting
     network, parts = _open(model, data, weights, size, validation_fraction, chosen)
+    if any(layer.weights and not layer.trainable for layer in network.layers):
+        # A file remembers what was frozen, and `finetune` thaws it, too.
+        unfreeze(network, bn="training" if freeze is None else "frozen")
     if freeze is not None:
-        freeze_levels(network, freeze)
+        frozen = freeze_levels(network, freeze)
+        if not as_json:
+            console.print(str(frozen))
     with progress("Finding a rate") as step:
         curve = run(
             network,

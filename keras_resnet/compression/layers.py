@@ -17,6 +17,9 @@ from keras import ops
 #: Which weights share a step: those of an output channel, or all of a kernel.
 Rounding = Literal["channel", "tensor"]
 
+#: The most values that the weights of a layer can share: their numbers are bytes.
+MOST_VALUES = 256
+
 #: Of the name of an `ActivationRange`, behind that of the layer whose outputs it rounds.
 RANGE_SUFFIX = "_range"
 
@@ -143,8 +146,10 @@ class _Compressed(keras.layers.Layer):
         **keywords: Any,
     ) -> None:
         super().__init__(*arguments, **keywords)
-        if clusters and not 2 <= clusters <= 256:
-            raise ValueError(f"Expected from 2 to 256 `clusters`, or 0. Received: {clusters}")
+        if clusters and not 2 <= clusters <= MOST_VALUES:
+            raise ValueError(
+                f"Expected from 2 to {MOST_VALUES} `clusters`, or 0. Received: {clusters}"
+            )
         if rounding not in (None, *get_args(Rounding)):
             raise ValueError(
                 f"Expected `rounding` 'channel', 'tensor' or None. Received: {rounding!r}"

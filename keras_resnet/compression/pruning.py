@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 import keras
 import numpy as np
 
-from keras_resnet.compression.layers import compressed_layers
+from keras_resnet.compression.layers import MOST_VALUES, compressed_layers
 from keras_resnet.compression.rebuild import check_flat, kernels, with_options
 
 #: Which weights are pruned together: each by itself; 2 of every 4 input channels; or 4 neighbouring
@@ -46,22 +46,32 @@ def prune(
     """
     check_flat(model)
     _check(sparsity, pattern)
-    candidates = kernels(model)
-    names = [layer.name for layer in candidates]
+    names = [layer.name for layer in kernels(model)]
     skip = names[:1] if skip is None else skip
     if unknown := sorted(set(skip) - set(names)):
         raise ValueError(
             f"Expected `skip` to name layers with kernels. Received: {', '.join(unknown)}"
         )
-    chosen = [x.name for x in candidates if x.name not in skip and _fits(x, pattern)]
+    chosen = prunable(model, pattern, skip)
     if not chosen:
         raise ValueError(
             f"Expected layers with kernels that the pattern {pattern!r} fits. Received: "
             f"{', '.join(names) or 'none'}, of which none is left"
         )
+    full = [name for name in chosen if getattr(model.get_layer(name), "clusters", 0) == MOST_VALUES]
+    if full:
+        raise ValueError(
+            f"Expected layers of less than {MOST_VALUES} shared values, as zero is one more. "
+            f"Received: {', '.join(full)}. Name them in `skip`, or share fewer values"
+        )
     result = with_options(model, {name: {"pruned": pattern} for name in chosen})
     _set_masks(result, sparsity, chosen)
     return result
+
+
+def prunable(model: keras.Model, pattern: Pattern, skip: Sequence[str]) -> list[str]:
+    """The layers that `prune` prunes: those with a kernel that the pattern fits."""
+    return [x.name for x in kernels(model) if x.name not in skip and _fits(x, pattern)]
 
 
 class GradualPruning(keras.callbacks.Callback):
@@ -76,10 +86,11 @@ class GradualPruning(keras.callbacks.Callback):
         end: optimizer step at which it is reached.
         begin: step at which pruning begins.
         every: steps between two times that weights are pruned.
+        layers: names of the layers that are pruned; None: all that have masks.
 
     Raises:
-        ValueError: impossible numbers; or, in training, a network that has no masks, or those of
-            the pattern `"2:4"`, whose share is always the same.
+        ValueError: impossible numbers; or, in training, a network that has no masks, also of one of
+            `layers`, or those of the pattern `"2:4"`, whose share is always the same.
     """
 
     def __init__(
@@ -89,6 +100,7 @@ class GradualPruning(keras.callbacks.Callback):
         *,
         begin: int = 0,
         every: int = 10,
+        layers: Sequence[str] | None = None,
     ) -> None:
         super().__init__()
         _check(sparsity, "unstructured")
@@ -98,6 +110,7 @@ class GradualPruning(keras.callbacks.Callback):
                 f"begin={begin}, end={end}, every={every}"
             )
         self.sparsity, self.begin, self.end, self.every = sparsity, begin, end, every
+        self.layers = layers
         self._pruned_at: int | None = None
 
     def at(self, step: int) -> float:
@@ -106,11 +119,12 @@ class GradualPruning(keras.callbacks.Callback):
         return self.sparsity * (1 - (1 - done) ** 3)
 
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
-        patterns = {layer.pruned for layer in compressed_layers(self.model) if layer.pruned}
-        if not patterns or "2:4" in patterns:
+        masked = {x.name: x.pruned for x in compressed_layers(self.model) if x.pruned}
+        patterns = {masked.get(name) for name in (masked if self.layers is None else self.layers)}
+        if not patterns or patterns & {"2:4", None}:
             raise ValueError(
                 "Expected a network from `prune` with the pattern 'unstructured' or 'block'. "
-                f"Received: one with {'the pattern 2:4' if patterns else 'no masks'}"
+                f"Received: one with {'the pattern 2:4' if '2:4' in patterns else 'no masks'}"
             )
         # The masks may be others than those after that step.
         self._pruned_at = None
@@ -130,7 +144,7 @@ class GradualPruning(keras.callbacks.Callback):
         at_once = getattr(self.model, "steps_per_execution", 1)
         due = step % self.every < at_once or 0 <= step - self.end < at_once
         if due and step < self.end + at_once and self.at(step) > 0:
-            _set_masks(self.model, self.at(step), None)
+            _set_masks(self.model, self.at(step), self.layers)
             self._pruned_at = step
 
 

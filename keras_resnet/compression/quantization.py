@@ -46,7 +46,8 @@ def quantize_aware(
         The network: same layers by the same names, and ranges between them.
 
     Raises:
-        ValueError: a layer has no int8 form, `skip` names none, or the images do not fit.
+        ValueError: a layer has no int8 form, `skip` names none, or the images do not fit, such as
+            those whose pixels were divided by 255.
     """
     check_flat(model)
     _check_layers(model, skip)
@@ -68,8 +69,8 @@ def quantize_aware(
 def freeze_ranges(model: keras.Model, *, bn: bool = True) -> keras.Model:
     """Ends the observation of ranges and, unless told otherwise, batch normalisation; in place.
 
-    The last part of training is at the very numbers that the artifacts have (Krishnamoorthi 2018,
-    arXiv:1806.08342, section 3.2.1).
+    Compile the network again before you train it on. The last part of training is at the very
+    numbers that the artifacts have (Krishnamoorthi 2018, arXiv:1806.08342, section 3.2.1).
 
     Raises:
         ValueError: the model has no ranges.
@@ -79,17 +80,24 @@ def freeze_ranges(model: keras.Model, *, bn: bool = True) -> keras.Model:
         raise ValueError("Expected a network from `quantize_aware`. Received: one without ranges")
     for layer in found.values():
         layer.observing = False
-    return freeze_bn(model) if bn else model
+    return freeze_bn(model) if bn else _to_be_traced(model)
 
 
 def freeze_bn(model: keras.Model) -> keras.Model:
     """Ends the training of batch normalisation, while ranges are still observed; in place.
 
-    Between the two, ranges settle for the very statistics that are folded into kernels.
+    Compile the network again before you train it on. Between the two, ranges settle for the very
+    statistics that are folded into kernels.
     """
     for layer in model.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.trainable = False
+    return _to_be_traced(model)
+
+
+def _to_be_traced(model: keras.Model) -> keras.Model:
+    """Lets no step go on as it was traced before: Keras would not notice what has changed."""
+    model.train_function = None
     return model
 
 
@@ -153,6 +161,11 @@ def _start(result: keras.Model, images: np.ndarray) -> None:
     known = zip(shape, images.shape, strict=False)
     if images.ndim != 4 or not len(images) or any(a not in (None, b) for a, b in known):
         raise ValueError(f"Expected images of shape {shape}. Received: {images.shape}")
+    if images.max() <= 1:
+        raise ValueError(
+            "Expected images with pixels in [0, 255]. Received: pixels of at most "
+            f"{images.max()}, which were divided by 255, as it seems"
+        )
     with measuring(ranges(result).values()):
         for start in range(0, len(images), _BATCH_SIZE):
             result(images[start : start + _BATCH_SIZE].astype(np.float32), training=False)

@@ -16,13 +16,15 @@ from keras_resnet.compression.layers import (
     compressed_layers,
     ranges,
 )
-from keras_resnet.graph import allow_depth, sources
+from keras_resnet.graph import allow_depth, graph_config, sources
 from keras_resnet.model_info import (
     CompressedKernels,
     KernelProperty,
     LearnedRanges,
+    compressed_kernels,
     get_info,
     hash_weights,
+    learned_ranges,
     set_info,
 )
 
@@ -43,7 +45,7 @@ def check_flat(model: keras.Model) -> None:
             "Expected a flat functional model, such as `keras_resnet.build` makes. Received: "
             f"{getattr(model, 'name', model)!r} ({type(model).__name__}){inside}"
         )
-    for entry in model.get_config()["layers"]:
+    for entry in graph_config(model):
         if len(entry["inbound_nodes"]) > 1:
             raise ValueError(
                 "Expected a network that calls every layer once. Received: "
@@ -131,7 +133,9 @@ def strip(model: keras.Model) -> keras.Model:
     for layer in compressed_layers(model):
         result.get_layer(layer.name).kernel.assign(layer.final_kernel())
     weights = hash_weights(result)
-    properties = {
+    # What is known of a network that was stripped before goes on being known.
+    properties = dict(compressed_kernels(model))
+    properties |= {
         layer.name: KernelProperty(
             # Zeros of pruning are one more.
             layer.clusters + bool(layer.pruned) if layer.clusters else None,
@@ -141,6 +145,7 @@ def strip(model: keras.Model) -> keras.Model:
         if layer.clusters or layer.pruned
     }
     values = {name: (float(layer.low), float(layer.high)) for name, layer in ranges(model).items()}
+    values = values or dict(learned_ranges(model) or {})
     known = dataclasses.replace(
         get_info(model),
         ranges=LearnedRanges(values, weights) if values else None,
@@ -154,7 +159,9 @@ def _copy(
     model: keras.Model, copied: Callable[[Any], Any], call: Callable[..., Any]
 ) -> keras.Model:
     allow_depth(len(model.layers))
-    copy = keras.models.clone_model(model, clone_function=copied, call_function=call)
+    # Not of the model itself, which Keras would compile anew, with whatever it was compiled with.
+    bare = keras.Model(model.input, model.output, name=model.name)
+    copy = keras.models.clone_model(bare, clone_function=copied, call_function=call)
     # By name: layers and variables are not the same in both.
     before = {layer.name: layer for layer in model.layers}
     for layer in copy.layers:

@@ -186,8 +186,10 @@ def average_bn_across_replicas(model: keras.Model) -> None:
     Raises:
         ValueError: a batch normalisation is inside of another layer than a model.
     """
+    # Frozen statistics are the same everywhere, and the mean of three equal numbers may be another.
+    norms = [norm for norm in _norms(model) if norm.trainable]
     variables = [
-        variable for norm in _norms(model) for variable in (norm.moving_mean, norm.moving_variance)
+        variable for norm in norms for variable in (norm.moving_mean, norm.moving_variance)
     ]
     # Only a variable of a strategy knows one.
     strategy = getattr(variables[0].value, "distribute_strategy", None) if variables else None

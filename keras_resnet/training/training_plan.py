@@ -89,7 +89,7 @@ def make_plan(
     Raises:
         ValueError: recipe, network and data do not go together.
     """
-    _check_channels(model, source)
+    check_image_shape(model)
     protocol, train_size = sizes(model, recipe)
     accumulation = recipe.optimizer.accumulation
     training = DataConfig(
@@ -141,12 +141,18 @@ def check_classes(model: keras.Model, source: Source) -> None:
         )
 
 
-def _check_channels(model: keras.Model, source: Source) -> None:
-    channels = model.input_shape[-1]
-    if channels != 3:
+def check_image_shape(model: keras.Model) -> None:
+    """Refuses a network for other images than those that data sources are made into.
+
+    Raises:
+        ValueError: they are not square, or have other than 3 channels.
+    """
+    _, height, width, channels = model.input_shape
+    if height != width or channels != 3:
+        shape = "x".join(map(str, (height, width, channels)))
         raise ValueError(
-            f"Expected a network for images with 3 channels, as those of {source.name} have. "
-            f"Received: {model.name!r} for {channels}. Train it by `model.fit` with data of its own"
+            "Expected a network for square images with 3 channels, as data sources give them. "
+            f"Received: {model.name!r} for {shape}. Train it by `model.fit` with data of its own"
         )
 
 

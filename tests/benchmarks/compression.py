@@ -97,9 +97,13 @@ def measure(data: str, output: Path, ways: list[str]) -> list[str]:
             "int8 after": accuracy(after / "model-int8.tflite"),
         }
         if "qat" in WAYS[way]:
+            found["ONNX int8 before"] = accuracy(before / "model-int8.onnx")
             found["ONNX int8 after"] = accuracy(after / "model-int8.onnx")
         bars = {
-            "qat": {"int8 after": max(full - QAT_POINTS, found["int8 before"])},
+            "qat": {
+                f"{name} after": max(full - QAT_POINTS, found.get(f"{name} before", 0))
+                for name in ("int8", "ONNX int8")
+            },
             "prune": {"float after": full - FLOAT_POINTS},
             "cluster": {"float after": full - FLOAT_POINTS},
         }.get(way, {})

@@ -143,15 +143,17 @@ def printed(per_class: int, seed: int) -> LabeledImages:
 
 def photographs(folder: Path, output: Path) -> list[str]:
     """Takes a ResNet-50 from folders of photographs to artifacts, as a user would."""
-    for path in sorted(folder.glob("n*")):
-        kind = "animal" if path.name < "n02666196" else "thing"
-        link(path, output / "photographs" / kind)
-    data = ["--data", f"folder:{output / 'photographs'}", "--validation-fraction", "0.2"]
+    fraction = ["--validation-fraction", "0.2"]
+    # By others, so that fine-tuning has to make a new head.
+    for number, path in enumerate(sorted(folder.glob("n*"))):
+        link(path, output / "parts" / f"part{number % 3}")
+        link(path, output / "kinds" / ("animal" if path.name < "n02666196" else "thing"))
+    parts, kinds = (["--data", f"folder:{output / name}", *fraction] for name in ("parts", "kinds"))
     commands = (
         # Frozen statistics have to be those of the weights.
-        ["train", "--model", "resnet50", *data, "--recipe", "finetune", "--epochs", "1",
+        ["train", "--model", "resnet50", *parts, "--recipe", "finetune", "--epochs", "1",
          "--set", "precise_bn=4", "--output", str(output / "base")],
-        ["finetune", "--model", str(output / "base" / "last.keras"), *data,
+        ["finetune", "--model", str(output / "base" / "last.keras"), *kinds,
          "--stages", "head:1,C5:1:0.1,backbone:1:0.1", "--output", str(output / "run"),
          "--export", "onnx,tflite-int8"],
     )  # fmt: skip

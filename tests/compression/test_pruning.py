@@ -175,6 +175,16 @@ def test_gradual_pruning_follows_its_schedule(model: keras.Model, images: np.nda
     assert set(shares.values()) == {0.75}
 
 
+def test_gradual_pruning_of_some_layers(model: keras.Model, images: np.ndarray) -> None:
+    """Others keep the zeros that they have."""
+    network = prune(model, 0.25)
+    gradually(network, images, 1, GradualPruning(0.75, 4, every=1, layers=["predictions"]))
+    shares = sparsity_of(network)
+    assert shares.pop("predictions") == 0.75
+    assert shares.pop(FIRST) == 0
+    assert set(shares.values()) == {0.25}
+
+
 @pytest.mark.parametrize("end", [8, 7])
 def test_the_last_step_reaches_the_wished_share(
     end: int, model: keras.Model, images: np.ndarray
@@ -245,6 +255,10 @@ def test_impossible_pruning_is_refused(model: keras.Model, images: np.ndarray) -
             GradualPruning(0.5, **values)
     with pytest.raises(ValueError, match="Received: one with the pattern 2:4"):
         gradually(prune(model, pattern="2:4"), images, 1, GradualPruning(0.5, 10))
+    with pytest.raises(ValueError, match="Received: one with no masks"):
+        gradually(prune(model, 0), images, 1, GradualPruning(0.5, 10, layers=[FIRST]))
+    with pytest.raises(ValueError, match="less than 256 shared values.* conv2_block1_1_conv"):
+        prune(cluster(model, 256))
     everything = [layer.name for layer in kernels(model)]
     with pytest.raises(ValueError, match="of which none is left"):
         prune(model, skip=everything)

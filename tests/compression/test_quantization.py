@@ -325,10 +325,23 @@ def test_impossible_calls_are_refused(aware: keras.Model, images: np.ndarray) ->
     for wrong in (images[0], images[:0], images[..., :1], images[:, :8]):
         with pytest.raises(ValueError, match=r"images of shape \(None, 16, 16, 3\)"):
             quantize_aware(plain, wrong)
+    with pytest.raises(ValueError, match=r"pixels of at most (1.0|0.99\d*), which were divided"):
+        quantize_aware(plain, images / 255)
     with pytest.raises(ValueError, match="one from `quantize_aware`"):
         quantize_aware(aware, images)
     with pytest.raises(ValueError, match="Received: one without ranges"):
         freeze_ranges(plain)
+
+
+def test_freezing_ends_what_was_traced_before(images: np.ndarray) -> None:
+    """Keras keeps the step of the last `fit`, which would observe on."""
+    aware = trained(quantize_aware(network(BASIC), images, momentum=0.5), images, 2)
+    freeze_ranges(aware)
+    ends = [float(x.high) for x in ranges(aware).values()]
+    statistics = aware.get_layer("conv1_bn").moving_mean.numpy()
+    aware.fit(images[:8] / 2, np.arange(8), verbose=0)
+    assert [float(x.high) for x in ranges(aware).values()] == ends
+    np.testing.assert_array_equal(aware.get_layer("conv1_bn").moving_mean.numpy(), statistics)
 
 
 def test_frozen_ranges_stay_in_training_and_in_files(images: np.ndarray, tmp_path: Path) -> None:

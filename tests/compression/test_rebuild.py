@@ -15,6 +15,7 @@ from keras_resnet.compression import cluster, prune, quantize_aware, strip
 from keras_resnet.compression.layers import ranges
 from keras_resnet.export import export
 from keras_resnet.export.tflite.inspect import kernels
+from keras_resnet.model_info import compressed_kernels, learned_ranges
 from keras_resnet.training import freeze, unfreeze
 from keras_resnet.training.training_model import training_copy
 
@@ -60,6 +61,28 @@ def test_layers_that_are_called_twice_are_refused() -> None:
     model = small(lambda x: layers.GlobalAveragePooling2D()(conv(conv(x))))
     with pytest.raises(ValueError, match="calls 'twice' 2 times"):
         prune(model)
+
+
+def test_strip_twice_is_strip_once(images: np.ndarray) -> None:
+    model = build(ResNetConfig("basic", (1,), (8,), stem="cifar"), input_shape=(16, 16, 3))
+    randomize(model)
+    once = strip(quantize_aware(cluster(prune(model, 0.5), 8), images))
+    again = strip(once)
+    assert learned_ranges(again) == learned_ranges(once)
+    assert compressed_kernels(again) == compressed_kernels(once)
+    assert len(compressed_kernels(once)) == 4
+
+
+def test_what_a_network_was_compiled_with_is_no_matter(images: np.ndarray) -> None:
+    def loss(true: keras.KerasTensor, predicted: keras.KerasTensor) -> keras.KerasTensor:
+        return keras.ops.mean((true - predicted) ** 2)
+
+    model = build(ResNetConfig("basic", (1,), (8,), stem="cifar"), input_shape=(16, 16, 3))
+    model.compile("sgd", loss)
+    pruned = prune(model)
+    assert not pruned.compiled
+    assert pruned.name == model.name
+    assert not strip(pruned).compiled
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])

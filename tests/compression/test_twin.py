@@ -433,8 +433,6 @@ def test_depth_is_not_limited_by_recursion() -> None:
 
 
 _TWIN = """
-import os
-assert "TF_USE_LEGACY_KERAS" not in os.environ
 import numpy as np
 from keras_resnet.compression import copy_from_twin, to_tf_keras
 config = keras_resnet.ResNetConfig("basic", (1,), (8,), stem="cifar")
@@ -455,6 +453,7 @@ print(keras.backend.backend(), keras.__version__[0], tf_keras.__version__[0],
     [
         ("import tf_keras, keras, keras_resnet", "tensorflow"),
         ("import keras, keras_resnet, tf_keras", "jax"),
+        ("import tensorflow_model_optimization, tf_keras, keras, keras_resnet", "tensorflow"),
     ],
 )
 def test_any_order_of_imports_and_any_backend(

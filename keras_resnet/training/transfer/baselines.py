@@ -24,6 +24,7 @@ from keras_resnet.embedding import pooled
 from keras_resnet.model_info import get_info
 from keras_resnet.model_input import ModelInput
 from keras_resnet.preprocessing import EvalProtocol
+from keras_resnet.training.training_plan import check_image_shape
 
 #: Inverse strengths of regularisation that the linear probe is tried with, the strongest first.
 STRENGTHS = (0.0001, 0.001, 0.01, 0.1, 1.0)
@@ -105,7 +106,8 @@ def vectors(
 
     Raises:
         ValueError: there are no images, or images without a label, or the limit is less than one
-            image per class; or an argument is wrong.
+            image per class; or the network takes others than square images with 3 channels; or an
+            argument is wrong.
         TooManyBadRecordsError: too many images cannot be read.
     """
     config = _config(model, protocol, batch_size, max_bad_fraction)
@@ -193,6 +195,7 @@ def _config(
     model: keras.Model, protocol: EvalProtocol | None, batch_size: int, max_bad_fraction: float
 ) -> DataConfig:
     """How images are prepared and batched."""
+    check_image_shape(model)
     shape = (None, *model.input_shape[1:])
     protocol = ModelInput(shape, get_info(model), protocol).protocol
     return DataConfig(

@@ -20,6 +20,7 @@ from keras_resnet.data import DataConfig, Source, load_data
 from keras_resnet.model_info import get_info
 from keras_resnet.preprocessing import EvalProtocol
 from keras_resnet.terminal import console, progress
+from keras_resnet.training.cluster import cluster_from
 from keras_resnet.training.rate_groups import rate_multipliers
 from keras_resnet.training.recipe_table import find_recipe
 from keras_resnet.training.recipes import Recipe, override
@@ -210,10 +211,16 @@ def _check(stages: Sequence[Stage], options: TrainOptions) -> None:
             f"Received: {', '.join(unknown)}"
         )
     strategy = options.get("strategy")
-    if isinstance(strategy, Setup) and strategy.workers > 1:
+    if isinstance(strategy, Setup):
+        workers = strategy.workers
+    else:
+        # As `keras-resnet launch`, Slurm and others set them: each process would train alone.
+        cluster = cluster_from(None, None, os.environ)
+        workers = 1 if cluster is None else cluster.workers
+    if workers > 1:
         raise ValueError(
-            f"Expected one process to fine-tune. Received: {strategy.workers} workers. Use "
-            "`freeze`, `unfreeze` and `train`"
+            f"Expected one process to fine-tune. Received: {workers} workers. Use `freeze`, "
+            "`unfreeze` and `train`"
         )
 
 
@@ -231,8 +238,10 @@ def with_head(model: keras.Model, source: Source, dropout: float = 0.0) -> keras
     Raises:
         ValueError: there is to be dropout before a head that is kept, or as for `replace_head`.
     """
-    names = tuple(source.class_names)
-    if get_info(model).class_names == names and model.output_shape[-1] == len(names):
+    names, info = tuple(source.class_names), get_info(model)
+    # A head for labels or values may have the same names.
+    is_classifier = info.task is None and model.output_shape[-1] == len(names)
+    if is_classifier and info.class_names == names:
         if dropout:
             raise ValueError(
                 "Expected no `dropout` where the head is kept, as the model has one for the same "

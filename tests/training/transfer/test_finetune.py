@@ -12,6 +12,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import keras_resnet
 from keras_resnet import ResNetConfig, build, feature_extractor
@@ -31,7 +32,8 @@ from keras_resnet.training import (
 from keras_resnet.training.cluster import Cluster
 from keras_resnet.training.run_folder import RunFolder
 from keras_resnet.training.transfer import baselines
-from keras_resnet.training.transfer.heads import swap_stem
+from keras_resnet.training.transfer.finetune import with_head
+from keras_resnet.training.transfer.heads import replace_head, swap_stem
 
 from ...conftest import randomize
 from ..interruption import Count
@@ -418,11 +420,49 @@ def test_a_new_stem_learns_as_its_docstring_says(tmp_path: Path) -> None:
             assert not np.array_equal(old, new), name
 
 
-def test_networks_for_other_images_are_refused() -> None:
+@pytest.mark.parametrize("shape", [(16, 16, 1), (16, 24, 3)])
+def test_networks_for_other_images_are_refused(shape: tuple[int, int, int]) -> None:
     config = ResNetConfig("basic", (1,), (8,), stem="cifar")
-    model = build(config, input_shape=(16, 16, 1), classes=3, name="grey")
-    with pytest.raises(ValueError, match=r"3 channels.*Received: 'grey' for 1\. Train it by"):
+    model = build(config, input_shape=shape, classes=3, name="other")
+    message = f"3 channels.*Received: 'other' for {'x'.join(map(str, shape))}\\. Train it by"
+    with pytest.raises(ValueError, match=message):
         run(model, None, **SHORT)
+    with pytest.raises(ValueError, match=message):
+        baselines.baselines(model, *DATA)
+
+
+def test_processes_that_would_each_train_alone_are_refused(
+    network: keras.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TF_CONFIG", Cluster(("a:1", "b:2"), 1, "x").tf_config())
+    with pytest.raises(ValueError, match="one process to fine-tune. Received: 2 workers"):
+        run(network, None)
+
+
+@pytest.mark.parametrize("task", ["labels", "values"])
+def test_heads_for_other_tasks_are_replaced(task: Any, network: keras.Model) -> None:
+    """Though they have the same names."""
+    names = DATA[0].class_names
+    other = replace_head(network, len(names), task=task, names=names)
+    head = with_head(other, DATA[0])
+    assert head is not other
+    assert get_info(head).task is None
+    assert head.layers[-1].activation is keras.activations.softmax
+    assert with_head(head, DATA[0]) is head
+
+
+def test_class_activation_maps_of_a_new_head(whole: Whole) -> None:
+    """Grad-CAM (Selvaraju et al. 2017) needs the last maps and the answer in one flat graph."""
+    model = keras.saving.load_model(whole.folder / "best.keras")
+    maps = model.get_layer("conv4_block1_out").output
+    seen = keras.Model(model.input, [maps, model.output])
+    with tf.GradientTape() as tape:
+        features, answers = seen(DATA[0].images[:4].astype(np.float32))
+        score = answers[:, 0]
+    gradients = tape.gradient(score, features).numpy()
+    assert gradients.shape == features.shape == (4, 4, 4, 24)
+    assert np.isfinite(gradients).all()
+    assert (np.abs(gradients).max((1, 2, 3)) > 0).all()
 
 
 @pytest.mark.parametrize(("epochs", "rate"), [(0, 1), (-1, 1), (1, 0), (float("nan"), 1)])
