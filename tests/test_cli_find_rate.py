@@ -166,10 +166,8 @@ def test_what_a_file_has_frozen_is_thawed(
         said.append(done.stdout)
     everything, behind = trained
     assert "conv1_bn/gamma" in everything
-    assert {path.split("_")[0] for path in behind} == {
-        "conv3",
-        "predictions/kernel",
-        "predictions/bias",
+    assert {path.split("_")[0] for path in behind} - {"conv3", "conv4"} == {
+        *("predictions/kernel", "predictions/bias"),
     }
     assert not any("bn" in path for path in behind)
-    assert said[1].startswith("Trains C3, head")
+    assert said[1].startswith("Trains C3, C4, head")
