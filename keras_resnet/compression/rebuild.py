@@ -51,7 +51,7 @@ def check_flat(model: keras.Model) -> None:
                 "Expected a network that calls every layer once. Received: "
                 f"{model.name!r}, which calls {entry['name']!r} {len(entry['inbound_nodes'])} times"
             )
-    # Neither rounded nor shared values would be left of such weights' own rounding.
+    # Half precision would round once more what was rounded or shared.
     half = [x for x in model.weights if keras.backend.standardize_dtype(x.dtype) in _HALF]
     if half:
         raise ValueError(

@@ -638,6 +638,8 @@ def test_layers_that_ruin_int8_are_named_and_can_stay_in_float(
     images: np.ndarray, tmp_path: Path
 ) -> None:
     """One channel of `wide` is three hundred times as large as the others; `undo` divides it."""
+    # Before any layer, whose initial kernel follows from it.
+    keras.utils.set_random_seed(1)
     layers = keras.layers
     image = keras.Input((32, 32, 3))
     x = layers.Rescaling(1 / 64, offset=-2)(image)
@@ -645,7 +647,6 @@ def test_layers_that_ruin_int8_are_named_and_can_stay_in_float(
     x = layers.Conv2D(16, 3, activation="relu", name="wide")(x)
     x = layers.Conv2D(16, 3, activation="relu", name="undo")(x)
     x = layers.GlobalAveragePooling2D()(x)
-    keras.utils.set_random_seed(1)
     model = keras.Model(image, layers.Dense(10, activation="softmax", name="head")(x))
     wide, undo, head = (model.get_layer(name) for name in ("wide", "undo", "head"))
     kernel, bias = wide.get_weights()
