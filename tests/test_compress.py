@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -19,13 +20,14 @@ from PIL import Image
 
 from keras_resnet import ResNet50, ResNetConfig, build
 from keras_resnet.analysis.complexity import complexity
-from keras_resnet.compress import compress
+from keras_resnet.compress import _check_agreement, compress
 from keras_resnet.compression import cluster, prune, sparsity_of, strip
 from keras_resnet.compression.layers import ranges
 from keras_resnet.compression_report import (
     CompressionError,
     CompressionOptions,
     CompressionReport,
+    CompressionRow,
 )
 from keras_resnet.export import ExportError, load_runner
 from keras_resnet.export.tflite.inspect import float_operators, kernels
@@ -300,6 +302,35 @@ def test_networks_without_int8_are_refused_before_they_train(data: str, tmp_path
     with pytest.raises(ExportError, match="tflite-int8"):
         compress(model, data, tmp_path / "out", options, recipe=RECIPE, timing=None)
     assert not list(tmp_path.glob("out/1-*"))
+
+
+def test_layers_without_a_form_in_onnx_are_refused_before_they_train(
+    data: str, trained: Path, tmp_path: Path
+) -> None:
+    """TFLite can leave in float a normalisation that is folded elsewhere, ONNX cannot."""
+    options = CompressionOptions(("qat",), epochs=0.1, skip=("conv1_bn",))
+    model = keras.saving.load_model(trained)
+    with pytest.raises(ExportError, match="onnx-int8.*conv1_bn"):
+        compress(model, data, tmp_path / "out", options, recipe=RECIPE, timing=None)
+    assert not list(tmp_path.glob("out/1-*"))
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "wrong"),
+    [
+        ("prune", "tflite-float32", True),
+        ("prune", "tflite-int8", False),
+        ("qat", "onnx-int8", True),
+    ],
+)
+def test_artifacts_have_to_agree_unless_int8_was_not_trained_for(
+    method: Any, target: str, wrong: bool, tmp_path: Path
+) -> None:
+    row = CompressionRow(f"after: {target}", "file", 0.9, 0.5, 1, 1, None, None, None)
+    outcome = CompressionReport((row,), CompressionOptions((method,)), tmp_path)
+    caught = pytest.raises(CompressionError, match=f"after: {target} agrees with it on 50.0% of 40")
+    with caught if wrong else contextlib.nullcontext():
+        _check_agreement(outcome, 40)
 
 
 def test_stripped_networks_keep_zeros_and_values(

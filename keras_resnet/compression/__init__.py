@@ -1,6 +1,6 @@
 """Making networks smaller and faster: quantization-aware training, pruning, clustering.
 
-All of it in Keras 3; training is tested under TensorFlow and JAX. `to_tf_keras` is the bridge to
+All of it in Keras 3; `model.fit` is tested under TensorFlow and JAX. `to_tf_keras` is the bridge to
 tensorflow-model-optimization; it needs TensorFlow and the extra `keras-resnets[compression]`.
 """
 

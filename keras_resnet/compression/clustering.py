@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from keras_resnet.compression.fusion import fused_groups
-from keras_resnet.compression.layers import compressed_layers
+from keras_resnet.compression.layers import MOST_VALUES, compressed_layers
 from keras_resnet.compression.rebuild import check_flat, kernels, with_options
 
 #: The most values that k-means sees: far more than clusters, far fewer than weights.
@@ -52,10 +52,9 @@ def cluster(
             "makes of the network"
         )
     pruned = {layer.name for layer in chosen if getattr(layer, "pruned", False)}
-    if not 2 + bool(pruned) <= clusters <= 256:
-        raise ValueError(
-            f"Expected from {2 + bool(pruned)} to 256 `clusters`. Received: {clusters}"
-        )
+    least = 2 + bool(pruned)
+    if not least <= clusters <= MOST_VALUES:
+        raise ValueError(f"Expected from {least} to {MOST_VALUES} `clusters`. Received: {clusters}")
     options: dict[str, dict[str, Any]] = {
         layer.name: {"clusters": clusters - (layer.name in pruned)} for layer in chosen
     }
