@@ -328,6 +328,15 @@ with average.applied(model):
         np.testing.assert_array_equal(copy, averaged)
 np.testing.assert_array_equal(copies(mean), before)
 
+# Frozen statistics stay; the mean of equal ones need not be the same number.
+norms = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
+for norm in norms:
+    norm.trainable = False
+average_bn_across_replicas(model)
+np.testing.assert_array_equal(copies(mean), before)
+for norm in norms:
+    norm.trainable = True
+
 average_bn_across_replicas(model)
 np.testing.assert_allclose(copies(mean), [np.mean(before, 0)] * 2, atol=1e-6)
 np.testing.assert_array_equal(*copies(mean))
