@@ -167,12 +167,11 @@ def _load_saved_model(artifact: Path, size: int) -> Call:
 
 
 def _load_keras(artifact: Path, size: int) -> Call:
-    import keras
     import tensorflow as tf
 
-    import keras_resnet  # noqa: F401 - its layers have to be registered.
+    from keras_resnet.saving import load_model
 
-    model = keras.saving.load_model(artifact, compile=False)
+    model = load_model(artifact, compile=False)
     shape = (None, *model.input_shape[1:])
     function = tf.function(
         lambda image: model(image, training=False), [tf.TensorSpec(shape, tf.float32)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import zipfile
@@ -18,7 +19,8 @@ def load_model(path: str | os.PathLike[str], **keywords: Any) -> keras.Model:
     """Loads a `.keras` file, as `keras.saving.load_model` does, but of any depth.
 
     Keras stops at Python's recursion limit in networks like ResNet-1202; this raises it. Class
-    names that were saved with the model come back, too.
+    names that were saved with the model come back, too, and so do the layers of compressed networks
+    in a process that has not imported them.
 
     Args:
         path: a `.keras` file.
@@ -41,6 +43,9 @@ def load_model(path: str | os.PathLike[str], **keywords: Any) -> keras.Model:
     except (ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
         raise ValueError(f"Expected a readable `.keras` file. Received: {path}: {error}") from error
     allow_depth(_count_layers(config))
+    if '"keras_resnet>' in json.dumps(config):
+        # Layers of compressed networks, which Keras finds once they are imported.
+        importlib.import_module("keras_resnet.compression.layers")
     try:
         model = keras.saving.load_model(path, **keywords)
     except Exception as error:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,7 +22,9 @@ import pytest
 
 import keras_resnet
 
-ROOT = Path(__file__).resolve().parents[1]
+from .fork_server import ROOT, ForkServer, Process
+
+__all__ = ["ROOT"]
 
 
 @pytest.fixture(scope="session")
@@ -66,11 +70,65 @@ def randomize(model: keras.Model) -> None:
 
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
+Start = Callable[..., Process]
 
 
 @pytest.fixture(scope="session")
-def run_python() -> Run:
-    """Runs code in a new Python process and returns what came of it."""
+def fork_server() -> Iterator[ForkServer]:
+    """Starts processes that have TensorFlow imported already."""
+    with ForkServer() as server:
+        yield server
+
+
+@pytest.fixture
+def start_program(fork_server: ForkServer, tmp_path_factory: pytest.TempPathFactory) -> Start:
+    """Starts `python ARGUMENTS` as a process of its own, without importing TensorFlow again."""
+
+    def start(
+        *arguments: str, merged: bool = False, folder: Path | None = None, **environment: str
+    ) -> Process:
+        fixed = [name for name in environment if name in ("KERAS_BACKEND", "PYTHONPATH")]
+        assert not fixed, f"{fixed} are read by a new interpreter only: use `run_new_python`"
+        files = tmp_path_factory.mktemp("process")
+        variables = {**os.environ, **environment}
+        output = files / "output"
+        errors = output if merged else files / "errors"
+        return fork_server.start(arguments, output, errors, variables, folder)
+
+    return start
+
+
+@pytest.fixture
+def start_command(start_program: Start) -> Start:
+    """Starts the `keras-resnet` command, likewise."""
+    return functools.partial(start_program, "-m", "keras_resnet", TF_CPP_MIN_LOG_LEVEL="3")
+
+
+def ended(process: Process, timeout: float) -> subprocess.CompletedProcess[str]:
+    """What came of a process, which is killed if it takes longer than `timeout` seconds."""
+    try:
+        output, errors = process.communicate(timeout)
+    finally:
+        process.kill()
+    return subprocess.CompletedProcess([], process.wait(), output, errors)
+
+
+@pytest.fixture
+def run_python(start_program: Start) -> Run:
+    """Runs code in a process of its own and returns what came of it."""
+
+    def run(
+        code: str, *arguments: str, timeout: float = 600, **environment: str
+    ) -> subprocess.CompletedProcess[str]:
+        # From the root, so that code may import what tests define.
+        return ended(start_program("-c", code, *arguments, folder=ROOT, **environment), timeout)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def run_new_python() -> Run:
+    """The same in a new interpreter, for what is decided when one starts or imports packages."""
 
     def run(
         code: str, *arguments: str, timeout: float = 600, **environment: str
@@ -93,9 +151,21 @@ def command() -> str:
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
 
+@pytest.fixture
+def keras_resnet_command(start_command: Start) -> Command:
+    """Runs the `keras-resnet` command in a process of its own, and returns what came of it."""
+
+    def run(
+        *arguments: str, timeout: float = 300, **environment: str
+    ) -> subprocess.CompletedProcess[str]:
+        return ended(start_command(*arguments, **environment), timeout)
+
+    return run
+
+
 @pytest.fixture(scope="session")
-def keras_resnet_command(command: str) -> Command:
-    """Runs the `keras-resnet` command as a user would, and returns what came of it."""
+def installed_command(command: str) -> Command:
+    """Runs the installed `keras-resnet` as a user would, in a new interpreter."""
 
     def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         variables = {**os.environ, **environment}
@@ -132,6 +202,46 @@ def command_in_process(
     yield run
     for number, handler in handlers.items():
         signal.signal(number, handler)
+
+
+@pytest.fixture
+def untimed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exports invent their latencies; to measure them takes a process for every artifact."""
+    from keras_resnet.export import BenchmarkReport, Measurement, exporter
+
+    def invented(artifacts: list[Path], **_: object) -> BenchmarkReport:
+        rows = [Measurement(str(path), 1, 0, 9, 1.0, 2.0, None, 10**8) for path in artifacts]
+        return BenchmarkReport(tuple(rows))
+
+    monkeypatch.setattr(exporter, "benchmark", invented)
+
+
+@pytest.fixture(scope="session")
+def digits_file() -> Path:
+    """A `.keras` file of a small network that knows the digits (`fixtures/make_digits.py`)."""
+    return Path(__file__).parent / "fixtures" / "digits.keras"
+
+
+@pytest.fixture(scope="session")
+def exported_digits(digits_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with that network and artifacts of it, named as the demo's are."""
+    from keras_resnet import load_model
+    from keras_resnet.data import load_digits
+    from keras_resnet.export import export
+
+    folder = tmp_path_factory.mktemp("digits") / "demo-output"
+    train, test = load_digits()
+    export(
+        load_model(digits_file),
+        folder,
+        ("tflite-int8", "onnx"),
+        calibration=train.images[:200],
+        images=test.images,
+        labels=test.labels,
+        timing=None,
+    )
+    shutil.copy(digits_file, folder / "model.keras")
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -96,12 +96,12 @@ FEW = (
     ids=["jax", "jax-all", "torch-all"],
 )
 def test_logits_gradients_and_statistics_equal_those_under_tensorflow(
-    backend: str, names: tuple[str, ...], tmp_path: Path, run_python: Run
+    backend: str, names: tuple[str, ...], tmp_path: Path, run_python: Run, run_new_python: Run
 ) -> None:
     expected, listed = tmp_path, ",".join(names)
-    done = run_python(PROBE, str(expected), listed, "write", KERAS_BACKEND="tensorflow")
+    done = run_python(PROBE, str(expected), listed, "write")
     assert done.returncode == 0, done.stderr
-    done = run_python(PROBE, str(expected), listed, KERAS_BACKEND=backend)
+    done = run_new_python(PROBE, str(expected), listed, KERAS_BACKEND=backend)
     assert done.returncode == 0, done.stderr
     ours, theirs = (np.load(expected / f"{name}.npz") for name in (backend, "tensorflow"))
     assert set(ours) == set(theirs)
@@ -125,7 +125,7 @@ def test_logits_gradients_and_statistics_equal_those_under_tensorflow(
         )
 
 
-def test_importing_and_listing_under_jax_imports_no_tensorflow(run_python: Run) -> None:
+def test_importing_and_listing_under_jax_imports_no_tensorflow(run_new_python: Run) -> None:
     code = """
 import sys, keras_resnet
 keras_resnet.list_models()
@@ -133,7 +133,7 @@ keras_resnet.complexity(keras_resnet.ResNetConfig("basic", (1,), (8,)))
 keras_resnet.feature_extractor, keras_resnet.load_model
 print("jax" in sys.modules, "tensorflow" in sys.modules)
 """
-    done: subprocess.CompletedProcess[str] = run_python(code, KERAS_BACKEND="jax")
+    done: subprocess.CompletedProcess[str] = run_new_python(code, KERAS_BACKEND="jax")
     assert done.stdout.split() == ["True", "False"], done.stderr
 
 

@@ -1,8 +1,11 @@
-"""The real command in real processes."""
+"""The command as a user runs it, and what it refuses."""
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import sys
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 import pytest
@@ -10,13 +13,13 @@ import pytest
 import keras_resnet
 from keras_resnet.extras import OPTIONAL
 
-from .conftest import Command
+from .conftest import Command, Run
 
 
 def test_list_shows_every_network_with_its_cost(
-    keras_resnet_command: Command, command_in_process: Command
+    installed_command: Command, command_in_process: Command
 ) -> None:
-    done = keras_resnet_command("list")
+    done = installed_command("list")
     assert (done.returncode, done.stderr) == (0, "")
     rows = {line.split()[0]: line for line in done.stdout.splitlines()[3:] if line.strip()}
     assert list(rows) == keras_resnet.list_models()
@@ -88,7 +91,7 @@ def test_info_takes_any_field_and_draws_the_network(
 
 
 def test_doctor_names_versions_devices_and_what_is_missing(
-    keras_resnet_command: Command, tmp_path: Path
+    keras_resnet_command: Command, command_in_process: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done = keras_resnet_command("doctor", "--json")
     assert (done.returncode, done.stderr) == (0, "")
@@ -98,14 +101,13 @@ def test_doctor_names_versions_devices_and_what_is_missing(
     assert set(found["optional"]) == set(OPTIONAL)
     assert all(details["version"] for details in found["optional"].values())
     # The same where a package is missing: nothing of that name can be found.
-    (tmp_path / "sitecustomize.py").write_text(
-        "import importlib.machinery as m\n"
-        "find = m.PathFinder.find_spec\n"
-        "def without(name, *rest, **keywords):\n"
-        "    return None if name == 'tf2onnx' else find(name, *rest, **keywords)\n"
-        "m.PathFinder.find_spec = without\n"
-    )
-    lines = keras_resnet_command("doctor", PYTHONPATH=str(tmp_path)).stdout.splitlines()
+    find = importlib.util.find_spec
+
+    def without(name: str, package: str | None = None) -> ModuleSpec | None:
+        return None if name == "tf2onnx" else find(name, package)
+
+    monkeypatch.setattr(importlib.util, "find_spec", without)
+    lines = command_in_process("doctor").stdout.splitlines()
     (missing,) = [line for line in lines if "tf2onnx" in line]
     assert missing.split(maxsplit=1)[1] == (
         "missing, so not available: writing ONNX; pip install 'keras-resnets[export]'"
@@ -157,8 +159,8 @@ def test_bad_arguments_are_one_sentence_and_code_2(
     assert "Traceback" not in done.stderr
 
 
-def test_bad_arguments_of_a_real_process(keras_resnet_command: Command) -> None:
-    done = keras_resnet_command("info", "resnet50", "--shortcut", "Z")
+def test_bad_arguments_of_a_new_process(installed_command: Command) -> None:
+    done = installed_command("info", "resnet50", "--shortcut", "Z")
     assert done.returncode == 2
     assert done.stderr.startswith("keras-resnet: Expected `shortcut` to be one of")
     assert done.stderr.count("\n") == 1
@@ -176,12 +178,10 @@ def test_output_that_cannot_be_written_is_one_sentence(
 
 
 def test_missing_extra_stops_the_quickstart_before_it_trains(
-    keras_resnet_command: Command, tmp_path: Path
+    command_in_process: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules['ai_edge_litert'] = None\n")
-    done = keras_resnet_command(
-        "quickstart", "--output", str(tmp_path / "out"), PYTHONPATH=str(tmp_path)
-    )
+    monkeypatch.setitem(sys.modules, "ai_edge_litert", None)
+    done = command_in_process("quickstart", "--output", str(tmp_path / "out"))
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr == (
@@ -191,8 +191,9 @@ def test_missing_extra_stops_the_quickstart_before_it_trains(
     assert not (tmp_path / "out").exists()
 
 
-def test_doctor_survives_a_broken_backend(keras_resnet_command: Command) -> None:
-    done = keras_resnet_command("doctor", KERAS_BACKEND="no_such_backend")
+@pytest.mark.full
+def test_doctor_survives_a_broken_backend(installed_command: Command) -> None:
+    done = installed_command("doctor", KERAS_BACKEND="no_such_backend")
     assert done.returncode == 1
     assert "tensorflow-datasets" in done.stdout
     assert "Keras cannot be imported: " in done.stderr.splitlines()[-1]
@@ -205,8 +206,12 @@ def test_warnings_are_one_line(keras_resnet_command: Command) -> None:
     assert done.stderr.count("\n") == 1
 
 
-def test_terminal_without_unicode_still_gets_its_table(keras_resnet_command: Command) -> None:
-    done = keras_resnet_command("info", "resnet20", PYTHONIOENCODING="ascii")
+def test_terminal_without_unicode_still_gets_its_table(run_python: Run) -> None:
+    done = run_python(
+        "import sys; from keras_resnet.cli import main; sys.stdout.reconfigure(encoding='ascii'); "
+        "main()",
+        *("info", "resnet20"),
+    )
     assert done.returncode == 0
     assert "269,722" in done.stdout
 

@@ -6,7 +6,6 @@ import csv
 import json
 import shutil
 import signal
-import subprocess
 import time
 from pathlib import Path
 
@@ -15,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from .conftest import Command
+from .conftest import Command, Start
 
 
 @pytest.fixture(scope="module")
@@ -152,19 +151,14 @@ def test_interrupted_work_goes_on_with_the_same_result(
     number: signal.Signals,
     files: Path,
     many: Path,
-    command: str,
+    start_command: Start,
     command_in_process: Command,
     tmp_path: Path,
 ) -> None:
     suffix = "parquet" if number == signal.SIGKILL else "npz"
     whole, output = tmp_path / f"whole.{suffix}", tmp_path / f"vectors.{suffix}"
     arguments = ["embed", str(files / "model.keras"), str(many), "--batch-size", "4", "--output"]
-    process = subprocess.Popen(
-        [command, *arguments, str(output)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    process = start_command(*arguments, str(output))
     partial = tmp_path / f"{output.name}.partial"
     while process.poll() is None and not (partial / "000000000.json").exists():
         time.sleep(0.005)

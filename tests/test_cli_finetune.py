@@ -41,6 +41,7 @@ def arguments(files: Path, output: Path, *more: str) -> list[str]:
     ]  # fmt: skip
 
 
+@pytest.mark.usefixtures("untimed")
 def test_a_network_is_fine_tuned_and_exported(
     files: Path, command_in_process: Command, tmp_path: Path
 ) -> None:

@@ -1,4 +1,4 @@
-"""`keras-resnet weights`, `convert` and `predict` in real processes."""
+"""`keras-resnet weights`, `convert` and `predict`."""
 
 from __future__ import annotations
 
@@ -21,10 +21,8 @@ FIXTURES = Path(__file__).parent / "fixtures"
 NAMES = [f"class {index}" for index in range(10)]
 
 
-def test_weights_are_listed_with_what_they_are_good_for(
-    keras_resnet_command: Command, command_in_process: Command
-) -> None:
-    done = keras_resnet_command("weights", "timm/resnet50.a1*")
+def test_weights_are_listed_with_what_they_are_good_for(command_in_process: Command) -> None:
+    done = command_in_process("weights", "timm/resnet50.a1*")
     assert (done.returncode, done.stderr) == (0, "")
     rows = [line.split() for line in done.stdout.splitlines() if "timm/" in line]
     assert rows == [
@@ -40,23 +38,23 @@ def test_weights_are_listed_with_what_they_are_good_for(
 
 
 def test_convert_writes_keras_files_and_state_dicts(
-    keras_resnet_command: Command, command_in_process: Command, tmp_path: Path
+    command_in_process: Command, tmp_path: Path
 ) -> None:
     source = FIXTURES / "timm_bottleneck_v15.safetensors"
     output = tmp_path / "deep" / "model.keras"
-    done = keras_resnet_command("convert", str(source), "--output", str(output), "--size", "128")
+    done = command_in_process("convert", str(source), "--output", str(output), "--size", "64")
     assert done.returncode == 0, done.stderr
     assert "102 arrays into 41 layers, names of torchvision" in done.stdout
     assert "note     strides on the 3x3 of a bottleneck (v1.5)" in done.stdout
-    images = np.random.default_rng(0).integers(0, 256, (1, 128, 128, 3), dtype=np.uint8)
-    expected = from_checkpoint(source, input_shape=(128, 128, 3))(images)
+    images = np.random.default_rng(0).integers(0, 256, (1, 64, 64, 3), dtype=np.uint8)
+    expected = from_checkpoint(source, input_shape=(64, 64, 3))(images)
     np.testing.assert_allclose(load_model(output)(images), expected, atol=1e-6)
 
     # And back, in the names of another package.
     back = tmp_path / "back.safetensors"
-    arguments = ("--output", str(back), "--layout", "transformers", "--size", "128", "--json")
+    arguments = ("--output", str(back), "--layout", "transformers", "--size", "64", "--json")
     weights = tmp_path / "model.weights.h5"
-    command_in_process("convert", str(source), "--output", str(weights), "--size", "128")
+    command_in_process("convert", str(source), "--output", str(weights), "--size", "64")
     done = command_in_process("convert", str(weights), *arguments)
     report = json.loads(done.stdout)
     assert report["layout"] == "keras"
@@ -111,7 +109,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, tiny_config: ResNetConfig) 
     randomize(model)
     keras_resnet.set_class_names(model, NAMES)
     model.save(root / "model.keras")
-    export(model, root, ("saved_model", "tflite-float32", "onnx"))
+    export(model, root, ("saved_model", "tflite-float32"), timing=None)
     pictures = root / "pictures"
     (pictures / "more").mkdir(parents=True)
     random = np.random.default_rng(0)
@@ -124,10 +122,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory, tiny_config: ResNetConfig) 
 
 @pytest.mark.parametrize("artifact", ["saved_model", "model-float32.tflite"])
 def test_predict_names_what_is_on_pictures(
-    artifact: str, folder: Path, keras_resnet_command: Command
+    artifact: str, folder: Path, command_in_process: Command
 ) -> None:
     pictures = folder / "pictures"
-    done = keras_resnet_command(
+    done = command_in_process(
         "predict", str(folder / artifact), str(pictures), "--top", "2", "--json"
     )
     # The broken one is skipped and named; the others are predicted.

@@ -5,10 +5,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import os
 import re
 import signal
-import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -35,7 +33,7 @@ from keras_resnet.model_info import compressed_kernels, set_class_names
 from keras_resnet.saving import load_model
 from keras_resnet.training import ResumeError, find_recipe, override, train
 
-from .conftest import Command
+from .conftest import Command, Start
 
 COLOURS = {"blue": (40, 40, 200), "green": (40, 200, 40), "red": (200, 40, 40)}
 RECIPE = override(find_recipe("quick-digits"), {"batch_size": 16, "augmentation.crop": "none"})
@@ -146,6 +144,7 @@ def test_normalisation_stays_first_and_then_ranges(all_three: CompressionReport)
     assert ends(frozen_bn) == ends(settled)
 
 
+@pytest.mark.full
 def test_a_finished_compression_is_not_trained_again(
     all_three: CompressionReport, data: str, trained: Path
 ) -> None:
@@ -219,6 +218,7 @@ def test_figures_are_shown_where_artifacts_disagree(
     assert json.loads(done.stdout)["rows"][3]["what"] == "after: tflite-int8"
 
 
+@pytest.mark.full
 def test_layers_without_weights_may_be_left_alone(data: str, trained: Path, tmp_path: Path) -> None:
     """They stay in float, which is nothing to pruning and clustering."""
     model = keras.saving.load_model(trained)
@@ -274,6 +274,7 @@ def test_classes_in_another_order_are_refused(data: str, trained: Path, tmp_path
         train(model, data, RECIPE, tmp_path / "run", epochs=1)
 
 
+@pytest.mark.full
 def test_second_compressions_leave_alone_what_they_skip(
     data: str, trained: Path, tmp_path: Path
 ) -> None:
@@ -333,6 +334,7 @@ def test_artifacts_have_to_agree_unless_int8_was_not_trained_for(
         _check_agreement(outcome, 40)
 
 
+@pytest.mark.full
 def test_stripped_networks_keep_zeros_and_values(
     all_three: CompressionReport, data: str, tmp_path: Path
 ) -> None:
@@ -347,9 +349,13 @@ def test_stripped_networks_keep_zeros_and_values(
         assert kernel.distinct <= 8, kernel
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_killed_in_quantization_aware_training_it_ends_with_the_same_bits(
-    data: str, trained: Path, command: str, tmp_path: Path
+    data: str,
+    trained: Path,
+    start_command: Start,
+    keras_resnet_command: Command,
+    tmp_path: Path,
 ) -> None:
     arguments = (
         *("compress", str(trained), "--data", data, "--method", "qat", "--epochs", "4"),
@@ -358,16 +364,17 @@ def test_killed_in_quantization_aware_training_it_ends_with_the_same_bits(
     whole, parts = tmp_path / "whole", tmp_path / "parts"
 
     def run(folder: Path) -> str:
-        line = [command, *arguments, str(folder)]
-        return subprocess.run(line, check=True, capture_output=True, text=True).stdout
+        done = keras_resnet_command(*arguments, str(folder))
+        assert done.returncode == 0, done.stderr
+        return done.stdout
 
     assert "Going on" not in run(whole)
-    process = subprocess.Popen([command, *arguments, str(parts)], stdout=subprocess.DEVNULL)
+    process = start_command(*arguments, str(parts))
     deadline = time.monotonic() + 120
     while len(list(parts.glob("1-qat/checkpoints/step-*"))) < 3 and process.poll() is None:
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    os.kill(process.pid, signal.SIGKILL)
+    process.kill()
     assert process.wait() == -signal.SIGKILL
     assert not (parts / "model.keras").exists()
     done = re.search(r"Going on with \S*1-qat: (\d+) of (\d+) batches, ", run(parts))

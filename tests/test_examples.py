@@ -5,8 +5,7 @@ from __future__ import annotations
 import ast
 import importlib.util
 import re
-import subprocess
-import sys
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,31 +16,38 @@ from keras_resnet import ResNet18, save_torch_state_dict
 from keras_resnet.weights.fetch import cache_path
 from keras_resnet.weights.registry import find_weights
 
-from .conftest import ROOT
+from .conftest import ROOT, Start, ended
 
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 
 
-def run(script: Path, folder: Path, *arguments: str) -> str:
-    """What it prints."""
-    assert script.read_text().count("\n") <= 120
-    done = subprocess.run(
-        [sys.executable, str(script), *arguments],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
+@pytest.fixture
+def run(start_program: Start, tmp_path: Path) -> Callable[..., str]:
+    """Runs a script in an empty folder and returns what it prints."""
+
+    def run(script: Path, *arguments: str) -> str:
+        assert script.read_text().count("\n") <= 120
+        done = ended(start_program(str(script), *arguments, folder=tmp_path), 600)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return run
+
+
+def check_build(printed: str) -> None:
+    shape, cost = printed.splitlines()
+    assert shape == "(2, 10)"
+    assert re.fullmatch(
+        r"Complexity\(params=23528522, bn_statistics=53120, macs=4087156736, activations=\d+, "
+        r"depth=50\)",
+        cost,
     )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
-def has(text: str) -> Callable[[str], None]:
-    def check(printed: str) -> None:
-        assert text in printed
-
-    return check
+def check_data_pipeline(printed: str) -> None:
+    found = re.findall(r"^45/45 .* val_accuracy: ([\d.]+)", printed, re.MULTILINE)
+    assert len(found) == 3
+    assert float(found[-1]) > 0.8
 
 
 def check_detection(printed: str) -> None:
@@ -56,6 +62,15 @@ def check_fine_tuning(printed: str) -> None:
     accuracy = re.search(r"([\d.]+)% of the held-out digits are right", printed)
     assert accuracy is not None
     assert float(accuracy[1]) > 90
+
+
+def check_features(printed: str) -> None:
+    assert ast.literal_eval(printed) == {
+        "C2": (None, 64, 64, 256),
+        "C3": (None, 32, 32, 512),
+        "C4": (None, 16, 16, 1024),
+        "C5": (None, 16, 16, 2048),
+    }
 
 
 def check_keras_hub_detection(printed: str) -> None:
@@ -88,6 +103,28 @@ def check_heads(printed: str) -> None:
     assert "guessing the mean: 0.1" in printed
 
 
+def check_migration(printed: str) -> None:
+    """Its asserts say the rest."""
+    assert "feature maps: (1, 4, 4, 1024)" in printed
+
+
+def check_mobile_export(printed: str) -> None:
+    *_, comparison, answer = printed.splitlines()
+    values = dict(re.findall(r"(\w+)=([\d.e-]+)", comparison))
+    assert int(values["images"]) == 360
+    assert float(values["agreement"]) > 0.98
+    assert float(values["accuracy"]) > 0.97
+    assert re.fullmatch(r"(\d) should be \1", answer)
+
+
+def check_pretrained(printed: str) -> None:
+    lines = [re.fullmatch(r"([\d.]+)% \S.* \(n\d{8}\)", line) for line in printed.splitlines()]
+    shares = [float(line[1]) for line in lines if line is not None]
+    assert len(shares) == len(lines) == 3
+    assert shares == sorted(shares, reverse=True)
+    assert 0 < sum(shares) <= 100.1
+
+
 def check_segmentation(printed: str) -> None:
     assert "60 of 60 weights are equal" in printed
     losses = [float(found) for found in re.findall(r" loss: ([\d.]+)", printed)]
@@ -117,23 +154,40 @@ def check_serving(printed: str) -> None:
     assert predicted == true
 
 
+def check_torch_weights(printed: str) -> None:
+    assert printed.splitlines() == [
+        "resnet18.safetensors: 102 arrays into 41 layers, names of torchvision",
+        "('predictions/kernel', 'predictions/bias')",
+    ]
+
+
+def check_train(printed: str) -> None:
+    *lines, best = printed.splitlines()
+    epochs = [line for line in lines if re.match(r"Epoch [123]/3: ", line)]
+    assert len(epochs) == 3
+    found = re.fullmatch(r"best: ([\d.]+)% after epoch ([123]), in runs/digits/best.keras", best)
+    assert found is not None
+    assert f"accuracy {found[1]}%, learning rate" in epochs[int(found[2]) - 1]
+    assert float(found[1]) > 80
+
+
 CHECKS = {
-    "build.py": has("params=23528522"),
-    "data_pipeline.py": has("val_accuracy"),
+    "build.py": check_build,
+    "data_pipeline.py": check_data_pipeline,
     "detection.py": check_detection,
-    "features.py": has("'C5': (None, 16, 16, 2048)"),
+    "features.py": check_features,
     "fine_tune.py": check_fine_tuning,
     "keras_hub_detection.py": check_keras_hub_detection,
     "keras_hub_segmentation.py": check_keras_hub_segmentation,
-    "migrating_from_keras_applications.py": has("feature maps: (1, 4, 4, 1024)"),
-    "mobile_export.py": has("agreement="),
+    "migrating_from_keras_applications.py": check_migration,
+    "mobile_export.py": check_mobile_export,
     "multi_label.py": check_heads,
-    "pretrained.py": has("%"),
+    "pretrained.py": check_pretrained,
     "segmentation.py": check_segmentation,
     "self_supervised.py": check_self_supervised,
     "tf_serving.py": check_serving,
-    "torch_weights.py": has("('predictions/kernel', 'predictions/bias')"),
-    "train.py": has("in runs/digits/best.keras"),
+    "torch_weights.py": check_torch_weights,
+    "train.py": check_train,
 }
 
 #: `make test-slow` installs it. As a mark, this skips before the fixtures are made.
@@ -155,29 +209,31 @@ MARKS = {
 
 @pytest.mark.parametrize(
     "path",
-    [pytest.param(path, marks=MARKS.get(path.name, ())) for path in EXAMPLES],
+    [pytest.param(path, marks=MARKS.get(path.name, pytest.mark.full)) for path in EXAMPLES],
     ids=lambda path: path.name,
 )
 def test_example_runs_and_prints_what_it_promises(
     path: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    request: pytest.FixtureRequest,
+    digits_file: Path,
+    run: Callable[..., str],
 ) -> None:
-    if "demo-output" in path.read_text():
-        (tmp_path / "demo-output").symlink_to(request.getfixturevalue("demo")[1])
+    (tmp_path / "demo-output").mkdir()
+    shutil.copy(digits_file, tmp_path / "demo-output" / "model.keras")
     if path.name == "pretrained.py":
         # A cache in which the weights of ResNet-18 lie already; random ones, in timm's file.
         monkeypatch.setenv("KERAS_RESNET_HOME", str(tmp_path / "cache"))
         save_torch_state_dict(ResNet18(), cache_path(find_weights("imagenet", "resnet18")))
-    CHECKS[path.name](run(path, tmp_path))
+    CHECKS[path.name](run(path))
 
 
-def test_degradation_is_drawn_from_runs(tmp_path: Path) -> None:
+@pytest.mark.full
+def test_degradation_is_drawn_from_runs(tmp_path: Path, run: Callable[..., str]) -> None:
     script = ROOT / "examples" / "degradation" / "degradation.py"
     arguments = ("digits", "--epochs", "1", "--networks", "plainnet20", "--output", str(tmp_path))
     for _ in range(2):  # The second time, the run is found to be finished.
-        name, values = run(script, tmp_path, *arguments).splitlines()[-1].split(": ")
+        name, values = run(script, *arguments).splitlines()[-1].split(": ")
         assert name == "plainnet20"
         errors = re.fullmatch(r"training error ([\d.]+) %, validation error ([\d.]+) %", values)
         assert errors is not None

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_resnet import create_model
+from keras_resnet import ResNetConfig, create_model
 from keras_resnet.variants import VARIANTS
 
-#: Narrow networks of every kind; the widths do not matter here. Deeper ones take minutes together.
+
+def marks(config: ResNetConfig) -> Any:
+    """Deeper networks are among the longer proofs; the deepest take minutes together."""
+    if config.depth > 50 or config.groups > 1:
+        return pytest.mark.slow
+    return () if config.depth <= 20 else pytest.mark.full
+
+
+#: Narrow networks of every kind; the widths do not matter here.
 NETWORKS = [
-    pytest.param(name, marks=() if config.depth <= 50 and config.groups == 1 else pytest.mark.slow)
+    pytest.param(name, marks=marks(config))
     for name, config in VARIANTS.items()
     if config.depth <= 154
 ]

@@ -19,8 +19,10 @@ def test_public_names_exist_and_are_listed() -> None:
         keras_resnet.ResNet51  # noqa: B018
 
 
-def test_importing_the_package_alone_imports_neither_keras_nor_tensorflow(run_python: Run) -> None:
-    done = run_python(
+def test_importing_the_package_imports_neither_keras_nor_tensorflow(
+    run_new_python: Run,
+) -> None:
+    done = run_new_python(
         "import keras_resnet, sys; print('keras' in sys.modules, 'tensorflow' in sys.modules)"
     )
     assert done.stdout.strip() == "False False", done.stderr
@@ -38,20 +40,20 @@ print(keras_resnet.ResNet50().count_params())
     assert run_python(code).stdout.strip() == "25610152"
 
 
-def test_abandoned_namesake_is_named_with_the_remedy(tmp_path: Path, run_python: Run) -> None:
+def test_abandoned_namesake_is_named_with_the_remedy(tmp_path: Path, run_new_python: Run) -> None:
     metadata = tmp_path / "keras_resnet-0.2.0.dist-info"
     metadata.mkdir()
     (metadata / "METADATA").write_text(
         "Metadata-Version: 2.1\nName: keras-resnet\nVersion: 0.2.0\n"
     )
-    done = run_python("import keras_resnet", PYTHONPATH=f"{tmp_path}:{ROOT}")
+    done = run_new_python("import keras_resnet", PYTHONPATH=f"{tmp_path}:{ROOT}")
     assert done.returncode == 1
     assert "`keras-resnet` 0.2.0 is installed" in done.stderr
     assert "pip uninstall -y keras-resnet" in done.stderr
 
 
-def test_export_folder_refuses_to_be_imported_by_its_own_name(run_python: Run) -> None:
-    done = run_python("import export", PYTHONPATH=str(ROOT))
+def test_export_folder_refuses_to_be_imported_by_its_own_name(run_new_python: Run) -> None:
+    done = run_new_python("import export", PYTHONPATH=str(ROOT))
     assert done.returncode == 1
     assert "write `import keras_resnet.export` instead" in done.stderr
 

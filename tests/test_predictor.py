@@ -79,7 +79,7 @@ def test_artifacts_know_their_classes_and_predict_the_same(
 ) -> None:
     protocol = EvalProtocol(32, 40, "bicubic")
     set_info(named, ModelInfo(NAMES, None, "some/weights", protocol))
-    export(named, tmp_path, TARGETS)
+    export(named, tmp_path, TARGETS, timing=None)
     named.save(tmp_path / "model.keras")
     expected = Predictor(named).classify(photographs, top=3)
     for name in (
@@ -214,7 +214,7 @@ def test_a_thousand_calls_are_one_trace_and_no_leak(named: keras.Model) -> None:
 
 
 def test_another_backend_predicts_the_same(
-    named: keras.Model, photographs: list[Path], tmp_path: Path, run_python: Any
+    named: keras.Model, photographs: list[Path], tmp_path: Path, run_new_python: Any
 ) -> None:
     named.save(tmp_path / "model.keras")
     code = """
@@ -227,7 +227,7 @@ np.save(sys.argv[2], predictor.predict(sys.argv[3:]))
 print(len(predictor.class_names), "tensorflow" in sys.modules)
 """
     arguments = (str(tmp_path / "model.keras"), str(tmp_path / "p.npy"), *map(str, photographs))
-    done = run_python(code, *arguments, KERAS_BACKEND="jax")
+    done = run_new_python(code, *arguments, KERAS_BACKEND="jax")
     assert done.stdout.split() == ["10", "False"], done.stderr
     np.testing.assert_allclose(
         np.load(tmp_path / "p.npy"), Predictor(named).predict(photographs), atol=1e-4

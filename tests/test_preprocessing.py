@@ -358,8 +358,8 @@ def test_transform_warns_its_caller() -> None:
     assert caught[0].filename == __file__
 
 
-def test_tensorflow_is_imported_only_for_the_graph(run_python: Run) -> None:
-    process = run_python(
+def test_tensorflow_is_imported_only_for_the_graph(run_new_python: Run) -> None:
+    process = run_new_python(
         "import sys, numpy as np\n"
         "from keras_resnet.preprocessing import *\n"
         "image = np.full((50, 60, 3), 9, np.uint8)\n"

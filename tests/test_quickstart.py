@@ -7,8 +7,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
-import time
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -21,6 +19,9 @@ from keras_resnet.export import load_runner
 from keras_resnet.files import partial_directory
 from keras_resnet.quickstart import TARGETS, quickstart
 
+from .conftest import Command, Run, Start, ended
+from .fork_server import ForkServer
+
 RESULTS = {
     "model.keras",
     "report.json",
@@ -31,8 +32,15 @@ RESULTS = {
 Demo = tuple[subprocess.CompletedProcess[str], Path]
 
 
-def test_run_succeeds_and_leaves_the_results_only(demo: Demo) -> None:
-    done, output = demo
+@pytest.fixture(params=["small", pytest.param("demo", marks=pytest.mark.full)])
+def either(request: pytest.FixtureRequest) -> Demo:
+    """The small run; among the longer proofs the demo itself, too."""
+    run: Demo = request.getfixturevalue(request.param)
+    return run
+
+
+def test_run_succeeds_and_leaves_the_results_only(either: Demo) -> None:
+    done, output = either
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     assert {path.name for path in output.iterdir()} == RESULTS
@@ -41,18 +49,18 @@ def test_run_succeeds_and_leaves_the_results_only(demo: Demo) -> None:
     assert f"Report: {output / 'report.html'} and {output / 'report.json'}" in done.stdout
 
 
-def test_digits_are_learnt(demo: Demo) -> None:
-    _, output = demo
+def test_digits_are_learnt(either: Demo) -> None:
+    _, output = either
     report = json.loads((output / "report.json").read_text())
-    assert report["accuracy"] >= 0.985
-    _, test_data = load_digits()
     model = keras.saving.load_model(output / "model.keras")
+    assert report["accuracy"] >= (0.985 if model.input_shape[1] == 32 else 0.9)
+    _, test_data = load_digits(model.input_shape[1])
     accuracy = (model.predict(test_data.images, verbose=0).argmax(-1) == test_data.labels).mean()
     assert accuracy == pytest.approx(report["accuracy"])
 
 
-def test_report_has_every_artifact_within_its_limits(demo: Demo) -> None:
-    _, output = demo
+def test_report_has_every_artifact_within_its_limits(either: Demo) -> None:
+    _, output = either
     report = json.loads((output / "report.json").read_text())
     assert [artifact["target"] for artifact in report["artifacts"]] == [
         "keras",
@@ -76,14 +84,15 @@ def test_report_has_every_artifact_within_its_limits(demo: Demo) -> None:
     assert len(report["history"]["loss"]) == recipe["duration"]
 
 
+@pytest.mark.full
 def test_int8_runs_on_its_own(demo: Demo) -> None:
     _, test_data = load_digits()
     probabilities = load_runner(demo[1] / "model-int8.tflite").predict(test_data.images)
     assert (probabilities.argmax(-1) == test_data.labels).mean() >= 0.97
 
 
-def test_page_is_self_contained_and_complete(demo: Demo) -> None:
-    text = (demo[1] / "report.html").read_text()
+def test_page_is_self_contained_and_complete(either: Demo) -> None:
+    text = (either[1] / "report.html").read_text()
 
     class Page(HTMLParser):
         def __init__(self) -> None:
@@ -105,15 +114,10 @@ def test_page_is_self_contained_and_complete(demo: Demo) -> None:
         assert f"<h2>{heading}</h2>" in text
 
 
-def test_results_are_not_overwritten_unasked(demo: Demo, command: str) -> None:
-    _, output = demo
+def test_results_are_not_overwritten_unasked(small: Demo, command_in_process: Command) -> None:
+    _, output = small
     before = (output / "report.json").read_bytes()
-    done = subprocess.run(
-        [command, "quickstart", "--output", str(output)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = command_in_process("quickstart", "--output", str(output))
     assert done.returncode == 2
     assert "which holds model.keras" in done.stderr
     assert "--overwrite" in done.stderr
@@ -121,41 +125,54 @@ def test_results_are_not_overwritten_unasked(demo: Demo, command: str) -> None:
     assert (output / "report.json").read_bytes() == before
 
 
-def interrupt(command: str, output: Path, at: str, number: signal.Signals) -> tuple[int, str]:
-    """Sends a signal to an overwriting run when it has printed `at`."""
-    process = subprocess.Popen(
-        [command, "quickstart", "--output", str(output), "--epochs", "1", "--overwrite"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONUNBUFFERED": "1"},
-    )
-    assert process.stdout is not None
-    for line in process.stdout:
-        if at in line:
-            break
-    time.sleep(0.5)
-    process.send_signal(number)
-    _, errors = process.communicate(timeout=120)
-    return process.returncode, errors
+#: The command with a network, and digits, that are trained in a second, and without timing.
+SMALL = """
+import functools
+from keras_resnet import ResNetConfig, build, quickstart
+from keras_resnet.cli import main
+digits = quickstart.load_digits
+quickstart.load_digits = lambda: digits(16)
+quickstart.export = functools.partial(quickstart.export, timing=None)
+config = ResNetConfig("basic", (1, 1), (8, 16), stem="cifar")
+quickstart.ResNet20 = lambda classes: build(
+    config, input_shape=(16, 16, 3), classes=classes, name="resnet20"
+)
+main()
+"""
+
+
+@pytest.fixture(scope="module")
+def small(
+    fork_server: ForkServer, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[subprocess.CompletedProcess[str], Path]:
+    """A whole run of the small quickstart, and its output directory."""
+    folder = tmp_path_factory.mktemp("small")
+    output = folder / "demo-output"
+    arguments = ["-c", SMALL, "quickstart", "--output", str(output), "--epochs", "12"]
+    process = fork_server.start(arguments, folder / "printed", folder / "errors")
+    return ended(process, 300), output
 
 
 @pytest.mark.parametrize(
     ("at", "number", "code"),
     [
         ("Training", signal.SIGINT, 130),
-        pytest.param("tflite-int8", signal.SIGINT, 130, marks=pytest.mark.slow),
-        pytest.param("onnx", signal.SIGTERM, 143, marks=pytest.mark.slow),
-        ("tflite-float16", signal.SIGKILL, -9),
+        pytest.param("tflite-int8", signal.SIGINT, 130, marks=pytest.mark.full),
+        pytest.param("onnx", signal.SIGTERM, 143, marks=pytest.mark.full),
+        pytest.param("tflite-float16", signal.SIGKILL, -9, marks=pytest.mark.full),
     ],
 )
 def test_interrupted_run_leaves_earlier_results_and_nothing_half_written(
-    at: str, number: signal.Signals, code: int, tmp_path: Path, command: str
+    at: str, number: signal.Signals, code: int, tmp_path: Path, start_program: Start
 ) -> None:
     for name in RESULTS - {"saved_model"}:
         (tmp_path / name).write_text("earlier")
-    returned, errors = interrupt(command, tmp_path, at, number)
-    assert returned == code
+    arguments = ("quickstart", "--output", str(tmp_path), "--epochs", "1", "--overwrite")
+    process = start_program("-c", SMALL, *arguments)
+    process.wait_for_output(at)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == code
     for name in RESULTS - {"saved_model"}:
         assert (tmp_path / name).read_text() == "earlier", name
     others = {path.name for path in tmp_path.iterdir()} - RESULTS
@@ -174,21 +191,17 @@ def test_interrupted_run_leaves_earlier_results_and_nothing_half_written(
     assert errors.count("\n") == 1
 
 
-def test_disagreeing_run_fails_and_is_kept_apart(tmp_path: Path) -> None:
+def test_disagreeing_run_fails_and_is_kept_apart(run_python: Run, tmp_path: Path) -> None:
     """In a process of its own, as the limits are changed under it."""
     (tmp_path / "model.onnx").write_text("earlier")
     code = """
-import dataclasses, sys
-from keras_resnet.cli import main
-from keras_resnet.export import TARGETS, Limits
-TARGETS["tflite-int8"] = dataclasses.replace(TARGETS["tflite-int8"], limits=Limits(max_error=-1.0))
-sys.argv = ["keras-resnet", "quickstart", "--output", sys.argv[1], "--epochs", "1", "--seed", "7",
-            "--overwrite"]
-main()
+import dataclasses
+from keras_resnet import export
+limits = export.Limits(max_error=-1.0)
+export.TARGETS["tflite-int8"] = dataclasses.replace(export.TARGETS["tflite-int8"], limits=limits)
 """
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False
-    )
+    arguments = ("--output", str(tmp_path), "--epochs", "1", "--seed", "7", "--overwrite")
+    done = run_python(code + SMALL, "quickstart", *arguments)
     assert done.returncode == 1
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith("keras-resnet: ")
@@ -225,22 +238,12 @@ def test_calibration_is_balanced_and_from_the_training_split() -> None:
     assert not [image for image in images if image.tobytes() in held_out]
 
 
-@pytest.mark.slow
-def test_same_seed_gives_the_same_files_twice(tmp_path: Path, command: str) -> None:
+@pytest.mark.full
+def test_same_seed_gives_the_same_files_twice(tmp_path: Path, run_python: Run) -> None:
     weights = []
     for name, seed in (("a", "3"), ("b", "3"), ("c", "4")):
         output = tmp_path / name
-        arguments = [
-            command,
-            "quickstart",
-            "--output",
-            str(output),
-            "--epochs",
-            "3",
-            "--seed",
-            seed,
-        ]
-        subprocess.run(arguments, capture_output=True, timeout=600, check=False)
+        run_python(SMALL, "quickstart", "--output", str(output), "--epochs", "3", "--seed", seed)
         # Whether a network that was trained so shortly survives quantization is not the question.
         folder = output / "failed-run" if (output / "failed-run").exists() else output
         weights.append(keras.saving.load_model(folder / "model.keras").get_weights())
@@ -251,7 +254,7 @@ def test_same_seed_gives_the_same_files_twice(tmp_path: Path, command: str) -> N
     )
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_full_disk_ends_with_one_sentence_and_earlier_results(tmp_path: Path, command: str) -> None:
     """On a real disk of 1.5 MB, where the platform lets a process mount one for itself."""
     script = f"""

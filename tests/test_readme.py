@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import shlex
 import subprocess
@@ -39,10 +40,10 @@ def test_examples_are_shown_as_they_are() -> None:
 
 
 @pytest.fixture
-def with_files(demo: tuple[object, Path], tmp_path: Path) -> None:
+def with_files(exported_digits: Path, tmp_path: Path) -> None:
     """What the commands of the README are given."""
-    (tmp_path / "model.keras").symlink_to(demo[1] / "model.keras")
-    (tmp_path / "demo-output").symlink_to(demo[1])
+    (tmp_path / "model.keras").symlink_to(exported_digits / "model.keras")
+    (tmp_path / "demo-output").symlink_to(exported_digits)
     (tmp_path / "checkpoint.pth").symlink_to(ROOT / "tests" / "fixtures" / "torch_zip.pth")
     for name in ("photos/a.png", "more/b.jpg"):
         (tmp_path / name).parent.mkdir()
@@ -54,6 +55,7 @@ def with_files(demo: tuple[object, Path], tmp_path: Path) -> None:
             Image.new("RGB", (400, 300), colour).save(tmp_path / f"flowers/{kind}/{number}.jpg")
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("line", [line for block in blocks("sh") for line in block.splitlines()])
 @pytest.mark.usefixtures("with_files")
 def test_commands_run(
@@ -79,8 +81,13 @@ def test_commands_run(
     alone = words[1] in ("train", "launch", "finetune")
     done = (keras_resnet_command if alone else command_in_process)(*words[1:])
     assert done.returncode == 0, done.stderr
+    assert done.stdout.strip()
+    for option, name in itertools.pairwise(words):
+        if option in ("--output", "--plot"):
+            assert Path(name).exists(), done.stdout
 
 
+@pytest.mark.full
 def test_output_has_the_rows_that_are_printed(
     demo: tuple[subprocess.CompletedProcess[str], Path],
 ) -> None:

@@ -37,7 +37,7 @@ LAYERS = [
     {"export"},
     {"compression_report", "predictor"},
     {"compress"},
-    {"quickstart", "doctor", "cli"},
+    {"__main__", "quickstart", "doctor", "cli"},
 ]
 #: Imports that the layers would allow, but that would tie things together that have to stay apart.
 FORBIDDEN = {("data", "training"), ("export", "training")}

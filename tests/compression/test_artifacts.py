@@ -17,8 +17,8 @@ from .test_twin import NETWORKS, network
 
 pytestmark = pytest.mark.filterwarnings("ignore:The last stage sees")
 
-#: What other tests have no files of: averages that are rounded, and listed bottlenecks.
-FEW = ("resnet50", "resnet50v2", "resnet50d", "resnetblur50")
+#: Bottlenecks with averages, which are rounded; the others are among the longer proofs.
+FEW = ("resnetblur50",)
 
 
 def pictures(model: keras.Model) -> np.ndarray:
@@ -31,7 +31,7 @@ def pictures(model: keras.Model) -> np.ndarray:
 @pytest.mark.parametrize(
     "config",
     [
-        pytest.param(config, id=names[0], marks=() if set(FEW) & set(names) else pytest.mark.slow)
+        pytest.param(config, id=names[0], marks=() if set(FEW) & set(names) else pytest.mark.full)
         for config, names in NETWORKS.items()
         if config.norm == "batch"
     ],

@@ -92,6 +92,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> FinetuneResult:
     return run(everything(network(10)), tmp_path_factory.mktemp("whole") / "run")
 
 
+@pytest.mark.full
 def test_a_kept_head_is_the_same_layer(tmp_path: Path) -> None:
     model = everything(network(3))
     head = model.get_layer("predictions")
@@ -192,6 +193,7 @@ def test_levels_have_their_ranges(version: str) -> None:
     assert all(x.trainable for x in every.values())
 
 
+@pytest.mark.full
 def test_an_interrupted_one_ends_with_the_same_bits(whole: FinetuneResult, tmp_path: Path) -> None:
     with pytest.raises(TrainingInterrupted):
         run(everything(network(10)), tmp_path, callbacks=(Count(BATCHES + 2),))

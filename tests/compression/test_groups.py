@@ -54,6 +54,9 @@ def dilated_by_config(groups: int) -> keras.Model:
     return model
 
 
+#: The others are among the longer proofs.
+FEW = ("depthwise and dilated", "dilated by config")
+
 MODELS = {
     "depthwise": lambda: by_hand(8, 8, padding="same"),
     "depthwise with a multiplier and a stride": lambda: by_hand(8, 16, padding="same", strides=2),
@@ -64,7 +67,10 @@ MODELS = {
 }
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=() if name in FEW else pytest.mark.full) for name in MODELS],
+)
 def test_int8_has_what_was_learned(name: str, images: np.ndarray, tmp_path: Path) -> None:
     model = MODELS[name]()
     aware = freeze_ranges(quantize_aware(cluster(prune(model, 0.5), 9), images))
@@ -93,7 +99,10 @@ def test_dilated_networks_stay_exact_in_float(images: np.ndarray, tmp_path: Path
         assert "SPACE_TO_BATCH_ND" not in tflite_inspect.operators(path)
 
 
-@pytest.mark.parametrize("name", ["dilated by config", "groups and dilated by config"])
+@pytest.mark.parametrize(
+    "name",
+    ["dilated by config", pytest.param("groups and dilated by config", marks=pytest.mark.full)],
+)
 def test_such_layers_may_stay_in_float(name: str, images: np.ndarray, tmp_path: Path) -> None:
     layer = "conv3_block2_2_conv"
     aware = freeze_ranges(quantize_aware(MODELS[name](), images, skip=[layer]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from keras_resnet import load_model
 from keras_resnet.compression import sparsity_of, strip
@@ -46,12 +47,18 @@ np.savez(sys.argv[3], outputs=model.predict(images, verbose=0), images=images)
 """
 
 
-def test_jax_trains_what_tensorflow_exports(tmp_path: Path, run_python: Run) -> None:
+@pytest.mark.full
+def test_jax_trains_what_tensorflow_exports(
+    tmp_path: Path, run_python: Run, run_new_python: Run
+) -> None:
     outputs = {}
     for backend in ("tensorflow", "jax"):
         paths = [str(tmp_path / f"{backend}.{end}") for end in ("keras", "npz")]
         start = str(tmp_path / "start.weights.h5")
-        done = run_python(TRAIN, start, *paths, KERAS_BACKEND=backend)
+        if backend == "jax":
+            done = run_new_python(TRAIN, start, *paths, KERAS_BACKEND="jax")
+        else:
+            done = run_python(TRAIN, start, *paths)
         assert done.returncode == 0, done.stderr
         outputs[backend] = np.load(paths[1])["outputs"]
     # Rounding makes steps of the smallest differences.

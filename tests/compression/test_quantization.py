@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ from keras_resnet.model_info import (
     set_info,
 )
 
-from ..conftest import randomize
+from ..conftest import Run, randomize
 
 OPS = schema.BuiltinOperator
 BASIC = ResNetConfig("basic", (1, 1), (8, 16), stem="cifar")
@@ -123,7 +124,9 @@ class Case:
     source: ExportSource
 
 
-@pytest.fixture(scope="module", params=["v1.5 SE groups", "v2", "A"])
+@pytest.fixture(
+    scope="module", params=["v1.5 SE groups", "v2", pytest.param("A", marks=pytest.mark.full)]
+)
 def case(
     request: pytest.FixtureRequest, images: np.ndarray, tmp_path_factory: pytest.TempPathFactory
 ) -> Case:
@@ -237,12 +240,26 @@ def test_export_strips_and_needs_no_images(aware: keras.Model, tmp_path: Path) -
 
 
 def test_files_of_aware_networks_come_back(
-    aware: keras.Model, images: np.ndarray, tmp_path: Path
+    aware: keras.Model, images: np.ndarray, tmp_path: Path, run_new_python: Run
 ) -> None:
+    """In a process that has not made one: it knows of their layers by what it imports."""
     aware.save(tmp_path / "model.keras")
-    loaded = load_model(tmp_path / "model.keras")
-    np.testing.assert_array_equal(loaded(images), aware(images))
-    assert list(ranges(loaded)) == list(ranges(aware))
+    np.save(tmp_path / "images.npy", images)
+    code = """
+import json, sys
+import numpy as np
+import keras_resnet
+model = keras_resnet.load_model(sys.argv[1])
+np.save(sys.argv[3], model(np.load(sys.argv[2])))
+from keras_resnet.compression.layers import ranges
+print(json.dumps({name: [float(x.low), float(x.high)] for name, x in ranges(model).items()}))
+"""
+    files = (str(tmp_path / name) for name in ("model.keras", "images.npy", "outputs.npy"))
+    done = run_new_python(code, *files)
+    assert done.returncode == 0, done.stderr
+    np.testing.assert_array_equal(np.load(tmp_path / "outputs.npy"), aware(images))
+    expected = {name: [float(x.low), float(x.high)] for name, x in ranges(aware).items()}
+    assert json.loads(done.stdout) == expected
 
 
 def test_skipped_layers_stay_in_float(images: np.ndarray, tmp_path: Path) -> None:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from typing import Any
 
 import keras
@@ -19,7 +16,7 @@ from keras_resnet.compression.layers import ActivationRange, ranges
 from keras_resnet.data import LabeledImages
 from keras_resnet.training import RECIPES, override, train
 
-from ..conftest import ROOT, randomize
+from ..conftest import Run, randomize
 
 CHANGES = {"batch_size": 16, "optimizer.learning_rate": 0.01, "augmentation.crop": "none"}
 RECIPE = override(RECIPES["quick-digits"], CHANGES)
@@ -99,16 +96,8 @@ print(json.dumps({**trained("mirrored"), "once": observed_once(1.0, 3.0)}))
 
 
 @pytest.mark.slow
-def test_two_replicas_observe_nearly_what_one_does() -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", REPLICAS],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+def test_two_replicas_observe_nearly_what_one_does(run_python: Run) -> None:
+    done = run_python(REPLICAS)
     assert done.returncode == 0, done.stderr
     two, one = json.loads(done.stdout.splitlines()[-1]), trained("cpu")
     assert two["once"] == [2.0, 2.0]

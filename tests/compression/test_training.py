@@ -56,11 +56,12 @@ def gradual() -> list[keras.callbacks.Callback]:
     return [GradualPruning(0.6, 7, every=3)]
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("make", "callbacks"),
     [
         (compressed, list),
-        pytest.param(lambda model, digits: prune(model, 0), gradual, marks=pytest.mark.slow),
+        (lambda model, digits: prune(model, 0), gradual),
     ],
     ids=["aware", "pruned on the way"],
 )

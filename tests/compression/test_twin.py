@@ -448,6 +448,7 @@ print(keras.backend.backend(), keras.__version__[0], tf_keras.__version__[0],
 """
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("imports", "backend"),
     [
@@ -457,8 +458,8 @@ print(keras.backend.backend(), keras.__version__[0], tf_keras.__version__[0],
     ],
 )
 def test_any_order_of_imports_and_any_backend(
-    run_python: Run, monkeypatch: pytest.MonkeyPatch, imports: str, backend: str
+    run_new_python: Run, monkeypatch: pytest.MonkeyPatch, imports: str, backend: str
 ) -> None:
     monkeypatch.delenv("TF_USE_LEGACY_KERAS", raising=False)
-    done = run_python(imports + _TWIN, KERAS_BACKEND=backend)
+    done = run_new_python(imports + _TWIN, KERAS_BACKEND=backend)
     assert done.stdout.split() == [backend, "3", "2", "True", "True", "True"], done.stderr

@@ -389,14 +389,14 @@ def test_damaged_files_stop_nothing() -> None:
 def test_long_runs_take_linear_time() -> None:
     """Searching for markers and what fills up before them would take hours here."""
     middle = (after_scan(JPEG) + len(JPEG)) // 2
-    start = time.perf_counter()
+    start = time.process_time()
     for filled in (b"\xff" * 10**6 + b"\0", b"\xff" * 10**6 + b"\xfe\0\2", b"\xff\xd0" * 10**5):
         for position in (JPEG.index(b"\xff\xdb"), middle, len(JPEG) - 2, len(JPEG)):
             of_one(JPEG[:position] + filled + JPEG[position:])
     picture = GIF.index(b",\0\0\0\0")
     for filled in (b"!\xfe" + b"\1a" * 10**5 + b"\0", b"!\xfe\0" * 10**5, b"x" * 10**6):
         of_one(GIF[:picture] + filled + GIF[picture:])
-    assert time.perf_counter() - start < 10
+    assert time.process_time() - start < 60
 
 
 # Traits.

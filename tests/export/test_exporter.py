@@ -30,7 +30,7 @@ from keras_resnet.export import (
 from keras_resnet.export.record import digest
 from keras_resnet.export.report_page import html_table
 from keras_resnet.export.servers.kserve import SERVICE
-from keras_resnet.export.signature import ExportSource
+from keras_resnet.export.signature import ExportSource, output_names
 
 from ..conftest import randomize
 
@@ -180,24 +180,29 @@ def test_logits_stay_logits_and_runners_still_give_probabilities(
         np.testing.assert_allclose(runner.predict(images[:8]), expected, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    "policy",
+    [
+        pytest.param("mixed_float16", marks=pytest.mark.full),
+        "mixed_bfloat16",
+        pytest.param("nested", marks=pytest.mark.full),
+    ],
+)
 def test_mixed_precision_models_are_exported_in_float32(
-    tiny_config: ResNetConfig, images: np.ndarray, tmp_path: Path
+    policy: str, tiny_config: ResNetConfig, images: np.ndarray, tmp_path: Path
 ) -> None:
-    for policy in ("mixed_float16", "mixed_bfloat16", "nested"):
-        dtype = "mixed_bfloat16" if policy == "nested" else policy
-        model = build(tiny_config, input_shape=(32, 32, 3), dtype=dtype)
-        randomize(model)
-        if policy == "nested":
-            image = keras.Input((32, 32, 3))
-            model = keras.Model(image, model(image))
-        report = export(
-            model, tmp_path / policy, ("tflite-float32", "onnx"), images=images[:8], timing=None
-        )
-        assert all(artifact.comparison.max_error <= 1e-4 for artifact in report.artifacts)
-        exact = build(tiny_config, input_shape=(32, 32, 3))
-        exact.set_weights(model.get_weights())
-        received = load_runner(tmp_path / policy / "model.onnx").predict(images[:8])
-        np.testing.assert_allclose(received, exact(images[:8]), atol=1e-4)
+    dtype = "mixed_bfloat16" if policy == "nested" else policy
+    model = build(tiny_config, input_shape=(32, 32, 3), dtype=dtype)
+    randomize(model)
+    if policy == "nested":
+        image = keras.Input((32, 32, 3))
+        model = keras.Model(image, model(image))
+    report = export(model, tmp_path, ("tflite-float32", "onnx"), images=images[:8], timing=None)
+    assert all(artifact.comparison.max_error <= 1e-4 for artifact in report.artifacts)
+    exact = build(tiny_config, input_shape=(32, 32, 3))
+    exact.set_weights(model.get_weights())
+    received = load_runner(tmp_path / "model.onnx").predict(images[:8])
+    np.testing.assert_allclose(received, exact(images[:8]), atol=1e-4)
 
 
 def test_any_image_size_and_number_of_channels(tiny_config: ResNetConfig, tmp_path: Path) -> None:
@@ -518,7 +523,15 @@ def endings(image: keras.KerasTensor, logits: keras.KerasTensor) -> dict[str, ke
 
 
 @pytest.mark.parametrize("kind", ["layer", "operation", "cast", "nested"])
-def test_probabilities_are_recognised_however_the_model_ends(
+def test_probabilities_are_recognised_however_the_model_ends(kind: str) -> None:
+    image = keras.Input((8, 8, 3))
+    logits = keras.layers.Dense(3)(keras.layers.GlobalAveragePooling2D()(image))
+    assert output_names(endings(image, logits)[kind]) == ("probabilities",)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("kind", ["layer", "operation", "cast", "nested"])
+def test_probabilities_stay_probabilities_however_the_model_ends(
     kind: str, tiny_config: ResNetConfig, images: np.ndarray, tmp_path: Path
 ) -> None:
     base = build(tiny_config, input_shape=(32, 32, 3), classifier_activation=None)
@@ -530,6 +543,7 @@ def test_probabilities_are_recognised_however_the_model_ends(
     np.testing.assert_allclose(runner.predict(images[:8]), model(images[:8]), atol=1e-5)
 
 
+@pytest.mark.full
 def test_default_targets_need_no_calibration(
     tiny_model: keras.Model, images: np.ndarray, tmp_path: Path
 ) -> None:
@@ -538,6 +552,7 @@ def test_default_targets_need_no_calibration(
     assert targets == ["keras", "saved_model", "onnx", "tflite-float32"]
 
 
+@pytest.mark.usefixtures("untimed")
 def test_same_export_again_does_what_is_missing(
     tiny_model: keras.Model, images: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -560,9 +575,7 @@ def test_same_export_again_does_what_is_missing(
     assert [row.target for row in report.artifacts] == ["keras", "tflite-float32", "onnx"]
     for row in report.artifacts:
         (measured,) = row.measurements
-        assert (measured.artifact, measured.batch_size) == (row.target, 1)
-        assert 0 < measured.p50_ms <= measured.p90_ms < 1000
-        assert 10e6 < measured.peak_memory < 4e9
+        assert (measured.artifact, measured.p50_ms) == (row.target, 1.0)
     stored = json.loads((tmp_path / "export.json").read_text())
     assert stored["artifacts"][2]["sha256"] == digest(tmp_path / "model.onnx")
     assert "| tflite-float32 |" in (tmp_path / "model_card.md").read_text()
@@ -610,6 +623,7 @@ def test_versions_of_a_saved_model_lie_beside_each_other(
     assert {path.name for path in (tmp_path / "saved_model").iterdir()} == {"1", "2"}
 
 
+@pytest.mark.full
 def test_onnx_may_take_channels_first_and_one_batch_size(
     tiny_model: keras.Model, images: np.ndarray, tmp_path: Path
 ) -> None:

@@ -112,7 +112,7 @@ def test_requests_are_answered_where_only_tensorflow_is(
     images: np.ndarray,
     photos: list[bytes],
     tmp_path: Path,
-    run_python: Run,
+    run_new_python: Run,
 ) -> None:
     pixels = images[:2].tolist()
     files = [b64(photo) for photo in photos]
@@ -132,7 +132,7 @@ def test_requests_are_answered_where_only_tensorflow_is(
     }
     bodies = {name: json.dumps(request) for name, request in requests_.items()}
     (tmp_path / "bodies.json").write_text(json.dumps(bodies))
-    done = run_python(
+    done = run_new_python(
         ALONE,
         str(Path(serving_rules.__file__).parent),
         str(exported / "saved_model" / "1"),

@@ -9,7 +9,16 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_resnet.export import BenchmarkReport, ExportOptions, Measurement, benchmark, export
+from keras_resnet.export import (
+    BenchmarkReport,
+    ExportOptions,
+    Measurement,
+    benchmark,
+    export,
+    timing,
+)
+
+from ..conftest import Run
 
 
 @pytest.fixture(scope="module")
@@ -34,14 +43,11 @@ def test_every_artifact_at_every_batch_size(artifacts: dict[str, Path]) -> None:
     assert list(rows) == [(str(path), batch) for path in chosen for batch in (1, 64)]
     for name in ("onnx", "tflite"):
         one, many = (rows[str(artifacts[name]), batch] for batch in (1, 64))
-        # Sixty-four images take longer than one, and less than a thousand times as long.
-        assert 0 < one.p50_ms < many.p50_ms < 1000 * one.p50_ms
         for row in (one, many):
-            assert row.p50_ms <= row.p90_ms
+            assert 0 < row.p50_ms <= row.p90_ms
             assert row.calls >= 1
             assert (row.p99_ms is None) == (row.calls < 100)
-            # A runtime without TensorFlow.
-            assert 10e6 < row.peak_memory < 300e6
+            assert row.peak_memory > 10e6
             assert row.error is None
     assert "it takes batches of 1 only" in str(rows[str(artifacts["fixed"]), 64].error)
     assert rows[str(artifacts["fixed"]), 1].error is None
@@ -53,12 +59,31 @@ def test_every_artifact_at_every_batch_size(artifacts: dict[str, Path]) -> None:
     assert report.to_table().row_count == 8
 
 
+def test_runtimes_are_held_without_tensorflow(
+    artifacts: dict[str, Path], run_new_python: Run
+) -> None:
+    """Or the memory would be that of TensorFlow."""
+    code = """
+import runpy, sys
+worker, *artifacts = sys.argv[1:]
+names = runpy.run_path(worker)
+for artifact in map(names["Path"], artifacts):
+    names["_load"](artifact, 1, 32)(2)()
+print({"onnxruntime", "ai_edge_litert"} <= set(sys.modules), "tensorflow" in sys.modules)
+"""
+    worker = Path(timing.__file__).with_name("timing_worker.py")
+    files = (str(artifacts[name]) for name in ("onnx", "tflite"))
+    done = run_new_python(code, str(worker), *files)
+    assert done.stdout == "True False\n", done.stderr
+
+
 def test_what_is_given_twice_is_timed_twice(artifacts: dict[str, Path]) -> None:
     file = str(artifacts["onnx"])
     rows = benchmark([file, file], batch_sizes=(1, 1), seconds=0.02, size=32).measurements
     assert [row.artifact for row in rows] == [file, f"{file} (2)"]
 
 
+@pytest.mark.full
 def test_other_peoples_files_are_timed(tmp_path: Path) -> None:
     module = tf.Module()
     spec = tf.TensorSpec((None, None, None, 3), tf.uint8, name="pixels")
@@ -73,8 +98,6 @@ def test_other_peoples_files_are_timed(tmp_path: Path) -> None:
     paths = [tmp_path / "theirs", tmp_path / "model.keras"]
     report = benchmark(paths, seconds=0.05, size=16)
     assert [row.error for row in report.measurements] == [None, None]
-    # TensorFlow alone takes more than that.
-    assert all(row.peak_memory > 100e6 for row in report.measurements)
 
 
 def test_ratios_are_to_the_first_at_the_same_setting() -> None:

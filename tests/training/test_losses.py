@@ -274,11 +274,11 @@ np.save(sys.argv[1], np.array([float(x) for x in results]))
 """
 
 
-def test_jax_gives_the_same(run_python: Run, tmp_path: Path) -> None:
+def test_jax_gives_the_same(run_new_python: Run, tmp_path: Path) -> None:
     from .test_metrics import TIES, first_classes
 
     path = tmp_path / "jax.npy"
-    process = run_python(JAX, str(path), KERAS_BACKEND="jax")
+    process = run_new_python(JAX, str(path), KERAS_BACKEND="jax")
     assert process.returncode == 0, process.stderr
     expected: list[float] = []
     for shares in (ONE_HOT, SHARES):

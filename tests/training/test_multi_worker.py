@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import socket
-import subprocess
-import sys
 import threading
 import time
 import types
@@ -30,31 +27,30 @@ from keras_resnet.training.multi_worker import (
 from keras_resnet.training.rendezvous import ClusterError, wait_for_workers
 from keras_resnet.training.strategies import choose
 
-from ..conftest import ROOT
+from ..conftest import ROOT, Start, ended
+from ..fork_server import Process
 from .worker_program import BATCH, facts_of_training, network
 
 MENDED = "Keras is mended: remove keras_resnet/training/multi_worker.py's patch"
 
 
-def start_workers(folder: Path, **options: Any) -> list[subprocess.Popen[str]]:
-    """Starts two workers of `worker_program`; their output goes to files of the folder."""
+def start_workers(start_program: Start, **options: Any) -> list[Process]:
+    """Starts two workers of `worker_program`."""
     addresses = tuple(f"127.0.0.1:{port}" for port in free_ports(2))
-    command = [sys.executable, "-m", "tests.training.worker_program", json.dumps(options)]
-    processes = []
-    for index in range(2):
-        environment = {**os.environ, "TF_CONFIG": Cluster(addresses, index, "test").tf_config()}
-        with (folder / f"{index}.out").open("w") as out, (folder / f"{index}.err").open("w") as err:
-            processes.append(
-                subprocess.Popen(command, env=environment, cwd=ROOT, stdout=out, stderr=err)
-            )
-    return processes
+    program = ("-m", "tests.training.worker_program", json.dumps(options))
+    return [
+        start_program(
+            *program, folder=ROOT, TF_CONFIG=Cluster(addresses, index, "test").tf_config()
+        )
+        for index in range(2)
+    ]
 
 
-def said(folder: Path, index: int) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / f"{index}.out").read_text().splitlines()]
+def said(process: Process) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in process.communicate(10)[0].splitlines()]
 
 
-def ended(processes: list[subprocess.Popen[str]], timeout: float) -> list[int]:
+def codes(processes: list[Process], timeout: float) -> list[int]:
     """The exit codes; nothing is left running."""
     try:
         return [process.wait(timeout) for process in processes]
@@ -64,20 +60,17 @@ def ended(processes: list[subprocess.Popen[str]], timeout: float) -> list[int]:
             process.wait()
 
 
-def run_alone(**options: Any) -> list[dict[str, Any]]:
-    command = [sys.executable, "-m", "tests.training.worker_program", json.dumps(options)]
-    environment = {k: v for k, v in os.environ.items() if k != "TF_CONFIG"}
-    done = subprocess.run(
-        command, env=environment, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300
-    )
+def run_alone(start_program: Start, **options: Any) -> list[dict[str, Any]]:
+    program = ("-m", "tests.training.worker_program", json.dumps(options))
+    done = ended(start_program(*program, folder=ROOT), 300)
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-def test_two_workers_equal_one_process_until_one_dies(tmp_path: Path) -> None:
-    processes = start_workers(tmp_path, program="equality", act="SIGKILL", victim=1)
-    check_that_the_other_ends(tmp_path, processes, "SIGKILL", 1)
-    (chief,), (other,) = said(tmp_path, 0), said(tmp_path, 1)
+def test_two_workers_equal_one_process_until_one_dies(start_program: Start) -> None:
+    processes = start_workers(start_program, program="equality", act="SIGKILL", victim=1)
+    check_that_the_other_ends(processes, "SIGKILL", 1)
+    (chief,), (other,) = map(said, processes)
     setup = choose("cpu", batch_size=BATCH)
     alone = facts_of_training(setup, network(setup))
     assert chief["replicas"] == 2
@@ -105,20 +98,17 @@ def test_two_workers_equal_one_process_until_one_dies(tmp_path: Path) -> None:
         ("SIGSTOP", 1),
     ],
 )
-def test_the_others_end_when_a_worker_dies(tmp_path: Path, act: str, victim: int) -> None:
-    processes = start_workers(tmp_path, program="equality", act=act, victim=victim)
-    check_that_the_other_ends(tmp_path, processes, act, victim)
+def test_the_others_end_when_a_worker_dies(start_program: Start, act: str, victim: int) -> None:
+    processes = start_workers(start_program, program="equality", act=act, victim=victim)
+    check_that_the_other_ends(processes, act, victim)
 
 
-def check_that_the_other_ends(
-    folder: Path, processes: list[subprocess.Popen[str]], act: str, victim: int
-) -> None:
+def check_that_the_other_ends(processes: list[Process], act: str, victim: int) -> None:
     survivor = 1 - victim
     try:
         deadline = time.monotonic() + 120
         if act == "SIGKILL":
-            code = processes[victim].wait(120)
-            assert code == -9, (folder / f"{victim}.err").read_text()
+            assert processes[victim].wait(120) == -9
         else:
             state = Path(f"/proc/{processes[victim].pid}/stat")
             while state.read_text().split()[2] != "T":
@@ -129,24 +119,24 @@ def check_that_the_other_ends(
         for process in processes:
             process.kill()
             process.wait()
-    message = (folder / f"{survivor}.err").read_text().splitlines()[-1]
+    message = processes[survivor].communicate()[1].splitlines()[-1]
     assert message.startswith("ClusterError: Expected 2 workers until the end. Received: no more")
     assert f"from worker {victim} (127.0.0.1:" in message
 
 
 @pytest.mark.slow
-def test_every_combination_of_two_workers_trains_or_is_refused(tmp_path: Path) -> None:
+def test_every_combination_of_two_workers_trains_or_is_refused(start_program: Start) -> None:
     cells = [
         [precision, executed, xla]
         for precision in ("float32", "bfloat16", "float16")
         for executed in (1, 4)
         for xla in (False, True)
     ]
-    processes = start_workers(tmp_path, program="cells", cells=cells)
-    assert ended(processes, 240) == [0, 0], (tmp_path / "0.err").read_text()
-    results = said(tmp_path, 0)
+    processes = start_workers(start_program, program="cells", cells=cells)
+    assert codes(processes, 240) == [0, 0], processes[0].communicate()[1]
+    results = said(processes[0])
     assert [result["cell"] for result in results] == cells
-    assert results == said(tmp_path, 1)
+    assert results == said(processes[1])
     for result in results:
         if result["cell"][2]:
             assert "Pass `jit_compile=False`" in result["refused"]
@@ -178,26 +168,26 @@ def test_keras_still_has_the_faults_of_several_workers() -> None:
 
 
 @pytest.mark.slow
-def test_keras_still_fails_with_several_steps_per_execution() -> None:
-    (result,) = run_alone(program="unmended", executed=2, xla=False)
+def test_keras_still_fails_with_several_steps_per_execution(start_program: Start) -> None:
+    (result,) = run_alone(start_program, program="unmended", executed=2, xla=False)
     assert "placeholder" in str(result["failed"]), MENDED
 
 
 @pytest.mark.slow
-def test_keras_still_fails_with_xla_on_several_replicas() -> None:
-    (result,) = run_alone(program="unmended", executed=1, xla=True)
+def test_keras_still_fails_with_xla_on_several_replicas(start_program: Start) -> None:
+    (result,) = run_alone(start_program, program="unmended", executed=1, xla=True)
     assert "variable" in str(result["failed"]), "XLA works: remove it from REFUSALS"
 
 
 @pytest.mark.slow
-def test_keras_still_overlooks_infinite_gradients_of_other_replicas() -> None:
-    (result,) = run_alone(program="infinite", mended=False)
+def test_keras_still_overlooks_infinite_gradients_of_other_replicas(start_program: Start) -> None:
+    (result,) = run_alone(start_program, program="infinite", mended=False)
     assert str(result["after"]) == "[[nan], [nan]]", MENDED
 
 
 @pytest.mark.slow
-def test_a_step_with_an_infinite_gradient_is_left_out_on_all_replicas() -> None:
-    (result,) = run_alone(program="infinite", mended=True)
+def test_a_step_with_an_infinite_gradient_is_left_out_on_all_replicas(start_program: Start) -> None:
+    (result,) = run_alone(start_program, program="infinite", mended=True)
     assert result["before"] == result["after"]
 
 

@@ -606,9 +606,9 @@ print(*(not np.array_equal(a, b) for a, b in zip(kernels, kernels[1:])))
 """
 
 
-def test_jax_takes_the_same_steps(tmp_path: Path, run_python: Run) -> None:
+def test_jax_takes_the_same_steps(tmp_path: Path, run_new_python: Run) -> None:
     """Compiled, without state; `fit` follows a change of the rate factor."""
-    done = run_python(JAX, str(tmp_path / "jax.npz"), KERAS_BACKEND="jax")
+    done = run_new_python(JAX, str(tmp_path / "jax.npz"), KERAS_BACKEND="jax")
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["True", "False"]
     theirs = np.load(tmp_path / "jax.npz")

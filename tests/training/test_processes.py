@@ -16,7 +16,8 @@ import keras
 import numpy as np
 import pytest
 
-from ..conftest import Command
+from ..conftest import Command, Start
+from ..fork_server import Process
 
 #: A network of three blocks; everything that a checkpoint has to hold is switched on.
 TRAIN = (
@@ -50,17 +51,7 @@ def newest(folder: Path) -> int:
     return max(steps, default=0)
 
 
-def start(command: str, *arguments: str, **environment: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [command, *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env={**os.environ, **environment},
-    )
-
-
-def wait_for_more(process: subprocess.Popen[str], folder: Path, least: int) -> None:
+def wait_for_more(process: Process | subprocess.Popen[bytes], folder: Path, least: int) -> None:
     """Until the run has a checkpoint of at least so many batches, or has ended."""
     deadline = time.monotonic() + 120
     while newest(folder) < least and process.poll() is None:
@@ -75,7 +66,7 @@ def assert_same(one: Path, other: Path) -> None:
 
 
 def test_killed_and_terminated_runs_end_with_the_same_bits(
-    command: str, keras_resnet_command: Command, tmp_path: Path
+    start_command: Start, keras_resnet_command: Command, tmp_path: Path
 ) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     done = keras_resnet_command(*TRAIN, *EVERYTHING, "--output", str(whole))
@@ -84,7 +75,7 @@ def test_killed_and_terminated_runs_end_with_the_same_bits(
     assert "Weight decay 0.001 (coupled) on 8 kernels; not on 1 bias" in done.stdout
     assert re.search(r"^Epoch 2/2: loss .* images/s, 0:00:00 left$", done.stdout, re.MULTILINE)
     for number, code in ((signal.SIGKILL, -9), (signal.SIGTERM, 143)):
-        process = start(command, *TRAIN, *EVERYTHING, "--output", str(parts))
+        process = start_command(*TRAIN, *EVERYTHING, "--output", str(parts), merged=True)
         wait_for_more(process, parts, newest(parts) + 5)
         process.send_signal(number)
         output, _ = process.communicate(timeout=60)
@@ -105,15 +96,18 @@ def test_killed_and_terminated_runs_end_with_the_same_bits(
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 @pytest.mark.parametrize("backend", ["tensorflow", "jax"])
 def test_a_run_killed_at_many_random_steps_ends_with_the_same_bits(
-    backend: str, dtype: str, command: str, keras_resnet_command: Command, tmp_path: Path
+    backend: str, dtype: str, command: str, installed_command: Command, tmp_path: Path
 ) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     arguments = (*TRAIN, *EVERYTHING, "--dtype", dtype, "--output")
-    done = keras_resnet_command(*arguments, str(whole), KERAS_BACKEND=backend)
+    done = installed_command(*arguments, str(whole), KERAS_BACKEND=backend)
     assert done.returncode == 0, done.stderr
     chance, kills = random.Random(f"{backend}{dtype}"), 0
     while kills < 6:
-        process = start(command, *arguments, str(parts), KERAS_BACKEND=backend)
+        variables = {**os.environ, "KERAS_BACKEND": backend}
+        process = subprocess.Popen(
+            [command, *arguments, str(parts)], stdout=subprocess.DEVNULL, env=variables
+        )
         wait_for_more(process, parts, newest(parts) + 1)
         time.sleep(chance.random() / 4)
         process.kill()
@@ -122,7 +116,7 @@ def test_a_run_killed_at_many_random_steps_ends_with_the_same_bits(
         if newest(parts) >= TOTAL:
             break
     assert kills >= 5
-    done = keras_resnet_command(*arguments, str(parts), KERAS_BACKEND=backend)
+    done = installed_command(*arguments, str(parts), KERAS_BACKEND=backend)
     assert done.returncode == 0, done.stderr
     assert_same(whole, parts)
 
@@ -200,7 +194,7 @@ class TestWorkers:
         self,
         victim: int,
         signal_number: signal.Signals,
-        command: str,
+        start_command: Start,
         keras_resnet_command: Command,
         pictures: str,
         tmp_path: Path,
@@ -210,13 +204,11 @@ class TestWorkers:
         whole, parts = tmp_path / "whole", tmp_path / "parts"
         done = keras_resnet_command(*launch, *self.arguments(pictures, whole, *more))
         assert done.returncode == 0, done.stdout + done.stderr
-        process = start(command, *launch, *self.arguments(pictures, parts, *more))
+        process = start_command(*launch, *self.arguments(pictures, parts, *more), merged=True)
         wait_for_more(process, parts, 6)
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
         os.kill(int(sorted(children, key=int)[victim]), signal_number)
-        begun = time.monotonic()
         output, _ = process.communicate(timeout=60)
-        assert time.monotonic() - begun < 60
         assert process.returncode != 0, output
         if signal_number == signal.SIGKILL:
             assert f"Worker {victim} was ended by SIGKILL" in output

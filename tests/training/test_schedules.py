@@ -141,7 +141,7 @@ def test_optimizer_follows_it_in_a_graph_and_saves_it() -> None:
     assert float(loaded._learning_rate(60)) == float(make_schedule(own, 10)(60)) > 0
 
 
-def test_jax_gives_the_same_values(run_python: Run) -> None:
+def test_jax_gives_the_same_values(run_new_python: Run) -> None:
     pytest.importorskip("jax")
     code = """
 import json, sys, jax, keras, numpy
@@ -153,7 +153,7 @@ for config in json.loads(sys.argv[1]):
 """
     recipes = [recipe(schedule) for schedule, _ in BY_HAND.values()]
     configs = json.dumps([make_schedule(own, 10).get_config() for own in recipes])
-    done = run_python(code, configs, KERAS_BACKEND="jax", JAX_PLATFORMS="cpu")
+    done = run_new_python(code, configs, KERAS_BACKEND="jax", JAX_PLATFORMS="cpu")
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert len(lines) == len(recipes)

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from typing import Any
 
 import pytest
@@ -22,23 +19,16 @@ from keras_resnet.training.strategies import (
     require_whole_executions,
 )
 
-from ..conftest import ROOT, Run
+from ..conftest import ROOT, Run, Start, ended
 
 CLUSTER = Cluster(("a:1", "b:2"), 1, "--workers")
 
 
-def run_cells(cells: list[list[Any]]) -> list[dict[str, Any]]:
+def run_cells(start_program: Start, cells: list[list[Any]]) -> list[dict[str, Any]]:
     """Trains combinations on two logical processors, in one process."""
     options = json.dumps({"program": "cells", "devices": 2, "cells": cells})
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.training.worker_program", options],
-        cwd=ROOT,
-        env=os.environ,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
+    process = start_program("-m", "tests.training.worker_program", options, folder=ROOT)
+    done = ended(process, 300)
     assert done.returncode == 0, done.stderr
     results = [json.loads(line) for line in done.stdout.splitlines()]
     assert [result["cell"] for result in results] == cells
@@ -56,15 +46,17 @@ def check_cells(results: list[dict[str, Any]]) -> None:
             assert result["loss"] == pytest.approx(results[0]["loss"], abs=0.01)
 
 
-def test_two_replicas_train_four_steps_at_a_time() -> None:
+def test_two_replicas_train_four_steps_at_a_time(start_program: Start) -> None:
     # The second model is another program: two strategies in one process would fail here.
-    check_cells(run_cells([["float32", 1, False], ["float16", 4, False], ["float32", 1, True]]))
+    cells = [["float32", 1, False], ["float16", 4, False], ["float32", 1, True]]
+    check_cells(run_cells(start_program, cells))
 
 
 @pytest.mark.slow
-def test_every_combination_on_two_replicas_trains_or_is_refused() -> None:
+def test_every_combination_on_two_replicas_trains_or_is_refused(start_program: Start) -> None:
     precisions = ("float32", "bfloat16", "float16")
-    check_cells(run_cells([[p, n, xla] for p in precisions for n in (1, 4) for xla in (0, 1)]))
+    cells = [[p, n, xla] for p in precisions for n in (1, 4) for xla in (0, 1)]
+    check_cells(run_cells(start_program, cells))
 
 
 def test_one_processor_needs_no_strategy() -> None:
@@ -205,7 +197,7 @@ def test_lost_workers_are_named() -> None:
         raise tf.errors.UnavailableError(None, None, text)
 
 
-def test_jax_divides_batches_among_its_devices(run_python: Run) -> None:
+def test_jax_divides_batches_among_its_devices(run_new_python: Run) -> None:
     code = """
 import json
 from keras_resnet.training.strategies import choose
@@ -225,7 +217,7 @@ devices = len(model.layers[1].kernel.value.sharding.device_set)
 steps = int(model.optimizer.iterations.value)
 print(json.dumps([setup.name, setup.replicas, devices, steps, messages]))
 """
-    done = run_python(
+    done = run_new_python(
         code,
         KERAS_BACKEND="jax",
         XLA_FLAGS="--xla_force_host_platform_device_count=2",

@@ -93,6 +93,7 @@ def test_what_cannot_be_trained_is_refused(model: keras.Model, digits: Digits) -
         train(headless, digits, RECIPE)
 
 
+@pytest.mark.full
 def test_same_seed_gives_the_same_weights_in_two_processes(run_python: Run) -> None:
     code = """
 import hashlib, sys
@@ -183,6 +184,7 @@ def test_mixed_precision_learns_the_same_and_leaves_float32_weights(
     assert {layer.compute_dtype for layer in again.layers} == {"float32"}
 
 
+@pytest.mark.full
 def test_several_steps_per_execution_are_the_same_steps(
     tiny_config: ResNetConfig, digits: Digits
 ) -> None:
@@ -197,6 +199,7 @@ def test_several_steps_per_execution_are_the_same_steps(
         np.testing.assert_allclose(four, one, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.full
 def test_training_and_evaluation_may_have_different_sizes(
     tiny_config: ResNetConfig, digits: Digits
 ) -> None:
@@ -268,15 +271,48 @@ class TestAdaptiveRates:
 
 
 def test_averages_are_validated_and_handed_over(model: keras.Model, digits: Digits) -> None:
-    recipe = override(RECIPE, {"average.decay": 0.9, "precise_bn": 4})
+    raw: list[list[np.ndarray]] = []
+
+    class Spy(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+            raw.append(self.model.get_weights())
+
+    recipe = override(RECIPE, {"average.decay": 0.9})
+    result = train(model, digits, recipe, epochs=2, callbacks=[Spy()])
+    average = raw[0]
+    for weights in raw[1:]:
+        average = [0.9 * old + 0.1 * new for old, new in zip(average, weights, strict=True)]
+    for handed_over, expected, last in zip(model.get_weights(), average, raw[-1], strict=True):
+        np.testing.assert_allclose(handed_over, expected, rtol=1e-4, atol=1e-5)
+        assert np.abs(handed_over - last).max() > 1e-5
+    # What was validated is the average, too.
+    data = digits[1].images, digits[1].labels
+    model.compile(loss="sparse_categorical_crossentropy")
+    loss = model.evaluate(*data, verbose=0)
+    assert result.history["val_loss"][-1] == pytest.approx(loss, rel=1e-4)
+    model.set_weights(raw[-1])
+    assert model.evaluate(*data, verbose=0) != pytest.approx(loss, rel=1e-2)
+
+
+def test_precise_statistics_are_those_of_training_batches(
+    model: keras.Model, digits: Digits
+) -> None:
     raw: list[np.ndarray] = []
 
     class Spy(keras.callbacks.Callback):
         def on_train_end(self, logs: Any = None) -> None:
             raw.extend(self.model.get_weights())
 
+    # All of an epoch, as the pictures are.
+    recipe = override(RECIPE, {"precise_bn": 8, "augmentation.crop": "none"})
     train(model, digits, recipe, epochs=2, callbacks=[Spy()])
-    assert max(np.abs(a - b).max() for a, b in zip(raw, model.get_weights(), strict=True)) > 1e-3
+    norm = model.get_layer("conv1_bn")
+    seen = keras.Model(model.input, norm.input)(digits[0].images.astype(np.float32))
+    mean = np.mean(seen, axis=(0, 1, 2))
+    np.testing.assert_allclose(norm.moving_mean, mean, atol=0.02 * np.ptp(mean))
+    names = [weight.path for weight in model.weights]
+    for name, before, after in zip(names, raw, model.get_weights(), strict=True):
+        assert np.array_equal(before, after) != ("/moving_" in name), name
 
 
 def test_a_diverging_run_says_where_and_keeps_its_checkpoint(

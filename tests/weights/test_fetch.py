@@ -551,14 +551,14 @@ TIMM = "timm/resnet18.a1_in1k"
 
 
 def test_hugging_face_has_its_own_cache_and_settings(
-    server: Server, own_home: Path, tmp_path: Path, run_python: Run
+    server: Server, own_home: Path, tmp_path: Path, run_new_python: Run
 ) -> None:
     settings = {
         "HF_HOME": str(tmp_path / "hub"),
         "HF_ENDPOINT": server.url("").rstrip("/"),
         "HF_HUB_DISABLE_XET": "1",
     }
-    first = run_python(HUB_PROGRAM, TIMM, "strict", **settings)
+    first = run_new_python(HUB_PROGRAM, TIMM, "strict", **settings)
     path = Path(first.stdout.strip())
     assert tmp_path / "hub" in path.parents, first.stderr
     assert path.read_bytes() == BODY
@@ -567,19 +567,19 @@ def test_hugging_face_has_its_own_cache_and_settings(
     assert json.loads((own_home / "sha256.json").read_text()) == record
     requests = server.count.total()
     # What is there needs no network any more.
-    offline = run_python(HUB_PROGRAM, TIMM, "strict", **settings, HF_HUB_OFFLINE="1")
+    offline = run_new_python(HUB_PROGRAM, TIMM, "strict", **settings, HF_HUB_OFFLINE="1")
     assert Path(offline.stdout.strip()) == path, offline.stderr
     assert (offline.stderr, server.count.total()) == ("", requests)
     # A damaged one is replaced.
     path.resolve().write_bytes(BODY[:-1])
-    again = run_python(HUB_PROGRAM, TIMM, **settings)
+    again = run_new_python(HUB_PROGRAM, TIMM, **settings)
     assert path.read_bytes() == BODY, again.stderr
     assert f"{path} has the sha256" in again.stderr
     # One that was put there by hand goes first.
     by_hand = own_home / "weights" / TIMM / "model.safetensors"
     by_hand.parent.mkdir(parents=True)
     by_hand.write_bytes(BODY)
-    assert run_python(HUB_PROGRAM, TIMM, "strict", **settings).stdout.strip() == str(by_hand)
+    assert run_new_python(HUB_PROGRAM, TIMM, "strict", **settings).stdout.strip() == str(by_hand)
 
 
 @pytest.mark.parametrize(
@@ -593,7 +593,7 @@ def test_hugging_face_out_of_reach_is_the_same_sentence(
     server: Server,
     own_home: Path,
     tmp_path: Path,
-    run_python: Run,
+    run_new_python: Run,
     tag: str,
     reason: str,
     settings: dict[str, str],
@@ -604,7 +604,7 @@ def test_hugging_face_out_of_reach_is_the_same_sentence(
         "HF_HUB_DISABLE_XET": "1",
         **settings,
     }
-    done = run_python(HUB_PROGRAM, tag, **settings)
+    done = run_new_python(HUB_PROGRAM, tag, **settings)
     path = own_home / "weights" / tag / "model.safetensors"
     assert re.fullmatch(
         f"DownloadError Expected to get the weights '{tag}' from hf://{tag}/model.safetensors. "

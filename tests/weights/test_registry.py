@@ -272,8 +272,8 @@ def test_name_that_two_publishers_use_needs_the_publisher(monkeypatch: pytest.Mo
     assert find_weights("one/net.x").tag == "one/net.x"
 
 
-def test_registry_and_fetch_are_cheap_to_import(run_python: Run) -> None:
-    done = run_python(
+def test_registry_and_fetch_are_cheap_to_import(run_new_python: Run) -> None:
+    done = run_new_python(
         "import sys, keras_resnet.weights.fetch\n"
         "print(sorted({'keras', 'tensorflow', 'huggingface_hub'} & {*sys.modules}))"
     )

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import keras
@@ -25,7 +22,7 @@ from keras_resnet.training import (
 )
 from keras_resnet.training.training_model import pull_to_start, training_copy
 
-from ...conftest import ROOT
+from ...conftest import Run
 from ..interruption import Count
 
 STRENGTH = 0.5
@@ -157,17 +154,9 @@ def frozen(model: keras.Model) -> keras.Model:
     return model
 
 
-def test_two_replicas_pull_as_one(tmp_path: Path) -> None:
+def test_two_replicas_pull_as_one(tmp_path: Path, run_python: Run) -> None:
     file = tmp_path / "two.npz"
-    done = subprocess.run(
-        [sys.executable, "-c", REPLICAS, str(file)],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    done = run_python(REPLICAS, str(file))
     assert done.returncode == 0, done.stderr
     model = frozen(network())
     history = train(model, DATA, RECIPE, pull_to=network(1).get_weights()).history

@@ -1,0 +1,6 @@
+"""`python -m keras_resnet` is the command `keras-resnet`."""
+
+from keras_resnet.cli import main
+
+if __name__ == "__main__":
+    main()
