@@ -4,17 +4,25 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-slow lint wheel golden benchmark clean
+.PHONY: demo test test-full test-slow lint wheel golden benchmark clean
 
 demo: $(VENV)/installed-export
 	$(BIN)/keras-resnet quickstart --output demo-output --overwrite
 
 # A file's tests run one after the other, so that they share what they have set up; files in their
 # order, as the one with the fewest tests, which would be the last one, is not the shortest.
-test: $(VENV)/installed-dev
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=25
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=15
+EVERYWHERE := not reference and not network and not gpu and not tpu
 
-# Two of them are of examples for KerasHub, which nothing else here needs.
+# What to run after a change: every behaviour of the package, once.
+test: $(VENV)/installed-dev
+	$(PYTEST)
+
+# These, and then the longer proofs.
+test-full: test
+	$(PYTEST) -m "full and $(EVERYWHERE)"
+
+# What takes longer still. Two of them are of examples for KerasHub, which nothing else here needs.
 test-slow: $(VENV)/installed-dev
 	$(INSTALL) keras-hub
 	$(BIN)/python -m pytest -m slow
@@ -31,7 +39,7 @@ benchmark: $(VENV)/installed-dev
 
 # Regenerates the golden files that the package itself is the source of; review them as a diff.
 golden: $(VENV)/installed-dev
-	KERAS_RESNET_GOLDEN=write $(BIN)/python -m pytest -k golden
+	KERAS_RESNET_GOLDEN=write $(BIN)/python -m pytest -k golden -m "not slow and $(EVERYWHERE)"
 
 # Builds the wheel and imports it where the source tree is not.
 wheel: $(VENV)/installed-dev

@@ -79,21 +79,18 @@ if keras.backend.backend() != "tensorflow":
 
 
 #: Every block and most of what it can have; all of `CONFIGS` takes minutes.
-FEW = (
-    "basic A",
-    "v1.5 C",
-    "v2 with everything",
-)
+FEW = ("basic A", "v1.5 C", "v2 with everything")
 
 
 @pytest.mark.parametrize(
     ("backend", "names"),
     [
-        ("jax", FEW),
+        ("jax", FEW[:1]),
+        pytest.param("jax", FEW, marks=pytest.mark.full),
         pytest.param("jax", tuple(CONFIGS), marks=pytest.mark.slow),
         pytest.param("torch", tuple(CONFIGS), marks=pytest.mark.reference),
     ],
-    ids=["jax", "jax-all", "torch-all"],
+    ids=["jax", "jax-few", "jax-all", "torch-all"],
 )
 def test_logits_gradients_and_statistics_equal_those_under_tensorflow(
     backend: str, names: tuple[str, ...], tmp_path: Path, run_python: Run, run_new_python: Run

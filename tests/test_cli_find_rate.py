@@ -120,6 +120,7 @@ def test_published_heads_are_replaced_as_by_finetune() -> None:
     )
 
 
+@pytest.mark.full
 def test_a_head_for_as_many_other_classes_is_replaced(
     tiny_config: ResNetConfig, command_in_process: Command, tmp_path: Path
 ) -> None:
@@ -138,6 +139,7 @@ def test_a_head_for_as_many_other_classes_is_replaced(
         assert (loss > 8) == kept, (names, loss)
 
 
+@pytest.mark.full
 def test_what_a_file_has_frozen_is_thawed(
     tiny_config: ResNetConfig,
     command_in_process: Command,

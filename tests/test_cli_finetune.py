@@ -103,6 +103,7 @@ def test_bad_arguments_are_refused_before_anything_is_done(
     assert not output.exists()
 
 
+@pytest.mark.full
 def test_a_network_by_name_has_the_size_that_is_asked_for(
     files: Path, command_in_process: Command, tmp_path: Path
 ) -> None:

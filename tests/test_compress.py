@@ -77,6 +77,7 @@ def all_three(
     return compress(model, data, folder, options, recipe=RECIPE, timing=None)
 
 
+@pytest.mark.full
 def test_the_files_have_what_the_table_says(all_three: CompressionReport) -> None:
     rows = {row.what: row for row in all_three.rows}
     assert list(rows) == [
@@ -103,6 +104,7 @@ def test_the_files_have_what_the_table_says(all_three: CompressionReport) -> Non
     assert saved == json.loads(json.dumps(all_three.to_dict()))
 
 
+@pytest.mark.full
 def test_the_network_is_a_plain_one_again(
     all_three: CompressionReport, data: str, trained: Path
 ) -> None:
@@ -126,6 +128,7 @@ def test_the_network_is_a_plain_one_again(
     assert cost.params + cost.bn_statistics == model.count_params()
 
 
+@pytest.mark.full
 def test_normalisation_stays_first_and_then_ranges(all_three: CompressionReport) -> None:
     qat, frozen_bn, settled = (
         keras.saving.load_model(all_three.folder / name / "last.keras")
@@ -161,6 +164,7 @@ def test_a_finished_compression_is_not_trained_again(
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.full
 def test_a_folder_holds_one_compression(
     all_three: CompressionReport, data: str, trained: Path
 ) -> None:
@@ -178,12 +182,13 @@ def test_by_the_command(
 ) -> None:
     done = command_in_process(
         *("compress", str(trained), "--data", data, "--output", str(tmp_path / "out")),
-        *("--method", "prune", "--pattern", "2:4", "--epochs", "0.5", "--no-time", "--json"),
+        *("--method", "prune,qat", "--pattern", "2:4", "--epochs", "0.5", "--settle", "0"),
+        *("--no-time", "--json"),
         *("--no-deterministic", *SETTINGS),
     )
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
-    assert report["options"]["methods"] == ["prune"]
+    assert report["options"]["methods"] == ["prune", "qat"]
     assert [row["what"] for row in report["rows"]] == [
         *("before: tflite-int8", "before: tflite-float32"),
         *("after: tflite-int8", "after: tflite-float32"),
@@ -196,6 +201,7 @@ def test_by_the_command(
     assert trained_by["schedule"]["warmup"] == 0
 
 
+@pytest.mark.full
 def test_figures_are_shown_where_artifacts_disagree(
     all_three: CompressionReport,
     data: str,
@@ -305,6 +311,7 @@ def test_networks_without_int8_are_refused_before_they_train(data: str, tmp_path
     assert not list(tmp_path.glob("out/1-*"))
 
 
+@pytest.mark.full
 def test_layers_without_a_form_in_onnx_are_refused_before_they_train(
     data: str, trained: Path, tmp_path: Path
 ) -> None:

@@ -213,6 +213,7 @@ def test_a_thousand_calls_are_one_trace_and_no_leak(named: keras.Model) -> None:
     assert resident() - before < 20 * 2**20
 
 
+@pytest.mark.full
 def test_another_backend_predicts_the_same(
     named: keras.Model, photographs: list[Path], tmp_path: Path, run_new_python: Any
 ) -> None:

@@ -191,6 +191,7 @@ def test_interrupted_run_leaves_earlier_results_and_nothing_half_written(
     assert errors.count("\n") == 1
 
 
+@pytest.mark.full
 def test_disagreeing_run_fails_and_is_kept_apart(run_python: Run, tmp_path: Path) -> None:
     """In a process of its own, as the limits are changed under it."""
     (tmp_path / "model.onnx").write_text("earlier")

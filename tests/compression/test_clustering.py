@@ -171,7 +171,7 @@ def test_training_changes_the_values_only(model: keras.Model, images: np.ndarray
         assert len(np.unique(kernel)) <= 8
 
 
-@pytest.mark.parametrize("sparsity", [None, 0.5])
+@pytest.mark.parametrize("sparsity", [pytest.param(None, marks=pytest.mark.full), 0.5])
 def test_a_step_is_the_mean_of_those_of_its_weights(
     sparsity: float | None, model: keras.Model, images: np.ndarray
 ) -> None:
@@ -228,7 +228,16 @@ def source(small: keras.Model, tmp_path_factory: pytest.TempPathFactory) -> Expo
     return source_of(strip(small), tmp_path_factory.mktemp("files"), None)
 
 
-@pytest.mark.parametrize("name", ["int8", "int16x8", "float32", "float16", "dynamic"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "int8",
+        *(
+            pytest.param(name, marks=pytest.mark.full)
+            for name in ("int16x8", "float32", "float16", "dynamic")
+        ),
+    ],
+)
 def test_files_keep_values_and_zeros(
     name: str,
     source: ExportSource,

@@ -101,6 +101,7 @@ def test_a_kept_head_is_the_same_layer(tmp_path: Path) -> None:
     assert_kept(everything(network(3)), result, tmp_path)
 
 
+@pytest.mark.full
 def test_new_classes_leave_the_rest_as_it_was(whole: FinetuneResult, tmp_path: Path) -> None:
     assert whole.model.output_shape == (None, 3)
     assert_kept(everything(network(10)), whole, tmp_path)

@@ -99,6 +99,7 @@ def test_dilated_networks_stay_exact_in_float(images: np.ndarray, tmp_path: Path
         assert "SPACE_TO_BATCH_ND" not in tflite_inspect.operators(path)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     "name",
     ["dilated by config", pytest.param("groups and dilated by config", marks=pytest.mark.full)],

@@ -203,6 +203,7 @@ def test_steps_that_run_at_once_are_not_missed(model: keras.Model, images: np.nd
     assert shares == pytest.approx([0, gradual.at(0), gradual.at(8), 0.5], abs=1e-3)
 
 
+@pytest.mark.full
 def test_training_in_parts_prunes_the_same(model: keras.Model, images: np.ndarray) -> None:
     results = []
     for parts in ((4,), (1, 3)):

@@ -125,7 +125,11 @@ class Case:
 
 
 @pytest.fixture(
-    scope="module", params=["v1.5 SE groups", "v2", pytest.param("A", marks=pytest.mark.full)]
+    scope="module",
+    params=[
+        "v2",
+        *(pytest.param(name, marks=pytest.mark.full) for name in ("v1.5 SE groups", "A")),
+    ],
 )
 def case(
     request: pytest.FixtureRequest, images: np.ndarray, tmp_path_factory: pytest.TempPathFactory
@@ -282,6 +286,7 @@ def test_skipped_layers_stay_in_float(images: np.ndarray, tmp_path: Path) -> Non
         tflite.write_int8(source_of(stripped, tmp_path, keep_float=(name,)), tmp_path / "model")
 
 
+@pytest.mark.full
 def test_mixed_precision_learns_for_the_same_artifact(images: np.ndarray, tmp_path: Path) -> None:
     aware = quantize_aware(network(BASIC, dtype="mixed_bfloat16"), images, momentum=0.8)
     assert aware.get_layer("conv2_block1_1_conv").compute_dtype == "bfloat16"
@@ -303,6 +308,7 @@ def test_mixed_precision_learns_for_the_same_artifact(images: np.ndarray, tmp_pa
         assert difference(received, aware(images)) < 0.03
 
 
+@pytest.mark.full
 def test_dead_units_can_be_exported(images: np.ndarray, tmp_path: Path) -> None:
     """A range of zeros has no step."""
     model = network(BASIC)

@@ -118,10 +118,18 @@ def tfmot(monkeypatch: pytest.MonkeyPatch) -> Any:
     return importlib.import_module("tensorflow_model_optimization")
 
 
+NAMES = {config: names[0] for config, names in NETWORKS.items()}
+NAMES |= {config: name for name, config in OPTIONS.items()}
+
+
 @pytest.mark.parametrize(
     "config",
-    [*NETWORKS, *OPTIONS.values()],
-    ids=[*(names[0] for names in NETWORKS.values()), *OPTIONS],
+    [
+        *(pytest.param(config, marks=pytest.mark.full) for config in list(NETWORKS)[3:]),
+        *list(NETWORKS)[:3],
+        *OPTIONS.values(),
+    ],
+    ids=lambda config: NAMES[config],
 )
 def test_twins_equal_their_networks(config: ResNetConfig) -> None:
     model = network(config)

@@ -274,6 +274,7 @@ def test_the_command_prints_a_table_and_a_sentence(command_in_process: Any) -> N
     assert "takes most of the time per image; the data comes at" in lines[-1]
 
 
+@pytest.mark.full
 def test_the_command_prints_json(command_in_process: Any) -> None:
     options = ("--batch-size", "4", "--model", "resnet20", "--dtype", "float32", "--json")
     result = command_in_process("data", "benchmark", "synthetic:20", *SMALL, *options)

@@ -104,7 +104,10 @@ def test_batches_are_uint8_and_keep_image_and_label_together(source: Source) -> 
         np.testing.assert_allclose(images[:, 3, 3, 0], scale * labels, atol=1)
 
 
-@pytest.mark.parametrize("name", ["cifar", "inception", "he2015"])
+@pytest.mark.parametrize(
+    "name",
+    ["cifar", *(pytest.param(name, marks=pytest.mark.full) for name in ("inception", "he2015"))],
+)
 def test_two_runs_with_one_seed_give_identical_bytes(source: Source, name: str) -> None:
     def batches(seed: int) -> list[tuple]:
         config = config_of(seed=seed, augmentation=AUGMENTATIONS[name])
@@ -132,7 +135,9 @@ EVERYTHING = Augmentation(
 )
 
 
-@pytest.mark.parametrize("start", [1, 4, 7, 10])
+@pytest.mark.parametrize(
+    "start", [*(pytest.param(step, marks=pytest.mark.full) for step in (1, 4, 10)), 7]
+)
 def test_restarting_goes_on_with_exactly_the_next_batch(source: Source, start: int) -> None:
     """At any step, within an epoch and between two."""
     config = config_of(augmentation=AUGMENTATIONS["cifar"], seed=3)
@@ -165,6 +170,7 @@ def test_workers_get_disjoint_and_complete_parts_of_every_batch(source: Source) 
     assert same(whole, joined)
 
 
+@pytest.mark.full
 def test_all_augmentations_together_give_images_and_shares_of_classes() -> None:
     train, _ = load_data(DataConfig("synthetic:60x40x50", size=32))
     config = config_of(16, 32, augmentation=EVERYTHING)
@@ -340,7 +346,7 @@ def test_where_nothing_can_be_read_training_stops(dirty: Path) -> None:
         list(training_batches(source, config, 1))
 
 
-@pytest.mark.parametrize("name", ["he2015", "inception"])
+@pytest.mark.parametrize("name", [pytest.param("he2015", marks=pytest.mark.full), "inception"])
 def test_a_damaged_file_leaves_its_neighbours_as_they_are(tmp_path: Path, name: str) -> None:
     """Also where the decoder shrinks them, which is not repeated in Python."""
     random = np.random.default_rng(0)
@@ -367,6 +373,7 @@ def test_labels_of_a_part_are_looked_up_once(tmp_path: Path) -> None:
     assert part.labels is part.labels
 
 
+@pytest.mark.full
 def test_two_replicas_get_equal_parts_and_exact_losses(run_python: Run) -> None:
     code = """
 import keras, tensorflow as tf

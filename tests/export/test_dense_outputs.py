@@ -43,7 +43,7 @@ def test_segmenter_is_exported_and_verified(tmp_path: Path) -> None:
             assert same > 0.999
 
 
-@pytest.mark.parametrize("name", ["probabilities", "logits"])
+@pytest.mark.parametrize("name", ["probabilities", pytest.param("logits", marks=pytest.mark.full)])
 def test_a_map_with_the_name_of_a_classifiers_output_is_a_map(name: str, tmp_path: Path) -> None:
     image = keras.Input((16, 16, 3))
     x = layers.Conv2D(4, 3, padding="same", activation="relu", name="conv")(image)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -55,6 +56,23 @@ def exported(
         timing=None,
     )
     return directory, report
+
+
+@pytest.fixture
+def copied(exported: tuple[Path, ExportReport], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some targets of the tiny network are not converted again, but copied from `exported`."""
+
+    def copying(target: Target) -> Target:
+        def write(source: ExportSource, path: Path) -> None:
+            for name in (target.file_name, *target.companions):
+                original = exported[0] / name
+                copy = shutil.copytree if original.is_dir() else shutil.copyfile
+                copy(original, path if name == target.file_name else path.with_name(name))
+
+        return dataclasses.replace(target, write=write)
+
+    for name in ("saved_model", "tflite-float32", "tflite-dynamic", "onnx"):
+        monkeypatch.setitem(TARGETS, name, copying(TARGETS[name]))
 
 
 def test_every_target_is_written_and_nothing_else(exported: tuple[Path, ExportReport]) -> None:
@@ -223,15 +241,25 @@ def test_any_image_size_and_number_of_channels(tiny_config: ResNetConfig, tmp_pa
         )
 
 
-def perturbed(source: ExportSource, path: Path) -> None:
-    """A writer with a fault: it exports another network than the one it was given."""
-    wrong = keras.models.clone_model(source.model)
-    TARGETS["tflite-float32"].write(dataclasses.replace(source, model=wrong), path)
+@pytest.fixture(scope="module")
+def wrong(tiny_model: keras.Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A TFLite file of another network of the same shapes."""
+    folder = tmp_path_factory.mktemp("wrong")
+    export(keras.models.clone_model(tiny_model), folder, ("tflite-float32",), timing=None)
+    return folder / "model-float32.tflite"
 
 
+@pytest.mark.usefixtures("copied")
 def test_artifact_that_disagrees_fails_and_is_not_kept(
-    tiny_model: keras.Model, images: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_model: keras.Model,
+    images: np.ndarray,
+    wrong: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    def perturbed(source: ExportSource, path: Path) -> None:
+        shutil.copyfile(wrong, path)
+
     (tmp_path / "broken.tflite").write_text("earlier")
     broken = Target("broken", "broken.tflite", perturbed, Limits(1e-4, 1.0, 0.01))
     monkeypatch.setitem(TARGETS, "broken", broken)
@@ -327,6 +355,7 @@ def test_existing_artifacts_are_refused_before_any_work(
     assert steps == []
 
 
+@pytest.mark.usefixtures("copied")
 def test_without_images_part_of_the_calibration_is_held_out(
     tiny_model: keras.Model, images: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -420,37 +449,40 @@ def test_only_models_of_one_image_are_exported(tmp_path: Path) -> None:
             export(model, tmp_path, ("onnx",))
 
 
+@pytest.mark.parametrize(
+    "names", [("C2", "C3", "C4"), pytest.param(("features",), marks=pytest.mark.full)]
+)
 def test_feature_maps_are_exported_by_name(
-    tiny_model: keras.Model, images: np.ndarray, tmp_path: Path
+    names: tuple[str, ...], tiny_model: keras.Model, images: np.ndarray, tmp_path: Path
 ) -> None:
-    pooled = keras.Model(tiny_model.input, tiny_model.get_layer("avg_pool").output)
-    for model, names in (
-        (feature_extractor(tiny_model), ("C2", "C3", "C4")),
-        (pooled, ("features",)),
-    ):
-        folder = tmp_path / names[0]
-        report = export(
-            model,
-            folder,
-            ("saved_model", "tflite-float32", "tflite-int8", "onnx"),
-            calibration=images,
-            timing=None,
-        )
-        expected = model(images[:3].astype(np.float32))
-        expected = expected if isinstance(expected, dict) else {"features": expected}
-        for row in report.artifacts[1:]:
-            assert row.comparison.agreement is None
-            assert row.comparison.cosine > (0.99 if row.target == "tflite-int8" else 0.999999)
-            runner = load_runner(folder / str(row.file_name))
-            assert set(runner.outputs) == set(names)
-            with pytest.raises(ValueError, match="Expected a classifier. Received: a model that"):
-                runner.predict(images)
-            if row.target != "tflite-int8":
-                received = runner.compute(images[:3])
-                for name in names:
-                    np.testing.assert_allclose(received[name], expected[name], atol=1e-4)
+    if names == ("features",):
+        model = keras.Model(tiny_model.input, tiny_model.get_layer("avg_pool").output)
+    else:
+        model = feature_extractor(tiny_model)
+    folder = tmp_path
+    report = export(
+        model,
+        folder,
+        ("saved_model", "tflite-float32", "tflite-int8", "onnx"),
+        calibration=images,
+        timing=None,
+    )
+    expected = model(images[:3].astype(np.float32))
+    expected = expected if isinstance(expected, dict) else {"features": expected}
+    for row in report.artifacts[1:]:
+        assert row.comparison.agreement is None
+        assert row.comparison.cosine > (0.99 if row.target == "tflite-int8" else 0.999999)
+        runner = load_runner(folder / str(row.file_name))
+        assert set(runner.outputs) == set(names)
+        with pytest.raises(ValueError, match="Expected a classifier. Received: a model that"):
+            runner.predict(images)
+        if row.target != "tflite-int8":
+            received = runner.compute(images[:3])
+            for name in names:
+                np.testing.assert_allclose(received[name], expected[name], atol=1e-4)
 
 
+@pytest.mark.usefixtures("copied")
 def test_slow_targets_are_verified_on_fewer_images(
     tiny_model: keras.Model, images: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -552,7 +584,7 @@ def test_default_targets_need_no_calibration(
     assert targets == ["keras", "saved_model", "onnx", "tflite-float32"]
 
 
-@pytest.mark.usefixtures("untimed")
+@pytest.mark.usefixtures("untimed", "copied")
 def test_same_export_again_does_what_is_missing(
     tiny_model: keras.Model, images: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -614,6 +646,7 @@ def test_impossible_options_are_refused(fields: dict[str, object], message: str)
         ExportOptions(**fields)  # type: ignore[arg-type]
 
 
+@pytest.mark.full
 def test_versions_of_a_saved_model_lie_beside_each_other(
     tiny_model: keras.Model, images: np.ndarray, tmp_path: Path
 ) -> None:

@@ -116,7 +116,13 @@ def assert_close(
         np.testing.assert_allclose(received[name], value, atol=atol * np.abs(value).max())
 
 
-@pytest.mark.parametrize("kind", CONFIGS)
+#: The other networks are among the longer proofs.
+FEW = ("v2 of timm", "group norm", "blur")
+
+
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=() if kind in FEW else pytest.mark.full) for kind in CONFIGS]
+)
 def test_every_network_has_no_stray_operators(kind: str, tmp_path: Path) -> None:
     model, path = network(CONFIGS[kind]), tmp_path / "model.onnx"
     writer.write_float32(source_of(model, tmp_path, layout="NCHW"), path)
@@ -173,7 +179,7 @@ def test_one_channel_needs_no_reshape_in_nchw(tmp_path: Path) -> None:
     assert not {"Transpose", "Reshape"} & set(operators(path))
 
 
-@pytest.mark.parametrize("layout", ["NHWC", "NCHW"])
+@pytest.mark.parametrize("layout", [pytest.param("NHWC", marks=pytest.mark.full), "NCHW"])
 @pytest.mark.parametrize(
     ("write", "atol"),
     [
@@ -225,7 +231,7 @@ def test_what_onnx_cannot_express_is_named(tmp_path: Path) -> None:
     assert not (tmp_path / "model.onnx").exists()
 
 
-@pytest.mark.parametrize("kind", ["v2", "group norm"])
+@pytest.mark.parametrize("kind", [pytest.param("v2", marks=pytest.mark.full), "group norm"])
 def test_float16_and_int8_are_what_they_say(kind: str, tmp_path: Path) -> None:
     model, path = network(CONFIGS[kind]), tmp_path / "model.onnx"
     set_class_names(model, list("abcde"))
@@ -292,6 +298,7 @@ def outlier() -> keras.Model:
     return model
 
 
+@pytest.mark.full
 def test_layer_with_an_outlier_channel_is_named_and_can_be_kept(
     outlier: keras.Model, tmp_path: Path
 ) -> None:

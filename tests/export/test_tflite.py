@@ -329,7 +329,13 @@ KINDS: dict[str, Callable[[], keras.Model]] = {
 }
 
 
-@pytest.mark.parametrize("kind", KINDS)
+#: The other networks are among the longer proofs.
+FEW = ("v2 with SE", "features")
+
+
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=() if kind in FEW else pytest.mark.full) for kind in KINDS]
+)
 def test_networks_of_all_kinds(kind: str, tmp_path: Path) -> None:
     model = KINDS[kind]()
     source = source_of(model, tmp_path)
@@ -344,6 +350,7 @@ def test_networks_of_all_kinds(kind: str, tmp_path: Path) -> None:
             assert relative_error(received[output], value) < 0.12, (name, output)
 
 
+@pytest.mark.full
 def test_group_normalisation_needs_float(tmp_path: Path) -> None:
     config = ResNetConfig("basic", (1,), (8,), stem="cifar", norm="group", norm_groups=4)
     model = build(config, input_shape=(32, 32, 3), classifier_activation=None)

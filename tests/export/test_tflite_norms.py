@@ -146,6 +146,7 @@ def test_int8_is_better_with_them(
     assert error < 0.75 * relative_error(path, source.model, images)
 
 
+@pytest.mark.full
 def test_layers_keep_their_names(source: ExportSource, images: np.ndarray) -> None:
     layer = "conv3_block1_preact_bn"
     for write in (tflite.write_int8, tflite.write_int16x8):

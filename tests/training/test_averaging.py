@@ -421,6 +421,7 @@ model.fit(images, targets, batch_size=4, verbose=0)
 """
 
 
+@pytest.mark.full
 def test_jax(run_new_python: Run) -> None:
     process = run_new_python(JAX, KERAS_BACKEND="jax")
     assert process.returncode == 0, process.stderr

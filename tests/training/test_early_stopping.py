@@ -93,7 +93,9 @@ def test_a_run_ends_and_stays_ended(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert capsys.readouterr().out.endswith(said)
 
 
-@pytest.mark.parametrize("batches", [4 * BATCHES, 3 * BATCHES + 1])
+@pytest.mark.parametrize(
+    "batches", [pytest.param(4 * BATCHES, marks=pytest.mark.full), 3 * BATCHES + 1]
+)
 def test_an_interrupted_one_ends_at_the_same_epoch(batches: int, tmp_path: Path) -> None:
     """The first time, only the evaluation that ends it is missing."""
     with pytest.raises(TrainingInterrupted):
@@ -105,7 +107,7 @@ def test_an_interrupted_one_ends_at_the_same_epoch(batches: int, tmp_path: Path)
     assert (result.best, result.best_epoch) == (0.5, 2)
 
 
-@pytest.mark.parametrize("patience", [None, 3])
+@pytest.mark.parametrize("patience", [pytest.param(None, marks=pytest.mark.full), 3])
 def test_a_better_epoch_in_time_lets_it_go_on(patience: int | None) -> None:
     result, _ = run(None, patience)
     assert result.steps == 6 * BATCHES

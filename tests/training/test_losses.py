@@ -274,6 +274,7 @@ np.save(sys.argv[1], np.array([float(x) for x in results]))
 """
 
 
+@pytest.mark.full
 def test_jax_gives_the_same(run_new_python: Run, tmp_path: Path) -> None:
     from .test_metrics import TIES, first_classes
 

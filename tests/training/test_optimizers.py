@@ -606,6 +606,7 @@ print(*(not np.array_equal(a, b) for a, b in zip(kernels, kernels[1:])))
 """
 
 
+@pytest.mark.full
 def test_jax_takes_the_same_steps(tmp_path: Path, run_new_python: Run) -> None:
     """Compiled, without state; `fit` follows a change of the rate factor."""
     done = run_new_python(JAX, str(tmp_path / "jax.npz"), KERAS_BACKEND="jax")

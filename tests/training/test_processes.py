@@ -65,8 +65,20 @@ def assert_same(one: Path, other: Path) -> None:
         np.testing.assert_array_equal(expected, found)
 
 
+@pytest.mark.parametrize(
+    "signals",
+    [
+        pytest.param([signal.SIGKILL], id="killed"),
+        pytest.param(
+            [signal.SIGKILL, signal.SIGTERM], id="killed, then terminated", marks=pytest.mark.full
+        ),
+    ],
+)
 def test_killed_and_terminated_runs_end_with_the_same_bits(
-    start_command: Start, keras_resnet_command: Command, tmp_path: Path
+    signals: list[signal.Signals],
+    start_command: Start,
+    keras_resnet_command: Command,
+    tmp_path: Path,
 ) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     done = keras_resnet_command(*TRAIN, *EVERYTHING, "--output", str(whole))
@@ -74,7 +86,8 @@ def test_killed_and_terminated_runs_end_with_the_same_bits(
     assert done.stderr == ""
     assert "Weight decay 0.001 (coupled) on 8 kernels; not on 1 bias" in done.stdout
     assert re.search(r"^Epoch 2/2: loss .* images/s, 0:00:00 left$", done.stdout, re.MULTILINE)
-    for number, code in ((signal.SIGKILL, -9), (signal.SIGTERM, 143)):
+    for number in signals:
+        code = -9 if number == signal.SIGKILL else 143
         process = start_command(*TRAIN, *EVERYTHING, "--output", str(parts), merged=True)
         wait_for_more(process, parts, newest(parts) + 5)
         process.send_signal(number)
@@ -165,6 +178,7 @@ class TestWorkers:
         given[given.index("digits")] = pictures
         return (*given, *self.SAME, *others, "--output", str(output))
 
+    @pytest.mark.full
     def test_together_they_are_one(
         self, keras_resnet_command: Command, pictures: str, tmp_path: Path
     ) -> None:

@@ -141,6 +141,7 @@ def test_optimizer_follows_it_in_a_graph_and_saves_it() -> None:
     assert float(loaded._learning_rate(60)) == float(make_schedule(own, 10)(60)) > 0
 
 
+@pytest.mark.full
 def test_jax_gives_the_same_values(run_new_python: Run) -> None:
     pytest.importorskip("jax")
     code = """

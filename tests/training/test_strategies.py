@@ -197,6 +197,7 @@ def test_lost_workers_are_named() -> None:
         raise tf.errors.UnavailableError(None, None, text)
 
 
+@pytest.mark.full
 def test_jax_divides_batches_among_its_devices(run_new_python: Run) -> None:
     code = """
 import json

@@ -152,6 +152,7 @@ def test_recipe_reaches_the_optimizer_the_loss_and_the_pipeline(
     assert result.steps == 4
 
 
+@pytest.mark.full
 def test_logits_are_trained_as_logits(tiny_config: ResNetConfig, digits: Digits) -> None:
     histories = []
     for activation in ("softmax", None):
@@ -161,7 +162,7 @@ def test_logits_are_trained_as_logits(tiny_config: ResNetConfig, digits: Digits)
     assert histories[0] == pytest.approx(histories[1], rel=1e-5)
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("dtype", [pytest.param("bfloat16", marks=pytest.mark.full), "float16"])
 def test_mixed_precision_learns_the_same_and_leaves_float32_weights(
     dtype: str, model: keras.Model, digits: Digits, tiny_config: ResNetConfig
 ) -> None:
@@ -217,6 +218,7 @@ def test_training_and_evaluation_may_have_different_sizes(
     assert model.input_shape == (None, 16, 16, 3)
 
 
+@pytest.mark.full
 def test_epochs_compress_the_schedule_of_a_recipe_in_steps(
     model: keras.Model, digits: Digits
 ) -> None:
@@ -236,6 +238,7 @@ def test_an_epoch_that_is_cut_short_counts(model: keras.Model, digits: Digits) -
 class TestAdaptiveRates:
     """Rates that depend on what is learnt."""
 
+    @pytest.mark.full
     def test_low_rate_lasts_until_the_error_is_low_enough(
         self, model: keras.Model, digits: Digits
     ) -> None:
@@ -434,8 +437,12 @@ class TestResume:
 
     @pytest.mark.parametrize(
         "batches",
-        [(3, 6, 5), pytest.param((8, 8), marks=pytest.mark.slow)],
-        ids=["within epochs", "before evaluations"],
+        [
+            (11,),
+            pytest.param((3, 6, 5), marks=pytest.mark.full),
+            pytest.param((8, 8), marks=pytest.mark.full),
+        ],
+        ids=["once", "within epochs", "before evaluations"],
     )
     def test_after_signals_between_steps(
         self,
@@ -472,6 +479,7 @@ class TestResume:
             "step-0000000001.safetensors"
         ]
 
+    @pytest.mark.full
     def test_after_a_signal_in_an_evaluation(
         self,
         whole: tuple[TrainResult, list[np.ndarray]],
@@ -489,6 +497,7 @@ class TestResume:
         calm = Stopping(digits[1], everything, digits[1].name, [True])
         self.assert_same(whole, self.run(tiny_config, (digits[0], calm), tmp_path))
 
+    @pytest.mark.full
     def test_a_damaged_checkpoint_falls_back_to_the_one_before(
         self,
         whole: tuple[TrainResult, list[np.ndarray]],

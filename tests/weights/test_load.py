@@ -160,7 +160,10 @@ FORMATS = (".h5", ".weights.h5", ".keras")
 @pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5")
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=[pytest.mark.slow] if "1" in name else []) for name in THEIRS],
+    [
+        *(pytest.param(name, marks=pytest.mark.full) for name in ("resnet50", "resnet50v2")),
+        *(pytest.param(name, marks=pytest.mark.slow) for name in THEIRS if "1" in name),
+    ],
 )
 def test_keras_applications_give_the_same_from_pixel_to_logit(name: str, tmp_path: Path) -> None:
     builder, fields = THEIRS[name]

@@ -190,7 +190,7 @@ def test_stages_have_their_rates(whole: Whole) -> None:
         assert optimizer["rate_groups"] == groups
 
 
-@pytest.mark.parametrize("batches", [5, 2 * BATCHES + 5])
+@pytest.mark.parametrize("batches", [pytest.param(5, marks=pytest.mark.full), 2 * BATCHES + 5])
 def test_after_a_signal_the_same_call_gives_the_same_bits(
     batches: int, whole: Whole, tmp_path: Path
 ) -> None:
@@ -236,6 +236,7 @@ def test_what_was_removed_is_done_again_or_named(whole: Whole, tmp_path: Path) -
         run(trained(), folder)
 
 
+@pytest.mark.full
 def test_another_network_or_other_data_are_refused_where_only_the_folder_tells(
     network: keras.Model, tmp_path: Path
 ) -> None:

@@ -93,6 +93,7 @@ def test_a_step_is_that_of_weight_decay_towards_the_start() -> None:
             np.testing.assert_allclose(end[name], ends[0][name] - pull, atol=1e-5)
 
 
+@pytest.mark.full
 def test_a_run_that_goes_on_pulls_to_where_it_first_began(tmp_path: Path) -> None:
     recipe = override(RECIPE, {"average.decay": 0.5})
     whole, parts = network(), network()
@@ -154,6 +155,7 @@ def frozen(model: keras.Model) -> keras.Model:
     return model
 
 
+@pytest.mark.full
 def test_two_replicas_pull_as_one(tmp_path: Path, run_python: Run) -> None:
     file = tmp_path / "two.npz"
     done = run_python(REPLICAS, str(file))
