@@ -14,7 +14,17 @@ def test_public_names_exist_and_are_listed() -> None:
     for name in keras_resnet.__all__:
         assert getattr(keras_resnet, name).__doc__, name
         assert name in dir(keras_resnet)
-    assert keras_resnet.export.export is not None
+    parts = (
+        keras_resnet.compression,
+        keras_resnet.data,
+        keras_resnet.export,
+        keras_resnet.training,
+    )
+    for package in parts:
+        for name in package.__all__:
+            assert name in dir(package)
+            assert getattr(package, name) is not None, name
+    assert {"ResNet50", "complexity", "load_model"} <= set(keras_resnet.__all__)
     with pytest.raises(AttributeError, match="has no attribute 'ResNet51'"):
         keras_resnet.ResNet51  # noqa: B018
 
@@ -26,6 +36,23 @@ def test_importing_the_package_imports_neither_keras_nor_tensorflow(
         "import keras_resnet, sys; print('keras' in sys.modules, 'tensorflow' in sys.modules)"
     )
     assert done.stdout.strip() == "False False", done.stderr
+
+
+def test_tables_and_the_commands_that_print_them_import_no_keras(run_new_python: Run) -> None:
+    code = """
+import contextlib, io, sys
+import keras_resnet.data.config, keras_resnet.table, keras_resnet.weights.registry
+import keras_resnet.training.recipe_table
+from keras_resnet.cli import main
+for arguments in (["list"], ["info", "resnet50"], ["weights"], ["recipes"], ["--help"]):
+    sys.argv[1:] = arguments
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
+        main()
+keras_resnet.list_models, keras_resnet.complexity, keras_resnet.list_weights
+print(sorted({"keras", "tensorflow"} & set(sys.modules)))
+"""
+    done = run_new_python(code)
+    assert (done.stdout, done.stderr) == ("[]\n", "")
 
 
 def test_building_a_network_touches_no_network(run_python: Run) -> None:

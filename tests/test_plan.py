@@ -11,7 +11,7 @@ import pytest
 from keras_resnet.analysis.complexity import complexity, shortcut_counts, summarize
 from keras_resnet.config import ResNetConfig
 from keras_resnet.plan import plan
-from keras_resnet.variants import get_config
+from keras_resnet.table import get_config
 
 GOLDEN = Path(__file__).parent / "golden"
 

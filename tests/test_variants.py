@@ -9,7 +9,8 @@ import keras
 import pytest
 
 import keras_resnet
-from keras_resnet.variants import VARIANTS, Builder, get_config
+from keras_resnet.table import VARIANTS, get_config
+from keras_resnet.variants import Builder
 
 LAYER_NAMES = Path(__file__).parent / "golden" / "layer_names.json"
 
@@ -104,27 +105,26 @@ def test_unknown_and_contradictory_requests_are_refused() -> None:
 
 def test_golden_layer_names() -> None:
     """They are part of the weight format. `make golden` rewrites the file; review the diff."""
-    small = {"input_shape": (64, 64, 3)}
+    # Of any width.
+    narrow = {"input_shape": (128, 128, 3), "width": 0.125}
     models = {
-        "resnet18": keras_resnet.ResNet18(stem="cifar", **small),
-        "resnet34 C": keras_resnet.ResNet34(shortcut="C", input_shape=(128, 128, 3)),
-        "resnet50 v1": keras_resnet.ResNet50(version="v1", input_shape=(128, 128, 3)),
-        "resnet50": keras_resnet.ResNet50(input_shape=(128, 128, 3)),
+        "resnet18": keras_resnet.ResNet18(stem="cifar", **narrow),
+        "resnet34 C": keras_resnet.ResNet34(shortcut="C", **narrow),
+        "resnet50 v1": keras_resnet.ResNet50(version="v1", **narrow),
+        "resnet50": keras_resnet.ResNet50(**narrow),
         "resnet20": keras_resnet.ResNet20(),
         "plainnet20": keras_resnet.PlainNet20(),
-        "resnet18v2": keras_resnet.ResNet18V2(input_shape=(128, 128, 3)),
-        "resnet50v2": keras_resnet.ResNet50V2(input_shape=(128, 128, 3)),
-        "resnet18v2 unit_norm": keras_resnet.ResNet18V2(
-            preact_layout="unit_norm", input_shape=(128, 128, 3)
-        ),
+        "resnet18v2": keras_resnet.ResNet18V2(**narrow),
+        "resnet50v2": keras_resnet.ResNet50V2(**narrow),
+        "resnet18v2 unit_norm": keras_resnet.ResNet18V2(preact_layout="unit_norm", **narrow),
         "resnet50v2 unit_norm_stride_last": keras_resnet.ResNet50V2(
-            preact_layout="unit_norm_stride_last", input_shape=(128, 128, 3)
+            preact_layout="unit_norm_stride_last", **narrow
         ),
-        "resnet18d": keras_resnet.ResNet18D(input_shape=(128, 128, 3)),
-        "seresnet18": keras_resnet.SEResNet18(stochastic_depth=0.1, input_shape=(128, 128, 3)),
-        "resnet18 blur_pool": keras_resnet.ResNet18(blur_pool=True, input_shape=(128, 128, 3)),
+        "resnet18d": keras_resnet.ResNet18D(**narrow),
+        "seresnet18": keras_resnet.SEResNet18(stochastic_depth=0.1, **narrow),
+        "resnet18 blur_pool": keras_resnet.ResNet18(blur_pool=True, **narrow),
         "resnet20 group": keras_resnet.ResNet20(norm="group", norm_groups=8),
-        "resnet18 output_stride": keras_resnet.ResNet18(output_stride=8, input_shape=(128, 128, 3)),
+        "resnet18 output_stride": keras_resnet.ResNet18(output_stride=8, **narrow),
     }
     names = {key: [layer.name for layer in model.layers] for key, model in models.items()}
     if os.environ.get("KERAS_RESNET_GOLDEN") == "write":

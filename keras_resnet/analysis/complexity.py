@@ -5,16 +5,16 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections import Counter
-from collections.abc import Iterable, Set
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import keras
-
-from keras_resnet.builder import check_head, check_shape, check_size
+from keras_resnet.arguments import check_head, check_shape, check_size
 from keras_resnet.config import ResNetConfig
-from keras_resnet.graph import sources
 from keras_resnet.plan import BlockPlan, Conv, NetworkPlan, Norm, plan
+
+if TYPE_CHECKING:
+    import keras
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,10 @@ def complexity(
             "Expected `classes` only with a config; a model has its own. "
             f"Received: classes={classes}"
         )
-    return _of_model(model_or_config, input_shape)
+    # Here, as Keras takes seconds to import and a config does without it.
+    from keras_resnet.analysis.model_complexity import complexity_of_model
+
+    return complexity_of_model(model_or_config, input_shape)
 
 
 def summarize(
@@ -220,99 +223,3 @@ class _Costs:
 
 def _sum(parts: Iterable[Complexity]) -> Complexity:
     return Complexity(*map(sum, zip(*map(dataclasses.astuple, parts), strict=True)))
-
-
-def _of_model(model: keras.Model, input_shape: tuple[int, int, int] | None) -> Complexity:
-    if not getattr(model, "inputs", None):
-        raise ValueError(f"Expected a functional model or a config. Received: {model!r}")
-    flat = keras.Model(model.inputs, model.outputs)
-    _check_layers(flat)
-    if input_shape is not None:
-        check_shape(input_shape)
-        if input_shape[-1] != flat.input_shape[-1]:
-            raise ValueError(
-                f"Expected `input_shape` with {flat.input_shape[-1]} channels, as the model has. "
-                f"Received: {input_shape}"
-            )
-        flat = keras.models.clone_model(flat, input_tensors=[keras.Input(input_shape)])
-    if None in flat.input_shape[1:]:
-        raise ValueError(
-            "Expected `input_shape=(height, width, channels)` for a model whose input has no fixed "
-            f"size. Received: input_shape={input_shape}, model.input_shape={model.input_shape}"
-        )
-    weighted = [layer for layer in flat.layers if isinstance(layer, _WEIGHTED)]
-    outputs = {layer.name: math.prod(layer.output.shape[1:]) for layer in weighted}
-    counted = [layer for layer in flat.layers if not isinstance(layer, keras.layers.Normalization)]
-    weights = {
-        weight.path: math.prod(weight.shape) for layer in counted for weight in layer.weights
-    }
-    statistics = sum(size for path, size in weights.items() if "/moving_" in path)
-    return Complexity(
-        params=sum(weights.values()) - statistics,
-        bn_statistics=statistics,
-        macs=sum(outputs[layer.name] * _macs_per_output(layer) for layer in weighted),
-        activations=sum(outputs.values()),
-        depth=_longest_path(flat, outputs.keys()),
-    )
-
-
-_WEIGHTED = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D, keras.layers.Dense)
-
-#: They scale and shift; the convention is not to count that.
-_FREE = (
-    keras.layers.BatchNormalization,
-    keras.layers.GroupNormalization,
-    keras.layers.LayerNormalization,
-    keras.layers.Normalization,
-    keras.layers.PReLU,
-)
-
-
-def _check_layers(model: keras.Model) -> None:
-    """Refuses what would be counted wrong."""
-    calls = Counter(
-        layer["name"] for layer in model.get_config()["layers"] for _ in layer["inbound_nodes"]
-    )
-    for layer in model.layers:
-        if isinstance(layer, keras.Model):
-            problem = f"one with the model {layer.name!r} inside"
-        elif layer.weights and not isinstance(layer, (*_WEIGHTED, *_FREE)):
-            problem = f"one with {layer.name!r}, a {type(layer).__name__}"
-        elif layer.weights and calls[layer.name] > 1:
-            problem = f"one that uses the weights of {layer.name!r} more than once"
-        else:
-            continue
-        raise ValueError(
-            "Expected a flat functional model of convolutions, dense layers and normalisations. "
-            f"Received: {problem}"
-        )
-
-
-def _macs_per_output(layer: keras.Layer) -> int:
-    """Length of the dot product behind one output number."""
-    shape = layer.kernel.shape
-    # A depthwise kernel is (height, width, channels, multiplier); the others end with the outputs.
-    depthwise = isinstance(layer, keras.layers.DepthwiseConv2D)
-    return math.prod(shape[:2] if depthwise else shape[:-1])
-
-
-def _longest_path(model: keras.Model, weighted: Set[str]) -> int:
-    """Weighted layers on the path from input to output that has most of them.
-
-    A squeeze-and-excitation is beside the path: it starts with pooling that keeps the axes, and
-    ends where it is multiplied.
-    """
-    kinds = {layer.name: layer for layer in model.layers}
-    longest: dict[str, int] = {}
-    gates: set[str] = set()
-    graph = sources(model)
-    for name, inputs in graph.items():
-        layer = kinds.get(name)
-        if isinstance(layer, keras.layers.Multiply) and not gates.issuperset(inputs):
-            inputs = [source for source in inputs if source not in gates]
-        elif getattr(layer, "keepdims", False) or (inputs and gates.issuperset(inputs)):
-            gates.add(name)
-        before = max((longest[source] for source in inputs), default=0)
-        longest[name] = before + (name in weighted)
-    inner = {source for inputs in graph.values() for source in inputs}
-    return max(length for name, length in longest.items() if name not in inner)

@@ -102,8 +102,9 @@ def _open(
 ) -> tuple[keras.Model, Any]:
     """The network with a head for the classes, as `train` and `finetune` make it, and the data."""
     from keras_resnet.data import DataConfig, load_data
+    from keras_resnet.table import get_config
     from keras_resnet.training.transfer.finetune import with_head
-    from keras_resnet.variants import create_model, get_config
+    from keras_resnet.variants import create_model
 
     network = None
     if model.endswith(".keras") or weights is not None:

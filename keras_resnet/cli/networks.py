@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from keras_resnet.cli.app import AsJson, Settings, app, parse_settings, print_json
-from keras_resnet.quiet import quiet
 from keras_resnet.terminal import console, table
 
 if TYPE_CHECKING:
@@ -22,9 +21,9 @@ def list_command(
     as_json: AsJson = False,
 ) -> None:
     """List the networks with their depth, parameters and multiply-accumulates."""
-    with quiet():
-        from keras_resnet import complexity, list_models
-        from keras_resnet.variants import VARIANTS, versions
+    from keras_resnet.analysis.complexity import complexity
+    from keras_resnet.table import VARIANTS, list_models, versions
+
     names = list_models(pattern)
     if not names:
         raise ValueError(
@@ -67,11 +66,11 @@ def info(
     as_json: AsJson = False,
 ) -> None:
     """Print a network's stages with their shapes and costs, as Table 1 of the paper does."""
-    with quiet():
-        from keras_resnet.analysis.complexity import shortcut_counts, summarize, total
-        from keras_resnet.builder import check_size
-        from keras_resnet.plan import plan
-        from keras_resnet.variants import get_config
+    from keras_resnet.analysis.complexity import shortcut_counts, summarize, total
+    from keras_resnet.arguments import check_size
+    from keras_resnet.plan import plan
+    from keras_resnet.table import get_config
+
     shorthands = {"version": version, "shortcut": shortcut}
     named = [f"{field}={value}" for field, value in shorthands.items() if value is not None]
     config = get_config(name, **parse_settings([*(settings or []), *named]))

@@ -165,7 +165,8 @@ def _open(
 ) -> tuple[Any, Any]:
     """Both parts of the data, and the network for their classes."""
     from keras_resnet.data import DataConfig, load_data
-    from keras_resnet.variants import create_model, get_config
+    from keras_resnet.table import get_config
+    from keras_resnet.variants import create_model
 
     side = size or get_config(model, **recipe.network).default_size
     parts = load_data(DataConfig(data, size=side, validation_fraction=validation_fraction))

@@ -18,7 +18,7 @@ from keras_resnet import ResNetConfig, build, list_models
 from keras_resnet.compression import copy_from_twin, copy_to_twin, to_tf_keras
 from keras_resnet.extras import require
 from keras_resnet.graph import sources
-from keras_resnet.variants import VARIANTS
+from keras_resnet.table import VARIANTS
 
 from ..conftest import Run, randomize
 

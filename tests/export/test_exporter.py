@@ -183,6 +183,7 @@ def test_report_is_plain_data_and_tables(exported: tuple[Path, ExportReport]) ->
     assert "tflite-int8" in html
 
 
+@pytest.mark.full
 def test_logits_stay_logits_and_runners_still_give_probabilities(
     tiny_config: ResNetConfig, images: np.ndarray, tmp_path: Path
 ) -> None:
@@ -681,6 +682,7 @@ def test_onnx_may_take_channels_first_and_one_batch_size(
     np.testing.assert_allclose(runner.predict(images[:8]), expected, atol=1e-5)
 
 
+@pytest.mark.full
 def test_layers_that_ruin_int8_are_named_and_can_stay_in_float(
     images: np.ndarray, tmp_path: Path
 ) -> None:

@@ -93,8 +93,9 @@ def test_a_run_ends_and_stays_ended(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert capsys.readouterr().out.endswith(said)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
-    "batches", [pytest.param(4 * BATCHES, marks=pytest.mark.full), 3 * BATCHES + 1]
+    "batches", [4 * BATCHES, 3 * BATCHES + 1]
 )
 def test_an_interrupted_one_ends_at_the_same_epoch(batches: int, tmp_path: Path) -> None:
     """The first time, only the evaluation that ends it is missing."""

@@ -281,7 +281,7 @@ def test_averages_are_validated_and_handed_over(model: keras.Model, digits: Digi
             raw.append(self.model.get_weights())
 
     recipe = override(RECIPE, {"average.decay": 0.9})
-    result = train(model, digits, recipe, epochs=2, callbacks=[Spy()])
+    result = train(model, digits, recipe, epochs=1, callbacks=[Spy()])
     average = raw[0]
     for weights in raw[1:]:
         average = [0.9 * old + 0.1 * new for old, new in zip(average, weights, strict=True)]
@@ -308,7 +308,7 @@ def test_precise_statistics_are_those_of_training_batches(
 
     # All of an epoch, as the pictures are.
     recipe = override(RECIPE, {"precise_bn": 8, "augmentation.crop": "none"})
-    train(model, digits, recipe, epochs=2, callbacks=[Spy()])
+    train(model, digits, recipe, epochs=1, callbacks=[Spy()])
     norm = model.get_layer("conv1_bn")
     seen = keras.Model(model.input, norm.input)(digits[0].images.astype(np.float32))
     mean = np.mean(seen, axis=(0, 1, 2))

@@ -8,7 +8,7 @@ import pytest
 from keras_resnet.analysis.complexity import complexity
 from keras_resnet.config import IMAGENET_MEAN, IMAGENET_STD, ResNetConfig
 from keras_resnet.preprocessing import EvalProtocol
-from keras_resnet.variants import get_config
+from keras_resnet.table import get_config
 from keras_resnet.weights import registry
 from keras_resnet.weights.registry import WeightsEntry, find_weights, list_weights
 

@@ -11,7 +11,8 @@ from typing import Any, Literal, get_args
 import keras
 import numpy as np
 
-from keras_resnet.builder import SMALL_FINAL_MAP, build, check_shape
+from keras_resnet.arguments import SMALL_FINAL_MAP, check_shape
+from keras_resnet.builder import build
 from keras_resnet.compression.layers import (
     RANGE_SUFFIX,
     ActivationRange,

@@ -1,0 +1,80 @@
+"""What is refused before a network is built or counted: impossible heads, shapes and sizes."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+
+from keras_resnet.plan import NetworkPlan
+
+#: Below this height or width, the last stage sees the image through so few pixels that accuracy
+#: suffers.
+SMALL_FINAL_MAP = 4
+
+
+def check_head(include_top: bool, pooling: str | None, classes: int | None) -> None:
+    """Refuses an impossible head; arguments as for `build`."""
+    if pooling not in (None, "avg", "max"):
+        raise ValueError(
+            f"Expected `pooling` to be None, 'avg' or 'max'. Received: pooling={pooling!r}"
+        )
+    if include_top and pooling is not None:
+        raise ValueError(
+            "Expected `pooling=None` with `include_top=True`, which always averages. "
+            f"Received: pooling={pooling!r}. Pass `include_top=False` to get pooled features"
+        )
+    if classes is not None and not _is_size(classes):
+        raise ValueError(
+            f"Expected `classes` to be an integer of at least 1. Received: classes={classes!r}"
+        )
+
+
+def _is_size(value: Any) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and int(value) >= 1
+
+
+def check_shape(shape: Any) -> None:
+    """Refuses what is not `(height, width, channels)`; height and width may be `None`."""
+    valid = isinstance(shape, (tuple, list)) and len(shape) == 3 and _is_size(shape[2])
+    if not valid or not all(side is None or _is_size(side) for side in shape[:2]):
+        raise ValueError(
+            "Expected an input shape (height, width, channels), channels last, with at least one "
+            f"channel; height and width may be None. Received: {shape}"
+        )
+
+
+def check_size(
+    network: NetworkPlan, size: tuple[int | None, int | None], *, warn: bool = True
+) -> None:
+    """Refuses images that are used up before the last stage, and warns about those that nearly are.
+
+    Args:
+        network: the network.
+        size: height and width of the images, `None` where they vary.
+        warn: whether to warn.
+
+    Raises:
+        ValueError: some step that halves the resolution would have a single pixel to halve.
+    """
+    known = [side for side in size if side is not None]
+    smallest = network.strides // 2 + 1
+    height, width = ("any" if side is None else -(-side // network.strides) for side in size)
+    if known and min(known) < smallest:
+        remedy = "Enlarge the images"
+        if network.pool is not None:
+            remedy += ", or pass `stem='cifar'`, which reduces four times less"
+        raise ValueError(
+            f"Expected images of at least {smallest}x{smallest} pixels: this network reduces them "
+            f"by {network.strides}. Received: {size[0]}x{size[1]}. {remedy}"
+        )
+    if warn and known and -(-min(known) // network.strides) < SMALL_FINAL_MAP:
+        cifar = network.pool is None
+        remedy = "Enlarge the images" if cifar else "Pass `stem='cifar'` for small images"
+        images = "x".join(str(side or "any") for side in size)
+        warnings.warn(
+            f"The last stage sees {images} images as {height}x{width} positions, which costs "
+            f"accuracy. {remedy}.",
+            stacklevel=3,
+        )
