@@ -94,9 +94,7 @@ def test_a_run_ends_and_stays_ended(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 
 @pytest.mark.full
-@pytest.mark.parametrize(
-    "batches", [4 * BATCHES, 3 * BATCHES + 1]
-)
+@pytest.mark.parametrize("batches", [4 * BATCHES, 3 * BATCHES + 1])
 def test_an_interrupted_one_ends_at_the_same_epoch(batches: int, tmp_path: Path) -> None:
     """The first time, only the evaluation that ends it is missing."""
     with pytest.raises(TrainingInterrupted):
