@@ -268,6 +268,7 @@ def test_files_keep_values_and_zeros(
     assert relative_error(path, small, images) < 0.05
 
 
+@pytest.mark.full
 def test_quantized_before_it_is_clustered(
     model: keras.Model, images: np.ndarray, tmp_path: Path
 ) -> None:
@@ -300,6 +301,7 @@ def test_files_without_the_property_are_refused(source: ExportSource) -> None:
         keep_properties(changed("conv3_block1_1_conv", False), source)
 
 
+@pytest.mark.full
 def test_scales_that_are_negative_again_are_told(
     model: keras.Model, images: np.ndarray, tmp_path: Path
 ) -> None:

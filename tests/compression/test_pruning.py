@@ -175,6 +175,7 @@ def test_gradual_pruning_follows_its_schedule(model: keras.Model, images: np.nda
     assert set(shares.values()) == {0.75}
 
 
+@pytest.mark.full
 def test_gradual_pruning_of_some_layers(model: keras.Model, images: np.ndarray) -> None:
     """Others keep the zeros that they have."""
     network = prune(model, 0.25)
@@ -194,6 +195,7 @@ def test_the_last_step_reaches_the_wished_share(
     assert sparsity_of(network)["conv3_block1_2_conv"] == 0.5
 
 
+@pytest.mark.full
 def test_steps_that_run_at_once_are_not_missed(model: keras.Model, images: np.ndarray) -> None:
     network = prune(model, 0)
     # Called back at 0, 4, 8, 12 and 16; due at 0, 5, 10 and 15.

@@ -202,6 +202,7 @@ def test_onnx_has_the_learned_ranges(case: Case, images: np.ndarray) -> None:
     assert all(np.isclose([1 / 255, 275.145 / 255], s, rtol=1e-3).any() for s in others)
 
 
+@pytest.mark.full
 def test_images_change_nothing_that_is_learned(case: Case, images: np.ndarray) -> None:
     folder = case.source.workspace
     other = source_of(case.stripped, folder, 255 - images / 2)
@@ -266,6 +267,7 @@ print(json.dumps({name: [float(x.low), float(x.high)] for name, x in ranges(mode
     assert json.loads(done.stdout) == expected
 
 
+@pytest.mark.full
 def test_skipped_layers_stay_in_float(images: np.ndarray, tmp_path: Path) -> None:
     model = network(BASIC)
     name = "conv2_block1_2_conv"

@@ -333,6 +333,7 @@ def test_copies_of_what_does_not_match_are_refused_before_anything_is_copied() -
         np.testing.assert_array_equal(value, now)
 
 
+@pytest.mark.full
 def test_quantize_aware_training_takes_a_twin(tfmot: Any) -> None:
     model = network(tiny(VARIANTS["resnet18"]), include_preprocessing=False)
     twin = to_tf_keras(model)

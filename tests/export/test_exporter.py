@@ -224,6 +224,7 @@ def test_mixed_precision_models_are_exported_in_float32(
     np.testing.assert_allclose(received, exact(images[:8]), atol=1e-4)
 
 
+@pytest.mark.full
 def test_any_image_size_and_number_of_channels(tiny_config: ResNetConfig, tmp_path: Path) -> None:
     model = build(tiny_config, input_shape=(None, None, 1))
     randomize(model)
@@ -450,6 +451,7 @@ def test_only_models_of_one_image_are_exported(tmp_path: Path) -> None:
             export(model, tmp_path, ("onnx",))
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     "names", [("C2", "C3", "C4"), pytest.param(("features",), marks=pytest.mark.full)]
 )

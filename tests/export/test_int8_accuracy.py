@@ -30,6 +30,7 @@ def loss_of_int8(model: Path, output: Path) -> list[float]:
     return [floating - accuracy for accuracy in integers]
 
 
+@pytest.mark.full
 def test_int8_of_a_small_network_loses_little(digits_file: Path, tmp_path: Path) -> None:
     # Three of the 256 images that are taken: with 8 to 24 channels, rounding weighs more.
     assert max(loss_of_int8(digits_file, tmp_path)) <= 0.012

@@ -237,6 +237,7 @@ def agreement(path: Path, model: keras.Model) -> float:
     return float((received.argmax(-1) == wanted.argmax(-1)).mean())
 
 
+@pytest.mark.full
 def test_outlier_channel_is_named_and_repaired(outlier_model: keras.Model, tmp_path: Path) -> None:
     path = tmp_path / "model.tflite"
     plain = source_of(outlier_model, tmp_path)

@@ -146,6 +146,7 @@ def test_the_model_stays_as_it_is(
     assert not network.compiled
 
 
+@pytest.mark.full
 def test_the_seed_decides_on_the_order() -> None:
     data = black_and_white(5, 3)
     first, second, third = (
@@ -206,6 +207,7 @@ def test_frozen_layers_stay_frozen(
         find_rate(network, noise, recipe())
 
 
+@pytest.mark.full
 def test_optimizer_and_float16(
     tiny_config: ResNetConfig,
     noise: tuple[LabeledImages, LabeledImages],

@@ -224,6 +224,7 @@ def test_another_one_is_refused(whole: Whole, network: keras.Model, tmp_path: Pa
         run(network, whole.folder)
 
 
+@pytest.mark.full
 def test_what_was_removed_is_done_again_or_named(whole: Whole, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     shutil.copytree(whole.folder, folder)
@@ -264,6 +265,7 @@ def test_another_network_or_other_data_are_refused_where_only_the_folder_tells(
     assert_same(run(same, tmp_path, **SHORT), done)
 
 
+@pytest.mark.full
 def test_baselines_of_another_network_are_not_taken_over(tmp_path: Path) -> None:
     first, second = trained(), trained()
     second.set_weights([0 * value for value in second.get_weights()])

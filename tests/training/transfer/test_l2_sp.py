@@ -107,6 +107,7 @@ def test_a_run_that_goes_on_pulls_to_where_it_first_began(tmp_path: Path) -> Non
         train(network(1), DATA, recipe, tmp_path)
 
 
+@pytest.mark.full
 def test_every_stage_pulls_to_the_weights_before_all(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[float, list[np.ndarray]]] = []
 
