@@ -61,7 +61,7 @@ def test_info_prints_the_stages_as_table_1_does(command_in_process: Command) -> 
 
 
 def test_info_takes_any_field_and_draws_the_network(
-    keras_resnet_command: Command, tmp_path: Path
+    command_in_process: Command, tmp_path: Path
 ) -> None:
     settings = {
         "version": "v2",
@@ -73,7 +73,7 @@ def test_info_takes_any_field_and_draws_the_network(
         "stem_filters": "null",
     }
     picture = tmp_path / "deep" / "network.svg"
-    done = keras_resnet_command(
+    done = command_in_process(
         "info",
         "resnet50",
         *(word for field, value in settings.items() for word in ("--set", f"{field}={value}")),
