@@ -70,8 +70,8 @@ def randomize(model: keras.Model) -> None:
             layer.set_weights([kernel, random.normal(0, 0.2, bias.shape)])
 
 
-# Python's collector looks through all objects that live, and of TensorFlow's there are millions: left
-# to itself, it takes a third of the time of these tests.
+# Python's collector looks through all living objects, of which TensorFlow has millions: left to
+# itself, it takes a third of the time of these tests.
 gc.set_threshold(50_000, 20, 100)
 
 
