@@ -123,6 +123,20 @@ def test_logits_gradients_and_statistics_equal_those_under_tensorflow(
         )
 
 
+def test_importing_and_listing_under_jax_imports_no_tensorflow(run_new_python: Run) -> None:
+    code = """
+import sys, keras_resnet
+keras_resnet.list_models()
+keras_resnet.complexity(keras_resnet.ResNetConfig("basic", (1,), (8,)))
+keras_resnet.build(keras_resnet.ResNetConfig("basic", (1,), (8,)), input_shape=(32, 32, 3))
+keras_resnet.feature_extractor, keras_resnet.load_model
+print("jax" in sys.modules, "tensorflow" in sys.modules)
+"""
+    done: subprocess.CompletedProcess[str] = run_new_python(code, KERAS_BACKEND="jax")
+    assert done.stdout.split() == ["True", "False"], done.stderr
+
+
+@pytest.mark.full
 def test_networks_compute_under_jax_without_tensorflow(
     digits_file: Path, tmp_path: Path, run_new_python: Run
 ) -> None:
@@ -133,9 +147,6 @@ images = np.load(sys.argv[2])
 # Compiled as a whole.
 outputs = keras_resnet.load_model(sys.argv[1]).predict(images, verbose=0)
 np.save(sys.argv[3], outputs)
-keras_resnet.list_models()
-keras_resnet.complexity(keras_resnet.ResNetConfig("basic", (1,), (8,)))
-keras_resnet.feature_extractor, keras_resnet.load_model
 print("jax" in sys.modules, "tensorflow" in sys.modules)
 """
     files = [str(digits_file), *(str(tmp_path / f"{name}.npy") for name in ("images", "outputs"))]

@@ -15,10 +15,7 @@ from keras_resnet.export.tflite import inspect as tflite_inspect
 
 from .test_twin import NETWORKS, network
 
-pytestmark = pytest.mark.filterwarnings("ignore:The last stage sees")
-
-#: Bottlenecks with averages, which are rounded; the others are among the longer proofs.
-FEW = ("resnetblur50",)
+pytestmark = [pytest.mark.full, pytest.mark.filterwarnings("ignore:The last stage sees")]
 
 
 def pictures(model: keras.Model) -> np.ndarray:
@@ -31,7 +28,7 @@ def pictures(model: keras.Model) -> np.ndarray:
 @pytest.mark.parametrize(
     "config",
     [
-        pytest.param(config, id=names[0], marks=() if set(FEW) & set(names) else pytest.mark.full)
+        pytest.param(config, id=names[0])
         for config, names in NETWORKS.items()
         if config.norm == "batch"
     ],

@@ -190,7 +190,8 @@ def test_stages_have_their_rates(whole: Whole) -> None:
         assert optimizer["rate_groups"] == groups
 
 
-@pytest.mark.parametrize("batches", [pytest.param(5, marks=pytest.mark.full), 2 * BATCHES + 5])
+@pytest.mark.full
+@pytest.mark.parametrize("batches", [5, 2 * BATCHES + 5])
 def test_after_a_signal_the_same_call_gives_the_same_bits(
     batches: int, whole: Whole, tmp_path: Path
 ) -> None:
