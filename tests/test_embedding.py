@@ -287,12 +287,12 @@ from PIL import Image
 import keras_resnet
 from keras_resnet.embedding import embed_to_file
 folder, count = Path(sys.argv[1]), int(sys.argv[2])
-pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
 files = [folder / f"{index}.{('png', 'jpg')[index % 2]}" for index in range(count)]
 for index, path in enumerate(files):
     Image.fromarray(pixels + np.uint8(index % 256)).save(path)
 config = keras_resnet.ResNetConfig("basic", (1, 1, 1), (8, 16, 24), stem="cifar", shortcut="A")
-model = keras_resnet.build(config, input_shape=(32, 32, 3))
+model = keras_resnet.build(config, input_shape=(64, 64, 3))
 def peak():
     return int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) / 1000
 before = peak()
@@ -316,5 +316,6 @@ def test_memory_does_not_grow_with_the_images(run_python: Run, tmp_path: Path) -
     few, many = (
         memory(run_python, tmp_path / str(count), count, "npz", "parquet") for count in (200, 5_000)
     )
-    # All of these pictures take 15 MB in integers and 61 MB in float32.
-    assert many - few < 12, (few, many)
+    # All of these pictures take 61 MB in integers and 246 MB in float32; what threads and their
+    # allocators keep moves the peak by up to 15 MB.
+    assert many - few < 35, (few, many)
