@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 
-from keras_resnet.export.signature import image_array
-from keras_resnet.model_info import ModelInfo
-from keras_resnet.model_input import ModelInput
+from keras_resnet.export.source import image_array
+from keras_resnet.models.info import ModelInfo
+from keras_resnet.models.input import ModelInput
 
 if TYPE_CHECKING:
     from keras_resnet.data import DataConfig, Source

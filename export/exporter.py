@@ -18,10 +18,11 @@ from keras_resnet.compression.layers import compressed_layers, ranges
 from keras_resnet.export import record
 from keras_resnet.export.calibration import ImageSet, image_sets
 from keras_resnet.export.comparison import Comparison, compare, compare_features, disagreements
-from keras_resnet.export.report import ArtifactReport, ExportReport
-from keras_resnet.export.report_page import model_card, report_page
+from keras_resnet.export.report.page import model_card, report_page
+from keras_resnet.export.report.report import ArtifactReport, ExportReport
+from keras_resnet.export.report.timing import Measurement, Timing, benchmark
 from keras_resnet.export.runtime import KerasRunner, Runner, load_runner
-from keras_resnet.export.signature import (
+from keras_resnet.export.source import (
     ExportOptions,
     ExportSource,
     as_float32,
@@ -29,9 +30,8 @@ from keras_resnet.export.signature import (
     output_names,
 )
 from keras_resnet.export.targets import TARGETS, Target
-from keras_resnet.export.timing import Measurement, Timing, benchmark
-from keras_resnet.files import partial_directory, publish, size_of
-from keras_resnet.model_info import get_info, learned_ranges
+from keras_resnet.models.info import get_info, learned_ranges
+from keras_resnet.support.files import partial_directory, publish, size_of
 
 if TYPE_CHECKING:
     from keras_resnet.data import DataConfig

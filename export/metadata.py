@@ -10,7 +10,7 @@ from typing import Any
 from tensorflow.lite.python import schema_py_generated as schema
 from tensorflow.lite.tools import flatbuffer_utils
 
-from keras_resnet.model_info import ENTRY, FILE_NAME, ModelInfo
+from keras_resnet.models.info import ENTRY, FILE_NAME, ModelInfo
 
 #: Entry of an ONNX file: in which order the sides of its images are.
 _LAYOUT = f"{ENTRY}.layout"

@@ -13,10 +13,10 @@ import keras
 import numpy as np
 
 from keras_resnet.export.calibration import ImageSet
-from keras_resnet.export.report import ArtifactReport, ExportReport
-from keras_resnet.export.signature import ExportOptions
+from keras_resnet.export.report.report import ArtifactReport, ExportReport
+from keras_resnet.export.source import ExportOptions
 from keras_resnet.export.targets import Target
-from keras_resnet.model_info import learned_ranges
+from keras_resnet.models.info import learned_ranges
 
 #: Written after every target; a whole export has a page and a card besides.
 REPORT_FILE = "export.json"

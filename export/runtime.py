@@ -12,9 +12,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_resnet.cores import usable_cores
 from keras_resnet.export import metadata
-from keras_resnet.export.signature import (
+from keras_resnet.export.source import (
     IMAGE,
     SIGNATURE,
     classifies,
@@ -25,10 +24,11 @@ from keras_resnet.export.signature import (
     output_ranks,
 )
 from keras_resnet.export.tflite.inspect import dequantize_output, quantize_input
-from keras_resnet.extras import require
-from keras_resnet.model_info import ModelInfo, get_info
-from keras_resnet.quiet import quiet
-from keras_resnet.saving import load_model
+from keras_resnet.models.info import ModelInfo, get_info
+from keras_resnet.models.saving import load_model
+from keras_resnet.support.cores import usable_cores
+from keras_resnet.support.extras import require
+from keras_resnet.support.quiet import quiet
 
 
 class Runner(ABC):

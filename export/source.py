@@ -14,7 +14,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_resnet.model_info import ModelInfo, get_info, learned_ranges, set_info
+from keras_resnet.models.info import ModelInfo, get_info, learned_ranges, set_info
 
 IMAGE = "image"
 BATCH = "batch"

@@ -9,17 +9,14 @@ from pathlib import Path
 import numpy as np
 
 from keras_resnet.export.comparison import Limits
-from keras_resnet.export.onnx import convert as onnx
-from keras_resnet.export.onnx import inspect as onnx_inspect
+from keras_resnet.export.onnx import convert as onnx, inspect as onnx_inspect
 from keras_resnet.export.onnx.half import write_float16
-from keras_resnet.export.onnx.quantize import layer_errors as onnx_layer_errors
-from keras_resnet.export.onnx.quantize import write_int8
+from keras_resnet.export.onnx.quantize import layer_errors as onnx_layer_errors, write_int8
 from keras_resnet.export.servers import layouts, saved_model, tf_serving
-from keras_resnet.export.signature import ExportOptions, ExportSource
-from keras_resnet.export.tflite import convert as tflite
-from keras_resnet.export.tflite import inspect as tflite_inspect
+from keras_resnet.export.source import ExportOptions, ExportSource
+from keras_resnet.export.tflite import convert as tflite, inspect as tflite_inspect
 from keras_resnet.export.tflite.errors import layer_errors as tflite_layer_errors
-from keras_resnet.extras import require
+from keras_resnet.support.extras import require
 
 #: Writes an artifact to a path.
 Writer = Callable[[ExportSource, Path], None]

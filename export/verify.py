@@ -14,12 +14,12 @@ import numpy as np
 from keras_resnet.export.calibration import image_sets
 from keras_resnet.export.comparison import Limits, compare, compare_features, disagreements
 from keras_resnet.export.record import REPORT_FILE, digest
-from keras_resnet.export.report import ArtifactReport
+from keras_resnet.export.report.report import ArtifactReport
 from keras_resnet.export.runtime import KerasRunner, Runner, artifact_path, load_runner
-from keras_resnet.export.signature import as_float32
+from keras_resnet.export.source import as_float32
 from keras_resnet.export.targets import TARGETS
-from keras_resnet.files import size_of
-from keras_resnet.saving import load_model
+from keras_resnet.models.saving import load_model
+from keras_resnet.support.files import size_of
 
 if TYPE_CHECKING:
     from keras_resnet.data import DataConfig

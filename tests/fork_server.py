@@ -33,7 +33,12 @@ from typing import Any, NoReturn, Self
 ROOT = Path(__file__).resolve().parents[1]
 
 #: What the server imports. Forked processes find it in `sys.modules`.
-MODULES = ("keras", "keras_resnet.cli", "keras_resnet.quickstart", "keras_resnet.training.trainer")
+MODULES = (
+    "keras",
+    "keras_resnet.cli",
+    "keras_resnet.jobs.quickstart",
+    "keras_resnet.training.run.trainer",
+)
 
 
 class Process:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 import keras_resnet
-from keras_resnet.extras import OPTIONAL, require
+from keras_resnet.support.extras import OPTIONAL, require
 
 from .conftest import ROOT, Run
 
@@ -41,8 +41,8 @@ def test_importing_the_package_imports_neither_keras_nor_tensorflow(
 def test_tables_and_the_commands_that_print_them_import_no_keras(run_new_python: Run) -> None:
     code = """
 import contextlib, io, sys
-import keras_resnet.data.config, keras_resnet.table, keras_resnet.weights.registry
-import keras_resnet.training.recipe_table
+import keras_resnet.data.config, keras_resnet.networks.table, keras_resnet.weights.registry
+import keras_resnet.training.recipes.table
 from keras_resnet.cli import main
 for arguments in (["list"], ["info", "resnet50"], ["weights"], ["recipes"], ["--help"]):
     sys.argv[1:] = arguments

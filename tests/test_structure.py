@@ -11,37 +11,37 @@ import pytest
 
 from .conftest import ROOT
 
-#: The layers, lowest first. A module may import from lower layers and from its own.
+#: The layers, lowest first, as packages and modules below `keras_resnet`; the longest name counts.
+#: A module may import from lower layers and from its own.
 LAYERS = [
-    {
-        "config",
-        "cores",
-        "extras",
-        "files",
-        "graph",
-        "image_formats",
-        "images",
-        "pages",
-        "quiet",
-        "terminal",
-    },
-    {"labels", "plan", "preprocessing", "table"},
-    {"arguments"},
-    {"model_info"},
-    {"blocks", "model_input", "saving"},
+    {"support"},
+    {"images"},
+    {"networks"},
+    {"models"},
     {"weights"},
-    {"builder"},
-    {"variants"},
-    {"analysis", "checkpoints", "compression", "features"},
-    {"embedding_files"},
-    {"data", "embedding", "training"},
+    # With `weights=`, they load some.
+    {"networks.builder", "networks.builders", "networks.from_checkpoint"},
+    {"analysis", "compression"},
+    {"data", "training"},
     {"export"},
-    {"compression_report", "predictor"},
-    {"compress"},
-    {"__main__", "quickstart", "doctor", "cli"},
+    {"jobs"},
+    {"cli", "__main__"},
 ]
 #: Imports that the layers would allow, but that would tie things together that have to stay apart.
-FORBIDDEN = {("data", "training"), ("export", "training")}
+FORBIDDEN = {
+    ("analysis", "compression"),
+    ("compression", "analysis"),
+    ("data", "training"),
+    ("export", "training"),
+}
+#: What builds networks and loads weights: it has to work under every Keras backend.
+WITHOUT_TENSORFLOW = {"analysis", "images", "models", "networks", "weights"}
+#: The packages, and what else is in the folder. More than 18 are hard to take in.
+ENTRIES = set().union(*LAYERS) - {
+    "networks.builder",
+    "networks.builders",
+    "networks.from_checkpoint",
+}
 
 
 def sources() -> Iterator[tuple[str, Path]]:
@@ -49,81 +49,81 @@ def sources() -> Iterator[tuple[str, Path]]:
     for folder, prefix in ((ROOT / "keras_resnet", ""), (ROOT / "export", "export.")):
         for path in sorted(folder.rglob("*.py")):
             if folder / "export" not in path.parents:
-                yield prefix + ".".join(path.relative_to(folder).with_suffix("").parts), path
+                name = prefix + ".".join(path.relative_to(folder).with_suffix("").parts)
+                yield name.removesuffix(".__init__"), path
+
+
+MODULES = dict(sources())
 
 
 def imported(path: Path) -> Iterator[str]:
-    """Parts of this package that a module imports, as first names below `keras_resnet`."""
+    """The modules of this package that a module imports, by their names below `keras_resnet`."""
     for node in ast.walk(ast.parse(path.read_text())):
         # Relative imports would escape this walk.
         assert not (isinstance(node, ast.ImportFrom) and node.level), path
-        if isinstance(node, ast.ImportFrom) and node.module == "keras_resnet":
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("keras_resnet."):
-            yield str(node.module).split(".")[1]
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "keras_resnet":
+            package = str(node.module).partition(".")[2]
+            for alias in node.names:
+                name = f"{package}.{alias.name}".lstrip(".")
+                yield name if name in MODULES else package or name
         elif isinstance(node, ast.Import):
             yield from (
-                alias.name.split(".")[1]
+                alias.name.partition(".")[2]
                 for alias in node.names
                 if alias.name.startswith("keras_resnet.")
             )
 
 
-def rank(part: str) -> int:
-    return next(index for index, layer in enumerate(LAYERS) if part in layer)
+def rank(module: str) -> int:
+    while True:
+        for index, layer in enumerate(LAYERS):
+            if module in layer:
+                return index
+        module, dot, _ = module.rpartition(".")
+        assert dot, "it is in no layer"
 
 
-@pytest.mark.parametrize(("module", "path"), [pair for pair in sources() if pair[0] != "__init__"])
-def test_imports_point_one_way(module: str, path: Path) -> None:
+@pytest.mark.parametrize("module", sorted(MODULES.keys() - {"__init__"}))
+def test_imports_point_one_way(module: str) -> None:
     here = module.split(".")[0]
-    known = set().union(*LAYERS)
-    for part in imported(path):
-        if part not in known:
-            # `from keras_resnet import complexity`: the public names, which only the top may use.
-            assert rank(here) == len(LAYERS) - 1, f"{module} imports the public name {part}"
+    for other in imported(MODULES[module]):
+        if other == "__version__":
             continue
-        assert rank(part) <= rank(here), f"{module} imports {part}, which is above it"
-        assert (here, part) not in FORBIDDEN, f"{module} imports {part}"
+        assert other.split(".")[0] in ENTRIES, f"{module} imports the public name {other}"
+        assert rank(other) <= rank(module), f"{module} imports {other}, which is above it"
+        assert (here, other.split(".")[0]) not in FORBIDDEN, f"{module} imports {other}"
 
 
-def test_every_module_is_in_a_layer_and_in_the_wheel() -> None:
-    parts = {module.split(".")[0] for module, _ in sources()} - {"__init__"}
-    assert parts == set().union(*LAYERS)
+def test_the_package_is_read_in_a_minute() -> None:
+    folder = ROOT / "keras_resnet"
+    entries = {path.name for path in folder.iterdir()} - {"__pycache__"}
+    modules = {"__init__.py", "__init__.pyi", "__main__.py", "py.typed"}
+    assert entries == ENTRIES - {"__main__"} | modules
+    assert len(entries) <= 18
+
+
+def test_every_package_says_what_it_is_for_and_is_in_the_wheel() -> None:
+    packages = {name: path for name, path in MODULES.items() if path.name == "__init__.py"}
+    for name, path in packages.items():
+        assert ast.get_docstring(ast.parse(path.read_text())), name
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    folders = {".".join(("keras_resnet", *module.split(".")[:-1])) for module, _ in sources()}
-    assert set(project["tool"]["setuptools"]["packages"]) == folders
+    listed = {f"keras_resnet.{name}" for name in packages} - {"keras_resnet.__init__"}
+    assert set(project["tool"]["setuptools"]["packages"]) == listed | {"keras_resnet"}
 
 
 def test_models_import_no_tensorflow() -> None:
-    """The model part has to work under every Keras backend."""
-    for module, path in sources():
-        if module.split(".")[0] in {
-            "config",
-            "plan",
-            "blocks",
-            "builder",
-            "variants",
-            "analysis",
-            "features",
-            "graph",
-            "saving",
-            "weights",
-            "checkpoints",
-            "images",
-            "labels",
-            "model_info",
-            "__init__",
-        }:
+    for module, path in MODULES.items():
+        if module.split(".")[0] in WITHOUT_TENSORFLOW or module == "__init__":
             assert "tensorflow" not in path.read_text(), module
 
 
 def test_only_public_keras_is_used() -> None:
-    for module, path in sources():
+    for module, path in MODULES.items():
         assert "keras.src" not in path.read_text(), module
 
 
 def test_modules_and_functions_stay_small() -> None:
-    for module, path in sources():
+    for module, path in MODULES.items():
         text = path.read_text()
         assert text.count("\n") <= 400, module
         for node in ast.walk(ast.parse(text)):

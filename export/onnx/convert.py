@@ -22,9 +22,9 @@ import tensorflow as tf
 
 from keras_resnet.export.metadata import into_onnx
 from keras_resnet.export.onnx.fold import fold_scales, replace_input
-from keras_resnet.export.signature import BATCH, IMAGE, ExportSource, filled_up
-from keras_resnet.extras import require
-from keras_resnet.quiet import quiet
+from keras_resnet.export.source import BATCH, IMAGE, ExportSource, filled_up
+from keras_resnet.support.extras import require
+from keras_resnet.support.quiet import quiet
 
 #: The newest opset for which tf2onnx still writes GlobalAveragePool; from 18 on it becomes
 #: ReduceMean with a transpose. It has all that the artifacts need: per-channel QuantizeLinear came

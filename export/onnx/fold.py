@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_resnet.extras import require
+from keras_resnet.support.extras import require
 
 
 def fold_scales(proto: Any) -> None:

@@ -10,8 +10,8 @@ import keras
 import numpy as np
 
 from keras_resnet.export.onnx.convert import finish, float_model, input_batches, layer_of, session
-from keras_resnet.export.signature import IMAGE, ExportSource
-from keras_resnet.extras import require
+from keras_resnet.export.source import IMAGE, ExportSource
+from keras_resnet.support.extras import require
 
 #: The largest float16 number.
 _LARGEST = float(np.finfo(np.float16).max)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from keras_resnet.export.onnx.convert import KERNEL_OPERATORS, layer_of
-from keras_resnet.extras import require
+from keras_resnet.support.extras import require
 
 
 def operators(path: Path) -> dict[str, int]:

@@ -30,9 +30,9 @@ from keras_resnet.export.onnx.convert import (
 )
 from keras_resnet.export.onnx.fold import replace_input
 from keras_resnet.export.onnx.ranges import learned_ranges
-from keras_resnet.export.signature import IMAGE, ExportSource, check_kept_layers
-from keras_resnet.extras import require
-from keras_resnet.quiet import quiet
+from keras_resnet.export.source import IMAGE, ExportSource, check_kept_layers
+from keras_resnet.support.extras import require
+from keras_resnet.support.quiet import quiet
 
 #: Few enough for the activations of a large network to stay small.
 _BATCH_SIZE = 4

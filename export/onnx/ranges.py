@@ -8,8 +8,8 @@ import numpy as np
 
 from keras_resnet.compression.fusion import fused_groups
 from keras_resnet.export.onnx.convert import layer_of
-from keras_resnet.export.signature import IMAGE, ExportSource
-from keras_resnet.extras import require
+from keras_resnet.export.source import IMAGE, ExportSource
+from keras_resnet.support.extras import require
 
 #: Operators whose output has the range of their input.
 PASSING = (

@@ -8,8 +8,8 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from keras_resnet.export.report import COLUMNS, ArtifactReport, ExportReport, cells, refused
-from keras_resnet.pages import page, picture, section
+from keras_resnet.export.report.report import COLUMNS, ArtifactReport, ExportReport, cells, refused
+from keras_resnet.support.pages import page, picture, section
 from keras_resnet.weights.registry import find_weights, list_weights
 
 #: Of Okabe and Ito (2008), told apart with every kind of colour blindness.

@@ -10,9 +10,9 @@ from typing import Any, TypeVar
 
 from rich.table import Table
 
-from keras_resnet import terminal
 from keras_resnet.export.comparison import Comparison
-from keras_resnet.export.timing import Measurement
+from keras_resnet.export.report.timing import Measurement
+from keras_resnet.support import terminal
 
 _Figures = TypeVar("_Figures", Comparison, Measurement)
 

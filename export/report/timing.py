@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from keras_resnet import terminal
 from keras_resnet.export.runtime import artifact_path
+from keras_resnet.support import terminal
 
 #: One call in a hundred being slower needs a hundred calls to be seen.
 _CALLS_FOR_P99 = 100

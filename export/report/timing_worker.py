@@ -169,7 +169,7 @@ def _load_saved_model(artifact: Path, size: int) -> Call:
 def _load_keras(artifact: Path, size: int) -> Call:
     import tensorflow as tf
 
-    from keras_resnet.saving import load_model
+    from keras_resnet.models.saving import load_model
 
     model = load_model(artifact, compile=False)
     shape = (None, *model.input_shape[1:])

@@ -16,7 +16,7 @@ from keras_resnet.export.servers.triton import (
     interface_of,
     refuse_existing,
 )
-from keras_resnet.files import partial_directory, publish
+from keras_resnet.support.files import partial_directory, publish
 
 SERVICE = "inference-service.yaml"
 

@@ -9,7 +9,7 @@ from keras_resnet.export.onnx import convert as onnx
 from keras_resnet.export.servers import saved_model
 from keras_resnet.export.servers.kserve import write_kserve
 from keras_resnet.export.servers.triton import write_triton
-from keras_resnet.export.signature import ExportSource
+from keras_resnet.export.source import ExportSource
 
 
 def write_triton_onnx(source: ExportSource, path: Path) -> None:

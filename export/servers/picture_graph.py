@@ -1,6 +1,6 @@
 """From JPEG and PNG files to what a model takes, as TensorFlow operations inside an artifact.
 
-They make the pixels that `keras_resnet.images.read_image` and the evaluation transform make: the
+They make the pixels that `read_image` and the evaluation transform make: the
 EXIF orientation is applied, alpha is dropped, palettes and grey become RGB, and of 16 bits the
 upper 8 are kept.
 """
@@ -12,8 +12,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from keras_resnet.images import MAX_PIXELS
-from keras_resnet.preprocessing import EvalProtocol, eval_transform
+from keras_resnet.images.decode import MAX_PIXELS
+from keras_resnet.images.protocol import EvalProtocol, eval_transform
 
 _JPEG, _PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
 

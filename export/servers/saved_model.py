@@ -14,16 +14,16 @@ from tensorflow.core.protobuf import saved_model_pb2
 from keras_resnet.export.metadata import into_saved_model
 from keras_resnet.export.servers import tf_serving
 from keras_resnet.export.servers.picture_graph import prepare_files
-from keras_resnet.export.signature import (
+from keras_resnet.export.source import (
     IMAGE,
     SIGNATURE,
     ExportSource,
     named_outputs,
 )
-from keras_resnet.labels import dataset_classes
-from keras_resnet.model_input import ModelInput
-from keras_resnet.preprocessing import EvalProtocol
-from keras_resnet.quiet import quiet
+from keras_resnet.images.labels import dataset_classes
+from keras_resnet.images.protocol import EvalProtocol
+from keras_resnet.models.input import ModelInput
+from keras_resnet.support.quiet import quiet
 
 #: The signature for uint8 pixels: one signature has one dtype.
 SIGNATURE_UINT8 = "serving_uint8"

@@ -13,8 +13,8 @@ import tensorflow as tf
 from google.protobuf import text_format  # type: ignore[import-untyped]
 from PIL import Image
 
-from keras_resnet.export.signature import ExportOptions
-from keras_resnet.extras import require
+from keras_resnet.export.source import ExportOptions
+from keras_resnet.support.extras import require
 
 BATCHING_CONFIG = "batching.config"
 MODELS_CONFIG = "models.config"

@@ -21,9 +21,9 @@ from tensorflow.core.framework import types_pb2
 from tensorflow.core.protobuf import saved_model_pb2
 
 from keras_resnet.export.runtime import artifact_path
-from keras_resnet.export.signature import SIGNATURE
-from keras_resnet.extras import require
-from keras_resnet.files import partial_directory, publish
+from keras_resnet.export.source import SIGNATURE
+from keras_resnet.support.extras import require
+from keras_resnet.support.files import partial_directory, publish
 
 CONFIG = "config.pbtxt"
 

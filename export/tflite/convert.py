@@ -17,13 +17,13 @@ import numpy as np
 import tensorflow as tf
 
 from keras_resnet.export.metadata import into_tflite
-from keras_resnet.export.signature import IMAGE, SIGNATURE, ExportSource
+from keras_resnet.export.source import IMAGE, SIGNATURE, ExportSource
 from keras_resnet.export.tflite import inspect, quantize
 from keras_resnet.export.tflite.dilation import fuse_dilated_convolutions
 from keras_resnet.export.tflite.kernels import keep_properties
 from keras_resnet.export.tflite.quantize import LayerNames, parse, serialize
 from keras_resnet.export.tflite.ranges import with_ranges
-from keras_resnet.quiet import quiet
+from keras_resnet.support.quiet import quiet
 from keras_resnet.weights.sources import pixel_constants
 
 

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 from tensorflow.lite.python import schema_py_generated as schema
 
-from keras_resnet.cores import usable_cores
-from keras_resnet.export.signature import ExportSource, filled_up, image_array
+from keras_resnet.export.source import ExportSource, filled_up, image_array
 from keras_resnet.export.tflite.convert import calibrated_model
 from keras_resnet.export.tflite.quantize import (
     LayerNames,
@@ -20,8 +19,9 @@ from keras_resnet.export.tflite.quantize import (
     serialize,
     unary,
 )
-from keras_resnet.extras import require
-from keras_resnet.quiet import quiet
+from keras_resnet.support.cores import usable_cores
+from keras_resnet.support.extras import require
+from keras_resnet.support.quiet import quiet
 
 _OPS = schema.BuiltinOperator
 _FLOAT32 = schema.TensorType.FLOAT32

@@ -11,9 +11,9 @@ import numpy as np
 from tensorflow.lite.python import schema_py_generated as schema
 
 from keras_resnet.compression.fusion import fused_groups
-from keras_resnet.export.signature import ExportSource
+from keras_resnet.export.source import ExportSource
 from keras_resnet.export.tflite.quantize import LayerNames, builtin, is_constant
-from keras_resnet.model_info import KernelProperty, compressed_kernels
+from keras_resnet.models.info import KernelProperty, compressed_kernels
 
 _OPS = schema.BuiltinOperator
 _TYPES = {

@@ -11,14 +11,13 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
-from tensorflow.lite.python import convert
-from tensorflow.lite.python import schema_py_generated as schema
+from tensorflow.lite.python import convert, schema_py_generated as schema
 from tensorflow.lite.python.optimize import calibrator
 from tensorflow.lite.tools import flatbuffer_utils
 
-from keras_resnet.export.signature import ExportSource, check_kept_layers
-from keras_resnet.graph import sources
-from keras_resnet.quiet import quiet
+from keras_resnet.export.source import ExportSource, check_kept_layers
+from keras_resnet.networks.graph import sources
+from keras_resnet.support.quiet import quiet
 
 _OPS = schema.BuiltinOperator
 _FLOAT32 = schema.TensorType.FLOAT32

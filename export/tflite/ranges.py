@@ -12,8 +12,7 @@ import numpy as np
 from tensorflow.lite.python import schema_py_generated as schema
 
 from keras_resnet.compression.fusion import fused_groups
-from keras_resnet.cores import usable_cores
-from keras_resnet.export.signature import ExportSource, filled_up
+from keras_resnet.export.source import ExportSource, filled_up
 from keras_resnet.export.tflite.norms import norms_as_convolutions
 from keras_resnet.export.tflite.quantize import (
     LayerNames,
@@ -22,8 +21,9 @@ from keras_resnet.export.tflite.quantize import (
     parse,
     serialize,
 )
-from keras_resnet.extras import require
-from keras_resnet.quiet import quiet
+from keras_resnet.support.cores import usable_cores
+from keras_resnet.support.extras import require
+from keras_resnet.support.quiet import quiet
 
 _OPS = schema.BuiltinOperator
 _FLOAT32 = schema.TensorType.FLOAT32

@@ -9,9 +9,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from keras_resnet.arguments import check_head, check_shape, check_size
-from keras_resnet.config import ResNetConfig
-from keras_resnet.plan import BlockPlan, Conv, NetworkPlan, Norm, plan
+from keras_resnet.networks.arguments import check_head, check_shape, check_size
+from keras_resnet.networks.config import ResNetConfig
+from keras_resnet.networks.plan import BlockPlan, Conv, NetworkPlan, Norm, plan
 
 if TYPE_CHECKING:
     import keras

@@ -12,9 +12,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
 from keras_resnet.analysis.complexity import complexity, summarize
-from keras_resnet.config import ResNetConfig
-from keras_resnet.files import partial_directory, publish
-from keras_resnet.plan import BlockPlan, Conv, NetworkPlan, plan
+from keras_resnet.networks.config import ResNetConfig
+from keras_resnet.networks.plan import BlockPlan, Conv, NetworkPlan, plan
+from keras_resnet.support.files import partial_directory, publish
 
 #: Networks with more convolutions are drawn with equal neighbouring blocks as one.
 MOST_CONVOLUTIONS = 64

@@ -9,8 +9,8 @@ from collections.abc import Set
 import keras
 
 from keras_resnet.analysis.complexity import Complexity
-from keras_resnet.arguments import check_shape
-from keras_resnet.graph import sources
+from keras_resnet.networks.arguments import check_shape
+from keras_resnet.networks.graph import sources
 
 
 def complexity_of_model(model: keras.Model, input_shape: tuple[int, int, int] | None) -> Complexity:

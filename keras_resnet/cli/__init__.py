@@ -18,9 +18,6 @@ import typer
 # Each adds its commands to the application.
 from keras_resnet.cli import (  # noqa: F401
     compress,
-    data_benchmark,
-    data_prepare,
-    data_scan,
     doctor,
     embed,
     export,
@@ -34,7 +31,12 @@ from keras_resnet.cli import (  # noqa: F401
     train,
     weights,
 )
-from keras_resnet.cli.app import app
+from keras_resnet.cli.data import (  # noqa: F401
+    benchmark as data_benchmark,
+    prepare as data_prepare,
+    scan as data_scan,
+)
+from keras_resnet.cli.options import app
 
 
 class _Interrupted(SystemExit):

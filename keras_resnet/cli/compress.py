@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from keras_resnet.cli import train as training
-from keras_resnet.cli.app import app
-from keras_resnet.quiet import quiet
-from keras_resnet.terminal import console
+from keras_resnet.cli.options import app
+from keras_resnet.support.quiet import quiet
+from keras_resnet.support.terminal import console
 
 if TYPE_CHECKING:
-    from keras_resnet.compression_report import CompressionReport
+    from keras_resnet.jobs.compression_report import CompressionReport
     from keras_resnet.training import Recipe
 
 Model = Annotated[Path, typer.Argument(help="A .keras file of a trained network.")]
@@ -63,10 +63,10 @@ def compress(
     _check(chosen)
     training.seed_everything(seed, deterministic)
     with quiet():
-        from keras_resnet.compress import compress as run
-        from keras_resnet.compression_report import CompressionError, CompressionOptions
-        from keras_resnet.export.timing import Timing
-        from keras_resnet.saving import load_model
+        from keras_resnet.export.report.timing import Timing
+        from keras_resnet.jobs.compress import compress as run
+        from keras_resnet.jobs.compression_report import CompressionError, CompressionOptions
+        from keras_resnet.models.saving import load_model
     names: Any = tuple(part.strip() for part in method.split(","))
     how: Any = pattern
     options = CompressionOptions(

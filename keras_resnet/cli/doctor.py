@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from keras_resnet.cli.app import AsJson, app, print_json
-from keras_resnet.quiet import quiet
-from keras_resnet.terminal import console
+from keras_resnet.cli.options import AsJson, app, print_json
+from keras_resnet.support.quiet import quiet
+from keras_resnet.support.terminal import console
 
 
 @app.command()
 def doctor(as_json: AsJson = False) -> None:
     """Print versions, devices and what does not work because a package is missing."""
     with quiet():
-        from keras_resnet.doctor import diagnose
+        from keras_resnet.jobs.doctor import diagnose
 
         found = diagnose()
     if as_json:

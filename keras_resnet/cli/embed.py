@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from keras_resnet.cli.app import AsJson, app, print_json
 from keras_resnet.cli.export import Model, Weights, keras_model
-from keras_resnet.quiet import quiet
-from keras_resnet.terminal import console, progress
+from keras_resnet.cli.options import AsJson, app, print_json
+from keras_resnet.support.quiet import quiet
+from keras_resnet.support.terminal import console, progress
 
 if TYPE_CHECKING:
-    from keras_resnet.embedding import EmbeddingReport
+    from keras_resnet.jobs.embed import EmbeddingReport
 
 
 @app.command()
@@ -44,9 +44,9 @@ def embed(
             f"Received: {model} alone"
         )
     with quiet():
-        from keras_resnet.embedding import embed_to_file
-        from keras_resnet.embedding_files import check_output
-        from keras_resnet.images import find_images
+        from keras_resnet.images.decode import find_images
+        from keras_resnet.jobs.embed import embed_to_file
+        from keras_resnet.jobs.vector_files import check_output
     # Before images are listed and weights downloaded, which takes minutes.
     check_output(output, overwrite)
     images = find_images(folders)

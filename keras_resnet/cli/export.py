@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from keras_resnet.cli.app import AsJson, app, print_json
-from keras_resnet.quiet import quiet
-from keras_resnet.terminal import console, progress
+from keras_resnet.cli.options import AsJson, app, print_json
+from keras_resnet.support.quiet import quiet
+from keras_resnet.support.terminal import console, progress
 
 if TYPE_CHECKING:
     import keras
@@ -68,8 +68,7 @@ def export(
 ) -> None:
     """Export a model to files for servers and phones; each is run and compared with Keras."""
     with quiet():
-        from keras_resnet.export import ExportError, ExportOptions, Timing
-        from keras_resnet.export import export as run
+        from keras_resnet.export import ExportError, ExportOptions, Timing, export as run
     options = ExportOptions(
         batch_size,
         tuple(keep_float or ()),
@@ -127,8 +126,7 @@ def verify(
 ) -> int:
     """Compare an artifact with the model that it is of (exit code 1: it disagrees)."""
     with quiet():
-        from keras_resnet.export import limits_of
-        from keras_resnet.export import verify as run
+        from keras_resnet.export import limits_of, verify as run
     own = {"max_error": max_error, "min_agreement": min_agreement, "max_accuracy_drop": max_drop}
     given = {name: value for name, value in own.items() if value is not None}
     with quiet():
@@ -217,9 +215,9 @@ def keras_model(
     with quiet():
         import keras
 
-        from keras_resnet.model_info import set_class_names
-        from keras_resnet.saving import load_model
-        from keras_resnet.variants import create_model
+        from keras_resnet.models.info import set_class_names
+        from keras_resnet.models.saving import load_model
+        from keras_resnet.networks.builders import create_model
     if model.endswith(".keras"):
         if weights is not None:
             raise ValueError(

@@ -7,16 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from keras_resnet.cli import finetune as finetuning
-from keras_resnet.cli import train as training
-from keras_resnet.cli.app import AsJson, app, print_json
-from keras_resnet.quiet import quiet
-from keras_resnet.terminal import console, progress
+from keras_resnet.cli import finetune as finetuning, train as training
+from keras_resnet.cli.options import AsJson, app, print_json
+from keras_resnet.support.quiet import quiet
+from keras_resnet.support.terminal import console, progress
 
 if TYPE_CHECKING:
     import keras
 
-    from keras_resnet.training.recipes import Recipe
+    from keras_resnet.training.recipes.recipe import Recipe
 
 Model = Annotated[str, typer.Option(help="A .keras file, or a network of `keras-resnet list`.")]
 Output = Annotated[Path, typer.Option(help="Folder for rates.csv and rates.png.")]
@@ -55,10 +54,8 @@ def find_rate(
     chosen = training.recipe_of(recipe, settings, batch_size)
     training.seed_everything(seed, deterministic)
     with quiet():
-        from keras_resnet.training import freeze as freeze_levels
-        from keras_resnet.training import unfreeze
-        from keras_resnet.training.rate_finder import find_rate as run
-        from keras_resnet.training.rate_finder import rate_setting
+        from keras_resnet.training import freeze as freeze_levels, unfreeze
+        from keras_resnet.training.rate_finder import find_rate as run, rate_setting
     network, parts = _open(model, data, weights, size, validation_fraction, chosen)
     if any(layer.weights and not layer.trainable for layer in network.layers):
         # A file remembers what was frozen, and `finetune` thaws it, too.
@@ -102,9 +99,9 @@ def _open(
 ) -> tuple[keras.Model, Any]:
     """The network with a head for the classes, as `train` and `finetune` make it, and the data."""
     from keras_resnet.data import DataConfig, load_data
-    from keras_resnet.table import get_config
+    from keras_resnet.networks.builders import create_model
+    from keras_resnet.networks.table import get_config
     from keras_resnet.training.transfer.finetune import with_head
-    from keras_resnet.variants import create_model
 
     network = None
     if model.endswith(".keras") or weights is not None:

@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from keras_resnet.cli import train as training
-from keras_resnet.cli.app import app
-from keras_resnet.cli.export import Weights, keras_model
-from keras_resnet.cli.export import export as export_model
-from keras_resnet.quiet import quiet
-from keras_resnet.terminal import console
+from keras_resnet.cli.export import Weights, export as export_model, keras_model
+from keras_resnet.cli.options import app
+from keras_resnet.support.quiet import quiet
+from keras_resnet.support.terminal import console
 
 if TYPE_CHECKING:
     import keras
@@ -141,7 +140,7 @@ def _sources(data: str, network: keras.Model, validation_fraction: float) -> tup
 def network_of(model: str, weights: str | None, size: int | None, recipe: Recipe) -> keras.Model:
     """A network that has learned something: of a `.keras` file, or by name with its weights."""
     if not model.endswith(".keras"):
-        from keras_resnet.variants import create_model
+        from keras_resnet.networks.builders import create_model
 
         shape = None if size is None else (size, size, 3)
         return create_model(model, weights=weights, input_shape=shape, **recipe.network)

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from keras_resnet.cli.app import app
-from keras_resnet.quiet import quiet
+from keras_resnet.cli.options import app
+from keras_resnet.support.quiet import quiet
 
 
 @app.command(
@@ -30,7 +30,7 @@ def launch(
     code is that of the first that failed.
     """
     with quiet():
-        from keras_resnet.training.launch import launch as run
+        from keras_resnet.training.devices.launch import launch as run
 
     code = run(
         context.args, local_workers, lambda text: typer.echo(f"keras-resnet: {text}", err=True)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from keras_resnet.cli.app import AsJson, Settings, app, parse_settings, print_json
-from keras_resnet.terminal import console, table
+from keras_resnet.cli.options import AsJson, Settings, app, parse_settings, print_json
+from keras_resnet.support.terminal import console, table
 
 if TYPE_CHECKING:
     from keras_resnet.analysis.complexity import PartSummary
@@ -22,7 +22,7 @@ def list_command(
 ) -> None:
     """List the networks with their depth, parameters and multiply-accumulates."""
     from keras_resnet.analysis.complexity import complexity
-    from keras_resnet.table import VARIANTS, list_models, versions
+    from keras_resnet.networks.table import VARIANTS, list_models, versions
 
     names = list_models(pattern)
     if not names:
@@ -67,9 +67,9 @@ def info(
 ) -> None:
     """Print a network's stages with their shapes and costs, as Table 1 of the paper does."""
     from keras_resnet.analysis.complexity import shortcut_counts, summarize, total
-    from keras_resnet.arguments import check_size
-    from keras_resnet.plan import plan
-    from keras_resnet.table import get_config
+    from keras_resnet.networks.arguments import check_size
+    from keras_resnet.networks.plan import plan
+    from keras_resnet.networks.table import get_config
 
     shorthands = {"version": version, "shortcut": shortcut}
     named = [f"{field}={value}" for field, value in shorthands.items() if value is not None]

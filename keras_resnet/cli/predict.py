@@ -9,9 +9,9 @@ from typing import Annotated, Any
 
 import typer
 
-from keras_resnet.cli.app import AsJson, app, print_json
-from keras_resnet.quiet import quiet
-from keras_resnet.terminal import console, progress
+from keras_resnet.cli.options import AsJson, app, print_json
+from keras_resnet.support.quiet import quiet
+from keras_resnet.support.terminal import console, progress
 
 #: Images that are decoded, and then run, at once.
 _BATCH = 32
@@ -28,8 +28,8 @@ def predict(
 ) -> int:
     """Classify image files; those that cannot be read are named and skipped (exit code 1)."""
     with quiet():
-        from keras_resnet.images import UnreadableImageError, find_images, read_image
-        from keras_resnet.predictor import Predictor
+        from keras_resnet.images.decode import UnreadableImageError, find_images, read_image
+        from keras_resnet.jobs.predictor import Predictor
     results: list[dict[str, Any]] = []
     bad: dict[str, str] = {}
     paths: list[Path] = []

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from keras_resnet.cli.app import app
-from keras_resnet.quiet import quiet
+from keras_resnet.cli.options import app
+from keras_resnet.support.quiet import quiet
 
 
 @app.command()
@@ -26,5 +26,5 @@ def quickstart(
 ) -> None:
     """Train ResNet-20 on real handwritten digits, export it and verify every artifact."""
     with quiet():
-        from keras_resnet.quickstart import quickstart as run
+        from keras_resnet.jobs.quickstart import quickstart as run
     run(output, epochs, seed, overwrite)

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from keras_resnet.cli.app import AsJson, app, parse_settings, print_json
-from keras_resnet.quiet import quiet
-from keras_resnet.terminal import console, table
+from keras_resnet.cli.options import AsJson, app, parse_settings, print_json
+from keras_resnet.support.quiet import quiet
+from keras_resnet.support.terminal import console, table
 
 if TYPE_CHECKING:
-    from keras_resnet.training.recipes import Recipe
+    from keras_resnet.training.recipes.recipe import Recipe
 
 _IMAGENET_IMAGES = 1_281_167
 _CIFAR_IMAGES = 50_000
@@ -41,8 +41,8 @@ def recipes(
 ) -> None:
     """List the training recipes, or print one: every value with its source, and the schedule."""
     with quiet():
-        from keras_resnet.training.recipe_table import RECIPES, find_recipe
-        from keras_resnet.training.recipes import override
+        from keras_resnet.training.recipes.recipe import override
+        from keras_resnet.training.recipes.table import RECIPES, find_recipe
     changes = parse_settings(settings or [], none="none")
     if batch_size is not None:
         changes["batch_size"] = batch_size
@@ -96,7 +96,7 @@ def _described(recipe: Recipe) -> dict[str, Any]:
 
 
 def _print_fields(recipe: Recipe) -> None:
-    from keras_resnet.training.recipes import fields_of
+    from keras_resnet.training.recipes.recipe import fields_of
 
     values = recipe.as_dict()
     names = [name for name in fields_of(recipe) if name != "network"]
@@ -121,7 +121,7 @@ def _plain(value: Any) -> str:
 
 def _rates(recipe: Recipe, images: int) -> dict[str, Any]:
     """The learning rate at the steps where something happens, fit for JSON."""
-    from keras_resnet.training.schedules import learning_rates, total_steps
+    from keras_resnet.training.optimizers.schedules import learning_rates, total_steps
 
     per_epoch = math.ceil(images / recipe.batch_size)
     total = total_steps(recipe, per_epoch)

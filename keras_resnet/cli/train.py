@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from keras_resnet.cli.app import app, parse_settings
-from keras_resnet.quiet import quiet
-from keras_resnet.terminal import console
+from keras_resnet.cli.options import app, parse_settings
+from keras_resnet.support.quiet import quiet
+from keras_resnet.support.terminal import console
 
 if TYPE_CHECKING:
-    from keras_resnet.training.recipes import Recipe
-    from keras_resnet.training.strategies import Setup
+    from keras_resnet.training.devices.strategies import Setup
+    from keras_resnet.training.recipes.recipe import Recipe
 
 Model = Annotated[str, typer.Option(help="A network of `keras-resnet list`.")]
 Data = Annotated[str, typer.Option(help="Images, e.g. digits, folder:PATH, cifar:PATH.")]
@@ -126,8 +126,8 @@ def _setup(
     xla: bool,
 ) -> Setup:
     """Comes before anything else of TensorFlow, which several workers have to agree on first."""
-    from keras_resnet.training.cluster import cluster_from
-    from keras_resnet.training.strategies import choose
+    from keras_resnet.training.devices.cluster import cluster_from
+    from keras_resnet.training.devices.strategies import choose
 
     precision: Any = dtype.removeprefix("mixed_")
     name: Any = strategy
@@ -165,8 +165,8 @@ def _open(
 ) -> tuple[Any, Any]:
     """Both parts of the data, and the network for their classes."""
     from keras_resnet.data import DataConfig, load_data
-    from keras_resnet.table import get_config
-    from keras_resnet.variants import create_model
+    from keras_resnet.networks.builders import create_model
+    from keras_resnet.networks.table import get_config
 
     side = size or get_config(model, **recipe.network).default_size
     parts = load_data(DataConfig(data, size=side, validation_fraction=validation_fraction))

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from keras_resnet.cli.app import AsJson, Settings, app, parse_settings, print_json
-from keras_resnet.quiet import quiet
-from keras_resnet.terminal import console, table
+from keras_resnet.cli.options import AsJson, Settings, app, parse_settings, print_json
+from keras_resnet.support.quiet import quiet
+from keras_resnet.support.terminal import console, table
 
 if TYPE_CHECKING:
     import keras
@@ -77,8 +77,8 @@ def convert(
     if output.exists() and not overwrite:
         raise FileExistsError(f"Expected a new file. Received: {output}. Pass --overwrite")
     with quiet():
-        from keras_resnet.checkpoints import from_checkpoint
-        from keras_resnet.saving import load_model
+        from keras_resnet.models.saving import load_model
+        from keras_resnet.networks.from_checkpoint import from_checkpoint
     keywords: dict[str, Any] = parse_settings(settings or [])
     if size is not None:
         keywords["input_shape"] = (size, size, None)
@@ -102,7 +102,7 @@ def convert(
 
 
 def _save(model: keras.Model, output: Path, layout: str | None, dtype: str) -> None:
-    from keras_resnet.files import partial_directory, publish
+    from keras_resnet.support.files import partial_directory, publish
     from keras_resnet.weights.save import save_torch_state_dict
 
     if output.suffix == ".safetensors":

@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from keras_resnet.graph import sources
+from keras_resnet.networks.graph import sources
 
 #: Kinds of layers that pass on activations, or some of them: their output has the range of their
 #: input, and in TFLite it has to.

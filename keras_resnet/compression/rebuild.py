@@ -16,8 +16,7 @@ from keras_resnet.compression.layers import (
     compressed_layers,
     ranges,
 )
-from keras_resnet.graph import allow_depth, graph_config, sources
-from keras_resnet.model_info import (
+from keras_resnet.models.info import (
     CompressedKernels,
     KernelProperty,
     LearnedRanges,
@@ -27,6 +26,7 @@ from keras_resnet.model_info import (
     learned_ranges,
     set_info,
 )
+from keras_resnet.networks.graph import allow_depth, graph_config, sources
 
 _HALF = ("bfloat16", "float16")
 _OPTIONS = ("pruned", "clusters", "rounding", "observed")

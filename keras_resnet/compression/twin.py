@@ -13,8 +13,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_resnet.extras import require
-from keras_resnet.graph import allow_depth
+from keras_resnet.networks.graph import allow_depth
+from keras_resnet.support.extras import require
 
 #: One call of a layer: the layer's name, and which of its calls.
 _Call = tuple[str, int]

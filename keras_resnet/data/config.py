@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-from keras_resnet.preprocessing import EvalProtocol
+from keras_resnet.images.protocol import EvalProtocol
 
 Crop = Literal["inception", "he2015", "pad", "none"]
 AutoAugment = Literal["none", "randaugment", "trivialaugment"]

@@ -13,15 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from keras_resnet.cores import usable_cores
-from keras_resnet.data.bad_records import BadRecords
-from keras_resnet.data.config import DataConfig
-from keras_resnet.data.mixing import mix
-from keras_resnet.data.order import Order
-from keras_resnet.data.reading import PIXELS, Reader, read_tensors
-from keras_resnet.data.sources.base import Source
-from keras_resnet.data.sources.memory import LabeledImages
-from keras_resnet.data.transforms import (
+from keras_resnet.data.augment.mixing import mix
+from keras_resnet.data.augment.transforms import (
     Pictures,
     center,
     draw,
@@ -29,6 +22,13 @@ from keras_resnet.data.transforms import (
     training_image,
     training_image_of_pixels,
 )
+from keras_resnet.data.bad_records import BadRecords
+from keras_resnet.data.config import DataConfig
+from keras_resnet.data.order import Order
+from keras_resnet.data.reading import PIXELS, Reader, read_tensors
+from keras_resnet.data.sources.base import Source
+from keras_resnet.data.sources.memory import LabeledImages
+from keras_resnet.support.cores import usable_cores
 
 #: Images that are read by one call into Python, and guarded together against damaged files.
 CHUNK = 32

@@ -9,8 +9,8 @@ import numpy as np
 
 from keras_resnet.data.bad_records import BadRecords
 from keras_resnet.data.sources.base import Source
-from keras_resnet.image_formats import plain_jpeg_size
-from keras_resnet.images import MAX_PIXELS, read_image
+from keras_resnet.images.decode import MAX_PIXELS, read_image
+from keras_resnet.images.formats import plain_jpeg_size
 
 #: What the data of a record is.
 PIXELS, JPEG, PATH = 0, 1, 2

@@ -12,7 +12,7 @@ from typing import NoReturn
 
 import numpy as np
 
-from keras_resnet.image_formats import ImageFormatError, decoder_of
+from keras_resnet.images.formats import ImageFormatError, decoder_of
 
 #: What `read_image` takes: a path, the bytes of a file, or the pixels themselves.
 ImageSource = str | os.PathLike[str] | bytes | bytearray | np.ndarray

@@ -18,7 +18,7 @@ def imagenet_classes() -> tuple[tuple[str, str], ...]:
     lemma of the id in WordNet 3.0, with spaces, except that two cranes, two maillots and the
     cardigan and the Cardigan (a dog) are told apart, so that all names differ.
     """
-    file = importlib.resources.files("keras_resnet") / "imagenet_classes.tsv"
+    file = importlib.resources.files("keras_resnet.images") / "imagenet_classes.tsv"
     lines = file.read_text(encoding="utf-8").splitlines()
     rows = (line.split("\t") for line in lines if not line.startswith("#"))
     return tuple((wordnet_id, name) for wordnet_id, name in rows)

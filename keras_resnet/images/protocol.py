@@ -15,7 +15,7 @@ from typing import Any, Literal, cast, get_args
 import numpy as np
 from PIL import Image
 
-from keras_resnet.images import MAX_PIXELS, ImageSource, UnreadableImageError, read_image
+from keras_resnet.images.decode import MAX_PIXELS, ImageSource, UnreadableImageError, read_image
 
 Interpolation = Literal["bilinear", "bicubic"]
 

@@ -12,7 +12,6 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_resnet import terminal
 from keras_resnet.compression import (
     GradualPruning,
     cluster,
@@ -24,24 +23,25 @@ from keras_resnet.compression import (
 )
 from keras_resnet.compression.pruning import prunable
 from keras_resnet.compression.rebuild import kernels
-from keras_resnet.compression_report import (
+from keras_resnet.data import DataConfig, load_data
+from keras_resnet.export import export, load_runner
+from keras_resnet.export.calibration import ImageSet, image_sets
+from keras_resnet.export.report.timing import Timing
+from keras_resnet.export.source import ExportOptions
+from keras_resnet.jobs.compression_report import (
     CompressionError,
     CompressionOptions,
     CompressionReport,
     CompressionRow,
     row_of,
 )
-from keras_resnet.data import DataConfig, load_data
-from keras_resnet.export import export, load_runner
-from keras_resnet.export.calibration import ImageSet, image_sets
-from keras_resnet.export.signature import ExportOptions
-from keras_resnet.export.timing import Timing
-from keras_resnet.files import partial_directory, publish
-from keras_resnet.model_info import compressed_kernels, get_info, hash_weights
+from keras_resnet.models.info import compressed_kernels, get_info, hash_weights
+from keras_resnet.support import terminal
+from keras_resnet.support.files import partial_directory, publish
 from keras_resnet.training import Recipe, find_recipe, override, train
-from keras_resnet.training.recipe_parts import ScheduleConfig
-from keras_resnet.training.run_folder import RunFolder
-from keras_resnet.training.training_plan import check_classes
+from keras_resnet.training.recipes.parts import ScheduleConfig
+from keras_resnet.training.run.folder import RunFolder
+from keras_resnet.training.run.plan import check_classes
 
 #: Share of its training after which a network has all the zeros that it is to have.
 _PRUNED_AT = 0.6

@@ -8,7 +8,7 @@ import platform
 from typing import Any
 
 import keras_resnet
-from keras_resnet.extras import OPTIONAL, backend_and_devices, installed_version
+from keras_resnet.support.extras import OPTIONAL, backend_and_devices, installed_version
 
 _BASE = (
     "keras",

@@ -10,11 +10,11 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_resnet.images import ImageSource
-from keras_resnet.labels import decode_predictions
-from keras_resnet.model_info import get_info
-from keras_resnet.model_input import ModelInput
-from keras_resnet.preprocessing import EvalProtocol, warn_if_scaled
+from keras_resnet.images.decode import ImageSource
+from keras_resnet.images.labels import decode_predictions
+from keras_resnet.images.protocol import EvalProtocol, warn_if_scaled
+from keras_resnet.models.info import get_info
+from keras_resnet.models.input import ModelInput
 
 
 class Predictor:

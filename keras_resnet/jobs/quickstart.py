@@ -15,16 +15,15 @@ from matplotlib.figure import Figure
 
 from keras_resnet import __version__
 from keras_resnet.data import LabeledImages, load_digits
-from keras_resnet.export import TARGETS as ALL_TARGETS
-from keras_resnet.export import ExportError, ExportReport, export
-from keras_resnet.export.report_page import html_table
+from keras_resnet.export import TARGETS as ALL_TARGETS, ExportError, ExportReport, export
+from keras_resnet.export.report.page import html_table
 from keras_resnet.export.runtime import KerasRunner
-from keras_resnet.export.signature import check_backend
-from keras_resnet.files import partial_directory, publish
-from keras_resnet.pages import page, picture, section
-from keras_resnet.terminal import console, progress
+from keras_resnet.export.source import check_backend
+from keras_resnet.networks.builders import ResNet20
+from keras_resnet.support.files import partial_directory, publish
+from keras_resnet.support.pages import page, picture, section
+from keras_resnet.support.terminal import console, progress
 from keras_resnet.training import RECIPES, Recipe, TrainResult, train
-from keras_resnet.variants import ResNet20
 
 MODEL_FILE = "model.keras"
 REPORT_FILES = ("report.json", "report.html")

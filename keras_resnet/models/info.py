@@ -19,7 +19,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_resnet.preprocessing import EvalProtocol
+from keras_resnet.images.protocol import EvalProtocol
 
 #: Name of the file in a `.keras` archive or a SavedModel, and of the entry in TFLite and ONNX.
 ENTRY = "keras_resnet"

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from keras_resnet.images import UnreadableImageError
-from keras_resnet.model_info import ModelInfo
-from keras_resnet.preprocessing import EvalProtocol, eval_transform
+from keras_resnet.images.decode import UnreadableImageError
+from keras_resnet.images.protocol import EvalProtocol, eval_transform
+from keras_resnet.models.info import ModelInfo
 
 #: ITU-R 601, as Pillow's mode L.
 _GREY = np.array([0.299, 0.587, 0.114], np.float32)

@@ -11,8 +11,8 @@ from typing import Any
 
 import keras
 
-from keras_resnet.graph import allow_depth
-from keras_resnet.model_info import ModelInfo, info_of_file, set_info
+from keras_resnet.models.info import ModelInfo, info_of_file, set_info
+from keras_resnet.networks.graph import allow_depth
 
 
 def load_model(path: str | os.PathLike[str], **keywords: Any) -> keras.Model:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_resnet.plan import NetworkPlan
+from keras_resnet.networks.plan import NetworkPlan
 
 #: Below this height or width, the last stage sees the image through so few pixels that accuracy
 #: suffers.

@@ -12,7 +12,7 @@ from typing import Any
 import keras
 from keras import layers
 
-from keras_resnet.plan import BlockPlan, Conv, Norm
+from keras_resnet.networks.plan import BlockPlan, Conv, Norm
 
 #: Moving-average momentum of every BatchNormalization (Keras counts it the other way round than
 #: torch, so torch's 0.1 is 0.9 here) and epsilon of every normalisation (torchvision, timm).

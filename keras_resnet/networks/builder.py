@@ -10,12 +10,12 @@ from typing import Any
 import keras
 from keras import layers
 
-from keras_resnet.arguments import check_head, check_shape, check_size
-from keras_resnet.blocks import conv_norm_act, max_pooling, norm_act, residual_block
-from keras_resnet.config import ResNetConfig
-from keras_resnet.graph import allow_depth
-from keras_resnet.model_info import ModelInfo, set_info
-from keras_resnet.plan import NetworkPlan, plan
+from keras_resnet.models.info import ModelInfo, set_info
+from keras_resnet.networks.arguments import check_head, check_shape, check_size
+from keras_resnet.networks.blocks import conv_norm_act, max_pooling, norm_act, residual_block
+from keras_resnet.networks.config import ResNetConfig
+from keras_resnet.networks.graph import allow_depth
+from keras_resnet.networks.plan import NetworkPlan, plan
 from keras_resnet.weights.load import load_weights
 from keras_resnet.weights.report import LoadReport
 

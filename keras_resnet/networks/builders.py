@@ -8,9 +8,9 @@ from typing import Any, Protocol
 
 import keras
 
-from keras_resnet.builder import build
-from keras_resnet.config import ResNetConfig
-from keras_resnet.table import ROWS, cifar_config, get_config
+from keras_resnet.networks.builder import build
+from keras_resnet.networks.config import ResNetConfig
+from keras_resnet.networks.table import ROWS, cifar_config, get_config
 from keras_resnet.weights.registry import WeightsEntry, find_weights, list_weights
 from keras_resnet.weights.sources import is_path
 

@@ -49,6 +49,38 @@ def feature_extractor(model: keras.Model, levels: Sequence[str] | None = None) -
     )
 
 
+def pooled(model: keras.Model, level: str = "avg") -> keras.Model:
+    """The model up to the average of a feature map over all places; it shares weights with `model`.
+
+    Of a network with `pooling="max"`, `"avg"` is the maximum, as that is what its classifier sees.
+
+    Args:
+        model: a flat network of this package: fresh, fine-tuned or reloaded, with or without head.
+        level: `"avg"` for what the classifier sees, or a level of `feature_extractor`.
+
+    Returns:
+        A model with the same input and the output `(batch, channels)`, float32.
+
+    Raises:
+        ValueError: the model has no such level.
+    """
+    pools = keras.layers.GlobalAveragePooling2D, keras.layers.GlobalMaxPooling2D
+    names = ("avg_pool", "max_pool")
+    head = next((x for x in model.layers if x.name in names and isinstance(x, pools)), None)
+    if level == "avg" and head is not None:
+        return keras.Model(model.input, head.output, name=f"{model.name}_avg")
+    maps = feature_extractor(model).output
+    if level != "avg" and level not in maps:
+        raise ValueError(
+            f"Expected `level` to be 'avg' or one of {tuple(maps)}. Received: {level!r}"
+        )
+    chosen = maps[list(maps)[-1] if level == "avg" else level]
+    average = keras.layers.GlobalAveragePooling2D(
+        data_format="channels_last", dtype="float32", name=f"{level}_vector"
+    )
+    return keras.Model(model.input, average(chosen), name=f"{model.name}_{level}")
+
+
 def _outputs(model: keras.Model) -> dict[str, Any]:
     """The tensor of every level."""
     stages: dict[int, dict[int, list[keras.Layer]]] = {}

@@ -7,10 +7,10 @@ from typing import Any
 
 import keras
 
-from keras_resnet.builder import build, warn_of_changes
-from keras_resnet.config import ResNetConfig
-from keras_resnet.table import get_config
-from keras_resnet.variants import split_keywords, weights_config
+from keras_resnet.networks.builder import build, warn_of_changes
+from keras_resnet.networks.builders import split_keywords, weights_config
+from keras_resnet.networks.config import ResNetConfig
+from keras_resnet.networks.table import get_config
 from keras_resnet.weights.load import load_found
 from keras_resnet.weights.sources import open_source
 

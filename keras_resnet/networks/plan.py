@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from keras_resnet.config import ResNetConfig, multiple_of_8
+from keras_resnet.networks.config import ResNetConfig, multiple_of_8
 
 ShortcutKind = Literal["identity", "projection", "zero_padded"]
 Preactivation = Literal["own", "before"]

@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 import numpy as np
 
-from keras_resnet.config import ResNetConfig, Version
+from keras_resnet.networks.config import ResNetConfig, Version
 
 _FILTERS = (64, 128, 256, 512)
 

@@ -1,36 +1,20 @@
-from .callbacks import DivergedError as DivergedError
-from .cluster import Cluster as Cluster
-from .cluster import cluster_from as cluster_from
-from .interruption import TrainingInterrupted as TrainingInterrupted
-from .rate_finder import RateCurve as RateCurve
-from .rate_finder import find_rate as find_rate
-from .recipe_table import RECIPES as RECIPES
-from .recipe_table import find_recipe as find_recipe
-from .recipes import Recipe as Recipe
-from .recipes import override as override
-from .run_state import ResumeError as ResumeError
-from .strategies import Setup as Setup
-from .strategies import choose as choose
-from .trainer import TrainResult as TrainResult
-from .trainer import train as train
+from .devices.cluster import Cluster as Cluster, cluster_from as cluster_from
+from .devices.strategies import Setup as Setup, choose as choose
+from .rate_finder import RateCurve as RateCurve, find_rate as find_rate
+from .recipes.recipe import Recipe as Recipe, override as override
+from .recipes.table import RECIPES as RECIPES, find_recipe as find_recipe
+from .run.callbacks import DivergedError as DivergedError
+from .run.interruption import TrainingInterrupted as TrainingInterrupted
+from .run.state import ResumeError as ResumeError
+from .run.trainer import TrainResult as TrainResult, train as train
 from .transfer.finetune import (
     FinetuneResult as FinetuneResult,
-)
-from .transfer.finetune import (
     Stage as Stage,
-)
-from .transfer.finetune import (
     finetune as finetune,
 )
-from .transfer.freezing import FreezeReport as FreezeReport
-from .transfer.freezing import freeze as freeze
-from .transfer.freezing import unfreeze as unfreeze
+from .transfer.freezing import FreezeReport as FreezeReport, freeze as freeze, unfreeze as unfreeze
 from .transfer.heads import (
     check_image_size as check_image_size,
-)
-from .transfer.heads import (
     replace_head as replace_head,
-)
-from .transfer.heads import (
     swap_stem as swap_stem,
 )

@@ -8,7 +8,7 @@ from typing import Any, Self
 import keras
 import numpy as np
 
-from keras_resnet.training.recipe_parts import LossConfig, check_number
+from keras_resnet.training.recipes.parts import LossConfig, check_number
 
 
 def is_sparse(targets: Any, logits: Any) -> bool:

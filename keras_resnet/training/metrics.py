@@ -7,7 +7,7 @@ from typing import Any
 import keras
 
 from keras_resnet.training.losses import is_sparse
-from keras_resnet.training.recipe_parts import check_count
+from keras_resnet.training.recipes.parts import check_count
 
 
 def hits(y_true: Any, y_pred: Any, k: int = 1) -> Any:

@@ -17,14 +17,14 @@ import tensorflow as tf
 from matplotlib.figure import Figure
 
 from keras_resnet.data import BadRecords, DataConfig, Source, load_data, training_batches
-from keras_resnet.files import partial_directory, publish
+from keras_resnet.support.files import partial_directory, publish
 from keras_resnet.training.losses import TrainedModel, balanced_weights, make_loss
-from keras_resnet.training.optimizers import make_optimizer
-from keras_resnet.training.recipe_parts import check_count, check_number
-from keras_resnet.training.recipe_table import find_recipe
-from keras_resnet.training.recipes import Recipe
-from keras_resnet.training.training_model import pull_to_start, training_copy
-from keras_resnet.training.training_plan import TrainingPlan, make_plan
+from keras_resnet.training.optimizers.optimizers import make_optimizer
+from keras_resnet.training.recipes.parts import check_count, check_number
+from keras_resnet.training.recipes.recipe import Recipe
+from keras_resnet.training.recipes.table import find_recipe
+from keras_resnet.training.run.copy import pull_to_start, training_copy
+from keras_resnet.training.run.plan import TrainingPlan, make_plan
 
 #: A smoothed loss above this many times the smallest one ends the search.
 _DIVERGED = 4.0

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from keras_resnet.blocks import NORM_EPSILON
+from keras_resnet.networks.blocks import NORM_EPSILON
 from keras_resnet.weights.checkpoint import Checkpoint
 from keras_resnet.weights.infer import Inferred
 from keras_resnet.weights.mapping import Naming

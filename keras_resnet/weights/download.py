@@ -22,7 +22,7 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
-from keras_resnet.files import partial_directory
+from keras_resnet.support.files import partial_directory
 
 #: Seconds without a byte after which a connection is given up, unless `KERAS_RESNET_TIMEOUT` says
 #: otherwise.

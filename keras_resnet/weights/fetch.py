@@ -21,7 +21,7 @@ from typing import Any
 
 import filelock
 
-from keras_resnet.files import partial_directory
+from keras_resnet.support.files import partial_directory
 from keras_resnet.weights.download import (
     DownloadError,
     digest,

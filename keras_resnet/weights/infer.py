@@ -7,9 +7,15 @@ import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from keras_resnet.config import EXPANSION, IMAGENET_MEAN, IMAGENET_STD, ResNetConfig, multiple_of_8
-from keras_resnet.model_info import ENTRY, ModelInfo
-from keras_resnet.plan import plan
+from keras_resnet.models.info import ENTRY, ModelInfo
+from keras_resnet.networks.config import (
+    EXPANSION,
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    ResNetConfig,
+    multiple_of_8,
+)
+from keras_resnet.networks.plan import plan
 from keras_resnet.weights.checkpoint import Checkpoint
 
 #: Whose training made it, as far as the keys tell: `keras_resnet` is ours.

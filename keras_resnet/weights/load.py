@@ -8,10 +8,10 @@ from collections.abc import Iterator, Sequence
 import keras
 import numpy as np
 
-from keras_resnet.config import IMAGENET_MEAN
-from keras_resnet.graph import find_network
-from keras_resnet.labels import dataset_classes
-from keras_resnet.model_info import ModelInfo, get_info, set_info
+from keras_resnet.images.labels import dataset_classes
+from keras_resnet.models.info import ModelInfo, get_info, set_info
+from keras_resnet.networks.config import IMAGENET_MEAN
+from keras_resnet.networks.graph import find_network
 from keras_resnet.weights.checkpoint import names
 from keras_resnet.weights.convert import adapt_channels, stem_name
 from keras_resnet.weights.report import LoadReport

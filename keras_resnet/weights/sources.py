@@ -11,10 +11,10 @@ from typing import Literal
 import keras
 import numpy as np
 
-from keras_resnet.graph import find_network
-from keras_resnet.model_info import ENTRY, ModelInfo, info_of_file
-from keras_resnet.plan import plan
-from keras_resnet.saving import load_model
+from keras_resnet.models.info import ENTRY, ModelInfo, info_of_file
+from keras_resnet.models.saving import load_model
+from keras_resnet.networks.graph import find_network
+from keras_resnet.networks.plan import plan
 from keras_resnet.weights.checkpoint import (
     CONV_ROLES,
     NORM_ROLES,

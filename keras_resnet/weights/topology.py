@@ -12,8 +12,8 @@ from typing import Any
 
 import keras
 
-from keras_resnet.graph import sources
-from keras_resnet.plan import Conv, NetworkPlan, Norm
+from keras_resnet.networks.graph import sources
+from keras_resnet.networks.plan import Conv, NetworkPlan, Norm
 
 #: Layer of the network proper -> what has to be equal.
 Description = dict[str, dict[str, Any]]

@@ -6,7 +6,7 @@ import pytest
 
 import keras_resnet
 from keras_resnet import complexity
-from keras_resnet.table import get_config
+from keras_resnet.networks.table import get_config
 
 
 def test_counts_any_functional_keras_model() -> None:

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from keras_resnet.analysis.diagram import draw
-from keras_resnet.table import get_config
+from keras_resnet.networks.table import get_config
 
 
 def words(path: Path) -> list[str]:

@@ -26,11 +26,11 @@ import keras
 import numpy as np
 
 import keras_resnet
-from keras_resnet.compress import MODEL_FILE, compress
-from keras_resnet.compression_report import CompressionOptions
 from keras_resnet.data import DataConfig, evaluation_batches, load_data
 from keras_resnet.export import load_runner
 from keras_resnet.export.tflite.inspect import kernels
+from keras_resnet.jobs.compress import MODEL_FILE, compress
+from keras_resnet.jobs.compression_report import CompressionOptions
 from keras_resnet.training import Recipe, find_recipe, train
 
 #: Points that each way may cost, of the network in float.

@@ -128,7 +128,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=3)
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
-    from keras_resnet.data.benchmark import rates_in_turn
+    from keras_resnet.data.check.benchmark import rates_in_turn
 
     with tempfile.TemporaryDirectory() as directory:
         link(arguments.folder, Path(directory))

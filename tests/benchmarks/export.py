@@ -24,7 +24,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras_resnet
 from keras_resnet.export import TARGETS, benchmark, export
-from keras_resnet.images import find_images
+from keras_resnet.images.decode import find_images
 
 
 def exporting(images: str, output: Path) -> None:

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 import keras_resnet
-from keras_resnet.extras import OPTIONAL
+from keras_resnet.support.extras import OPTIONAL
 
-from .conftest import Command, Run
+from ..conftest import Command, Run
 
 
 def test_list_shows_every_network_with_its_cost(

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from .conftest import Command, Start
+from ..conftest import Command, Start
 
 
 @pytest.fixture(scope="module")

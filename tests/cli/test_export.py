@@ -13,7 +13,7 @@ from PIL import Image
 from keras_resnet import set_class_names
 from keras_resnet.export import load_runner
 
-from .conftest import Command
+from ..conftest import Command
 
 NAMES = [f"kind {index}" for index in range(10)]
 

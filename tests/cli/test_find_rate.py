@@ -13,11 +13,11 @@ import pytest
 
 from keras_resnet import ResNetConfig, build, create_model
 from keras_resnet.cli.find_rate import _open
-from keras_resnet.model_info import get_info, set_class_names
+from keras_resnet.models.info import get_info, set_class_names
 from keras_resnet.training import find_recipe, freeze
 from keras_resnet.training.rate_finder import find_rate as rate_finder_run
 
-from .conftest import Command
+from ..conftest import Command
 
 
 @pytest.fixture(scope="module")

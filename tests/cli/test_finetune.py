@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 import keras_resnet
-from keras_resnet.model_info import get_info
+from keras_resnet.models.info import get_info
 
-from .conftest import Command
+from ..conftest import Command
 
 
 @pytest.fixture(scope="module")

@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from keras_resnet.training.recipe_table import RECIPES
+from keras_resnet.training.recipes.table import RECIPES
 
-from .conftest import Command
+from ..conftest import Command
 
 
 def lines_of(text: str) -> list[str]:

@@ -15,9 +15,9 @@ import keras_resnet
 from keras_resnet import ResNetConfig, build, from_checkpoint, load_model
 from keras_resnet.export import export
 
-from .conftest import Command, randomize
+from ..conftest import Command, randomize
 
-FIXTURES = Path(__file__).parent / "fixtures"
+FIXTURES = Path(__file__).parents[1] / "fixtures"
 NAMES = [f"class {index}" for index in range(10)]
 
 

@@ -14,11 +14,11 @@ from keras_resnet.compression import cluster, prune, quantize_aware, strip
 from keras_resnet.compression.clustering import _neighbours_together
 from keras_resnet.compression.layers import compressed_layers
 from keras_resnet.export.runtime import load_runner
-from keras_resnet.export.signature import ExportSource, output_names
+from keras_resnet.export.source import ExportSource, output_names
 from keras_resnet.export.tflite import convert as tflite
 from keras_resnet.export.tflite.kernels import _kernels, keep_properties
 from keras_resnet.export.tflite.quantize import parse
-from keras_resnet.model_info import compressed_kernels, get_info
+from keras_resnet.models.info import compressed_kernels, get_info
 
 from ..conftest import randomize
 

@@ -19,7 +19,7 @@ from keras_resnet.compression.layers import (
 )
 from keras_resnet.data import LabeledImages
 from keras_resnet.export import export, load_runner
-from keras_resnet.model_info import set_class_names
+from keras_resnet.models.info import set_class_names
 from keras_resnet.training import (
     FinetuneResult,
     Stage,
@@ -34,7 +34,7 @@ from keras_resnet.training import (
 )
 
 from ..conftest import randomize
-from ..training.interruption import Count
+from ..training.run.interruption import Count
 
 COLOURS = {"red": (200, 40, 40), "green": (40, 200, 40), "blue": (40, 40, 200)}
 RECIPE = override(

@@ -7,7 +7,7 @@ import pytest
 
 from keras_resnet import ResNetConfig, build
 from keras_resnet.compression.fusion import PASSING, activation_name, fused_groups
-from keras_resnet.graph import sources
+from keras_resnet.networks.graph import sources
 
 from ..conftest import randomize
 

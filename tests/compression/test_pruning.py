@@ -22,10 +22,9 @@ from keras_resnet.compression import (
 )
 from keras_resnet.compression.layers import compressed_layers
 from keras_resnet.compression.rebuild import kernels
-from keras_resnet.export.signature import ExportSource, output_names
-from keras_resnet.export.tflite import convert as tflite
-from keras_resnet.export.tflite import inspect as tflite_inspect
-from keras_resnet.model_info import compressed_kernels, get_info
+from keras_resnet.export.source import ExportSource, output_names
+from keras_resnet.export.tflite import convert as tflite, inspect as tflite_inspect
+from keras_resnet.models.info import compressed_kernels, get_info
 
 from ..conftest import randomize
 

@@ -20,11 +20,10 @@ from keras_resnet.compression.layers import ActivationRange, compressed_layers, 
 from keras_resnet.data import load_digits
 from keras_resnet.export import export, load_runner
 from keras_resnet.export.onnx import quantize as onnx_int8
-from keras_resnet.export.signature import ExportOptions, ExportSource, output_names
-from keras_resnet.export.tflite import convert as tflite
-from keras_resnet.export.tflite import inspect as tflite_inspect
+from keras_resnet.export.source import ExportOptions, ExportSource, output_names
+from keras_resnet.export.tflite import convert as tflite, inspect as tflite_inspect
 from keras_resnet.export.tflite.quantize import builtin
-from keras_resnet.model_info import (
+from keras_resnet.models.info import (
     CompressedKernels,
     KernelProperty,
     LearnedRanges,

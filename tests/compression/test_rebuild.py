@@ -15,9 +15,9 @@ from keras_resnet.compression import cluster, prune, quantize_aware, strip
 from keras_resnet.compression.layers import ranges
 from keras_resnet.export import export
 from keras_resnet.export.tflite.inspect import kernels
-from keras_resnet.model_info import compressed_kernels, learned_ranges
+from keras_resnet.models.info import compressed_kernels, learned_ranges
 from keras_resnet.training import freeze, unfreeze
-from keras_resnet.training.training_model import training_copy
+from keras_resnet.training.run.copy import training_copy
 
 from ..conftest import randomize
 

@@ -23,7 +23,7 @@ from keras_resnet.data import LabeledImages, load_digits
 from keras_resnet.training import RECIPES, TrainingInterrupted, override, train
 
 from ..conftest import randomize
-from ..training.interruption import Count
+from ..training.run.interruption import Count
 
 Digits = tuple[LabeledImages, LabeledImages]
 

@@ -16,9 +16,9 @@ from keras import layers
 
 from keras_resnet import ResNetConfig, build, list_models
 from keras_resnet.compression import copy_from_twin, copy_to_twin, to_tf_keras
-from keras_resnet.extras import require
-from keras_resnet.graph import sources
-from keras_resnet.table import VARIANTS
+from keras_resnet.networks.graph import sources
+from keras_resnet.networks.table import VARIANTS
+from keras_resnet.support.extras import require
 
 from ..conftest import Run, randomize
 
@@ -101,7 +101,7 @@ def assert_equal_outputs(model: keras.Model, twin: Any, inputs: Any, **call: Any
 
 
 def origins(twin: Any) -> dict[str, list[str]]:
-    """`keras_resnet.graph.sources` of a tf_keras model."""
+    """`keras_resnet.networks.graph.sources` of a tf_keras model."""
     found = {}
     for layer in twin.get_config()["layers"]:
         calls = layer["inbound_nodes"]

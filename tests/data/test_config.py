@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from keras_resnet.data import AUGMENTATIONS, Augmentation, DataConfig
-from keras_resnet.preprocessing import EvalProtocol
+from keras_resnet.images.protocol import EvalProtocol
 
 
 def test_configs_survive_json() -> None:

@@ -23,11 +23,11 @@ from keras_resnet.data import (
     steps_per_epoch,
     training_batches,
 )
+from keras_resnet.data.augment.transforms import pad_and_crop
 from keras_resnet.data.order import Order
 from keras_resnet.data.sources import Record, Source, Subset
 from keras_resnet.data.sources.load import load_parts
-from keras_resnet.data.transforms import pad_and_crop
-from keras_resnet.preprocessing import EvalProtocol, eval_transform
+from keras_resnet.images.protocol import EvalProtocol, eval_transform
 
 from ..conftest import Run
 

@@ -10,8 +10,8 @@ from PIL import Image
 
 from keras_resnet.data import DataConfig, load_data
 from keras_resnet.export.calibration import balanced, check_calibration, image_sets
-from keras_resnet.model_info import ModelInfo
-from keras_resnet.preprocessing import EvalProtocol
+from keras_resnet.images.protocol import EvalProtocol
+from keras_resnet.models.info import ModelInfo
 
 SHAPE = (None, 16, 16, 3)
 NAMES = ("a", "b", "c")

@@ -29,9 +29,9 @@ from keras_resnet.export import (
     load_runner,
 )
 from keras_resnet.export.record import digest
-from keras_resnet.export.report_page import html_table
+from keras_resnet.export.report.page import html_table
 from keras_resnet.export.servers.kserve import SERVICE
-from keras_resnet.export.signature import ExportSource, output_names
+from keras_resnet.export.source import ExportSource, output_names
 
 from ..conftest import randomize
 

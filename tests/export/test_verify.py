@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from keras_resnet import build, feature_extractor
-from keras_resnet.config import ResNetConfig
 from keras_resnet.export import TARGETS, Limits, export, limits_of, load_runner, verify
-from keras_resnet.model_info import get_info, set_class_names
+from keras_resnet.models.info import get_info, set_class_names
+from keras_resnet.networks.config import ResNetConfig
 
 from ..conftest import randomize
 

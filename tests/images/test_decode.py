@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile, ImageOps
 
-from keras_resnet import image_formats
-from keras_resnet.images import MAX_PIXELS, UnreadableImageError, find_images, read_image
+from keras_resnet.images import formats as image_formats
+from keras_resnet.images.decode import MAX_PIXELS, UnreadableImageError, find_images, read_image
 
 EXIF_ORIENTATION = 0x0112
 

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_resnet.labels import dataset_classes, decode_predictions, imagenet_classes
+from keras_resnet.images.labels import dataset_classes, decode_predictions, imagenet_classes
 
 
 def test_classes_are_in_the_order_of_ilsvrc() -> None:

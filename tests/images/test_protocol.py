@@ -15,16 +15,16 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from keras_resnet import preprocessing
-from keras_resnet.images import UnreadableImageError
-from keras_resnet.preprocessing import (
+from keras_resnet.images import protocol as preprocessing
+from keras_resnet.images.decode import UnreadableImageError
+from keras_resnet.images.protocol import (
     EvalProtocol,
     eval_transform,
     preprocess_input,
     warn_if_scaled,
 )
 
-from .conftest import Run
+from ..conftest import Run
 
 
 @pytest.fixture(autouse=True)
@@ -361,7 +361,7 @@ def test_transform_warns_its_caller() -> None:
 def test_tensorflow_is_imported_only_for_the_graph(run_new_python: Run) -> None:
     process = run_new_python(
         "import sys, numpy as np\n"
-        "from keras_resnet.preprocessing import *\n"
+        "from keras_resnet.images.protocol import *\n"
         "image = np.full((50, 60, 3), 9, np.uint8)\n"
         "preprocess_input(image * 1.5)\n"
         "assert eval_transform()(image).tolist() == np.full((224, 224, 3), 9).tolist()\n"

@@ -18,22 +18,22 @@ from PIL import Image
 
 from keras_resnet import ResNet50, ResNetConfig, build
 from keras_resnet.analysis.complexity import complexity
-from keras_resnet.compress import _check_agreement, compress
 from keras_resnet.compression import cluster, prune, sparsity_of, strip
 from keras_resnet.compression.layers import ranges
-from keras_resnet.compression_report import (
+from keras_resnet.export import ExportError, load_runner
+from keras_resnet.export.tflite.inspect import float_operators, kernels
+from keras_resnet.jobs.compress import _check_agreement, compress
+from keras_resnet.jobs.compression_report import (
     CompressionError,
     CompressionOptions,
     CompressionReport,
     CompressionRow,
 )
-from keras_resnet.export import ExportError, load_runner
-from keras_resnet.export.tflite.inspect import float_operators, kernels
-from keras_resnet.model_info import compressed_kernels, set_class_names
-from keras_resnet.saving import load_model
+from keras_resnet.models.info import compressed_kernels, set_class_names
+from keras_resnet.models.saving import load_model
 from keras_resnet.training import ResumeError, find_recipe, override, train
 
-from .conftest import Command, Start
+from ..conftest import Command, Start
 
 COLOURS = {"blue": (40, 40, 200), "green": (40, 200, 40), "red": (200, 40, 40)}
 RECIPE = override(find_recipe("quick-digits"), {"batch_size": 16, "augmentation.crop": "none"})
@@ -212,7 +212,7 @@ def test_figures_are_shown_where_artifacts_disagree(
     def disagree(*_: Any, **__: Any) -> None:
         raise CompressionError("Expected artifacts that agree. Received: others", all_three)
 
-    monkeypatch.setattr("keras_resnet.compress.compress", disagree)
+    monkeypatch.setattr("keras_resnet.jobs.compress.compress", disagree)
     arguments = ("compress", str(trained), "--data", data, "--output", str(tmp_path / "out"))
     done = command_in_process(*arguments, "--no-deterministic")
     assert done.returncode == 1

@@ -13,11 +13,11 @@ from PIL import Image
 
 from keras_resnet import ResNetConfig, build
 from keras_resnet.export import export
-from keras_resnet.model_info import ModelInfo, set_class_names, set_info
-from keras_resnet.predictor import Predictor
-from keras_resnet.preprocessing import EvalProtocol, eval_transform
+from keras_resnet.images.protocol import EvalProtocol, eval_transform
+from keras_resnet.jobs.predictor import Predictor
+from keras_resnet.models.info import ModelInfo, set_class_names, set_info
 
-from .conftest import randomize
+from ..conftest import randomize
 
 NAMES = tuple(f"class {index}" for index in range(10))
 TARGETS = ("saved_model", "tflite-float32", "onnx")
@@ -185,7 +185,7 @@ def test_what_cannot_be_predicted_is_refused(
 
 
 def test_scaled_pixels_are_warned_of(named: keras.Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    import keras_resnet.preprocessing as preprocessing
+    import keras_resnet.images.protocol as preprocessing
 
     monkeypatch.setattr(preprocessing, "_warned", False, raising=False)
     with pytest.warns(UserWarning, match="scaled"):
@@ -222,7 +222,7 @@ def test_another_backend_predicts_the_same(
 import sys
 import numpy as np
 from keras_resnet import load_model
-from keras_resnet.predictor import Predictor
+from keras_resnet.jobs.predictor import Predictor
 predictor = Predictor(load_model(sys.argv[1]))
 np.save(sys.argv[2], predictor.predict(sys.argv[3:]))
 print(len(predictor.class_names), "tensorflow" in sys.modules)

@@ -16,11 +16,11 @@ import pytest
 
 from keras_resnet.data import load_digits
 from keras_resnet.export import load_runner
-from keras_resnet.files import partial_directory
-from keras_resnet.quickstart import TARGETS, quickstart
+from keras_resnet.jobs.quickstart import TARGETS, quickstart
+from keras_resnet.support.files import partial_directory
 
-from .conftest import Command, Run, Start, ended
-from .fork_server import ForkServer
+from ..conftest import Command, Run, Start, ended
+from ..fork_server import ForkServer
 
 RESULTS = {
     "model.keras",
@@ -128,7 +128,8 @@ def test_results_are_not_overwritten_unasked(small: Demo, command_in_process: Co
 #: The command with a network, and digits, that are trained in a second, and without timing.
 SMALL = """
 import functools
-from keras_resnet import ResNetConfig, build, quickstart
+from keras_resnet import ResNetConfig, build
+from keras_resnet.jobs import quickstart
 from keras_resnet.cli import main
 digits = quickstart.load_digits
 quickstart.load_digits = lambda: digits(16)
@@ -226,7 +227,7 @@ def test_bad_epochs_are_refused_before_anything_is_written(tmp_path: Path) -> No
 
 
 def test_calibration_is_balanced_and_from_the_training_split() -> None:
-    from keras_resnet.quickstart import _calibration
+    from keras_resnet.jobs.quickstart import _calibration
 
     train_data, test_data = load_digits()
     images = _calibration(train_data)

@@ -7,8 +7,8 @@ import keras
 import pytest
 
 from keras_resnet import ResNetConfig, build, load_model, load_weights
-from keras_resnet.model_info import ModelInfo, get_info, set_class_names, set_info
-from keras_resnet.preprocessing import EvalProtocol
+from keras_resnet.images.protocol import EvalProtocol
+from keras_resnet.models.info import ModelInfo, get_info, set_class_names, set_info
 
 TINY = ResNetConfig("basic", (1,), (8,), stem="cifar")
 

@@ -7,7 +7,7 @@ import pytest
 
 from keras_resnet import ResNetConfig, build, load_model, load_weights
 
-from .conftest import Run
+from ..conftest import Run
 
 
 def test_what_cannot_be_loaded_is_refused_with_the_reason(tmp_path: Path) -> None:

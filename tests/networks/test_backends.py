@@ -10,9 +10,9 @@ import pytest
 
 from keras_resnet import load_model
 from keras_resnet.data import load_digits
-from keras_resnet.table import VARIANTS
+from keras_resnet.networks.table import VARIANTS
 
-from .conftest import Run
+from ..conftest import Run
 from .test_builder import CONFIGS
 
 PROBE = """
@@ -22,7 +22,7 @@ import sys
 import numpy as np
 import keras, keras_resnet
 from tests.conftest import randomize
-from tests.test_builder import CONFIGS
+from tests.networks.test_builder import CONFIGS
 
 def run(model, images, training):
     \"\"\"Logits of inference; those of training, of the sum of whose squares the gradients are; the

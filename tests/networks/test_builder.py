@@ -12,7 +12,7 @@ import keras_resnet
 from keras_resnet import ResNetConfig, build
 from keras_resnet.weights.load import load_weights
 
-from .conftest import Run, randomize
+from ..conftest import Run, randomize
 from .numpy_network import NumpyNetwork
 
 

@@ -9,10 +9,10 @@ import keras
 import pytest
 
 import keras_resnet
-from keras_resnet.table import VARIANTS, get_config
-from keras_resnet.variants import Builder
+from keras_resnet.networks.builders import Builder
+from keras_resnet.networks.table import VARIANTS, get_config
 
-LAYER_NAMES = Path(__file__).parent / "golden" / "layer_names.json"
+LAYER_NAMES = Path(__file__).parents[1] / "golden" / "layer_names.json"
 
 
 def builders() -> dict[str, Builder]:

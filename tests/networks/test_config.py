@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from keras_resnet import ResNetConfig
-from keras_resnet.plan import plan
+from keras_resnet.networks.plan import plan
 
 VALID = {"block": "bottleneck", "blocks": (3, 4, 6, 3), "filters": (64, 128, 256, 512)}
 

@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 from keras_resnet import ResNetConfig, create_model
-from keras_resnet.table import VARIANTS
+from keras_resnet.networks.table import VARIANTS
 
 
 def marks(config: ResNetConfig) -> Any:

@@ -17,7 +17,7 @@ import pytest
 import keras_resnet
 from keras_resnet.weights.registry import find_weights
 
-from .conftest import ROOT, randomize
+from ..conftest import ROOT, randomize
 
 THEIRS = keras.applications.resnet50
 SHAPE = (64, 64, 3)

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from keras_resnet.analysis.complexity import complexity, shortcut_counts, summarize
-from keras_resnet.config import ResNetConfig
-from keras_resnet.plan import plan
-from keras_resnet.table import get_config
+from keras_resnet.networks.config import ResNetConfig
+from keras_resnet.networks.plan import plan
+from keras_resnet.networks.table import get_config
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parents[1] / "golden"
 
 
 def golden_rows(name: str = "architectures_counts") -> list[dict[str, str]]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from keras_resnet import files
+from keras_resnet.support import files
 
 
 def test_partial_directory_disappears_on_every_way_out(tmp_path: Path) -> None:
@@ -124,7 +124,7 @@ def test_full_disk_is_named_whatever_the_writer_said(
 def test_leftovers_of_killed_processes_are_removed_and_no_others(tmp_path: Path) -> None:
     code = f"""
 import time, pathlib
-from keras_resnet.files import partial_directory
+from keras_resnet.support.files import partial_directory
 with partial_directory(pathlib.Path({str(tmp_path)!r})) as staging:
     print(staging, flush=True)
     time.sleep(60)

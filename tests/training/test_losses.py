@@ -15,7 +15,7 @@ from keras_resnet.training.losses import (
     make_loss,
 )
 from keras_resnet.training.metrics import make_metrics
-from keras_resnet.training.recipe_parts import LossConfig
+from keras_resnet.training.recipes.parts import LossConfig
 
 from ..conftest import Run
 

@@ -16,7 +16,7 @@ from PIL import Image
 
 from keras_resnet import ResNetConfig, build
 from keras_resnet.data import LabeledImages
-from keras_resnet.model_info import get_info
+from keras_resnet.models.info import get_info
 from keras_resnet.training import Recipe, find_recipe, freeze, override, rate_finder
 from keras_resnet.training.rate_finder import (
     RateCurve,

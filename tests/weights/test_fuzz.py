@@ -29,7 +29,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from keras_resnet import ResNetConfig, build, from_checkpoint, load_weights, save_torch_state_dict
-from keras_resnet.config import IMAGENET_MEAN, IMAGENET_STD
+from keras_resnet.networks.config import IMAGENET_MEAN, IMAGENET_STD
 from keras_resnet.weights.checkpoint import Checkpoint, read_checkpoint
 from keras_resnet.weights.infer import infer
 from keras_resnet.weights.readers import read_arrays

@@ -20,13 +20,13 @@ from keras_resnet import (
     load_weights,
     save_torch_state_dict,
 )
-from keras_resnet.config import IMAGENET_STD
-from keras_resnet.model_info import get_info, set_class_names
+from keras_resnet.models.info import get_info, set_class_names
+from keras_resnet.networks.config import IMAGENET_STD
 from keras_resnet.weights.mapping import Naming
 from keras_resnet.weights.readers import read_arrays
 
 from ..conftest import randomize
-from ..test_builder import CONFIGS
+from ..networks.test_builder import CONFIGS
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 HEAD = {"classifier_activation": None, "include_preprocessing": False}

@@ -79,7 +79,9 @@ def test_prediction_works_offline(run_python: Run, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     probabilities, best, tag = json.loads(done.stdout.splitlines()[-1])
     assert tag == find_weights("cifar10", "resnet20").tag == PACKAGED[0]
-    assert {name for _, name, _ in best} == set(keras_resnet.labels.dataset_classes("cifar10")[0])
+    assert {name for _, name, _ in best} == set(
+        keras_resnet.images.labels.dataset_classes("cifar10")[0]
+    )
     assert not (tmp_path / "none").exists()
     np.testing.assert_allclose(np.sum(probabilities, axis=-1), 1, atol=1e-5)
     # Recorded when the weights were packaged: another order of classes or channels, or another

@@ -6,9 +6,9 @@ from collections import Counter
 import pytest
 
 from keras_resnet.analysis.complexity import complexity
-from keras_resnet.config import IMAGENET_MEAN, IMAGENET_STD, ResNetConfig
-from keras_resnet.preprocessing import EvalProtocol
-from keras_resnet.table import get_config
+from keras_resnet.images.protocol import EvalProtocol
+from keras_resnet.networks.config import IMAGENET_MEAN, IMAGENET_STD, ResNetConfig
+from keras_resnet.networks.table import get_config
 from keras_resnet.weights import registry
 from keras_resnet.weights.registry import WeightsEntry, find_weights, list_weights
 

@@ -9,10 +9,10 @@ import pytest
 
 import keras_resnet
 from keras_resnet import ResNet18V2, ResNet50, create_model, from_checkpoint, save_torch_state_dict
-from keras_resnet.labels import imagenet_classes
-from keras_resnet.model_info import get_info
-from keras_resnet.table import VARIANTS
-from keras_resnet.variants import weights_config
+from keras_resnet.images.labels import imagenet_classes
+from keras_resnet.models.info import get_info
+from keras_resnet.networks.builders import weights_config
+from keras_resnet.networks.table import VARIANTS
 from keras_resnet.weights.fetch import cache_path
 from keras_resnet.weights.registry import find_weights, list_weights
 

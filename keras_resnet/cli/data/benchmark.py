@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from keras_resnet.cli.app import AsJson, print_json
-from keras_resnet.cli.data import data
-from keras_resnet.quiet import quiet
-from keras_resnet.terminal import console, progress, table
+from keras_resnet.cli.data.app import data
+from keras_resnet.cli.options import AsJson, print_json
+from keras_resnet.support.quiet import quiet
+from keras_resnet.support.terminal import console, progress, table
 
 if TYPE_CHECKING:
     import keras
 
-    from keras_resnet.data.benchmark import BenchmarkReport
+    from keras_resnet.data.check.benchmark import BenchmarkReport
     from keras_resnet.data.config import Augmentation
 
 #: Augmentations in which pixels can be averaged.
@@ -50,7 +50,7 @@ def benchmark(
     if dtype is not None and model is None:
         raise ValueError(f"Expected `--dtype` with `--model`. Received: --dtype {dtype}")
     with quiet():
-        from keras_resnet.data.benchmark import benchmark as measure
+        from keras_resnet.data.check.benchmark import benchmark as measure
         from keras_resnet.data.config import DataConfig
         from keras_resnet.data.sources.load import load_parts
     config = DataConfig(source, size=size, augmentation=_augmentation(augmentation, antialias))
@@ -83,7 +83,7 @@ def _augmentation(name: str, antialias: bool) -> Augmentation:
 
 
 def _network(name: str, size: int, classes: int, dtype: str | None) -> keras.Model:
-    from keras_resnet.variants import create_model
+    from keras_resnet.networks.builders import create_model
 
     return create_model(name, input_shape=(size, size, 3), classes=classes, dtype=dtype)
 
@@ -98,7 +98,7 @@ def _shown(as_json: bool) -> Iterator[Any]:
 
 
 def _print(result: BenchmarkReport) -> None:
-    from keras_resnet.data.benchmark import format_rate
+    from keras_resnet.data.check.benchmark import format_rate
 
     rows = table(("stage", "images/s", "per core"))
     for stage, rate in result.images_per_second.items():

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from keras_resnet.cli.data import data
-from keras_resnet.quiet import quiet
-from keras_resnet.terminal import console, progress
+from keras_resnet.cli.data.app import data
+from keras_resnet.support.quiet import quiet
+from keras_resnet.support.terminal import console, progress
 
 if TYPE_CHECKING:
     from keras_resnet.data.sources.base import Source
@@ -147,7 +147,7 @@ def _prepare(
 ) -> None:
     _hide_accelerators()
     with quiet():
-        from keras_resnet.data.prepare import prepare, refuse_existing
+        from keras_resnet.data.shards.prepare import prepare, refuse_existing
     # Before the source is listed, which takes minutes.
     refuse_existing(output, overwrite)
     with progress("prepare") as report:

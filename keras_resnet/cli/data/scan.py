@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from keras_resnet.cli.app import AsJson, print_json
-from keras_resnet.cli.data import data
-from keras_resnet.quiet import quiet
-from keras_resnet.terminal import console, progress, table
+from keras_resnet.cli.data.app import data
+from keras_resnet.cli.options import AsJson, print_json
+from keras_resnet.support.quiet import quiet
+from keras_resnet.support.terminal import console, progress, table
 
 if TYPE_CHECKING:
-    from keras_resnet.data.scan import ScanReport
+    from keras_resnet.data.check.scan import ScanReport
 
 #: Findings of one kind that are printed.
 _SHOWN = 20
@@ -45,7 +45,7 @@ def scan(
         if output.exists() and not overwrite:
             raise FileExistsError(f"Expected a new file. Received: {output}. Pass --overwrite")
     with quiet():
-        from keras_resnet.data import scan as scanning
+        from keras_resnet.data.check import scan as scanning
         from keras_resnet.data.sources.load import load_parts
     sources = [part for part in load_parts(source) if part is not None]
     with _shown(as_json) as step:
@@ -70,7 +70,7 @@ def _shown(as_json: bool) -> Iterator[Any]:
 
 
 def _save(report: ScanReport, output: Path) -> None:
-    from keras_resnet.files import partial_directory, publish
+    from keras_resnet.support.files import partial_directory, publish
 
     with partial_directory(output.absolute().parent) as staging:
         partial = staging / output.name
@@ -86,7 +86,7 @@ def _save(report: ScanReport, output: Path) -> None:
 
 
 def _print(report: ScanReport, output: Path | None) -> None:
-    from keras_resnet.data.scan import KINDS
+    from keras_resnet.data.check.scan import KINDS
 
     if report.counts:
         kinds = table(("finding", "severity", "images"), left=2)

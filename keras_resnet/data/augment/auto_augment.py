@@ -14,7 +14,7 @@ from functools import partial
 
 import tensorflow as tf
 
-from keras_resnet.data.colour import along_row, auto_contrast, image_rows
+from keras_resnet.data.augment.colour import along_row, auto_contrast, image_rows
 
 #: What geometric operations put where the picture does not reach.
 FILL = 128

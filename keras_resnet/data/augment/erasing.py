@@ -6,7 +6,7 @@ import math
 
 import tensorflow as tf
 
-from keras_resnet.data.colour import to_uint8
+from keras_resnet.data.augment.colour import to_uint8
 
 #: Least and greatest share of the area, and of height over width.
 AREA = (0.02, 1 / 3)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from keras_resnet.data.colour import to_uint8
+from keras_resnet.data.augment.colour import to_uint8
 
 
 def mix(

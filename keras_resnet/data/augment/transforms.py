@@ -13,13 +13,13 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from keras_resnet.data import colour
-from keras_resnet.data.auto_augment import rand_augment, trivial_augment
+from keras_resnet.data.augment import colour
+from keras_resnet.data.augment.auto_augment import rand_augment, trivial_augment
+from keras_resnet.data.augment.erasing import random_erasing
+from keras_resnet.data.augment.windows import Cuts, cut_jpeg, cut_pixels, cuts_of
 from keras_resnet.data.config import Augmentation
-from keras_resnet.data.erasing import random_erasing
 from keras_resnet.data.reading import JPEG, PATH, PIXELS
-from keras_resnet.data.windows import Cuts, cut_jpeg, cut_pixels, cuts_of
-from keras_resnet.preprocessing import EvalProtocol, EvalTransform
+from keras_resnet.images.protocol import EvalProtocol, EvalTransform
 
 #: How often a window is drawn before the largest one in the middle is taken, as in torchvision.
 _ATTEMPTS = 10

@@ -13,7 +13,6 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_resnet.cores import usable_cores
 from keras_resnet.data.bad_records import BadRecords, TooManyBadRecordsError
 from keras_resnet.data.config import DataConfig
 from keras_resnet.data.order import Order
@@ -23,8 +22,9 @@ from keras_resnet.data.pipeline import CHUNK, READS, WAITING, training_batches
 from keras_resnet.data.reading import JPEG, PATH, PIXELS, Reader, read_tensors
 from keras_resnet.data.sources.base import Record, Source, Subset
 from keras_resnet.data.sources.memory import LabeledImages
-from keras_resnet.image_formats import plain_jpeg_size
-from keras_resnet.images import MAX_PIXELS
+from keras_resnet.images.decode import MAX_PIXELS
+from keras_resnet.images.formats import plain_jpeg_size
+from keras_resnet.support.cores import usable_cores
 
 #: Does some work and returns how many images that were.
 Take = Callable[[], int]

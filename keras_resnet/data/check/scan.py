@@ -13,11 +13,11 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from keras_resnet.cores import usable_cores
-from keras_resnet.data.image_traits import doubt_of, ends_early, traits_of
+from keras_resnet.data.check.traits import doubt_of, ends_early, traits_of
 from keras_resnet.data.sources.base import Source
-from keras_resnet.image_formats import format_of
-from keras_resnet.images import SUFFIXES, UnreadableImageError, read_image
+from keras_resnet.images.decode import SUFFIXES, UnreadableImageError, read_image
+from keras_resnet.images.formats import format_of
+from keras_resnet.support.cores import usable_cores
 
 Severity = Literal["error", "warning", "note"]
 

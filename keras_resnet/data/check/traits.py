@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from keras_resnet.image_formats import exif_orientation, format_of, jpeg_segments
-from keras_resnet.images import UnreadableImageError, read_image
+from keras_resnet.images.decode import UnreadableImageError, read_image
+from keras_resnet.images.formats import exif_orientation, format_of, jpeg_segments
 
 
 def traits_of(data: bytes) -> dict[str, str]:

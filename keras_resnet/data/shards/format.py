@@ -13,9 +13,9 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from keras_resnet.files import partial_directory
-from keras_resnet.image_formats import jpeg_segments
-from keras_resnet.images import UnreadableImageError, read_image
+from keras_resnet.images.decode import UnreadableImageError, read_image
+from keras_resnet.images.formats import jpeg_segments
+from keras_resnet.support.files import partial_directory
 
 #: What `dataset.json` calls its own format.
 FORMAT = "keras_resnet TFRecord shards, version 1"

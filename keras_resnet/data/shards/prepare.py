@@ -18,8 +18,7 @@ from typing import Any, TypeVar
 import numpy as np
 import PIL
 
-from keras_resnet.cores import usable_cores
-from keras_resnet.data.shards import (
+from keras_resnet.data.shards.format import (
     DATASET_FILE,
     FORMAT,
     INDEX_DTYPE,
@@ -33,10 +32,14 @@ from keras_resnet.data.shards import (
     write_shard,
 )
 from keras_resnet.data.sources.base import Source
-from keras_resnet.data.unfinished_work import Report, UnfinishedWork, read_json, write_json
-from keras_resnet.files import publish
+from keras_resnet.support.cores import usable_cores
+from keras_resnet.support.files import publish
+from keras_resnet.support.unfinished import UnfinishedWork, read_json, write_json
 
 PARTS = ("train", "validation")
+
+#: Where unfinished work lies, inside the output directory.
+WORK_DIRECTORY = ".preparing"
 
 #: In the format of `sha256sum`.
 CHECKSUMS_FILE = "checksums.sha256"
@@ -52,6 +55,9 @@ _SAMPLE = 64
 
 #: Pictures in memory per thread, of which it is working on one.
 _AHEAD = 4
+
+#: Is told what is being done, and the share of the work that is done, 0 to 1.
+Report = Callable[[str, float], None]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -91,7 +97,7 @@ def prepare(
         output: directory for the results.
         shards: number of shards per part; by default so many that each has about 150 MB.
         short_side: pixels of the shorter side that larger pictures are reduced to; None keeps every
-            file bit for bit. See `keras_resnet.data.shards.stored_picture`.
+            file bit for bit. See `keras_resnet.data.shards.format.stored_picture`.
         seed: of the order of the records.
         skip_unreadable: whether unreadable pictures are left out and listed, not an error.
         overwrite: whether earlier results, and unfinished work of other arguments, are replaced.
@@ -125,10 +131,10 @@ def prepare(
         "pillow": PIL.__version__,
     }
     names = [task.name for task in tasks]
-    work = UnfinishedWork(output)
+    work = _UnfinishedShards(output / WORK_DIRECTORY, output)
     _refuse_others(output, names, work, overwrite)
     with work.held():
-        work.begin(arguments, overwrite)
+        work.resume(arguments, overwrite)
         finished = work.finished(names, report)
         for shard in _written(work, tasks, finished, short_side, skip_unreadable, report):
             finished[shard.name] = shard
@@ -144,6 +150,76 @@ def refuse_existing(output: str | os.PathLike[str], overwrite: bool) -> None:
         raise FileExistsError(
             f"Expected a directory without a data set. Received: {output}. Pass --overwrite"
         )
+
+
+class _UnfinishedShards(UnfinishedWork):
+    """Finished shards, each with an entry; believed in with the size and checksum of the entry."""
+
+    def resume(self, arguments: Mapping[str, Any], overwrite: bool) -> None:
+        """Takes up what is there if it is of the same arguments, and starts anew otherwise.
+
+        Raises:
+            ValueError: there is work of other arguments, and `overwrite` is not set.
+        """
+        before = self.arguments()
+        if before == arguments:
+            return
+        if before is not None and not overwrite:
+            old, new = _flat(before), _flat(arguments)
+            changes = [
+                f"{key} {new.get(key)} (before: {old.get(key)})"
+                for key in {**old, **new}
+                if old.get(key) != new.get(key)
+            ]
+            raise ValueError(
+                f"Expected the arguments of the unfinished work in {self.directory}. Received: "
+                f"{', '.join(changes)}. Pass the same ones, or --overwrite to discard that work"
+            )
+        self.begin(arguments)
+
+    def finished(self, names: Sequence[str], report: Report) -> dict[str, Shard]:
+        """The shards of these names that are done and undamaged, by name."""
+        found = {}
+        for name in names:
+            entry = read_json(self._entry(name))
+            if entry is None:
+                continue
+            shard = Shard(**entry)
+            report(f"checking {name}", 0.0)
+            # A process that was killed while renaming has left some under their final names.
+            for path in (self.directory / name, self._output / name):
+                if _is_whole(path, shard):
+                    path.replace(self.directory / name)
+                    found[name] = shard
+                    break
+        return found
+
+    def half_published(self, names: Sequence[str]) -> set[str]:
+        """Which of these shards have left the directory before all was done."""
+        return {
+            name
+            for name in names
+            if self._entry(name).exists() and not (self.directory / name).exists()
+        }
+
+    def record(self, shard: Shard) -> None:
+        """Notes that a shard is finished."""
+        write_json(self._entry(shard.name), dataclasses.asdict(shard))
+
+    def _entry(self, name: str) -> Path:
+        return self.directory / f"{name}.json"
+
+
+def _is_whole(path: Path, shard: Shard) -> bool:
+    return path.is_file() and path.stat().st_size == shard.bytes and sha256_of(path) == shard.sha256
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        inner = isinstance(value, Mapping)
+        flat |= _flat(value, f"{prefix}{key}.") if inner else {f"{prefix}{key}": value}
+    return flat
 
 
 def _check(parts: Mapping[str, Source], short_side: int | None, seed: int) -> None:
@@ -207,7 +283,7 @@ def _identity(source: Source, shards: int) -> dict[str, Any]:
 
 
 def _refuse_others(
-    output: Path, names: Sequence[str], work: UnfinishedWork, overwrite: bool
+    output: Path, names: Sequence[str], work: _UnfinishedShards, overwrite: bool
 ) -> None:
     """Raises if shards are there that would be replaced unasked, or taken for the data set's."""
     allowed = work.half_published(names)
@@ -234,7 +310,7 @@ def _earlier_shards(output: Path) -> list[str]:
 
 
 def _written(
-    work: UnfinishedWork,
+    work: _UnfinishedShards,
     tasks: Sequence[_Task],
     finished: Mapping[str, Shard],
     short_side: int | None,
@@ -351,7 +427,7 @@ def _write_companions(work: Path, dataset: dict[str, Any], shards: Sequence[Shar
     (work / CHECKSUMS_FILE).write_text("".join(lines))
 
 
-def _publish(work: UnfinishedWork, output: Path, names: Sequence[str]) -> None:
+def _publish(work: _UnfinishedShards, output: Path, names: Sequence[str]) -> None:
     """Gives the results their final names and removes what they replace."""
     replaced = set(_earlier_shards(output)) - set(names)
     # Last: its presence says that the results are complete.

@@ -19,8 +19,8 @@ from keras_resnet.data.sources.folder import (
     wordnet_names,
 )
 from keras_resnet.data.sources.imagenet_labels import validation_synsets
-from keras_resnet.images import SUFFIXES, find_images
-from keras_resnet.labels import imagenet_classes
+from keras_resnet.images.decode import SUFFIXES, find_images
+from keras_resnet.images.labels import imagenet_classes
 
 #: Pictures of ILSVRC-2012: Russakovsky et al. 2015, table 2.
 TRAINING_PICTURES, VALIDATION_PICTURES = 1_281_167, 50_000

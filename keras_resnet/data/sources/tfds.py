@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from keras_resnet.data.shards.random_access import TFRecordFiles
 from keras_resnet.data.sources.base import Record
 from keras_resnet.data.sources.folder import are_wordnet_ids, wordnet_names
-from keras_resnet.data.tfrecord_files import TFRecordFiles
 
 #: The first of these splits that a data set has is its validation part.
 VALIDATION_SPLITS = ("validation", "test")

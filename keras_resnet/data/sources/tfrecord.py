@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from keras_resnet.data.config import DataConfig
-from keras_resnet.data.shards import DATASET_FILE
+from keras_resnet.data.shards.format import DATASET_FILE
+from keras_resnet.data.shards.random_access import TFRecordFiles
 from keras_resnet.data.sources.base import Record, Source, Subset
 from keras_resnet.data.sources.tfrecord_classes import (
     Classes,
@@ -23,7 +24,6 @@ from keras_resnet.data.sources.tfrecord_classes import (
     read_parsed,
 )
 from keras_resnet.data.sources.tfrecord_dataset import Dataset, read_dataset
-from keras_resnet.data.tfrecord_files import TFRecordFiles
 
 #: How the names of the validation part's files start; the first that is there is taken.
 VALIDATION_STARTS = ("validation", "val", "test")

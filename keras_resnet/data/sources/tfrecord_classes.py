@@ -13,8 +13,8 @@ import google.protobuf.message  # type: ignore[import-untyped]
 import numpy as np
 import tensorflow as tf
 
-from keras_resnet.data.tfrecord_files import TFRecordFiles
-from keras_resnet.labels import imagenet_classes
+from keras_resnet.data.shards.random_access import TFRecordFiles
+from keras_resnet.images.labels import imagenet_classes
 
 _ENCODED, _LABEL = "image/encoded", "image/class/label"
 _SYNSET, _TEXT = "image/class/synset", "image/class/text"

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from keras_resnet.data.shards import DATASET_FILE, FORMAT, INDEX_DTYPE, INDEX_FILE
+from keras_resnet.data.shards.format import DATASET_FILE, FORMAT, INDEX_DTYPE, INDEX_FILE
+from keras_resnet.data.shards.random_access import FRAME_BYTES
 from keras_resnet.data.sources.tfrecord_classes import Classes
-from keras_resnet.data.tfrecord_files import FRAME_BYTES
 
 #: Size and number of records of a shard, and its first row in the index.
 _Entry = tuple[int, int, int]

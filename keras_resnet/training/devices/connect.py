@@ -16,8 +16,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from keras_resnet.training.cluster import Cluster
-from keras_resnet.training.rendezvous import ClusterError
+from keras_resnet.training.devices.cluster import Cluster
+from keras_resnet.training.devices.rendezvous import ClusterError
 
 #: Once all workers have said that they are there, connecting takes less than a second.
 _CONNECT_SECONDS = 60.0

@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import FrameType
 from typing import IO, Any
 
-from keras_resnet.cores import usable_cores
-from keras_resnet.training.cluster import Cluster
+from keras_resnet.support.cores import usable_cores
+from keras_resnet.training.devices.cluster import Cluster
 
 #: What a worker has for saving its state after SIGTERM, before SIGKILL.
 STOP_SECONDS = 40.0

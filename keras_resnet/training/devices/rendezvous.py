@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from keras_resnet.training.cluster import Cluster
+from keras_resnet.training.devices.cluster import Cluster
 
 #: Workers of one run may start that far apart: queues, imports and cold disks.
 START_SECONDS = 300.0

@@ -12,10 +12,10 @@ from typing import Any, Literal, get_args
 import keras
 import tensorflow as tf
 
-from keras_resnet.training import connect
-from keras_resnet.training.cluster import Cluster
-from keras_resnet.training.multi_worker import enable_multi_worker_fit
-from keras_resnet.training.rendezvous import START_SECONDS, ClusterError, wait_for_workers
+from keras_resnet.training.devices import connect
+from keras_resnet.training.devices.cluster import Cluster
+from keras_resnet.training.devices.multi_worker import enable_multi_worker_fit
+from keras_resnet.training.devices.rendezvous import START_SECONDS, ClusterError, wait_for_workers
 
 StrategyName = Literal["auto", "cpu", "gpu", "mirrored", "multi-worker", "tpu"]
 Precision = Literal["float32", "bfloat16", "float16"]

@@ -10,7 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_resnet.training.recipe_parts import check_count, check_number
+from keras_resnet.training.recipes.parts import check_count, check_number
 
 _STEPS = "steps"
 

@@ -13,7 +13,7 @@ from typing import Any, get_args
 import keras
 from keras import ops
 
-from keras_resnet.training.recipe_parts import Decay, VariableKind, check_choice, check_number
+from keras_resnet.training.recipes.parts import Decay, VariableKind, check_choice, check_number
 
 _NORMS = ("gamma", "beta", "scale")
 

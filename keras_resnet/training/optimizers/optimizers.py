@@ -10,8 +10,8 @@ from typing import Any, get_args
 import keras
 from keras import ops
 
-from keras_resnet.training.rate_groups import GroupedUpdates, rate_multipliers, variable_kind
-from keras_resnet.training.recipe_parts import (
+from keras_resnet.training.optimizers.groups import GroupedUpdates, rate_multipliers, variable_kind
+from keras_resnet.training.recipes.parts import (
     Decay,
     MomentumForm,
     OptimizerConfig,

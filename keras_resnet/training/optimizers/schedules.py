@@ -10,8 +10,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_resnet.training.recipe_parts import ScheduleConfig
-from keras_resnet.training.recipes import Recipe
+from keras_resnet.training.recipes.parts import ScheduleConfig
+from keras_resnet.training.recipes.recipe import Recipe
 
 
 def total_steps(recipe: Recipe, steps_per_epoch: float) -> int:

@@ -8,16 +8,16 @@ from __future__ import annotations
 import dataclasses
 
 from keras_resnet.data.config import Augmentation
-from keras_resnet.preprocessing import EvalProtocol
-from keras_resnet.training.recipe_papers import PROTOCOL, cited
-from keras_resnet.training.recipe_parts import (
+from keras_resnet.images.protocol import EvalProtocol
+from keras_resnet.training.recipes.papers import PROTOCOL, cited
+from keras_resnet.training.recipes.parts import (
     AverageConfig,
     LossConfig,
     OptimizerConfig,
     ScheduleConfig,
     VariableKind,
 )
-from keras_resnet.training.recipes import Recipe
+from keras_resnet.training.recipes.recipe import Recipe
 
 _ALL: tuple[VariableKind, ...] = ("kernels", "biases", "norms")
 

@@ -9,9 +9,9 @@ import dataclasses
 from collections.abc import Mapping
 
 from keras_resnet.data.config import Augmentation
-from keras_resnet.preprocessing import EvalProtocol
-from keras_resnet.training.recipe_parts import OptimizerConfig, ScheduleConfig
-from keras_resnet.training.recipes import Recipe
+from keras_resnet.images.protocol import EvalProtocol
+from keras_resnet.training.recipes.parts import OptimizerConfig, ScheduleConfig
+from keras_resnet.training.recipes.recipe import Recipe
 
 
 def cited(whole: str, fields: Mapping[str, str]) -> dict[str, str]:

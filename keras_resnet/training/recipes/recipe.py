@@ -9,8 +9,8 @@ from types import MappingProxyType
 from typing import Any, get_args
 
 from keras_resnet.data.config import Augmentation
-from keras_resnet.preprocessing import EvalProtocol
-from keras_resnet.training.recipe_parts import (
+from keras_resnet.images.protocol import EvalProtocol
+from keras_resnet.training.recipes.parts import (
     AverageConfig,
     LossConfig,
     OptimizerConfig,

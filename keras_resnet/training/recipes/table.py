@@ -5,10 +5,10 @@ from __future__ import annotations
 import difflib
 
 from keras_resnet.data.config import Augmentation
-from keras_resnet.training.recipe_libraries import LIBRARIES
-from keras_resnet.training.recipe_papers import PAPERS, cited
-from keras_resnet.training.recipe_parts import OptimizerConfig, ScheduleConfig
-from keras_resnet.training.recipes import Recipe
+from keras_resnet.training.recipes.libraries import LIBRARIES
+from keras_resnet.training.recipes.papers import PAPERS, cited
+from keras_resnet.training.recipes.parts import OptimizerConfig, ScheduleConfig
+from keras_resnet.training.recipes.recipe import Recipe
 
 _DIGITS = Recipe(
     "quick-digits",

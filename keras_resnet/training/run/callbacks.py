@@ -8,8 +8,8 @@ from typing import Any
 
 import keras
 
-from keras_resnet.training.averaging import average_bn_across_replicas
-from keras_resnet.training.run import Run
+from keras_resnet.training.optimizers.averaging import average_bn_across_replicas
+from keras_resnet.training.run.run import Run
 
 
 class DivergedError(RuntimeError):

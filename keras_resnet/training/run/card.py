@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from keras_resnet.training.recipe_table import RECIPES
-from keras_resnet.training.recipes import Recipe
+from keras_resnet.training.recipes.recipe import Recipe
+from keras_resnet.training.recipes.table import RECIPES
 
 #: As `override` marks what it changed.
 _BY_USER = "set by the user"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import platform
 from typing import Any
 
-from keras_resnet.cores import usable_cores
-from keras_resnet.extras import backend_and_devices, installed_version
+from keras_resnet.support.cores import usable_cores
+from keras_resnet.support.extras import backend_and_devices, installed_version
 
 #: What a trained network depends on.
 _PACKAGES = ("keras-resnets", "keras", "tensorflow", "numpy")

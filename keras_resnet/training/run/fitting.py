@@ -11,9 +11,11 @@ import keras
 import tensorflow as tf
 
 from keras_resnet.data import BadRecords, Source, evaluation_batches, training_batches
-from keras_resnet.terminal import console
-from keras_resnet.training.averaging import average_bn_across_replicas, recompute_bn
-from keras_resnet.training.callbacks import (
+from keras_resnet.support.terminal import console
+from keras_resnet.training.devices.strategies import Setup
+from keras_resnet.training.optimizers.averaging import average_bn_across_replicas, recompute_bn
+from keras_resnet.training.optimizers.optimizers import describe
+from keras_resnet.training.run.callbacks import (
     AdaptiveRate,
     Averaging,
     Checkpointing,
@@ -22,18 +24,16 @@ from keras_resnet.training.callbacks import (
     EpochEnd,
     Guard,
 )
-from keras_resnet.training.interruption import (
+from keras_resnet.training.run.copy import copy_weights
+from keras_resnet.training.run.interruption import (
     Interruption,
     TrainingInterrupted,
     TrainingKeyboardInterrupted,
 )
-from keras_resnet.training.optimizers import describe
-from keras_resnet.training.outputs import Outputs
-from keras_resnet.training.progress import ProgressBar
-from keras_resnet.training.run import Run
-from keras_resnet.training.strategies import Setup
-from keras_resnet.training.training_model import copy_weights
-from keras_resnet.training.training_plan import TrainingPlan
+from keras_resnet.training.run.outputs import Outputs
+from keras_resnet.training.run.plan import TrainingPlan
+from keras_resnet.training.run.progress import ProgressBar
+from keras_resnet.training.run.run import Run
 
 
 class Fitting:

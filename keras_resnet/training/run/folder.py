@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from keras_resnet.files import partial_directory, remove_leftovers, replace_durably
-from keras_resnet.training.history_plot import history_plot
-from keras_resnet.training.run_state import (
+from keras_resnet.support.files import partial_directory, remove_leftovers, replace_durably
+from keras_resnet.training.run.history_plot import history_plot
+from keras_resnet.training.run.state import (
     Checkpoints,
     ResumeError,
     fingerprint_difference,

@@ -10,14 +10,14 @@ from typing import Any
 import keras
 
 from keras_resnet.data import Source
-from keras_resnet.model_info import get_info
-from keras_resnet.terminal import console
-from keras_resnet.training.environment import describe_environment
-from keras_resnet.training.model_card import CardFacts, model_card
-from keras_resnet.training.recipes import Recipe
-from keras_resnet.training.run import Run
-from keras_resnet.training.run_folder import RunFolder
-from keras_resnet.training.run_state import ResumeError, fingerprint_difference
+from keras_resnet.models.info import get_info
+from keras_resnet.support.terminal import console
+from keras_resnet.training.recipes.recipe import Recipe
+from keras_resnet.training.run.card import CardFacts, model_card
+from keras_resnet.training.run.environment import describe_environment
+from keras_resnet.training.run.folder import RunFolder
+from keras_resnet.training.run.run import Run
+from keras_resnet.training.run.state import ResumeError, fingerprint_difference
 
 
 class Outputs:

@@ -12,10 +12,10 @@ import keras
 import numpy as np
 
 from keras_resnet.data import DataConfig, LabeledImages, Source, steps_per_epoch
-from keras_resnet.model_info import get_info
-from keras_resnet.preprocessing import EvalProtocol
-from keras_resnet.training.recipes import Recipe
-from keras_resnet.training.strategies import require_whole_executions
+from keras_resnet.images.protocol import EvalProtocol
+from keras_resnet.models.info import get_info
+from keras_resnet.training.devices.strategies import require_whole_executions
+from keras_resnet.training.recipes.recipe import Recipe
 
 
 @dataclass(frozen=True)

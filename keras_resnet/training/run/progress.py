@@ -9,8 +9,8 @@ from typing import Any
 import keras
 from rich.progress import BarColumn, Progress, TextColumn
 
-from keras_resnet.terminal import console
-from keras_resnet.training.run import Run
+from keras_resnet.support.terminal import console
+from keras_resnet.training.run.run import Run
 
 
 class ProgressBar(keras.callbacks.Callback):

@@ -10,10 +10,10 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_resnet.training.averaging import WeightAverage
-from keras_resnet.training.recipes import Recipe
-from keras_resnet.training.run_state import ResumeError, RunState
-from keras_resnet.training.schedules import Plateau
+from keras_resnet.training.optimizers.averaging import WeightAverage
+from keras_resnet.training.optimizers.schedules import Plateau
+from keras_resnet.training.recipes.recipe import Recipe
+from keras_resnet.training.run.state import ResumeError, RunState
 
 
 @dataclass

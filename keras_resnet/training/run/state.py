@@ -20,7 +20,7 @@ import numpy as np
 import safetensors
 from safetensors.numpy import save_file
 
-from keras_resnet.files import partial_directory, remove_leftovers, replace_durably
+from keras_resnet.support.files import partial_directory, remove_leftovers, replace_durably
 
 _deserialize: Any = safetensors.deserialize
 

@@ -17,22 +17,22 @@ from keras_resnet.data import (
     Source,
     load_data,
 )
-from keras_resnet.model_info import get_info, set_class_names, set_info
-from keras_resnet.training.fitting import Fitting
-from keras_resnet.training.interruption import (
-    noting_signals,
-)
+from keras_resnet.models.info import get_info, set_class_names, set_info
+from keras_resnet.training.devices.strategies import Setup, StrategyName, choose
 from keras_resnet.training.losses import TrainedModel, balanced_weights, make_loss
 from keras_resnet.training.metrics import make_metrics
-from keras_resnet.training.optimizers import make_optimizer
-from keras_resnet.training.outputs import Outputs
-from keras_resnet.training.recipe_table import find_recipe
-from keras_resnet.training.recipes import Recipe
-from keras_resnet.training.run import Run
-from keras_resnet.training.schedules import make_schedule
-from keras_resnet.training.strategies import Setup, StrategyName, choose
-from keras_resnet.training.training_model import precision_of, pull_to_start, training_copy
-from keras_resnet.training.training_plan import TrainingPlan, check_classes, identity, make_plan
+from keras_resnet.training.optimizers.optimizers import make_optimizer
+from keras_resnet.training.optimizers.schedules import make_schedule
+from keras_resnet.training.recipes.recipe import Recipe
+from keras_resnet.training.recipes.table import find_recipe
+from keras_resnet.training.run.copy import precision_of, pull_to_start, training_copy
+from keras_resnet.training.run.fitting import Fitting
+from keras_resnet.training.run.interruption import (
+    noting_signals,
+)
+from keras_resnet.training.run.outputs import Outputs
+from keras_resnet.training.run.plan import TrainingPlan, check_classes, identity, make_plan
+from keras_resnet.training.run.run import Run
 
 
 @dataclass(frozen=True)

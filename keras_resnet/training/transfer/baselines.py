@@ -20,11 +20,11 @@ from sklearn.preprocessing import StandardScaler
 
 from keras_resnet.data import BadRecords, DataConfig, Source, evaluation_batches
 from keras_resnet.data.sources.base import Subset
-from keras_resnet.embedding import pooled
-from keras_resnet.model_info import get_info
-from keras_resnet.model_input import ModelInput
-from keras_resnet.preprocessing import EvalProtocol
-from keras_resnet.training.training_plan import check_image_shape
+from keras_resnet.images.protocol import EvalProtocol
+from keras_resnet.models.info import get_info
+from keras_resnet.models.input import ModelInput
+from keras_resnet.networks.features import pooled
+from keras_resnet.training.run.plan import check_image_shape
 
 #: Inverse strengths of regularisation that the linear probe is tried with, the strongest first.
 STRENGTHS = (0.0001, 0.001, 0.01, 0.1, 1.0)

@@ -17,17 +17,17 @@ import keras
 import numpy as np
 
 from keras_resnet.data import DataConfig, Source, load_data
-from keras_resnet.model_info import get_info
-from keras_resnet.preprocessing import EvalProtocol
-from keras_resnet.terminal import console, progress
-from keras_resnet.training.cluster import cluster_from
-from keras_resnet.training.rate_groups import rate_multipliers
-from keras_resnet.training.recipe_table import find_recipe
-from keras_resnet.training.recipes import Recipe, override
-from keras_resnet.training.strategies import Setup, StrategyName
-from keras_resnet.training.trainer import TrainResult, train
-from keras_resnet.training.training_model import precision_of
-from keras_resnet.training.training_plan import identity_of, make_plan, sizes
+from keras_resnet.images.protocol import EvalProtocol
+from keras_resnet.models.info import get_info
+from keras_resnet.support.terminal import console, progress
+from keras_resnet.training.devices.cluster import cluster_from
+from keras_resnet.training.devices.strategies import Setup, StrategyName
+from keras_resnet.training.optimizers.groups import rate_multipliers
+from keras_resnet.training.recipes.recipe import Recipe, override
+from keras_resnet.training.recipes.table import find_recipe
+from keras_resnet.training.run.copy import precision_of
+from keras_resnet.training.run.plan import identity_of, make_plan, sizes
+from keras_resnet.training.run.trainer import TrainResult, train
 from keras_resnet.training.transfer.finetune_folder import FinetuneFacts, FinetuneFolder
 from keras_resnet.training.transfer.freezing import BNMode, FreezeReport, freeze, unfreeze
 from keras_resnet.training.transfer.heads import check_image_size, replace_head

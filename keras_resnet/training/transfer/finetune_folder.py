@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 import keras
 
 from keras_resnet.data import Source
-from keras_resnet.files import partial_directory, publish
-from keras_resnet.model_info import get_info
-from keras_resnet.training.environment import describe_environment
-from keras_resnet.training.model_card import CardFacts, model_card
-from keras_resnet.training.recipes import Recipe
-from keras_resnet.training.run_folder import RunFolder
-from keras_resnet.training.trainer import TrainResult
+from keras_resnet.models.info import get_info
+from keras_resnet.support.files import partial_directory, publish
+from keras_resnet.training.recipes.recipe import Recipe
+from keras_resnet.training.run.card import CardFacts, model_card
+from keras_resnet.training.run.environment import describe_environment
+from keras_resnet.training.run.folder import RunFolder
+from keras_resnet.training.run.trainer import TrainResult
 
 if TYPE_CHECKING:
     from keras_resnet.training.transfer.baselines import Baselines

@@ -11,7 +11,7 @@ from typing import Literal, get_args
 
 import keras
 
-from keras_resnet.graph import find_network, sources
+from keras_resnet.networks.graph import find_network, sources
 
 BNMode = Literal["frozen", "training"]
 

@@ -11,8 +11,6 @@ from typing import Any, Literal, get_args
 import keras
 import numpy as np
 
-from keras_resnet.arguments import SMALL_FINAL_MAP, check_shape
-from keras_resnet.builder import build
 from keras_resnet.compression.layers import (
     RANGE_SUFFIX,
     ActivationRange,
@@ -20,10 +18,12 @@ from keras_resnet.compression.layers import (
     compressed_layers,
     ranges,
 )
-from keras_resnet.config import ResNetConfig
-from keras_resnet.features import feature_extractor
-from keras_resnet.graph import allow_depth, find_network, sources
-from keras_resnet.model_info import get_info, set_class_names, set_info
+from keras_resnet.models.info import get_info, set_class_names, set_info
+from keras_resnet.networks.arguments import SMALL_FINAL_MAP, check_shape
+from keras_resnet.networks.builder import build
+from keras_resnet.networks.config import ResNetConfig
+from keras_resnet.networks.features import feature_extractor
+from keras_resnet.networks.graph import allow_depth, find_network, sources
 from keras_resnet.training.transfer.freezing import split_levels
 
 Task = Literal["classes", "labels", "values"]

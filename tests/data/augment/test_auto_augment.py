@@ -9,8 +9,8 @@ import pytest
 import tensorflow as tf
 from PIL import Image, ImageEnhance, ImageOps
 
-from keras_resnet.data import auto_augment
-from keras_resnet.data.auto_augment import OPERATIONS, rand_augment, trivial_augment
+from keras_resnet.data.augment import auto_augment
+from keras_resnet.data.augment.auto_augment import OPERATIONS, rand_augment, trivial_augment
 
 NAMES = [operation.name for operation in OPERATIONS]
 ENHANCERS = {

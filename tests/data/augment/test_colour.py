@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image, ImageEnhance, ImageOps
 
-from keras_resnet.data import colour
+from keras_resnet.data.augment import colour
 
 COUNT = 600
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_resnet.data.erasing import random_erasing
+from keras_resnet.data.augment.erasing import random_erasing
 
 COUNT = 600
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_resnet.data.mixing import beta, mix, partners_of
+from keras_resnet.data.augment.mixing import beta, mix, partners_of
 
 COUNT = 600
 

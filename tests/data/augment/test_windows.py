@@ -7,9 +7,9 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
+from keras_resnet.data.augment.transforms import he2015_boxes, inception_boxes
+from keras_resnet.data.augment.windows import Cuts, cut_jpeg, cut_pixels, cuts_of
 from keras_resnet.data.config import Augmentation
-from keras_resnet.data.transforms import he2015_boxes, inception_boxes
-from keras_resnet.data.windows import Cuts, cut_jpeg, cut_pixels, cuts_of
 
 SIZE = 32
 

@@ -22,7 +22,7 @@ from keras_resnet.data import (
     LabeledImages,
     TooManyBadRecordsError,
 )
-from keras_resnet.data.benchmark import BenchmarkReport, benchmark, format_rate, rates_in_turn
+from keras_resnet.data.check.benchmark import BenchmarkReport, benchmark, format_rate, rates_in_turn
 from keras_resnet.data.sources.folder import load_folder
 from keras_resnet.data.sources.load import load_data
 
@@ -134,7 +134,7 @@ def test_medians_of_turns_of_which_the_beginning_does_not_count(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     clock = Clock()
-    monkeypatch.setattr("keras_resnet.data.benchmark.time", clock)
+    monkeypatch.setattr("keras_resnet.data.check.benchmark.time", clock)
     taken: list[str] = []
 
     def take(name: str, durations: Callable[[int], float]) -> Callable[[], int]:

@@ -21,11 +21,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from keras_resnet.data.image_traits import traits_of
-from keras_resnet.data.scan import KINDS, Finding, ScanReport, scan
+from keras_resnet.data.check.scan import KINDS, Finding, ScanReport, scan
+from keras_resnet.data.check.traits import traits_of
 from keras_resnet.data.sources import LabeledImages, Record
-from keras_resnet.image_formats import format_of
-from keras_resnet.images import UnreadableImageError, read_image
+from keras_resnet.images.decode import UnreadableImageError, read_image
+from keras_resnet.images.formats import format_of
 
 ORIENTATION = 0x0112
 

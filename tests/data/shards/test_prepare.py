@@ -21,17 +21,17 @@ import tensorflow as tf
 from PIL import Image
 
 from keras_resnet.data import LabeledImages
-from keras_resnet.data import prepare as preparation
 from keras_resnet.data.config import DataConfig
-from keras_resnet.data.prepare import prepare
+from keras_resnet.data.shards import prepare as preparation
+from keras_resnet.data.shards.prepare import prepare
 from keras_resnet.data.sources import Source
 from keras_resnet.data.sources.folder import load_folder
 from keras_resnet.data.sources.imagenet import load_imagenet
 from keras_resnet.data.sources.imagenet_labels import validation_synsets
 from keras_resnet.data.sources.tfrecord import load_tfrecord
-from keras_resnet.images import UnreadableImageError, read_image
+from keras_resnet.images.decode import UnreadableImageError, read_image
 
-from ..conftest import Command
+from ...conftest import Command
 
 IDS = ("n01440764", "n01443537", "n01484850")
 NAMES = ("tench", "goldfish", "great white shark")
@@ -522,7 +522,7 @@ def test_one_process_at_a_time(archives: Path, tmp_path: Path) -> None:
 
     def second(step: str, done: float) -> None:
         if not problems:
-            with pytest.raises(ValueError, match="another one is preparing") as caught:
+            with pytest.raises(ValueError, match="which another one is writing") as caught:
                 prepare(parts_of(archives), tmp_path)
             problems.append(str(caught.value))
 

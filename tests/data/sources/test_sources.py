@@ -23,7 +23,7 @@ from PIL import Image
 from keras_resnet.data.config import DataConfig
 from keras_resnet.data.sources import ImageFiles, LabeledImages, Source, load_data, load_digits
 from keras_resnet.data.sources.folder import load_folder
-from keras_resnet.images import find_images, read_image
+from keras_resnet.images.decode import find_images, read_image
 
 
 def test_digits_are_split_once_and_for_all() -> None:

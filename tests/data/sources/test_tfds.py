@@ -14,8 +14,8 @@ from PIL import Image
 from keras_resnet.data.config import DataConfig
 from keras_resnet.data.sources import load_data
 from keras_resnet.data.sources.tfds import load_tfds
-from keras_resnet.images import read_image
-from keras_resnet.labels import imagenet_classes
+from keras_resnet.images.decode import read_image
+from keras_resnet.images.labels import imagenet_classes
 
 
 def pixels(seed: int, channels: int = 3) -> np.ndarray:

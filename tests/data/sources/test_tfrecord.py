@@ -12,14 +12,15 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from keras_resnet.data import LabeledImages, tfrecord_files
+from keras_resnet.data import LabeledImages
 from keras_resnet.data.config import DataConfig
-from keras_resnet.data.prepare import prepare
+from keras_resnet.data.shards import random_access as tfrecord_files
+from keras_resnet.data.shards.prepare import prepare
+from keras_resnet.data.shards.random_access import TFRecordFiles
 from keras_resnet.data.sources import tfrecord_classes
 from keras_resnet.data.sources.base import Source
 from keras_resnet.data.sources.tfrecord import load_tfrecord
-from keras_resnet.data.tfrecord_files import TFRecordFiles
-from keras_resnet.images import read_image
+from keras_resnet.images.decode import read_image
 
 CONFIG = DataConfig("tfrecord:.")
 

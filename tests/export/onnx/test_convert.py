@@ -15,20 +15,18 @@ from keras import layers
 
 from keras_resnet import ResNetConfig, build
 from keras_resnet.export.metadata import of_onnx
-from keras_resnet.export.onnx import convert as writer
-from keras_resnet.export.onnx import half as onnx_half
-from keras_resnet.export.onnx import quantize as onnx_quantize
+from keras_resnet.export.onnx import convert as writer, half as onnx_half, quantize as onnx_quantize
 from keras_resnet.export.onnx.inspect import float_layers, operators
-from keras_resnet.export.signature import (
+from keras_resnet.export.source import (
     ExportOptions,
     ExportSource,
     named_outputs,
     output_names,
 )
-from keras_resnet.features import feature_extractor
-from keras_resnet.model_info import get_info, set_class_names
+from keras_resnet.models.info import get_info, set_class_names
+from keras_resnet.networks.features import feature_extractor
 
-from ..conftest import randomize
+from ...conftest import randomize
 
 Writer = Callable[[ExportSource, Path], None]
 

@@ -9,16 +9,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_resnet.export import (
-    BenchmarkReport,
-    ExportOptions,
-    Measurement,
-    benchmark,
-    export,
-    timing,
-)
+from keras_resnet.export import BenchmarkReport, ExportOptions, Measurement, benchmark, export
+from keras_resnet.export.report import timing
 
-from ..conftest import Run
+from ...conftest import Run
 
 
 @pytest.fixture(scope="module")

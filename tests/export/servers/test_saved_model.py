@@ -20,14 +20,14 @@ from tensorflow.python.tools import saved_model_cli
 from keras_resnet import Predictor, ResNetConfig, build, feature_extractor
 from keras_resnet.export.servers import saved_model
 from keras_resnet.export.servers.picture_graph import decode_file, exif_orientation
-from keras_resnet.export.signature import ExportOptions, ExportSource, output_names
-from keras_resnet.files import size_of
-from keras_resnet.image_formats import exif_orientation as orientation_in_python
-from keras_resnet.images import read_image
-from keras_resnet.model_info import ModelInfo, set_info
-from keras_resnet.preprocessing import EvalProtocol
+from keras_resnet.export.source import ExportOptions, ExportSource, output_names
+from keras_resnet.images.decode import read_image
+from keras_resnet.images.formats import exif_orientation as orientation_in_python
+from keras_resnet.images.protocol import EvalProtocol
+from keras_resnet.models.info import ModelInfo, set_info
+from keras_resnet.support.files import size_of
 
-from ..conftest import randomize
+from ...conftest import randomize
 
 NAMES = tuple(f"class {letter}" for letter in "abcdefghij")
 INFO = ModelInfo(class_names=NAMES, protocol=EvalProtocol(32, 36))

@@ -19,7 +19,7 @@ from keras_resnet.export.onnx import convert as onnx_target
 from keras_resnet.export.servers import saved_model
 from keras_resnet.export.servers.kserve import SERVICE, TF_SERVING_VERSION, write_kserve
 from keras_resnet.export.servers.triton import Tensor, check_triton, interface_of, write_triton
-from keras_resnet.export.signature import ExportSource, output_names
+from keras_resnet.export.source import ExportSource, output_names
 
 
 @pytest.fixture(scope="module")

@@ -35,11 +35,11 @@ from tensorflow_serving.config import model_server_config_pb2
 
 from keras_resnet import Predictor
 from keras_resnet.export.servers import kserve, saved_model, tf_serving
-from keras_resnet.export.signature import ExportOptions, ExportSource, output_names
-from keras_resnet.model_info import ModelInfo
-from keras_resnet.preprocessing import EvalProtocol
+from keras_resnet.export.source import ExportOptions, ExportSource, output_names
+from keras_resnet.images.protocol import EvalProtocol
+from keras_resnet.models.info import ModelInfo
 
-from ..conftest import ROOT, Run
+from ...conftest import ROOT, Run
 from . import serving_rules
 
 NAMES = tuple(f"Klasse {letter} ü" for letter in "abcdefghij")

@@ -15,15 +15,14 @@ from ai_edge_litert.interpreter import Interpreter
 
 from keras_resnet import ResNetConfig, build, feature_extractor
 from keras_resnet.export.metadata import of_tflite
-from keras_resnet.export.signature import ExportOptions, ExportSource, output_names
-from keras_resnet.export.tflite import convert as tflite
-from keras_resnet.export.tflite import inspect as tflite_inspect
+from keras_resnet.export.source import ExportOptions, ExportSource, output_names
+from keras_resnet.export.tflite import convert as tflite, inspect as tflite_inspect
 from keras_resnet.export.tflite.errors import layer_errors
 from keras_resnet.export.tflite.quantize import LayerNames, nodes_of, parse
-from keras_resnet.model_info import ModelInfo
-from keras_resnet.preprocessing import EvalProtocol
+from keras_resnet.images.protocol import EvalProtocol
+from keras_resnet.models.info import ModelInfo
 
-from ..conftest import randomize
+from ...conftest import randomize
 
 WRITERS: dict[str, Callable[[ExportSource, Path], None]] = {
     "float32": tflite.write_float32,

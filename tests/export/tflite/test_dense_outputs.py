@@ -12,9 +12,9 @@ from keras import layers
 from keras_resnet import ResNetConfig, build, feature_extractor
 from keras_resnet.export import export, load_runner, verify
 from keras_resnet.export.tflite import inspect as tflite_inspect
-from keras_resnet.graph import sources
+from keras_resnet.networks.graph import sources
 
-from ..conftest import randomize
+from ...conftest import randomize
 
 
 def test_segmenter_is_exported_and_verified(tmp_path: Path) -> None:

@@ -13,15 +13,13 @@ from tensorflow.lite.python import schema_py_generated as schema
 from keras_resnet import ResNetConfig, build
 from keras_resnet.compression import quantize_aware, strip
 from keras_resnet.export import load_runner
-from keras_resnet.export.signature import ExportOptions, ExportSource, output_names
-from keras_resnet.export.tflite import convert as tflite
-from keras_resnet.export.tflite import inspect as tflite_inspect
-from keras_resnet.export.tflite import ranges
+from keras_resnet.export.source import ExportOptions, ExportSource, output_names
+from keras_resnet.export.tflite import convert as tflite, inspect as tflite_inspect, ranges
 from keras_resnet.export.tflite.norms import norms_as_convolutions
 from keras_resnet.export.tflite.quantize import builtin, parse, serialize
-from keras_resnet.model_info import get_info
+from keras_resnet.models.info import get_info
 
-from ..conftest import randomize
+from ...conftest import randomize
 
 OPS = schema.BuiltinOperator
 V2 = ResNetConfig("basic", (2, 1), (8, 16), stem="cifar", version="v2")

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from keras_resnet.training.launch import free_ports, launch_processes
+from keras_resnet.training.devices.launch import free_ports, launch_processes
 
-from ..conftest import Command, Start
-from ..fork_server import Process
+from ...conftest import Command, Start
+from ...fork_server import Process
 
 #: Waits, and says when it has begun and what it was asked to end by.
 WAITS = """
@@ -145,7 +145,7 @@ def test_launch_runs_a_command_in_every_worker(
 ) -> None:
     program = "import os, sys; print(sys.argv[1:], os.environ['TF_CONFIG'])"
     program += "; sys.exit(5 * ('fail' in sys.argv))"
-    monkeypatch.setattr("keras_resnet.training.launch._PROGRAM", program)
+    monkeypatch.setattr("keras_resnet.training.devices.launch._PROGRAM", program)
     done = command_in_process("launch", "--local-workers", "3", "--", "list", "--json", "x y")
     assert done.returncode == 0
     lines = sorted(done.stdout.splitlines())

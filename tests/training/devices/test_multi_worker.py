@@ -16,19 +16,19 @@ from typing import Any
 import keras
 import pytest
 
-from keras_resnet.training.cluster import Cluster, cluster_from, expand_nodes
-from keras_resnet.training.launch import free_ports
-from keras_resnet.training.multi_worker import (
+from keras_resnet.training.devices.cluster import Cluster, cluster_from, expand_nodes
+from keras_resnet.training.devices.launch import free_ports
+from keras_resnet.training.devices.multi_worker import (
     averages_scalars_along_an_axis,
     averages_the_first_batch,
     enable_multi_worker_fit,
     trainer_module,
 )
-from keras_resnet.training.rendezvous import ClusterError, wait_for_workers
-from keras_resnet.training.strategies import choose
+from keras_resnet.training.devices.rendezvous import ClusterError, wait_for_workers
+from keras_resnet.training.devices.strategies import choose
 
-from ..conftest import ROOT, Start, ended
-from ..fork_server import Process
+from ...conftest import ROOT, Start, ended
+from ...fork_server import Process
 from .worker_program import BATCH, facts_of_training, network
 
 MENDED = "Keras is mended: remove keras_resnet/training/multi_worker.py's patch"
@@ -37,7 +37,7 @@ MENDED = "Keras is mended: remove keras_resnet/training/multi_worker.py's patch"
 def start_workers(start_program: Start, **options: Any) -> list[Process]:
     """Starts two workers of `worker_program`."""
     addresses = tuple(f"127.0.0.1:{port}" for port in free_ports(2))
-    program = ("-m", "tests.training.worker_program", json.dumps(options))
+    program = ("-m", "tests.training.devices.worker_program", json.dumps(options))
     return [
         start_program(
             *program, folder=ROOT, TF_CONFIG=Cluster(addresses, index, "test").tf_config()
@@ -61,7 +61,7 @@ def codes(processes: list[Process], timeout: float) -> list[int]:
 
 
 def run_alone(start_program: Start, **options: Any) -> list[dict[str, Any]]:
-    program = ("-m", "tests.training.worker_program", json.dumps(options))
+    program = ("-m", "tests.training.devices.worker_program", json.dumps(options))
     done = ended(start_program(*program, folder=ROOT), 300)
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import tensorflow as tf
 
-from keras_resnet.training import connect
-from keras_resnet.training.cluster import Cluster
-from keras_resnet.training.rendezvous import ClusterError
-from keras_resnet.training.strategies import (
+from keras_resnet.training.devices import connect
+from keras_resnet.training.devices.cluster import Cluster
+from keras_resnet.training.devices.rendezvous import ClusterError
+from keras_resnet.training.devices.strategies import (
     REFUSALS,
     Setup,
     choose,
@@ -19,7 +19,7 @@ from keras_resnet.training.strategies import (
     require_whole_executions,
 )
 
-from ..conftest import ROOT, Run, Start, ended
+from ...conftest import ROOT, Run, Start, ended
 
 CLUSTER = Cluster(("a:1", "b:2"), 1, "--workers")
 
@@ -27,7 +27,7 @@ CLUSTER = Cluster(("a:1", "b:2"), 1, "--workers")
 def run_cells(start_program: Start, cells: list[list[Any]]) -> list[dict[str, Any]]:
     """Trains combinations on two logical processors, in one process."""
     options = json.dumps({"program": "cells", "devices": 2, "cells": cells})
-    process = start_program("-m", "tests.training.worker_program", options, folder=ROOT)
+    process = start_program("-m", "tests.training.devices.worker_program", options, folder=ROOT)
     done = ended(process, 300)
     assert done.returncode == 0, done.stderr
     results = [json.loads(line) for line in done.stdout.splitlines()]
@@ -145,8 +145,8 @@ def test_connecting_takes_bounded_time(run_python: Run, index: int) -> None:
     """TensorFlow alone waits for an hour, deaf to signals, and holds Python's lock."""
     code = f"""
 from keras_resnet.training import connect
-from keras_resnet.training.cluster import Cluster
-from keras_resnet.training.launch import free_ports
+from keras_resnet.training.devices.cluster import Cluster
+from keras_resnet.training.devices.launch import free_ports
 connect._CONNECT_SECONDS = 2
 connect.workers(Cluster(tuple(f"127.0.0.1:{{port}}" for port in free_ports(2)), {index}, "test"))
 """
@@ -201,8 +201,8 @@ def test_lost_workers_are_named() -> None:
 def test_jax_divides_batches_among_its_devices(run_new_python: Run) -> None:
     code = """
 import json
-from keras_resnet.training.strategies import choose
-from tests.training.worker_program import BATCH, STEPS, batches, compiled, network
+from keras_resnet.training.devices.strategies import choose
+from tests.training.devices.worker_program import BATCH, STEPS, batches, compiled, network
 setup = choose(batch_size=BATCH, dtype="bfloat16", steps_per_execution=3, jit_compile=True)
 model = network(setup, "bfloat16", synchronized=False)
 compiled(model, setup, "bfloat16", 3, True)

@@ -1,6 +1,6 @@
 """What a worker of the tests runs: trains a tiny network, says what came of it as lines of JSON.
 
-python -m tests.training.worker_program '{"steps": 3, …}'
+python -m tests.training.devices.worker_program '{"steps": 3, …}'
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ import numpy as np
 import tensorflow as tf
 
 from keras_resnet.data import DataConfig, LabeledImages, training_batches
-from keras_resnet.training.averaging import average_bn_across_replicas
-from keras_resnet.training.cluster import cluster_from
-from keras_resnet.training.strategies import Setup, choose
+from keras_resnet.training.devices.cluster import cluster_from
+from keras_resnet.training.devices.strategies import Setup, choose
+from keras_resnet.training.optimizers.averaging import average_bn_across_replicas
 
 BATCH = 12
 STEPS = 3
@@ -201,7 +201,7 @@ def infinite(options: dict[str, Any]) -> None:
     images = np.ones((4, 2), np.float32)
     images[3] = np.inf
     if options["mended"]:
-        from keras_resnet.training.multi_worker import enable_multi_worker_fit
+        from keras_resnet.training.devices.multi_worker import enable_multi_worker_fit
 
         enable_multi_worker_fit()
     keras.utils.set_random_seed(0)

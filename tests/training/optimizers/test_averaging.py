@@ -6,9 +6,13 @@ import keras
 import numpy as np
 import pytest
 
-from keras_resnet.training.averaging import WeightAverage, average_bn_across_replicas, recompute_bn
+from keras_resnet.training.optimizers.averaging import (
+    WeightAverage,
+    average_bn_across_replicas,
+    recompute_bn,
+)
 
-from ..conftest import Run
+from ...conftest import Run
 
 SIZE, CHANNELS = 3, 4
 
@@ -298,8 +302,12 @@ import tensorflow as tf
 
 [cpu] = tf.config.list_physical_devices("CPU")
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-from keras_resnet.training.averaging import WeightAverage, average_bn_across_replicas, recompute_bn
-from tests.training.test_averaging import SIZE, moving, small_model, statistics, unequal_batches
+from keras_resnet.training.optimizers.averaging import (
+    WeightAverage, average_bn_across_replicas, recompute_bn
+)
+from tests.training.optimizers.test_averaging import (
+    SIZE, moving, small_model, statistics, unequal_batches
+)
 
 with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
     model = small_model()
@@ -358,8 +366,12 @@ def test_replicas(run_python: Run) -> None:
 JAX = """
 import keras
 import numpy as np
-from keras_resnet.training.averaging import WeightAverage, average_bn_across_replicas, recompute_bn
-from tests.training.test_averaging import SIZE, moving, small_model, statistics, unequal_batches
+from keras_resnet.training.optimizers.averaging import (
+    WeightAverage, average_bn_across_replicas, recompute_bn
+)
+from tests.training.optimizers.test_averaging import (
+    SIZE, moving, small_model, statistics, unequal_batches
+)
 
 assert keras.backend.backend() == "jax"
 model = small_model()

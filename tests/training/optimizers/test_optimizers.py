@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 import keras_resnet
-from keras_resnet.training.optimizers import (
+from keras_resnet.training.optimizers.groups import rate_multipliers, variable_kind
+from keras_resnet.training.optimizers.optimizers import (
     LARS,
     SGD,
     Adam,
@@ -19,10 +20,9 @@ from keras_resnet.training.optimizers import (
     describe,
     make_optimizer,
 )
-from keras_resnet.training.rate_groups import rate_multipliers, variable_kind
-from keras_resnet.training.recipe_parts import OptimizerConfig
+from keras_resnet.training.recipes.parts import OptimizerConfig
 
-from ..conftest import ROOT, Run
+from ...conftest import ROOT, Run
 
 #: name of a variable -> its values at first; and 50 gradients of each.
 STARTS = {
@@ -573,8 +573,8 @@ JAX = """
 import sys
 import jax, keras
 import numpy as np
-from keras_resnet.training.optimizers import SGD, make_optimizer
-from tests.training.test_optimizers import (
+from keras_resnet.training.optimizers.optimizers import SGD, make_optimizer
+from tests.training.optimizers.test_optimizers import (
     GRADIENTS, JITTED, OPTIMIZERS, STARTS, schedule, variables_of
 )
 
@@ -626,7 +626,7 @@ import tensorflow as tf
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 import keras
-from keras_resnet.training.optimizers import SGD
+from keras_resnet.training.optimizers.optimizers import SGD
 strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
 with strategy.scope():
     variable = keras.Variable([1.0, 1.0], name="kernel")

@@ -7,17 +7,17 @@ from typing import Any
 import keras
 import pytest
 
-from keras_resnet.training.recipe_parts import OptimizerConfig, ScheduleConfig
-from keras_resnet.training.recipes import Recipe
-from keras_resnet.training.schedules import (
+from keras_resnet.training.optimizers.schedules import (
     Plateau,
     RecipeSchedule,
     learning_rates,
     make_schedule,
     total_steps,
 )
+from keras_resnet.training.recipes.parts import OptimizerConfig, ScheduleConfig
+from keras_resnet.training.recipes.recipe import Recipe
 
-from ..conftest import Run
+from ...conftest import Run
 
 
 def recipe(
@@ -146,7 +146,7 @@ def test_jax_gives_the_same_values(run_new_python: Run) -> None:
     pytest.importorskip("jax")
     code = """
 import json, sys, jax, keras, numpy
-from keras_resnet.training.schedules import RecipeSchedule
+from keras_resnet.training.optimizers.schedules import RecipeSchedule
 assert keras.backend.backend() == "jax"
 for config in json.loads(sys.argv[1]):
     schedule, steps = RecipeSchedule.from_config(config), numpy.array([0, 13, 55, 99])

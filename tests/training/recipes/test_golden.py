@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from keras_resnet.training.recipe_table import RECIPES
-from keras_resnet.training.recipes import Recipe
-from keras_resnet.training.schedules import learning_rates, make_schedule, total_steps
+from keras_resnet.training.optimizers.schedules import learning_rates, make_schedule, total_steps
+from keras_resnet.training.recipes.recipe import Recipe
+from keras_resnet.training.recipes.table import RECIPES
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "recipes.json"
+GOLDEN = Path(__file__).parents[2] / "golden" / "recipes.json"
 
 #: Training images: of the digits, of CIFAR, of ImageNet.
 DIGITS, CIFAR, IMAGENET = 1_437, 50_000, 1_281_167

@@ -18,7 +18,7 @@ from keras_resnet import ResNetConfig, build
 from keras_resnet.data import LabeledImages, load_digits
 from keras_resnet.training import RECIPES, override, train
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "loss_curves.json"
+GOLDEN = Path(__file__).parents[2] / "golden" / "loss_curves.json"
 
 #: A recipe of every family.
 FAMILIES = (

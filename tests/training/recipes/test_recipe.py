@@ -9,15 +9,15 @@ import pytest
 
 import keras_resnet
 from keras_resnet import ResNetConfig
-from keras_resnet.preprocessing import EvalProtocol
-from keras_resnet.training.recipe_parts import (
+from keras_resnet.images.protocol import EvalProtocol
+from keras_resnet.training.recipes.parts import (
     AverageConfig,
     LossConfig,
     OptimizerConfig,
     ScheduleConfig,
 )
-from keras_resnet.training.recipe_table import RECIPES, find_recipe
-from keras_resnet.training.recipes import Recipe, fields_of, override, recipe_from_dict
+from keras_resnet.training.recipes.recipe import Recipe, fields_of, override, recipe_from_dict
+from keras_resnet.training.recipes.table import RECIPES, find_recipe
 
 NAMES = list(RECIPES)
 

@@ -19,8 +19,8 @@ from keras_resnet.training import (
     override,
     train,
 )
-from keras_resnet.training.fitting import Fitting
-from keras_resnet.training.run_folder import RunFolder
+from keras_resnet.training.run.fitting import Fitting
+from keras_resnet.training.run.folder import RunFolder
 
 from .interruption import Count
 

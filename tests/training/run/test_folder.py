@@ -13,14 +13,14 @@ import pytest
 from PIL import Image
 
 import keras_resnet
-from keras_resnet.model_info import get_info, set_class_names
-from keras_resnet.training.environment import describe_environment
-from keras_resnet.training.history_plot import history_plot
-from keras_resnet.training.model_card import CardFacts, model_card
-from keras_resnet.training.recipe_table import RECIPES
-from keras_resnet.training.recipes import override
-from keras_resnet.training.run_folder import RunFolder
-from keras_resnet.training.run_state import RunState
+from keras_resnet.models.info import get_info, set_class_names
+from keras_resnet.training.recipes.recipe import override
+from keras_resnet.training.recipes.table import RECIPES
+from keras_resnet.training.run.card import CardFacts, model_card
+from keras_resnet.training.run.environment import describe_environment
+from keras_resnet.training.run.folder import RunFolder
+from keras_resnet.training.run.history_plot import history_plot
+from keras_resnet.training.run.state import RunState
 
 
 def history(epochs: int) -> dict[str, list[float]]:

@@ -16,8 +16,8 @@ import keras
 import numpy as np
 import pytest
 
-from ..conftest import Command, Start
-from ..fork_server import Process
+from ...conftest import Command, Start
+from ...fork_server import Process
 
 #: A network of three blocks; everything that a checkpoint has to hold is switched on.
 TRAIN = (

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from safetensors import SafetensorError, safe_open
 
-from keras_resnet.training import run_state
-from keras_resnet.training.run_state import (
+from keras_resnet.training.run import state as run_state
+from keras_resnet.training.run.state import (
     Checkpoints,
     ResumeError,
     RunState,

@@ -15,7 +15,7 @@ import keras_resnet
 from keras_resnet import ResNetConfig, build
 from keras_resnet.data import DataConfig, LabeledImages, load_digits
 from keras_resnet.data.sources.base import Record, Subset
-from keras_resnet.model_info import get_info
+from keras_resnet.models.info import get_info
 from keras_resnet.training import (
     RECIPES,
     DivergedError,
@@ -25,9 +25,9 @@ from keras_resnet.training import (
     override,
     train,
 )
-from keras_resnet.training.run_folder import RunFolder
+from keras_resnet.training.run.folder import RunFolder
 
-from ..conftest import Run
+from ...conftest import Run
 from .interruption import Count
 
 RECIPE = RECIPES["quick-digits"]
@@ -116,7 +116,7 @@ print(hashlib.sha256(b"".join(weight.tobytes() for weight in model.get_weights()
 def test_recipe_reaches_the_optimizer_the_loss_and_the_pipeline(
     model: keras.Model, digits: Digits, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from keras_resnet.training import fitting
+    from keras_resnet.training.run import fitting
 
     seen: dict[str, Any] = {}
     batches = fitting.training_batches

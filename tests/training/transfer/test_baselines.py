@@ -14,8 +14,8 @@ from PIL import Image
 import keras_resnet
 from keras_resnet.data import LabeledImages, TooManyBadRecordsError
 from keras_resnet.data.sources.folder import load_folder
-from keras_resnet.images import read_image
-from keras_resnet.preprocessing import EvalProtocol, eval_transform
+from keras_resnet.images.decode import read_image
+from keras_resnet.images.protocol import EvalProtocol, eval_transform
 from keras_resnet.training.transfer import baselines as module
 from keras_resnet.training.transfer.baselines import Baselines, _balanced, baselines, vectors
 

@@ -17,8 +17,8 @@ import tensorflow as tf
 import keras_resnet
 from keras_resnet import ResNetConfig, build, feature_extractor
 from keras_resnet.data import LabeledImages
-from keras_resnet.model_info import get_info
-from keras_resnet.preprocessing import EvalProtocol
+from keras_resnet.images.protocol import EvalProtocol
+from keras_resnet.models.info import get_info
 from keras_resnet.training import (
     FinetuneResult,
     ResumeError,
@@ -29,14 +29,14 @@ from keras_resnet.training import (
     finetune,
     override,
 )
-from keras_resnet.training.cluster import Cluster
-from keras_resnet.training.run_folder import RunFolder
+from keras_resnet.training.devices.cluster import Cluster
+from keras_resnet.training.run.folder import RunFolder
 from keras_resnet.training.transfer import baselines
 from keras_resnet.training.transfer.finetune import with_head
 from keras_resnet.training.transfer.heads import replace_head, swap_stem
 
 from ...conftest import randomize
-from ..interruption import Count
+from ..run.interruption import Count
 
 COLOURS = {"red": (200, 40, 40), "green": (40, 200, 40), "blue": (40, 40, 200)}
 STAGES = (Stage("head", 2), Stage("C4", 1, 0.1))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from keras_resnet import ResNetConfig, build, feature_extractor
-from keras_resnet.training.training_model import training_copy
+from keras_resnet.training.run.copy import training_copy
 from keras_resnet.training.transfer.freezing import freeze, split_levels, unfreeze
 
 from ...conftest import randomize

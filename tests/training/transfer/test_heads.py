@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from keras_resnet import ResNetConfig, build, feature_extractor, load_model, set_class_names
-from keras_resnet.model_info import ModelInfo, get_info, set_info
-from keras_resnet.preprocessing import EvalProtocol
+from keras_resnet.images.protocol import EvalProtocol
+from keras_resnet.models.info import ModelInfo, get_info, set_info
 from keras_resnet.training.transfer.freezing import freeze
 from keras_resnet.training.transfer.heads import check_image_size, replace_head, swap_stem
 

@@ -18,12 +18,12 @@ from keras_resnet.training import (
     finetune,
     override,
     train,
-    trainer,
 )
-from keras_resnet.training.training_model import pull_to_start, training_copy
+from keras_resnet.training.run import trainer
+from keras_resnet.training.run.copy import pull_to_start, training_copy
 
 from ...conftest import Run
-from ..interruption import Count
+from ..run.interruption import Count
 
 STRENGTH = 0.5
 RECIPE = override(

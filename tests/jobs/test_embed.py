@@ -19,12 +19,14 @@ import pytest
 from PIL import Image
 
 import keras_resnet
-from keras_resnet import embedding, feature_extractor
-from keras_resnet.embedding import embed, embed_to_file, pooled
-from keras_resnet.images import UnreadableImageError
-from keras_resnet.preprocessing import EvalProtocol, eval_transform
+from keras_resnet import feature_extractor
+from keras_resnet.images.decode import UnreadableImageError
+from keras_resnet.images.protocol import EvalProtocol, eval_transform
+from keras_resnet.jobs import embed as embedding
+from keras_resnet.jobs.embed import embed, embed_to_file
+from keras_resnet.networks.features import pooled
 
-from .conftest import Run
+from ..conftest import Run
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -285,7 +287,7 @@ from pathlib import Path
 import keras, numpy as np
 from PIL import Image
 import keras_resnet
-from keras_resnet.embedding import embed_to_file
+from keras_resnet.jobs.embed import embed_to_file
 folder, count = Path(sys.argv[1]), int(sys.argv[2])
 pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
 files = [folder / f"{index}.{('png', 'jpg')[index % 2]}" for index in range(count)]

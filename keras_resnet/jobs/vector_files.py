@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import importlib
-import json
-import shutil
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import filelock
 import numpy as np
 
-from keras_resnet.files import replace_durably
+from keras_resnet.support.files import replace_durably
+from keras_resnet.support.unfinished import UnfinishedWork, read_json, write_durably, write_json
 
 #: Kinds of files that vectors are written to, by suffix.
 FORMATS = (".parquet", ".npz")
@@ -50,11 +47,11 @@ class Part(NamedTuple):
     bad: Mapping[int, str]
 
 
-class UnfinishedVectors:
+class UnfinishedVectors(UnfinishedWork):
     """The finished batches of a file of vectors, in a folder beside it.
 
     A part is two files: vectors, and what they are of, which is written second and so says that
-    both are whole. All are renamed into place.
+    both are whole.
 
     Attributes:
         parts: those that are finished, in the order of the images, without gaps.
@@ -67,38 +64,11 @@ class UnfinishedVectors:
             output: the file, with a suffix of `FORMATS`.
             channels: numbers in a vector.
         """
+        super().__init__(output.with_name(f"{output.name}.partial"), output)
         self.parts: list[Part] = []
-        self._output, self._channels = output, channels
-        self._folder = output.with_name(f"{output.name}.partial")
+        self._channels = channels
 
-    @contextlib.contextmanager
-    def held(self) -> Iterator[UnfinishedVectors]:
-        """Makes the folder and holds it against other processes.
-
-        Raises:
-            ValueError: it cannot be written to, or another process holds it.
-        """
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ValueError(
-                "Expected an output in a directory that can be written to. "
-                f"Received: {self._output} ({error.strerror})"
-            ) from error
-        lock = filelock.FileLock(self._folder / _LOCK)
-        try:
-            lock.acquire(timeout=0)
-        except filelock.Timeout as error:
-            raise ValueError(
-                f"Expected one process at a time. Received: {self._output}, which another one is "
-                "writing. Wait for it, or choose another file"
-            ) from error
-        try:
-            yield self
-        finally:
-            lock.release()
-
-    def begin(self, job: Mapping[str, Any]) -> int:
+    def resume(self, job: Mapping[str, Any]) -> int:
         """Takes up what is there if it is of the same job; else discards it, with a warning.
 
         Args:
@@ -108,19 +78,16 @@ class UnfinishedVectors:
         Returns:
             How many images are finished, from the first on.
         """
-        before = _read_json(self._folder / _JOB)
+        before = self.arguments()
         if before != job:
-            if any(self._folder.glob("*.npy")):
+            if any(self.directory.glob("*.npy")):
                 images = {**(before or {}), "files": ""} == {**job, "files": ""}
                 of = "other or changed images" if images else "another model, level or protocol"
                 warnings.warn(
-                    f"The unfinished work in {self._folder} is of {of}: starting anew",
+                    f"The unfinished work in {self.directory} is of {of}: starting anew",
                     stacklevel=3,
                 )
-            for path in self._folder.iterdir():
-                if path.name != _LOCK:
-                    path.unlink()
-            self._write(self._folder / _JOB, lambda path: path.write_text(json.dumps(job)))
+            self.begin(job)
         done = 0
         while part := self._part(done):
             self.parts.append(part)
@@ -128,8 +95,8 @@ class UnfinishedVectors:
         return done
 
     def _part(self, start: int) -> Part | None:
-        path = self._folder / f"{start:09}.npy"
-        described = _read_json(path.with_suffix(".json"))
+        path = self.directory / f"{start:09}.npy"
+        described = read_json(path.with_suffix(".json"))
         if described is None:
             return None
         part = Part(start, described["stop"], path, dict(described["bad"]))
@@ -142,10 +109,9 @@ class UnfinishedVectors:
 
     def add(self, start: int, stop: int, vectors: np.ndarray, bad: Mapping[int, str]) -> None:
         """Writes a part that follows on those before; arguments as in `Part`."""
-        path = self._folder / f"{start:09}.npy"
-        self._write(path, lambda path: _save(path, vectors))
-        described = json.dumps({"stop": stop, "bad": list(bad.items())})
-        self._write(path.with_suffix(".json"), lambda path: path.write_text(described))
+        path = self.directory / f"{start:09}.npy"
+        write_durably(path, lambda path: _save(path, vectors))
+        write_json(path.with_suffix(".json"), {"stop": stop, "bad": list(bad.items())})
         self.parts.append(Part(start, stop, path, bad))
 
     def publish(self, names: Sequence[str], bad: Mapping[str, str]) -> Path | None:
@@ -165,11 +131,11 @@ class UnfinishedVectors:
             bad_file.unlink(missing_ok=True)
         write = _write_parquet if self._output.suffix == ".parquet" else _write_npz
         self._write(self._output, lambda path: write(path, self.parts, names, self._channels))
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self.remove()
         return bad_file if bad else None
 
     def _write(self, path: Path, write: Callable[[Path], Any]) -> None:
-        temporary = self._folder / f"{path.name}.new"
+        temporary = self.directory / f"{path.name}.new"
         write(temporary)
         replace_durably(temporary, path)
 
@@ -223,14 +189,6 @@ def _save(path: Path, vectors: np.ndarray) -> None:
     # Given a name, `numpy.save` would append another suffix.
     with path.open("wb") as file:
         np.save(file, vectors)
-
-
-def _read_json(path: Path) -> Any:
-    """What a file says; None if it is missing or half-written, as after a power failure."""
-    try:
-        return json.loads(path.read_text())
-    except (FileNotFoundError, ValueError):
-        return None
 
 
 def _pyarrow() -> tuple[Any, Any]:

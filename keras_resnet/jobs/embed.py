@@ -17,13 +17,13 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
-from keras_resnet.cores import usable_cores
-from keras_resnet.embedding_files import UnfinishedVectors, check_output
-from keras_resnet.features import feature_extractor
-from keras_resnet.images import UnreadableImageError
-from keras_resnet.model_info import get_info
-from keras_resnet.model_input import ModelInput
-from keras_resnet.preprocessing import EvalProtocol
+from keras_resnet.images.decode import UnreadableImageError
+from keras_resnet.images.protocol import EvalProtocol
+from keras_resnet.jobs.vector_files import UnfinishedVectors, check_output
+from keras_resnet.models.info import get_info
+from keras_resnet.models.input import ModelInput
+from keras_resnet.networks.features import pooled
+from keras_resnet.support.cores import usable_cores
 
 #: Batches that are decoded while one is in the network, and threads that decode them.
 _AHEAD, _THREADS = 2, 8
@@ -62,38 +62,6 @@ class EmbeddingReport:
         unreadable = dict(self.unreadable)
         values = {"output": str(self.output), "unreadable": unreadable, "bad_file": bad_file}
         return {**vars(self), **values}
-
-
-def pooled(model: keras.Model, level: str = "avg") -> keras.Model:
-    """The model up to the average of a feature map over all places; it shares weights with `model`.
-
-    Of a network with `pooling="max"`, `"avg"` is the maximum, as that is what its classifier sees.
-
-    Args:
-        model: a flat network of this package: fresh, fine-tuned or reloaded, with or without head.
-        level: `"avg"` for what the classifier sees, or a level of `feature_extractor`.
-
-    Returns:
-        A model with the same input and the output `(batch, channels)`, float32.
-
-    Raises:
-        ValueError: the model has no such level.
-    """
-    pools = keras.layers.GlobalAveragePooling2D, keras.layers.GlobalMaxPooling2D
-    names = ("avg_pool", "max_pool")
-    head = next((x for x in model.layers if x.name in names and isinstance(x, pools)), None)
-    if level == "avg" and head is not None:
-        return keras.Model(model.input, head.output, name=f"{model.name}_avg")
-    maps = feature_extractor(model).output
-    if level != "avg" and level not in maps:
-        raise ValueError(
-            f"Expected `level` to be 'avg' or one of {tuple(maps)}. Received: {level!r}"
-        )
-    chosen = maps[list(maps)[-1] if level == "avg" else level]
-    average = keras.layers.GlobalAveragePooling2D(
-        data_format="channels_last", dtype="float32", name=f"{level}_vector"
-    )
-    return keras.Model(model.input, average(chosen), name=f"{model.name}_{level}")
 
 
 def embed(
@@ -197,8 +165,9 @@ def embed_to_file(
     names = [name.encode(errors="backslashreplace").decode() for name in names]
     paths = [os.fspath(image) for image in images]
     begin = time.perf_counter()
-    with UnfinishedVectors(output, network.channels).held() as work:
-        resumed = work.begin({**network.identity(), "files": [_state_of(path) for path in paths]})
+    work = UnfinishedVectors(output, network.channels)
+    with work.held():
+        resumed = work.resume({**network.identity(), "files": [_state_of(path) for path in paths]})
         if resumed and progress is not None:
             progress(f"{resumed} of {len(paths)} images", resumed / len(paths))
         for batch in network.batches(paths, batch_size, resumed):

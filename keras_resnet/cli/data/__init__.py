@@ -1,0 +1,1 @@
+"""`keras-resnet data`: scan, prepare and benchmark."""

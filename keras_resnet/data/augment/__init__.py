@@ -1,0 +1,1 @@
+"""Augmentation: pure functions of a picture and a seed, applied inside `tf.data`."""

@@ -1,0 +1,1 @@
+"""TFRecord shards: written by `data prepare`, and read in any order."""

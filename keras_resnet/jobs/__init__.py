@@ -1,0 +1,1 @@
+"""Whole jobs, each a command: they put training, export and reports together."""

@@ -1,0 +1,1 @@
+"""Networks: from a `ResNetConfig` to a plain `keras.Model`."""

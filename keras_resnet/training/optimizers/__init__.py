@@ -1,0 +1,1 @@
+"""Optimizers, their parameter groups, schedules and averages of weights."""

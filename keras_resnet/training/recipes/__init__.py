@@ -1,0 +1,1 @@
+"""Training recipes as data. Nothing here imports Keras or TensorFlow."""

@@ -1,0 +1,1 @@
+"""A training run: `train`, what it writes and how it is resumed."""
