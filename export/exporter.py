@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,12 +32,11 @@ from keras_resnet.export.source import (
 from keras_resnet.export.targets import TARGETS, Target
 from keras_resnet.models.info import get_info, learned_ranges
 from keras_resnet.support.files import partial_directory, publish, size_of
+from keras_resnet.support.fingerprints import fingerprint_of_artifact
+from keras_resnet.support.progress import Progress, unseen
 
 if TYPE_CHECKING:
     from keras_resnet.data import DataConfig
-
-#: Name and share done, at the start of every step.
-Progress = Callable[[str, float], None]
 
 PAGE_FILE = "export.html"
 CARD_FILE = "model_card.md"
@@ -77,7 +76,7 @@ def export(
     timing: Timing | None = _TIMING,
     seed: int = 0,
     overwrite: bool = False,
-    progress: Progress = lambda step, done: None,
+    progress: Progress = unseen,
 ) -> ExportReport:
     """Exports a model and proves every artifact in its own runtime.
 
@@ -308,7 +307,7 @@ class _Export:
             {} if target.operators is None else target.operators(path),
             () if target.float_layers is None else target.float_layers(path),
             suspects,
-            sha256=record.digest(path),
+            sha256=fingerprint_of_artifact(path),
             fingerprint=self._fingerprints.of(target),
         )
 

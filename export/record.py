@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import importlib.metadata
 import json
 from pathlib import Path
 from typing import Any
 
 import keras
-import numpy as np
 
 from keras_resnet.export.calibration import ImageSet
 from keras_resnet.export.report.report import ArtifactReport, ExportReport
 from keras_resnet.export.source import ExportOptions
 from keras_resnet.export.targets import Target
 from keras_resnet.models.info import learned_ranges
+from keras_resnet.support.extras import installed_versions
+from keras_resnet.support.fingerprints import fingerprint, fingerprint_of_artifact
 
 #: Written after every target; a whole export has a page and a card besides.
 REPORT_FILE = "export.json"
 
+#: What artifacts depend on.
 _PACKAGES = (
     "keras-resnets",
     "keras",
@@ -34,13 +34,7 @@ _PACKAGES = (
 
 def versions() -> dict[str, str]:
     """Those of the packages that take part, as far as they are installed."""
-    found = {}
-    for name in _PACKAGES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+    return {name: version for name, version in installed_versions(_PACKAGES).items() if version}
 
 
 class Fingerprints:
@@ -57,9 +51,9 @@ class Fingerprints:
         verification: ImageSet,
         options: ExportOptions,
     ) -> None:
-        self.model = _hash(model.to_json(), *model.get_weights())
-        self._verification = _hash(verification.images, verification.labels)
-        self._calibration = None if calibration is None else _hash(calibration.images)
+        self.model = fingerprint(model.to_json(), *model.get_weights())
+        self._verification = fingerprint(verification.images, verification.labels)
+        self._calibration = None if calibration is None else fingerprint(calibration.images)
         self._learned = learned_ranges(model)
         self._options = options
 
@@ -77,27 +71,7 @@ class Fingerprints:
             # Artifacts in float are the same whatever int8 leaves in float.
             del settings["options"]["keep_float"]
         text = json.dumps(settings, sort_keys=True)
-        return _hash(self.model, self._verification, text)
-
-
-def _hash(*parts: str | np.ndarray | None) -> str:
-    known = hashlib.sha256()
-    for part in parts:
-        content = part if isinstance(part, np.ndarray) else np.frombuffer(str(part).encode(), "u1")
-        known.update(f"{content.dtype}{content.shape}".encode())
-        known.update(np.ascontiguousarray(content).tobytes())
-    return known.hexdigest()
-
-
-def digest(path: Path) -> str:
-    """SHA-256 of a file, or of the names and contents of all files in a directory."""
-    known = hashlib.sha256()
-    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
-    for file in files:
-        known.update(f"{file.relative_to(path)}\0{file.stat().st_size}\0".encode())
-        with file.open("rb") as content:
-            known.update(hashlib.file_digest(content, "sha256").digest())
-    return known.hexdigest()
+        return fingerprint(self.model, self._verification, text)
 
 
 def finished(directory: Path, model: str) -> dict[str, ArtifactReport]:
@@ -118,7 +92,7 @@ def finished(directory: Path, model: str) -> dict[str, ArtifactReport]:
         for row in rows
         if row.file_name is not None
         and (directory / row.file_name).exists()
-        and digest(directory / row.file_name) == row.sha256
+        and fingerprint_of_artifact(directory / row.file_name) == row.sha256
     }
 
 

@@ -15,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_resnet.models.info import ModelInfo, get_info, learned_ranges, set_info
+from keras_resnet.support.checks import check_choice, check_integer, store_integers
 
 IMAGE = "image"
 BATCH = "batch"
@@ -49,15 +50,10 @@ class ExportOptions:
     storage_uri: str | None = None
 
     def __post_init__(self) -> None:
-        numbers = (self.version, *self.serving_batch_sizes, self.batch_size or 1)
-        if any(not isinstance(n, int) or isinstance(n, bool) or n < 1 for n in numbers):
-            raise ValueError(
-                "Expected `batch_size`, `version` and `serving_batch_sizes` to be integers of at "
-                f"least 1. Received: batch_size={self.batch_size!r}, version={self.version!r}, "
-                f"serving_batch_sizes={self.serving_batch_sizes!r}"
-            )
-        if self.layout not in ("NHWC", "NCHW"):
-            raise ValueError(f"Expected `layout` 'NHWC' or 'NCHW'. Received: {self.layout!r}")
+        store_integers(self, ("batch_size", "version"))
+        for size in self.serving_batch_sizes:
+            check_integer("serving_batch_sizes", size)
+        check_choice("layout", self.layout, ("NHWC", "NCHW"))
         if not self.serving_batch_sizes:
             raise ValueError("Expected at least one of `serving_batch_sizes`. Received: none")
         if isinstance(self.keep_float, str):

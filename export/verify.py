@@ -13,13 +13,14 @@ import numpy as np
 
 from keras_resnet.export.calibration import image_sets
 from keras_resnet.export.comparison import Limits, compare, compare_features, disagreements
-from keras_resnet.export.record import REPORT_FILE, digest
+from keras_resnet.export.record import REPORT_FILE
 from keras_resnet.export.report.report import ArtifactReport
 from keras_resnet.export.runtime import KerasRunner, Runner, artifact_path, load_runner
 from keras_resnet.export.source import as_float32
 from keras_resnet.export.targets import TARGETS
 from keras_resnet.models.saving import load_model
 from keras_resnet.support.files import size_of
+from keras_resnet.support.fingerprints import fingerprint_of_artifact
 
 if TYPE_CHECKING:
     from keras_resnet.data import DataConfig
@@ -83,7 +84,7 @@ def verify(
         tuple(disagreements(comparison, wanted)),
         {} if known is None or known.operators is None else known.operators(path),
         () if known is None or known.float_layers is None else known.float_layers(path),
-        sha256=digest(Path(artifact)),
+        sha256=fingerprint_of_artifact(Path(artifact)),
     )
 
 

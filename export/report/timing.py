@@ -8,7 +8,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from rich.table import Table
 
 from keras_resnet.export.runtime import artifact_path
 from keras_resnet.support import terminal
+from keras_resnet.support.progress import Progress, unseen
 
 #: One call in a hundred being slower needs a hundred calls to be seen.
 _CALLS_FOR_P99 = 100
@@ -127,7 +128,7 @@ def benchmark(
     threads: Sequence[int] = (0,),
     seconds: float = 3.0,
     size: int = 224,
-    progress: Callable[[str, float], None] = lambda step, done: None,
+    progress: Progress = unseen,
 ) -> BenchmarkReport:
     """Times artifacts, of this package or of others, with random pixels.
 

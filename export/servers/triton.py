@@ -22,6 +22,7 @@ from tensorflow.core.protobuf import saved_model_pb2
 
 from keras_resnet.export.runtime import artifact_path
 from keras_resnet.export.source import SIGNATURE
+from keras_resnet.support.checks import is_integer
 from keras_resnet.support.extras import require
 from keras_resnet.support.files import partial_directory, publish
 
@@ -306,9 +307,7 @@ def check_request(name: str, batch_sizes: Sequence[int], version: int) -> None:
             "Expected a `name` of up to 63 lower-case letters, digits, `-` and `_`, with a letter "
             f"or digit at both ends. Received: {name!r}"
         )
-    numbers = (version, *batch_sizes)
-    integers = all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in numbers)
-    if not integers or not batch_sizes:
+    if not batch_sizes or not all(is_integer(number) for number in (version, *batch_sizes)):
         raise ValueError(
             "Expected `version` and at least one of `batch_sizes` as integers of at least 1. "
             f"Received: version={version!r}, batch_sizes={batch_sizes!r}"

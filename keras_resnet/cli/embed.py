@@ -13,7 +13,7 @@ import typer
 from keras_resnet.cli.export import Model, Weights, keras_model
 from keras_resnet.cli.options import AsJson, app, print_json
 from keras_resnet.support.quiet import quiet
-from keras_resnet.support.terminal import console, progress
+from keras_resnet.support.terminal import console, progress_bar
 
 if TYPE_CHECKING:
     from keras_resnet.jobs.embed import EmbeddingReport
@@ -108,7 +108,7 @@ def _shown(as_json: bool) -> Iterator[Any]:
     if as_json:
         yield None
         return
-    with progress("embed") as report:
+    with progress_bar("embed") as report:
         told = 0
 
         def tenths(step: str, done: float) -> None:

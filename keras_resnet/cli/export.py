@@ -10,7 +10,7 @@ import typer
 
 from keras_resnet.cli.options import AsJson, app, print_json
 from keras_resnet.support.quiet import quiet
-from keras_resnet.support.terminal import console, progress
+from keras_resnet.support.terminal import console, progress_bar
 
 if TYPE_CHECKING:
     import keras
@@ -79,7 +79,7 @@ def export(
     )
     timing = Timing(_numbers(batch, 1), _numbers(threads, 0), seconds) if seconds else None
     network = keras_model(model, weights, labels, seed)
-    with progress("Exporting") as step:
+    with progress_bar("Exporting") as step:
         try:
             report = run(
                 network,
@@ -164,7 +164,7 @@ def benchmark(
     """Time artifacts in turns, also those of others; ratios are to the first."""
     with quiet():
         from keras_resnet.export import benchmark as run
-    with progress("Timing") as step:
+    with progress_bar("Timing") as step:
         report = run(
             artifacts,
             batch_sizes=_numbers(batch, 1),

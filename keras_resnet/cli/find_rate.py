@@ -10,7 +10,7 @@ import typer
 from keras_resnet.cli import finetune as finetuning, train as training
 from keras_resnet.cli.options import AsJson, app, print_json
 from keras_resnet.support.quiet import quiet
-from keras_resnet.support.terminal import console, progress
+from keras_resnet.support.terminal import console, progress_bar
 
 if TYPE_CHECKING:
     import keras
@@ -64,7 +64,7 @@ def find_rate(
         frozen = freeze_levels(network, freeze)
         if not as_json:
             console.print(str(frozen))
-    with progress("Finding a rate") as step:
+    with progress_bar("Finding a rate") as step:
         curve = run(
             network,
             parts,

@@ -11,7 +11,7 @@ import typer
 
 from keras_resnet.cli.options import AsJson, app, print_json
 from keras_resnet.support.quiet import quiet
-from keras_resnet.support.terminal import console, progress
+from keras_resnet.support.terminal import console, progress_bar
 
 #: Images that are decoded, and then run, at once.
 _BATCH = 32
@@ -86,7 +86,7 @@ def _shown(count: int, as_json: bool) -> Iterator[Any]:
     if as_json or count <= _BATCH or not console.is_terminal:
         yield lambda done: None
         return
-    with progress("predict") as report:
+    with progress_bar("predict") as report:
         yield lambda done: report(f"{done} of {count} images", done / count)
 
 

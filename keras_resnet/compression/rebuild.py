@@ -22,11 +22,11 @@ from keras_resnet.models.info import (
     LearnedRanges,
     compressed_kernels,
     get_info,
-    hash_weights,
     learned_ranges,
     set_info,
 )
 from keras_resnet.networks.graph import allow_depth, graph_config, sources
+from keras_resnet.support.fingerprints import fingerprint_of_weights
 
 _HALF = ("bfloat16", "float16")
 _OPTIONS = ("pruned", "clusters", "rounding", "observed")
@@ -132,7 +132,7 @@ def strip(model: keras.Model) -> keras.Model:
     result = _copy(model, copied, call)
     for layer in compressed_layers(model):
         result.get_layer(layer.name).kernel.assign(layer.final_kernel())
-    weights = hash_weights(result)
+    weights = fingerprint_of_weights(result.get_weights())
     # What is known of a network that was stripped before goes on being known.
     properties = dict(compressed_kernels(model))
     properties |= {

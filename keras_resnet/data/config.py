@@ -2,29 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from keras_resnet.images.protocol import EvalProtocol
+from keras_resnet.support.checks import check_integer, check_number, store_integers
 
 Crop = Literal["inception", "he2015", "pad", "none"]
 AutoAugment = Literal["none", "randaugment", "trivialaugment"]
-
-
-def _check_range(name: str, value: Any, low: float, high: float) -> None:
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not number or not math.isfinite(value) or not low <= value <= high:
-        bounds = f"at least {low:g}" if high == float("inf") else f"in [{low:g}, {high:g}]"
-        raise ValueError(f"Expected `{name}` to be a number {bounds}. Received: {value!r}")
-
-
-def _check_integer(name: str, value: Any, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(
-            f"Expected `{name}` to be an integer of at least {least}. Received: {value!r}"
-        )
 
 
 @dataclass(frozen=True)
@@ -97,13 +83,13 @@ class Augmentation:
                     f"Expected `{name}` to be one of {choices}. Received: {getattr(self, name)!r}"
                 )
         for name in ("flip", "auto_contrast", "erasing", "brightness", "contrast", "saturation"):
-            _check_range(name, getattr(self, name), 0, 1)
-        _check_range("hue", self.hue, 0, 0.5)
-        _check_range("auto_magnitude", self.auto_magnitude, 0, 10)
+            check_number(name, getattr(self, name), 0, 1)
+        check_number("hue", self.hue, 0, 0.5)
+        check_number("auto_magnitude", self.auto_magnitude, 0, 10)
         for name in ("lighting", "mixup", "cutmix"):
-            _check_range(name, getattr(self, name), 0, float("inf"))
-        for name, least in (("padding", 0), ("auto_layers", 1), ("repeats", 1)):
-            _check_integer(name, getattr(self, name), least)
+            check_number(name, getattr(self, name))
+        store_integers(self, ("auto_layers", "repeats"))
+        store_integers(self, ("padding",), 0)
         for name, low, high in (
             ("area", 1e-6, 1),
             ("aspect", 1e-6, float("inf")),
@@ -112,9 +98,9 @@ class Augmentation:
             pair = getattr(self, name)
             is_pair = isinstance(pair, (tuple, list)) and len(pair) == 2
             for value in pair if is_pair else ():
-                _check_range(name, value, low, high)
+                check_number(name, value, low, high)
                 if name == "short_side":
-                    _check_integer(name, value, 1)
+                    check_integer(name, value)
             if not is_pair or pair[0] > pair[1]:
                 raise ValueError(
                     f"Expected `{name}` to be a least and a greatest value. Received: {pair!r}"
@@ -195,12 +181,10 @@ class DataConfig:
             raise ValueError(
                 f"Expected `protocol` to be an `EvalProtocol`. Received: {self.protocol!r}"
             )
-        for name in ("size", "batch_size", "shuffle_block"):
-            _check_integer(name, getattr(self, name), 1)
-        for name in ("seed", "split_seed"):
-            _check_integer(name, getattr(self, name), 0)
-        _check_range("max_bad_fraction", self.max_bad_fraction, 0, 1)
-        _check_range("validation_fraction", self.validation_fraction, 0, 1)
+        store_integers(self, ("size", "batch_size", "shuffle_block"))
+        store_integers(self, ("seed", "split_seed"), 0)
+        check_number("max_bad_fraction", self.max_bad_fraction, 0, 1)
+        check_number("validation_fraction", self.validation_fraction, 0, 1)
         if self.validation_fraction in (0, 1):
             raise ValueError(
                 "Expected `validation_fraction` to be between 0 and 1. "

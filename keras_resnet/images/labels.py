@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from keras_resnet.support.checks import check_integer
+
 
 @functools.cache
 def imagenet_classes() -> tuple[tuple[str, str], ...]:
@@ -71,8 +73,7 @@ def decode_predictions(
         ValueError: `predictions` has another shape, `class_names` another length, or `top` is no
             integer of at least 1.
     """
-    if not isinstance(top, (int, np.integer)) or isinstance(top, bool) or top < 1:
-        raise ValueError(f"Expected `top` to be an integer of at least 1. Received: {top!r}")
+    check_integer("top", top)
     scores = _scores(predictions)
     classes = _classes(scores.shape[1], class_names, class_ids)
     orders = np.argsort(-scores, axis=-1, kind="stable")[:, :top]

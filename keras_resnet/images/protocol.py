@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from keras_resnet.images.decode import MAX_PIXELS, ImageSource, UnreadableImageError, read_image
+from keras_resnet.support.checks import check_choice, store_integers
 
 Interpolation = Literal["bilinear", "bicubic"]
 
@@ -55,23 +56,13 @@ class EvalProtocol:
     interpolation: Interpolation = "bilinear"
 
     def __post_init__(self) -> None:
-        for field in ("size", "resize"):
-            value = getattr(self, field)
-            if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < 1:
-                raise ValueError(
-                    f"Expected `{field}` to be an integer of at least 1. Received: {value!r}"
-                )
-            object.__setattr__(self, field, int(value))
+        store_integers(self, ("size", "resize"))
         if self.resize < self.size:
             raise ValueError(
                 "Expected `resize`, the short side, to be at least `size`, the side of the crop. "
                 f"Received: resize={self.resize}, size={self.size}"
             )
-        if self.interpolation not in get_args(Interpolation):
-            raise ValueError(
-                f"Expected `interpolation` to be one of {get_args(Interpolation)}. "
-                f"Received: {self.interpolation!r}"
-            )
+        check_choice("interpolation", self.interpolation, get_args(Interpolation))
 
     @classmethod
     def from_crop_pct(

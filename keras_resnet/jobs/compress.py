@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +35,11 @@ from keras_resnet.jobs.compression_report import (
     CompressionRow,
     row_of,
 )
-from keras_resnet.models.info import compressed_kernels, get_info, hash_weights
+from keras_resnet.models.info import compressed_kernels, get_info
 from keras_resnet.support import terminal
 from keras_resnet.support.files import partial_directory, publish
+from keras_resnet.support.fingerprints import fingerprint_of_weights
+from keras_resnet.support.progress import Say
 from keras_resnet.training import Recipe, find_recipe, override, train
 from keras_resnet.training.recipes.parts import ScheduleConfig
 from keras_resnet.training.run.folder import RunFolder
@@ -65,7 +67,7 @@ def compress(
     validation_fraction: float = 0.1,
     seed: int = 0,
     timing: Timing | None = _TIMING,
-    report: Callable[[str], None] = terminal.console.print,
+    say: Say = terminal.console.print,
     **keywords: Any,
 ) -> CompressionReport:
     """Compresses a trained network while it trains on, and compares artifacts before and after.
@@ -87,7 +89,7 @@ def compress(
         validation_fraction: of data without a validation part.
         seed: of data order, augmentation, clusters and the choice of images.
         timing: as for `export`; None: not at all.
-        report: is told what happens, in sentences.
+        say: is told what happens, in sentences.
         **keywords: those of `train`, such as `checkpoint_every`, but for `epochs`, `resume` and
             `callbacks`.
 
@@ -110,9 +112,9 @@ def compress(
     check_classes(model, sources[0])
     _trained(model, calibration.images, options, None, seed)
     _claim(out_dir, model, config, options, seed)
-    stages = _Stages(sources, recipe, out_dir, seed, report, keywords)
+    stages = _Stages(sources, recipe, out_dir, seed, say, keywords)
     # A network that has no artifacts is refused now, too.
-    report("Exporting the network before")
+    say("Exporting the network before")
     images = (calibration, held_out)
     rows = _exported(model, out_dir, "before", options, images, None, timing)
     network = _trained(model, calibration.images, options, stages, seed)
@@ -124,7 +126,7 @@ def compress(
     with partial_directory(out_dir) as staging:
         result.save(staging / MODEL_FILE)
         publish({staging / MODEL_FILE: out_dir / MODEL_FILE})
-    report("Exporting the network after")
+    say("Exporting the network after")
     rows += _exported(result, out_dir, "after", options, images, classes, timing)
     outcome = CompressionReport(tuple(rows), options, out_dir)
     with partial_directory(out_dir) as staging:
@@ -198,7 +200,7 @@ def _claim(
     started = any(out_dir.glob("[0-9]*-*")) or (out_dir / MODEL_FILE).exists()
     settings = {
         "network": model.name,
-        "weights": hash_weights(model),
+        "weights": fingerprint_of_weights(model.get_weights()),
         "data": data.source,
         "validation_fraction": data.validation_fraction,
         "options": dataclasses.asdict(options),
@@ -295,11 +297,11 @@ class _Stages:
         recipe: Recipe,
         folder: Path,
         seed: int,
-        report: Callable[[str], None],
+        say: Say,
         keywords: dict[str, Any],
     ) -> None:
         self._data, self._recipe, self._folder = data, recipe, folder
-        self._seed, self._report, self._keywords = seed, report, keywords
+        self._seed, self._say, self._keywords = seed, say, keywords
         self._count = 0
 
     def train(
@@ -314,7 +316,7 @@ class _Stages:
     ) -> None:
         """Trains, or goes on with what is in the stage's folder; prunes the layers `names`."""
         self._count += 1
-        self._report(f"Stage {self._count}: {name}")
+        self._say(f"Stage {self._count}: {name}")
         recipe = override(
             self._recipe,
             {"optimizer.learning_rate": self._recipe.optimizer.learning_rate * rate},

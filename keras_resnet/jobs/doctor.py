@@ -8,7 +8,12 @@ import platform
 from typing import Any
 
 import keras_resnet
-from keras_resnet.support.extras import OPTIONAL, backend_and_devices, installed_version
+from keras_resnet.support.extras import (
+    OPTIONAL,
+    backend_and_devices,
+    installed_version,
+    installed_versions,
+)
 
 _BASE = (
     "keras",
@@ -36,7 +41,7 @@ def diagnose() -> dict[str, Any]:
         "versions": {
             "keras-resnets": keras_resnet.__version__,
             "python": platform.python_version(),
-            **{name: installed_version(name) for name in _BASE},
+            **installed_versions(_BASE),
         },
         "backend": backend,
         "devices": devices,

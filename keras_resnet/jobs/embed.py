@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,13 +22,13 @@ from keras_resnet.jobs.vector_files import UnfinishedVectors, check_output
 from keras_resnet.models.info import get_info
 from keras_resnet.models.input import ModelInput
 from keras_resnet.networks.features import pooled
+from keras_resnet.support.checks import check_integer
 from keras_resnet.support.cores import usable_cores
+from keras_resnet.support.fingerprints import fingerprint
+from keras_resnet.support.progress import Progress, unseen
 
 #: Batches that are decoded while one is in the network, and threads that decode them.
 _AHEAD, _THREADS = 2, 8
-
-#: Is told what is being done, and the share of the work that is done, 0 to 1.
-Report = Callable[[str, float], None]
 
 Paths = Sequence[str | os.PathLike[str]]
 
@@ -72,7 +71,7 @@ def embed(
     level: str = "avg",
     protocol: EvalProtocol | None = None,
     bad: dict[str, str] | None = None,
-    progress: Report | None = None,
+    progress: Progress = unseen,
 ) -> Iterator[tuple[list[str], np.ndarray]]:
     """Turns image files into vectors, batch by batch, in their order.
 
@@ -107,8 +106,7 @@ def embed(
             )
         if bad is not None:
             bad.update({paths[index]: reason for index, reason in batch.bad.items()})
-        if progress is not None:
-            progress(f"{batch.stop} of {len(paths)} images", batch.stop / len(paths))
+        progress(f"{batch.stop} of {len(paths)} images", batch.stop / len(paths))
         rows = (index for index in range(batch.start, batch.stop) if index not in batch.bad)
         yield [paths[index] for index in rows], batch.vectors
 
@@ -123,7 +121,7 @@ def embed_to_file(
     level: str = "avg",
     protocol: EvalProtocol | None = None,
     overwrite: bool = False,
-    progress: Report | None = None,
+    progress: Progress = unseen,
 ) -> EmbeddingReport:
     """Writes the vectors of image files to a Parquet or `.npz` file, or all or nothing of it.
 
@@ -168,12 +166,11 @@ def embed_to_file(
     work = UnfinishedVectors(output, network.channels)
     with work.held():
         resumed = work.resume({**network.identity(), "files": [_state_of(path) for path in paths]})
-        if resumed and progress is not None:
+        if resumed:
             progress(f"{resumed} of {len(paths)} images", resumed / len(paths))
         for batch in network.batches(paths, batch_size, resumed):
             work.add(batch.start, batch.stop, batch.vectors, batch.bad)
-            if progress is not None:
-                progress(f"{batch.stop} of {len(paths)} images", batch.stop / len(paths))
+            progress(f"{batch.stop} of {len(paths)} images", batch.stop / len(paths))
         seconds = time.perf_counter() - begin
         bad = {names[index]: reason for part in work.parts for index, reason in part.bad.items()}
         bad_file = work.publish(names, bad)
@@ -198,10 +195,7 @@ class _Batch(NamedTuple):
 
 
 def _check_batches(images: Paths, size: int) -> None:
-    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-        raise ValueError(
-            f"Expected `batch_size` to be an integer of at least 1. Received: {size!r}"
-        )
+    check_integer("batch_size", size)
     if isinstance(images, (str, os.PathLike)) or not len(images):
         given = "none" if not isinstance(images, (str, os.PathLike)) else repr(images)
         raise ValueError(f"Expected a list of at least one image file. Received: {given}")
@@ -227,15 +221,12 @@ class _Network:
 
     def identity(self) -> dict[str, Any]:
         """What the vectors depend on besides the images, as JSON gives it back."""
-        digest = hashlib.sha256()
-        for weight in self._model.weights:
-            values = keras.ops.convert_to_numpy(weight.value)
-            digest.update(f"{values.shape} {values.dtype}".encode() + values.tobytes())
+        weights = (keras.ops.convert_to_numpy(weight.value) for weight in self._model.weights)
         # Networks of different strides may have the same weights.
         return json.loads(
             json.dumps(
                 {
-                    "weights": digest.hexdigest(),
+                    "weights": fingerprint(*weights),
                     "config": self._info.config,
                     "level": self._level,
                     "protocol": dataclasses.asdict(self._input.protocol),

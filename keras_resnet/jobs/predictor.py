@@ -15,6 +15,7 @@ from keras_resnet.images.labels import decode_predictions
 from keras_resnet.images.protocol import EvalProtocol, warn_if_scaled
 from keras_resnet.models.info import get_info
 from keras_resnet.models.input import ModelInput
+from keras_resnet.support.checks import check_integer
 
 
 class Predictor:
@@ -83,10 +84,7 @@ class Predictor:
         Raises:
             ValueError: an image cannot be read, or has another range; the message says which.
         """
-        if not isinstance(batch_size, int) or batch_size < 1:
-            raise ValueError(
-                f"Expected `batch_size` to be an integer of at least 1. Received: {batch_size!r}"
-            )
+        check_integer("batch_size", batch_size)
         single = isinstance(images, (str, bytes, os.PathLike))
         if single or (isinstance(images, np.ndarray) and images.ndim < 4):
             images = [images]  # type: ignore[list-item]

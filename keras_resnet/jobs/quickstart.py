@@ -22,7 +22,7 @@ from keras_resnet.export.source import check_backend
 from keras_resnet.networks.builders import ResNet20
 from keras_resnet.support.files import partial_directory, publish
 from keras_resnet.support.pages import page, picture, section
-from keras_resnet.support.terminal import console, progress
+from keras_resnet.support.terminal import console, progress_bar
 from keras_resnet.training import RECIPES, Recipe, TrainResult, train
 
 MODEL_FILE = "model.keras"
@@ -107,7 +107,7 @@ def _export(
 ) -> tuple[ExportReport, ExportError | None]:
     """Exports to every target; a disagreement is returned, as its report is still to be written."""
     train_data, test_data = data
-    with progress("Exporting") as step:
+    with progress_bar("Exporting") as step:
         try:
             report = export(
                 model,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
 import json
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -17,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import keras
-import numpy as np
 
 from keras_resnet.images.protocol import EvalProtocol
+from keras_resnet.support.fingerprints import fingerprint_of_weights
 
 #: Name of the file in a `.keras` archive or a SavedModel, and of the entry in TFLite and ONNX.
 ENTRY = "keras_resnet"
@@ -35,7 +34,7 @@ class LearnedRanges:
     Attributes:
         values: layer -> the ends of what it puts out; of a layer with a sigmoid or softmax, of what
             that is computed of.
-        weights: what `hash_weights` says of the weights that they hold for.
+        weights: the fingerprint of the weights that they hold for.
     """
 
     values: Mapping[str, tuple[float, float]]
@@ -61,7 +60,7 @@ class CompressedKernels:
 
     Attributes:
         values: by layer.
-        weights: what `hash_weights` says of the weights that they hold for.
+        weights: the fingerprint of the weights that they hold for.
     """
 
     values: Mapping[str, KernelProperty]
@@ -181,24 +180,20 @@ def info_of_file(path: Path) -> ModelInfo:
         return ModelInfo.from_json(archive.read(f"assets/{FILE_NAME}").decode())
 
 
-def hash_weights(model: keras.Model) -> str:
-    """SHA-256 of all weights of a model, in their order."""
-    known = hashlib.sha256()
-    for weight in model.get_weights():
-        known.update(np.ascontiguousarray(weight).tobytes())
-    return known.hexdigest()
-
-
 def learned_ranges(model: keras.Model) -> Mapping[str, tuple[float, float]] | None:
     """The ranges that quantization-aware training has found, if the weights are still the same."""
     ranges = get_info(model).ranges
-    return None if ranges is None or ranges.weights != hash_weights(model) else ranges.values
+    return ranges.values if ranges is not None and _same_weights(model, ranges) else None
 
 
 def compressed_kernels(model: keras.Model) -> Mapping[str, KernelProperty]:
     """What compression has made of kernels, if the weights are still the same; else nothing."""
     kernels = get_info(model).kernels
-    return {} if kernels is None or kernels.weights != hash_weights(model) else kernels.values
+    return kernels.values if kernels is not None and _same_weights(model, kernels) else {}
+
+
+def _same_weights(model: keras.Model, learned: LearnedRanges | CompressedKernels) -> bool:
+    return learned.weights == fingerprint_of_weights(model.get_weights())
 
 
 def _save_assets(info: ModelInfo, directory: Any) -> None:

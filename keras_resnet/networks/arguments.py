@@ -5,9 +5,8 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
-import numpy as np
-
 from keras_resnet.networks.plan import NetworkPlan
+from keras_resnet.support.checks import check_integer, is_integer
 
 #: Below this height or width, the last stage sees the image through so few pixels that accuracy
 #: suffers.
@@ -25,20 +24,14 @@ def check_head(include_top: bool, pooling: str | None, classes: int | None) -> N
             "Expected `pooling=None` with `include_top=True`, which always averages. "
             f"Received: pooling={pooling!r}. Pass `include_top=False` to get pooled features"
         )
-    if classes is not None and not _is_size(classes):
-        raise ValueError(
-            f"Expected `classes` to be an integer of at least 1. Received: classes={classes!r}"
-        )
-
-
-def _is_size(value: Any) -> bool:
-    return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and int(value) >= 1
+    if classes is not None:
+        check_integer("classes", classes)
 
 
 def check_shape(shape: Any) -> None:
     """Refuses what is not `(height, width, channels)`; height and width may be `None`."""
-    valid = isinstance(shape, (tuple, list)) and len(shape) == 3 and _is_size(shape[2])
-    if not valid or not all(side is None or _is_size(side) for side in shape[:2]):
+    valid = isinstance(shape, (tuple, list)) and len(shape) == 3 and is_integer(shape[2])
+    if not valid or not all(side is None or is_integer(side) for side in shape[:2]):
         raise ValueError(
             "Expected an input shape (height, width, channels), channels last, with at least one "
             f"channel; height and width may be None. Received: {shape}"

@@ -15,6 +15,8 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
+from keras_resnet.support.checks import check_choice, check_integer
+
 Version = Literal["v1", "v1.5", "v2"]
 Block = Literal["basic", "bottleneck"]
 Shortcut = Literal["A", "B", "C"]
@@ -139,17 +141,17 @@ class ResNetConfig:
         Lists and NumPy numbers are welcome, but a frozen config must hold nothing that changes.
         """
         for field, choices in _CHOICES.items():
-            _check_choice(field, getattr(self, field), choices)
+            check_choice(field, getattr(self, field), choices)
         checked: dict[str, Any] = {}
         for field in ("blocks", "filters"):
-            checked[field] = tuple(_positive_integer(field, item) for item in self._sequence(field))
+            checked[field] = tuple(check_integer(field, item) for item in self._sequence(field))
         for field in ("mean", "std"):
             checked[field] = tuple(_finite_number(field, item) for item in self._sequence(field))
         for field in ("groups", "width_per_group", "norm_groups"):
-            checked[field] = _positive_integer(field, getattr(self, field))
+            checked[field] = check_integer(field, getattr(self, field))
         for field in ("stem_filters", "output_stride"):
             if getattr(self, field) is not None:
-                checked[field] = _positive_integer(field, getattr(self, field))
+                checked[field] = check_integer(field, getattr(self, field))
         for field, limit in (("width", math.inf), ("se_ratio", 1), ("stochastic_depth", 1)):
             number = _finite_number(field, getattr(self, field))
             if not 0 <= number < limit or (field == "width" and number == 0):
@@ -157,7 +159,7 @@ class ResNetConfig:
                 raise ValueError(f"Expected `{field}` to be {low}. Received: {field}={number}")
             checked[field] = number
         for field in ("blur_pool", "zero_init_residual"):
-            _check_choice(field, getattr(self, field), (False, True))
+            check_choice(field, getattr(self, field), (False, True))
             checked[field] = bool(getattr(self, field))
         for field, value in checked.items():
             object.__setattr__(self, field, value)
@@ -349,19 +351,6 @@ _DEFAULTS = {field.name: field.default for field in dataclasses.fields(ResNetCon
 def multiple_of_8(channels: float) -> int:
     """The nearest multiple of 8 that is at least 8."""
     return max(8, int(channels + 4) // 8 * 8)
-
-
-def _check_choice(field: str, value: Any, choices: tuple[Any, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"Expected `{field}` to be one of {choices}. Received: {field}={value!r}")
-
-
-def _positive_integer(field: str, value: Any) -> int:
-    if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < 1:
-        raise ValueError(
-            f"Expected `{field}` to be made of integers of at least 1. Received: {value!r}"
-        )
-    return int(value)
 
 
 def _finite_number(field: str, value: Any) -> float:

@@ -8,6 +8,8 @@ from typing import Any
 
 import keras
 
+from keras_resnet.networks.names import place_of
+
 
 def feature_extractor(model: keras.Model, levels: Sequence[str] | None = None) -> keras.Model:
     """The model up to its feature maps; it shares layers and weights with `model`.
@@ -85,10 +87,8 @@ def _outputs(model: keras.Model) -> dict[str, Any]:
     """The tensor of every level."""
     stages: dict[int, dict[int, list[keras.Layer]]] = {}
     for layer in model.layers:
-        found = re.match(r"conv(\d+)_block(\d+)_", layer.name)
-        if found:
-            stage, block = map(int, found.groups())
-            stages.setdefault(stage, {}).setdefault(block, []).append(layer)
+        if place := place_of(layer.name):
+            stages.setdefault(place.stage, {}).setdefault(place.block, []).append(layer)
     # TF-Slim's layout has a bias in the stem, and the stride of a stage in the last block of the
     # one before it, so that a level is what goes into that block.
     stride_last = any(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
 import keras
+
+from keras_resnet.networks.names import place_of
 
 #: What Keras, TensorFlow and the caller have on the stack already.
 _FRAMES_IN_USE = 1000
@@ -42,9 +43,7 @@ def find_network(model: keras.Model) -> keras.Model:
 
 
 def _is_network(layer: keras.Layer) -> bool:
-    return isinstance(layer, keras.Model) and any(
-        re.match(r"conv\d+_block\d+_", inner.name) for inner in layer.layers
-    )
+    return isinstance(layer, keras.Model) and any(place_of(inner.name) for inner in layer.layers)
 
 
 def graph_config(model: keras.Model) -> list[dict[str, Any]]:

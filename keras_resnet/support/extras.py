@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import os
+from collections.abc import Iterable
 from typing import Any
 
 #: Module -> (extra that brings it, what does not work without it).
@@ -48,6 +49,11 @@ def installed_version(distribution: str) -> str | None:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
         return None
+
+
+def installed_versions(distributions: Iterable[str]) -> dict[str, str | None]:
+    """Versions of distributions by name; None of those that are not installed."""
+    return {name: installed_version(name) for name in distributions}
 
 
 def backend_and_devices() -> tuple[str, list[str], str | None]:

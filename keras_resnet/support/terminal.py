@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import rich.box
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress as Bars, TextColumn, TimeElapsedColumn
 from rich.table import Table
+
+from keras_resnet.support.progress import Progress
 
 #: Colours say something here (red: disagrees) or are not used, and brackets in paths are brackets.
 #: Sentences are not cut into lines; tables need a width, and files and pipes have none.
@@ -39,7 +41,7 @@ def table(columns: Sequence[str], left: int = 1, wrap: Sequence[str] = ()) -> Ta
 
 
 @contextlib.contextmanager
-def progress(title: str) -> Iterator[Callable[[str, float], None]]:
+def progress_bar(title: str) -> Iterator[Progress]:
     """Shows how far the work is.
 
     Yields:
@@ -54,7 +56,7 @@ def progress(title: str) -> Iterator[Callable[[str, float], None]]:
         TextColumn("{task.description}"),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=console) as bars:
+    with Bars(*columns, console=console) as bars:
         task = bars.add_task("", total=1.0)
         yield lambda step, done: bars.update(task, description=step, completed=done)
         bars.update(task, description="done", completed=1.0)

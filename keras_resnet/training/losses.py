@@ -8,7 +8,8 @@ from typing import Any, Self
 import keras
 import numpy as np
 
-from keras_resnet.training.recipes.parts import LossConfig, check_number
+from keras_resnet.support.checks import check_number
+from keras_resnet.training.recipes.parts import LossConfig
 
 
 def is_sparse(targets: Any, logits: Any) -> bool:

@@ -6,8 +6,8 @@ from typing import Any
 
 import keras
 
+from keras_resnet.support.checks import check_integer
 from keras_resnet.training.losses import is_sparse
-from keras_resnet.training.recipes.parts import check_count
 
 
 def hits(y_true: Any, y_pred: Any, k: int = 1) -> Any:
@@ -57,7 +57,7 @@ class Accuracy(keras.metrics.MeanMetricWrapper):
     """
 
     def __init__(self, k: int = 1, name: str | None = None, dtype: Any = None) -> None:
-        check_count("k", k, 1)
+        check_integer("k", k)
         default = "accuracy" if k == 1 else f"top{k}_accuracy"
         super().__init__(hits, name=name or default, dtype=dtype, k=k)
         self.k = k
@@ -74,5 +74,5 @@ def make_metrics(classes: int) -> list[keras.metrics.Metric]:
     Raises:
         ValueError: `classes` is less than 1.
     """
-    check_count("classes", classes, 1)
+    check_integer("classes", classes)
     return [Accuracy(1), Accuracy(5)] if classes > 5 else [Accuracy(1)]

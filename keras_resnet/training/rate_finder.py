@@ -6,7 +6,7 @@ import csv
 import itertools
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,11 @@ import tensorflow as tf
 from matplotlib.figure import Figure
 
 from keras_resnet.data import BadRecords, DataConfig, Source, load_data, training_batches
+from keras_resnet.support.checks import check_integer, check_number
 from keras_resnet.support.files import partial_directory, publish
+from keras_resnet.support.progress import Progress, unseen
 from keras_resnet.training.losses import TrainedModel, balanced_weights, make_loss
 from keras_resnet.training.optimizers.optimizers import make_optimizer
-from keras_resnet.training.recipes.parts import check_count, check_number
 from keras_resnet.training.recipes.recipe import Recipe
 from keras_resnet.training.recipes.table import find_recipe
 from keras_resnet.training.run.copy import pull_to_start, training_copy
@@ -116,7 +117,7 @@ def find_rate(
     steps: int = 100,
     seed: int = 0,
     folder: str | os.PathLike[str] | None = None,
-    progress: Callable[[str, float], None] = lambda step, done: None,
+    progress: Progress = unseen,
 ) -> RateCurve:
     """Trains a copy of `model` at growing learning rates, to find one to train with.
 
@@ -268,7 +269,7 @@ def rate_plot(curve: RateCurve) -> Figure:
 def _growing(lowest: float, highest: float, steps: int) -> tuple[float, ...]:
     check_number("lowest", lowest)
     check_number("highest", highest)
-    check_count("steps", steps, 10)
+    check_integer("steps", steps, 10)
     if not 0 < lowest < highest:
         raise ValueError(
             f"Expected `lowest` above 0 and below `highest`. Received: lowest={lowest:g}, "

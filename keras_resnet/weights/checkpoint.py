@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from keras_resnet.networks.names import place_of
 from keras_resnet.weights.mapping import Layout, Naming
 from keras_resnet.weights.readers import Arrays, read_arrays
 
@@ -128,7 +129,7 @@ def _recognise(values: Mapping[str, np.ndarray], source: str) -> Naming:
 
     layout: Layout | None = None
     numbered: frozenset[int] = frozenset()
-    if has(r"conv\d+_block\d+_"):
+    if any(map(place_of, names)):
         layout = "keras"
     elif has(r"resnet\.e"):
         layout = "transformers"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import math
 import os
 import time
@@ -23,6 +22,7 @@ from rich.progress import (
 )
 
 from keras_resnet.support.files import partial_directory
+from keras_resnet.support.fingerprints import fingerprint_of_file
 
 #: Seconds without a byte after which a connection is given up, unless `KERAS_RESNET_TIMEOUT` says
 #: otherwise.
@@ -126,22 +126,13 @@ def problem(
         return f"{found} bytes instead of {size}"
     wanted = (sha256, sha256_prefix)
     if any(wanted):
-        hashed = digest(path)
+        hashed = fingerprint_of_file(path)
         for digits in wanted:
             if digits and not hashed.startswith(digits.lower()):
                 return f"the sha256 {hashed} instead of {digits}"
-    if md5 and digest(path, "md5") != md5.lower():
-        return f"the md5 {digest(path, 'md5')} instead of {md5}"
+    if md5 and fingerprint_of_file(path, "md5") != md5.lower():
+        return f"the md5 {fingerprint_of_file(path, 'md5')} instead of {md5}"
     return None
-
-
-def digest(path: Path, algorithm: str = "sha256") -> str:
-    """Hash of a file's content, in hexadecimal digits."""
-    with path.open("rb") as file:
-        # Not for security: some systems forbid MD5 otherwise.
-        return hashlib.file_digest(
-            file, lambda: hashlib.new(algorithm, usedforsecurity=False)
-        ).hexdigest()
 
 
 def seconds(timeout: float | None) -> float:

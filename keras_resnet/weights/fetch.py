@@ -22,9 +22,9 @@ from typing import Any
 import filelock
 
 from keras_resnet.support.files import partial_directory
+from keras_resnet.support.fingerprints import fingerprint_of_file
 from keras_resnet.weights.download import (
     DownloadError,
-    digest,
     download,
     problem,
     say,
@@ -189,7 +189,7 @@ def _record(source: Source, path: Path) -> None:
     record = _record_path()
     if source.sha256 is not None or source.location in _read_record():
         return
-    hashed = digest(path)
+    hashed = fingerprint_of_file(path)
     # Where nothing can be written, nothing is kept; the file is usable all the same.
     with contextlib.suppress(OSError, ValueError), _locked(record.with_name(".sha256.lock")):
         hashes = {source.location: hashed, **_read_record()}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,6 +14,7 @@ from keras_resnet.networks.config import (
     ResNetConfig,
     multiple_of_8,
 )
+from keras_resnet.networks.names import place_of
 from keras_resnet.networks.plan import plan
 from keras_resnet.weights.checkpoint import Checkpoint
 
@@ -121,9 +121,8 @@ class _Reader:
         """Blocks per stage, none left out."""
         found: dict[int, set[int]] = {}
         for name in self.layers:
-            numbers = re.match(r"conv(\d+)_block(\d+)_", name)
-            if numbers:
-                found.setdefault(int(numbers[1]), set()).add(int(numbers[2]))
+            if place := place_of(name):
+                found.setdefault(place.stage, set()).add(place.block)
         for stage in range(2, max(found, default=2) + 1):
             present = found.get(stage, set())
             missing = set(range(1, max(present, default=1) + 1)) - present

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
+from keras_resnet.networks.names import place_of
+
 #: `torchvision` is also timm's `resnet*`; `timm_resnetv2` its pre-activation networks;
 #: `transformers` Hugging Face's `ResNet`; `akamaster` pytorch_resnet_cifar10; `caffe` the names of
 #: the original release, which the first Keras ResNet50 kept; `keras` ours and keras.applications'.
@@ -43,11 +45,11 @@ class Naming:
         if self.layout == "keras":
             return name
         name = re.sub("_gn$", "_bn", name)
-        block = re.fullmatch(r"conv(\d+)_block(\d+)_([a-z0-9]+)_([a-z]+)", name)
-        if not block:
+        place = place_of(name)
+        if place is None or not re.fullmatch("[a-z0-9]+_[a-z]+", place.part):
             return _ends(self).get(name)
-        stage, number, part, kind = block.groups()
-        return _BLOCKS[self.layout](self, int(stage), int(number), part, kind)
+        part, _, kind = place.part.partition("_")
+        return _BLOCKS[self.layout](self, place.stage, place.block, part, kind)
 
     def inverse(self, prefixes: Iterable[str]) -> dict[str, str]:
         """Our names of the layers that some `prefixes` of keys mean; unknown ones are left out."""

@@ -28,10 +28,10 @@ from keras_resnet.export import (
     export,
     load_runner,
 )
-from keras_resnet.export.record import digest
 from keras_resnet.export.report.page import html_table
 from keras_resnet.export.servers.kserve import SERVICE
 from keras_resnet.export.source import ExportSource, output_names
+from keras_resnet.support.fingerprints import fingerprint_of_artifact
 
 from ..conftest import randomize
 
@@ -86,7 +86,7 @@ def test_every_target_is_written_and_nothing_else(exported: tuple[Path, ExportRe
             file.stat().st_size for file in [path, *path.rglob("*")] if file.is_file()
         )
         assert artifact.measurements == ()
-        assert artifact.sha256 == digest(path)
+        assert artifact.sha256 == fingerprint_of_artifact(path)
         assert artifact.comparison.images == 40
         assert artifact.comparison.keras_accuracy == 1.0
     assert report.failures == []
@@ -612,7 +612,7 @@ def test_same_export_again_does_what_is_missing(
         (measured,) = row.measurements
         assert (measured.artifact, measured.p50_ms) == (row.target, 1.0)
     stored = json.loads((tmp_path / "export.json").read_text())
-    assert stored["artifacts"][2]["sha256"] == digest(tmp_path / "model.onnx")
+    assert stored["artifacts"][2]["sha256"] == fingerprint_of_artifact(tmp_path / "model.onnx")
     assert "| tflite-float32 |" in (tmp_path / "model_card.md").read_text()
     # Further targets of the same model join those that are there, whatever the images.
     report = export_("saved_model", images=images[:6], timing=None)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from keras_resnet.cli.data.app import data
 from keras_resnet.cli.options import AsJson, print_json
+from keras_resnet.support.progress import unseen
 from keras_resnet.support.quiet import quiet
-from keras_resnet.support.terminal import console, progress, table
+from keras_resnet.support.terminal import console, progress_bar, table
 
 if TYPE_CHECKING:
     import keras
@@ -57,8 +57,9 @@ def benchmark(
     images, _ = load_parts(config)
     config = dataclasses.replace(config, batch_size=min(batch_size, len(images)))
     network = None if model is None else _network(model, size, len(images.class_names), dtype)
-    with _shown(as_json) as report:
-        result = measure(images, config, model=network, seconds=seconds, report=report)
+    shown = contextlib.nullcontext(unseen) if as_json else progress_bar("benchmark")
+    with shown as progress:
+        result = measure(images, config, model=network, seconds=seconds, progress=progress)
     if as_json:
         settings = dataclasses.asdict(config)
         print_json({**settings, "model": model, "dtype": dtype, **result.to_dict()})
@@ -86,15 +87,6 @@ def _network(name: str, size: int, classes: int, dtype: str | None) -> keras.Mod
     from keras_resnet.networks.builders import create_model
 
     return create_model(name, input_shape=(size, size, 3), classes=classes, dtype=dtype)
-
-
-@contextlib.contextmanager
-def _shown(as_json: bool) -> Iterator[Any]:
-    if as_json:
-        yield None
-        return
-    with progress("benchmark") as report:
-        yield report
 
 
 def _print(result: BenchmarkReport) -> None:

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from keras_resnet.cli.data.app import data
+from keras_resnet.support.progress import Progress
 from keras_resnet.support.quiet import quiet
-from keras_resnet.support.terminal import console, progress
+from keras_resnet.support.terminal import console, progress_bar
 
 if TYPE_CHECKING:
     from keras_resnet.data.sources.base import Source
@@ -80,11 +81,11 @@ def imagenet(
     if shards is not None:
         numbers["train"] = shards
 
-    def load(report: Callable[[str, float], None]) -> dict[str, Source]:
+    def load(progress: Progress) -> dict[str, Source]:
         from keras_resnet.data.sources.imagenet import load_imagenet
 
         parts = load_imagenet(
-            train, validation, val_labels, check_counts=not no_check_counts, report=report
+            train, validation, val_labels, check_counts=not no_check_counts, progress=progress
         )
         return dict(zip(("train", "validation"), parts, strict=True))
 
@@ -108,7 +109,7 @@ def folder(
     A source without a validation part stays undivided; whoever loads the shards divides it.
     """
 
-    def load(report: Callable[[str, float], None]) -> dict[str, Source]:
+    def load(progress: Progress) -> dict[str, Source]:
         from keras_resnet.data.sources.load import load_parts
 
         is_path = Path(source).expanduser().is_dir()
@@ -137,7 +138,7 @@ def _one_of(part: str, tar: Path | None, directory: Path | None) -> Path:
 
 
 def _prepare(
-    load: Callable[[Callable[[str, float], None]], Mapping[str, Source]],
+    load: Callable[[Progress], Mapping[str, Source]],
     output: Path,
     shards: Mapping[str, int],
     short_side: int | None,
@@ -150,16 +151,16 @@ def _prepare(
         from keras_resnet.data.shards.prepare import prepare, refuse_existing
     # Before the source is listed, which takes minutes.
     refuse_existing(output, overwrite)
-    with progress("prepare") as report:
+    with progress_bar("prepare") as progress:
         dataset = prepare(
-            load(report),
+            load(progress),
             output,
             shards=shards,
             short_side=short_side,
             seed=seed,
             skip_unreadable=skip_unreadable,
             overwrite=overwrite,
-            report=report,
+            progress=progress,
         )
     for part, described in dataset["parts"].items():
         console.print(_summary(part, described))

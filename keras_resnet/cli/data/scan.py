@@ -15,7 +15,7 @@ import typer
 from keras_resnet.cli.data.app import data
 from keras_resnet.cli.options import AsJson, print_json
 from keras_resnet.support.quiet import quiet
-from keras_resnet.support.terminal import console, progress, table
+from keras_resnet.support.terminal import console, progress_bar, table
 
 if TYPE_CHECKING:
     from keras_resnet.data.check.scan import ScanReport
@@ -65,7 +65,7 @@ def _shown(as_json: bool) -> Iterator[Any]:
     if as_json or not console.is_terminal:
         yield None
         return
-    with progress("scan") as report:
+    with progress_bar("scan") as report:
         yield report
 
 

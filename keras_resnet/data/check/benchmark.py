@@ -25,12 +25,10 @@ from keras_resnet.data.sources.memory import LabeledImages
 from keras_resnet.images.decode import MAX_PIXELS
 from keras_resnet.images.formats import plain_jpeg_size
 from keras_resnet.support.cores import usable_cores
+from keras_resnet.support.progress import Progress, unseen
 
 #: Does some work and returns how many images that were.
 Take = Callable[[], int]
-
-#: The name of the step that starts, and the share that is done, 0 to 1.
-Progress = Callable[[str, float], None]
 
 #: Epochs that no measurement comes to the end of.
 _EPOCHS = 1_000_000
@@ -140,7 +138,7 @@ def benchmark(
     model: keras.Model | None = None,
     seconds: float = 5.0,
     rounds: int = 3,
-    report: Progress | None = None,
+    progress: Progress = unseen,
 ) -> BenchmarkReport:
     """Measures reading, decoding, the pipeline of training, and training steps, in turn.
 
@@ -154,7 +152,7 @@ def benchmark(
         model: a classifier of such images. It stays as it is; a copy is trained.
         seconds: how long a turn lasts at least.
         rounds: turns of each; the median counts.
-        report: called with the turn that starts and the share that is done.
+        progress: called with the turn that starts and the share that is done.
 
     Raises:
         ValueError: an argument is out of range, the model is not one of such images and classes, or
@@ -172,7 +170,7 @@ def benchmark(
     bad = BadRecords(source.name, len(source), config.max_bad_fraction)
     try:
         takes = _stages(source, config, model, bad)
-        return BenchmarkReport(rates_in_turn(takes, seconds, rounds, report), usable_cores())
+        return BenchmarkReport(rates_in_turn(takes, seconds, rounds, progress), usable_cores())
     except tf.errors.OpError as error:
         # In a graph, an exception keeps its message at most.
         if len(bad) > config.max_bad_fraction * len(source):
@@ -181,7 +179,7 @@ def benchmark(
 
 
 def rates_in_turn(
-    takes: Mapping[str, Take], seconds: float, rounds: int, report: Progress | None = None
+    takes: Mapping[str, Take], seconds: float, rounds: int, progress: Progress = unseen
 ) -> dict[str, float]:
     """Images per second: medians over rounds in which each has its turn.
 
@@ -190,21 +188,19 @@ def rates_in_turn(
             they were.
         seconds: how long a turn lasts at least.
         rounds: turns of each.
-        report: see `benchmark`.
+        progress: see `benchmark`.
 
     Raises:
         ValueError: nothing came in a whole turn.
     """
     rates: dict[str, list[float]] = {name: [] for name in takes}
-    if report is not None:
-        report("start", 0.0)
+    progress("start", 0.0)
     for take in takes.values():
         for _ in range(_FIRST):
             take()
     for turn in range(rounds * len(takes)):
         name = tuple(takes)[turn % len(takes)]
-        if report is not None:
-            report(f"{name}, round {turn // len(takes) + 1}", turn / (rounds * len(takes)))
+        progress(f"{name}, round {turn // len(takes) + 1}", turn / (rounds * len(takes)))
         _settle()
         _rate(takes[name], seconds * _UNCOUNTED)
         rate = _rate(takes[name], seconds)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections
 import hashlib
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import PurePath
@@ -18,6 +18,7 @@ from keras_resnet.data.sources.base import Source
 from keras_resnet.images.decode import SUFFIXES, UnreadableImageError, read_image
 from keras_resnet.images.formats import format_of
 from keras_resnet.support.cores import usable_cores
+from keras_resnet.support.progress import Progress, unseen
 
 Severity = Literal["error", "warning", "note"]
 
@@ -125,7 +126,7 @@ def scan(
     *,
     small: int = 32,
     workers: int | None = None,
-    progress: Callable[[str, float], None] | None = None,
+    progress: Progress = unseen,
 ) -> ScanReport:
     """Reads and decodes every image of a data set and lists what is wrong or unusual.
 
@@ -157,7 +158,7 @@ def scan(
             labels[index] = check.label
         if check.hashes is not None:
             hashes[index], decoded[index] = check.hashes, True
-        if progress is not None and 100 * (index + 1) // len(places) > percent:
+        if 100 * (index + 1) // len(places) > percent:
             percent = 100 * (index + 1) // len(places)
             progress(f"{index + 1} of {len(places)} images", (index + 1) / len(places))
     found += _doubles(places, hashes, labels, decoded)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import io
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
@@ -16,6 +15,7 @@ from PIL import Image
 from keras_resnet.images.decode import UnreadableImageError, read_image
 from keras_resnet.images.formats import jpeg_segments
 from keras_resnet.support.files import partial_directory
+from keras_resnet.support.fingerprints import fingerprint_of_file
 
 #: What `dataset.json` calls its own format.
 FORMAT = "keras_resnet TFRecord shards, version 1"
@@ -174,15 +174,9 @@ def write_shard(path: Path, records: Iterable[StoredRecord]) -> Shard:
                 writer.write(record.example)
                 lengths.append(len(record.example))
                 labels.append(record.label)
-        size, checksum = partial.stat().st_size, sha256_of(partial)
+        size, checksum = partial.stat().st_size, fingerprint_of_file(partial)
         partial.replace(path)
     return Shard(path.name, size, checksum, lengths, labels, skipped)
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _bytes(value: bytes) -> tf.train.Feature:

@@ -27,13 +27,15 @@ from keras_resnet.data.shards.format import (
     Shard,
     StoredRecord,
     serialized_example,
-    sha256_of,
     stored_picture,
     write_shard,
 )
 from keras_resnet.data.sources.base import Source
+from keras_resnet.support.checks import check_integer
 from keras_resnet.support.cores import usable_cores
 from keras_resnet.support.files import publish
+from keras_resnet.support.fingerprints import fingerprint_of_file
+from keras_resnet.support.progress import Progress, unseen
 from keras_resnet.support.unfinished import UnfinishedWork, read_json, write_json
 
 PARTS = ("train", "validation")
@@ -55,9 +57,6 @@ _SAMPLE = 64
 
 #: Pictures in memory per thread, of which it is working on one.
 _AHEAD = 4
-
-#: Is told what is being done, and the share of the work that is done, 0 to 1.
-Report = Callable[[str, float], None]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -84,7 +83,7 @@ def prepare(
     seed: int = 0,
     skip_unreadable: bool = False,
     overwrite: bool = False,
-    report: Report = lambda step, done: None,
+    progress: Progress = unseen,
 ) -> dict[str, Any]:
     """Writes a data set as TFRecord shards, `dataset.json`, an index and checksums.
 
@@ -101,7 +100,7 @@ def prepare(
         seed: of the order of the records.
         skip_unreadable: whether unreadable pictures are left out and listed, not an error.
         overwrite: whether earlier results, and unfinished work of other arguments, are replaced.
-        report: is told how far the work is.
+        progress: is told how far the work is.
 
     Returns:
         The contents of `dataset.json`.
@@ -135,8 +134,8 @@ def prepare(
     _refuse_others(output, names, work, overwrite)
     with work.held():
         work.resume(arguments, overwrite)
-        finished = work.finished(names, report)
-        for shard in _written(work, tasks, finished, short_side, skip_unreadable, report):
+        finished = work.finished(names, progress)
+        for shard in _written(work, tasks, finished, short_side, skip_unreadable, progress):
             finished[shard.name] = shard
         dataset = _describe(parts, tasks, finished, seed=seed, short_side=short_side)
         _write_companions(work.directory, dataset, [finished[name] for name in names])
@@ -177,7 +176,7 @@ class _UnfinishedShards(UnfinishedWork):
             )
         self.begin(arguments)
 
-    def finished(self, names: Sequence[str], report: Report) -> dict[str, Shard]:
+    def finished(self, names: Sequence[str], progress: Progress) -> dict[str, Shard]:
         """The shards of these names that are done and undamaged, by name."""
         found = {}
         for name in names:
@@ -185,7 +184,7 @@ class _UnfinishedShards(UnfinishedWork):
             if entry is None:
                 continue
             shard = Shard(**entry)
-            report(f"checking {name}", 0.0)
+            progress(f"checking {name}", 0.0)
             # A process that was killed while renaming has left some under their final names.
             for path in (self.directory / name, self._output / name):
                 if _is_whole(path, shard):
@@ -211,7 +210,11 @@ class _UnfinishedShards(UnfinishedWork):
 
 
 def _is_whole(path: Path, shard: Shard) -> bool:
-    return path.is_file() and path.stat().st_size == shard.bytes and sha256_of(path) == shard.sha256
+    return (
+        path.is_file()
+        and path.stat().st_size == shard.bytes
+        and fingerprint_of_file(path) == shard.sha256
+    )
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -238,8 +241,8 @@ def _check(parts: Mapping[str, Source], short_side: int | None, seed: int) -> No
                     f"Expected the same classes in {train.name} and {source.name}. Received: "
                     f"{len(expected or ())} and {len(received or ())} {field} that differ"
                 )
-    if short_side is not None and short_side < 1:
-        raise ValueError(f"Expected `short_side` to be at least 1. Received: {short_side}")
+    if short_side is not None:
+        check_integer("short_side", short_side)
     if not 0 <= seed < 2**32:
         raise ValueError(f"Expected `seed` to be from 0 to 2**32 - 1. Received: {seed}")
 
@@ -315,7 +318,7 @@ def _written(
     finished: Mapping[str, Shard],
     short_side: int | None,
     skip_unreadable: bool,
-    report: Report,
+    progress: Progress,
 ) -> Iterator[Shard]:
     """Makes the shards that are not finished yet."""
     missing = [task for task in tasks if task.name not in finished]
@@ -327,7 +330,7 @@ def _written(
         for record in records:
             # Files and pipes get a line per call.
             if done * 100 // total != (done + 1) * 100 // total:
-                report(f"writing {name}", (done + 1) / total)
+                progress(f"writing {name}", (done + 1) / total)
             done += 1
             yield record
 
@@ -422,7 +425,7 @@ def _write_companions(work: Path, dataset: dict[str, Any], shards: Sequence[Shar
     index["label"] = [label for shard in shards for label in shard.labels]
     np.save(work / INDEX_FILE, index)
     sums = {shard.name: shard.sha256 for shard in shards}
-    sums |= {name: sha256_of(work / name) for name in (DATASET_FILE, INDEX_FILE)}
+    sums |= {name: fingerprint_of_file(work / name) for name in (DATASET_FILE, INDEX_FILE)}
     lines = [f"{checksum}  {name}\n" for name, checksum in sums.items()]
     (work / CHECKSUMS_FILE).write_text("".join(lines))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tarfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -21,6 +21,7 @@ from keras_resnet.data.sources.folder import (
 from keras_resnet.data.sources.imagenet_labels import validation_synsets
 from keras_resnet.images.decode import SUFFIXES, find_images
 from keras_resnet.images.labels import imagenet_classes
+from keras_resnet.support.progress import Progress, unseen
 
 #: Pictures of ILSVRC-2012: Russakovsky et al. 2015, table 2.
 TRAINING_PICTURES, VALIDATION_PICTURES = 1_281_167, 50_000
@@ -89,7 +90,7 @@ def load_imagenet(
     validation_labels: Path | None = None,
     *,
     check_counts: bool = True,
-    report: Callable[[str, float], None] = lambda step, done: None,
+    progress: Progress = unseen,
 ) -> tuple[Source, Source]:
     """Lists the pictures of ILSVRC-2012 with their classes. Nothing is extracted.
 
@@ -102,17 +103,17 @@ def load_imagenet(
             class.
         validation_labels: of a validation part without folders; see `validation_synsets`.
         check_counts: whether a part of ImageNet is refused.
-        report: is told how far the reading of tars is.
+        progress: is told how far the reading of tars is.
 
     Raises:
         ValueError: something is not as published, or incomplete.
         OSError: something cannot be read.
     """
-    train_list = _folders(train) if train.is_dir() else _nested_archive(train, report)
+    train_list = _folders(train) if train.is_dir() else _nested_archive(train, progress)
     if validation.is_dir() and validation_labels is None:
         validation_list = _folders(validation)
     else:
-        validation_list = _flat(validation, validation_labels, report)
+        validation_list = _flat(validation, validation_labels, progress)
     ids = tuple(sorted(set(train_list.synsets)))
     if check_counts:
         _check_counts(len(train_list.names), len(validation_list.names), ids)
@@ -169,7 +170,7 @@ def _folders(path: Path) -> _Listing:
     return _Listing(images.paths, synsets, None)
 
 
-def _flat(path: Path, labels: Path | None, report: Callable[[str, float], None]) -> _Listing:
+def _flat(path: Path, labels: Path | None, progress: Progress) -> _Listing:
     if labels is None:
         raise ValueError(
             f"Expected --val-labels with {path}, which does not say what its pictures show. "
@@ -178,7 +179,7 @@ def _flat(path: Path, labels: Path | None, report: Callable[[str, float], None])
     if path.is_dir():
         names, places = [str(image) for image in find_images([path])], None
     else:
-        report(f"listing {path.name}", 0.0)
+        progress(f"listing {path.name}", 0.0)
         with _opened(path) as archive:
             found = list(_images_in(archive, path.stat().st_size))
         names = [name for name, *_ in found]
@@ -187,7 +188,7 @@ def _flat(path: Path, labels: Path | None, report: Callable[[str, float], None])
     return _Listing(names, validation_synsets(labels, stems), places)
 
 
-def _nested_archive(path: Path, report: Callable[[str, float], None]) -> _Listing:
+def _nested_archive(path: Path, progress: Progress) -> _Listing:
     """Lists a tar of tars, one per class. The inner ones lie uncompressed in the outer one."""
     names: list[str] = []
     synsets: list[str] = []
@@ -204,7 +205,7 @@ def _nested_archive(path: Path, report: Callable[[str, float], None]) -> _Listin
                 )
             # Files and pipes get a line per call.
             if (percent := member.offset * 100 // size) > shown:
-                report(f"listing {path.name}", 0.0)
+                progress(f"listing {path.name}", 0.0)
                 shown = percent + 9
             inner_file = outer.extractfile(member)
             assert inner_file is not None

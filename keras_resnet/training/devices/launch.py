@@ -16,6 +16,7 @@ from types import FrameType
 from typing import IO, Any
 
 from keras_resnet.support.cores import usable_cores
+from keras_resnet.support.progress import Say
 from keras_resnet.training.devices.cluster import Cluster
 
 #: What a worker has for saving its state after SIGTERM, before SIGKILL.
@@ -27,7 +28,7 @@ _PR_SET_PDEATHSIG = 1
 _PROGRAM = "import sys; sys.argv[0] = 'keras-resnet'; from keras_resnet.cli import main; main()"
 
 
-def launch(arguments: Sequence[str], workers: int, say: Callable[[str], None]) -> int:
+def launch(arguments: Sequence[str], workers: int, say: Say) -> int:
     """Runs `keras-resnet ARGUMENTS` in so many processes that know of each other by TF_CONFIG.
 
     They share the processor's cores evenly, and divide the GPUs among them.
@@ -67,7 +68,7 @@ def free_ports(count: int) -> list[int]:
 def launch_processes(
     commands: Sequence[Sequence[str]],
     environments: Sequence[Mapping[str, str]],
-    say: Callable[[str], None],
+    say: Say,
     stop_seconds: float = STOP_SECONDS,
 ) -> int:
     """Runs commands side by side until all have ended; if one fails, the others are stopped.
@@ -107,7 +108,7 @@ def launch_processes(
 def _wait(
     processes: Sequence[subprocess.Popen[bytes]],
     received: Sequence[int],
-    say: Callable[[str], None],
+    say: Say,
     stop_seconds: float,
 ) -> int:
     failed: int | None = None

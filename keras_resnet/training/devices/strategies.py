@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args
 import keras
 import tensorflow as tf
 
+from keras_resnet.support.checks import check_integer
 from keras_resnet.training.devices import connect
 from keras_resnet.training.devices.cluster import Cluster
 from keras_resnet.training.devices.multi_worker import enable_multi_worker_fit
@@ -226,10 +227,7 @@ def choose(
     ):
         if value not in choices:
             raise ValueError(f"Expected `{what}` to be one of {choices}. Received: {value!r}")
-    if steps_per_execution < 1:
-        raise ValueError(
-            f"Expected `steps_per_execution` to be at least 1. Received: {steps_per_execution}"
-        )
+    check_integer("steps_per_execution", steps_per_execution)
     if cluster is not None and name not in ("auto", "multi-worker"):
         raise ValueError(
             f"Expected the strategy `multi-worker` with the {cluster.workers} workers of "

@@ -10,7 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_resnet.training.recipes.parts import check_count, check_number
+from keras_resnet.support.checks import check_integer, check_number
 
 _STEPS = "steps"
 
@@ -34,7 +34,7 @@ class WeightAverage:
 
     def __init__(self, decay: float, every: int = 1) -> None:
         check_number("decay", decay, 0, 1)
-        check_count("every", every, 1)
+        check_integer("every", every)
         self.decay = decay
         self.every = every
         #: Calls of `update`.

@@ -13,7 +13,9 @@ from typing import Any, get_args
 import keras
 from keras import ops
 
-from keras_resnet.training.recipes.parts import Decay, VariableKind, check_choice, check_number
+from keras_resnet.networks.names import levels_of
+from keras_resnet.support.checks import check_choice, check_number
+from keras_resnet.training.recipes.parts import Decay, VariableKind
 
 _NORMS = ("gamma", "beta", "scale")
 
@@ -50,7 +52,9 @@ def rate_multipliers(paths: Sequence[str], rate_groups: Mapping[str, float]) -> 
     Raises:
         ValueError: some key is the first to match for no variable at all.
     """
-    groups = _network_groups(paths)
+    layers = [path.split("/")[-2] if "/" in path else "" for path in paths]
+    levels = levels_of(layers)
+    groups = [levels[layer] for layer in layers]
     reached = [
         next((key for key in rate_groups if _matches(key, path, group)), None)
         for path, group in zip(paths, groups, strict=True)
@@ -65,23 +69,6 @@ def rate_multipliers(paths: Sequence[str], rate_groups: Mapping[str, float]) -> 
                 f"Received: {key!r}; {reason}"
             )
     return tuple(1.0 if key is None else float(rate_groups[key]) for key in reached)
-
-
-def _network_groups(paths: Sequence[str]) -> list[str | None]:
-    layers = [path.split("/")[-2] if "/" in path else "" for path in paths]
-    stages = [re.match(r"conv(\d+)_block\d+_", layer) for layer in layers]
-    last = max((int(found[1]) for found in stages if found), default=None)
-    groups: list[str | None] = []
-    for layer, stage in zip(layers, stages, strict=True):
-        group = f"C{stage[1]}" if stage else None
-        if re.fullmatch(r"conv1(_\d)?_(conv|bn|gn)", layer):
-            group = "stem"
-        elif re.fullmatch(r"post_(bn|gn)", layer) and last is not None:
-            group = f"C{last}"
-        elif layer == "predictions":
-            group = "head"
-        groups.append(group)
-    return groups
 
 
 def _matches(key: str, path: str, group: str | None) -> bool:

@@ -10,14 +10,13 @@ from typing import Any, get_args
 import keras
 from keras import ops
 
+from keras_resnet.support.checks import check_choice, check_number
 from keras_resnet.training.optimizers.groups import GroupedUpdates, rate_multipliers, variable_kind
 from keras_resnet.training.recipes.parts import (
     Decay,
     MomentumForm,
     OptimizerConfig,
     VariableKind,
-    check_choice,
-    check_number,
 )
 
 _register = keras.saving.register_keras_serializable(package="keras_resnet")

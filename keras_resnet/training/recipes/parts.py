@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
+
+from keras_resnet.support.checks import check_choice, check_number, store_integers
 
 OptimizerName = Literal["sgd", "lars", "lamb", "adam", "adamw", "rmsprop"]
 Decay = Literal["coupled", "decoupled"]
@@ -18,28 +19,6 @@ ScheduleName = Literal[
 Unit = Literal["epochs", "steps"]
 LossName = Literal["cross-entropy", "binary-cross-entropy"]
 ClassWeights = Literal["equal", "balanced"]
-
-
-def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
-    """Refuses what is not one of `choices`."""
-    if value not in choices:
-        raise ValueError(f"Expected `{name}` to be one of {choices}. Received: {value!r}")
-
-
-def check_number(name: str, value: Any, low: float = 0.0, high: float = math.inf) -> None:
-    """Refuses what is not a finite number in the range."""
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not number or not math.isfinite(value) or not low <= value <= high:
-        bounds = f"at least {low:g}" if high == math.inf else f"in [{low:g}, {high:g}]"
-        raise ValueError(f"Expected `{name}` to be a number {bounds}. Received: {value!r}")
-
-
-def check_count(name: str, value: Any, least: int) -> None:
-    """Refuses what is not an integer of at least `least`."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(
-            f"Expected `{name}` to be an integer of at least {least}. Received: {value!r}"
-        )
 
 
 @dataclass(frozen=True)
@@ -112,11 +91,9 @@ class OptimizerConfig:
             raise ValueError(
                 f"Expected `optimizer.nesterov` to be true or false. Received: {self.nesterov!r}"
             )
-        if self.reference_batch_size is not None:
-            check_count("optimizer.reference_batch_size", self.reference_batch_size, 1)
+        store_integers(self, ("reference_batch_size", "accumulation"), prefix="optimizer.")
         if self.clip_norm is not None:
             check_number("optimizer.clip_norm", self.clip_norm, 1e-12)
-        check_count("optimizer.accumulation", self.accumulation, 1)
         kinds = tuple([self.decay_on] if isinstance(self.decay_on, str) else self.decay_on)
         for kind in kinds:
             check_choice("optimizer.decay_on", kind, get_args(VariableKind))
@@ -191,7 +168,7 @@ class ScheduleConfig:
             check_number("schedule.warmup_from", self.warmup_from, 0, 1)
         if self.low_until_error is not None:
             check_number("schedule.low_until_error", self.low_until_error, 0, 1)
-        check_count("schedule.patience", self.patience, 1)
+        store_integers(self, ("patience",), prefix="schedule.")
         object.__setattr__(self, "milestones", tuple(self.milestones))
         object.__setattr__(self, "points", tuple(tuple(point) for point in self.points))
         for value in self.milestones:
@@ -274,4 +251,4 @@ class AverageConfig:
 
     def __post_init__(self) -> None:
         check_number("average.decay", self.decay, 0, 1)
-        check_count("average.every", self.every, 1)
+        store_integers(self, ("every",), prefix="average.")

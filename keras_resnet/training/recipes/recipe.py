@@ -10,15 +10,13 @@ from typing import Any, get_args
 
 from keras_resnet.data.config import Augmentation
 from keras_resnet.images.protocol import EvalProtocol
+from keras_resnet.support.checks import check_choice, check_number, store_integers
 from keras_resnet.training.recipes.parts import (
     AverageConfig,
     LossConfig,
     OptimizerConfig,
     ScheduleConfig,
     Unit,
-    check_choice,
-    check_count,
-    check_number,
 )
 
 
@@ -71,12 +69,8 @@ class Recipe:
     def __post_init__(self) -> None:
         check_number("duration", self.duration, 1e-9)
         check_choice("unit", self.unit, get_args(Unit))
-        check_count("batch_size", self.batch_size, 1)
-        check_count("precise_bn", self.precise_bn, 0)
-        if self.patience is not None:
-            check_count("patience", self.patience, 1)
-        if self.train_size is not None:
-            check_count("train_size", self.train_size, 1)
+        store_integers(self, ("batch_size", "patience", "train_size"))
+        store_integers(self, ("precise_bn",), 0)
         if self.batch_size % self.optimizer.accumulation:
             raise ValueError(
                 "Expected `batch_size` to be a multiple of `optimizer.accumulation`. Received: "

@@ -6,7 +6,7 @@ import platform
 from typing import Any
 
 from keras_resnet.support.cores import usable_cores
-from keras_resnet.support.extras import backend_and_devices, installed_version
+from keras_resnet.support.extras import backend_and_devices, installed_versions
 
 #: What a trained network depends on.
 _PACKAGES = ("keras-resnets", "keras", "tensorflow", "numpy")
@@ -25,9 +25,7 @@ def describe_environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpus": usable_cores(),
-        "versions": {
-            name: installed_version(name) for name in dict.fromkeys((*_PACKAGES, backend))
-        },
+        "versions": installed_versions(dict.fromkeys((*_PACKAGES, backend))),
         "backend": backend,
         "devices": devices,
     }

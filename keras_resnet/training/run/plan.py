@@ -14,6 +14,7 @@ import numpy as np
 from keras_resnet.data import DataConfig, LabeledImages, Source, steps_per_epoch
 from keras_resnet.images.protocol import EvalProtocol
 from keras_resnet.models.info import get_info
+from keras_resnet.support.fingerprints import fingerprint_of_weights
 from keras_resnet.training.devices.strategies import require_whole_executions
 from keras_resnet.training.recipes.recipe import Recipe
 
@@ -197,10 +198,7 @@ def identity(
         "weights": hashlib.sha256(repr(shapes).encode()).hexdigest()[:16],
     }
     if start is not None:
-        digest = hashlib.sha256()
-        for weight in start:
-            digest.update(np.ascontiguousarray(weight).tobytes())
-        known["weights_at_start"] = digest.hexdigest()[:16]
+        known["weights_at_start"] = fingerprint_of_weights(start)[:16]
     return {
         "model": known,
         "recipe": plan.recipe.as_dict(),

@@ -20,6 +20,7 @@ import numpy as np
 import safetensors
 from safetensors.numpy import save_file
 
+from keras_resnet.support.checks import check_integer
 from keras_resnet.support.files import partial_directory, remove_leftovers, replace_durably
 
 _deserialize: Any = safetensors.deserialize
@@ -79,8 +80,7 @@ class Checkpoints:
     """
 
     def __init__(self, folder: str | os.PathLike[str], keep: int = 3) -> None:
-        if isinstance(keep, bool) or not isinstance(keep, int) or keep < 1:
-            raise ValueError(f"Expected `keep` to be an integer of at least 1. Received: {keep!r}")
+        check_integer("keep", keep)
         self.folder = Path(folder)
         self.keep = keep
 
@@ -100,8 +100,7 @@ class Checkpoints:
             ValueError: a name, array or value cannot be written, or the folder cannot be.
             OSError: the disk is full. The earlier checkpoints are untouched.
         """
-        if isinstance(step, bool) or not isinstance(step, (int, np.integer)) or step < 0:
-            raise ValueError(f"Expected `step` to be an integer of at least 0. Received: {step!r}")
+        check_integer("step", step, 0)
         path = self.folder / f"step-{step:010d}.safetensors"
         arrays = {name: _storable(name, value) for name, value in state.arrays.items()}
         values = json.dumps(plain_json(state.values, "values"))

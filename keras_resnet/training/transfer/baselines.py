@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +23,8 @@ from keras_resnet.images.protocol import EvalProtocol
 from keras_resnet.models.info import get_info
 from keras_resnet.models.input import ModelInput
 from keras_resnet.networks.features import pooled
+from keras_resnet.support.checks import check_integer, is_integer
+from keras_resnet.support.progress import Progress, unseen
 from keras_resnet.training.run.plan import check_image_shape
 
 #: Inverse strengths of regularisation that the linear probe is tried with, the strongest first.
@@ -37,9 +38,6 @@ _HELD_OUT = 5
 
 #: Steps of the linear probe. One that has not quite converged is as good a baseline.
 _STEPS = 300
-
-#: Is told what is being done, and the share of the work that is done, 0 to 1.
-Report = Callable[[str, float], None]
 
 
 @dataclass(frozen=True)
@@ -84,7 +82,7 @@ def vectors(
     limit: int | None = None,
     seed: int = 0,
     max_bad_fraction: float = 0.01,
-    progress: Report | None = None,
+    progress: Progress = unseen,
 ) -> tuple[np.ndarray, np.ndarray]:
     """What the classifier of a network sees of a source's images, prepared as at evaluation.
 
@@ -125,7 +123,7 @@ def baselines(
     protocol: EvalProtocol | None = None,
     batch_size: int = 32,
     max_bad_fraction: float = 0.01,
-    progress: Report | None = None,
+    progress: Progress = unseen,
 ) -> Baselines:
     """Judges the vectors of a network on a task, without changing the network.
 
@@ -158,24 +156,20 @@ def baselines(
             f"{len(train.class_names)} in {train.name}, {len(validation.class_names)} others in "
             f"{validation.name}"
         )
-    if isinstance(neighbours, bool) or not isinstance(neighbours, int) or neighbours < 1:
-        raise ValueError(
-            f"Expected `neighbours` to be an integer of at least 1. Received: {neighbours!r}"
-        )
+    check_integer("neighbours", neighbours)
     for source in (train, validation):
         _check_labels(source)
     _check_classes(train.labels, train)
 
     config = _config(model, protocol, batch_size, max_bad_fraction)
-    report = progress or (lambda what, done: None)
     # Compiled once for both.
     network = pooled(model)
-    x, y = _vectors(network, train, config, limit, seed, lambda w, d: report(w, 0.45 * d))
+    x, y = _vectors(network, train, config, limit, seed, lambda w, d: progress(w, 0.45 * d))
     _check_classes(y, train)
     others, truth = _vectors(
-        network, validation, config, limit, seed, lambda w, d: report(w, 0.45 + 0.45 * d)
+        network, validation, config, limit, seed, lambda w, d: progress(w, 0.45 + 0.45 * d)
     )
-    report("linear probe and nearest neighbours", 0.9)
+    progress("linear probe and nearest neighbours", 0.9)
     weights = _weights(truth, validation)
     probe = _probe(x, y, _weights(y, train), seed)
     votes = min(neighbours, int(np.unique(y, return_counts=True)[1].min()))
@@ -213,7 +207,7 @@ def _vectors(
     config: DataConfig,
     limit: int | None,
     seed: int,
-    progress: Report | None,
+    progress: Progress,
 ) -> tuple[np.ndarray, np.ndarray]:
     """`vectors` of a network that `pooled` has made."""
     _check_labels(source)
@@ -228,8 +222,7 @@ def _vectors(
             present = weights.numpy() > 0
             found.append(np.asarray(network.predict_on_batch(images.numpy()), np.float32)[present])
             labels.append(classes.numpy()[present])
-            if progress is not None:
-                progress(f"vectors of {source.name}", step / steps)
+            progress(f"vectors of {source.name}", step / steps)
     except tf.errors.OpError:
         if bad.error is not None:
             raise bad.error from None
@@ -262,7 +255,7 @@ def _balanced(labels: np.ndarray, limit: int, seed: int) -> np.ndarray:
     """Indices, sorted, of at most `limit` images, as many of every class that has enough."""
     counts = np.bincount(labels)
     classes = np.flatnonzero(counts)
-    if isinstance(limit, bool) or not isinstance(limit, int) or limit < len(classes):
+    if not is_integer(limit, len(classes)):
         raise ValueError(
             f"Expected `limit` to be an integer of at least {len(classes)}, one image per class. "
             f"Received: {limit!r}"

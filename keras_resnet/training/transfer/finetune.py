@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import itertools
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
@@ -19,7 +18,9 @@ import numpy as np
 from keras_resnet.data import DataConfig, Source, load_data
 from keras_resnet.images.protocol import EvalProtocol
 from keras_resnet.models.info import get_info
-from keras_resnet.support.terminal import console, progress
+from keras_resnet.support.fingerprints import fingerprint_of_weights
+from keras_resnet.support.progress import Say, unseen
+from keras_resnet.support.terminal import console, progress_bar
 from keras_resnet.training.devices.cluster import cluster_from
 from keras_resnet.training.devices.strategies import Setup, StrategyName
 from keras_resnet.training.optimizers.groups import rate_multipliers
@@ -116,7 +117,7 @@ def finetune(
     dropout: float = 0.0,
     compare: bool = True,
     seed: int = 0,
-    report: Callable[[str], None] = console.print,
+    say: Say = console.print,
     **options: Unpack[TrainOptions],
 ) -> FinetuneResult:
     """Gives a network a head for the classes of a data set and trains it, head first.
@@ -145,7 +146,7 @@ def finetune(
         compare: whether the accuracies of a linear classifier and of nearest neighbours on the
             network's vectors are found first.
         seed: of the head, data order and augmentation; sets Python's, NumPy's and Keras' own, too.
-        report: is told what happens, in sentences.
+        say: is told what happens, in sentences.
         **options: those of `train`. Several workers cannot fine-tune together.
 
     Raises:
@@ -165,18 +166,18 @@ def finetune(
         make_plan(network, sources[0], own, epochs=stage.epochs, steps_per_execution=together)
     check_image_size(network)
     if (found := _imbalance(sources[0], recipe)) is not None:
-        report(found)
+        say(found)
     asked = {"stages": [dataclasses.asdict(stage) for stage in stages], "bn": bn}
     start_and_data = _identity(model, network, sources)
     folder = FinetuneFolder(out_dir, {**start_and_data, **asked, "dropout": dropout, "seed": seed})
     protocol = sizes(network, recipe)[0]
     compared = _compared(network, sources, settings, protocol, folder, seed) if compare else None
     if compared is not None:
-        report(str(compared))
+        say(str(compared))
     start = network.get_weights() if recipe.loss.l2_sp else None
     results: list[TrainResult] = []
     for number, (stage, own) in enumerate(zip(stages, recipes, strict=True), 1):
-        report(f"Stage {number} of {len(stages)}. {_thaw(network, stage, bn)}")
+        say(f"Stage {number} of {len(stages)}. {_thaw(network, stage, bn)}")
         results.append(
             train(
                 network,
@@ -196,7 +197,7 @@ def finetune(
     best = max(result.best for result in results)
     if compared is not None:
         gain = 100 * (best - max(compared.linear_probe, compared.nearest_neighbours))
-        report(f"Best: {best:.2%}, {gain:+.1f} points to the better baseline.")
+        say(f"Best: {best:.2%}, {gain:+.1f} points to the better baseline.")
     return FinetuneResult(network, tuple(results), best, compared, folder.path)
 
 
@@ -257,16 +258,13 @@ def _identity(
     """What is trained on what, fit for JSON; of the weights, those that come with `model`."""
     # An old head that is replaced counts for nothing, the new one follows from the seed.
     own = {id(weight) for weight in model.weights}
-    digest = hashlib.sha256()
-    for weight in network.weights:
-        if id(weight) in own:
-            digest.update(np.ascontiguousarray(weight.numpy()).tobytes())
+    kept = [weight.numpy() for weight in network.weights if id(weight) in own]
     config = get_info(model).config
     return {
         "model": {
             "name": model.name,
             "config": None if config is None else dict(config),
-            "weights_at_start": digest.hexdigest()[:16],
+            "weights_at_start": fingerprint_of_weights(kept)[:16],
         },
         "train_data": identity_of(data[0]),
         "validation_data": identity_of(data[1]),
@@ -342,7 +340,7 @@ def _compared(
         keywords["max_bad_fraction"] = settings.max_bad_fraction
     with contextlib.ExitStack() as stack:
         # Elsewhere, every batch would be a line.
-        step = stack.enter_context(progress("Baselines")) if console.is_terminal else None
+        step = stack.enter_context(progress_bar("Baselines")) if console.is_terminal else unseen
         found = baselines(network, *sources, seed=seed, progress=step, **keywords)
     folder.write_baselines(found)
     return found

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -12,6 +11,7 @@ from typing import Literal, get_args
 import keras
 
 from keras_resnet.networks.graph import find_network, sources
+from keras_resnet.networks.names import levels_of
 
 BNMode = Literal["frozen", "training"]
 
@@ -130,17 +130,13 @@ def split_levels(network: keras.Model) -> dict[str, list[keras.Layer]]:
     Names decide. A layer with a name of its own belongs to the first level that it leads to; one
     that leads to none belongs to the head.
     """
-    stages = {layer.name: re.match(r"conv(\d+)_block\d+_", layer.name) for layer in network.layers}
-    numbers = sorted({int(found[1]) for found in stages.values() if found})
-    names = ["stem", *(f"C{number}" for number in numbers), _HEAD]
-    known: dict[str, int] = {}
-    for name, found in stages.items():
-        if found:
-            known[name] = names.index(f"C{found[1]}")
-        elif re.match(r"(conv|pool)1_", name):
-            known[name] = 0
-        elif re.fullmatch(r"post_(bn|gn|relu)(_range)?", name):
-            known[name] = len(numbers)
+    named = levels_of(layer.name for layer in network.layers)
+    names = [
+        "stem",
+        *sorted({level for level in named.values() if level and level[0] == "C"}),
+        _HEAD,
+    ]
+    known = {layer: names.index(level) for layer, level in named.items() if level}
     places = _places(sources(network), known, len(names) - 1)
     levels: dict[str, list[keras.Layer]] = {name: [] for name in names}
     for layer in network.layers:

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
 import keras
-import numpy as np
 
 from keras_resnet.compression.layers import (
     RANGE_SUFFIX,
@@ -24,6 +23,7 @@ from keras_resnet.networks.builder import build
 from keras_resnet.networks.config import ResNetConfig
 from keras_resnet.networks.features import feature_extractor
 from keras_resnet.networks.graph import allow_depth, find_network, sources
+from keras_resnet.support.checks import check_choice, is_integer
 from keras_resnet.training.transfer.freezing import split_levels
 
 Task = Literal["classes", "labels", "values"]
@@ -214,11 +214,9 @@ def _check_flat(model: keras.Model) -> None:
 
 
 def _check_task(classes: Any, task: str, dropout: Any) -> None:
-    if task not in get_args(Task):
-        raise ValueError(f"Expected `task` to be one of {get_args(Task)}. Received: task={task!r}")
+    check_choice("task", task, get_args(Task))
     least = 2 if task == "classes" else 1
-    integer = isinstance(classes, (int, np.integer)) and not isinstance(classes, bool)
-    if not integer or classes < least:
+    if not is_integer(classes, least):
         raise ValueError(
             f"Expected `classes` to be an integer of at least {least} with `task={task!r}`. "
             f"Received: classes={classes!r}"

@@ -155,7 +155,7 @@ def test_medians_of_turns_of_which_the_beginning_does_not_count(
         },
         seconds=2,
         rounds=3,
-        report=lambda step, done: steps.append((step, done)),
+        progress=lambda step, done: steps.append((step, done)),
     )
     assert rates == {"steady": 10.0, "disturbed": 5.0}
     assert taken[:4] == ["steady", "steady", "disturbed", "disturbed"]

@@ -526,7 +526,7 @@ def test_one_process_at_a_time(archives: Path, tmp_path: Path) -> None:
                 prepare(parts_of(archives), tmp_path)
             problems.append(str(caught.value))
 
-    prepare(parts_of(archives), tmp_path, report=second)
+    prepare(parts_of(archives), tmp_path, progress=second)
     assert len(problems) == 1
 
 

@@ -108,7 +108,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
     folder, model = tmp_path_factory.mktemp("whole") / "run", trained()
     before = {layer.name: layer.get_weights() for layer in model.layers[:-1] if layer.weights}
     told: list[str] = []
-    return Whole(run(model, folder, report=told.append), folder, before, told)
+    return Whole(run(model, folder, say=told.append), folder, before, told)
 
 
 def assert_same(one: FinetuneResult, other: FinetuneResult) -> None:
@@ -258,7 +258,7 @@ def test_another_network_or_other_data_are_refused_where_only_the_folder_tells(
         ((DATA[0], less), "validation_data.source: .*validation_data.images: 48 in the run, now"),
     ):
         with pytest.raises(ResumeError, match=f"the fine-tuning that .*Received: {said}"):
-            finetune(trained(), data, tmp_path, report=lambda text: None, **SHORT)
+            finetune(trained(), data, tmp_path, say=lambda text: None, **SHORT)
     assert (tmp_path / "last.keras").read_bytes() == before
     # A head that is replaced counts for nothing.
     same = trained()
@@ -278,7 +278,7 @@ def test_baselines_of_another_network_are_not_taken_over(tmp_path: Path) -> None
 
     for _ in range(2):
         with pytest.raises(EnoughError):
-            run(first, tmp_path, report=stop, **compared)
+            run(first, tmp_path, say=stop, **compared)
     known = json.loads((tmp_path / "config.json").read_text())["baselines"]
     assert known["linear_probe"] > 0.9
     result = run(second, tmp_path, **compared)
@@ -314,13 +314,13 @@ class EnoughError(Exception):
 def told_before_training(*arguments: Any, **keywords: Any) -> list[str]:
     told: list[str] = []
 
-    def report(text: str) -> None:
+    def say(text: str) -> None:
         told.append(text)
         if text.startswith("Stage 1"):
             raise EnoughError
 
     with pytest.raises(EnoughError):
-        finetune(*arguments, report=report, compare=False, **keywords)
+        finetune(*arguments, say=say, compare=False, **keywords)
     return told
 
 
@@ -387,7 +387,7 @@ def test_what_a_later_stage_would_refuse_is_refused_at_once(network: keras.Model
         ),
     ):
         with pytest.raises(kind, match=message):
-            run(network, None, report=told.append, **keywords)
+            run(network, None, say=told.append, **keywords)
     assert told == []
 
 

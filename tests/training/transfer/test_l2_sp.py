@@ -119,7 +119,7 @@ def test_every_stage_pulls_to_the_weights_before_all(monkeypatch: pytest.MonkeyP
     model = network()
     before = model.get_weights()[:-2]
     stages = (Stage("C3", 0.5), Stage("backbone", 0.5))
-    finetune(model, DATA, recipe=RECIPE, stages=stages, compare=False, report=lambda text: None)
+    finetune(model, DATA, recipe=RECIPE, stages=stages, compare=False, say=lambda text: None)
     assert [strength for strength, _ in seen] == [STRENGTH, STRENGTH]
     for _, start in seen:
         for one, other in zip(start[:-2], before, strict=True):
