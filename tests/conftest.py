@@ -17,7 +17,7 @@ from pathlib import Path
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # With AVX-512, oneDNN in TensorFlow 2.21 writes outside of its memory in the gradient of a 1x1
 # kernel of stride 2 for 8 input channels and odd batches, which only networks as tiny as those of
-# these tests have. test_proofs.py tells when that is mended.
+# these tests have. test_upstream.py tells when that is mended.
 os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX2")
 
 import filelock

@@ -1,0 +1,40 @@
+"""Faults of other packages that these tests go around: each test fails once one is mended."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from .conftest import Run
+
+CPU = Path("/proc/cpuinfo")
+
+GRADIENT = """
+import numpy as np
+import tensorflow as tf
+x = tf.constant(np.ones((25, 16, 16, 8), np.float32))
+kernel = tf.Variable(np.ones((1, 1, 8, 16), np.float32))
+@tf.function
+def gradient():
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_sum(tf.nn.conv2d(x, kernel, 2, "SAME"))
+    return tape.gradient(loss, kernel)
+for _ in range(100):
+    gradient()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not CPU.exists() or "avx512f" not in CPU.read_text(), reason="needs a processor with AVX-512"
+)
+def test_onednn_writes_outside_of_its_memory(run_new_python: Run) -> None:
+    """Once this fails, ONEDNN_MAX_CPU_ISA can go from conftest.py."""
+    checks = {
+        "LD_PRELOAD": "libc_malloc_debug.so",
+        "GLIBC_TUNABLES": "glibc.malloc.check=3",
+        "ONEDNN_MAX_CPU_ISA": "ALL",
+    }
+    assert run_new_python(GRADIENT, **checks).returncode < 0
+    assert run_new_python(GRADIENT, **{**checks, "ONEDNN_MAX_CPU_ISA": "AVX2"}).returncode == 0
