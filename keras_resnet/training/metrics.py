@@ -8,6 +8,7 @@ import keras
 
 from keras_resnet.support.checks import check_integer
 from keras_resnet.training.losses import is_sparse
+from keras_resnet.training.optimizers.keras_private import set_more_is_better
 
 
 def hits(y_true: Any, y_pred: Any, k: int = 1) -> Any:
@@ -61,8 +62,7 @@ class Accuracy(keras.metrics.MeanMetricWrapper):
         default = "accuracy" if k == 1 else f"top{k}_accuracy"
         super().__init__(hits, name=name or default, dtype=dtype, k=k)
         self.k = k
-        # Keras' callbacks read from it that more is better.
-        self._direction = "up"
+        set_more_is_better(self)
 
     def get_config(self) -> dict[str, Any]:
         return {"k": self.k, "name": self.name, "dtype": self.dtype}

@@ -6,7 +6,7 @@ import csv
 import itertools
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,16 +16,15 @@ import numpy as np
 import tensorflow as tf
 from matplotlib.figure import Figure
 
-from keras_resnet.data import BadRecords, DataConfig, Source, load_data, training_batches
+from keras_resnet.data import BadRecords, DataConfig, Source, training_batches
 from keras_resnet.support.checks import check_integer, check_number
 from keras_resnet.support.files import partial_directory, publish
 from keras_resnet.support.progress import Progress, unseen
-from keras_resnet.training.losses import TrainedModel, balanced_weights, make_loss
-from keras_resnet.training.optimizers.optimizers import make_optimizer
+from keras_resnet.training.losses import TrainedModel
 from keras_resnet.training.recipes.recipe import Recipe
 from keras_resnet.training.recipes.table import find_recipe
-from keras_resnet.training.run.copy import pull_to_start, training_copy
-from keras_resnet.training.run.plan import TrainingPlan, make_plan
+from keras_resnet.training.run.copy import compile_copy, pull_to_start, training_copy
+from keras_resnet.training.run.resolved import ResolvedRecipe, open_data, resolve_recipe
 
 #: A smoothed loss above this many times the smallest one ends the search.
 _DIVERGED = 4.0
@@ -147,17 +146,17 @@ def find_rate(
     """
     rates = _growing(lowest, highest, steps)
     recipe = find_recipe(recipe) if isinstance(recipe, str) else recipe
-    source, settings = _training_part(data)
+    (source, _), config = open_data(data)
     _check(model, source)
-    plan = make_plan(model, source, recipe, seed=seed, settings=settings)
-    same_size = plan.training.size == plan.evaluation.size
-    copy = training_copy(model, size=plan.training.size if same_size else "any", seed=seed)
+    resolved = resolve_recipe(model, source, recipe, config=config, seed=seed)
+    copy = training_copy(model, size=resolved.size, seed=seed)
     if recipe.loss.l2_sp:
         pull_to_start(copy, recipe.loss.l2_sp, model.get_weights())
-    _compile(copy, recipe, source)
+    # The rate is the factor alone, which may change between steps.
+    compile_copy(copy, recipe, source, 1.0)
     losses: list[float] = []
     smoothed: list[float] = []
-    raw, again = itertools.tee(_losses(copy, plan, source, rates))
+    raw, again = itertools.tee(_losses(copy, resolved, source, rates))
     for loss, average in zip(raw, smooth(again, steps), strict=True):
         done = len(losses)
         if done % max(1, steps // 10) == 0:
@@ -283,17 +282,6 @@ def _keep(steps: int) -> float:
     return 1 - 1 / max(2.0, steps / 20)
 
 
-def _training_part(
-    data: tuple[Source, Source] | DataConfig | str,
-) -> tuple[Source, Mapping[str, Any]]:
-    """The images, and the settings that are not a recipe's."""
-    if not isinstance(data, (DataConfig, str)):
-        return data[0], {}
-    config = DataConfig(data) if isinstance(data, str) else data
-    names = ("max_bad_fraction", "shuffle_block", "drop_remainder")
-    return load_data(config)[0], {name: getattr(config, name) for name in names}
-
-
 def _check(model: keras.Model, source: Source) -> None:
     classes = len(source.class_names)
     if model.output_shape[-1] != classes:
@@ -308,28 +296,15 @@ def _check(model: keras.Model, source: Source) -> None:
         )
 
 
-def _compile(model: TrainedModel, recipe: Recipe, source: Source) -> None:
-    weights = None
-    if recipe.loss.class_weights == "balanced":
-        weights = balanced_weights(source.labels, len(source.class_names))
-    # The rate is the factor alone, which may change between steps.
-    optimizer: Any = make_optimizer(recipe.optimizer, 1.0)
-    if any(layer.compute_dtype == "float16" for layer in model.layers):
-        optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
-    optimizer.build(model.trainable_variables)
-    jit_compile = keras.backend.backend() == "jax"
-    model.compile(optimizer, loss=make_loss(recipe.loss, weights), jit_compile=jit_compile)
-
-
 def _losses(
-    model: TrainedModel, plan: TrainingPlan, source: Source, rates: Sequence[float]
+    model: TrainedModel, resolved: ResolvedRecipe, source: Source, rates: Sequence[float]
 ) -> Iterator[float]:
     """Takes a step with each of the rates; yields the losses of their images before them."""
-    accumulation = plan.recipe.optimizer.accumulation
+    accumulation = resolved.recipe.optimizer.accumulation
     total = len(rates) * accumulation
-    bad = BadRecords(source.name, len(source), plan.training.max_bad_fraction)
+    bad = BadRecords(source.name, len(source), resolved.training.max_bad_fraction)
     dataset = training_batches(
-        source, plan.training, math.ceil(total / plan.batches_per_epoch), bad=bad
+        source, resolved.training, math.ceil(total / resolved.batches_per_epoch), bad=bad
     )
     optimizer: Any = getattr(model.optimizer, "inner_optimizer", model.optimizer)
     try:

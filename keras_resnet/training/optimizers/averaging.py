@@ -10,7 +10,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_resnet.support.checks import check_integer, check_number
+from keras_resnet.support.checks import check_number
+from keras_resnet.training.optimizers.keras_private import synchronize
 
 _STEPS = "steps"
 
@@ -26,24 +27,21 @@ class WeightAverage:
 
     Args:
         decay: share that the average keeps at an update, in [0, 1].
-        every: steps between updates.
 
     Raises:
-        ValueError: an argument is not in its range.
+        ValueError: `decay` is not in its range.
     """
 
-    def __init__(self, decay: float, every: int = 1) -> None:
+    def __init__(self, decay: float) -> None:
         check_number("decay", decay, 0, 1)
-        check_integer("every", every)
         self.decay = decay
-        self.every = every
         #: Calls of `update`.
         self.steps = 0
         self._names: list[str] = []
         self._averages: list[np.ndarray] = []
 
     def update(self, model: keras.Model) -> None:
-        """Counts a step and, if it is an `every`-th one, takes the weights into the average.
+        """Takes the weights into the average.
 
         Args:
             model: within `fit`, the one that is fitted: JAX has its weights elsewhere meanwhile,
@@ -53,9 +51,7 @@ class WeightAverage:
             ValueError: the model has other weights than before.
         """
         self.steps += 1
-        if self._averages and self.steps % self.every:
-            return
-        _synchronize_jax(model)
+        synchronize(model)
         if not self._averages:
             self._names = [variable.path for variable in model.weights]
             self._averages = [_as_average(_read(variable)) for variable in model.weights]
@@ -76,7 +72,7 @@ class WeightAverage:
             np.add(average, difference, out=average)
 
     def state(self) -> dict[str, np.ndarray]:
-        """A copy of the averages and of the number of steps, for `restore` or `np.savez`."""
+        """A copy of the averages and of the number of updates, for `restore`."""
         names = (f"{number:05}/{name}" for number, name in enumerate(self._names))
         arrays = (average.copy() for average in self._averages)
         return {_STEPS: np.asarray(self.steps, np.int64), **dict(zip(names, arrays, strict=True))}
@@ -85,17 +81,8 @@ class WeightAverage:
         """Continues from what `state` returned.
 
         Weights are told apart by their place: names that Keras made up change between processes.
-
-        Raises:
-            ValueError: it did not return this.
         """
         keys = sorted(key for key in state if key != _STEPS)
-        numbers = [key.partition("/")[0] for key in keys]
-        if _STEPS not in state or numbers != [f"{number:05}" for number in range(len(keys))]:
-            raise ValueError(
-                "Expected what `WeightAverage.state` returned: `steps` and one numbered array per "
-                f"weight. Received: {sorted(state)[:5]} and so on"
-            )
         self.steps = int(state[_STEPS])
         self._names = [key.partition("/")[2] for key in keys]
         self._averages = [_as_average(state[key]) for key in keys]
@@ -112,7 +99,7 @@ class WeightAverage:
             ValueError: there is no average yet, or the model has other weights.
         """
         self._check(model)
-        _synchronize_jax(model)
+        synchronize(model)
         with _kept(model.weights):
             for variable, average in zip(model.weights, self._averages, strict=True):
                 variable.assign(average)
@@ -120,7 +107,7 @@ class WeightAverage:
                 yield
             finally:
                 # Otherwise JAX's `evaluate` would write the averages over the weights afterwards.
-                _synchronize_jax(model)
+                synchronize(model)
 
     def _check(self, model: keras.Model) -> None:
         own = [average.shape for average in self._averages]
@@ -336,9 +323,3 @@ def _read(variable: Any) -> np.ndarray:
 def _as_average(value: np.ndarray) -> np.ndarray:
     is_float = keras.backend.is_float_dtype(value.dtype.name)
     return np.array(value, dtype=np.float32 if is_float else None)
-
-
-def _synchronize_jax(model: keras.Model) -> None:
-    """Within `fit` under JAX, brings the weights of the last step into the model's variables."""
-    if hasattr(model, "jax_state_sync"):
-        model.jax_state_sync()

@@ -10,11 +10,11 @@ from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any, get_args
 
-import keras
 from keras import ops
 
 from keras_resnet.networks.names import levels_of
 from keras_resnet.support.checks import check_choice, check_number
+from keras_resnet.training.optimizers.keras_private import OpenOptimizer
 from keras_resnet.training.recipes.parts import Decay, VariableKind
 
 _NORMS = ("gamma", "beta", "scale")
@@ -77,7 +77,7 @@ def _matches(key: str, path: str, group: str | None) -> bool:
     return fnmatchcase(path, key) or fnmatchcase("/".join(path.split("/")[-2:]), key)
 
 
-class GroupedUpdates(keras.optimizers.Optimizer):
+class GroupedUpdates(OpenOptimizer):
     """Adds weight decay and learning rates by kind and place of a variable to a Keras optimizer.
 
     To be mixed in before a Keras optimizer: `class SGD(GroupedUpdates, keras.optimizers.SGD)`. In
@@ -154,16 +154,13 @@ class GroupedUpdates(keras.optimizers.Optimizer):
             self._selected = tuple(variable_kind(path) in self.decay_on for path in paths)
         super().build(variables)
 
-    def decays(self, variable: Any) -> bool:
-        """Whether the Keras variable `variable` decays."""
-        return self.weight_decay > 0 and variable_kind(variable.path) in self.decay_on
-
     def decayed(self, variables: Sequence[Any]) -> list[str]:
-        """The paths of those of `variables` that decay."""
-        return [variable.path for variable in variables if self.decays(variable)]
+        """The paths of those of `variables`, the model's, that decay."""
+        kinds = self.decay_on if self.weight_decay else ()
+        return [variable.path for variable in variables if variable_kind(variable.path) in kinds]
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-        multiplier = self._multipliers[self._get_variable_index(variable)]
+        multiplier = self._multipliers[self.index_of(variable)]
         if multiplier != 1:
             learning_rate = ops.multiply(learning_rate, multiplier)
         learning_rate = ops.cast(learning_rate, variable.dtype)
@@ -192,7 +189,7 @@ class GroupedUpdates(keras.optimizers.Optimizer):
 
     def is_selected(self, variable: Any) -> bool:
         """Whether `variable`, or what the backend makes of it, is of a kind in `decay_on`."""
-        return self._selected[self._get_variable_index(variable)]
+        return self._selected[self.index_of(variable)]
 
     def exclude_from_weight_decay(self, var_list: Any = None, var_names: Any = None) -> None:
         """Refused: Keras forgets such a list when a model is saved."""
@@ -200,29 +197,6 @@ class GroupedUpdates(keras.optimizers.Optimizer):
             "Expected variables to be excluded by `decay_on`, which is saved with the model. "
             f"Received: exclude_from_weight_decay(var_list={var_list}, var_names={var_names})"
         )
-
-    def _apply_weight_decay(self, variables: Any) -> None:
-        """Nothing: `update_step` decays, where each variable's learning rate is known."""
-
-    def _get_current_learning_rate(self) -> Any:
-        rate = self._learning_rate
-        if isinstance(rate, keras.optimizers.schedules.LearningRateSchedule):
-            # Keras would count the accumulated batches.
-            rate = rate(self.iterations)
-        else:
-            rate = super()._get_current_learning_rate()
-        return ops.multiply(rate, self.rate_factor)
-
-    def _clip_gradients(self, gradients: Any) -> Any:
-        # Under TensorFlow these are one replica's alone; see `_all_reduce_sum_gradients`.
-        if keras.backend.backend() == "tensorflow":
-            return gradients
-        return super()._clip_gradients(gradients)
-
-    def _all_reduce_sum_gradients(self, pairs: Any) -> Any:
-        """Only under TensorFlow: adds up the replicas' gradients, and clips the sum."""
-        gradients, variables = zip(*super()._all_reduce_sum_gradients(pairs), strict=True)
-        return list(zip(super()._clip_gradients(list(gradients)), variables, strict=True))
 
     def get_config(self) -> dict[str, Any]:
         return {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, get_args
 
 import keras
@@ -16,6 +16,7 @@ from keras_resnet.training.recipes.parts import (
     Decay,
     MomentumForm,
     OptimizerConfig,
+    OptimizerName,
     VariableKind,
 )
 
@@ -57,7 +58,7 @@ class SGD(GroupedUpdates, keras.optimizers.SGD):
             return
         caffe = self.form == "caffe"
         push = ops.multiply(gradient, learning_rate) if caffe else gradient
-        slot = self.momentums[self._get_variable_index(variable)]
+        slot = self.momentums[self.index_of(variable)]
         velocity = ops.add(ops.multiply(slot, self.momentum), push)
         self.assign(slot, velocity)
         if self.nesterov:
@@ -134,8 +135,7 @@ class Lamb(GroupedUpdates, keras.optimizers.Lamb):
         return gradient
 
     def step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-        index = self._get_variable_index(variable)
-        mean, square = self._momentums[index], self._velocities[index]
+        mean, square = self.moments_of(variable)
         new_mean = _blend(mean, gradient, self.beta_1)
         new_square = _blend(square, ops.square(gradient), self.beta_2)
         self.assign(mean, new_mean)
@@ -195,43 +195,30 @@ def make_optimizer(config: OptimizerConfig, learning_rate: Any) -> GroupedUpdate
         config: its `learning_rate` and `reference_batch_size` are not read.
         learning_rate: a float or a `LearningRateSchedule` of optimizer steps.
     """
+
+    def fields(*names: str) -> dict[str, Any]:
+        return {name: getattr(config, name) for name in names}
+
     if isinstance(learning_rate, (int, float)):
         learning_rate = float(learning_rate)
-    keywords: dict[str, Any] = {
-        "learning_rate": learning_rate,
-        "weight_decay": config.weight_decay,
-        "decay": config.decay,
-        "decay_on": config.decay_on,
-        "rate_groups": config.rate_groups,
-        "global_clipnorm": config.clip_norm,
-        "gradient_accumulation_steps": config.accumulation if config.accumulation > 1 else None,
+    sgd = fields("momentum", "nesterov", "form")
+    adam = fields("beta_1", "beta_2", "epsilon")
+    known: dict[OptimizerName, tuple[type[GroupedUpdates], dict[str, Any]]] = {
+        "sgd": (SGD, sgd),
+        "lars": (LARS, sgd | fields("trust_coefficient", "epsilon")),
+        "lamb": (Lamb, adam),
+        "adam": (Adam, adam),
+        "adamw": (AdamW, adam),
+        "rmsprop": (RMSprop, fields("momentum", "epsilon") | {"rho": config.beta_2}),
     }
-    sgd: dict[str, Any] = {
-        "momentum": config.momentum,
-        "nesterov": config.nesterov,
-        "form": config.form,
-    }
-    adam: dict[str, Any] = {
-        "beta_1": config.beta_1,
-        "beta_2": config.beta_2,
-        "epsilon": config.epsilon,
-    }
-    match config.name:
-        case "sgd":
-            return SGD(**sgd, **keywords)
-        case "lars":
-            trust = {"trust_coefficient": config.trust_coefficient, "epsilon": config.epsilon}
-            return LARS(**sgd, **trust, **keywords)
-        case "lamb":
-            return Lamb(**adam, **keywords)
-        case "adam":
-            return Adam(**adam, **keywords)
-        case "adamw":
-            return AdamW(**adam, **keywords)
-        case "rmsprop":
-            return RMSprop(
-                rho=config.beta_2, momentum=config.momentum, epsilon=config.epsilon, **keywords
-            )
+    optimizer, own = known[config.name]
+    return optimizer(
+        learning_rate,
+        **own,
+        **fields("weight_decay", "decay", "decay_on", "rate_groups"),
+        global_clipnorm=config.clip_norm,
+        gradient_accumulation_steps=config.accumulation if config.accumulation > 1 else None,
+    )
 
 
 _NAMES: dict[VariableKind, tuple[str, str]] = {
@@ -253,18 +240,14 @@ def describe(optimizer: Any, variables: Sequence[Any]) -> str:
         shifts. Learning rate times 0.1 for 3 variables."
     """
     inner: GroupedUpdates = getattr(optimizer, "inner_optimizer", optimizer)
+    paths = [variable.path for variable in variables]
     decayed = set(inner.decayed(variables))
-    kinds = [(variable_kind(variable.path), variable.path in decayed) for variable in variables]
     said = "No weight decay"
     if decayed:
         way = "in the trust ratio" if isinstance(inner, Lamb) else inner.decay
-        others = _counted([kind for kind, decays in kinds if not decays])
-        said = (
-            f"Weight decay {inner.weight_decay:g} ({way}) on "
-            f"{_counted([kind for kind, decays in kinds if decays])}"
-            f"{'; not on ' if others else ''}{others}"
-        )
-    paths = [variable.path for variable in variables]
+        said = f"Weight decay {inner.weight_decay:g} ({way}) on {_counted(decayed)}"
+        if others := _counted(path for path in paths if path not in decayed):
+            said += f"; not on {others}"
     counts = Counter(rate_multipliers(paths, inner.rate_groups))
     rates = ", ".join(
         f"{factor:g} for {count} variable{'s' if count > 1 else ''}"
@@ -274,9 +257,9 @@ def describe(optimizer: Any, variables: Sequence[Any]) -> str:
     return f"{said}. Learning rate times {rates}." if rates else f"{said}."
 
 
-def _counted(kinds: Sequence[VariableKind]) -> str:
-    counts = [(kinds.count(kind), names) for kind, names in _NAMES.items()]
-    words = [f"{count} {names[count > 1]}" for count, names in counts if count]
+def _counted(paths: Iterable[str]) -> str:
+    counts = Counter(map(variable_kind, paths))
+    words = [f"{counts[kind]} {_NAMES[kind][counts[kind] > 1]}" for kind in _NAMES if counts[kind]]
     return " and ".join(filter(None, (", ".join(words[:-1]), *words[-1:])))
 
 

@@ -43,7 +43,7 @@ _NVIDIA_RN50 = Recipe(
     loss=LossConfig(label_smoothing=0.1),
     augmentation=Augmentation(crop="inception", flip=0.5),
     protocol=EvalProtocol(224, 256),
-    sources=cited(
+    citations=cited(
         f"{_NVIDIA} and configs.yml; 50 and 250 epochs (with mixup 0.2) are published as well",
         {
             _NVIDIA: "duration batch_size optimizer.learning_rate optimizer.reference_batch_size "
@@ -72,7 +72,7 @@ _TORCHVISION_V1 = Recipe(
     schedule=ScheduleConfig("step", every=30),
     augmentation=Augmentation(crop="inception", flip=0.5, antialias=True),
     protocol=EvalProtocol(224, 256),
-    sources=cited(
+    citations=cited(
         "the weights IMAGENET1K_V1 of torchvision; ResNeXts took 100 epochs "
         "(pytorch/vision@212ff516 references/classification/README.md)",
         {
@@ -118,7 +118,7 @@ _TORCHVISION_V2 = Recipe(
     train_size=176,
     protocol=EvalProtocol(224, 232),
     average=AverageConfig(decay=1 - 2e-5 * 1024 * 32 / 600, every=32),
-    sources=cited(
+    citations=cited(
         "the weights IMAGENET1K_V2 of torchvision's ResNet-50: pytorch/vision PR 6433 has the "
         f"command, {_VISION_SCRIPT} the defaults. It changes the rate once an epoch, here at every "
         "step",
@@ -175,7 +175,7 @@ _RSB_A2 = Recipe(
     ),
     protocol=EvalProtocol.from_crop_pct(224, 0.95, "bicubic"),
     network={"stochastic_depth": 0.05},
-    sources=cited(
+    citations=cited(
         "Wightman et al. 2021 (arXiv:2110.00476), procedure A2; the paper's text is unverified, "
         f"the values are from {_MMPRETRAIN}@548db6f4 configs/resnet/"
         "resnet50_8xb256-rsb-a2-300e_in1k.py and Li et al. 2024, Table A3, which agree",
@@ -222,8 +222,8 @@ _RSB_A1 = dataclasses.replace(
     optimizer=dataclasses.replace(_RSB_A2.optimizer, weight_decay=0.01),
     loss=dataclasses.replace(_RSB_A2.loss, label_smoothing=0.1),
     augmentation=dataclasses.replace(_RSB_A2.augmentation, mixup=0.2),
-    sources={
-        **_RSB_A2.sources,
+    citations={
+        **_RSB_A2.citations,
         "": "Wightman et al. 2021 (arXiv:2110.00476), procedure A1; the paper's text is "
         f"unverified, the values are from {_A1_CONFIG}",
         **dict.fromkeys(
@@ -261,10 +261,10 @@ _RSB_A3 = dataclasses.replace(
     augmentation=dataclasses.replace(_RSB_A2.augmentation, auto_magnitude=6, repeats=1),
     train_size=160,
     network={},
-    sources={
+    citations={
         **{
             field: source
-            for field, source in _RSB_A2.sources.items()
+            for field, source in _RSB_A2.citations.items()
             if field not in ("network.stochastic_depth", "augmentation.repeats")
         },
         "": "Wightman et al. 2021 (arXiv:2110.00476), procedure A3; the paper's text is "
@@ -298,7 +298,7 @@ _LARS_90 = Recipe(
     augmentation=Augmentation(crop="inception", flip=0.5),
     protocol=EvalProtocol(224, 256, "bicubic"),
     network={"zero_init_residual": True},
-    sources=cited(
+    citations=cited(
         "You et al. 2017 (arXiv:1708.03888), as in tensorflow/tpu for 32,768 images. No accuracy "
         "is published for just these values; MLPerf's target, with other ones, is 75.9",
         {

@@ -1,4 +1,4 @@
-"""Training recipes as data. The table of them is in `recipe_table`."""
+"""Training recipes as data. The table of them is in `table.py`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from keras_resnet.training.recipes.parts import (
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a network is trained; `keras-resnet recipes NAME` prints one with its sources.
+    """How a network is trained; `keras-resnet recipes NAME` prints one with its citations.
 
     Args:
         name: as in `RECIPES`.
@@ -42,7 +42,7 @@ class Recipe:
         precise_bn: so many training batches from which BN's statistics are computed anew before
             the last weights are saved (He et al. 2015's released models); 0: the moving ones stay.
         network: fields of `ResNetConfig` that the recipe sets where it builds the network.
-        sources: where values come from: dotted field -> citation; `""` is the recipe as a whole.
+        citations: where values come from: dotted field -> citation; `""` is the recipe as a whole.
         expected: published results with it: network -> top-1 accuracy in percent, for comparison.
 
     Raises:
@@ -63,7 +63,7 @@ class Recipe:
     patience: int | None = None
     precise_bn: int = 0
     network: Mapping[str, Any] = field(default_factory=dict)
-    sources: Mapping[str, str] = field(default_factory=dict, repr=False)
+    citations: Mapping[str, str] = field(default_factory=dict, repr=False)
     expected: Mapping[str, float] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
@@ -82,7 +82,7 @@ class Recipe:
                 "`optimizer.weight_decay`, which pulls to zero. Received: "
                 f"{self.loss.l2_sp:g} and {self.optimizer.weight_decay:g}. Set one of them to 0"
             )
-        for name in ("network", "sources", "expected"):
+        for name in ("network", "citations", "expected"):
             object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
 
     @property
@@ -124,9 +124,9 @@ class Recipe:
         return dataclasses.replace(self, duration=duration, schedule=schedule)
 
     def as_dict(self) -> dict[str, Any]:
-        """All fields but `sources` and `expected`, fit for JSON; `recipe_from_dict` reads it."""
+        """All fields but `citations` and `expected`, fit for JSON; `recipe_from_dict` reads it."""
         values: dict[str, Any] = _plain(self)
-        for name in ("sources", "expected"):
+        for name in ("citations", "expected"):
             del values[name]
         return values
 
@@ -206,7 +206,7 @@ def override(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
     """
     values = recipe.as_dict()
     known = fields_of(recipe)
-    sources = dict(recipe.sources)
+    citations = dict(recipe.citations)
     for name, value in changes.items():
         part, _, rest = name.partition(".")
         if name not in known and not (part == "network" and rest):
@@ -220,5 +220,7 @@ def override(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
             values[part] = {**before, rest: value}
         else:
             values[name] = value
-        sources[name] = "set by the user"
-    return dataclasses.replace(recipe_from_dict(values), sources=sources, expected=recipe.expected)
+        citations[name] = "set by the user"
+    return dataclasses.replace(
+        recipe_from_dict(values), citations=citations, expected=recipe.expected
+    )

@@ -9,6 +9,7 @@ from typing import Any
 import keras
 
 from keras_resnet.training.optimizers.averaging import average_bn_across_replicas
+from keras_resnet.training.optimizers.keras_private import synchronize
 from keras_resnet.training.run.run import Run
 
 
@@ -16,13 +17,18 @@ class DivergedError(RuntimeError):
     """The loss became infinite, no number, or far larger than that of guessing."""
 
 
-class Counter(keras.callbacks.Callback):
-    """Counts batches; comes first. Puts back what metrics had counted before an interruption."""
+class RunCallback(keras.callbacks.Callback):
+    """One that knows the run."""
 
     def __init__(self, run: Run) -> None:
         super().__init__()
         self._run = run
-        self._begin = 0
+
+
+class Counter(RunCallback):
+    """Counts batches; comes first. Puts back what metrics had counted before an interruption."""
+
+    _begin = 0
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self._run.restore_metrics()
@@ -35,20 +41,20 @@ class Counter(keras.callbacks.Callback):
         self._run.batches += batch - self._begin + 1
 
 
-class Guard(keras.callbacks.Callback):
+class Guard(RunCallback):
     """Stops a run whose loss is no number, infinite, or a hundred times that of guessing."""
 
     def __init__(self, run: Run, classes: int, last_good: Callable[[], str]) -> None:
         """Takes the run, how many classes there are, and what says which state is safe."""
-        super().__init__()
-        self._run, self._last_good = run, last_good
+        super().__init__(run)
+        self._last_good = last_good
         self._limit = 100 * max(1.0, math.log(classes))
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
         loss = float((logs or {}).get("loss", 0.0))
         if math.isfinite(loss) and loss <= self._limit:
             return
-        _synchronize(self)
+        synchronize(self._run.model)
         raise DivergedError(
             f"Expected a finite loss of at most {self._limit:.0f}. Received: a mean loss of "
             f"{loss:g} in epoch {self._run.finished_epochs + 1}, at step {self._run.steps}, with "
@@ -57,12 +63,8 @@ class Guard(keras.callbacks.Callback):
         )
 
 
-class AdaptiveRate(keras.callbacks.Callback):
+class AdaptiveRate(RunCallback):
     """Ends the warm-up of He et al. 2015, section 4.2, once the training error is low enough."""
-
-    def __init__(self, run: Run) -> None:
-        super().__init__()
-        self._run = run
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
         limit = self._run.recipe.schedule.low_until_error
@@ -70,27 +72,23 @@ class AdaptiveRate(keras.callbacks.Callback):
             return
         if 1 - float((logs or {}).get("accuracy", 0.0)) < limit:
             self._run.low_rate = False
-            _synchronize(self)
+            synchronize(self._run.model)
             self._run.set_rate()
 
 
-class Averaging(keras.callbacks.Callback):
+class Averaging(RunCallback):
     """Keeps the moving average of the weights."""
-
-    def __init__(self, run: Run) -> None:
-        super().__init__()
-        self._run = run
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         run = self._run
         every = run.recipe.average.every * run.recipe.optimizer.accumulation
         if run.average is not None and run.batches % every == 0:
-            _synchronize(self)
+            synchronize(run.model)
             average_bn_across_replicas(run.model)
             run.average.update(run.model)
 
 
-class EpochEnd(keras.callbacks.Callback):
+class EpochEnd(RunCallback):
     """Evaluates, follows the error, and hands the epoch's figures on.
 
     Keras would evaluate by itself; here, the weights are the averaged ones, and an interruption
@@ -104,12 +102,12 @@ class EpochEnd(keras.callbacks.Callback):
         finished: Callable[[bool], None],
     ) -> None:
         """Takes what evaluates, and what to do with an epoch, told if it is the best."""
-        super().__init__()
-        self._run, self._evaluate, self._finished = run, evaluate, finished
+        super().__init__(run)
+        self._evaluate, self._finished = evaluate, finished
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        _synchronize(self)
         run = self._run
+        synchronize(run.model)
         logs = {} if logs is None else logs
         # That of the next step.
         logs["learning_rate"] = run.learning_rate
@@ -127,46 +125,25 @@ class EpochEnd(keras.callbacks.Callback):
             self.model.stop_training = True
 
 
-class Checkpointing(keras.callbacks.Callback):
+class Checkpointing(RunCallback):
     """Saves the run every so many batches and after every epoch."""
 
     def __init__(self, run: Run, every: int | None, save: Callable[[], None]) -> None:
-        super().__init__()
-        self._run, self._every, self._save = run, every, save
-        self._before = run.batches
+        super().__init__(run)
+        self._every, self._save, self._before = every, save, run.batches
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         before, self._before = self._before, self._run.batches
         within_epoch = self._before % self._run.batches_per_epoch != 0
         if self._every and within_epoch and before // self._every != self._before // self._every:
-            _synchronize(self)
+            synchronize(self._run.model)
             self._save()
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        _synchronize(self)
+        synchronize(self._run.model)
         self._save()
-
-
-class EndIfAsked(keras.callbacks.Callback):
-    """Calls what ends the run if a signal asked for that, after every step; comes last."""
-
-    def __init__(self, end_if_asked: Callable[[], None]) -> None:
-        super().__init__()
-        self._end_if_asked = end_if_asked
-
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        self._end_if_asked()
-
-    def on_test_batch_end(self, batch: int, logs: Any = None) -> None:
-        self._end_if_asked()
 
 
 def _place(name: str) -> tuple[bool, bool, str]:
     """Loss, accuracies, those of validation, then the learning rate."""
     return name == "learning_rate", name.startswith("val_"), name.replace("loss", "")
-
-
-def _synchronize(callback: keras.callbacks.Callback) -> None:
-    """Brings the model's variables up to date; under jax, they are not while `fit` runs."""
-    # Reading the attribute does it, whatever the backend.
-    _ = callback.model

@@ -219,7 +219,7 @@ def _recipe(facts: CardFacts) -> str:
         for name, value, source, marked in _recipe_fields(recipe)
         if source or name in _ALWAYS or defaults.get(name) != value
     )
-    whole = recipe.sources.get("")
+    whole = recipe.citations.get("")
     intro = [
         f"`{recipe.name}`, with seed {facts.seed}.",
         f"Source: {_text(whole)}." if whole else "",
@@ -253,7 +253,7 @@ def _recipe_fields(recipe: Recipe) -> list[tuple[str, Any, str, bool]]:
         # `Recipe.lasting` changes the interval of steps even where there are none.
         if name == "name" or (name == "schedule.every" and recipe.schedule.name != "step"):
             continue
-        source = recipe.sources.get(name, "")
+        source = recipe.citations.get(name, "")
         marked = source == _BY_USER
         if published is not None and published.get(name) != value:
             before = f"`{_json(published[name])}`" if name in published else "nothing"

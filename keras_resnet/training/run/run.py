@@ -13,7 +13,7 @@ import numpy as np
 from keras_resnet.training.optimizers.averaging import WeightAverage
 from keras_resnet.training.optimizers.schedules import Plateau
 from keras_resnet.training.recipes.recipe import Recipe
-from keras_resnet.training.run.state import ResumeError, RunState
+from keras_resnet.training.run.checkpoint import ResumeError, RunState
 
 
 @dataclass
@@ -53,9 +53,7 @@ class Run:
         schedule, average = recipe.schedule, recipe.average
         run = cls(model, recipe, batches_per_epoch, total)
         if average.decay:
-            run.average = WeightAverage(
-                average.decay, average.every * recipe.optimizer.accumulation
-            )
+            run.average = WeightAverage(average.decay)
         if schedule.name == "plateau":
             run.plateau = Plateau(schedule.factor, schedule.patience, schedule.threshold)
         run.low_rate = schedule.low_until_error is not None

@@ -17,10 +17,12 @@ from keras_resnet.models.info import get_info, set_class_names
 from keras_resnet.training.recipes.recipe import override
 from keras_resnet.training.recipes.table import RECIPES
 from keras_resnet.training.run.card import CardFacts, model_card
+from keras_resnet.training.run.checkpoint import RunState
 from keras_resnet.training.run.environment import describe_environment
 from keras_resnet.training.run.folder import RunFolder
 from keras_resnet.training.run.history_plot import history_plot
-from keras_resnet.training.run.state import RunState
+
+from .histories import read_history
 
 
 def history(epochs: int) -> dict[str, list[float]]:
@@ -36,7 +38,9 @@ def history(epochs: int) -> dict[str, list[float]]:
 
 def test_files_have_their_names(tmp_path: Path) -> None:
     folder = RunFolder(str(tmp_path))
-    named = {name: path.name for name, path in vars(folder).items() if name != "path"}
+    named = {
+        name: path.name for name, path in vars(folder).items() if name.endswith(("file", "folder"))
+    }
     assert named == {
         "config_file": "config.json",
         "environment_file": "environment.json",
@@ -48,7 +52,7 @@ def test_files_have_their_names(tmp_path: Path) -> None:
         "plot_file": "history.png",
         "card_file": "model_card.md",
     }
-    path = folder.checkpoints(keep=2).save(1, RunState())
+    path = folder.save(1, RunState())
     assert path.parent == tmp_path / "checkpoints"
 
 
@@ -68,9 +72,8 @@ def test_configs_come_back(tmp_path: Path) -> None:
         "file": "\udce4",
         "seed": 3,
     }
-    for bad, message in (({"a": object()}, "`config.a` to be of"), ({"a": math.nan}, "JSON")):
-        with pytest.raises(ValueError, match=message):
-            folder.write_config(bad)
+    with pytest.raises(ValueError, match="JSON"):
+        folder.write_config({"a": math.nan})
     assert (folder.read_config() or {})["seed"] == 3
     for damaged in ('{"a":', "[1]"):
         folder.config_file.write_text(damaged)
@@ -100,7 +103,6 @@ def test_environment_names_versions_and_devices(tmp_path: Path) -> None:
 
 def test_history_has_a_row_per_epoch_with_all_digits(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
-    assert folder.read_history() == {}
     columns = {
         "loss": [1 / 3, math.nan, math.inf],
         "val accuracy, top-5": [0.1, np.float32(0.1), 1],
@@ -113,16 +115,9 @@ def test_history_has_a_row_per_epoch_with_all_digits(tmp_path: Path) -> None:
         "2,nan,0.10000000149011612\n"
         "3,inf,1.0\n"
     )
-    found = folder.read_history()
+    found = read_history(tmp_path)
     assert list(found) == list(columns)
     np.testing.assert_array_equal(found["loss"], columns["loss"])
-    for bad in ({"a": [1.0], "b": []}, {"epoch": [1.0]}):
-        with pytest.raises(ValueError, match="Expected as many values in each column, none of"):
-            folder.write_history(bad)
-    for damaged in ("", "epoch,loss\n1\n", "epoch,loss\n1,x\n", "loss\n1\n"):
-        folder.history_file.write_text(damaged)
-        with pytest.raises(OSError, match="Expected the history of a training run. Received: "):
-            folder.read_history()
 
 
 @pytest.mark.parametrize("epochs", [1, 600])
