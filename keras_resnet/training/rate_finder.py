@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import itertools
 import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -24,7 +23,12 @@ from keras_resnet.training.losses import TrainedModel
 from keras_resnet.training.recipes.recipe import Recipe
 from keras_resnet.training.recipes.table import find_recipe
 from keras_resnet.training.run.copy import compile_copy, pull_to_start, training_copy
-from keras_resnet.training.run.resolved import ResolvedRecipe, open_data, resolve_recipe
+from keras_resnet.training.run.resolved import (
+    ResolvedRecipe,
+    check_classes,
+    open_data,
+    resolve_recipe,
+)
 
 #: A smoothed loss above this many times the smallest one ends the search.
 _DIVERGED = 4.0
@@ -147,7 +151,12 @@ def find_rate(
     rates = _growing(lowest, highest, steps)
     recipe = find_recipe(recipe) if isinstance(recipe, str) else recipe
     (source, _), config = open_data(data)
-    _check(model, source)
+    check_classes(model, source)
+    if not model.trainable_variables:
+        raise ValueError(
+            f"Expected a model in which something trains. Received: {model.name}, all of which is "
+            "frozen. Call `unfreeze` first"
+        )
     resolved = resolve_recipe(model, source, recipe, config=config, seed=seed)
     copy = training_copy(model, size=resolved.size, seed=seed)
     if recipe.loss.l2_sp:
@@ -156,14 +165,12 @@ def find_rate(
     compile_copy(copy, recipe, source, 1.0)
     losses: list[float] = []
     smoothed: list[float] = []
-    raw, again = itertools.tee(_losses(copy, resolved, source, rates))
-    for loss, average in zip(raw, smooth(again, steps), strict=True):
-        done = len(losses)
+    for done, loss in enumerate(_losses(copy, resolved, source, rates)):
         if done % max(1, steps // 10) == 0:
             progress(f"rate {rates[done]:.1e}", done / steps)
         losses.append(loss)
-        smoothed.append(average)
-        if not math.isfinite(average) or average > _DIVERGED * min(smoothed):
+        smoothed = list(smooth(losses, steps))
+        if not math.isfinite(smoothed[-1]) or smoothed[-1] > _DIVERGED * min(smoothed):
             break
     known = rates[: len(losses)]
     curve = RateCurve(known, tuple(losses), tuple(smoothed), suggest(known, losses, steps))
@@ -180,7 +187,8 @@ def rate_setting(recipe: Recipe, rate: float) -> float:
 
 def smooth(losses: Iterable[float], steps: int) -> Iterator[float]:
     """The exponential moving average of `RateCurve`, for a search of so many steps."""
-    keep = _keep(steps)
+    # It remembers a twentieth of all steps.
+    keep = 1 - 1 / max(2.0, steps / 20)
     average = 0.0
     for count, loss in enumerate(losses, 1):
         average = keep * average + (1 - keep) * loss
@@ -275,25 +283,6 @@ def _growing(lowest: float, highest: float, steps: int) -> tuple[float, ...]:
             f"highest={highest:g}"
         )
     return tuple(float(rate) for rate in np.geomspace(lowest, highest, steps))
-
-
-def _keep(steps: int) -> float:
-    """What the moving average keeps at a step, so that it remembers a twentieth of all steps."""
-    return 1 - 1 / max(2.0, steps / 20)
-
-
-def _check(model: keras.Model, source: Source) -> None:
-    classes = len(source.class_names)
-    if model.output_shape[-1] != classes:
-        raise ValueError(
-            f"Expected a model of the {classes} classes of {source.name}. Received: {model.name}, "
-            f"of {model.output_shape[-1]} classes. Give it another head with `replace_head`"
-        )
-    if not model.trainable_variables:
-        raise ValueError(
-            f"Expected a model in which something trains. Received: {model.name}, all of which is "
-            "frozen. Call `unfreeze` first"
-        )
 
 
 def _losses(

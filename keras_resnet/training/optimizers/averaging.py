@@ -10,7 +10,6 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_resnet.support.checks import check_number
 from keras_resnet.training.optimizers.keras_private import synchronize
 
 _STEPS = "steps"
@@ -27,13 +26,9 @@ class WeightAverage:
 
     Args:
         decay: share that the average keeps at an update, in [0, 1].
-
-    Raises:
-        ValueError: `decay` is not in its range.
     """
 
     def __init__(self, decay: float) -> None:
-        check_number("decay", decay, 0, 1)
         self.decay = decay
         #: Calls of `update`.
         self.steps = 0
@@ -46,9 +41,6 @@ class WeightAverage:
         Args:
             model: within `fit`, the one that is fitted: JAX has its weights elsewhere meanwhile,
                 and only this model can fetch them.
-
-        Raises:
-            ValueError: the model has other weights than before.
         """
         self.steps += 1
         synchronize(model)
@@ -56,7 +48,6 @@ class WeightAverage:
             self._names = [variable.path for variable in model.weights]
             self._averages = [_as_average(_read(variable)) for variable in model.weights]
             return
-        self._check(model)
         # One buffer for all: fresh memory for each would take longer than the arithmetic.
         buffer = np.empty(max(average.size for average in self._averages), np.float32)
         for variable, average in zip(model.weights, self._averages, strict=True):
@@ -94,11 +85,7 @@ class WeightAverage:
         Args:
             model: as for `update`. It may be evaluated and saved meanwhile; what training does to
                 it is lost. Every replica gets its own statistics back.
-
-        Raises:
-            ValueError: there is no average yet, or the model has other weights.
         """
-        self._check(model)
         synchronize(model)
         with _kept(model.weights):
             for variable, average in zip(model.weights, self._averages, strict=True):
@@ -108,15 +95,6 @@ class WeightAverage:
             finally:
                 # Otherwise JAX's `evaluate` would write the averages over the weights afterwards.
                 synchronize(model)
-
-    def _check(self, model: keras.Model) -> None:
-        own = [average.shape for average in self._averages]
-        others = [tuple(variable.shape) for variable in model.weights]
-        if own != others:
-            raise ValueError(
-                f"Expected a model with the {len(own)} weights that were averaged, in their "
-                f"shapes. Received: {model.name}, with {len(others)} weights"
-            )
 
 
 def recompute_bn(model: keras.Model, batches: Iterable[Any]) -> None:

@@ -8,12 +8,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import Any, get_args
+from typing import Any
 
 from keras import ops
 
 from keras_resnet.networks.names import levels_of
-from keras_resnet.support.checks import check_choice, check_number
 from keras_resnet.training.optimizers.keras_private import OpenOptimizer
 from keras_resnet.training.recipes.parts import Decay, VariableKind
 
@@ -105,8 +104,7 @@ class GroupedUpdates(OpenOptimizer):
             `learning_rate` is their product.
 
     Raises:
-        ValueError: an argument has another value than these; or, when the variables are known, a
-            key of `rate_groups` reaches none.
+        ValueError: when the variables are known: a key of `rate_groups` reaches none.
     """
 
     def __init__(
@@ -119,16 +117,9 @@ class GroupedUpdates(OpenOptimizer):
         rate_groups: Mapping[str, float] | None = None,
         **keywords: Any,
     ) -> None:
-        check_number("weight_decay", weight_decay)
-        check_choice("decay", decay, get_args(Decay))
-        kinds = (decay_on,) if isinstance(decay_on, str) else tuple(decay_on)
-        for kind in kinds:
-            check_choice("decay_on", kind, get_args(VariableKind))
-        for key, factor in (rate_groups or {}).items():
-            check_number(f"rate_groups[{key!r}]", factor)
         super().__init__(learning_rate=learning_rate, weight_decay=float(weight_decay), **keywords)
         self.decay = decay
-        self.decay_on = kinds
+        self.decay_on = tuple(decay_on)
         # Pairs, as Keras would track a dict, and their order counts.
         self._rate_groups = tuple((rate_groups or {}).items())
         self._multipliers: tuple[float, ...] = ()
@@ -190,13 +181,6 @@ class GroupedUpdates(OpenOptimizer):
     def is_selected(self, variable: Any) -> bool:
         """Whether `variable`, or what the backend makes of it, is of a kind in `decay_on`."""
         return self._selected[self.index_of(variable)]
-
-    def exclude_from_weight_decay(self, var_list: Any = None, var_names: Any = None) -> None:
-        """Refused: Keras forgets such a list when a model is saved."""
-        raise ValueError(
-            "Expected variables to be excluded by `decay_on`, which is saved with the model. "
-            f"Received: exclude_from_weight_decay(var_list={var_list}, var_names={var_names})"
-        )
 
     def get_config(self) -> dict[str, Any]:
         return {

@@ -30,10 +30,10 @@ def make_schedule(recipe: Recipe, steps_per_epoch: float) -> RecipeSchedule:
         ValueError: the warm-up does not end before the training.
     """
     in_steps = recipe.in_steps(steps_per_epoch)
+    # A batch below the reference has a peak below the unscaled rate: no warm-up then.
+    unscaled = min(1.0, recipe.optimizer.learning_rate / max(recipe.learning_rate, 1e-30))
     start = recipe.schedule.warmup_from
-    if start == "unscaled":
-        # A batch below the reference has a peak below the unscaled rate: no warm-up then.
-        start = min(1.0, recipe.optimizer.learning_rate / max(recipe.learning_rate, 1e-30))
+    start = unscaled if start == "unscaled" else start
     schedule = in_steps.as_dict()["schedule"]
     return RecipeSchedule(schedule, recipe.learning_rate, start, int(in_steps.duration))
 

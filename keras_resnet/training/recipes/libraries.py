@@ -156,6 +156,12 @@ _RSB_THRESHOLD = (
     "assumption. A smoothed share is 0 or 1 after it, as in timm"
 )
 
+_DEVIATION = (
+    ", standard deviation 0.5. No field stands for the deviation: every image gets the same "
+    "magnitude"
+)
+_AUTO = "augmentation.auto augmentation.auto_layers augmentation.auto_magnitude"
+
 _RSB_A2 = Recipe(
     "rsb-a2",
     duration=300,
@@ -196,10 +202,7 @@ _RSB_A2 = Recipe(
             f"{_RSB_DATA}; there the crop is resized by bicubic interpolation": "augmentation.crop "
             "augmentation.flip",
             "timm resizes with Pillow": "augmentation.antialias",
-            f"{_RSB_DATA} and Li et al. 2024, Table A3: 7, standard deviation 0.5. No field stands "
-            "for the deviation: every image gets the same magnitude": (
-                "augmentation.auto augmentation.auto_layers augmentation.auto_magnitude"
-            ),
+            f"{_RSB_DATA} and Li et al. 2024, Table A3: 7{_DEVIATION}": _AUTO,
             f"{_MMPRETRAIN}@548db6f4: repeated; 3 in the command of timm for A2 in "
             "Alibaba-MIIL/ML_Decoder@12a67d98 README.md": "augmentation.repeats",
             "huggingface/pytorch-image-models@aa4b5850 results/results-imagenet.csv": (
@@ -222,33 +225,21 @@ _RSB_A1 = dataclasses.replace(
     optimizer=dataclasses.replace(_RSB_A2.optimizer, weight_decay=0.01),
     loss=dataclasses.replace(_RSB_A2.loss, label_smoothing=0.1),
     augmentation=dataclasses.replace(_RSB_A2.augmentation, mixup=0.2),
-    citations={
-        **_RSB_A2.citations,
-        "": "Wightman et al. 2021 (arXiv:2110.00476), procedure A1; the paper's text is "
-        f"unverified, the values are from {_A1_CONFIG}",
-        **dict.fromkeys(
-            (
-                *("duration", "optimizer.weight_decay", "loss.name", "network.stochastic_depth"),
-                *("augmentation.mixup", "augmentation.cutmix"),
-            ),
-            _A1_ONLY,
-        ),
-        **dict.fromkeys(
-            (
-                *("batch_size", "optimizer.name", "optimizer.learning_rate"),
-                *("schedule.name", "schedule.warmup"),
-            ),
-            f"{_RSB_SCHEDULE}; timm's LAMB also clips the gradients' norm at 1",
-        ),
-        **dict.fromkeys(
-            ("augmentation.auto", "augmentation.auto_layers", "augmentation.auto_magnitude"),
-            f"{_RSB_DATA}: 7, standard deviation 0.5. No field stands for the deviation: every "
-            "image gets the same magnitude",
-        ),
-        "optimizer.decay_on": f"{_A1_CONFIG}: not on biases and BN; timm's default agrees",
-        "augmentation.repeats": f"{_A1_CONFIG}: repeated; our assumption: 3, as for A2",
-        "loss.label_smoothing": f"{_A1_ONLY}; `loss.target_threshold` leaves no trace of it",
-    },
+    citations=dict(_RSB_A2.citations)
+    | cited(
+        "Wightman et al. 2021 (arXiv:2110.00476), procedure A1; the paper's text is unverified, "
+        f"the values are from {_A1_CONFIG}",
+        {
+            _A1_ONLY: "duration optimizer.weight_decay loss.name network.stochastic_depth "
+            "augmentation.mixup augmentation.cutmix",
+            f"{_RSB_SCHEDULE}; timm's LAMB also clips the gradients' norm at 1": "batch_size "
+            "optimizer.name optimizer.learning_rate schedule.name schedule.warmup",
+            f"{_RSB_DATA}: 7{_DEVIATION}": _AUTO,
+            f"{_A1_CONFIG}: not on biases and BN; timm's default agrees": "optimizer.decay_on",
+            f"{_A1_CONFIG}: repeated; our assumption: 3, as for A2": "augmentation.repeats",
+            f"{_A1_ONLY}; `loss.target_threshold` leaves no trace of it": "loss.label_smoothing",
+        },
+    ),
     expected={"resnet50": 80.382},
 )
 
@@ -262,29 +253,22 @@ _RSB_A3 = dataclasses.replace(
     train_size=160,
     network={},
     citations={
-        **{
-            field: source
-            for field, source in _RSB_A2.citations.items()
-            if field not in ("network.stochastic_depth", "augmentation.repeats")
+        field: citation
+        for field, citation in _RSB_A2.citations.items()
+        if field not in ("network.stochastic_depth", "augmentation.repeats")
+    }
+    | cited(
+        "Wightman et al. 2021 (arXiv:2110.00476), procedure A3; the paper's text is unverified, "
+        f"the values are from {_A3_BOTH}",
+        {
+            _A3_BOTH: "duration optimizer.learning_rate loss.name augmentation.mixup "
+            "augmentation.cutmix",
+            f"{_A3_CONFIG}: not on biases and BN; timm's default agrees": "optimizer.decay_on",
+            f"Li et al. 2024, Table A3: 6{_DEVIATION}": _AUTO,
+            "Li et al. 2024, Table A3; the data config of mmpretrain crops to 224: "
+            "a disagreement": "train_size",
         },
-        "": "Wightman et al. 2021 (arXiv:2110.00476), procedure A3; the paper's text is "
-        f"unverified, the values are from {_A3_BOTH}",
-        **dict.fromkeys(
-            (
-                *("duration", "optimizer.learning_rate", "loss.name"),
-                *("augmentation.mixup", "augmentation.cutmix"),
-            ),
-            _A3_BOTH,
-        ),
-        "optimizer.decay_on": f"{_A3_CONFIG}: not on biases and BN; timm's default agrees",
-        **dict.fromkeys(
-            ("augmentation.auto", "augmentation.auto_layers", "augmentation.auto_magnitude"),
-            "Li et al. 2024, Table A3: 6, standard deviation 0.5. No field stands for the "
-            "deviation: every image gets the same magnitude",
-        ),
-        "train_size": "Li et al. 2024, Table A3; the data config of mmpretrain crops to 224: a "
-        "disagreement",
-    },
+    ),
     expected={"resnet50": 78.052},
 )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from keras_resnet.training.recipes.recipe import Recipe
@@ -30,6 +30,19 @@ _ALWAYS = {
 }
 
 
+_FRONT_MATTER = """---
+library_name: keras
+pipeline_tag: image-classification
+tags:
+  - image-classification
+  - keras
+  - keras-resnets
+  - resnet
+metrics:
+  - accuracy
+---"""
+
+
 @dataclass(frozen=True)
 class CardFacts:
     """What a model card is written from.
@@ -47,11 +60,8 @@ class CardFacts:
         best_epoch: that of `best.keras`, from 1; None: there is none.
         seed: of the run.
         dtype: of the computations, e.g. `"bfloat16"`.
-        finished: whether the whole training is over.
-        stages: of fine-tuning, each with the recipe's whole schedule; 0: it is no fine-tuning.
         environment: what `describe_environment` gives.
-        licence: of the weights, as Hugging Face abbreviates it, e.g. `"apache-2.0"`; None: the card
-            says nothing of it.
+        stages: of fine-tuning, each with the recipe's whole schedule; 0: it is no fine-tuning.
     """
 
     network: str
@@ -66,10 +76,8 @@ class CardFacts:
     best_epoch: int | None
     seed: int
     dtype: str
-    finished: bool = True
+    environment: Mapping[str, Any]
     stages: int = 0
-    environment: Mapping[str, Any] = field(default_factory=dict)
-    licence: str | None = None
 
 
 def model_card(facts: CardFacts) -> str:
@@ -78,7 +86,7 @@ def model_card(facts: CardFacts) -> str:
     Fields of the recipe that are not those of the table `RECIPES` are marked, whoever changed them.
     """
     sections = (
-        _front_matter(facts),
+        _FRONT_MATTER,
         f"# {_text(facts.network)} trained on {_text(facts.data)}\n\n{_summary(facts)}",
         f"## Results\n\n{_results(facts)}",
         f"## Published results\n\n{_published(facts)}",
@@ -91,34 +99,19 @@ def model_card(facts: CardFacts) -> str:
     return "\n\n".join(sections) + "\n"
 
 
-def _front_matter(facts: CardFacts) -> str:
-    lines = ["library_name: keras", "pipeline_tag: image-classification"]
-    if facts.licence is not None:
-        # A string of JSON is one of YAML.
-        lines.append(f"license: {json.dumps(facts.licence)}")
-    tags = ("image-classification", "keras", "keras-resnets", "resnet")
-    lines += ["tags:", *(f"  - {tag}" for tag in tags), "metrics:", "  - accuracy"]
-    return "\n".join(("---", *lines, "---"))
-
-
 def _summary(facts: CardFacts) -> str:
     epochs = _epochs(facts)
     stages = f"{facts.stages} stage{'' if facts.stages == 1 else 's'}"
-    sentences = [
+    text = (
         f"A classifier of images into {len(facts.class_names)} classes, with {facts.parameters:,} "
         f"parameters, {f'fine-tuned in {stages}' if facts.stages else 'trained'} for {epochs} "
         f"epoch{'' if epochs == 1 else 's'} by the recipe `{facts.recipe.name}` of keras-resnets."
-    ]
-    if not facts.finished:
-        sentences.append(
-            "**The training is not finished**: the recipe lasts "
-            f"{facts.recipe.duration:g} {facts.recipe.unit}."
-        )
+    )
     changed = sum(marked for *_, marked in _recipe_fields(facts.recipe))
     if changed:
         fields = "field of the recipe was" if changed == 1 else "fields of the recipe were"
-        sentences.append(f"{changed} {fields} changed for this run; see below.")
-    return " ".join(sentences)
+        text += f" {changed} {fields} changed for this run; see below."
+    return text
 
 
 def _results(facts: CardFacts) -> str:
@@ -148,7 +141,7 @@ def _results(facts: CardFacts) -> str:
         )
     if facts.recipe.average.decay:
         text += " Validated and saved are moving averages of the weights."
-    if facts.recipe.precise_bn and facts.finished:
+    if facts.recipe.precise_bn:
         text += (
             " The statistics of batch normalisation in `last.keras` were computed anew after the "
             "last epoch, so that its figures differ a little from these."

@@ -231,7 +231,7 @@ class Fitting:
         asked = self._interruption.signal is not None
         if self._setup.any_worker(asked):
             if not asked:
-                self._interruption.note(signal.SIGTERM, None)
+                self._interruption.signal = signal.SIGTERM
             self._interruption.raise_if_requested()
 
     def _take_up(self, callbacks: list[keras.callbacks.Callback]) -> None:

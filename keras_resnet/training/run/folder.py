@@ -9,7 +9,7 @@ import math
 import os
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +78,7 @@ class RunFolder:
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Writes `config.json`, whose values are dicts, lists, strings, numbers, booleans, None."""
-        self._write_json(self.config_file, config)
+        _write_json(self.config_file, config)
 
     def read_config(self) -> dict[str, Any] | None:
         """The contents of `config.json`; None if there is none.
@@ -141,7 +141,7 @@ class RunFolder:
         if before and differences(before, environment):
             earlier = [*earlier, before]
         others = {"earlier": earlier} if earlier else {}
-        self._write_json(self.environment_file, {**environment, **others})
+        _write_json(self.environment_file, {**environment, **others})
 
     def write_history(self, history: Mapping[str, Sequence[float]]) -> None:
         """Writes `history.csv` anew: columns `epoch`, from 1, and those of the history.
@@ -157,26 +157,20 @@ class RunFolder:
         writer.writerow([_EPOCH, *history])
         for number, row in enumerate(zip(*history.values(), strict=True), 1):
             writer.writerow([number, *(repr(float(value)) for value in row)])
-        self._write(self.history_file, text.getvalue())
+        _write(self.history_file, text.getvalue())
 
     def write_plot(self, history: Mapping[str, Sequence[float]], title: str = "") -> None:
         """Draws `history.png`; see `history_plot`."""
         figure = history_plot(history, title)
-        with partial_directory(self.path) as staging:
-            new = staging / self.plot_file.name
-            figure.savefig(new, dpi=120)
-            replace_durably(new, self.plot_file)
+        _put(self.plot_file, lambda new: figure.savefig(new, dpi=120))
 
     def write_card(self, text: str) -> None:
         """Writes `model_card.md`; see `model_card`."""
-        self._write(self.card_file, text)
+        _write(self.card_file, text)
 
     def write_model(self, model: Any, file: Path) -> None:
         """Saves a Keras model as `file`, one of `best_file` and `last_file`."""
-        with partial_directory(self.path) as staging:
-            new = staging / file.name
-            model.save(new)
-            replace_durably(new, file)
+        _put(file, model.save)
 
     def checkpoints(self) -> list[Path]:
         """The files of the checkpoints, damaged ones included, by step."""
@@ -201,10 +195,7 @@ class RunFolder:
         """
         path = self.checkpoints_folder / f"step-{step:010d}.safetensors"
         damaged = self._damaged_after(step)
-        with partial_directory(self.checkpoints_folder) as staging:
-            new = staging / path.name
-            write_checkpoint(new, state)
-            replace_durably(new, path)
+        _put(path, lambda new: write_checkpoint(new, state))
         for old in (*damaged, *self.checkpoints()[: -self._keep]):
             if old != path:
                 old.unlink(missing_ok=True)
@@ -259,19 +250,26 @@ class RunFolder:
             )
         return later
 
-    def _write(self, file: Path, text: str) -> None:
-        with partial_directory(self.path) as staging:
-            new = staging / file.name
-            # Names of files that are not UTF-8 become escapes, which JSON reads back.
-            new.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
-            replace_durably(new, file)
 
-    def _write_json(self, file: Path, values: Mapping[str, Any]) -> None:
-        # NaN, which Python would write, is not JSON. NumPy's numbers become Python's.
-        text = json.dumps(
-            values, indent=2, ensure_ascii=False, allow_nan=False, default=np.generic.item
-        )
-        self._write(file, f"{text}\n")
+def _put(file: Path, write: Callable[[Path], Any]) -> None:
+    with partial_directory(file.parent) as staging:
+        new = staging / file.name
+        write(new)
+        replace_durably(new, file)
+
+
+def _write(file: Path, text: str) -> None:
+    # Names of files that are not UTF-8 become escapes, which JSON reads back.
+    keywords = {"encoding": "utf-8", "errors": "backslashreplace", "newline": "\n"}
+    _put(file, lambda new: new.write_text(text, **keywords))
+
+
+def _write_json(file: Path, values: Mapping[str, Any]) -> None:
+    # NaN, which Python would write, is not JSON. NumPy's numbers become Python's.
+    text = json.dumps(
+        values, indent=2, ensure_ascii=False, allow_nan=False, default=np.generic.item
+    )
+    _write(file, f"{text}\n")
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

@@ -148,7 +148,8 @@ def check_classes(model: keras.Model, source: Source) -> None:
     if model.output_shape[-1] != classes:
         raise ValueError(
             f"Expected a model of the {classes} classes of {source.name}. Received: "
-            f"{model.name}, of {model.output_shape[-1]} classes. Build it with `classes={classes}`"
+            f"{model.name}, of {model.output_shape[-1]} classes. Build it with "
+            f"`classes={classes}`, or give it another head with `replace_head`"
         )
     names, known = tuple(source.class_names), get_info(model).class_names
     if known is not None and known != names and set(known) == set(names):
@@ -200,13 +201,7 @@ def identity(
 ) -> dict[str, Any]:
     """What must not change between two parts of one run, fit for JSON.
 
-    Args:
-        model: the classifier.
-        data: training and validation images.
-        resolved: the recipe of the run.
-        seed: of data order and augmentation.
-        dtype: of the computations.
-        start: weights that the loss depends on, if it does.
+    `start` are the weights that the loss depends on, if it does.
     """
     shapes = [(weight.path.split("/")[-1], tuple(weight.shape)) for weight in model.weights]
     config = get_info(model).config

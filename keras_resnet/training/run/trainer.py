@@ -176,7 +176,7 @@ def train(
             weighted_metrics=make_metrics(copy.output_shape[-1]),
             steps_per_execution=steps_per_execution,
         )
-        run = Run.start(copy, resolved.recipe, resolved.batches_per_epoch, resolved.total)
+        run = Run(copy, resolved)
         fitting = Fitting(model, sources, resolved, run, folder, setup, interruption)
         fitting.fit(callbacks, checkpoint_every, profile)
         fitting.finish(recipe if epochs is None else resolved.recipe, seed, precision)

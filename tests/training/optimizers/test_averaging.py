@@ -146,22 +146,6 @@ def test_own_weights_come_back_after_an_error() -> None:
         np.testing.assert_array_equal(value, expected)
 
 
-def test_refusals() -> None:
-    with pytest.raises(ValueError, match="Expected `decay`.*Received: 1.1"):
-        WeightAverage(1.1)
-    model, average = small_model(), WeightAverage(0.9)
-    with (
-        pytest.raises(ValueError, match="the 0 weights that were averaged"),
-        average.applied(model),
-    ):
-        pass
-    average.update(model)
-    inputs = keras.Input((2,))
-    other = keras.Model(inputs, keras.layers.Dense(2)(inputs), name="other")
-    with pytest.raises(ValueError, match="Received: other, with 2 weights"):
-        average.update(other)
-
-
 @pytest.mark.parametrize("policy", [None, "mixed_bfloat16"])
 def test_fit_with_an_average(policy: str | None) -> None:
     model = small_model(policy=policy)

@@ -229,14 +229,12 @@ FACTS = CardFacts(
         "versions": {"keras": "3.15", "torch": None},
         "devices": ["A", "B"],
     },
-    licence="cc-by-4.0",
 )
 
 
 def test_card_says_what_the_model_is() -> None:
     card = model_card(FACTS)
     front, text = card.removeprefix("---\n").split("\n---\n", 1)
-    assert 'license: "cc-by-4.0"' in front.splitlines()
     assert "library_name: keras" in front.splitlines()
     lines = text.splitlines()
     for line in (
@@ -260,7 +258,7 @@ def test_card_says_what_the_model_is() -> None:
     assert "kind\\_50" not in text
     assert "torch" not in text
     assert "trained for 4 epochs by the recipe `quick-digits`" in text
-    for absent in ("changed for this run", "not finished", "**"):
+    for absent in ("changed for this run", "**"):
         assert absent not in text, absent
 
 
@@ -269,8 +267,6 @@ def test_card_marks_what_was_changed() -> None:
     changed = dataclasses.replace(
         FACTS,
         recipe=dataclasses.replace(recipe.lasting(5), expected={"resnet20": 91.25, "resnet56": 93}),
-        licence=None,
-        finished=False,
     )
     card = model_card(changed)
     lines = card.splitlines()
@@ -283,9 +279,7 @@ def test_card_marks_what_was_changed() -> None:
         "This run changed the recipe, so it need not reach them.",
     ):
         assert line in lines, line
-    assert "**The training is not finished**: the recipe lasts 5 epochs." in card
     assert "4 fields of the recipe were changed for this run" in card
-    assert "license" not in card
     # A recipe of one's own has no original, but its overrides are known.
     own = override(dataclasses.replace(FACTS.recipe, name="own"), {"batch_size": 64})
     card = model_card(dataclasses.replace(FACTS, recipe=own))
@@ -294,7 +288,7 @@ def test_card_marks_what_was_changed() -> None:
 
 
 def test_card_of_a_run_without_an_epoch() -> None:
-    card = model_card(dataclasses.replace(FACTS, history={}, best_epoch=None, finished=False))
+    card = model_card(dataclasses.replace(FACTS, history={}, best_epoch=None))
     assert "No epoch was finished, so there are none." in card
     assert 'load_model("last.keras")' in card
     assert "best.keras" not in card
