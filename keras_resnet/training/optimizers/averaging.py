@@ -124,21 +124,23 @@ def recompute_bn(model: keras.Model, batches: Iterable[Any]) -> None:
     norms = [layer for layer in _norms(model) if layer.trainable]
     if not norms:
         return
-    pools = [_Pool() for _ in norms]
+    counts: list[int] = []
+    statistics: list[list[tuple[np.ndarray, np.ndarray]]] = []
     with _kept(model.non_trainable_variables), _batch_statistics(model, norms):
         run = _training_pass(model)
         for batch in batches:
             images = np.asarray(batch[0] if isinstance(batch, (tuple, list)) else batch)
-            if not len(images):
-                continue
-            run(images)
-            for pool, norm in zip(pools, norms, strict=True):
-                pool.add(len(images), _read(norm.moving_mean), _read(norm.moving_variance))
-    if not pools[0].count:
+            if len(images):
+                run(images)
+                counts.append(len(images))
+                statistics.append([(_read(n.moving_mean), _read(n.moving_variance)) for n in norms])
+    if not counts:
         raise ValueError("Expected at least one batch of images. Received: none")
-    for pool, norm in zip(pools, norms, strict=True):
-        norm.moving_mean.assign(pool.mean)
-        norm.moving_variance.assign(pool.variance)
+    for norm, parts in zip(norms, zip(*statistics, strict=True), strict=True):
+        means, variances = (np.asarray(part, np.float64) for part in zip(*parts, strict=True))
+        mean = np.average(means, 0, counts)
+        norm.moving_mean.assign(mean)
+        norm.moving_variance.assign(np.average(variances + (means - mean) ** 2, 0, counts))
 
 
 def average_bn_across_replicas(model: keras.Model) -> None:
@@ -175,24 +177,6 @@ def average_bn_across_replicas(model: keras.Model) -> None:
     sizes = [math.prod(variable.shape) for variable in variables]
     for variable, value in zip(variables, tf.split(mean, sizes), strict=True):
         variable.assign(tf.reshape(value, variable.shape))
-
-
-class _Pool:
-    """Mean and biased variance of all values, from those of their parts (Chan et al. 1979)."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.mean: Any = 0.0
-        self.variance: Any = 0.0
-
-    def add(self, count: int, mean: np.ndarray, variance: np.ndarray) -> None:
-        total = self.count + count
-        share = count / total
-        difference = mean.astype(np.float64) - self.mean
-        self.variance = self.variance + share * (variance.astype(np.float64) - self.variance)
-        self.variance = self.variance + share * (1 - share) * difference**2
-        self.mean = self.mean + share * difference
-        self.count = total
 
 
 def _layers(model: keras.Model) -> Iterator[Any]:

@@ -88,14 +88,11 @@ class GroupedUpdates(OpenOptimizer):
 
     Args:
         learning_rate: a float or a schedule.
-        weight_decay: at least 0.
-        decay: `"coupled"`: `weight_decay * w` is added to the gradient (L2, as Caffe and torch
-            do); `"decoupled"`: `learning_rate * weight_decay * w` is subtracted from the weight
-            before its update (Loshchilov and Hutter 2019).
-        decay_on: which kinds of variables decay: `"norms"` are those named gamma, beta or scale,
-            `"biases"` those named bias, `"kernels"` all others.
-        rate_groups: what the learning rate of some variables is multiplied by; keys as for
-            `rate_multipliers`. Decoupled decay is multiplied as well.
+        weight_decay: as in `OptimizerConfig`, like the next three. Decoupled decay comes before the
+            weight's update.
+        decay: `"coupled"` or `"decoupled"`.
+        decay_on: kinds of variables that decay; see `variable_kind`.
+        rate_groups: keys as for `rate_multipliers`. They multiply decoupled decay as well.
         **keywords: those of the Keras optimizer.
 
     Attributes:

@@ -27,12 +27,9 @@ class SGD(GroupedUpdates, keras.optimizers.SGD):
 
     Args:
         learning_rate: a float or a schedule.
-        momentum: He et al. 2015 use 0.9.
+        momentum: as in `OptimizerConfig`, like the next two.
         nesterov: whether the momentum is Nesterov's.
-        form: what the velocity holds, which matters when the learning rate changes. `"caffe"`
-            (He et al. 2015, Keras): `v <- momentum * v + learning_rate * g; w <- w - v`.
-            `"torch"` (fb.resnet.torch, torchvision, timm): `v <- momentum * v + g;
-            w <- w - learning_rate * v`. Goyal et al. 2017, section 3, discuss the two.
+        form: `"caffe"` (He et al. 2015, Keras) or `"torch"` (fb.resnet.torch, torchvision, timm).
         **keywords: those of `GroupedUpdates` and of `keras.optimizers.SGD`.
     """
 

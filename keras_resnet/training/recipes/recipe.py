@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, get_args
@@ -18,6 +18,9 @@ from keras_resnet.training.recipes.parts import (
     ScheduleConfig,
     Unit,
 )
+
+#: The citation of what `override` changed.
+BY_USER = "set by the user"
 
 
 @dataclass(frozen=True)
@@ -93,17 +96,10 @@ class Recipe:
 
     def in_steps(self, steps_per_epoch: float) -> Recipe:
         """The same recipe with every time counted in optimizer steps."""
-
-        def steps(value: float, unit: Unit) -> float:
-            return value * steps_per_epoch if unit == "epochs" else value
-
-        old = self.schedule
-        return dataclasses.replace(
-            self,
-            duration=max(1, round(steps(self.duration, self.unit))),
-            unit="steps",
-            schedule=_with_times(old, lambda value: steps(value, old.unit), unit="steps"),
-        )
+        steps = {"epochs": steps_per_epoch, "steps": 1}
+        duration = max(1, round(self.duration * steps[self.unit]))
+        schedule = _stretched(self.schedule, steps[self.schedule.unit], "steps")
+        return dataclasses.replace(self, duration=duration, unit="steps", schedule=schedule)
 
     def lasting(self, duration: float) -> Recipe:
         """The same recipe for another length of training, in the same unit.
@@ -119,8 +115,7 @@ class Recipe:
                 "Expected a recipe whose times have one unit. Received: a duration in "
                 f"{self.unit}, a schedule in {self.schedule.unit}. Use `in_steps` first"
             )
-        share = duration / self.duration
-        schedule = _with_times(self.schedule, lambda value: value * share, unit=self.unit)
+        schedule = _stretched(self.schedule, duration / self.duration, self.unit)
         return dataclasses.replace(self, duration=duration, schedule=schedule)
 
     def as_dict(self) -> dict[str, Any]:
@@ -131,16 +126,14 @@ class Recipe:
         return values
 
 
-def _with_times(
-    schedule: ScheduleConfig, change: Callable[[float], float], unit: Unit
-) -> ScheduleConfig:
+def _stretched(schedule: ScheduleConfig, factor: float, unit: Unit) -> ScheduleConfig:
     return dataclasses.replace(
         schedule,
         unit=unit,
-        warmup=change(schedule.warmup),
-        every=change(schedule.every),
-        milestones=tuple(change(value) for value in schedule.milestones),
-        points=tuple((change(time), factor) for time, factor in schedule.points),
+        warmup=schedule.warmup * factor,
+        every=schedule.every * factor,
+        milestones=tuple(time * factor for time in schedule.milestones),
+        points=tuple((time * factor, rate) for time, rate in schedule.points),
     )
 
 
@@ -182,13 +175,10 @@ def fields_of(recipe: Recipe) -> list[str]:
     """The dotted names that `override` takes, but for those inside of `network`."""
     names = []
     for name in recipe.as_dict():
-        part = _PARTS.get(name)
-        if name == "name":
-            continue
-        if part is None:
+        if name in _PARTS:
+            names += [f"{name}.{item.name}" for item in dataclasses.fields(_PARTS[name])]
+        elif name != "name":
             names.append(name)
-        else:
-            names.extend(f"{name}.{item.name}" for item in dataclasses.fields(part))
     return names
 
 
@@ -220,7 +210,5 @@ def override(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
             values[part] = {**before, rest: value}
         else:
             values[name] = value
-        citations[name] = "set by the user"
-    return dataclasses.replace(
-        recipe_from_dict(values), citations=citations, expected=recipe.expected
-    )
+        citations[name] = BY_USER
+    return recipe_from_dict({**values, "citations": citations, "expected": recipe.expected})

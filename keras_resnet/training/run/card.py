@@ -8,11 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from keras_resnet.training.recipes.recipe import Recipe
+from keras_resnet.training.recipes.recipe import BY_USER, Recipe
 from keras_resnet.training.recipes.table import RECIPES
-
-#: As `override` marks what it changed.
-_BY_USER = "set by the user"
 
 _MOST_CLASSES = 50
 
@@ -247,10 +244,10 @@ def _recipe_fields(recipe: Recipe) -> list[tuple[str, Any, str, bool]]:
         if name == "name" or (name == "schedule.every" and recipe.schedule.name != "step"):
             continue
         source = recipe.citations.get(name, "")
-        marked = source == _BY_USER
+        marked = source == BY_USER
         if published is not None and published.get(name) != value:
             before = f"`{_json(published[name])}`" if name in published else "nothing"
-            source = f"{_BY_USER if marked else 'changed for this run'}; the recipe has {before}"
+            source = f"{BY_USER if marked else 'changed for this run'}; the recipe has {before}"
             marked = True
         rows.append((name, value, _text(source) if not marked else source, marked))
     return rows

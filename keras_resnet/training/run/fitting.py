@@ -16,16 +16,10 @@ from keras_resnet.models.info import get_info
 from keras_resnet.support.terminal import console
 from keras_resnet.training.devices.strategies import Setup
 from keras_resnet.training.optimizers.averaging import average_bn_across_replicas, recompute_bn
+from keras_resnet.training.optimizers.keras_private import synchronize
 from keras_resnet.training.optimizers.optimizers import describe
 from keras_resnet.training.recipes.recipe import Recipe
-from keras_resnet.training.run.callbacks import (
-    AdaptiveRate,
-    Averaging,
-    Checkpointing,
-    Counter,
-    EpochEnd,
-    Guard,
-)
+from keras_resnet.training.run.callbacks import AfterSteps, Checkpointing
 from keras_resnet.training.run.card import CardFacts, model_card
 from keras_resnet.training.run.copy import copy_weights
 from keras_resnet.training.run.environment import describe_environment
@@ -98,11 +92,8 @@ class Fitting:
                 console.print(note)
             console.print(describe(run.model.optimizer, run.model.trainable_variables))
         every_step: list[keras.callbacks.Callback] = [
-            Counter(run),
-            Guard(run, run.model.output_shape[-1], self._last_good),
-            AdaptiveRate(run),
-            Averaging(run),
-            EpochEnd(run, self._evaluate, self._finish_epoch),
+            AfterSteps(run, self._last_good),
+            keras.callbacks.LambdaCallback(on_epoch_end=self._end_epoch),
             *callbacks,
             *self._tensorboard(profile),
             Checkpointing(run, checkpoint_every, self._save),
@@ -206,8 +197,25 @@ class Fitting:
         )
         return figures
 
-    def _finish_epoch(self, is_best: bool) -> None:
+    def _end_epoch(self, epoch: int, logs: dict[str, float]) -> None:
+        """Evaluates, follows the error, and writes the epoch's figures.
+
+        Keras would evaluate by itself; here, the weights are the averaged ones, and an interruption
+        inside finds the run as it was before.
+        """
         run, folder = self._run, self._written
+        synchronize(run.model)
+        # That of the next step.
+        logs["learning_rate"] = run.learning_rate
+        logs |= {f"val_{name}": value for name, value in self._evaluate().items()}
+        for name in sorted(logs, key=_place):
+            run.history.setdefault(name, []).append(float(logs[name]))
+        if run.plateau is not None:
+            run.plateau.update(1 - logs["val_accuracy"])
+            run.set_rate()
+        is_best = run.best is None or logs["val_accuracy"] > run.best
+        if is_best:
+            run.best, run.best_epoch = float(logs["val_accuracy"]), epoch + 1
         if is_best and self._folder is not None:
             with run.averaged():
                 copy_weights(run.model, self._model)
@@ -216,6 +224,8 @@ class Fitting:
             folder.write_plot(run.history, f"{self._model.name}, {run.recipe.name}")
             if is_best:
                 folder.write_model(self._model, folder.best_file)
+        if run.is_exhausted:
+            run.model.stop_training = True
 
     def _save(self) -> None:
         # A checkpoint holds one value of what replicas have each of their own.
@@ -284,3 +294,8 @@ class Fitting:
                 if part.error is not None:
                     raise part.error from None
             raise
+
+
+def _place(name: str) -> tuple[bool, bool, str]:
+    """Loss, accuracies, those of validation, then the learning rate."""
+    return name == "learning_rate", name.startswith("val_"), name.replace("loss", "")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import math
 import os
 import re
 import warnings
@@ -78,7 +77,7 @@ class RunFolder:
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Writes `config.json`, whose values are dicts, lists, strings, numbers, booleans, None."""
-        _write_json(self.config_file, config)
+        _write(self.config_file, _json(config))
 
     def read_config(self) -> dict[str, Any] | None:
         """The contents of `config.json`; None if there is none.
@@ -117,7 +116,7 @@ class RunFolder:
                     f"{self.config_file.name} is of something else. Choose another folder"
                 )
             known = {name: before.pop(name) for name in settings}
-            changes = differences(known, settings)
+            changes = differences(known, json.loads(_json(settings)))
             if not changes:
                 return before
             if started:
@@ -138,10 +137,10 @@ class RunFolder:
         """
         before = _read_json(self.environment_file) or {}
         earlier = before.pop("earlier", [])
-        if before and differences(before, environment):
+        if before and before != json.loads(_json(environment)):
             earlier = [*earlier, before]
         others = {"earlier": earlier} if earlier else {}
-        _write_json(self.environment_file, {**environment, **others})
+        _write(self.environment_file, _json({**environment, **others}))
 
     def write_history(self, history: Mapping[str, Sequence[float]]) -> None:
         """Writes `history.csv` anew: columns `epoch`, from 1, and those of the history.
@@ -264,12 +263,12 @@ def _write(file: Path, text: str) -> None:
     _put(file, lambda new: new.write_text(text, **keywords))
 
 
-def _write_json(file: Path, values: Mapping[str, Any]) -> None:
+def _json(values: Mapping[str, Any]) -> str:
     # NaN, which Python would write, is not JSON. NumPy's numbers become Python's.
     text = json.dumps(
         values, indent=2, ensure_ascii=False, allow_nan=False, default=np.generic.item
     )
-    _write(file, f"{text}\n")
+    return f"{text}\n"
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
@@ -277,8 +276,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
     Args:
         old: of the run, as JSON gives it back.
-        new: of what is asked for now. Tuples equal lists, 1 equals 1.0, NaN equals NaN, and None
-            is a value like any other.
+        new: of what is asked for now, as JSON gives it back. None is a value like any other.
 
     Returns:
         Lines such as `"recipe.optimizer.learning_rate: 0.1 in the run, now 0.2"`, in the order of
@@ -289,24 +287,13 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
         before, now = (side.get(key, _ABSENT) for side in (old, new))
         if isinstance(before, Mapping) and isinstance(now, Mapping):
             lines += [f"{key}.{line}" for line in differences(before, now)]
-        elif not _same(before, now):
+        elif before != now:
             was, is_ = ("absent" if value is _ABSENT else repr(value) for value in (before, now))
             lines.append(f"{key}: {was} in the run, now {is_}")
     return lines
 
 
 _ABSENT = object()
-
-
-def _same(left: Any, right: Any) -> bool:
-    if isinstance(left, Mapping) and isinstance(right, Mapping):
-        return not differences(left, right)
-    if isinstance(left, (list, tuple)) and isinstance(right, (list, tuple)):
-        return len(left) == len(right) and all(map(_same, left, right))
-    if isinstance(left, bool) or isinstance(right, bool):
-        return left is right
-    both_nan = all(isinstance(value, float) and math.isnan(value) for value in (left, right))
-    return both_nan or bool(left == right)
 
 
 def _step_of(path: Path) -> int:

@@ -278,7 +278,7 @@ def test_differences_of_settings_are_named() -> None:
         "recipe": {
             "optimizer": {"learning_rate": 0.1, "nesterov": True, "clip_norm": None},
             "milestones": [30, 60],
-            "rates": [float("nan"), {"stem": 1}],
+            "rates": [0.5, {"stem": 1}],
         },
         "seed": 0,
         "gone": "x",
@@ -287,25 +287,35 @@ def test_differences_of_settings_are_named() -> None:
         "seed": 0.0,
         "gone": "x",
         "recipe": {
-            "rates": (float("nan"), {"stem": 1.0}),
-            "milestones": (30, 60),
+            "rates": [0.5, {"stem": 1.0}],
+            "milestones": [30, 60],
             "optimizer": {"clip_norm": None, "nesterov": True, "learning_rate": 0.1},
         },
     }
     assert differences(old, same) == []
     new: dict[str, Any] = json.loads(json.dumps(same))
-    new["recipe"]["optimizer"] = {"learning_rate": 0.2, "nesterov": 1, "momentum": 0.9}
+    new["recipe"]["optimizer"] = {"learning_rate": 0.2, "nesterov": False, "momentum": 0.9}
     new["recipe"]["milestones"] = [30]
     new["recipe"]["rates"][1]["stem"] = 2
     new["seed"] = {"a": 1}
     del new["gone"]
     assert differences(old, new) == [
         "recipe.optimizer.learning_rate: 0.1 in the run, now 0.2",
-        "recipe.optimizer.nesterov: True in the run, now 1",
+        "recipe.optimizer.nesterov: True in the run, now False",
         "recipe.optimizer.clip_norm: None in the run, now absent",
         "recipe.optimizer.momentum: absent in the run, now 0.9",
         "recipe.milestones: [30, 60] in the run, now [30]",
-        "recipe.rates: [nan, {'stem': 1}] in the run, now [nan, {'stem': 2}]",
+        "recipe.rates: [0.5, {'stem': 1}] in the run, now [0.5, {'stem': 2}]",
         "seed: 0 in the run, now {'a': 1}",
         "gone: 'x' in the run, now absent",
     ]
+
+
+def test_settings_are_compared_as_json_has_them(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    settings = {"seed": np.int64(3), "milestones": (30, 60.0), "kept": {"rate": None}}
+    assert folder.claim(settings, "training run") == {}
+    folder.write_config({**settings, "more": 1})
+    assert folder.claim({**settings, "milestones": [30, 60]}, "training run") == {"more": 1}
+    with pytest.raises(ResumeError, match="Expected the training run that .* seed: 3 .*now 4. L"):
+        folder.claim({**settings, "seed": 4}, "training run")
