@@ -60,11 +60,6 @@ class _SmoothedLoss(keras.losses.Loss):
         """Losses of images, `(batch,)`, times what their classes count; mixed images: the mean."""
         if self.class_weights is None:
             return losses
-        if len(self.class_weights) != y_pred.shape[-1]:
-            raise ValueError(
-                f"Expected {y_pred.shape[-1]} `class_weights`, one per class. Received: "
-                f"{len(self.class_weights)}"
-            )
         weights = keras.ops.convert_to_tensor(self.class_weights, "float32")
         return losses * keras.ops.sum(shares_of(y_true, y_pred) * weights, axis=-1)
 

@@ -6,7 +6,6 @@ from typing import Any
 
 import keras
 
-from keras_resnet.support.checks import check_integer
 from keras_resnet.training.losses import is_sparse
 from keras_resnet.training.optimizers.keras_private import set_more_is_better
 
@@ -52,13 +51,9 @@ class Accuracy(keras.metrics.MeanMetricWrapper):
         k: how many classes.
         name: None: `"accuracy"` or `"top5_accuracy"`, by `k`.
         dtype: of the sums.
-
-    Raises:
-        ValueError: `k` is less than 1.
     """
 
     def __init__(self, k: int = 1, name: str | None = None, dtype: Any = None) -> None:
-        check_integer("k", k)
         default = "accuracy" if k == 1 else f"top{k}_accuracy"
         super().__init__(hits, name=name or default, dtype=dtype, k=k)
         self.k = k
@@ -69,10 +64,5 @@ class Accuracy(keras.metrics.MeanMetricWrapper):
 
 
 def make_metrics(classes: int) -> list[keras.metrics.Metric]:
-    """Top-1 accuracy and, of more than five classes, top-5 accuracy: for `weighted_metrics`.
-
-    Raises:
-        ValueError: `classes` is less than 1.
-    """
-    check_integer("classes", classes)
+    """Top-1 accuracy and, of more than five classes, top-5 accuracy: for `weighted_metrics`."""
     return [Accuracy(1), Accuracy(5)] if classes > 5 else [Accuracy(1)]

@@ -12,7 +12,6 @@ from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 from matplotlib.figure import Figure
 
 from keras_resnet.data import BadRecords, DataConfig, Source, training_batches
@@ -23,6 +22,8 @@ from keras_resnet.training.losses import TrainedModel
 from keras_resnet.training.recipes.recipe import Recipe
 from keras_resnet.training.recipes.table import find_recipe
 from keras_resnet.training.run.copy import compile_copy, pull_to_start, training_copy
+from keras_resnet.training.run.fitting import bad_records_named
+from keras_resnet.training.run.history_plot import BLUE, ORANGE, tidy
 from keras_resnet.training.run.resolved import (
     ResolvedRecipe,
     check_classes,
@@ -38,9 +39,6 @@ _CLEARLY = 4.5
 
 #: Share of the loss that a fall has to reach, however little noise there is.
 _LEAST_FALL = 0.01
-
-#: Of Okabe and Ito (2008), as in the pictures of training runs.
-_LOSS, _SUGGESTION = "#0072B2", "#D55E00"
 
 _NO_FALL = (
     "The loss never fell clearly, so that no learning rate is suggested. Take more steps or "
@@ -250,13 +248,13 @@ def rate_plot(curve: RateCurve) -> Figure:
     losses, smoothed = (
         np.where(np.isfinite(values), values, np.nan) for values in (curve.losses, curve.smoothed)
     )
-    axes.plot(curve.rates, losses, "o", color=_LOSS, alpha=0.3, markersize=4, label="loss")
-    axes.plot(curve.rates, smoothed, "-", color=_LOSS, linewidth=1.6, label="smoothed")
+    axes.plot(curve.rates, losses, "o", color=BLUE, alpha=0.3, markersize=4, label="loss")
+    axes.plot(curve.rates, smoothed, "-", color=BLUE, linewidth=1.6, label="smoothed")
     if curve.suggested is not None:
         height = curve.smoothed[curve.rates.index(curve.suggested)]
-        axes.axvline(curve.suggested, color=_SUGGESTION, linestyle="--", linewidth=1.2)
+        axes.axvline(curve.suggested, color=ORANGE, linestyle="--", linewidth=1.2)
         label = f"suggested: {curve.suggested:.2g}"
-        axes.plot([curve.suggested], [height], "D", color=_SUGGESTION, markersize=7, label=label)
+        axes.plot([curve.suggested], [height], "D", color=ORANGE, markersize=7, label=label)
     axes.set_xscale("log")
     # A loss that explodes at the end would flatten all that is worth seeing.
     seen = smoothed[np.isfinite(smoothed)]
@@ -266,9 +264,7 @@ def rate_plot(curve: RateCurve) -> Figure:
         axes.set_ylim(max(0.0, low - margin), high + margin)
     axes.set_xlabel("learning rate")
     axes.set_ylabel("loss")
-    axes.grid(color="#dddddd", linewidth=0.7)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
+    tidy(axes)
     axes.legend(frameon=False, fontsize=9)
     return figure
 
@@ -296,7 +292,7 @@ def _losses(
         source, resolved.training, math.ceil(total / resolved.batches_per_epoch), bad=bad
     )
     optimizer: Any = getattr(model.optimizer, "inner_optimizer", model.optimizer)
-    try:
+    with bad_records_named(bad):
         batches = dataset.take(total).as_numpy_iterator()
         for rate in rates:
             optimizer.rate_factor.assign(rate)
@@ -305,7 +301,3 @@ def _losses(
                 for _ in range(accumulation)
             ]
             yield float(np.mean(parts))
-    except tf.errors.OpError:
-        if bad.error is not None:
-            raise bad.error from None
-        raise

@@ -49,15 +49,8 @@ class Fitting:
     ) -> None:
         """Prepares a run, and takes it to its newest whole checkpoint, if `folder` has one.
 
-        Args:
-            model: the caller's, which gets the weights that are saved.
-            data: training and validation images.
-            resolved: the recipe for them.
-            run: what is trained.
-            folder: where the run is written; None: nowhere. Of several workers only the chief
-                writes; all of them read the checkpoint that they go on from.
-            setup: devices.
-            interruption: says if the run is asked to end.
+        `model` is the caller's, which gets the weights that are saved. Of several workers only the
+        chief writes; all of them read the checkpoint that they go on from.
         """
         self._model, self._data, self._resolved, self._run = model, data, resolved, run
         self._folder, self._setup, self._interruption = folder, setup, interruption
@@ -100,14 +93,14 @@ class Fitting:
             *([progress] if setup.is_chief else []),
             self._ender,
         ]
-        with self._failures_named(), contextlib.closing(progress):
+        with bad_records_named(*self._bad), contextlib.closing(progress):
             try:
                 self._take_up(every_step)
                 for epoch, last, batches in self._resolved.segments(run.batches):
                     if run.is_exhausted:
                         break
                     run.model.fit(
-                        self._training(),
+                        setup.distribute(self._training(run.epochs, run.batches, self._bad[0])),
                         initial_epoch=epoch,
                         epochs=last,
                         steps_per_epoch=batches,
@@ -258,42 +251,37 @@ class Fitting:
             together = keras.callbacks.CallbackList(callbacks, model=run.model)
             together.on_epoch_end(run.finished_epochs, logs)
 
-    def _training(self) -> Any:
-        dataset = training_batches(
+    def _training(self, epochs: int, start: int, bad: BadRecords | None) -> tf.data.Dataset:
+        """This worker's part of training batches, from batch `start` on."""
+        return training_batches(
             self._data[0],
             self._resolved.training,
-            self._run.epochs,
-            start_step=self._run.batches,
+            epochs,
+            start_step=start,
             worker=self._setup.worker,
             workers=self._setup.workers,
-            bad=self._bad[0],
+            bad=bad,
         )
-        return self._setup.distribute(dataset)
 
     def _bn_batches(self) -> Iterator[Any]:
         """This worker's part of training batches of an epoch that comes after all."""
         run, batches = self._run, self._run.recipe.precise_bn
-        dataset = training_batches(
-            self._data[0],
-            self._resolved.training,
-            run.epochs + 1 + batches // run.batches_per_epoch,
-            start_step=run.epochs * run.batches_per_epoch,
-            worker=self._setup.worker,
-            workers=self._setup.workers,
-        )
+        epochs = run.epochs + 1 + batches // run.batches_per_epoch
+        dataset = self._training(epochs, run.epochs * run.batches_per_epoch, None)
         for images, _ in dataset.take(batches):
             yield images.numpy()
 
-    @contextlib.contextmanager
-    def _failures_named(self) -> Iterator[None]:
-        """Raises what a pipeline meant where TensorFlow raises something of its own."""
-        try:
-            yield
-        except tf.errors.OpError:
-            for part in self._bad:
-                if part.error is not None:
-                    raise part.error from None
-            raise
+
+@contextlib.contextmanager
+def bad_records_named(*parts: BadRecords) -> Iterator[None]:
+    """Raises what a pipeline meant where TensorFlow raises something of its own."""
+    try:
+        yield
+    except tf.errors.OpError:
+        for part in parts:
+            if part.error is not None:
+                raise part.error from None
+        raise
 
 
 def _place(name: str) -> tuple[bool, bool, str]:
