@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator, ScalarFormatter
 #: Of Okabe and Ito (2008), told apart with every kind of colour blindness, and by line style.
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#444444"
 
-#: With more epochs, large markers would hide the line.
+#: With more epochs, a marker at each would hide the line.
 _MOST_MARKERS = 40
 
 
@@ -88,11 +88,14 @@ def _draw(axes: Axes, name: str, columns: Mapping[str, np.ndarray]) -> None:
             line,
             color=color,
             linewidth=1.6,
-            marker=marker,
-            # A value between two gaps makes no line, so that there is always a marker.
-            markersize=4 if len(values) <= _MOST_MARKERS else 1.6,
+            marker=marker if len(values) <= _MOST_MARKERS else None,
+            markersize=4,
             label=label,
         )
+        if len(values) > _MOST_MARKERS:
+            # A value between two gaps makes no line.
+            alone = good & ~np.append(good[1:], False) & ~np.append(False, good[:-1])
+            axes.plot(epochs[alone], values[alone], marker, color=color, markersize=4)
         if not good.all():
             axes.plot(
                 epochs[~good],

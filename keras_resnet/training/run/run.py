@@ -76,7 +76,7 @@ class Run:
         return float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
 
     def set_rate(self) -> None:
-        """Tells the optimizer by what its scheduled learning rate is to be multiplied."""
+        """Multiplies the scheduled learning rate by what warm-up and plateau make of it."""
         factor = self.recipe.schedule.low_factor if self.low_rate else 1.0
         if self.plateau is not None:
             factor *= self.plateau.factor

@@ -81,9 +81,9 @@ def train(
 ) -> TrainResult:
     """Trains `model` in place by `recipe`.
 
-    What is trained is a copy that puts out logits, in the wished precision; the caller's model gets
-    its weights in the end, and stays free of optimizer state. Where the recipe averages weights,
-    these are the averages.
+    What is trained is a copy that puts out logits, in the precision `dtype`; the caller's model
+    gets its weights in the end, and stays free of optimizer state. Where the recipe averages
+    weights, these are the averages.
 
     With `out_dir`, the same call after an interruption, even by SIGKILL, goes on from the newest
     checkpoint: on one CPU machine, the weights are in the end the same to the bit as without the
