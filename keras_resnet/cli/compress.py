@@ -109,7 +109,7 @@ def _check(recipe: Recipe) -> None:
     ignored = ("network.", "schedule.", "duration", "patience")
     changed = [
         name
-        for name, source in recipe.sources.items()
+        for name, source in recipe.citations.items()
         if name.startswith(ignored) and source == "set by the user"
     ]
     if changed:

@@ -155,8 +155,8 @@ def network_of_file(
     Raises:
         ValueError: there are such arguments, or the file holds no network.
     """
-    own = [name for name in recipe.sources if name.startswith("network.")]
-    changed = [name for name in own if recipe.sources[name] == "set by the user"]
+    own = [name for name in recipe.citations if name.startswith("network.")]
+    changed = [name for name in own if recipe.citations[name] == "set by the user"]
     if changed or size is not None:
         raise ValueError(
             "Expected neither `--size` nor `--set network.…` with a `.keras` file, whose network "

@@ -90,7 +90,7 @@ def _described(recipe: Recipe) -> dict[str, Any]:
     return {
         "recipe": recipe.as_dict(),
         "peak_learning_rate": recipe.learning_rate,
-        "sources": dict(recipe.sources),
+        "sources": dict(recipe.citations),
         "expected": dict(recipe.expected),
     }
 
@@ -107,11 +107,11 @@ def _print_fields(recipe: Recipe) -> None:
     for name in names:
         part, _, field = name.partition(".")
         value = values[part][field] if field else values[part]
-        rows.add_row(name, _plain(value), recipe.sources.get(name, "default"))
+        rows.add_row(name, _plain(value), recipe.citations.get(name, "default"))
     if recipe.expected:
-        source = recipe.sources.get("expected", "")
+        source = recipe.citations.get("expected", "")
         rows.add_row("expected, top-1 %", _expected(recipe), source)
-    console.print(f"{recipe.name}: {recipe.sources.get('', 'no source')}")
+    console.print(f"{recipe.name}: {recipe.citations.get('', 'no source')}")
     console.print(rows)
 
 

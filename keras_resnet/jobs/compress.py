@@ -43,7 +43,7 @@ from keras_resnet.support.progress import Say
 from keras_resnet.training import Recipe, find_recipe, override, train
 from keras_resnet.training.recipes.parts import ScheduleConfig
 from keras_resnet.training.run.folder import RunFolder
-from keras_resnet.training.run.plan import check_classes
+from keras_resnet.training.run.resolved import check_classes
 
 #: Share of its training after which a network has all the zeros that it is to have.
 _PRUNED_AT = 0.6

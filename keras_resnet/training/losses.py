@@ -8,7 +8,6 @@ from typing import Any, Self
 import keras
 import numpy as np
 
-from keras_resnet.support.checks import check_number
 from keras_resnet.training.recipes.parts import LossConfig
 
 
@@ -43,30 +42,24 @@ def shares_of(targets: Any, logits: Any) -> Any:
 class _SmoothedLoss(keras.losses.Loss):
     """What the losses have in common: float32, the targets, and what classes count."""
 
+    own_name: str
+
     def __init__(
         self,
-        label_smoothing: float,
-        class_weights: Sequence[float] | None,
-        name: str,
-        reduction: str | None,
+        label_smoothing: float = 0.0,
+        class_weights: Sequence[float] | None = None,
+        name: str | None = None,
+        reduction: str | None = "sum_over_batch_size",
     ) -> None:
         # Keras casts logits and targets to the loss' dtype: float32 under every policy.
-        super().__init__(name=name, reduction=reduction, dtype="float32")
-        check_number("label_smoothing", label_smoothing, 0, 1)
+        super().__init__(name=name or self.own_name, reduction=reduction, dtype="float32")
         self.label_smoothing = float(label_smoothing)
         self.class_weights = None if class_weights is None else [float(w) for w in class_weights]
-        for weight in self.class_weights or ():
-            check_number("class_weights", weight)
 
     def weighted(self, losses: Any, y_true: Any, y_pred: Any) -> Any:
         """Losses of images, `(batch,)`, times what their classes count; mixed images: the mean."""
         if self.class_weights is None:
             return losses
-        if len(self.class_weights) != y_pred.shape[-1]:
-            raise ValueError(
-                f"Expected {y_pred.shape[-1]} `class_weights`, one per class. Received: "
-                f"{len(self.class_weights)}"
-            )
         weights = keras.ops.convert_to_tensor(self.class_weights, "float32")
         return losses * keras.ops.sum(shares_of(y_true, y_pred) * weights, axis=-1)
 
@@ -102,19 +95,9 @@ class CrossEntropy(_SmoothedLoss):
         class_weights: what the images of each class count; None: all the same.
         name: of the loss.
         reduction: as in `keras.losses.Loss`.
-
-    Raises:
-        ValueError: `label_smoothing` is not in its range.
     """
 
-    def __init__(
-        self,
-        label_smoothing: float = 0.0,
-        class_weights: Sequence[float] | None = None,
-        name: str = "cross_entropy",
-        reduction: str | None = "sum_over_batch_size",
-    ) -> None:
-        super().__init__(label_smoothing, class_weights, name, reduction)
+    own_name = "cross_entropy"
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
         losses = keras.ops.categorical_crossentropy(
@@ -137,25 +120,23 @@ class BinaryCrossEntropy(_SmoothedLoss):
             and all others get `a / classes`.
         target_threshold: smoothed shares above it become 1, all others 0. None: they stay.
         class_weights: as for `CrossEntropy`.
-        name: of the loss.
-        reduction: as in `keras.losses.Loss`.
+        **keywords: `name` and `reduction`, as for `CrossEntropy`.
 
     Raises:
-        ValueError: an argument is not in its range, or, when the loss is called, the threshold
-            lies outside of the values that smoothing gives to one label.
+        ValueError: when the loss is called: the threshold lies outside of the values that smoothing
+            gives to one label.
     """
+
+    own_name = "binary_cross_entropy"
 
     def __init__(
         self,
         label_smoothing: float = 0.0,
         target_threshold: float | None = None,
         class_weights: Sequence[float] | None = None,
-        name: str = "binary_cross_entropy",
-        reduction: str | None = "sum_over_batch_size",
+        **keywords: Any,
     ) -> None:
-        super().__init__(label_smoothing, class_weights, name, reduction)
-        if target_threshold is not None:
-            check_number("target_threshold", target_threshold, 0, 1)
+        super().__init__(label_smoothing, class_weights, **keywords)
         self.target_threshold = target_threshold
 
     def targets(self, y_true: Any, y_pred: Any) -> Any:

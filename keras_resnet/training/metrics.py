@@ -6,8 +6,8 @@ from typing import Any
 
 import keras
 
-from keras_resnet.support.checks import check_integer
 from keras_resnet.training.losses import is_sparse
+from keras_resnet.training.optimizers.keras_private import set_more_is_better
 
 
 def hits(y_true: Any, y_pred: Any, k: int = 1) -> Any:
@@ -51,28 +51,18 @@ class Accuracy(keras.metrics.MeanMetricWrapper):
         k: how many classes.
         name: None: `"accuracy"` or `"top5_accuracy"`, by `k`.
         dtype: of the sums.
-
-    Raises:
-        ValueError: `k` is less than 1.
     """
 
     def __init__(self, k: int = 1, name: str | None = None, dtype: Any = None) -> None:
-        check_integer("k", k)
         default = "accuracy" if k == 1 else f"top{k}_accuracy"
         super().__init__(hits, name=name or default, dtype=dtype, k=k)
         self.k = k
-        # Keras' callbacks read from it that more is better.
-        self._direction = "up"
+        set_more_is_better(self)
 
     def get_config(self) -> dict[str, Any]:
         return {"k": self.k, "name": self.name, "dtype": self.dtype}
 
 
 def make_metrics(classes: int) -> list[keras.metrics.Metric]:
-    """Top-1 accuracy and, of more than five classes, top-5 accuracy: for `weighted_metrics`.
-
-    Raises:
-        ValueError: `classes` is less than 1.
-    """
-    check_integer("classes", classes)
+    """Top-1 accuracy and, of more than five classes, top-5 accuracy: for `weighted_metrics`."""
     return [Accuracy(1), Accuracy(5)] if classes > 5 else [Accuracy(1)]

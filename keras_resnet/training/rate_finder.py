@@ -3,29 +3,33 @@
 from __future__ import annotations
 
 import csv
-import itertools
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 from matplotlib.figure import Figure
 
-from keras_resnet.data import BadRecords, DataConfig, Source, load_data, training_batches
+from keras_resnet.data import BadRecords, DataConfig, Source, training_batches
 from keras_resnet.support.checks import check_integer, check_number
 from keras_resnet.support.files import partial_directory, publish
 from keras_resnet.support.progress import Progress, unseen
-from keras_resnet.training.losses import TrainedModel, balanced_weights, make_loss
-from keras_resnet.training.optimizers.optimizers import make_optimizer
+from keras_resnet.training.losses import TrainedModel
 from keras_resnet.training.recipes.recipe import Recipe
 from keras_resnet.training.recipes.table import find_recipe
-from keras_resnet.training.run.copy import pull_to_start, training_copy
-from keras_resnet.training.run.plan import TrainingPlan, make_plan
+from keras_resnet.training.run.copy import compile_copy, pull_to_start, training_copy
+from keras_resnet.training.run.fitting import bad_records_named
+from keras_resnet.training.run.history_plot import BLUE, ORANGE, tidy
+from keras_resnet.training.run.resolved import (
+    ResolvedRecipe,
+    check_classes,
+    open_data,
+    resolve_recipe,
+)
 
 #: A smoothed loss above this many times the smallest one ends the search.
 _DIVERGED = 4.0
@@ -35,9 +39,6 @@ _CLEARLY = 4.5
 
 #: Share of the loss that a fall has to reach, however little noise there is.
 _LEAST_FALL = 0.01
-
-#: Of Okabe and Ito (2008), as in the pictures of training runs.
-_LOSS, _SUGGESTION = "#0072B2", "#D55E00"
 
 _NO_FALL = (
     "The loss never fell clearly, so that no learning rate is suggested. Take more steps or "
@@ -147,24 +148,27 @@ def find_rate(
     """
     rates = _growing(lowest, highest, steps)
     recipe = find_recipe(recipe) if isinstance(recipe, str) else recipe
-    source, settings = _training_part(data)
-    _check(model, source)
-    plan = make_plan(model, source, recipe, seed=seed, settings=settings)
-    same_size = plan.training.size == plan.evaluation.size
-    copy = training_copy(model, size=plan.training.size if same_size else "any", seed=seed)
+    (source, _), config = open_data(data)
+    check_classes(model, source)
+    if not model.trainable_variables:
+        raise ValueError(
+            f"Expected a model in which something trains. Received: {model.name}, all of which is "
+            "frozen. Call `unfreeze` first"
+        )
+    resolved = resolve_recipe(model, source, recipe, config=config, seed=seed)
+    copy = training_copy(model, size=resolved.size, seed=seed)
     if recipe.loss.l2_sp:
         pull_to_start(copy, recipe.loss.l2_sp, model.get_weights())
-    _compile(copy, recipe, source)
+    # The rate is the factor alone, which may change between steps.
+    compile_copy(copy, recipe, source, 1.0)
     losses: list[float] = []
     smoothed: list[float] = []
-    raw, again = itertools.tee(_losses(copy, plan, source, rates))
-    for loss, average in zip(raw, smooth(again, steps), strict=True):
-        done = len(losses)
+    for done, loss in enumerate(_losses(copy, resolved, source, rates)):
         if done % max(1, steps // 10) == 0:
             progress(f"rate {rates[done]:.1e}", done / steps)
         losses.append(loss)
-        smoothed.append(average)
-        if not math.isfinite(average) or average > _DIVERGED * min(smoothed):
+        smoothed = list(smooth(losses, steps))
+        if not math.isfinite(smoothed[-1]) or smoothed[-1] > _DIVERGED * min(smoothed):
             break
     known = rates[: len(losses)]
     curve = RateCurve(known, tuple(losses), tuple(smoothed), suggest(known, losses, steps))
@@ -181,7 +185,8 @@ def rate_setting(recipe: Recipe, rate: float) -> float:
 
 def smooth(losses: Iterable[float], steps: int) -> Iterator[float]:
     """The exponential moving average of `RateCurve`, for a search of so many steps."""
-    keep = _keep(steps)
+    # It remembers a twentieth of all steps.
+    keep = 1 - 1 / max(2.0, steps / 20)
     average = 0.0
     for count, loss in enumerate(losses, 1):
         average = keep * average + (1 - keep) * loss
@@ -243,13 +248,13 @@ def rate_plot(curve: RateCurve) -> Figure:
     losses, smoothed = (
         np.where(np.isfinite(values), values, np.nan) for values in (curve.losses, curve.smoothed)
     )
-    axes.plot(curve.rates, losses, "o", color=_LOSS, alpha=0.3, markersize=4, label="loss")
-    axes.plot(curve.rates, smoothed, "-", color=_LOSS, linewidth=1.6, label="smoothed")
+    axes.plot(curve.rates, losses, "o", color=BLUE, alpha=0.3, markersize=4, label="loss")
+    axes.plot(curve.rates, smoothed, "-", color=BLUE, linewidth=1.6, label="smoothed")
     if curve.suggested is not None:
         height = curve.smoothed[curve.rates.index(curve.suggested)]
-        axes.axvline(curve.suggested, color=_SUGGESTION, linestyle="--", linewidth=1.2)
+        axes.axvline(curve.suggested, color=ORANGE, linestyle="--", linewidth=1.2)
         label = f"suggested: {curve.suggested:.2g}"
-        axes.plot([curve.suggested], [height], "D", color=_SUGGESTION, markersize=7, label=label)
+        axes.plot([curve.suggested], [height], "D", color=ORANGE, markersize=7, label=label)
     axes.set_xscale("log")
     # A loss that explodes at the end would flatten all that is worth seeing.
     seen = smoothed[np.isfinite(smoothed)]
@@ -259,9 +264,7 @@ def rate_plot(curve: RateCurve) -> Figure:
         axes.set_ylim(max(0.0, low - margin), high + margin)
     axes.set_xlabel("learning rate")
     axes.set_ylabel("loss")
-    axes.grid(color="#dddddd", linewidth=0.7)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
+    tidy(axes)
     axes.legend(frameon=False, fontsize=9)
     return figure
 
@@ -278,61 +281,18 @@ def _growing(lowest: float, highest: float, steps: int) -> tuple[float, ...]:
     return tuple(float(rate) for rate in np.geomspace(lowest, highest, steps))
 
 
-def _keep(steps: int) -> float:
-    """What the moving average keeps at a step, so that it remembers a twentieth of all steps."""
-    return 1 - 1 / max(2.0, steps / 20)
-
-
-def _training_part(
-    data: tuple[Source, Source] | DataConfig | str,
-) -> tuple[Source, Mapping[str, Any]]:
-    """The images, and the settings that are not a recipe's."""
-    if not isinstance(data, (DataConfig, str)):
-        return data[0], {}
-    config = DataConfig(data) if isinstance(data, str) else data
-    names = ("max_bad_fraction", "shuffle_block", "drop_remainder")
-    return load_data(config)[0], {name: getattr(config, name) for name in names}
-
-
-def _check(model: keras.Model, source: Source) -> None:
-    classes = len(source.class_names)
-    if model.output_shape[-1] != classes:
-        raise ValueError(
-            f"Expected a model of the {classes} classes of {source.name}. Received: {model.name}, "
-            f"of {model.output_shape[-1]} classes. Give it another head with `replace_head`"
-        )
-    if not model.trainable_variables:
-        raise ValueError(
-            f"Expected a model in which something trains. Received: {model.name}, all of which is "
-            "frozen. Call `unfreeze` first"
-        )
-
-
-def _compile(model: TrainedModel, recipe: Recipe, source: Source) -> None:
-    weights = None
-    if recipe.loss.class_weights == "balanced":
-        weights = balanced_weights(source.labels, len(source.class_names))
-    # The rate is the factor alone, which may change between steps.
-    optimizer: Any = make_optimizer(recipe.optimizer, 1.0)
-    if any(layer.compute_dtype == "float16" for layer in model.layers):
-        optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
-    optimizer.build(model.trainable_variables)
-    jit_compile = keras.backend.backend() == "jax"
-    model.compile(optimizer, loss=make_loss(recipe.loss, weights), jit_compile=jit_compile)
-
-
 def _losses(
-    model: TrainedModel, plan: TrainingPlan, source: Source, rates: Sequence[float]
+    model: TrainedModel, resolved: ResolvedRecipe, source: Source, rates: Sequence[float]
 ) -> Iterator[float]:
     """Takes a step with each of the rates; yields the losses of their images before them."""
-    accumulation = plan.recipe.optimizer.accumulation
+    accumulation = resolved.recipe.optimizer.accumulation
     total = len(rates) * accumulation
-    bad = BadRecords(source.name, len(source), plan.training.max_bad_fraction)
+    bad = BadRecords(source.name, len(source), resolved.training.max_bad_fraction)
     dataset = training_batches(
-        source, plan.training, math.ceil(total / plan.batches_per_epoch), bad=bad
+        source, resolved.training, math.ceil(total / resolved.batches_per_epoch), bad=bad
     )
     optimizer: Any = getattr(model.optimizer, "inner_optimizer", model.optimizer)
-    try:
+    with bad_records_named(bad):
         batches = dataset.take(total).as_numpy_iterator()
         for rate in rates:
             optimizer.rate_factor.assign(rate)
@@ -341,7 +301,3 @@ def _losses(
                 for _ in range(accumulation)
             ]
             yield float(np.mean(parts))
-    except tf.errors.OpError:
-        if bad.error is not None:
-            raise bad.error from None
-        raise

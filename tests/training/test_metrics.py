@@ -66,10 +66,3 @@ def test_make_metrics_and_serialization() -> None:
         copy.reset_state()
         copy.update_state(np.array([label]), logits)
         assert float(copy.result()) == expected
-
-
-def test_refusals() -> None:
-    with pytest.raises(ValueError, match="Expected `k` to be an integer of at least 1"):
-        Accuracy(0)
-    with pytest.raises(ValueError, match="Expected `classes` to be an integer of at least 1"):
-        make_metrics(0)

@@ -241,7 +241,7 @@ def test_what_cannot_be_searched_is_refused(
         find_rate(network, noise, highest=math.inf)
     with pytest.raises(ValueError, match="`steps` to be an integer of at least 10. Received: 9"):
         find_rate(network, noise, steps=9)
-    with pytest.raises(ValueError, match="2 classes of .*of 3 classes. Give it another head"):
+    with pytest.raises(ValueError, match="2 classes of .*of 3 classes. Build it .*another head"):
         find_rate(network, black_and_white())
     with pytest.raises(ValueError, match="nearest is finetune"):
         find_rate(network, noise, "finetun")

@@ -10,7 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_resnet.support.checks import check_integer, check_number
+from keras_resnet.training.optimizers.keras_private import synchronize
 
 _STEPS = "steps"
 
@@ -26,41 +26,28 @@ class WeightAverage:
 
     Args:
         decay: share that the average keeps at an update, in [0, 1].
-        every: steps between updates.
-
-    Raises:
-        ValueError: an argument is not in its range.
     """
 
-    def __init__(self, decay: float, every: int = 1) -> None:
-        check_number("decay", decay, 0, 1)
-        check_integer("every", every)
+    def __init__(self, decay: float) -> None:
         self.decay = decay
-        self.every = every
         #: Calls of `update`.
         self.steps = 0
         self._names: list[str] = []
         self._averages: list[np.ndarray] = []
 
     def update(self, model: keras.Model) -> None:
-        """Counts a step and, if it is an `every`-th one, takes the weights into the average.
+        """Takes the weights into the average.
 
         Args:
             model: within `fit`, the one that is fitted: JAX has its weights elsewhere meanwhile,
                 and only this model can fetch them.
-
-        Raises:
-            ValueError: the model has other weights than before.
         """
         self.steps += 1
-        if self._averages and self.steps % self.every:
-            return
-        _synchronize_jax(model)
+        synchronize(model)
         if not self._averages:
             self._names = [variable.path for variable in model.weights]
             self._averages = [_as_average(_read(variable)) for variable in model.weights]
             return
-        self._check(model)
         # One buffer for all: fresh memory for each would take longer than the arithmetic.
         buffer = np.empty(max(average.size for average in self._averages), np.float32)
         for variable, average in zip(model.weights, self._averages, strict=True):
@@ -76,7 +63,7 @@ class WeightAverage:
             np.add(average, difference, out=average)
 
     def state(self) -> dict[str, np.ndarray]:
-        """A copy of the averages and of the number of steps, for `restore` or `np.savez`."""
+        """A copy of the averages and of the number of updates, for `restore`."""
         names = (f"{number:05}/{name}" for number, name in enumerate(self._names))
         arrays = (average.copy() for average in self._averages)
         return {_STEPS: np.asarray(self.steps, np.int64), **dict(zip(names, arrays, strict=True))}
@@ -85,17 +72,8 @@ class WeightAverage:
         """Continues from what `state` returned.
 
         Weights are told apart by their place: names that Keras made up change between processes.
-
-        Raises:
-            ValueError: it did not return this.
         """
         keys = sorted(key for key in state if key != _STEPS)
-        numbers = [key.partition("/")[0] for key in keys]
-        if _STEPS not in state or numbers != [f"{number:05}" for number in range(len(keys))]:
-            raise ValueError(
-                "Expected what `WeightAverage.state` returned: `steps` and one numbered array per "
-                f"weight. Received: {sorted(state)[:5]} and so on"
-            )
         self.steps = int(state[_STEPS])
         self._names = [key.partition("/")[2] for key in keys]
         self._averages = [_as_average(state[key]) for key in keys]
@@ -107,12 +85,8 @@ class WeightAverage:
         Args:
             model: as for `update`. It may be evaluated and saved meanwhile; what training does to
                 it is lost. Every replica gets its own statistics back.
-
-        Raises:
-            ValueError: there is no average yet, or the model has other weights.
         """
-        self._check(model)
-        _synchronize_jax(model)
+        synchronize(model)
         with _kept(model.weights):
             for variable, average in zip(model.weights, self._averages, strict=True):
                 variable.assign(average)
@@ -120,16 +94,7 @@ class WeightAverage:
                 yield
             finally:
                 # Otherwise JAX's `evaluate` would write the averages over the weights afterwards.
-                _synchronize_jax(model)
-
-    def _check(self, model: keras.Model) -> None:
-        own = [average.shape for average in self._averages]
-        others = [tuple(variable.shape) for variable in model.weights]
-        if own != others:
-            raise ValueError(
-                f"Expected a model with the {len(own)} weights that were averaged, in their "
-                f"shapes. Received: {model.name}, with {len(others)} weights"
-            )
+                synchronize(model)
 
 
 def recompute_bn(model: keras.Model, batches: Iterable[Any]) -> None:
@@ -159,21 +124,23 @@ def recompute_bn(model: keras.Model, batches: Iterable[Any]) -> None:
     norms = [layer for layer in _norms(model) if layer.trainable]
     if not norms:
         return
-    pools = [_Pool() for _ in norms]
+    counts: list[int] = []
+    statistics: list[list[tuple[np.ndarray, np.ndarray]]] = []
     with _kept(model.non_trainable_variables), _batch_statistics(model, norms):
         run = _training_pass(model)
         for batch in batches:
             images = np.asarray(batch[0] if isinstance(batch, (tuple, list)) else batch)
-            if not len(images):
-                continue
-            run(images)
-            for pool, norm in zip(pools, norms, strict=True):
-                pool.add(len(images), _read(norm.moving_mean), _read(norm.moving_variance))
-    if not pools[0].count:
+            if len(images):
+                run(images)
+                counts.append(len(images))
+                statistics.append([(_read(n.moving_mean), _read(n.moving_variance)) for n in norms])
+    if not counts:
         raise ValueError("Expected at least one batch of images. Received: none")
-    for pool, norm in zip(pools, norms, strict=True):
-        norm.moving_mean.assign(pool.mean)
-        norm.moving_variance.assign(pool.variance)
+    for norm, parts in zip(norms, zip(*statistics, strict=True), strict=True):
+        means, variances = (np.asarray(part, np.float64) for part in zip(*parts, strict=True))
+        mean = np.average(means, 0, counts)
+        norm.moving_mean.assign(mean)
+        norm.moving_variance.assign(np.average(variances + (means - mean) ** 2, 0, counts))
 
 
 def average_bn_across_replicas(model: keras.Model) -> None:
@@ -210,24 +177,6 @@ def average_bn_across_replicas(model: keras.Model) -> None:
     sizes = [math.prod(variable.shape) for variable in variables]
     for variable, value in zip(variables, tf.split(mean, sizes), strict=True):
         variable.assign(tf.reshape(value, variable.shape))
-
-
-class _Pool:
-    """Mean and biased variance of all values, from those of their parts (Chan et al. 1979)."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.mean: Any = 0.0
-        self.variance: Any = 0.0
-
-    def add(self, count: int, mean: np.ndarray, variance: np.ndarray) -> None:
-        total = self.count + count
-        share = count / total
-        difference = mean.astype(np.float64) - self.mean
-        self.variance = self.variance + share * (variance.astype(np.float64) - self.variance)
-        self.variance = self.variance + share * (1 - share) * difference**2
-        self.mean = self.mean + share * difference
-        self.count = total
 
 
 def _layers(model: keras.Model) -> Iterator[Any]:
@@ -336,9 +285,3 @@ def _read(variable: Any) -> np.ndarray:
 def _as_average(value: np.ndarray) -> np.ndarray:
     is_float = keras.backend.is_float_dtype(value.dtype.name)
     return np.array(value, dtype=np.float32 if is_float else None)
-
-
-def _synchronize_jax(model: keras.Model) -> None:
-    """Within `fit` under JAX, brings the weights of the last step into the model's variables."""
-    if hasattr(model, "jax_state_sync"):
-        model.jax_state_sync()

@@ -8,13 +8,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import Any, get_args
+from typing import Any
 
-import keras
 from keras import ops
 
 from keras_resnet.networks.names import levels_of
-from keras_resnet.support.checks import check_choice, check_number
+from keras_resnet.training.optimizers.keras_private import OpenOptimizer
 from keras_resnet.training.recipes.parts import Decay, VariableKind
 
 _NORMS = ("gamma", "beta", "scale")
@@ -77,7 +76,7 @@ def _matches(key: str, path: str, group: str | None) -> bool:
     return fnmatchcase(path, key) or fnmatchcase("/".join(path.split("/")[-2:]), key)
 
 
-class GroupedUpdates(keras.optimizers.Optimizer):
+class GroupedUpdates(OpenOptimizer):
     """Adds weight decay and learning rates by kind and place of a variable to a Keras optimizer.
 
     To be mixed in before a Keras optimizer: `class SGD(GroupedUpdates, keras.optimizers.SGD)`. In
@@ -89,14 +88,11 @@ class GroupedUpdates(keras.optimizers.Optimizer):
 
     Args:
         learning_rate: a float or a schedule.
-        weight_decay: at least 0.
-        decay: `"coupled"`: `weight_decay * w` is added to the gradient (L2, as Caffe and torch
-            do); `"decoupled"`: `learning_rate * weight_decay * w` is subtracted from the weight
-            before its update (Loshchilov and Hutter 2019).
-        decay_on: which kinds of variables decay: `"norms"` are those named gamma, beta or scale,
-            `"biases"` those named bias, `"kernels"` all others.
-        rate_groups: what the learning rate of some variables is multiplied by; keys as for
-            `rate_multipliers`. Decoupled decay is multiplied as well.
+        weight_decay: as in `OptimizerConfig`, like the next three. Decoupled decay comes before the
+            weight's update.
+        decay: `"coupled"` or `"decoupled"`.
+        decay_on: kinds of variables that decay; see `variable_kind`.
+        rate_groups: keys as for `rate_multipliers`. They multiply decoupled decay as well.
         **keywords: those of the Keras optimizer.
 
     Attributes:
@@ -105,8 +101,7 @@ class GroupedUpdates(keras.optimizers.Optimizer):
             `learning_rate` is their product.
 
     Raises:
-        ValueError: an argument has another value than these; or, when the variables are known, a
-            key of `rate_groups` reaches none.
+        ValueError: when the variables are known: a key of `rate_groups` reaches none.
     """
 
     def __init__(
@@ -119,16 +114,9 @@ class GroupedUpdates(keras.optimizers.Optimizer):
         rate_groups: Mapping[str, float] | None = None,
         **keywords: Any,
     ) -> None:
-        check_number("weight_decay", weight_decay)
-        check_choice("decay", decay, get_args(Decay))
-        kinds = (decay_on,) if isinstance(decay_on, str) else tuple(decay_on)
-        for kind in kinds:
-            check_choice("decay_on", kind, get_args(VariableKind))
-        for key, factor in (rate_groups or {}).items():
-            check_number(f"rate_groups[{key!r}]", factor)
         super().__init__(learning_rate=learning_rate, weight_decay=float(weight_decay), **keywords)
         self.decay = decay
-        self.decay_on = kinds
+        self.decay_on = tuple(decay_on)
         # Pairs, as Keras would track a dict, and their order counts.
         self._rate_groups = tuple((rate_groups or {}).items())
         self._multipliers: tuple[float, ...] = ()
@@ -154,16 +142,13 @@ class GroupedUpdates(keras.optimizers.Optimizer):
             self._selected = tuple(variable_kind(path) in self.decay_on for path in paths)
         super().build(variables)
 
-    def decays(self, variable: Any) -> bool:
-        """Whether the Keras variable `variable` decays."""
-        return self.weight_decay > 0 and variable_kind(variable.path) in self.decay_on
-
     def decayed(self, variables: Sequence[Any]) -> list[str]:
-        """The paths of those of `variables` that decay."""
-        return [variable.path for variable in variables if self.decays(variable)]
+        """The paths of those of `variables`, the model's, that decay."""
+        kinds = self.decay_on if self.weight_decay else ()
+        return [variable.path for variable in variables if variable_kind(variable.path) in kinds]
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-        multiplier = self._multipliers[self._get_variable_index(variable)]
+        multiplier = self._multipliers[self.index_of(variable)]
         if multiplier != 1:
             learning_rate = ops.multiply(learning_rate, multiplier)
         learning_rate = ops.cast(learning_rate, variable.dtype)
@@ -192,37 +177,7 @@ class GroupedUpdates(keras.optimizers.Optimizer):
 
     def is_selected(self, variable: Any) -> bool:
         """Whether `variable`, or what the backend makes of it, is of a kind in `decay_on`."""
-        return self._selected[self._get_variable_index(variable)]
-
-    def exclude_from_weight_decay(self, var_list: Any = None, var_names: Any = None) -> None:
-        """Refused: Keras forgets such a list when a model is saved."""
-        raise ValueError(
-            "Expected variables to be excluded by `decay_on`, which is saved with the model. "
-            f"Received: exclude_from_weight_decay(var_list={var_list}, var_names={var_names})"
-        )
-
-    def _apply_weight_decay(self, variables: Any) -> None:
-        """Nothing: `update_step` decays, where each variable's learning rate is known."""
-
-    def _get_current_learning_rate(self) -> Any:
-        rate = self._learning_rate
-        if isinstance(rate, keras.optimizers.schedules.LearningRateSchedule):
-            # Keras would count the accumulated batches.
-            rate = rate(self.iterations)
-        else:
-            rate = super()._get_current_learning_rate()
-        return ops.multiply(rate, self.rate_factor)
-
-    def _clip_gradients(self, gradients: Any) -> Any:
-        # Under TensorFlow these are one replica's alone; see `_all_reduce_sum_gradients`.
-        if keras.backend.backend() == "tensorflow":
-            return gradients
-        return super()._clip_gradients(gradients)
-
-    def _all_reduce_sum_gradients(self, pairs: Any) -> Any:
-        """Only under TensorFlow: adds up the replicas' gradients, and clips the sum."""
-        gradients, variables = zip(*super()._all_reduce_sum_gradients(pairs), strict=True)
-        return list(zip(super()._clip_gradients(list(gradients)), variables, strict=True))
+        return self._selected[self.index_of(variable)]
 
     def get_config(self) -> dict[str, Any]:
         return {

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
-from typing import Any, get_args
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import keras
 from keras import ops
 
-from keras_resnet.support.checks import check_choice, check_number
 from keras_resnet.training.optimizers.groups import GroupedUpdates, rate_multipliers, variable_kind
 from keras_resnet.training.recipes.parts import (
-    Decay,
     MomentumForm,
     OptimizerConfig,
+    OptimizerName,
     VariableKind,
 )
 
@@ -28,12 +27,9 @@ class SGD(GroupedUpdates, keras.optimizers.SGD):
 
     Args:
         learning_rate: a float or a schedule.
-        momentum: He et al. 2015 use 0.9.
+        momentum: as in `OptimizerConfig`, like the next two.
         nesterov: whether the momentum is Nesterov's.
-        form: what the velocity holds, which matters when the learning rate changes. `"caffe"`
-            (He et al. 2015, Keras): `v <- momentum * v + learning_rate * g; w <- w - v`.
-            `"torch"` (fb.resnet.torch, torchvision, timm): `v <- momentum * v + g;
-            w <- w - learning_rate * v`. Goyal et al. 2017, section 3, discuss the two.
+        form: `"caffe"` (He et al. 2015, Keras) or `"torch"` (fb.resnet.torch, torchvision, timm).
         **keywords: those of `GroupedUpdates` and of `keras.optimizers.SGD`.
     """
 
@@ -45,7 +41,6 @@ class SGD(GroupedUpdates, keras.optimizers.SGD):
         form: MomentumForm = "caffe",
         **keywords: Any,
     ) -> None:
-        check_choice("form", form, get_args(MomentumForm))
         super().__init__(
             learning_rate=learning_rate, momentum=float(momentum), nesterov=nesterov, **keywords
         )
@@ -57,7 +52,7 @@ class SGD(GroupedUpdates, keras.optimizers.SGD):
             return
         caffe = self.form == "caffe"
         push = ops.multiply(gradient, learning_rate) if caffe else gradient
-        slot = self.momentums[self._get_variable_index(variable)]
+        slot = self.momentums[self.index_of(variable)]
         velocity = ops.add(ops.multiply(slot, self.momentum), push)
         self.assign(slot, velocity)
         if self.nesterov:
@@ -92,8 +87,6 @@ class LARS(SGD):
         epsilon: float = 0.0,
         **keywords: Any,
     ) -> None:
-        check_number("trust_coefficient", trust_coefficient)
-        check_number("epsilon", epsilon)
         super().__init__(learning_rate=learning_rate, **keywords)
         self.trust_coefficient = trust_coefficient
         self.epsilon = epsilon
@@ -134,8 +127,7 @@ class Lamb(GroupedUpdates, keras.optimizers.Lamb):
         return gradient
 
     def step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-        index = self._get_variable_index(variable)
-        mean, square = self._momentums[index], self._velocities[index]
+        mean, square = self.moments_of(variable)
         new_mean = _blend(mean, gradient, self.beta_1)
         new_square = _blend(square, ops.square(gradient), self.beta_2)
         self.assign(mean, new_mean)
@@ -161,23 +153,10 @@ class Adam(GroupedUpdates, keras.optimizers.Adam):
 
 @_register
 class AdamW(GroupedUpdates, keras.optimizers.AdamW):
-    """Adam with decoupled weight decay (Loshchilov and Hutter 2019).
+    """Adam; its weight decay is decoupled (Loshchilov and Hutter 2019) if `decay` says so.
 
     Takes the arguments of `GroupedUpdates` and of `keras.optimizers.AdamW`.
-
-    Raises:
-        ValueError: a weight decay is coupled, or another argument is impossible.
     """
-
-    def __init__(
-        self, learning_rate: Any = 0.001, *, decay: Decay = "decoupled", **keywords: Any
-    ) -> None:
-        if decay == "coupled" and keywords.get("weight_decay"):
-            raise ValueError(
-                "Expected the `decay` of AdamW to be 'decoupled'. Received: 'coupled'. Use Adam "
-                "for coupled decay"
-            )
-        super().__init__(learning_rate, decay=decay, **keywords)
 
 
 @_register
@@ -195,43 +174,30 @@ def make_optimizer(config: OptimizerConfig, learning_rate: Any) -> GroupedUpdate
         config: its `learning_rate` and `reference_batch_size` are not read.
         learning_rate: a float or a `LearningRateSchedule` of optimizer steps.
     """
+
+    def fields(*names: str) -> dict[str, Any]:
+        return {name: getattr(config, name) for name in names}
+
     if isinstance(learning_rate, (int, float)):
         learning_rate = float(learning_rate)
-    keywords: dict[str, Any] = {
-        "learning_rate": learning_rate,
-        "weight_decay": config.weight_decay,
-        "decay": config.decay,
-        "decay_on": config.decay_on,
-        "rate_groups": config.rate_groups,
-        "global_clipnorm": config.clip_norm,
-        "gradient_accumulation_steps": config.accumulation if config.accumulation > 1 else None,
+    sgd = fields("momentum", "nesterov", "form")
+    adam = fields("beta_1", "beta_2", "epsilon")
+    known: dict[OptimizerName, tuple[type[GroupedUpdates], dict[str, Any]]] = {
+        "sgd": (SGD, sgd),
+        "lars": (LARS, sgd | fields("trust_coefficient", "epsilon")),
+        "lamb": (Lamb, adam),
+        "adam": (Adam, adam),
+        "adamw": (AdamW, adam),
+        "rmsprop": (RMSprop, fields("momentum", "epsilon") | {"rho": config.beta_2}),
     }
-    sgd: dict[str, Any] = {
-        "momentum": config.momentum,
-        "nesterov": config.nesterov,
-        "form": config.form,
-    }
-    adam: dict[str, Any] = {
-        "beta_1": config.beta_1,
-        "beta_2": config.beta_2,
-        "epsilon": config.epsilon,
-    }
-    match config.name:
-        case "sgd":
-            return SGD(**sgd, **keywords)
-        case "lars":
-            trust = {"trust_coefficient": config.trust_coefficient, "epsilon": config.epsilon}
-            return LARS(**sgd, **trust, **keywords)
-        case "lamb":
-            return Lamb(**adam, **keywords)
-        case "adam":
-            return Adam(**adam, **keywords)
-        case "adamw":
-            return AdamW(**adam, **keywords)
-        case "rmsprop":
-            return RMSprop(
-                rho=config.beta_2, momentum=config.momentum, epsilon=config.epsilon, **keywords
-            )
+    optimizer, own = known[config.name]
+    return optimizer(
+        learning_rate,
+        **own,
+        **fields("weight_decay", "decay", "decay_on", "rate_groups"),
+        global_clipnorm=config.clip_norm,
+        gradient_accumulation_steps=config.accumulation if config.accumulation > 1 else None,
+    )
 
 
 _NAMES: dict[VariableKind, tuple[str, str]] = {
@@ -253,18 +219,14 @@ def describe(optimizer: Any, variables: Sequence[Any]) -> str:
         shifts. Learning rate times 0.1 for 3 variables."
     """
     inner: GroupedUpdates = getattr(optimizer, "inner_optimizer", optimizer)
+    paths = [variable.path for variable in variables]
     decayed = set(inner.decayed(variables))
-    kinds = [(variable_kind(variable.path), variable.path in decayed) for variable in variables]
     said = "No weight decay"
     if decayed:
         way = "in the trust ratio" if isinstance(inner, Lamb) else inner.decay
-        others = _counted([kind for kind, decays in kinds if not decays])
-        said = (
-            f"Weight decay {inner.weight_decay:g} ({way}) on "
-            f"{_counted([kind for kind, decays in kinds if decays])}"
-            f"{'; not on ' if others else ''}{others}"
-        )
-    paths = [variable.path for variable in variables]
+        said = f"Weight decay {inner.weight_decay:g} ({way}) on {_counted(decayed)}"
+        if others := _counted(path for path in paths if path not in decayed):
+            said += f"; not on {others}"
     counts = Counter(rate_multipliers(paths, inner.rate_groups))
     rates = ", ".join(
         f"{factor:g} for {count} variable{'s' if count > 1 else ''}"
@@ -274,9 +236,9 @@ def describe(optimizer: Any, variables: Sequence[Any]) -> str:
     return f"{said}. Learning rate times {rates}." if rates else f"{said}."
 
 
-def _counted(kinds: Sequence[VariableKind]) -> str:
-    counts = [(kinds.count(kind), names) for kind, names in _NAMES.items()]
-    words = [f"{count} {names[count > 1]}" for count, names in counts if count]
+def _counted(paths: Iterable[str]) -> str:
+    counts = Counter(map(variable_kind, paths))
+    words = [f"{counts[kind]} {_NAMES[kind][counts[kind] > 1]}" for kind in _NAMES if counts[kind]]
     return " and ".join(filter(None, (", ".join(words[:-1]), *words[-1:])))
 
 

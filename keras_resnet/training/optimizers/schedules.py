@@ -19,9 +19,7 @@ def total_steps(recipe: Recipe, steps_per_epoch: float) -> int:
     return int(recipe.in_steps(steps_per_epoch).duration)
 
 
-def make_schedule(
-    recipe: Recipe, steps_per_epoch: float
-) -> keras.optimizers.schedules.LearningRateSchedule:
+def make_schedule(recipe: Recipe, steps_per_epoch: float) -> RecipeSchedule:
     """The learning rate of a recipe as a function of the optimizer step.
 
     Args:
@@ -31,7 +29,13 @@ def make_schedule(
     Raises:
         ValueError: the warm-up does not end before the training.
     """
-    return RecipeSchedule(**_arguments(recipe, steps_per_epoch))
+    in_steps = recipe.in_steps(steps_per_epoch)
+    # A batch below the reference has a peak below the unscaled rate: no warm-up then.
+    unscaled = min(1.0, recipe.optimizer.learning_rate / max(recipe.learning_rate, 1e-30))
+    start = recipe.schedule.warmup_from
+    start = unscaled if start == "unscaled" else start
+    schedule = in_steps.as_dict()["schedule"]
+    return RecipeSchedule(schedule, recipe.learning_rate, start, int(in_steps.duration))
 
 
 def learning_rates(recipe: Recipe, steps_per_epoch: float, steps: Iterable[int]) -> list[float]:
@@ -45,11 +49,8 @@ def learning_rates(recipe: Recipe, steps_per_epoch: float, steps: Iterable[int])
     Raises:
         ValueError: the warm-up does not end before the training.
     """
-    arguments = _arguments(recipe, steps_per_epoch)
-    peak, schedule = arguments.pop("peak"), ScheduleConfig(**arguments.pop("schedule"))
     times = np.asarray(list(steps), np.float64)
-    rates: list[float] = (peak * _factor(schedule, **arguments, step=times, ops=np)).tolist()
-    return rates
+    return [float(rate) for rate in make_schedule(recipe, steps_per_epoch).rate(times, np)]
 
 
 @keras.saving.register_keras_serializable(package="keras_resnet")
@@ -74,19 +75,20 @@ class RecipeSchedule(keras.optimizers.schedules.LearningRateSchedule):
         duration: optimizer steps of the whole training.
 
     Raises:
-        ValueError: the warm-up does not end before the training, or a field is out of range.
+        ValueError: the warm-up does not end before the training.
     """
 
     def __init__(
         self, schedule: Mapping[str, Any], peak: float, start: float, duration: int
     ) -> None:
         self._schedule = ScheduleConfig(**schedule)
-        if self._schedule.unit != "steps":
+        warmup = self._schedule.warmup
+        if warmup and warmup >= duration:
             raise ValueError(
-                "Expected a schedule whose times are in optimizer steps. "
-                f"Received: unit={self._schedule.unit!r}. Use `make_schedule`"
+                "Expected a warm-up that ends before the training. Received: a warm-up of "
+                f"{warmup:g} steps, a training of {duration:g}. "
+                "Shorten both with `lasting`, or set `schedule.warmup`"
             )
-        _check_warmup(self._schedule, duration)
         self._config: dict[str, Any] = {
             "schedule": dict(schedule),
             "peak": float(peak),
@@ -96,52 +98,24 @@ class RecipeSchedule(keras.optimizers.schedules.LearningRateSchedule):
 
     def __call__(self, step: Any) -> Any:
         """The learning rate, a float32 scalar, of the optimizer step `step`."""
-        values = self._config
-        step = keras.ops.cast(step, "float32")
-        return values["peak"] * _factor(
-            self._schedule, values["start"], values["duration"], step, keras.ops
-        )
+        return self.rate(keras.ops.cast(step, "float32"), keras.ops)
+
+    def rate(self, step: Any, ops: Any) -> Any:
+        """The learning rates at steps of any shape, floats; `ops` is `numpy` or `keras.ops`."""
+        schedule, start = self._schedule, self._config["start"]
+        factor = _after_warmup(schedule, self._config["duration"], step, ops)
+        if schedule.warmup:
+            ramp = start + (1 - start) * (step / schedule.warmup)
+            factor = ops.where(step < schedule.warmup, ramp, factor)
+        return self._config["peak"] * factor
 
     def get_config(self) -> dict[str, Any]:
         """What the constructor takes, fit for JSON."""
         return dict(self._config)
 
 
-def _arguments(recipe: Recipe, steps_per_epoch: float) -> dict[str, Any]:
-    """What `RecipeSchedule` takes."""
-    in_steps = recipe.in_steps(steps_per_epoch)
-    _check_warmup(in_steps.schedule, in_steps.duration)
-    start = recipe.schedule.warmup_from
-    if start == "unscaled":
-        # A batch below the reference has a peak below the unscaled rate: no warm-up then.
-        start = min(1.0, recipe.optimizer.learning_rate / max(recipe.learning_rate, 1e-30))
-    return {
-        "schedule": in_steps.as_dict()["schedule"],
-        "peak": recipe.learning_rate,
-        "start": start,
-        "duration": int(in_steps.duration),
-    }
-
-
-def _check_warmup(schedule: ScheduleConfig, duration: float) -> None:
-    if schedule.warmup and schedule.warmup >= duration:
-        raise ValueError(
-            "Expected a warm-up that ends before the training. Received: a warm-up of "
-            f"{schedule.warmup:g} steps, a training of {duration:g}. "
-            "Shorten both with `lasting`, or set `schedule.warmup`"
-        )
-
-
-def _factor(schedule: ScheduleConfig, start: float, duration: int, step: Any, ops: Any) -> Any:
-    """Factors of the peak at steps of any shape; `ops` is `numpy` or `keras.ops`."""
-    after = _after_warmup(schedule, duration, step, ops)
-    if not schedule.warmup:
-        return after
-    ramp = start + (1 - start) * (step / schedule.warmup)
-    return ops.where(step < schedule.warmup, ramp, after)
-
-
 def _after_warmup(schedule: ScheduleConfig, duration: int, step: Any, ops: Any) -> Any:
+    """Factors of the peak."""
     if schedule.name == "step":
         # Half a step away from the edges, rounding cannot move them.
         return ops.power(schedule.factor, ops.floor((step + 0.5) / schedule.every))
@@ -185,12 +159,8 @@ class Plateau:
     """
 
     def __init__(self, factor: float, patience: int, threshold: float) -> None:
-        self._factor = factor
-        self._patience = patience
-        self._threshold = threshold
-        self._best = math.inf
-        self._waited = 0
-        self._changes = 0
+        self._factor, self._patience, self._threshold = factor, patience, threshold
+        self._best, self._waited, self._changes = math.inf, 0, 0
 
     def update(self, error: float) -> float:
         """Takes the error of another epoch; returns the factor of the peak from now on.

@@ -43,7 +43,7 @@ _NVIDIA_RN50 = Recipe(
     loss=LossConfig(label_smoothing=0.1),
     augmentation=Augmentation(crop="inception", flip=0.5),
     protocol=EvalProtocol(224, 256),
-    sources=cited(
+    citations=cited(
         f"{_NVIDIA} and configs.yml; 50 and 250 epochs (with mixup 0.2) are published as well",
         {
             _NVIDIA: "duration batch_size optimizer.learning_rate optimizer.reference_batch_size "
@@ -72,7 +72,7 @@ _TORCHVISION_V1 = Recipe(
     schedule=ScheduleConfig("step", every=30),
     augmentation=Augmentation(crop="inception", flip=0.5, antialias=True),
     protocol=EvalProtocol(224, 256),
-    sources=cited(
+    citations=cited(
         "the weights IMAGENET1K_V1 of torchvision; ResNeXts took 100 epochs "
         "(pytorch/vision@212ff516 references/classification/README.md)",
         {
@@ -118,7 +118,7 @@ _TORCHVISION_V2 = Recipe(
     train_size=176,
     protocol=EvalProtocol(224, 232),
     average=AverageConfig(decay=1 - 2e-5 * 1024 * 32 / 600, every=32),
-    sources=cited(
+    citations=cited(
         "the weights IMAGENET1K_V2 of torchvision's ResNet-50: pytorch/vision PR 6433 has the "
         f"command, {_VISION_SCRIPT} the defaults. It changes the rate once an epoch, here at every "
         "step",
@@ -156,6 +156,12 @@ _RSB_THRESHOLD = (
     "assumption. A smoothed share is 0 or 1 after it, as in timm"
 )
 
+_DEVIATION = (
+    ", standard deviation 0.5. No field stands for the deviation: every image gets the same "
+    "magnitude"
+)
+_AUTO = "augmentation.auto augmentation.auto_layers augmentation.auto_magnitude"
+
 _RSB_A2 = Recipe(
     "rsb-a2",
     duration=300,
@@ -175,7 +181,7 @@ _RSB_A2 = Recipe(
     ),
     protocol=EvalProtocol.from_crop_pct(224, 0.95, "bicubic"),
     network={"stochastic_depth": 0.05},
-    sources=cited(
+    citations=cited(
         "Wightman et al. 2021 (arXiv:2110.00476), procedure A2; the paper's text is unverified, "
         f"the values are from {_MMPRETRAIN}@548db6f4 configs/resnet/"
         "resnet50_8xb256-rsb-a2-300e_in1k.py and Li et al. 2024, Table A3, which agree",
@@ -196,10 +202,7 @@ _RSB_A2 = Recipe(
             f"{_RSB_DATA}; there the crop is resized by bicubic interpolation": "augmentation.crop "
             "augmentation.flip",
             "timm resizes with Pillow": "augmentation.antialias",
-            f"{_RSB_DATA} and Li et al. 2024, Table A3: 7, standard deviation 0.5. No field stands "
-            "for the deviation: every image gets the same magnitude": (
-                "augmentation.auto augmentation.auto_layers augmentation.auto_magnitude"
-            ),
+            f"{_RSB_DATA} and Li et al. 2024, Table A3: 7{_DEVIATION}": _AUTO,
             f"{_MMPRETRAIN}@548db6f4: repeated; 3 in the command of timm for A2 in "
             "Alibaba-MIIL/ML_Decoder@12a67d98 README.md": "augmentation.repeats",
             "huggingface/pytorch-image-models@aa4b5850 results/results-imagenet.csv": (
@@ -222,33 +225,21 @@ _RSB_A1 = dataclasses.replace(
     optimizer=dataclasses.replace(_RSB_A2.optimizer, weight_decay=0.01),
     loss=dataclasses.replace(_RSB_A2.loss, label_smoothing=0.1),
     augmentation=dataclasses.replace(_RSB_A2.augmentation, mixup=0.2),
-    sources={
-        **_RSB_A2.sources,
-        "": "Wightman et al. 2021 (arXiv:2110.00476), procedure A1; the paper's text is "
-        f"unverified, the values are from {_A1_CONFIG}",
-        **dict.fromkeys(
-            (
-                *("duration", "optimizer.weight_decay", "loss.name", "network.stochastic_depth"),
-                *("augmentation.mixup", "augmentation.cutmix"),
-            ),
-            _A1_ONLY,
-        ),
-        **dict.fromkeys(
-            (
-                *("batch_size", "optimizer.name", "optimizer.learning_rate"),
-                *("schedule.name", "schedule.warmup"),
-            ),
-            f"{_RSB_SCHEDULE}; timm's LAMB also clips the gradients' norm at 1",
-        ),
-        **dict.fromkeys(
-            ("augmentation.auto", "augmentation.auto_layers", "augmentation.auto_magnitude"),
-            f"{_RSB_DATA}: 7, standard deviation 0.5. No field stands for the deviation: every "
-            "image gets the same magnitude",
-        ),
-        "optimizer.decay_on": f"{_A1_CONFIG}: not on biases and BN; timm's default agrees",
-        "augmentation.repeats": f"{_A1_CONFIG}: repeated; our assumption: 3, as for A2",
-        "loss.label_smoothing": f"{_A1_ONLY}; `loss.target_threshold` leaves no trace of it",
-    },
+    citations=dict(_RSB_A2.citations)
+    | cited(
+        "Wightman et al. 2021 (arXiv:2110.00476), procedure A1; the paper's text is unverified, "
+        f"the values are from {_A1_CONFIG}",
+        {
+            _A1_ONLY: "duration optimizer.weight_decay loss.name network.stochastic_depth "
+            "augmentation.mixup augmentation.cutmix",
+            f"{_RSB_SCHEDULE}; timm's LAMB also clips the gradients' norm at 1": "batch_size "
+            "optimizer.name optimizer.learning_rate schedule.name schedule.warmup",
+            f"{_RSB_DATA}: 7{_DEVIATION}": _AUTO,
+            f"{_A1_CONFIG}: not on biases and BN; timm's default agrees": "optimizer.decay_on",
+            f"{_A1_CONFIG}: repeated; our assumption: 3, as for A2": "augmentation.repeats",
+            f"{_A1_ONLY}; `loss.target_threshold` leaves no trace of it": "loss.label_smoothing",
+        },
+    ),
     expected={"resnet50": 80.382},
 )
 
@@ -261,30 +252,23 @@ _RSB_A3 = dataclasses.replace(
     augmentation=dataclasses.replace(_RSB_A2.augmentation, auto_magnitude=6, repeats=1),
     train_size=160,
     network={},
-    sources={
-        **{
-            field: source
-            for field, source in _RSB_A2.sources.items()
-            if field not in ("network.stochastic_depth", "augmentation.repeats")
+    citations={
+        field: citation
+        for field, citation in _RSB_A2.citations.items()
+        if field not in ("network.stochastic_depth", "augmentation.repeats")
+    }
+    | cited(
+        "Wightman et al. 2021 (arXiv:2110.00476), procedure A3; the paper's text is unverified, "
+        f"the values are from {_A3_BOTH}",
+        {
+            _A3_BOTH: "duration optimizer.learning_rate loss.name augmentation.mixup "
+            "augmentation.cutmix",
+            f"{_A3_CONFIG}: not on biases and BN; timm's default agrees": "optimizer.decay_on",
+            f"Li et al. 2024, Table A3: 6{_DEVIATION}": _AUTO,
+            "Li et al. 2024, Table A3; the data config of mmpretrain crops to 224: "
+            "a disagreement": "train_size",
         },
-        "": "Wightman et al. 2021 (arXiv:2110.00476), procedure A3; the paper's text is "
-        f"unverified, the values are from {_A3_BOTH}",
-        **dict.fromkeys(
-            (
-                *("duration", "optimizer.learning_rate", "loss.name"),
-                *("augmentation.mixup", "augmentation.cutmix"),
-            ),
-            _A3_BOTH,
-        ),
-        "optimizer.decay_on": f"{_A3_CONFIG}: not on biases and BN; timm's default agrees",
-        **dict.fromkeys(
-            ("augmentation.auto", "augmentation.auto_layers", "augmentation.auto_magnitude"),
-            "Li et al. 2024, Table A3: 6, standard deviation 0.5. No field stands for the "
-            "deviation: every image gets the same magnitude",
-        ),
-        "train_size": "Li et al. 2024, Table A3; the data config of mmpretrain crops to 224: a "
-        "disagreement",
-    },
+    ),
     expected={"resnet50": 78.052},
 )
 
@@ -298,7 +282,7 @@ _LARS_90 = Recipe(
     augmentation=Augmentation(crop="inception", flip=0.5),
     protocol=EvalProtocol(224, 256, "bicubic"),
     network={"zero_init_residual": True},
-    sources=cited(
+    citations=cited(
         "You et al. 2017 (arXiv:1708.03888), as in tensorflow/tpu for 32,768 images. No accuracy "
         "is published for just these values; MLPerf's target, with other ones, is 75.9",
         {

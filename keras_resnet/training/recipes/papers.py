@@ -15,7 +15,7 @@ from keras_resnet.training.recipes.recipe import Recipe
 
 
 def cited(whole: str, fields: Mapping[str, str]) -> dict[str, str]:
-    """`Recipe.sources`, from citations.
+    """`Recipe.citations`, from citations.
 
     Args:
         whole: of the recipe as a whole.
@@ -47,7 +47,7 @@ _HE2015_IMAGENET = Recipe(
     augmentation=Augmentation(crop="he2015", flip=0.5, lighting=0.1),
     protocol=EvalProtocol(224, 256),
     precise_bn=200,
-    sources=cited(
+    citations=cited(
         f"{_HE2015}, section 3.4. The paper subtracts the mean of each pixel; the networks here "
         "normalise with their own constants",
         {
@@ -77,7 +77,7 @@ _HE2015_CIFAR10 = Recipe(
     optimizer=OptimizerConfig(learning_rate=0.1, weight_decay=1e-4),
     schedule=ScheduleConfig("multi-step", unit="steps", milestones=(32_000, 48_000)),
     augmentation=Augmentation(crop="pad", padding=4, flip=0.5),
-    sources=cited(
+    citations=cited(
         f"{_HE2015}, section 4.2. The paper subtracts the mean of each pixel; the networks here "
         "normalise with their own constants",
         {
@@ -96,8 +96,8 @@ _HE2015_CIFAR10_110 = dataclasses.replace(
     _HE2015_CIFAR10,
     name="he2015-cifar10-110",
     schedule=dataclasses.replace(_HE2015_CIFAR10.schedule, low_until_error=0.8, low_factor=0.1),
-    sources={
-        **_HE2015_CIFAR10.sources,
+    citations={
+        **_HE2015_CIFAR10.citations,
         **dict.fromkeys(
             ("schedule.low_until_error", "schedule.low_factor"),
             f"{_HE2015}, section 4.2, of 110 layers: 0.01 until the training error is below 80 %, "
@@ -121,7 +121,7 @@ _HE2016_CIFAR = dataclasses.replace(
             *((32_000, 0.1), (47_999, 0.1), (48_000, 0.01)),
         ),
     ),
-    sources=cited(
+    citations=cited(
         f"{_HE2016}, appendix, which is as {_HE2015}, section 4.2",
         {
             f"{_HE2016}, appendix": "unit batch_size optimizer.learning_rate optimizer.momentum "
@@ -149,7 +149,7 @@ _HE2016_IMAGENET = Recipe(
     augmentation=Augmentation(crop="he2015", flip=0.5, lighting=0.1),
     train_size=224,
     protocol=EvalProtocol(320, 320),
-    sources=cited(
+    citations=cited(
         f"{_HE2016}, appendix, with the scale augmentation of {_HE2015}, section 3.4",
         {
             f"our assumption: as {_LUA} opts.lua; the length is unverified": "duration",
@@ -184,7 +184,7 @@ _GOYAL2017 = Recipe(
     augmentation=Augmentation(crop="inception", flip=0.5),
     protocol=EvalProtocol(224, 256),
     network={"zero_init_residual": True},
-    sources=cited(
+    citations=cited(
         f"{_GOYAL}. BN takes its statistics from 32 images there, and the classifier starts from "
         "N(0, 0.01^2): neither is part of a recipe",
         {

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from keras_resnet.support.checks import check_choice, check_number, store_integers
 
@@ -36,7 +37,7 @@ class OptimizerConfig:
         nesterov: whether the momentum is Nesterov's, of SGD and LARS.
         form: of their momentum: `"caffe"`: `v = momentum * v + learning_rate * g`, `w -= v`;
             `"torch"`: `v = momentum * v + g`, `w -= learning_rate * v`. They differ after the
-            learning rate has changed.
+            learning rate has changed (Goyal et al. 2017, section 3).
         weight_decay: per step; what it does depends on `decay`.
         decay: `"coupled"`: `weight_decay * w` is added to the gradient, as Caffe and torch do (L2);
             `"decoupled"`: `learning_rate * weight_decay * w` is subtracted from the weight
@@ -83,17 +84,14 @@ class OptimizerConfig:
                 "Expected `optimizer.decay` of adamw to be decoupled; adam's may be coupled. "
                 f"Received: {self.decay}"
             )
-        for name in ("learning_rate", "weight_decay", "epsilon", "trust_coefficient"):
-            check_number(f"optimizer.{name}", getattr(self, name))
-        for name in ("momentum", "beta_1", "beta_2"):
-            check_number(f"optimizer.{name}", getattr(self, name), 0, 1)
+        _check_numbers(self, "optimizer", "learning_rate weight_decay epsilon trust_coefficient")
+        _check_numbers(self, "optimizer", "momentum beta_1 beta_2", high=1)
+        _check_numbers(self, "optimizer", "clip_norm", low=1e-12)
         if not isinstance(self.nesterov, bool):
             raise ValueError(
                 f"Expected `optimizer.nesterov` to be true or false. Received: {self.nesterov!r}"
             )
         store_integers(self, ("reference_batch_size", "accumulation"), prefix="optimizer.")
-        if self.clip_norm is not None:
-            check_number("optimizer.clip_norm", self.clip_norm, 1e-12)
         kinds = tuple([self.decay_on] if isinstance(self.decay_on, str) else self.decay_on)
         for kind in kinds:
             check_choice("optimizer.decay_on", kind, get_args(VariableKind))
@@ -160,14 +158,11 @@ class ScheduleConfig:
     def __post_init__(self) -> None:
         check_choice("schedule.name", self.name, get_args(ScheduleName))
         check_choice("schedule.unit", self.unit, get_args(Unit))
-        for name in ("warmup", "factor", "threshold", "end", "low_factor"):
-            check_number(f"schedule.{name}", getattr(self, name))
-        for name in ("every", "power"):
-            check_number(f"schedule.{name}", getattr(self, name), 1e-9)
+        _check_numbers(self, "schedule", "warmup factor threshold end low_factor")
+        _check_numbers(self, "schedule", "every power", low=1e-9)
+        _check_numbers(self, "schedule", "low_until_error", high=1)
         if self.warmup_from != "unscaled":
-            check_number("schedule.warmup_from", self.warmup_from, 0, 1)
-        if self.low_until_error is not None:
-            check_number("schedule.low_until_error", self.low_until_error, 0, 1)
+            _check_numbers(self, "schedule", "warmup_from", high=1)
         store_integers(self, ("patience",), prefix="schedule.")
         object.__setattr__(self, "milestones", tuple(self.milestones))
         object.__setattr__(self, "points", tuple(tuple(point) for point in self.points))
@@ -223,15 +218,13 @@ class LossConfig:
     def __post_init__(self) -> None:
         check_choice("loss.name", self.name, get_args(LossName))
         check_choice("loss.class_weights", self.class_weights, get_args(ClassWeights))
-        check_number("loss.l2_sp", self.l2_sp)
-        check_number("loss.label_smoothing", self.label_smoothing, 0, 1)
-        if self.target_threshold is not None:
-            check_number("loss.target_threshold", self.target_threshold, 0, 1)
-            if self.name != "binary-cross-entropy":
-                raise ValueError(
-                    "Expected `loss.target_threshold` with binary-cross-entropy only. "
-                    f"Received: {self.target_threshold} with {self.name}"
-                )
+        _check_numbers(self, "loss", "l2_sp")
+        _check_numbers(self, "loss", "label_smoothing target_threshold", high=1)
+        if self.target_threshold is not None and self.name != "binary-cross-entropy":
+            raise ValueError(
+                "Expected `loss.target_threshold` with binary-cross-entropy only. "
+                f"Received: {self.target_threshold} with {self.name}"
+            )
 
 
 @dataclass(frozen=True)
@@ -250,5 +243,15 @@ class AverageConfig:
     every: int = 1
 
     def __post_init__(self) -> None:
-        check_number("average.decay", self.decay, 0, 1)
+        _check_numbers(self, "average", "decay", high=1)
         store_integers(self, ("every",), prefix="average.")
+
+
+def _check_numbers(
+    part: Any, prefix: str, names: str, low: float = 0.0, high: float = math.inf
+) -> None:
+    """Checks fields, named with spaces between, which may be None where that is the default."""
+    for name in names.split():
+        value = getattr(part, name)
+        if value is not None or type(part).__dataclass_fields__[name].default is not None:
+            check_number(f"{prefix}.{name}", value, low, high)

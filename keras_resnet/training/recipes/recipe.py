@@ -1,9 +1,9 @@
-"""Training recipes as data. The table of them is in `recipe_table`."""
+"""Training recipes as data. The table of them is in `table.py`."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, get_args
@@ -19,10 +19,13 @@ from keras_resnet.training.recipes.parts import (
     Unit,
 )
 
+#: The citation of what `override` changed.
+BY_USER = "set by the user"
+
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a network is trained; `keras-resnet recipes NAME` prints one with its sources.
+    """How a network is trained; `keras-resnet recipes NAME` prints one with its citations.
 
     Args:
         name: as in `RECIPES`.
@@ -42,7 +45,7 @@ class Recipe:
         precise_bn: so many training batches from which BN's statistics are computed anew before
             the last weights are saved (He et al. 2015's released models); 0: the moving ones stay.
         network: fields of `ResNetConfig` that the recipe sets where it builds the network.
-        sources: where values come from: dotted field -> citation; `""` is the recipe as a whole.
+        citations: where values come from: dotted field -> citation; `""` is the recipe as a whole.
         expected: published results with it: network -> top-1 accuracy in percent, for comparison.
 
     Raises:
@@ -63,7 +66,7 @@ class Recipe:
     patience: int | None = None
     precise_bn: int = 0
     network: Mapping[str, Any] = field(default_factory=dict)
-    sources: Mapping[str, str] = field(default_factory=dict, repr=False)
+    citations: Mapping[str, str] = field(default_factory=dict, repr=False)
     expected: Mapping[str, float] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
@@ -82,7 +85,7 @@ class Recipe:
                 "`optimizer.weight_decay`, which pulls to zero. Received: "
                 f"{self.loss.l2_sp:g} and {self.optimizer.weight_decay:g}. Set one of them to 0"
             )
-        for name in ("network", "sources", "expected"):
+        for name in ("network", "citations", "expected"):
             object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
 
     @property
@@ -93,17 +96,10 @@ class Recipe:
 
     def in_steps(self, steps_per_epoch: float) -> Recipe:
         """The same recipe with every time counted in optimizer steps."""
-
-        def steps(value: float, unit: Unit) -> float:
-            return value * steps_per_epoch if unit == "epochs" else value
-
-        old = self.schedule
-        return dataclasses.replace(
-            self,
-            duration=max(1, round(steps(self.duration, self.unit))),
-            unit="steps",
-            schedule=_with_times(old, lambda value: steps(value, old.unit), unit="steps"),
-        )
+        steps = {"epochs": steps_per_epoch, "steps": 1}
+        duration = max(1, round(self.duration * steps[self.unit]))
+        schedule = _stretched(self.schedule, steps[self.schedule.unit], "steps")
+        return dataclasses.replace(self, duration=duration, unit="steps", schedule=schedule)
 
     def lasting(self, duration: float) -> Recipe:
         """The same recipe for another length of training, in the same unit.
@@ -119,28 +115,25 @@ class Recipe:
                 "Expected a recipe whose times have one unit. Received: a duration in "
                 f"{self.unit}, a schedule in {self.schedule.unit}. Use `in_steps` first"
             )
-        share = duration / self.duration
-        schedule = _with_times(self.schedule, lambda value: value * share, unit=self.unit)
+        schedule = _stretched(self.schedule, duration / self.duration, self.unit)
         return dataclasses.replace(self, duration=duration, schedule=schedule)
 
     def as_dict(self) -> dict[str, Any]:
-        """All fields but `sources` and `expected`, fit for JSON; `recipe_from_dict` reads it."""
+        """All fields but `citations` and `expected`, fit for JSON; `recipe_from_dict` reads it."""
         values: dict[str, Any] = _plain(self)
-        for name in ("sources", "expected"):
+        for name in ("citations", "expected"):
             del values[name]
         return values
 
 
-def _with_times(
-    schedule: ScheduleConfig, change: Callable[[float], float], unit: Unit
-) -> ScheduleConfig:
+def _stretched(schedule: ScheduleConfig, factor: float, unit: Unit) -> ScheduleConfig:
     return dataclasses.replace(
         schedule,
         unit=unit,
-        warmup=change(schedule.warmup),
-        every=change(schedule.every),
-        milestones=tuple(change(value) for value in schedule.milestones),
-        points=tuple((change(time), factor) for time, factor in schedule.points),
+        warmup=schedule.warmup * factor,
+        every=schedule.every * factor,
+        milestones=tuple(time * factor for time in schedule.milestones),
+        points=tuple((time * factor, rate) for time, rate in schedule.points),
     )
 
 
@@ -182,13 +175,10 @@ def fields_of(recipe: Recipe) -> list[str]:
     """The dotted names that `override` takes, but for those inside of `network`."""
     names = []
     for name in recipe.as_dict():
-        part = _PARTS.get(name)
-        if name == "name":
-            continue
-        if part is None:
+        if name in _PARTS:
+            names += [f"{name}.{item.name}" for item in dataclasses.fields(_PARTS[name])]
+        elif name != "name":
             names.append(name)
-        else:
-            names.extend(f"{name}.{item.name}" for item in dataclasses.fields(part))
     return names
 
 
@@ -206,7 +196,7 @@ def override(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
     """
     values = recipe.as_dict()
     known = fields_of(recipe)
-    sources = dict(recipe.sources)
+    citations = dict(recipe.citations)
     for name, value in changes.items():
         part, _, rest = name.partition(".")
         if name not in known and not (part == "network" and rest):
@@ -220,5 +210,5 @@ def override(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
             values[part] = {**before, rest: value}
         else:
             values[name] = value
-        sources[name] = "set by the user"
-    return dataclasses.replace(recipe_from_dict(values), sources=sources, expected=recipe.expected)
+        citations[name] = BY_USER
+    return recipe_from_dict({**values, "citations": citations, "expected": recipe.expected})

@@ -17,7 +17,7 @@ _DIGITS = Recipe(
     optimizer=OptimizerConfig(learning_rate=0.05, weight_decay=1e-3),
     schedule=ScheduleConfig("cosine", warmup=1),
     augmentation=Augmentation(crop="pad", padding=4),
-    sources=cited(
+    citations=cited(
         "our own: ResNet-20 on the 1,437 training digits within two minutes on two cores",
         {
             "our own: found by trying": "duration batch_size optimizer.learning_rate",
@@ -39,7 +39,7 @@ _CIFAR10 = Recipe(
     optimizer=OptimizerConfig(learning_rate=0.2, nesterov=True, weight_decay=5e-4),
     schedule=ScheduleConfig("piecewise-linear", points=((0, 0.15), (2, 1), (8, 0))),
     augmentation=Augmentation(crop="pad", padding=4, flip=0.5),
-    sources=cited(
+    citations=cited(
         "our own, for ResNet-20: 400,000 images, half an hour on two cores at 220 images a second",
         {
             "our own: what fits into half an hour": "duration",
@@ -60,7 +60,7 @@ _FINETUNE = Recipe(
     schedule=ScheduleConfig("cosine", warmup=0.5),
     augmentation=Augmentation(crop="inception", area=(0.25, 1.0), flip=0.5),
     patience=10,
-    sources=cited(
+    citations=cited(
         "our own, for a network that is trained already and a data set of thousands of images",
         {
             "our own: `finetune` sets it by its stages": "duration",

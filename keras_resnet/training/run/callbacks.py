@@ -1,4 +1,4 @@
-"""What happens between the steps of `fit`, each in a callback of its own."""
+"""What happens between the steps of `fit`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import keras
 
 from keras_resnet.training.optimizers.averaging import average_bn_across_replicas
+from keras_resnet.training.optimizers.keras_private import synchronize
 from keras_resnet.training.run.run import Run
 
 
@@ -16,13 +17,13 @@ class DivergedError(RuntimeError):
     """The loss became infinite, no number, or far larger than that of guessing."""
 
 
-class Counter(keras.callbacks.Callback):
-    """Counts batches; comes first. Puts back what metrics had counted before an interruption."""
+class AfterSteps(keras.callbacks.Callback):
+    """Counts batches, refuses to diverge, ends the warm-up, averages the weights; comes first."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, last_good: Callable[[], str]) -> None:
+        """Takes the run, and what says in a sentence which state is safe."""
         super().__init__()
-        self._run = run
-        self._begin = 0
+        self._run, self._last_good, self._begin = run, last_good, 0
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self._run.restore_metrics()
@@ -30,101 +31,35 @@ class Counter(keras.callbacks.Callback):
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         self._begin = batch
 
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+    def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
+        run, logs = self._run, logs or {}
         # With several steps per execution, `batch` is the number of the last one.
-        self._run.batches += batch - self._begin + 1
-
-
-class Guard(keras.callbacks.Callback):
-    """Stops a run whose loss is no number, infinite, or a hundred times that of guessing."""
-
-    def __init__(self, run: Run, classes: int, last_good: Callable[[], str]) -> None:
-        """Takes the run, how many classes there are, and what says which state is safe."""
-        super().__init__()
-        self._run, self._last_good = run, last_good
-        self._limit = 100 * max(1.0, math.log(classes))
-
-    def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
-        loss = float((logs or {}).get("loss", 0.0))
-        if math.isfinite(loss) and loss <= self._limit:
-            return
-        _synchronize(self)
-        raise DivergedError(
-            f"Expected a finite loss of at most {self._limit:.0f}. Received: a mean loss of "
-            f"{loss:g} in epoch {self._run.finished_epochs + 1}, at step {self._run.steps}, with "
-            f"learning rate {self._run.learning_rate:g}. {self._last_good()} Try a lower learning "
-            "rate or a longer warm-up"
-        )
-
-
-class AdaptiveRate(keras.callbacks.Callback):
-    """Ends the warm-up of He et al. 2015, section 4.2, once the training error is low enough."""
-
-    def __init__(self, run: Run) -> None:
-        super().__init__()
-        self._run = run
-
-    def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
-        limit = self._run.recipe.schedule.low_until_error
-        if not self._run.low_rate or limit is None:
-            return
-        if 1 - float((logs or {}).get("accuracy", 0.0)) < limit:
-            self._run.low_rate = False
-            _synchronize(self)
-            self._run.set_rate()
-
-
-class Averaging(keras.callbacks.Callback):
-    """Keeps the moving average of the weights."""
-
-    def __init__(self, run: Run) -> None:
-        super().__init__()
-        self._run = run
-
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        run = self._run
+        run.batches += batch - self._begin + 1
+        self._refuse_divergence(float(logs.get("loss", 0.0)))
+        limit = run.recipe.schedule.low_until_error
+        if run.low_rate and limit is not None and 1 - float(logs.get("accuracy", 0.0)) < limit:
+            run.low_rate = False
+            synchronize(run.model)
+            run.set_rate()
         every = run.recipe.average.every * run.recipe.optimizer.accumulation
         if run.average is not None and run.batches % every == 0:
-            _synchronize(self)
+            synchronize(run.model)
             average_bn_across_replicas(run.model)
             run.average.update(run.model)
 
-
-class EpochEnd(keras.callbacks.Callback):
-    """Evaluates, follows the error, and hands the epoch's figures on.
-
-    Keras would evaluate by itself; here, the weights are the averaged ones, and an interruption
-    inside finds the run as it was before.
-    """
-
-    def __init__(
-        self,
-        run: Run,
-        evaluate: Callable[[], dict[str, float]],
-        finished: Callable[[bool], None],
-    ) -> None:
-        """Takes what evaluates, and what to do with an epoch, told if it is the best."""
-        super().__init__()
-        self._run, self._evaluate, self._finished = run, evaluate, finished
-
-    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        _synchronize(self)
+    def _refuse_divergence(self, loss: float) -> None:
         run = self._run
-        logs = {} if logs is None else logs
-        # That of the next step.
-        logs["learning_rate"] = run.learning_rate
-        logs |= {f"val_{name}": value for name, value in self._evaluate().items()}
-        for name in sorted(logs, key=_place):
-            run.history.setdefault(name, []).append(float(logs[name]))
-        if run.plateau is not None:
-            run.plateau.update(1 - logs["val_accuracy"])
-            run.set_rate()
-        is_best = run.best is None or logs["val_accuracy"] > run.best
-        if is_best:
-            run.best, run.best_epoch = float(logs["val_accuracy"]), epoch + 1
-        self._finished(is_best)
-        if run.is_exhausted:
-            self.model.stop_training = True
+        # A hundred times the loss of guessing.
+        limit = 100 * max(1.0, math.log(run.model.output_shape[-1]))
+        if math.isfinite(loss) and loss <= limit:
+            return
+        synchronize(run.model)
+        raise DivergedError(
+            f"Expected a finite loss of at most {limit:.0f}. Received: a mean loss of "
+            f"{loss:g} in epoch {run.finished_epochs + 1}, at step {run.steps}, with "
+            f"learning rate {run.learning_rate:g}. {self._last_good()} Try a lower learning "
+            "rate or a longer warm-up"
+        )
 
 
 class Checkpointing(keras.callbacks.Callback):
@@ -132,41 +67,15 @@ class Checkpointing(keras.callbacks.Callback):
 
     def __init__(self, run: Run, every: int | None, save: Callable[[], None]) -> None:
         super().__init__()
-        self._run, self._every, self._save = run, every, save
-        self._before = run.batches
+        self._run, self._every, self._save, self._before = run, every, save, run.batches
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         before, self._before = self._before, self._run.batches
         within_epoch = self._before % self._run.batches_per_epoch != 0
         if self._every and within_epoch and before // self._every != self._before // self._every:
-            _synchronize(self)
+            synchronize(self._run.model)
             self._save()
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        _synchronize(self)
+        synchronize(self._run.model)
         self._save()
-
-
-class EndIfAsked(keras.callbacks.Callback):
-    """Calls what ends the run if a signal asked for that, after every step; comes last."""
-
-    def __init__(self, end_if_asked: Callable[[], None]) -> None:
-        super().__init__()
-        self._end_if_asked = end_if_asked
-
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        self._end_if_asked()
-
-    def on_test_batch_end(self, batch: int, logs: Any = None) -> None:
-        self._end_if_asked()
-
-
-def _place(name: str) -> tuple[bool, bool, str]:
-    """Loss, accuracies, those of validation, then the learning rate."""
-    return name == "learning_rate", name.startswith("val_"), name.replace("loss", "")
-
-
-def _synchronize(callback: keras.callbacks.Callback) -> None:
-    """Brings the model's variables up to date; under jax, they are not while `fit` runs."""
-    # Reading the attribute does it, whatever the backend.
-    _ = callback.model

@@ -5,14 +5,11 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-from keras_resnet.training.recipes.recipe import Recipe
+from keras_resnet.training.recipes.recipe import BY_USER, Recipe
 from keras_resnet.training.recipes.table import RECIPES
-
-#: As `override` marks what it changed.
-_BY_USER = "set by the user"
 
 _MOST_CLASSES = 50
 
@@ -28,6 +25,19 @@ _ALWAYS = {
     "loss.name",
     "augmentation.crop",
 }
+
+
+_FRONT_MATTER = """---
+library_name: keras
+pipeline_tag: image-classification
+tags:
+  - image-classification
+  - keras
+  - keras-resnets
+  - resnet
+metrics:
+  - accuracy
+---"""
 
 
 @dataclass(frozen=True)
@@ -47,11 +57,8 @@ class CardFacts:
         best_epoch: that of `best.keras`, from 1; None: there is none.
         seed: of the run.
         dtype: of the computations, e.g. `"bfloat16"`.
-        finished: whether the whole training is over.
-        stages: of fine-tuning, each with the recipe's whole schedule; 0: it is no fine-tuning.
         environment: what `describe_environment` gives.
-        licence: of the weights, as Hugging Face abbreviates it, e.g. `"apache-2.0"`; None: the card
-            says nothing of it.
+        stages: of fine-tuning, each with the recipe's whole schedule; 0: it is no fine-tuning.
     """
 
     network: str
@@ -66,10 +73,8 @@ class CardFacts:
     best_epoch: int | None
     seed: int
     dtype: str
-    finished: bool = True
+    environment: Mapping[str, Any]
     stages: int = 0
-    environment: Mapping[str, Any] = field(default_factory=dict)
-    licence: str | None = None
 
 
 def model_card(facts: CardFacts) -> str:
@@ -78,7 +83,7 @@ def model_card(facts: CardFacts) -> str:
     Fields of the recipe that are not those of the table `RECIPES` are marked, whoever changed them.
     """
     sections = (
-        _front_matter(facts),
+        _FRONT_MATTER,
         f"# {_text(facts.network)} trained on {_text(facts.data)}\n\n{_summary(facts)}",
         f"## Results\n\n{_results(facts)}",
         f"## Published results\n\n{_published(facts)}",
@@ -91,34 +96,19 @@ def model_card(facts: CardFacts) -> str:
     return "\n\n".join(sections) + "\n"
 
 
-def _front_matter(facts: CardFacts) -> str:
-    lines = ["library_name: keras", "pipeline_tag: image-classification"]
-    if facts.licence is not None:
-        # A string of JSON is one of YAML.
-        lines.append(f"license: {json.dumps(facts.licence)}")
-    tags = ("image-classification", "keras", "keras-resnets", "resnet")
-    lines += ["tags:", *(f"  - {tag}" for tag in tags), "metrics:", "  - accuracy"]
-    return "\n".join(("---", *lines, "---"))
-
-
 def _summary(facts: CardFacts) -> str:
     epochs = _epochs(facts)
     stages = f"{facts.stages} stage{'' if facts.stages == 1 else 's'}"
-    sentences = [
+    text = (
         f"A classifier of images into {len(facts.class_names)} classes, with {facts.parameters:,} "
         f"parameters, {f'fine-tuned in {stages}' if facts.stages else 'trained'} for {epochs} "
         f"epoch{'' if epochs == 1 else 's'} by the recipe `{facts.recipe.name}` of keras-resnets."
-    ]
-    if not facts.finished:
-        sentences.append(
-            "**The training is not finished**: the recipe lasts "
-            f"{facts.recipe.duration:g} {facts.recipe.unit}."
-        )
+    )
     changed = sum(marked for *_, marked in _recipe_fields(facts.recipe))
     if changed:
         fields = "field of the recipe was" if changed == 1 else "fields of the recipe were"
-        sentences.append(f"{changed} {fields} changed for this run; see below.")
-    return " ".join(sentences)
+        text += f" {changed} {fields} changed for this run; see below."
+    return text
 
 
 def _results(facts: CardFacts) -> str:
@@ -148,7 +138,7 @@ def _results(facts: CardFacts) -> str:
         )
     if facts.recipe.average.decay:
         text += " Validated and saved are moving averages of the weights."
-    if facts.recipe.precise_bn and facts.finished:
+    if facts.recipe.precise_bn:
         text += (
             " The statistics of batch normalisation in `last.keras` were computed anew after the "
             "last epoch, so that its figures differ a little from these."
@@ -219,7 +209,7 @@ def _recipe(facts: CardFacts) -> str:
         for name, value, source, marked in _recipe_fields(recipe)
         if source or name in _ALWAYS or defaults.get(name) != value
     )
-    whole = recipe.sources.get("")
+    whole = recipe.citations.get("")
     intro = [
         f"`{recipe.name}`, with seed {facts.seed}.",
         f"Source: {_text(whole)}." if whole else "",
@@ -253,11 +243,11 @@ def _recipe_fields(recipe: Recipe) -> list[tuple[str, Any, str, bool]]:
         # `Recipe.lasting` changes the interval of steps even where there are none.
         if name == "name" or (name == "schedule.every" and recipe.schedule.name != "step"):
             continue
-        source = recipe.sources.get(name, "")
-        marked = source == _BY_USER
+        source = recipe.citations.get(name, "")
+        marked = source == BY_USER
         if published is not None and published.get(name) != value:
             before = f"`{_json(published[name])}`" if name in published else "nothing"
-            source = f"{_BY_USER if marked else 'changed for this run'}; the recipe has {before}"
+            source = f"{BY_USER if marked else 'changed for this run'}; the recipe has {before}"
             marked = True
         rows.append((name, value, _text(source) if not marked else source, marked))
     return rows

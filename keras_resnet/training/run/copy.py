@@ -1,4 +1,4 @@
-"""The copy of a model that is trained: it puts out logits, in the wished precision and strategy."""
+"""The copy of a model that is trained: it puts out logits, in the precision that is asked for."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ from typing import Any, Literal
 import keras
 import numpy as np
 
-from keras_resnet.training.losses import TrainedModel
+from keras_resnet.data import Source
+from keras_resnet.training.losses import TrainedModel, balanced_weights, make_loss
+from keras_resnet.training.optimizers.optimizers import make_optimizer
+from keras_resnet.training.recipes.recipe import Recipe
 
 #: What `dtype` may be, and the Keras policy that it means.
-POLICIES = {
+_POLICIES = {
     "float32": "float32",
     "bfloat16": "mixed_bfloat16",
     "mixed_bfloat16": "mixed_bfloat16",
@@ -24,15 +27,10 @@ _PREPROCESSING = (keras.layers.Rescaling, keras.layers.Normalization)
 _ACTIVATIONS = ("softmax", "sigmoid", "linear")
 
 
-def policy_of(dtype: str) -> str:
-    """The Keras dtype policy of a name in `POLICIES`.
-
-    Raises:
-        ValueError: there is none.
-    """
-    if dtype not in POLICIES:
-        raise ValueError(f"Expected `dtype` to be one of {', '.join(POLICIES)}. Received: {dtype}")
-    return POLICIES[dtype]
+def _policy_of(dtype: str) -> str:
+    if dtype not in _POLICIES:
+        raise ValueError(f"Expected `dtype` to be one of {', '.join(_POLICIES)}. Received: {dtype}")
+    return _POLICIES[dtype]
 
 
 def precision_of(
@@ -40,7 +38,7 @@ def precision_of(
 ) -> Literal["float32", "float16", "bfloat16"]:
     """What a model is computed in, with `dtype` as of `train`."""
     if dtype is not None:
-        computed = {policy_of(dtype).removeprefix("mixed_")}
+        computed = {_policy_of(dtype).removeprefix("mixed_")}
     else:
         computed = {layer.compute_dtype for layer in model.layers}
     return (
@@ -76,7 +74,7 @@ def training_copy(
     Raises:
         ValueError: the model is no such classifier, or there is no such `dtype`.
     """
-    policy = None if dtype is None else policy_of(dtype)
+    policy = None if dtype is None else _policy_of(dtype)
     head = _head(model)
     float32 = _float32_layers(model)
     count = iter(range(2**20))
@@ -144,6 +142,38 @@ def pull_to_start(model: keras.Model, strength: float, start: Sequence[np.ndarra
         if weight.trainable and weight.path.endswith("/kernel"):
             end = np.zeros_like(value) if id(weight) in own else value
             weight.regularizer = _PullToStart(strength, end)
+
+
+def compile_copy(
+    model: TrainedModel,
+    recipe: Recipe,
+    source: Source,
+    learning_rate: Any,
+    jit_compile: bool | None = None,
+    **keywords: Any,
+) -> None:
+    """Compiles a copy with the optimizer and the loss of a recipe.
+
+    Args:
+        model: of `training_copy`.
+        recipe: how it is trained.
+        source: training images, whose labels say what classes count if they are balanced.
+        learning_rate: a float or a `LearningRateSchedule` of optimizer steps.
+        jit_compile: whether XLA compiles the step; None: under jax only.
+        **keywords: further ones of `compile`.
+    """
+    weights = None
+    if recipe.loss.class_weights == "balanced":
+        weights = balanced_weights(source.labels, len(source.class_names))
+    optimizer: Any = make_optimizer(recipe.optimizer, learning_rate)
+    # Keras would do so by itself only if the model were float16, not just its layers.
+    if any(layer.compute_dtype == "float16" for layer in model.layers):
+        optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+    optimizer.build(model.trainable_variables)
+    if jit_compile is None:
+        jit_compile = keras.backend.backend() == "jax"
+    loss = make_loss(recipe.loss, weights)
+    model.compile(optimizer, loss=loss, jit_compile=jit_compile, **keywords)
 
 
 def copy_weights(source: keras.Model, target: keras.Model) -> None:

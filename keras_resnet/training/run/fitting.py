@@ -5,34 +5,32 @@ from __future__ import annotations
 import contextlib
 import signal
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import keras
 import tensorflow as tf
 
 from keras_resnet.data import BadRecords, Source, evaluation_batches, training_batches
+from keras_resnet.models.info import get_info
 from keras_resnet.support.terminal import console
 from keras_resnet.training.devices.strategies import Setup
 from keras_resnet.training.optimizers.averaging import average_bn_across_replicas, recompute_bn
+from keras_resnet.training.optimizers.keras_private import synchronize
 from keras_resnet.training.optimizers.optimizers import describe
-from keras_resnet.training.run.callbacks import (
-    AdaptiveRate,
-    Averaging,
-    Checkpointing,
-    Counter,
-    EndIfAsked,
-    EpochEnd,
-    Guard,
-)
+from keras_resnet.training.recipes.recipe import Recipe
+from keras_resnet.training.run.callbacks import AfterSteps, Checkpointing
+from keras_resnet.training.run.card import CardFacts, model_card
 from keras_resnet.training.run.copy import copy_weights
+from keras_resnet.training.run.environment import describe_environment
+from keras_resnet.training.run.folder import RunFolder
 from keras_resnet.training.run.interruption import (
     Interruption,
     TrainingInterrupted,
     TrainingKeyboardInterrupted,
 )
-from keras_resnet.training.run.outputs import Outputs
-from keras_resnet.training.run.plan import TrainingPlan
 from keras_resnet.training.run.progress import ProgressBar
+from keras_resnet.training.run.resolved import ResolvedRecipe
 from keras_resnet.training.run.run import Run
 
 
@@ -43,17 +41,34 @@ class Fitting:
         self,
         model: keras.Model,
         data: tuple[Source, Source],
-        plan: TrainingPlan,
+        resolved: ResolvedRecipe,
         run: Run,
-        outputs: Outputs,
+        folder: RunFolder | None,
         setup: Setup,
         interruption: Interruption,
     ) -> None:
-        """Takes the caller's model, which gets the weights that are worth it."""
-        self._model, self._data, self._plan, self._run = model, data, plan, run
-        self._outputs, self._setup, self._interruption = outputs, setup, interruption
-        limit = plan.training.max_bad_fraction
+        """Prepares a run, and takes it to its newest whole checkpoint, if `folder` has one.
+
+        `model` is the caller's, which gets the weights that are saved. Of several workers only the
+        chief writes; all of them read the checkpoint that they go on from.
+        """
+        self._model, self._data, self._resolved, self._run = model, data, resolved, run
+        self._folder, self._setup, self._interruption = folder, setup, interruption
+        self._written = folder if setup.is_chief else None
+        self._last: Path | None = None
+        self._ender = keras.callbacks.LambdaCallback(
+            on_train_batch_end=self._end_if_asked, on_test_batch_end=self._end_if_asked
+        )
+        limit = resolved.training.max_bad_fraction
         self._bad = tuple(BadRecords(part.name, len(part), limit) for part in data)
+        if folder is not None and (found := folder.latest()):
+            self._last, state = found
+            run.restore(state)
+            if setup.is_chief:
+                console.print(
+                    f"Going on with {folder.path}: {run.batches} of {run.total} batches, "
+                    f"{run.finished_epochs} of {run.epochs} epochs are done."
+                )
 
     def fit(
         self,
@@ -64,31 +79,28 @@ class Fitting:
         """Takes all steps that are left."""
         run, setup = self._run, self._setup
         setup.require_same(run.batches, "batches that were taken before")
-        progress = ProgressBar(run, self._plan.training.batch_size)
+        progress = ProgressBar(run, self._resolved.training.batch_size)
         if setup.is_chief:
             for note in setup.notes:
                 console.print(note)
             console.print(describe(run.model.optimizer, run.model.trainable_variables))
         every_step: list[keras.callbacks.Callback] = [
-            Counter(run),
-            Guard(run, run.model.output_shape[-1], self._outputs.last_good),
-            AdaptiveRate(run),
-            Averaging(run),
-            EpochEnd(run, self._evaluate, self._finish_epoch),
+            AfterSteps(run, self._last_good),
+            keras.callbacks.LambdaCallback(on_epoch_end=self._end_epoch),
             *callbacks,
-            *self._outputs.tensorboard(profile),
+            *self._tensorboard(profile),
             Checkpointing(run, checkpoint_every, self._save),
             *([progress] if setup.is_chief else []),
-            EndIfAsked(self._end_if_asked),
+            self._ender,
         ]
-        with self._failures_named(), contextlib.closing(progress):
+        with bad_records_named(*self._bad), contextlib.closing(progress):
             try:
                 self._take_up(every_step)
-                for epoch, last, batches in self._plan.segments(run.batches):
+                for epoch, last, batches in self._resolved.segments(run.batches):
                     if run.is_exhausted:
                         break
                     run.model.fit(
-                        self._training(),
+                        setup.distribute(self._training(run.epochs, run.batches, self._bad[0])),
                         initial_epoch=epoch,
                         epochs=last,
                         steps_per_epoch=batches,
@@ -98,7 +110,8 @@ class Fitting:
                     )
             except (TrainingInterrupted, TrainingKeyboardInterrupted) as interruption:
                 self._save()
-                interruption.kept = self._outputs.kept()
+                if self._last:
+                    interruption.kept = f"{self._last_good()[:-1]}; run the same again to go on"
                 raise
         if setup.is_chief and run.is_exhausted and run.batches < run.total:
             console.print(
@@ -106,8 +119,11 @@ class Fitting:
                 f"accuracy is that of epoch {run.best_epoch}, `patience` is {run.recipe.patience}."
             )
 
-    def finish(self) -> None:
-        """Hands over the last weights, with BN statistics of their own if the recipe says so."""
+    def finish(self, recipe: Recipe, seed: int, dtype: str) -> None:
+        """Hands over the last weights, with BN statistics of their own if the recipe says so.
+
+        Writes the model and its card, which tells of `recipe`, the seed and the precision.
+        """
         run = self._run
         average_bn_across_replicas(run.model)
         with run.averaged():
@@ -115,17 +131,52 @@ class Fitting:
                 recompute_bn(run.model, self._bn_batches())
                 average_bn_across_replicas(run.model)
             copy_weights(run.model, self._model)
+        if self._written is not None:
+            self._written.write_model(self._model, self._written.last_file)
+            self._written.write_card(self._card(recipe, seed, dtype))
+
+    def _card(self, recipe: Recipe, seed: int, dtype: str) -> str:
+        model, run = self._model, self._run
+        train_data, validation_data = self._data
+        # Folders above the data are nobody's business.
+        scheme, colon, path = train_data.name.partition(":")
+        return model_card(
+            CardFacts(
+                network=model.name,
+                config=get_info(model).config or {},
+                parameters=model.count_params(),
+                input_shape=model.input_shape[1:],
+                data=f"{scheme}{colon}{path.rpartition('/')[2]}",
+                class_names=train_data.class_names,
+                images=(len(train_data), len(validation_data)),
+                recipe=recipe,
+                history=run.history,
+                best_epoch=run.best_epoch,
+                seed=seed,
+                dtype=dtype,
+                environment=describe_environment(),
+            )
+        )
+
+    def _tensorboard(self, profile: tuple[int, int] | None) -> list[keras.callbacks.Callback]:
+        if self._written is None:
+            return []
+        folder = str(self._written.tensorboard_folder)
+        return [keras.callbacks.TensorBoard(folder, write_graph=False, profile_batch=profile or 0)]
+
+    def _last_good(self) -> str:
+        return f"The last checkpoint is {self._last}." if self._last else "There is no checkpoint."
 
     def _evaluate(self) -> dict[str, float]:
         """Figures of all validation images."""
         average_bn_across_replicas(self._run.model)
         with self._run.metrics_kept(), self._run.averaged():
-            return self._evaluated(None, [EndIfAsked(self._end_if_asked)])
+            return self._evaluated(None, [self._ender])
 
     def _evaluated(self, steps: int | None, callbacks: Sequence[Any] = ()) -> dict[str, float]:
         dataset = evaluation_batches(
             self._data[1],
-            self._plan.evaluation,
+            self._resolved.evaluation,
             worker=self._setup.worker,
             workers=self._setup.workers,
             bad=self._bad[1],
@@ -139,72 +190,100 @@ class Fitting:
         )
         return figures
 
-    def _finish_epoch(self, is_best: bool) -> None:
-        if is_best and self._outputs.path is not None:
-            with self._run.averaged():
-                copy_weights(self._run.model, self._model)
-        self._outputs.write_epoch(self._run, is_best)
+    def _end_epoch(self, epoch: int, logs: dict[str, float]) -> None:
+        """Evaluates, follows the error, and writes the epoch's figures.
+
+        Keras would evaluate by itself; here, the weights are the averaged ones, and an interruption
+        inside finds the run as it was before.
+        """
+        run, folder = self._run, self._written
+        synchronize(run.model)
+        # That of the next step.
+        logs["learning_rate"] = run.learning_rate
+        logs |= {f"val_{name}": value for name, value in self._evaluate().items()}
+        for name in sorted(logs, key=_place):
+            run.history.setdefault(name, []).append(float(logs[name]))
+        if run.plateau is not None:
+            run.plateau.update(1 - logs["val_accuracy"])
+            run.set_rate()
+        is_best = run.best is None or logs["val_accuracy"] > run.best
+        if is_best:
+            run.best, run.best_epoch = float(logs["val_accuracy"]), epoch + 1
+        if is_best and self._folder is not None:
+            with run.averaged():
+                copy_weights(run.model, self._model)
+        if folder is not None:
+            folder.write_history(run.history)
+            folder.write_plot(run.history, f"{self._model.name}, {run.recipe.name}")
+            if is_best:
+                folder.write_model(self._model, folder.best_file)
+        if run.is_exhausted:
+            run.model.stop_training = True
 
     def _save(self) -> None:
         # A checkpoint holds one value of what replicas have each of their own.
         average_bn_across_replicas(self._run.model)
-        self._outputs.save(self._run)
+        if self._folder is not None:
+            # Metrics are gathered from all workers.
+            state = self._run.state()
+            if self._written is not None:
+                self._last = self._written.save(self._run.batches, state)
 
-    def _end_if_asked(self) -> None:
+    def _end_if_asked(self, batch: int = 0, logs: Any = None) -> None:
         """Ends the run if any worker was asked to: all of them after the same step."""
         asked = self._interruption.signal is not None
         if self._setup.any_worker(asked):
             if not asked:
-                self._interruption.note(signal.SIGTERM, None)
+                self._interruption.signal = signal.SIGTERM
             self._interruption.raise_if_requested()
 
     def _take_up(self, callbacks: list[keras.callbacks.Callback]) -> None:
         """Prepares for the middle of an epoch, and ends one that lacks its evaluation only."""
-        run, plan = self._run, self._plan
+        run, per_epoch = self._run, self._run.batches_per_epoch
         self._end_if_asked()
-        if run.batches <= run.finished_epochs * plan.batches_per_epoch:
+        if run.batches <= run.finished_epochs * per_epoch:
             return
         # Metrics have no variables before they have seen a batch.
         self._evaluated(steps=1)
-        if run.batches % plan.batches_per_epoch == 0 or run.batches == run.total:
+        if run.batches % per_epoch == 0 or run.batches == run.total:
             run.restore_metrics()
             logs = {name: float(value) for name, value in run.model.get_metrics_result().items()}
             together = keras.callbacks.CallbackList(callbacks, model=run.model)
             together.on_epoch_end(run.finished_epochs, logs)
 
-    def _training(self) -> Any:
-        dataset = training_batches(
+    def _training(self, epochs: int, start: int, bad: BadRecords | None) -> tf.data.Dataset:
+        """This worker's part of training batches, from batch `start` on."""
+        return training_batches(
             self._data[0],
-            self._plan.training,
-            self._run.epochs,
-            start_step=self._run.batches,
+            self._resolved.training,
+            epochs,
+            start_step=start,
             worker=self._setup.worker,
             workers=self._setup.workers,
-            bad=self._bad[0],
+            bad=bad,
         )
-        return self._setup.distribute(dataset)
 
     def _bn_batches(self) -> Iterator[Any]:
         """This worker's part of training batches of an epoch that comes after all."""
-        batches = self._run.recipe.precise_bn
-        dataset = training_batches(
-            self._data[0],
-            self._plan.training,
-            self._run.epochs + 1 + batches // self._plan.batches_per_epoch,
-            start_step=self._run.epochs * self._plan.batches_per_epoch,
-            worker=self._setup.worker,
-            workers=self._setup.workers,
-        )
+        run, batches = self._run, self._run.recipe.precise_bn
+        epochs = run.epochs + 1 + batches // run.batches_per_epoch
+        dataset = self._training(epochs, run.epochs * run.batches_per_epoch, None)
         for images, _ in dataset.take(batches):
             yield images.numpy()
 
-    @contextlib.contextmanager
-    def _failures_named(self) -> Iterator[None]:
-        """Raises what a pipeline meant where TensorFlow raises something of its own."""
-        try:
-            yield
-        except tf.errors.OpError:
-            for part in self._bad:
-                if part.error is not None:
-                    raise part.error from None
-            raise
+
+@contextlib.contextmanager
+def bad_records_named(*parts: BadRecords) -> Iterator[None]:
+    """Raises what a pipeline meant where TensorFlow raises something of its own."""
+    try:
+        yield
+    except tf.errors.OpError:
+        for part in parts:
+            if part.error is not None:
+                raise part.error from None
+        raise
+
+
+def _place(name: str) -> tuple[bool, bool, str]:
+    """Loss, accuracies, those of validation, then the learning rate."""
+    return name == "learning_rate", name.startswith("val_"), name.replace("loss", "")

@@ -6,44 +6,58 @@ import csv
 import io
 import json
 import os
-from collections.abc import Mapping, Sequence
+import re
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from keras_resnet.support.checks import check_integer
 from keras_resnet.support.files import partial_directory, remove_leftovers, replace_durably
-from keras_resnet.training.run.history_plot import history_plot
-from keras_resnet.training.run.state import (
-    Checkpoints,
+from keras_resnet.training.run.checkpoint import (
+    DamagedError,
     ResumeError,
-    fingerprint_difference,
-    plain_json,
+    RunState,
+    read_checkpoint,
+    write_checkpoint,
 )
+from keras_resnet.training.run.history_plot import history_plot
 
 _EPOCH = "epoch"
+_CHECKPOINT = re.compile(r"step-(\d{10,})\.safetensors")
 
 
 class RunFolder:
     """The output folder of a training run.
 
-    Every file is written under a temporary name and renamed, so that one that is there is whole.
+    Every file is written under a temporary name, flushed to the disk and renamed, so that it is
+    there whole or not at all. One process at a time writes here. Whatever writes raises ValueError
+    if the folder cannot be written to, and OSError if the disk is full.
 
     Args:
         path: of the folder; it need not exist.
+        keep: how many of the newest checkpoints stay, at least 1. With 1 there is none to fall back
+            to.
 
     Attributes:
         path: of the folder.
         config_file: `config.json`, what was asked for.
         environment_file: `environment.json`, where it runs; see `describe_environment`.
-        checkpoints_folder: `checkpoints`.
+        checkpoints_folder: `checkpoints`, with a file `step-0000000123.safetensors` for each.
         best_file: `best.keras`, the model of the best epoch.
         last_file: `last.keras`, the model as it was last.
         history_file: `history.csv`, one row per epoch.
         tensorboard_folder: `tensorboard`.
         plot_file: `history.png`.
         card_file: `model_card.md`.
+
+    Raises:
+        ValueError: `keep` is less than 1.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], keep: int = 3) -> None:
         self.path = Path(path)
         self.config_file = self.path / "config.json"
         self.environment_file = self.path / "environment.json"
@@ -54,10 +68,7 @@ class RunFolder:
         self.tensorboard_folder = self.path / "tensorboard"
         self.plot_file = self.path / "history.png"
         self.card_file = self.path / "model_card.md"
-
-    def checkpoints(self, keep: int = 3) -> Checkpoints:
-        """The checkpoints in it; see `Checkpoints`."""
-        return Checkpoints(self.checkpoints_folder, keep)
+        self._keep = check_integer("keep", keep)
 
     def clear_partial(self) -> None:
         """Removes what killed processes have begun to write; for the start of a run."""
@@ -65,13 +76,8 @@ class RunFolder:
             remove_leftovers(folder, age=0)
 
     def write_config(self, config: Mapping[str, Any]) -> None:
-        """Writes `config.json`.
-
-        Raises:
-            ValueError: JSON cannot say it, or the folder cannot be written to.
-            OSError: the disk is full.
-        """
-        self._write(self.config_file, _json(config, "config"))
+        """Writes `config.json`, whose values are dicts, lists, strings, numbers, booleans, None."""
+        _write(self.config_file, _json(config))
 
     def read_config(self) -> dict[str, Any] | None:
         """The contents of `config.json`; None if there is none.
@@ -81,7 +87,9 @@ class RunFolder:
         """
         return _read_json(self.config_file)
 
-    def claim(self, settings: Mapping[str, Any], what: str, started: bool) -> dict[str, Any]:
+    def claim(
+        self, settings: Mapping[str, Any], what: str, started: bool = True, writes: bool = True
+    ) -> dict[str, Any]:
         """Notes in `config.json` what is made in the folder, or makes sure that it is the same.
 
         Settings of what never started, such as those of a call that was refused, are replaced.
@@ -90,14 +98,14 @@ class RunFolder:
             settings: what must not change when it goes on, fit for JSON.
             what: a noun for messages, such as `"fine-tuning"`.
             started: whether the folder has more of it than `config.json`.
+            writes: whether this process may write; of several workers, one may.
 
         Returns:
             What `config.json` has besides these settings.
 
         Raises:
             ResumeError: the folder holds another one, or something else.
-            ValueError: JSON cannot say the settings, or the folder cannot be written to.
-            OSError: the disk is full, or `config.json` is damaged.
+            OSError: `config.json` is damaged.
         """
         before = self.read_config()
         if before is not None:
@@ -108,7 +116,7 @@ class RunFolder:
                     f"{self.config_file.name} is of something else. Choose another folder"
                 )
             known = {name: before.pop(name) for name in settings}
-            changes = fingerprint_difference(known, settings)
+            changes = differences(known, json.loads(_json(settings)))
             if not changes:
                 return before
             if started:
@@ -117,24 +125,22 @@ class RunFolder:
                     f"{'; '.join(changes)}. Load the same network again and keep the settings, or "
                     "choose another folder"
                 )
-        self.write_config(settings)
+        if writes:
+            self.write_config(settings)
         return {}
 
     def write_environment(self, environment: Mapping[str, Any]) -> None:
         """Writes `environment.json`; where a run goes on elsewhere, `earlier` in it has the others.
 
         Raises:
-            ValueError: JSON cannot say it, or the folder cannot be written to.
-            OSError: the disk is full, or what is there is damaged.
+            OSError: what is there is damaged.
         """
         before = _read_json(self.environment_file) or {}
         earlier = before.pop("earlier", [])
-        now = plain_json(environment, "environment")
-        if before and before != now:
+        if before and before != json.loads(_json(environment)):
             earlier = [*earlier, before]
-        self._write(
-            self.environment_file, _json(now | ({"earlier": earlier} if earlier else {}), "")
-        )
+        others = {"earlier": earlier} if earlier else {}
+        _write(self.environment_file, _json({**environment, **others}))
 
     def write_history(self, history: Mapping[str, Sequence[float]]) -> None:
         """Writes `history.csv` anew: columns `epoch`, from 1, and those of the history.
@@ -144,91 +150,154 @@ class RunFolder:
         Args:
             history: one value per epoch of every quantity; as all rows are written, none is there
                 twice or missing after a resume.
-
-        Raises:
-            ValueError: columns have different lengths, or the folder cannot be written to.
-            OSError: the disk is full.
         """
-        counts = {name: len(values) for name, values in history.items()}
-        if len(set(counts.values())) > 1 or _EPOCH in history:
-            raise ValueError(
-                f"Expected as many values in each column, none of them called {_EPOCH}. "
-                f"Received: {counts}"
-            )
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow([_EPOCH, *history])
         for number, row in enumerate(zip(*history.values(), strict=True), 1):
             writer.writerow([number, *(repr(float(value)) for value in row)])
-        self._write(self.history_file, text.getvalue())
-
-    def read_history(self) -> dict[str, list[float]]:
-        """What `write_history` was given; nothing if there is no file.
-
-        Raises:
-            OSError: the file is not what it wrote.
-        """
-        if not self.history_file.is_file():
-            return {}
-        try:
-            text = self.history_file.read_text(encoding="utf-8")
-            names, *rows = csv.reader(io.StringIO(text))
-            if names[:1] != [_EPOCH] or any(len(row) != len(names) for row in rows):
-                raise ValueError("its columns are not those of a history")
-            return {
-                name: [float(row[index]) for row in rows] for index, name in enumerate(names[1:], 1)
-            }
-        except ValueError as error:
-            raise OSError(
-                f"Expected the history of a training run. Received: {self.history_file} ({error})"
-            ) from error
+        _write(self.history_file, text.getvalue())
 
     def write_plot(self, history: Mapping[str, Sequence[float]], title: str = "") -> None:
-        """Draws `history.png`; see `history_plot`.
-
-        Raises:
-            ValueError: there is no epoch to draw, or the folder cannot be written to.
-            OSError: the disk is full.
-        """
+        """Draws `history.png`; see `history_plot`."""
         figure = history_plot(history, title)
-        with partial_directory(self.path) as staging:
-            new = staging / self.plot_file.name
-            figure.savefig(new, dpi=120)
-            replace_durably(new, self.plot_file)
+        _put(self.plot_file, lambda new: figure.savefig(new, dpi=120))
 
     def write_card(self, text: str) -> None:
-        """Writes `model_card.md`; see `model_card`.
-
-        Raises:
-            ValueError: the folder cannot be written to.
-            OSError: the disk is full.
-        """
-        self._write(self.card_file, text)
+        """Writes `model_card.md`; see `model_card`."""
+        _write(self.card_file, text)
 
     def write_model(self, model: Any, file: Path) -> None:
-        """Saves a Keras model as `file`, one of `best_file` and `last_file`.
+        """Saves a Keras model as `file`, one of `best_file` and `last_file`."""
+        _put(file, model.save)
+
+    def checkpoints(self) -> list[Path]:
+        """The files of the checkpoints, damaged ones included, by step."""
+        folder = self.checkpoints_folder
+        found = [path for path in folder.iterdir() if path.is_file()] if folder.is_dir() else []
+        return sorted((path for path in found if _CHECKPOINT.fullmatch(path.name)), key=_step_of)
+
+    def save(self, step: int, state: RunState) -> Path:
+        """Writes a checkpoint, then removes the oldest beyond `keep`, and damaged newer ones.
+
+        Args:
+            step: how many were taken. A checkpoint of the same step is replaced.
+            state: what to write.
+
+        Returns:
+            The path of the file.
 
         Raises:
-            ValueError: the folder cannot be written to.
-            OSError: the disk is full.
+            ResumeError: a whole checkpoint of a later step is there: this run is not its
+                continuation.
+            OSError: the disk is full. The earlier checkpoints are untouched.
         """
-        with partial_directory(file.parent) as staging:
-            new = staging / file.name
-            model.save(new)
-            replace_durably(new, file)
+        path = self.checkpoints_folder / f"step-{step:010d}.safetensors"
+        damaged = self._damaged_after(step)
+        _put(path, lambda new: write_checkpoint(new, state))
+        for old in (*damaged, *self.checkpoints()[: -self._keep]):
+            if old != path:
+                old.unlink(missing_ok=True)
+        return path
 
-    def _write(self, file: Path, text: str) -> None:
-        with partial_directory(self.path) as staging:
-            new = staging / file.name
-            # Names of files that are not UTF-8 become escapes, which JSON reads back.
-            new.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
-            replace_durably(new, file)
+    def latest(self) -> tuple[Path, RunState] | None:
+        """Reads the newest checkpoint that is whole, and warns of damaged newer ones.
+
+        Returns:
+            Its path and state; None if there are no checkpoints at all.
+
+        Raises:
+            OSError: there are checkpoints, but all are damaged, or one cannot be opened.
+            ResumeError: a later version of this package wrote it.
+        """
+        damaged: list[str] = []
+        for path in reversed(self.checkpoints()):
+            try:
+                state = read_checkpoint(path)
+            except FileNotFoundError:
+                continue  # The run that writes here has removed it meanwhile.
+            except DamagedError as error:
+                damaged.append(f"{path.name} ({error})")
+                continue
+            if damaged:
+                verb = "is" if len(damaged) == 1 else "are"
+                warnings.warn(
+                    f"{', '.join(damaged)} in {path.parent} {verb} damaged, falling back to "
+                    f"{path.name}",
+                    stacklevel=2,
+                )
+            return path, state
+        if damaged:
+            raise OSError(
+                f"Expected a whole checkpoint in {self.checkpoints_folder}. Received: damaged ones "
+                f"only: {', '.join(damaged)}. Bring back a copy of one, or remove them to start "
+                "anew"
+            )
+        return None
+
+    def _damaged_after(self, step: int) -> list[Path]:
+        """The damaged checkpoints of later steps, from which a run has fallen back."""
+        later = [path for path in self.checkpoints() if _step_of(path) > step]
+        for path in later:
+            try:
+                read_checkpoint(path)
+            except DamagedError:
+                continue
+            raise ResumeError(
+                f"Expected a step of at least {_step_of(path)}, of which {path.parent} has a "
+                f"checkpoint. Received: {step}. Resume from it, or train in another folder"
+            )
+        return later
 
 
-def _json(values: Mapping[str, Any], where: str) -> str:
-    # NaN, which Python would write, is not JSON.
-    text = json.dumps(plain_json(values, where), indent=2, ensure_ascii=False, allow_nan=False)
+def _put(file: Path, write: Callable[[Path], Any]) -> None:
+    with partial_directory(file.parent) as staging:
+        new = staging / file.name
+        write(new)
+        replace_durably(new, file)
+
+
+def _write(file: Path, text: str) -> None:
+    # Names of files that are not UTF-8 become escapes, which JSON reads back.
+    keywords = {"encoding": "utf-8", "errors": "backslashreplace", "newline": "\n"}
+    _put(file, lambda new: new.write_text(text, **keywords))
+
+
+def _json(values: Mapping[str, Any]) -> str:
+    # NaN, which Python would write, is not JSON. NumPy's numbers become Python's.
+    text = json.dumps(
+        values, indent=2, ensure_ascii=False, allow_nan=False, default=np.generic.item
+    )
     return f"{text}\n"
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Says in which values two nested mappings differ, one line each.
+
+    Args:
+        old: of the run, as JSON gives it back.
+        new: of what is asked for now, as JSON gives it back. None is a value like any other.
+
+    Returns:
+        Lines such as `"recipe.optimizer.learning_rate: 0.1 in the run, now 0.2"`, in the order of
+        `old`, then of `new`; none if they agree.
+    """
+    lines = []
+    for key in (*old, *(key for key in new if key not in old)):
+        before, now = (side.get(key, _ABSENT) for side in (old, new))
+        if isinstance(before, Mapping) and isinstance(now, Mapping):
+            lines += [f"{key}.{line}" for line in differences(before, now)]
+        elif before != now:
+            was, is_ = ("absent" if value is _ABSENT else repr(value) for value in (before, now))
+            lines.append(f"{key}: {was} in the run, now {is_}")
+    return lines
+
+
+_ABSENT = object()
+
+
+def _step_of(path: Path) -> int:
+    return int(path.stem.removeprefix("step-"))
 
 
 def _read_json(file: Path) -> dict[str, Any] | None:

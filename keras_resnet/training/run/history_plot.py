@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, ScalarFormatter
 
 #: Of Okabe and Ito (2008), told apart with every kind of colour blindness, and by line style.
-_TRAINING, _VALIDATION, _RATE = "#0072B2", "#D55E00", "#444444"
+BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#444444"
 
 #: With more epochs, a marker at each would hide the line.
 _MOST_MARKERS = 40
@@ -28,17 +28,8 @@ def history_plot(history: Mapping[str, Sequence[float]], title: str = "") -> Fig
         history: `loss`, `accuracy` in [0, 1], `learning_rate`, and `val_loss` and `val_accuracy`,
             one value per epoch; what is missing is not drawn.
         title: above it all.
-
-    Raises:
-        ValueError: there is no epoch, or columns have different lengths.
     """
     columns = {name: np.asarray(values, float) for name, values in history.items()}
-    counts = {len(values) for values in columns.values()}
-    if len(counts) != 1 or counts == {0}:
-        raise ValueError(
-            "Expected a history with one value per epoch in every column, and at least one epoch. "
-            f"Received: columns of {sorted(counts)} values"
-        )
     for name in ("accuracy", "val_accuracy"):
         if name in columns:
             columns[name.replace("accuracy", "error")] = 100 * (1 - columns[name])
@@ -57,12 +48,10 @@ def history_plot(history: Mapping[str, Sequence[float]], title: str = "") -> Fig
     for axes, (name, label, _) in zip(rows[:, 0], panels, strict=True):
         _draw(axes, name, columns)
         axes.set_ylabel(label)
-        axes.grid(color="#dddddd", linewidth=0.7)
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right"]].set_visible(False)
+        tidy(axes)
     figure.align_ylabels()
     last = rows[-1, 0]
-    (epochs,) = counts
+    epochs = max(map(len, columns.values()))
     margin = max(0.5, 0.01 * epochs)
     last.set_xlim(1 - margin, epochs + margin)
     last.xaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1))
@@ -70,12 +59,19 @@ def history_plot(history: Mapping[str, Sequence[float]], title: str = "") -> Fig
     return figure
 
 
+def tidy(axes: Axes) -> None:
+    """Gives axes a pale grid behind the lines, and no frame."""
+    axes.grid(color="#dddddd", linewidth=0.7)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
 def _draw(axes: Axes, name: str, columns: Mapping[str, np.ndarray]) -> None:
     """Draws a quantity of training, and of validation if there is one."""
     is_rate = name == "learning_rate"
     styles = (
-        (name, "training", _RATE if is_rate else _TRAINING, "-", "o", "+"),
-        (f"val_{name}", "validation", _VALIDATION, "--", "s", "x"),
+        (name, "training", GREY if is_rate else BLUE, "-", "o", "+"),
+        (f"val_{name}", "validation", ORANGE, "--", "s", "x"),
     )
     drawn = [style for style in styles if style[0] in columns]
     _scale(axes, np.concatenate([columns[key] for key, *_ in drawn]), zero=name == "error")

@@ -27,17 +27,10 @@ class TrainingKeyboardInterrupted(KeyboardInterrupt):
 
 
 class Interruption:
-    """Which signal asked for an end, if one did."""
+    """Which signal asked for an end, if one did; `handler` is what would have handled it."""
 
-    def __init__(self) -> None:
-        """Starts without one."""
-        self.signal: int | None = None
-        self._is_keyboard = False
-
-    def note(self, number: int, handler: Any) -> None:
-        """Remembers a signal and what would have handled it."""
-        self.signal = number
-        self._is_keyboard = handler is signal.default_int_handler
+    signal: int | None = None
+    handler: Any = None
 
     def raise_if_requested(self) -> None:
         """Ends the training if that was asked for.
@@ -47,14 +40,14 @@ class Interruption:
             TrainingKeyboardInterrupted: where Ctrl-C raises a `KeyboardInterrupt`.
         """
         if self.signal is not None:
-            if self._is_keyboard:
+            if self.handler is signal.default_int_handler:
                 raise TrainingKeyboardInterrupted
             raise TrainingInterrupted(128 + self.signal)
 
 
 @contextlib.contextmanager
 def noting_signals() -> Iterator[Interruption]:
-    """Notes SIGTERM and SIGINT instead of dying of them; a second one is not put up with.
+    """Notes SIGTERM and SIGINT instead of dying of them; a second one ends the process.
 
     Outside the main thread, where Python has no signals, they stay what they are.
     """
@@ -70,7 +63,7 @@ def noting_signals() -> Iterator[Interruption]:
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
     def note(number: int, frame: FrameType | None) -> None:
-        interruption.note(number, before[number])
+        interruption.signal, interruption.handler = number, before[number]
         restore()
 
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
 import keras
@@ -12,11 +11,10 @@ import numpy as np
 
 from keras_resnet.training.optimizers.averaging import WeightAverage
 from keras_resnet.training.optimizers.schedules import Plateau
-from keras_resnet.training.recipes.recipe import Recipe
-from keras_resnet.training.run.state import ResumeError, RunState
+from keras_resnet.training.run.checkpoint import ResumeError, RunState
+from keras_resnet.training.run.resolved import ResolvedRecipe
 
 
-@dataclass
 class Run:
     """What changes while a network is trained.
 
@@ -34,33 +32,21 @@ class Run:
         best_epoch: after which epoch, from 1.
     """
 
-    model: keras.Model
-    recipe: Recipe
-    batches_per_epoch: int
-    total: int
-    average: WeightAverage | None = None
-    plateau: Plateau | None = None
-    batches: int = 0
-    low_rate: bool = False
-    history: dict[str, list[float]] = field(default_factory=dict)
-    best: float | None = None
-    best_epoch: int | None = None
-    _metrics: list[np.ndarray] | None = None
-
-    @classmethod
-    def start(cls, model: keras.Model, recipe: Recipe, batches_per_epoch: int, total: int) -> Run:
-        """A run that has not taken a step."""
-        schedule, average = recipe.schedule, recipe.average
-        run = cls(model, recipe, batches_per_epoch, total)
-        if average.decay:
-            run.average = WeightAverage(
-                average.decay, average.every * recipe.optimizer.accumulation
-            )
+    def __init__(self, model: keras.Model, resolved: ResolvedRecipe) -> None:
+        self.model, self.recipe = model, resolved.recipe
+        self.batches_per_epoch, self.total = resolved.batches_per_epoch, resolved.total
+        schedule, decay = self.recipe.schedule, self.recipe.average.decay
+        self.average = WeightAverage(decay) if decay else None
+        self.plateau: Plateau | None = None
         if schedule.name == "plateau":
-            run.plateau = Plateau(schedule.factor, schedule.patience, schedule.threshold)
-        run.low_rate = schedule.low_until_error is not None
-        run.set_rate()
-        return run
+            self.plateau = Plateau(schedule.factor, schedule.patience, schedule.threshold)
+        self.low_rate = schedule.low_until_error is not None
+        self.batches = 0
+        self.history: dict[str, list[float]] = {}
+        self.best: float | None = None
+        self.best_epoch: int | None = None
+        self._metrics: list[np.ndarray] | None = None
+        self.set_rate()
 
     @property
     def epochs(self) -> int:
@@ -90,7 +76,7 @@ class Run:
         return float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
 
     def set_rate(self) -> None:
-        """Tells the optimizer by what its scheduled learning rate is to be multiplied."""
+        """Multiplies the scheduled learning rate by what warm-up and plateau make of it."""
         factor = self.recipe.schedule.low_factor if self.low_rate else 1.0
         if self.plateau is not None:
             factor *= self.plateau.factor
@@ -149,13 +135,9 @@ class Run:
         metrics = sorted(name for name in state.arrays if name.startswith("metric/"))
         self._metrics = [state.arrays[name] for name in metrics] or None
         if self.average is not None:
-            prefix = "average/"
+            parts = ((name.partition("/"), value) for name, value in state.arrays.items())
             self.average.restore(
-                {
-                    name.removeprefix(prefix): value
-                    for name, value in state.arrays.items()
-                    if name.startswith(prefix)
-                }
+                {name: value for (part, _, name), value in parts if part == "average"}
             )
         self.batches = int(state.values["batches"])
         self.low_rate = bool(state.values["low_rate"])

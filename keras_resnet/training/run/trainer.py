@@ -12,26 +12,29 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_resnet.data import (
-    DataConfig,
-    Source,
-    load_data,
-)
+from keras_resnet.data import DataConfig, Source
 from keras_resnet.models.info import get_info, set_class_names, set_info
 from keras_resnet.training.devices.strategies import Setup, StrategyName, choose
-from keras_resnet.training.losses import TrainedModel, balanced_weights, make_loss
 from keras_resnet.training.metrics import make_metrics
-from keras_resnet.training.optimizers.optimizers import make_optimizer
 from keras_resnet.training.optimizers.schedules import make_schedule
 from keras_resnet.training.recipes.recipe import Recipe
 from keras_resnet.training.recipes.table import find_recipe
-from keras_resnet.training.run.copy import precision_of, pull_to_start, training_copy
-from keras_resnet.training.run.fitting import Fitting
-from keras_resnet.training.run.interruption import (
-    noting_signals,
+from keras_resnet.training.run.copy import (
+    compile_copy,
+    precision_of,
+    pull_to_start,
+    training_copy,
 )
-from keras_resnet.training.run.outputs import Outputs
-from keras_resnet.training.run.plan import TrainingPlan, check_classes, identity, make_plan
+from keras_resnet.training.run.environment import describe_environment
+from keras_resnet.training.run.fitting import Fitting
+from keras_resnet.training.run.folder import RunFolder
+from keras_resnet.training.run.interruption import noting_signals
+from keras_resnet.training.run.resolved import (
+    check_classes,
+    identity,
+    open_data,
+    resolve_recipe,
+)
 from keras_resnet.training.run.run import Run
 
 
@@ -78,9 +81,9 @@ def train(
 ) -> TrainResult:
     """Trains `model` in place by `recipe`.
 
-    What is trained is a copy that puts out logits, in the wished precision; the caller's model gets
-    its weights in the end, and stays free of optimizer state. Where the recipe averages weights,
-    these are the averages.
+    What is trained is a copy that puts out logits, in the precision `dtype`; the caller's model
+    gets its weights in the end, and stays free of optimizer state. Where the recipe averages
+    weights, these are the averages.
 
     With `out_dir`, the same call after an interruption, even by SIGKILL, goes on from the newest
     checkpoint: on one CPU machine, the weights are in the end the same to the bit as without the
@@ -93,9 +96,8 @@ def train(
             with a softmax, a sigmoid or logits. It takes over the names of the classes and the
             protocol of evaluation, see `get_info`.
         data: the images to train on, and those to evaluate after every epoch, which are used for
-            nothing else but to choose `best.keras`; or what `load_data` takes. Of a `DataConfig`,
-            `size`, `protocol`, `batch_size`, `augmentation` and `seed` are not read: they come from
-            the recipe, the model and the arguments.
+            nothing else but to choose `best.keras`; or what `load_data` takes. The recipe, the
+            model and `seed` replace what a `DataConfig` says of images, batches and order.
         recipe: how; or a name in `RECIPES`.
         out_dir: folder for `config.json`, `environment.json`, `checkpoints/`, `best.keras`,
             `last.keras`, `history.csv`, `history.png`, `tensorboard/` and `model_card.md`. None:
@@ -132,88 +134,71 @@ def train(
         OSError: the disk is full, or every checkpoint is damaged.
     """
     recipe = find_recipe(recipe) if isinstance(recipe, str) else recipe
-    sources, settings = _open(data)
+    sources, config = open_data(data)
     check_classes(model, sources[0])
     start = _start(model, recipe, pull_to)
     set_class_names(model, sources[0].class_names, sources[0].class_ids)
     setup = _set_up(strategy, model, recipe, dtype, steps_per_execution, bool(jit_compile))
     with noting_signals() as interruption, setup.explaining_lost_workers(), setup.scope():
-        plan = make_plan(
+        resolved = resolve_recipe(
             model,
             sources[0],
             recipe,
+            config=config,
             epochs=epochs,
             seed=seed,
             workers=setup.workers,
             steps_per_execution=steps_per_execution,
-            settings=settings,
         )
         # How its accuracy is measured is how its images are to be prepared from now on.
-        protocol = plan.evaluation.eval_protocol
+        protocol = resolved.evaluation.eval_protocol
         set_info(model, dataclasses.replace(get_info(model), protocol=protocol))
-        outputs = Outputs(out_dir, model, sources, keep, writes=setup.is_chief)
+        folder = None if out_dir is None else RunFolder(out_dir, keep)
         precision = precision_of(model, dtype)
-        outputs.open(identity(model, sources, plan, seed, precision, start), resume)
-        same_size = plan.training.size == plan.evaluation.size
+        if folder is not None:
+            known = identity(model, sources, resolved, seed, precision, start)
+            _claim(folder, known, resume, setup.is_chief)
         copy = training_copy(
             model,
             dtype=dtype,
-            size=plan.training.size if same_size else "any",
+            size=resolved.size,
             synchronized=synchronized_bn and setup.name in _SEPARATE_STATISTICS,
             seed=seed,
         )
-        _compile(copy, plan, sources[0], start, steps_per_execution, jit_compile)
-        run = Run.start(copy, plan.recipe, plan.batches_per_epoch, plan.total)
-        outputs.restore(run)
-        fitting = Fitting(model, sources, plan, run, outputs, setup, interruption)
+        if start is not None:
+            pull_to_start(copy, recipe.loss.l2_sp, start)
+        compile_copy(
+            copy,
+            resolved.recipe,
+            sources[0],
+            make_schedule(resolved.recipe, 1),
+            jit_compile,
+            weighted_metrics=make_metrics(copy.output_shape[-1]),
+            steps_per_execution=steps_per_execution,
+        )
+        run = Run(copy, resolved)
+        fitting = Fitting(model, sources, resolved, run, folder, setup, interruption)
         fitting.fit(callbacks, checkpoint_every, profile)
-        fitting.finish()
-        outputs.finish(run, recipe if epochs is None else plan.recipe, seed, precision)
-    return TrainResult(run.history, run.steps, run.best or 0.0, run.best_epoch or 0, outputs.path)
+        fitting.finish(recipe if epochs is None else resolved.recipe, seed, precision)
+    path = None if folder is None else folder.path
+    return TrainResult(run.history, run.steps, run.best or 0.0, run.best_epoch or 0, path)
 
 
 #: Strategies under which every replica takes BN's statistics of its own part; JAX' does not.
 _SEPARATE_STATISTICS = ("mirrored", "multi-worker", "tpu")
 
 
-def _compile(
-    model: TrainedModel,
-    plan: TrainingPlan,
-    source: Source,
-    start: Sequence[np.ndarray] | None,
-    steps_per_execution: int,
-    jit_compile: bool | None,
-) -> None:
-    recipe, weights = plan.recipe, None
-    if start is not None:
-        pull_to_start(model, recipe.loss.l2_sp, start)
-    if recipe.loss.class_weights == "balanced":
-        weights = balanced_weights(source.labels, len(source.class_names))
-    optimizer = make_optimizer(recipe.optimizer, make_schedule(recipe, 1))
-    # Keras would do so by itself only if the model were float16, not just its layers.
-    if any(layer.compute_dtype == "float16" for layer in model.layers):
-        optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
-    optimizer.build(model.trainable_variables)
-    if jit_compile is None:
-        jit_compile = keras.backend.backend() == "jax"
-    model.compile(
-        optimizer,
-        loss=make_loss(recipe.loss, weights),
-        weighted_metrics=make_metrics(model.output_shape[-1]),
-        steps_per_execution=steps_per_execution,
-        jit_compile=jit_compile,
-    )
-
-
-def _open(
-    data: tuple[Source, Source] | DataConfig | str,
-) -> tuple[tuple[Source, Source], Mapping[str, Any]]:
-    """Both parts of the data, and the settings that are not a recipe's."""
-    if isinstance(data, (DataConfig, str)):
-        config = DataConfig(data) if isinstance(data, str) else data
-        names = ("max_bad_fraction", "shuffle_block", "drop_remainder")
-        return load_data(config), {name: getattr(config, name) for name in names}
-    return data, {}
+def _claim(folder: RunFolder, known: Mapping[str, Any], resume: bool, is_chief: bool) -> None:
+    """Prepares the folder, or makes sure that what it holds is this run."""
+    if not resume and folder.read_config() is not None:
+        raise ValueError(
+            f"Expected a folder without a training run. Received: {folder.path}. Choose another "
+            "one, or go on with it"
+        )
+    folder.claim(known, "training run", writes=is_chief)
+    if is_chief:
+        folder.clear_partial()
+        folder.write_environment(describe_environment())
 
 
 def _start(

@@ -25,7 +25,7 @@ from keras_resnet.models.input import ModelInput
 from keras_resnet.networks.features import pooled
 from keras_resnet.support.checks import check_integer, is_integer
 from keras_resnet.support.progress import Progress, unseen
-from keras_resnet.training.run.plan import check_image_shape
+from keras_resnet.training.run.resolved import check_image_shape
 
 #: Inverse strengths of regularisation that the linear probe is tried with, the strongest first.
 STRENGTHS = (0.0001, 0.001, 0.01, 0.1, 1.0)

@@ -27,7 +27,7 @@ from keras_resnet.training.optimizers.groups import rate_multipliers
 from keras_resnet.training.recipes.recipe import Recipe, override
 from keras_resnet.training.recipes.table import find_recipe
 from keras_resnet.training.run.copy import precision_of
-from keras_resnet.training.run.plan import identity_of, make_plan, sizes
+from keras_resnet.training.run.resolved import identity_of, resolve_recipe, sizes
 from keras_resnet.training.run.trainer import TrainResult, train
 from keras_resnet.training.transfer.finetune_folder import FinetuneFacts, FinetuneFolder
 from keras_resnet.training.transfer.freezing import BNMode, FreezeReport, freeze, unfreeze
@@ -163,7 +163,7 @@ def finetune(
     recipes = _recipes(network, recipe, stages, bn)
     for stage, own in zip(stages, recipes, strict=True):
         together = options.get("steps_per_execution", 1)
-        make_plan(network, sources[0], own, epochs=stage.epochs, steps_per_execution=together)
+        resolve_recipe(network, sources[0], own, epochs=stage.epochs, steps_per_execution=together)
     check_image_size(network)
     if (found := _imbalance(sources[0], recipe)) is not None:
         say(found)

@@ -168,8 +168,6 @@ def test_warm_up_has_to_end_before_the_training() -> None:
     for use in (lambda: make_schedule(own, 10), lambda: learning_rates(own, 10, [0])):
         with pytest.raises(ValueError, match="a warm-up of 100 steps, a training of 100"):
             use()
-    with pytest.raises(ValueError, match="unit='epochs'"):
-        RecipeSchedule({"name": "constant"}, peak=0.1, start=0.0, duration=10)
 
 
 def test_plateau_lowers_the_rate_after_so_many_epochs_without_a_lower_error() -> None:

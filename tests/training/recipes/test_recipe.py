@@ -45,10 +45,10 @@ def set_values(recipe: Recipe) -> set[str]:
 def test_every_value_that_a_recipe_sets_has_a_source(name: str) -> None:
     recipe = RECIPES[name]
     assert recipe.name == name
-    assert set_values(recipe) <= set(recipe.sources)
+    assert set_values(recipe) <= set(recipe.citations)
     known = {"", "expected", *fields_of(recipe), *(f"network.{key}" for key in recipe.network)}
-    assert set(recipe.sources) <= known
-    assert all(len(source) > 8 for source in recipe.sources.values())
+    assert set(recipe.citations) <= known
+    assert all(len(source) > 8 for source in recipe.citations.values())
 
 
 def test_what_counts_as_set() -> None:
@@ -68,7 +68,7 @@ def test_what_counts_as_set() -> None:
 def test_recipes_survive_json_and_name_networks(name: str) -> None:
     recipe = RECIPES[name]
     read = recipe_from_dict(json.loads(json.dumps(recipe.as_dict(), allow_nan=False)))
-    assert read == dataclasses.replace(recipe, sources={}, expected={})
+    assert read == dataclasses.replace(recipe, citations={}, expected={})
     assert set(recipe.expected) <= set(keras_resnet.list_models())
     assert all(50 < accuracy < 100 for accuracy in recipe.expected.values())
     ResNetConfig("basic", (1, 1), (8, 16), stem="cifar").replace(**recipe.network)
@@ -112,8 +112,8 @@ def test_override_changes_a_copy_and_says_so() -> None:
     assert new.network == {"zero_init_residual": True, "stochastic_depth": 0.1}
     assert new.protocol == EvalProtocol(128, 256)
     assert new.expected == old.expected
-    changed = {name for name in new.sources if new.sources[name] != old.sources.get(name)}
-    assert {new.sources[name] for name in changed} == {"set by the user"}
+    changed = {name for name in new.citations if new.citations[name] != old.citations.get(name)}
+    assert {new.citations[name] for name in changed} == {"set by the user"}
     assert changed == {
         *("optimizer.learning_rate", "schedule.milestones", "batch_size", "protocol.size"),
         "network.stochastic_depth",

@@ -20,8 +20,8 @@ from keras_resnet.training import (
     train,
 )
 from keras_resnet.training.run.fitting import Fitting
-from keras_resnet.training.run.folder import RunFolder
 
+from .histories import read_history
 from .interruption import Count
 
 RECIPE = override(RECIPES["quick-digits"], {"batch_size": 8, "patience": 2, "duration": 6})
@@ -99,7 +99,7 @@ def test_an_interrupted_one_ends_at_the_same_epoch(batches: int, tmp_path: Path)
     """The first time, only the evaluation that ends it is missing."""
     with pytest.raises(TrainingInterrupted):
         run(tmp_path, 2, Count(batches))
-    assert len(RunFolder(tmp_path).read_history()["loss"]) == 3
+    assert len(read_history(tmp_path)["loss"]) == 3
     result, _ = run(tmp_path)
     assert result.steps == 4 * BATCHES
     assert result.history["val_accuracy"] == list(ACCURACIES[:4])

@@ -17,10 +17,12 @@ from keras_resnet.models.info import get_info, set_class_names
 from keras_resnet.training.recipes.recipe import override
 from keras_resnet.training.recipes.table import RECIPES
 from keras_resnet.training.run.card import CardFacts, model_card
+from keras_resnet.training.run.checkpoint import RunState
 from keras_resnet.training.run.environment import describe_environment
 from keras_resnet.training.run.folder import RunFolder
 from keras_resnet.training.run.history_plot import history_plot
-from keras_resnet.training.run.state import RunState
+
+from .histories import read_history
 
 
 def history(epochs: int) -> dict[str, list[float]]:
@@ -36,7 +38,9 @@ def history(epochs: int) -> dict[str, list[float]]:
 
 def test_files_have_their_names(tmp_path: Path) -> None:
     folder = RunFolder(str(tmp_path))
-    named = {name: path.name for name, path in vars(folder).items() if name != "path"}
+    named = {
+        name: path.name for name, path in vars(folder).items() if name.endswith(("file", "folder"))
+    }
     assert named == {
         "config_file": "config.json",
         "environment_file": "environment.json",
@@ -48,7 +52,7 @@ def test_files_have_their_names(tmp_path: Path) -> None:
         "plot_file": "history.png",
         "card_file": "model_card.md",
     }
-    path = folder.checkpoints(keep=2).save(1, RunState())
+    path = folder.save(1, RunState())
     assert path.parent == tmp_path / "checkpoints"
 
 
@@ -68,9 +72,8 @@ def test_configs_come_back(tmp_path: Path) -> None:
         "file": "\udce4",
         "seed": 3,
     }
-    for bad, message in (({"a": object()}, "`config.a` to be of"), ({"a": math.nan}, "JSON")):
-        with pytest.raises(ValueError, match=message):
-            folder.write_config(bad)
+    with pytest.raises(ValueError, match="JSON"):
+        folder.write_config({"a": math.nan})
     assert (folder.read_config() or {})["seed"] == 3
     for damaged in ('{"a":', "[1]"):
         folder.config_file.write_text(damaged)
@@ -100,7 +103,6 @@ def test_environment_names_versions_and_devices(tmp_path: Path) -> None:
 
 def test_history_has_a_row_per_epoch_with_all_digits(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
-    assert folder.read_history() == {}
     columns = {
         "loss": [1 / 3, math.nan, math.inf],
         "val accuracy, top-5": [0.1, np.float32(0.1), 1],
@@ -113,16 +115,9 @@ def test_history_has_a_row_per_epoch_with_all_digits(tmp_path: Path) -> None:
         "2,nan,0.10000000149011612\n"
         "3,inf,1.0\n"
     )
-    found = folder.read_history()
+    found = read_history(tmp_path)
     assert list(found) == list(columns)
     np.testing.assert_array_equal(found["loss"], columns["loss"])
-    for bad in ({"a": [1.0], "b": []}, {"epoch": [1.0]}):
-        with pytest.raises(ValueError, match="Expected as many values in each column, none of"):
-            folder.write_history(bad)
-    for damaged in ("", "epoch,loss\n1\n", "epoch,loss\n1,x\n", "loss\n1\n"):
-        folder.history_file.write_text(damaged)
-        with pytest.raises(OSError, match="Expected the history of a training run. Received: "):
-            folder.read_history()
 
 
 @pytest.mark.parametrize("epochs", [1, 600])
@@ -173,9 +168,6 @@ def test_picture_of_what_there_is() -> None:
     assert loss.get_ylabel() == "loss"
     axes = history_plot({name: [math.nan] * 3 for name in history(1)}).axes
     assert [len(panel.lines) for panel in axes] == [4, 4, 2]
-    for bad in ({}, {"loss": []}, {"loss": [1.0], "accuracy": [1.0, 1.0]}):
-        with pytest.raises(ValueError, match="Expected a history with one value per epoch"):
-            history_plot(bad)
 
 
 def test_models_are_saved_with_what_they_know(tmp_path: Path) -> None:
@@ -234,14 +226,12 @@ FACTS = CardFacts(
         "versions": {"keras": "3.15", "torch": None},
         "devices": ["A", "B"],
     },
-    licence="cc-by-4.0",
 )
 
 
 def test_card_says_what_the_model_is() -> None:
     card = model_card(FACTS)
     front, text = card.removeprefix("---\n").split("\n---\n", 1)
-    assert 'license: "cc-by-4.0"' in front.splitlines()
     assert "library_name: keras" in front.splitlines()
     lines = text.splitlines()
     for line in (
@@ -265,7 +255,7 @@ def test_card_says_what_the_model_is() -> None:
     assert "kind\\_50" not in text
     assert "torch" not in text
     assert "trained for 4 epochs by the recipe `quick-digits`" in text
-    for absent in ("changed for this run", "not finished", "**"):
+    for absent in ("changed for this run", "**"):
         assert absent not in text, absent
 
 
@@ -274,8 +264,6 @@ def test_card_marks_what_was_changed() -> None:
     changed = dataclasses.replace(
         FACTS,
         recipe=dataclasses.replace(recipe.lasting(5), expected={"resnet20": 91.25, "resnet56": 93}),
-        licence=None,
-        finished=False,
     )
     card = model_card(changed)
     lines = card.splitlines()
@@ -288,9 +276,7 @@ def test_card_marks_what_was_changed() -> None:
         "This run changed the recipe, so it need not reach them.",
     ):
         assert line in lines, line
-    assert "**The training is not finished**: the recipe lasts 5 epochs." in card
     assert "4 fields of the recipe were changed for this run" in card
-    assert "license" not in card
     # A recipe of one's own has no original, but its overrides are known.
     own = override(dataclasses.replace(FACTS.recipe, name="own"), {"batch_size": 64})
     card = model_card(dataclasses.replace(FACTS, recipe=own))
@@ -299,7 +285,7 @@ def test_card_marks_what_was_changed() -> None:
 
 
 def test_card_of_a_run_without_an_epoch() -> None:
-    card = model_card(dataclasses.replace(FACTS, history={}, best_epoch=None, finished=False))
+    card = model_card(dataclasses.replace(FACTS, history={}, best_epoch=None))
     assert "No epoch was finished, so there are none." in card
     assert 'load_model("last.keras")' in card
     assert "best.keras" not in card

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import random
 import re
@@ -18,6 +17,7 @@ import pytest
 
 from ...conftest import Command, Start
 from ...fork_server import Process
+from .histories import read_history
 
 #: A network of three blocks; everything that a checkpoint has to hold is switched on.
 TRAIN = (
@@ -39,12 +39,6 @@ def weights(folder: Path, name: str = "last.keras") -> list[np.ndarray]:
     return [np.asarray(weight) for weight in model.get_weights()]
 
 
-def history(folder: Path) -> dict[str, list[float]]:
-    with (folder / "history.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    return {name: [float(row[name]) for row in rows] for name in rows[0]}
-
-
 def newest(folder: Path) -> int:
     """Batches that the newest checkpoint has seen."""
     steps = (int(path.stem.split("-")[1]) for path in folder.glob("checkpoints/step-*"))
@@ -60,7 +54,7 @@ def wait_for_more(process: Process | subprocess.Popen[bytes], folder: Path, leas
 
 
 def assert_same(one: Path, other: Path) -> None:
-    assert history(one) == history(other)
+    assert read_history(one) == read_history(other)
     for expected, found in zip(weights(one), weights(other), strict=True):
         np.testing.assert_array_equal(expected, found)
 
@@ -191,7 +185,7 @@ class TestWorkers:
             *self.arguments(pictures, tmp_path / "two"),
         )
         assert done.returncode == 0, done.stdout + done.stderr
-        one, two = history(tmp_path / "one"), history(tmp_path / "two")
+        one, two = read_history(tmp_path / "one"), read_history(tmp_path / "two")
         assert set(one) == set(two)
         for name in one:
             np.testing.assert_allclose(two[name], one[name], rtol=1e-4, atol=1e-4, err_msg=name)
@@ -233,6 +227,6 @@ class TestWorkers:
         done = keras_resnet_command(*launch, *self.arguments(pictures, parts, *more))
         assert done.returncode == 0, done.stdout + done.stderr
         assert "Going on with" in done.stdout
-        expected: dict[str, Any] = history(whole)
-        for name, values in history(parts).items():
+        expected: dict[str, Any] = read_history(whole)
+        for name, values in read_history(parts).items():
             np.testing.assert_allclose(values, expected[name], rtol=1e-4, atol=1e-4, err_msg=name)

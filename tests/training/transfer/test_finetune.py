@@ -30,12 +30,12 @@ from keras_resnet.training import (
     override,
 )
 from keras_resnet.training.devices.cluster import Cluster
-from keras_resnet.training.run.folder import RunFolder
 from keras_resnet.training.transfer import baselines
 from keras_resnet.training.transfer.finetune import with_head
 from keras_resnet.training.transfer.heads import replace_head, swap_stem
 
 from ...conftest import randomize
+from ..run.histories import read_history
 from ..run.interruption import Count
 
 COLOURS = {"red": (200, 40, 40), "green": (40, 200, 40), "blue": (40, 40, 200)}
@@ -147,7 +147,7 @@ def test_folder(whole: Whole) -> None:
         "1-head", "2-C4", "best.keras", "last.keras", "config.json",
         "history.csv", "history.png", "model_card.md",
     }  # fmt: skip
-    history = RunFolder(folder).read_history()
+    history = read_history(folder)
     assert history["val_accuracy"] == [v for s in result.stages for v in s.history["val_accuracy"]]
     images = DATA[1].images
     last = keras.saving.load_model(folder / "last.keras")
@@ -167,7 +167,7 @@ def test_folder(whole: Whole) -> None:
 
 def test_card_is_of_all_stages(whole: Whole) -> None:
     card = (whole.folder / "model_card.md").read_text()
-    values = RunFolder(whole.folder).read_history()["val_accuracy"]
+    values = read_history(whole.folder)["val_accuracy"]
     epoch = 1 + int(np.argmax(values))
     assert f"| `best.keras` | {epoch} | " in card
     assert "| `last.keras` | 3 | " in card

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import keras
 import numpy as np
 
-from keras_resnet.data import DataConfig, LabeledImages, Source, steps_per_epoch
+from keras_resnet.data import DataConfig, LabeledImages, Source, load_data, steps_per_epoch
 from keras_resnet.images.protocol import EvalProtocol
 from keras_resnet.models.info import get_info
 from keras_resnet.support.fingerprints import fingerprint_of_weights
@@ -20,8 +20,8 @@ from keras_resnet.training.recipes.recipe import Recipe
 
 
 @dataclass(frozen=True)
-class TrainingPlan:
-    """A recipe, applied.
+class ResolvedRecipe:
+    """A recipe for one network and one data set.
 
     Attributes:
         recipe: with all times in optimizer steps.
@@ -37,6 +37,12 @@ class TrainingPlan:
     evaluation: DataConfig
     batches_per_epoch: int
     total: int
+
+    @property
+    def size(self) -> int | Literal["any"]:
+        """Height and width of all images, for `training_copy`."""
+        size = self.training.size
+        return size if size == self.evaluation.size else "any"
 
     def segments(self, taken: int) -> list[tuple[int, int, int]]:
         """Calls of `fit` that are left after so many batches.
@@ -60,17 +66,28 @@ class TrainingPlan:
         return result
 
 
-def make_plan(
+def open_data(
+    data: tuple[Source, Source] | DataConfig | str,
+) -> tuple[tuple[Source, Source], DataConfig]:
+    """Training and validation images, and the config that `resolve_recipe` completes."""
+    if isinstance(data, str):
+        data = DataConfig(data)
+    if isinstance(data, DataConfig):
+        return load_data(data), data
+    return data, DataConfig(data[0].name)
+
+
+def resolve_recipe(
     model: keras.Model,
     source: Source,
     recipe: Recipe,
     *,
+    config: DataConfig | None = None,
     epochs: float | None = None,
     seed: int = 0,
     workers: int = 1,
     steps_per_execution: int = 1,
-    settings: Mapping[str, Any] | None = None,
-) -> TrainingPlan:
+) -> ResolvedRecipe:
     """Applies a recipe to a network and a data set.
 
     Sizes of images in a recipe are those for the network's published size: a network for other
@@ -80,12 +97,13 @@ def make_plan(
         model: the classifier.
         source: training images.
         recipe: how to train.
+        config: how batches are made, apart from what recipe, model and `seed` say; None: as
+            `DataConfig` has it.
         epochs: length of training instead of the recipe's, whose schedule is compressed in
             proportion.
         seed: of data order and augmentation.
         workers: processes that share every batch.
         steps_per_execution: batches that go through the network between two callbacks.
-        settings: further fields of both `DataConfig`s.
 
     Raises:
         ValueError: recipe, network and data do not go together.
@@ -93,13 +111,13 @@ def make_plan(
     check_image_shape(model)
     protocol, train_size = sizes(model, recipe)
     accumulation = recipe.optimizer.accumulation
-    training = DataConfig(
-        source.name,
+    training = dataclasses.replace(
+        config or DataConfig(source.name),
         size=train_size,
+        protocol=None,
         batch_size=recipe.batch_size // accumulation,
         augmentation=recipe.augmentation,
         seed=seed,
-        **(settings or {}),
     )
     evaluation = dataclasses.replace(training, size=protocol.size, protocol=protocol)
     batches = steps_per_epoch(source, training, workers)
@@ -117,7 +135,7 @@ def make_plan(
             "Expected `steps_per_execution` to divide the batches between two updates of the "
             f"average of the weights, {every}. Received: {steps_per_execution}"
         )
-    return TrainingPlan(recipe, training, evaluation, batches, total)
+    return ResolvedRecipe(recipe, training, evaluation, batches, total)
 
 
 def check_classes(model: keras.Model, source: Source) -> None:
@@ -130,7 +148,8 @@ def check_classes(model: keras.Model, source: Source) -> None:
     if model.output_shape[-1] != classes:
         raise ValueError(
             f"Expected a model of the {classes} classes of {source.name}. Received: "
-            f"{model.name}, of {model.output_shape[-1]} classes. Build it with `classes={classes}`"
+            f"{model.name}, of {model.output_shape[-1]} classes. Build it with "
+            f"`classes={classes}`, or give it another head with `replace_head`"
         )
     names, known = tuple(source.class_names), get_info(model).class_names
     if known is not None and known != names and set(known) == set(names):
@@ -175,20 +194,14 @@ def sizes(model: keras.Model, recipe: Recipe) -> tuple[EvalProtocol, int]:
 def identity(
     model: keras.Model,
     data: tuple[Source, Source],
-    plan: TrainingPlan,
+    resolved: ResolvedRecipe,
     seed: int,
     dtype: str | None,
     start: Sequence[np.ndarray] | None = None,
 ) -> dict[str, Any]:
     """What must not change between two parts of one run, fit for JSON.
 
-    Args:
-        model: the classifier.
-        data: training and validation images.
-        plan: of the run.
-        seed: of data order and augmentation.
-        dtype: of the computations.
-        start: weights that the loss depends on, if it does.
+    `start` are the weights that the loss depends on, if it does.
     """
     shapes = [(weight.path.split("/")[-1], tuple(weight.shape)) for weight in model.weights]
     config = get_info(model).config
@@ -201,18 +214,18 @@ def identity(
         known["weights_at_start"] = fingerprint_of_weights(start)[:16]
     return {
         "model": known,
-        "recipe": plan.recipe.as_dict(),
+        "recipe": resolved.recipe.as_dict(),
         "train_data": identity_of(data[0]),
         "validation_data": identity_of(data[1]),
-        "train_size": plan.training.size,
-        "protocol": dataclasses.asdict(plan.evaluation.eval_protocol),
+        "train_size": resolved.training.size,
+        "protocol": dataclasses.asdict(resolved.evaluation.eval_protocol),
         "seed": seed,
         "dtype": dtype,
     }
 
 
 def identity_of(source: Source) -> dict[str, Any]:
-    """By what a run knows its data again, fit for JSON."""
+    """Identifies a data set, so that a resumed run can check that it is the same; fit for JSON."""
     known: dict[str, Any] = {
         "source": source.name,
         "images": len(source),

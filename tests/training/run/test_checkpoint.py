@@ -15,13 +15,9 @@ import numpy as np
 import pytest
 from safetensors import SafetensorError, safe_open
 
-from keras_resnet.training.run import state as run_state
-from keras_resnet.training.run.state import (
-    Checkpoints,
-    ResumeError,
-    RunState,
-    fingerprint_difference,
-)
+from keras_resnet.training.run import checkpoint
+from keras_resnet.training.run.checkpoint import ResumeError, RunState
+from keras_resnet.training.run.folder import RunFolder, differences
 
 VALUES = {
     "step": 7,
@@ -57,19 +53,18 @@ def test_states_come_back_as_they_were(tmp_path: Path) -> None:
         "empty": np.zeros((0, 3), np.float16),
         "transposed": np.arange(6.0).reshape(2, 3).T,
         "every other": np.arange(10)[::2],
-        "big-endian": np.arange(3, dtype=">i4"),
     }
-    checkpoints = Checkpoints(tmp_path / "new" / "checkpoints")
-    path = checkpoints.save(7, RunState(arrays, VALUES))
+    folder = RunFolder(tmp_path / "new")
+    path = folder.save(7, RunState(arrays, VALUES))
     assert path == tmp_path / "new" / "checkpoints" / "step-0000000007.safetensors"
-    found = checkpoints.latest()
+    found = folder.latest()
     assert found is not None
     assert found[0] == path
     assert json.dumps(found[1].values) == json.dumps(VALUES)
     assert set(found[1].arrays) == set(arrays)
     for name, value in arrays.items():
         expected, array = np.asarray(value), found[1].arrays[name]
-        assert (array.dtype, array.shape) == (expected.dtype.newbyteorder("="), expected.shape)
+        assert (array.dtype, array.shape) == (expected.dtype, expected.shape)
         assert array.tobytes() == expected.astype(array.dtype).tobytes(), name
     # Other tools read the file, too.
     with safe_open(path, "np") as file:
@@ -77,112 +72,82 @@ def test_states_come_back_as_they_were(tmp_path: Path) -> None:
         np.testing.assert_array_equal(file.get_tensor("every other"), [0, 2, 4, 6, 8])
 
 
-def test_values_of_numpy_become_those_of_python(tmp_path: Path) -> None:
-    values = {"loss": np.float32(0.5), "epochs": (np.int64(1), 2), "done": np.bool_(True)}
-    checkpoints = Checkpoints(tmp_path)
-    checkpoints.save(np.int64(3), RunState({}, values))  # type: ignore[arg-type]
-    found = checkpoints.latest()
-    assert found is not None
-    assert found[0].name == "step-0000000003.safetensors"
-    assert found[1].values == {"loss": 0.5, "epochs": [1, 2], "done": True}
-    assert found[1].arrays == {}
-
-
-@pytest.mark.parametrize(
-    ("step", "bad", "message"),
-    [
-        (-1, RunState(), "`step` to be an integer of at least 0. Received: -1"),
-        (True, RunState(), "`step` to be an integer"),
-        (1, RunState({"a": np.array(["text"])}), "Received: 'a' of <U4"),
-        (1, RunState({"a": np.zeros(2, complex)}), "Received: 'a' of complex128"),
-        (1, RunState({"__metadata__": np.zeros(2)}), "Received: '__metadata__'"),
-        (1, RunState({}, {"a": {1: 2}}), r"`values.a` to be of dicts with string keys"),
-        (1, RunState({}, {"a": [0, np.zeros(2)]}), r"`values.a\[1\]` to be of"),
-    ],
-)
-def test_what_cannot_be_written_is_refused(
-    tmp_path: Path, step: int, bad: RunState, message: str
-) -> None:
-    with pytest.raises(ValueError, match=message):
-        Checkpoints(tmp_path / "new").save(step, bad)
-    assert not (tmp_path / "new").exists()
-
-
 @pytest.mark.parametrize("keep", [0, -1, True, 2.0])
 def test_keep_is_at_least_one(tmp_path: Path, keep: Any) -> None:
     with pytest.raises(ValueError, match="`keep` to be an integer of at least 1"):
-        Checkpoints(tmp_path, keep)
+        RunFolder(tmp_path, keep)
 
 
 def test_only_the_newest_stay(tmp_path: Path) -> None:
-    (tmp_path / "step-notes.txt").write_text("kept")
-    (tmp_path / "step-0000000009.safetensors").mkdir()
+    inside = tmp_path / "checkpoints"
+    (inside / "step-0000000009.safetensors").mkdir(parents=True)
+    (inside / "step-notes.txt").write_text("kept")
     for step in (1, 5, 30, 200):
-        Checkpoints(tmp_path, keep=2).save(step, state(step))
-    assert [path.name for path in Checkpoints(tmp_path).paths()] == [
+        RunFolder(tmp_path, keep=2).save(step, state(step))
+    assert [path.name for path in RunFolder(tmp_path).checkpoints()] == [
         "step-0000000030.safetensors",
         "step-0000000200.safetensors",
     ]
-    assert len(list(tmp_path.iterdir())) == 4
-    Checkpoints(tmp_path, keep=1).save(200, state(201))
-    found = Checkpoints(tmp_path).latest()
+    assert len(list(inside.iterdir())) == 4
+    RunFolder(tmp_path, keep=1).save(200, state(201))
+    found = RunFolder(tmp_path).latest()
     assert found is not None
     assert found[1].arrays["weights"][0] == 201
-    assert len(Checkpoints(tmp_path).paths()) == 1
+    assert len(RunFolder(tmp_path).checkpoints()) == 1
 
 
 def test_modes_of_files_are_as_the_umask_says(tmp_path: Path) -> None:
     (tmp_path / "other").touch()
-    path = Checkpoints(tmp_path).save(1, state())
+    path = RunFolder(tmp_path).save(1, state())
     assert path.stat().st_mode == (tmp_path / "other").stat().st_mode
 
 
 def test_nothing_saved_is_nothing(tmp_path: Path) -> None:
-    assert Checkpoints(tmp_path / "missing").latest() is None
-    assert Checkpoints(tmp_path).latest() is None
-    Checkpoints(tmp_path / "missing").clear_partial()
+    assert RunFolder(tmp_path / "missing").latest() is None
+    assert RunFolder(tmp_path).latest() is None
+    RunFolder(tmp_path / "missing").clear_partial()
 
 
 def test_damaged_checkpoints_are_fallen_back_from(tmp_path: Path) -> None:
-    checkpoints = Checkpoints(tmp_path, keep=3)
-    paths = [checkpoints.save(step, state(step)) for step in (1, 2, 3)]
+    folder = RunFolder(tmp_path, keep=3)
+    paths = [folder.save(step, state(step)) for step in (1, 2, 3)]
     damage(paths[2])
     message = r"step-0000000003.safetensors \(its SHA-256 is another\) in .* is damaged, falling "
     with pytest.warns(UserWarning, match=message + "back to step-0000000002.safetensors"):
-        found = checkpoints.latest()
+        found = folder.latest()
     assert found is not None
     assert found[1].values == {"step": 2}
     paths[1].write_bytes(b"")
     with pytest.warns(UserWarning, match=r"0002.safetensors \(it is empty\) in .* are damaged, f"):
-        assert checkpoints.latest()[1].values == {"step": 1}  # type: ignore[index]
+        assert folder.latest()[1].values == {"step": 1}  # type: ignore[index]
     # The run goes on from the first; what is damaged goes once the next is there.
-    checkpoints.save(2, state(4))
+    folder.save(2, state(4))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert checkpoints.latest()[1].values == {"step": 4}  # type: ignore[index]
-    assert checkpoints.paths() == paths[:2]
+        assert folder.latest()[1].values == {"step": 4}  # type: ignore[index]
+    assert folder.checkpoints() == paths[:2]
     for path in paths[:2]:
         damage(path)
     with pytest.raises(
         OSError, match="Expected a whole checkpoint in .*: damaged ones only: .*000"
     ):
-        checkpoints.latest()
-    assert checkpoints.paths() == paths[:2]
+        folder.latest()
+    assert folder.checkpoints() == paths[:2]
 
 
 def test_a_run_does_not_write_over_one_that_is_further(tmp_path: Path) -> None:
-    path = Checkpoints(tmp_path, keep=1).save(500, state(500))
+    path = RunFolder(tmp_path, keep=1).save(500, state(500))
     with pytest.raises(ResumeError, match="a step of at least 500, .* Received: 10. Resume"):
-        Checkpoints(tmp_path, keep=1).save(10, state(10))
-    assert Checkpoints(tmp_path).paths() == [path]
+        RunFolder(tmp_path, keep=1).save(10, state(10))
+    assert RunFolder(tmp_path).checkpoints() == [path]
 
 
 def test_what_cannot_be_opened_is_not_taken_for_damaged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    checkpoints = Checkpoints(tmp_path)
+    folder = RunFolder(tmp_path)
     for step in (1, 2):
-        checkpoints.save(step, state(step))
+        folder.save(step, state(step))
     read, number = Path.read_bytes, errno.ESTALE
 
     def fail(path: Path) -> bytes:
@@ -192,25 +157,25 @@ def test_what_cannot_be_opened_is_not_taken_for_damaged(
 
     monkeypatch.setattr(Path, "read_bytes", fail)
     with pytest.raises(OSError, match=os.strerror(errno.ESTALE)):
-        checkpoints.latest()
+        folder.latest()
     number = errno.EIO
     with pytest.warns(UserWarning, match="the disk cannot read it"):
-        assert checkpoints.latest()[1].values == {"step": 1}  # type: ignore[index]
+        assert folder.latest()[1].values == {"step": 1}  # type: ignore[index]
 
 
 def test_a_later_version_is_not_taken_for_damaged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run_state, "_VERSION", "2")
-    Checkpoints(tmp_path).save(1, state())
+    monkeypatch.setattr(checkpoint, "_VERSION", "2")
+    RunFolder(tmp_path).save(1, state())
     monkeypatch.undo()
     with pytest.raises(ResumeError, match="of version 1. Received: .*, of version 2. Update"):
-        Checkpoints(tmp_path).latest()
+        RunFolder(tmp_path).latest()
 
 
 def test_every_truncation_and_flipped_bit_is_noticed(tmp_path: Path) -> None:
-    checkpoints = Checkpoints(tmp_path)
-    path = checkpoints.save(7, RunState({"a": np.arange(50, dtype=np.float32)}, VALUES))
+    folder = RunFolder(tmp_path)
+    path = folder.save(7, RunState({"a": np.arange(50, dtype=np.float32)}, VALUES))
     content = path.read_bytes()
     header = 8 + int.from_bytes(content[:8], "little")
     random = np.random.default_rng(0)
@@ -228,25 +193,26 @@ def test_every_truncation_and_flipped_bit_is_noticed(tmp_path: Path) -> None:
     for other in broken:
         path.write_bytes(other)
         with pytest.raises(OSError, match="damaged ones only"):
-            checkpoints.latest()
+            folder.latest()
     path.write_bytes(content)
-    assert checkpoints.latest() is not None
+    assert folder.latest() is not None
 
 
 def test_files_of_others_are_damaged(tmp_path: Path) -> None:
     from safetensors.numpy import save_file
 
-    save_file({"a": np.zeros(3)}, tmp_path / "step-0000000001.safetensors")
+    (tmp_path / "checkpoints").mkdir()
+    save_file({"a": np.zeros(3)}, tmp_path / "checkpoints" / "step-0000000001.safetensors")
     with pytest.raises(OSError, match="its metadata have no SHA-256"):
-        Checkpoints(tmp_path).latest()
+        RunFolder(tmp_path).latest()
 
 
 @pytest.mark.parametrize("error", [OSError, SafetensorError])
 def test_a_full_disk_leaves_the_earlier_ones(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
 ) -> None:
-    checkpoints = Checkpoints(tmp_path, keep=1)
-    path = checkpoints.save(1, state(1))
+    folder = RunFolder(tmp_path, keep=1)
+    path = folder.save(1, state(1))
     content = path.read_bytes()
 
     def fill(arrays: Any, name: Path, metadata: Any) -> None:
@@ -254,34 +220,32 @@ def test_a_full_disk_leaves_the_earlier_ones(
         text = "I/O error: No space left on device (os error 28)"
         raise OSError(errno.ENOSPC, text) if error is OSError else error(text)
 
-    monkeypatch.setattr(run_state, "save_file", fill)
+    monkeypatch.setattr(checkpoint, "save_file", fill)
     with pytest.raises(OSError, match="The disk of .* full. Free some space and run again"):
-        checkpoints.save(2, state(2))
-    assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [(path.name, content)]
+        folder.save(2, state(2))
+    assert [(file, file.read_bytes()) for file in path.parent.iterdir()] == [(path, content)]
 
 
-_SAVING = f"""
-import importlib.util, pathlib, sys
+_SAVING = """
+import sys
 import numpy as np
+from keras_resnet.training.run.checkpoint import RunState
+from keras_resnet.training.run.folder import RunFolder
 
-# Without the package, whose TensorFlow takes seconds to import.
-spec = importlib.util.spec_from_file_location("run_state", {run_state.__file__!r})
-run_state = sys.modules["run_state"] = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(run_state)
-checkpoints = run_state.Checkpoints(sys.argv[1], keep=2)
-found = checkpoints.latest()
+folder = RunFolder(sys.argv[1], keep=2)
+found = folder.latest()
 step = 0 if found is None else found[1].values["step"]
 while True:
     step += 1
-    arrays = {{str(i): np.full(200_000, step, np.float32) for i in range(5)}}
-    checkpoints.save(step, run_state.RunState(arrays, {{"step": step}}))
+    arrays = {str(i): np.full(200_000, step, np.float32) for i in range(5)}
+    folder.save(step, RunState(arrays, {"step": step}))
     print(step, flush=True)
 """
 
 
 def test_a_killed_writer_leaves_a_whole_state(tmp_path: Path) -> None:
-    checkpoints, printed, leftovers = Checkpoints(tmp_path), 0, 0
-    random = np.random.default_rng(0)
+    folder, printed, leftovers = RunFolder(tmp_path), 0, 0
+    random, inside = np.random.default_rng(0), folder.checkpoints_folder
     for _ in range(6):
         process = subprocess.Popen(
             [sys.executable, "-c", _SAVING, str(tmp_path)], stdout=subprocess.PIPE, text=True
@@ -295,17 +259,17 @@ def test_a_killed_writer_leaves_a_whole_state(tmp_path: Path) -> None:
         process.kill()
         printed = int([first, *process.stdout.read().split()][-1])
         process.wait()
-        leftovers += any(path.name.startswith(".partial-") for path in tmp_path.iterdir())
+        leftovers += any(path.name.startswith(".partial-") for path in inside.iterdir())
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            found = checkpoints.latest()
+            found = folder.latest()
         assert found is not None
         step = found[1].values["step"]
         assert step in (printed, printed + 1)
         assert len(found[1].arrays) == 5
         assert all((array == step).all() for array in found[1].arrays.values())
-        checkpoints.clear_partial()
-        assert not list(tmp_path.glob(".partial-*"))
+        folder.clear_partial()
+        assert not list(inside.glob(".partial-*"))
     assert leftovers, "no kill came while a file was being written"
 
 
@@ -314,7 +278,7 @@ def test_differences_of_settings_are_named() -> None:
         "recipe": {
             "optimizer": {"learning_rate": 0.1, "nesterov": True, "clip_norm": None},
             "milestones": [30, 60],
-            "rates": [float("nan"), {"stem": 1}],
+            "rates": [0.5, {"stem": 1}],
         },
         "seed": 0,
         "gone": "x",
@@ -323,25 +287,35 @@ def test_differences_of_settings_are_named() -> None:
         "seed": 0.0,
         "gone": "x",
         "recipe": {
-            "rates": (float("nan"), {"stem": 1.0}),
-            "milestones": (30, 60),
+            "rates": [0.5, {"stem": 1.0}],
+            "milestones": [30, 60],
             "optimizer": {"clip_norm": None, "nesterov": True, "learning_rate": 0.1},
         },
     }
-    assert fingerprint_difference(old, same) == []
+    assert differences(old, same) == []
     new: dict[str, Any] = json.loads(json.dumps(same))
-    new["recipe"]["optimizer"] = {"learning_rate": 0.2, "nesterov": 1, "momentum": 0.9}
+    new["recipe"]["optimizer"] = {"learning_rate": 0.2, "nesterov": False, "momentum": 0.9}
     new["recipe"]["milestones"] = [30]
     new["recipe"]["rates"][1]["stem"] = 2
     new["seed"] = {"a": 1}
     del new["gone"]
-    assert fingerprint_difference(old, new) == [
+    assert differences(old, new) == [
         "recipe.optimizer.learning_rate: 0.1 in the run, now 0.2",
-        "recipe.optimizer.nesterov: True in the run, now 1",
+        "recipe.optimizer.nesterov: True in the run, now False",
         "recipe.optimizer.clip_norm: None in the run, now absent",
         "recipe.optimizer.momentum: absent in the run, now 0.9",
         "recipe.milestones: [30, 60] in the run, now [30]",
-        "recipe.rates: [nan, {'stem': 1}] in the run, now [nan, {'stem': 2}]",
+        "recipe.rates: [0.5, {'stem': 1}] in the run, now [0.5, {'stem': 2}]",
         "seed: 0 in the run, now {'a': 1}",
         "gone: 'x' in the run, now absent",
     ]
+
+
+def test_settings_are_compared_as_json_has_them(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    settings = {"seed": np.int64(3), "milestones": (30, 60.0), "kept": {"rate": None}}
+    assert folder.claim(settings, "training run") == {}
+    folder.write_config({**settings, "more": 1})
+    assert folder.claim({**settings, "milestones": [30, 60]}, "training run") == {"more": 1}
+    with pytest.raises(ResumeError, match="Expected the training run that .* seed: 3 .*now 4. L"):
+        folder.claim({**settings, "seed": 4}, "training run")
