@@ -50,10 +50,19 @@ def launch(arguments: Sequence[str], workers: int, say: Say) -> int:
             "digits`. Received: none"
         )
     addresses = tuple(f"127.0.0.1:{port}" for port in free_ports(workers))
+    threads = str(max(1, usable_cores() // workers))
+    environments = [
+        {
+            "TF_NUM_INTRAOP_THREADS": threads,
+            "TF_NUM_INTEROP_THREADS": threads,
+            **os.environ,
+            "PYTHONUNBUFFERED": "1",
+            "TF_CONFIG": Cluster(addresses, index, "launch").tf_config(),
+        }
+        for index in range(workers)
+    ]
     command = [sys.executable, "-c", _PROGRAM, *arguments]
-    return launch_processes(
-        [command] * workers, [_environment(addresses, i) for i in range(workers)], say
-    )
+    return launch_processes([command] * workers, environments, say)
 
 
 def free_ports(count: int) -> list[int]:
@@ -111,25 +120,26 @@ def _wait(
     say: Say,
     stop_seconds: float,
 ) -> int:
+    """Returns the exit code once all have ended."""
     failed: int | None = None
     deadline = float("inf")
-    while any(process.poll() is None for process in processes):
-        if received and deadline == float("inf"):
-            deadline = time.monotonic() + stop_seconds
+    while True:
+        running = any(process.poll() is None for process in processes)
         if failed is None:
-            failed = next((i for i, p in enumerate(processes) if p.poll()), None)
+            failed = next((i for i, process in enumerate(processes) if process.poll()), None)
             if failed is not None and not received:
-                say(f"{_end_of(failed, processes[failed])}; the other workers are stopped.")
+                end = "; the other workers are stopped." if running else "."
+                say(f"{_end_of(failed, processes[failed].returncode)}{end}")
                 deadline = time.monotonic() + stop_seconds
                 _send(processes, signal.SIGTERM)
+        if not running:
+            code = 0 if failed is None else processes[failed].returncode
+            return code if code >= 0 else 128 - code
+        if received and deadline == float("inf"):
+            deadline = time.monotonic() + stop_seconds
         if time.monotonic() > deadline or len(received) > 1:
             _send(processes, signal.SIGKILL)
         time.sleep(0.05)
-    if failed is None:
-        failed = next((i for i, p in enumerate(processes) if p.poll()), None)
-        if failed is not None and not received:
-            say(f"{_end_of(failed, processes[failed])}.")
-    return 0 if failed is None else _exit_code(processes[failed])
 
 
 def _start(command: Sequence[str], environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
@@ -208,8 +218,7 @@ def _send(processes: Sequence[subprocess.Popen[bytes]], number: signal.Signals) 
             process.send_signal(number)
 
 
-def _end_of(index: int, process: subprocess.Popen[bytes]) -> str:
-    code = process.returncode
+def _end_of(index: int, code: int) -> str:
     if code >= 0:
         return f"Worker {index} ended with code {code}"
     try:
@@ -217,18 +226,3 @@ def _end_of(index: int, process: subprocess.Popen[bytes]) -> str:
     except ValueError:  # Real-time signals have no names.
         name = f"signal {-code}"
     return f"Worker {index} was ended by {name}"
-
-
-def _exit_code(process: subprocess.Popen[bytes]) -> int:
-    return process.returncode if process.returncode >= 0 else 128 - process.returncode
-
-
-def _environment(addresses: tuple[str, ...], index: int) -> dict[str, str]:
-    threads = str(max(1, usable_cores() // len(addresses)))
-    return {
-        "TF_NUM_INTRAOP_THREADS": threads,
-        "TF_NUM_INTEROP_THREADS": threads,
-        **os.environ,
-        "PYTHONUNBUFFERED": "1",
-        "TF_CONFIG": Cluster(addresses, index, "launch").tf_config(),
-    }

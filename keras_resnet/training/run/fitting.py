@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from keras_resnet.data import BadRecords, Source, evaluation_batches, training_batches
 from keras_resnet.support.terminal import console
-from keras_resnet.training.devices.strategies import Setup
+from keras_resnet.training.devices.strategies import DeviceSetup
 from keras_resnet.training.optimizers.averaging import average_bn_across_replicas, recompute_bn
 from keras_resnet.training.optimizers.optimizers import describe
 from keras_resnet.training.run.callbacks import (
@@ -46,7 +46,7 @@ class Fitting:
         plan: TrainingPlan,
         run: Run,
         outputs: Outputs,
-        setup: Setup,
+        setup: DeviceSetup,
         interruption: Interruption,
     ) -> None:
         """Takes the caller's model, which gets the weights that are worth it."""

@@ -134,7 +134,7 @@ def swap_stem(
 
     The weights of the stem are new, as a kernel of another size cannot be taken over, nor the
     statistics of what it puts out: train the whole network, batch normalisation included, before
-    you use it; with `finetune`, that is `stages=[Stage("backbone", …)]` and `bn="training"`. All
+    you use it; with `finetune`, that is `phases=[Phase("backbone", …)]` and `bn="training"`. All
     others are copies, by name of layer; the models share nothing. All layers of the new one are
     trainable. An `output_stride` is divided by what the stem no longer does, so that the same
     strides are dilation.
