@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import itertools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +20,6 @@ from keras_resnet.support.files import partial_directory, publish
 MOST_CONVOLUTIONS = 64
 
 _FORMATS = (".png", ".svg")
-
-
-@dataclass(frozen=True)
-class _Box:
-    """One box of the column, at a height that grows downwards."""
-
-    text: str
-    top: float
-    stage: int
-
-    @property
-    def bottom(self) -> float:
-        return self.top + 1
 
 
 def draw(
@@ -85,7 +72,8 @@ class _Column:
     """The boxes of a network, placed one below the other, with the shortcuts round them."""
 
     def __init__(self, network: NetworkPlan, shapes: dict[str, tuple[int, ...]]) -> None:
-        self.boxes: list[_Box] = []
+        # Text, height of the upper edge, growing downwards, and stage.
+        self.boxes: list[tuple[str, float, int]] = []
         self.shortcuts: list[tuple[BlockPlan, float, float]] = []
         self.repeats: list[tuple[int, float, float]] = []
         self.stages: list[tuple[str, float]] = []
@@ -108,7 +96,7 @@ class _Column:
         self._box(f"dense, {shapes['head'][0]}", 0)
 
     def _box(self, text: str, stage: int) -> None:
-        self.boxes.append(_Box(text, self.height, stage))
+        self.boxes.append((text, self.height, stage))
         self.height += 1.5
 
     def _stage(self, name: str, size: str) -> None:
@@ -134,20 +122,20 @@ class _Column:
 
     def paint(self, axes: Any) -> None:
         colours = colormaps["Pastel1"].colors  # type: ignore[attr-defined]
-        for box in self.boxes:
+        for text, top, stage in self.boxes:
             axes.add_patch(
                 FancyBboxPatch(
-                    (-1.8, box.top),
+                    (-1.8, top),
                     3.6,
                     1,
                     boxstyle="round,pad=0,rounding_size=0.15",
-                    facecolor=colours[box.stage % len(colours)] if box.stage else "white",
+                    facecolor=colours[stage % len(colours)] if stage else "white",
                     edgecolor="0.3",
                 )
             )
-            axes.text(0, box.top + 0.5, box.text, ha="center", va="center", fontsize=8)
-        for before, after in zip(self.boxes, self.boxes[1:], strict=False):
-            _arrow(axes, [(0, before.bottom), (0, after.top)])
+            axes.text(0, top + 0.5, text, ha="center", va="center", fontsize=8)
+        for (_, before, _), (_, after, _) in itertools.pairwise(self.boxes):
+            _arrow(axes, [(0, before + 1), (0, after)])
         for block, top, bottom in self.shortcuts:
             dotted = block.shortcut != "identity" or block.strides > 1
             _arrow(axes, [(0, top), (3.0, top), (3.0, bottom), (0, bottom)], dotted)
@@ -169,23 +157,17 @@ def _arrow(axes: Any, points: list[tuple[float, float]], dotted: bool = False) -
     )
 
 
-def _runs(blocks: tuple[BlockPlan, ...], collapse: bool) -> Iterator[tuple[BlockPlan, int]]:
-    """Neighbouring blocks that differ in nothing but their names, with their number."""
-    start = 0
-    for end in range(1, len(blocks) + 1):
-        same = end < len(blocks) and _look(blocks[end]) == _look(blocks[start])
-        if not (same and collapse):
-            yield blocks[start], end - start
-            start = end
+def _runs(blocks: Sequence[BlockPlan], collapse: bool) -> list[tuple[BlockPlan, int]]:
+    """Blocks with their number: of neighbours that differ in their names only, the first one."""
 
+    def look(block: BlockPlan) -> Any:
+        words = [_words(conv) for conv in block.convs]
+        return words, _shortcut_words(block), block.preactivation, block.se_filters
 
-def _look(block: BlockPlan) -> tuple[Any, ...]:
-    return (
-        [_words(conv) for conv in block.convs],
-        _shortcut_words(block),
-        block.preactivation,
-        block.se_filters,
-    )
+    if not collapse:
+        return [(block, 1) for block in blocks]
+    runs = [list(run) for _, run in itertools.groupby(blocks, look)]
+    return [(run[0], len(run)) for run in runs]
 
 
 def _words(conv: Conv) -> str:
