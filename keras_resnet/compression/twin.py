@@ -48,28 +48,11 @@ _OPTIONS: Mapping[str, tuple[str, ...]] = {
 #: refused.
 _DROPPED = {"name", "trainable", "dtype", "renorm_momentum"}
 
-#: Keras 3 name of an activation -> tf_keras name of the same function. (`hard_sigmoid` is another
-#: function in each.)
-_ACTIVATIONS = {
-    **{
-        name: name
-        for name in (
-            "elu",
-            "exponential",
-            "gelu",
-            "linear",
-            "mish",
-            "relu",
-            "selu",
-            "sigmoid",
-            "softmax",
-            "softplus",
-            "softsign",
-            "tanh",
-        )
-    },
-    "silu": "swish",
-}
+#: Activations that are the same functions under the same name; `hard_sigmoid` is not.
+_SAME_ACTIVATIONS = (
+    *("elu", "exponential", "gelu", "linear", "mish", "relu", "selu", "sigmoid", "softmax"),
+    *("softplus", "softsign", "tanh"),
+)
 
 
 class _UnequalError(Exception):
@@ -121,7 +104,7 @@ def copy_to_twin(model: keras.Model, twin: Any) -> None:
     Raises:
         ValueError: a layer with weights is missing in one of them, or its shapes differ.
     """
-    _copy([(source, target) for source, target in _pairs(model, twin)])
+    _copy(_pairs(model, twin))
 
 
 def copy_from_twin(twin: Any, model: keras.Model) -> None:
@@ -135,7 +118,7 @@ def copy_from_twin(twin: Any, model: keras.Model) -> None:
     Raises:
         ValueError: a layer with weights is missing in one of them, or its shapes differ.
     """
-    _copy([(source, target) for target, source in _pairs(model, twin)])
+    _copy([(theirs, ours) for ours, theirs in _pairs(model, twin)])
 
 
 def _pairs(model: keras.Model, twin: Any) -> list[tuple[Any, Any]]:
@@ -144,22 +127,21 @@ def _pairs(model: keras.Model, twin: Any) -> list[tuple[Any, Any]]:
         {layer.name: layer for layer in one.layers if layer.weights} for one in (model, twin)
     )
     for have, other, where in ((ours, theirs, "the twin"), (theirs, ours, "the Keras 3 model")):
-        missing = [name for name in have if name not in other]
-        if missing:
+        if missing := [name for name in have if name not in other]:
             raise ValueError(
                 f"Expected the same layers with weights in both models. Received: {missing[0]!r}, "
                 f"which {where} has not. Strip the wrappers of tensorflow-model-optimization "
                 "first, if there are any"
             )
     for name in ours:
-        shapes = [
+        shapes, others = (
             [tuple(weight.shape) for weight in layer.weights]
             for layer in (ours[name], theirs[name])
-        ]
-        if shapes[0] != shapes[1]:
+        )
+        if shapes != others:
             raise ValueError(
                 f"Expected weights of equal shapes in both models. Received: {name!r} with "
-                f"{shapes[0]} in the Keras 3 model and {shapes[1]} in the twin"
+                f"{shapes} in the Keras 3 model and {others} in the twin"
             )
     return [(ours[name], theirs[name]) for name in ours]
 
@@ -227,11 +209,19 @@ def _class_and_config(entry: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     name, module, config = entry["class_name"], str(entry["module"]), entry["config"]
     # A class of the same name from elsewhere may do anything.
     if module == "keras.layers" and name == "InputLayer":
-        return name, _input_config(config)
+        for option in ("sparse", "ragged", "optional"):
+            if config.get(option):
+                raise _UnequalError(f"InputLayer with {option}=True")
+        # Half precision, too, becomes float32.
+        dtype = "float32" if "float" in config["dtype"] else config["dtype"]
+        return name, {"batch_input_shape": config["batch_shape"], "dtype": dtype}
     if module == "keras.layers" and name in _OPTIONS:
         return name, _same_config(name, config)
     if module.startswith("keras.") and name == "Pad":
-        return _pad_class(), _pad_config(config)
+        if config["mode"] not in ("constant", "reflect", "symmetric"):
+            raise _UnequalError(f"Pad with mode={config['mode']!r}")
+        own = {"pad_width": config["pad_width"], "mode": config["mode"], "dtype": "float32"}
+        return _pad_class(), own
     # The operation behind `a + b` is called as the layer `Add` is.
     raise _UnequalError(f"operation {name}" if ".ops." in module else name)
 
@@ -275,27 +265,12 @@ def _same_config(class_name: str, config: dict[str, Any]) -> dict[str, Any]:
         raise _UnequalError(f"{class_name} with {', '.join(others)}")
     if "activation" in options:
         activation = options["activation"]
-        if not isinstance(activation, str) or activation not in _ACTIVATIONS:
+        if activation == "silu":
+            options["activation"] = "swish"
+        elif activation not in _SAME_ACTIVATIONS:
             shown = activation.get("config") if isinstance(activation, dict) else activation
             raise _UnequalError(f"{class_name} with activation={shown!r}")
-        options["activation"] = _ACTIVATIONS[activation]
     return {**options, "dtype": "float32"}
-
-
-def _input_config(config: dict[str, Any]) -> dict[str, Any]:
-    for option in ("sparse", "ragged", "optional"):
-        if config.get(option):
-            raise _UnequalError(f"InputLayer with {option}=True")
-    # Half precision, too, becomes float32.
-    dtype = "float32" if "float" in config["dtype"] else config["dtype"]
-    return {"batch_input_shape": config["batch_shape"], "dtype": dtype}
-
-
-def _pad_config(config: dict[str, Any]) -> dict[str, Any]:
-    """The config of the layer for the operation `keras.ops.pad`."""
-    if config["mode"] not in ("constant", "reflect", "symmetric"):
-        raise _UnequalError(f"Pad with mode={config['mode']!r}")
-    return {"pad_width": config["pad_width"], "mode": config["mode"], "dtype": "float32"}
 
 
 @functools.cache
