@@ -50,9 +50,10 @@ def draw(
     network = plan(config, shape[-1])
     cost = complexity(config, shape, classes)
     parts = summarize(config, shape, classes)
-    column = _Column(network, {part.name: part.output_shape for part in parts})
-    figure = Figure(figsize=(6.5, column.height * 0.3 + 1), layout="constrained")
+    figure = Figure(layout="constrained")
     axes = figure.add_subplot()
+    column = _Column(axes, network, {part.name: part.output_shape for part in parts})
+    figure.set_size_inches(6.5, column.height * 0.3 + 1)
     axes.set(xlim=(-4.2, 6.2), ylim=(column.height + 0.5, -1.5))
     axes.axis("off")
     axes.set_title(
@@ -60,7 +61,6 @@ def draw(
         f"{cost.macs / 1e9:.2f} G multiply-accumulates",
         fontsize=10,
     )
-    column.paint(axes)
     with partial_directory(path.parent) as staging:
         # Without the date, equal networks are equal files.
         metadata = {"Date": None} if path.suffix == ".svg" else None
@@ -69,14 +69,15 @@ def draw(
 
 
 class _Column:
-    """The boxes of a network, placed one below the other, with the shortcuts round them."""
+    """Draws the boxes of a network, one below the other, with the shortcuts round them.
 
-    def __init__(self, network: NetworkPlan, shapes: dict[str, tuple[int, ...]]) -> None:
-        # Text, height of the upper edge, growing downwards, and stage.
-        self.boxes: list[tuple[str, float, int]] = []
-        self.shortcuts: list[tuple[BlockPlan, float, float]] = []
-        self.repeats: list[tuple[int, float, float]] = []
-        self.stages: list[tuple[str, float]] = []
+    `height` grows downwards; it is that of the next box.
+    """
+
+    def __init__(self, axes: Any, network: NetworkPlan, shapes: dict[str, tuple[int, ...]]) -> None:
+        self._axes = axes
+        self._colours = colormaps["Pastel1"].colors  # type: ignore[attr-defined]
+        self._bottom: float | None = None
         self.height = 0.0
         sizes = {part: "×".join(map(str, shape)) for part, shape in shapes.items()}
         for conv in network.stem:
@@ -96,11 +97,21 @@ class _Column:
         self._box(f"dense, {shapes['head'][0]}", 0)
 
     def _box(self, text: str, stage: int) -> None:
-        self.boxes.append((text, self.height, stage))
+        colour = self._colours[stage % len(self._colours)] if stage else "white"
+        style = "round,pad=0,rounding_size=0.15"
+        box = FancyBboxPatch(
+            (-1.8, self.height), 3.6, 1, boxstyle=style, facecolor=colour, edgecolor="0.3"
+        )
+        self._axes.add_patch(box)
+        self._axes.text(0, self.height + 0.5, text, ha="center", va="center", fontsize=8)
+        if self._bottom is not None:
+            _arrow(self._axes, [(0, self._bottom), (0, self.height)])
+        self._bottom = self.height + 1
         self.height += 1.5
 
     def _stage(self, name: str, size: str) -> None:
-        self.stages.append((f"{name}\n{size}", self.height - 1))
+        words, height = f"{name}\n{size}", self.height - 1
+        self._axes.text(-4.1, height, words, ha="left", va="center", fontsize=8, color="0.35")
         self.height += 0.3
 
     def _block(self, block: BlockPlan, count: int, stage: int) -> None:
@@ -114,36 +125,14 @@ class _Column:
         if block.se_filters:
             self._box(f"squeeze-and-excitation, {block.se_filters}", stage)
         bottom = self.height - 0.25
+        middle = (top + bottom) / 2
         if block.shortcut is not None:
-            self.shortcuts.append((block, top, bottom))
-        if count > 1:
-            self.repeats.append((count, top, bottom))
-        self.height += 0.2
-
-    def paint(self, axes: Any) -> None:
-        colours = colormaps["Pastel1"].colors  # type: ignore[attr-defined]
-        for text, top, stage in self.boxes:
-            axes.add_patch(
-                FancyBboxPatch(
-                    (-1.8, top),
-                    3.6,
-                    1,
-                    boxstyle="round,pad=0,rounding_size=0.15",
-                    facecolor=colours[stage % len(colours)] if stage else "white",
-                    edgecolor="0.3",
-                )
-            )
-            axes.text(0, top + 0.5, text, ha="center", va="center", fontsize=8)
-        for (_, before, _), (_, after, _) in itertools.pairwise(self.boxes):
-            _arrow(axes, [(0, before + 1), (0, after)])
-        for block, top, bottom in self.shortcuts:
             dotted = block.shortcut != "identity" or block.strides > 1
-            _arrow(axes, [(0, top), (3.0, top), (3.0, bottom), (0, bottom)], dotted)
-            axes.text(3.4, (top + bottom) / 2, _shortcut_words(block), va="center", fontsize=7)
-        for count, top, bottom in self.repeats:
-            axes.text(-2.1, (top + bottom) / 2, f"× {count}", ha="right", va="center", fontsize=9)
-        for words, height in self.stages:
-            axes.text(-4.1, height, words, ha="left", va="center", fontsize=8, color="0.35")
+            _arrow(self._axes, [(0, top), (3.0, top), (3.0, bottom), (0, bottom)], dotted)
+            self._axes.text(3.4, middle, _shortcut_words(block), va="center", fontsize=7)
+        if count > 1:
+            self._axes.text(-2.1, middle, f"× {count}", ha="right", va="center", fontsize=9)
+        self.height += 0.2
 
 
 def _arrow(axes: Any, points: list[tuple[float, float]], dotted: bool = False) -> None:
