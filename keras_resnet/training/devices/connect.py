@@ -74,12 +74,22 @@ def wait_for_workers(cluster: Cluster, seconds: float = START_SECONDS) -> None:
         ValueError: this worker's port is taken, or two workers claim to be the same one.
     """
     deadline = time.monotonic() + seconds
-    with _own_port(cluster) as listener:
+    host, port = _split(cluster.addresses[cluster.index])
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            # A host's name may stand for another of its networks than the one that others see.
+            listener.bind(("127.0.0.1" if host in ("localhost", "127.0.0.1") else "", port))
+            listener.listen(cluster.workers)
+        except OSError as error:
+            raise ValueError(
+                f"Expected a free port for worker {cluster.index}. Received: {host}:{port} "
+                f"({error.strerror}). Choose another, and tell all workers"
+            ) from error
         if cluster.is_chief:
             missing = _gather(cluster, listener, deadline)
-        else:
-            listener.close()
-            missing = _report(cluster, deadline, seconds)
+    if not cluster.is_chief:
+        missing = _report(cluster, deadline, seconds)
     if missing:
         names = ", ".join(f"{index} ({cluster.addresses[index]})" for index in missing)
         raise ClusterError(
@@ -89,50 +99,26 @@ def wait_for_workers(cluster: Cluster, seconds: float = START_SECONDS) -> None:
         )
 
 
-@contextlib.contextmanager
-def _own_port(cluster: Cluster) -> Iterator[socket.socket]:
-    """Listens on this worker's port."""
-    host, port = _split(cluster.addresses[cluster.index])
-    local = host in ("localhost", "127.0.0.1")
-    with socket.socket() as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            # A host's name may stand for another of its networks than the one that others see.
-            listener.bind(("127.0.0.1" if local else "", port))
-            listener.listen(cluster.workers)
-        except OSError as error:
-            raise ValueError(
-                f"Expected a free port for worker {cluster.index}. Received: {host}:{port} "
-                f"({error.strerror}). Choose another, and tell all workers"
-            ) from error
-        yield listener
-
-
 def _gather(cluster: Cluster, listener: socket.socket, deadline: float) -> list[int]:
     """The chief's part: waits for the others, tells them the outcome, returns who is missing."""
     present: dict[int, socket.socket] = {}
     trouble = ""
-    while len(present) < cluster.workers - 1 and not trouble:
+    while len(present) < cluster.workers - 1 and not trouble and time.monotonic() < deadline:
         listener.settimeout(max(0.01, min(1.0, deadline - time.monotonic())))
-        try:
+        with contextlib.suppress(TimeoutError):
             connection, _ = listener.accept()
-        except TimeoutError:
-            connection = None
-        if connection is not None:
             # Scanners of ports connect, too, and say nothing or something else.
             message = _receive(connection, time.monotonic() + 5)
             index = message.get("index")
             if message.get("greeting") != _GREETING or not isinstance(index, int):
                 connection.close()
-            else:
-                if message.get("addresses") != list(cluster.addresses) or index in present:
-                    trouble = (
-                        "Expected workers with one list of addresses and another index each. "
-                        f"Received: worker {index} twice, or with another list"
-                    )
-                present[-1 if index in present else index] = connection
-        if time.monotonic() > deadline:
-            break
+                continue
+            if message.get("addresses") != list(cluster.addresses) or index in present:
+                trouble = (
+                    "Expected workers with one list of addresses and another index each. "
+                    f"Received: worker {index} twice, or with another list"
+                )
+            present[-1 if index in present else index] = connection
         present = {index: c for index, c in present.items() if _is_open(c)}
     missing = [i for i in range(1, cluster.workers) if i not in present]
     for connection in present.values():

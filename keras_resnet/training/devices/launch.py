@@ -101,7 +101,12 @@ def launch_processes(
         with _passing_on_signals(processes) as received:
             for command, environment in zip(commands, environments, strict=True):
                 processes.append(_start(command, environment))
-            readers = _start_readers(processes)
+            lock = threading.Lock()
+            for index, process in enumerate(processes):
+                for pipe, stream in ((process.stdout, sys.stdout), (process.stderr, sys.stderr)):
+                    arguments = (f"[{index}] ", pipe, stream, lock)
+                    readers.append(threading.Thread(target=_copy, args=arguments, daemon=True))
+                    readers[-1].start()
             code = _wait(processes, received, say, stop_seconds)
             return 128 + received[0] if received else code
     finally:
@@ -171,19 +176,7 @@ def _die_with_parent() -> Callable[[], None] | None:
     return die_with_parent
 
 
-def _start_readers(processes: Sequence[subprocess.Popen[bytes]]) -> list[threading.Thread]:
-    lock = threading.Lock()
-    readers = []
-    for index, process in enumerate(processes):
-        for pipe, stream in ((process.stdout, sys.stdout), (process.stderr, sys.stderr)):
-            arguments = (f"[{index}] ", pipe, stream, lock)
-            reader = threading.Thread(target=_copy_lines, args=arguments, daemon=True)
-            reader.start()
-            readers.append(reader)
-    return readers
-
-
-def _copy_lines(prefix: str, pipe: IO[bytes], stream: Any, lock: threading.Lock) -> None:
+def _copy(prefix: str, pipe: IO[bytes], stream: Any, lock: threading.Lock) -> None:
     for line in pipe:
         # A bar of progress goes back to the start of its line instead of ending it.
         text = line.decode(errors="replace").rstrip("\r\n").rpartition("\r")[2]
@@ -221,8 +214,6 @@ def _send(processes: Sequence[subprocess.Popen[bytes]], number: signal.Signals) 
 def _end_of(index: int, code: int) -> str:
     if code >= 0:
         return f"Worker {index} ended with code {code}"
-    try:
-        name = signal.Signals(-code).name
-    except ValueError:  # Real-time signals have no names.
-        name = f"signal {-code}"
-    return f"Worker {index} was ended by {name}"
+    # Real-time signals have no names.
+    names = {number.value: number.name for number in signal.Signals}
+    return f"Worker {index} was ended by {names.get(-code, f'signal {-code}')}"

@@ -163,9 +163,7 @@ def choose_strategy(
     """Chooses the devices to train on, and refuses what does not work before a model is built.
 
     With several workers, call it before anything else of TensorFlow: it waits for them. The process
-    then has one strategy of its kind until it ends.
-
-    TPUs have never been tried: `tpu` is written by TensorFlow's documentation.
+    then has one strategy of its kind until it ends. TPUs have never been tried.
 
     Args:
         name: `auto`: all GPUs, or the CPU, or the workers of `cluster`. `cpu`, `gpu`: one

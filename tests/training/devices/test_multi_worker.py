@@ -212,9 +212,7 @@ def test_keras_still_fails_with_several_steps_per_execution(start_program: Start
 @pytest.mark.slow
 def test_keras_still_fails_with_xla_on_several_replicas(start_program: Start) -> None:
     (result,) = run_alone(start_program, program="unmended", executed=1, xla=True)
-    assert "variable" in str(result["failed"]), (
-        "XLA works: allow it in strategies.py"
-    )
+    assert "variable" in str(result["failed"]), "XLA works: allow it in strategies.py"
 
 
 @pytest.mark.slow
