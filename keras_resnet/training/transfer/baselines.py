@@ -270,10 +270,8 @@ def _balanced(labels: np.ndarray, limit: int, seed: int) -> np.ndarray:
             break
         left -= count
     random = np.random.default_rng(seed)
-    chosen = []
-    for label in classes:
-        own = np.flatnonzero(labels == label)
-        chosen.append(random.choice(own, min(share, len(own)), replace=False))
+    members = (np.flatnonzero(labels == label) for label in classes)
+    chosen = [random.choice(own, min(share, len(own)), replace=False) for own in members]
     return np.sort(np.concatenate(chosen))
 
 
@@ -282,8 +280,7 @@ def _weights(labels: np.ndarray, source: Source) -> np.ndarray:
     classes = len(source.class_names)
     there, here = (np.bincount(some, minlength=classes) for some in (source.labels, labels))
     weights = (there / np.maximum(here, 1))[labels]
-    result: np.ndarray = weights / weights.mean()
-    return result
+    return np.asarray(weights / weights.mean())
 
 
 def _probe(x: np.ndarray, y: np.ndarray, weights: np.ndarray, seed: int) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ import numpy as np
 
 from keras_resnet.data import DataConfig, Source, load_data
 from keras_resnet.models.info import get_info
+from keras_resnet.support.files import partial_directory, publish
 from keras_resnet.support.fingerprints import fingerprint_of_weights
 from keras_resnet.support.progress import Say, unseen
 from keras_resnet.support.terminal import console, progress_bar
@@ -25,9 +27,9 @@ from keras_resnet.training.recipes.table import find_recipe
 from keras_resnet.training.run.card import CardFacts, model_card
 from keras_resnet.training.run.copy import precision_of
 from keras_resnet.training.run.environment import describe_environment
+from keras_resnet.training.run.folder import RunFolder
 from keras_resnet.training.run.plan import identity_of, make_plan, sizes
 from keras_resnet.training.run.trainer import TrainResult, train
-from keras_resnet.training.transfer.finetune_folder import FinetuneFolder, check_best
 from keras_resnet.training.transfer.freezing import BNMode
 from keras_resnet.training.transfer.heads import check_image_size, replace_head
 from keras_resnet.training.transfer.phases import PHASES, Phase, phase_recipes, thaw
@@ -146,39 +148,43 @@ def finetune(
         "dropout": dropout,
         "seed": seed,
     }
-    folder = FinetuneFolder(out_dir, settings)
+    folder = None if out_dir is None else RunFolder(out_dir)
+    known = {} if folder is None else _claimed(folder, settings)
     compared = None
     if compare:
-        # Prepared as in validation.
-        prepared: dict[str, Any] = {"protocol": sizes(network, recipe)[0]}
-        if isinstance(data, DataConfig):
-            prepared["max_bad_fraction"] = data.max_bad_fraction
-        compared = _compared(network, sources, folder, seed, **prepared)
+        compared = _compared(network, sources, data, recipe, seed, known.get("baselines"))
+        if folder is not None:
+            # For the same call after an interruption.
+            folder.write_config({**settings, "baselines": compared.to_dict()})
         say(str(compared))
     start = network.get_weights() if recipe.loss.l2_sp else None
     results: list[TrainResult] = []
     for number, (phase, own) in enumerate(zip(phases, recipes, strict=True), 1):
         say(f"Phase {number} of {len(phases)}. {thaw(network, phase, bn)}")
-        path = folder.of_phase(number, phase.downto)
+        path = None if folder is None else folder.path / f"{number}-{phase.downto}"
         result = train(
             network, data, own, path, epochs=phase.epochs, seed=seed, pull_to=start, **options
         )
-        check_best(result)
+        _check_best(result)
         results.append(result)
-    if folder.path is not None:
+    if folder is not None:
         history = _joined(results)
+        folder.write_history(history)
+        folder.write_plot(history, f"{network.name}, {recipe.name}")
         dtype = precision_of(network, options.get("dtype"))
         done = list(zip(phases, recipes, results, strict=True))
         card = _card(network, sources, recipe, done, history, seed, dtype)
         card += f"\nBatch normalisation: {bn}.\n"
         if compared is not None:
             card += f"\nWithout training the network:\n\n{compared}\n"
-        folder.finish(results, history, f"{network.name}, {recipe.name}", card)
+        folder.write_card(card)
+        _copy_networks(results, folder)
     best = max(result.best for result in results)
     if compared is not None:
         gain = 100 * (best - max(compared.linear_probe, compared.nearest_neighbours))
         say(f"Best: {best:.2%}, {gain:+.1f} points to the better baseline.")
-    return FinetuneResult(network, tuple(results), best, compared, folder.path)
+    path = None if folder is None else folder.path
+    return FinetuneResult(network, tuple(results), best, compared, path)
 
 
 def _check(phases: Sequence[Phase], options: TrainOptions) -> None:
@@ -265,24 +271,55 @@ def _imbalance(source: Source, recipe: Recipe) -> str | None:
 
 def _compared(
     network: keras.Model,
-    data: tuple[Source, Source],
-    folder: FinetuneFolder,
+    sources: tuple[Source, Source],
+    data: Any,
+    recipe: Recipe,
     seed: int,
-    **keywords: Any,
+    known: Mapping[str, Any] | None,
 ) -> Baselines:
-    """What the network is worth as it is: found now, or before an interruption."""
+    """What the network is worth as it is: `known` from before an interruption, or found now."""
     from keras_resnet.training.transfer.baselines import LIMIT, Baselines, baselines
 
-    if folder.baselines is not None:
-        return Baselines(**folder.baselines)
+    if known is not None:
+        return Baselines(**known)
+    # Prepared as in validation.
+    keywords: dict[str, Any] = {"protocol": sizes(network, recipe)[0]}
+    if isinstance(data, DataConfig):
+        keywords["max_bad_fraction"] = data.max_bad_fraction
     # Of every class, there is an image at least.
-    keywords["limit"] = max(LIMIT, len(data[0].class_names))
+    limit = max(LIMIT, len(sources[0].class_names))
     with contextlib.ExitStack() as stack:
         # Elsewhere, every batch would be a line.
         step = stack.enter_context(progress_bar("Baselines")) if console.is_terminal else unseen
-        found = baselines(network, *data, seed=seed, progress=step, **keywords)
-    folder.keep_baselines(found.to_dict())
-    return found
+        return baselines(network, *sources, limit=limit, seed=seed, progress=step, **keywords)
+
+
+def _claimed(folder: RunFolder, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What `config.json` has besides the settings, which must not be other ones."""
+    results = (folder.history_file, folder.best_file, folder.last_file)
+    started = any(folder.path.glob("[0-9]*-*")) or any(map(Path.is_file, results))
+    return folder.claim(settings, "fine-tuning", started)
+
+
+def _check_best(result: TrainResult) -> None:
+    """Makes sure that nobody has removed the best network of a finished phase."""
+    if result.folder is not None and not (best := RunFolder(result.folder).best_file).is_file():
+        raise OSError(
+            f"Expected the best network of a finished phase. Received: no {best}. Remove "
+            f"{result.folder}, and the same call does that phase again"
+        )
+
+
+def _copy_networks(results: Sequence[TrainResult], folder: RunFolder) -> None:
+    """Copies the best network of all phases, and the last one, from the folders of the phases."""
+    best = max(results, key=lambda result: result.best)
+    with partial_directory(folder.path) as staging:
+        moves = {}
+        for file, result in ((folder.best_file, best), (folder.last_file, results[-1])):
+            assert result.folder is not None
+            shutil.copyfile(result.folder / file.name, staging / file.name)
+            moves[staging / file.name] = file
+        publish(moves)
 
 
 def _joined(results: Sequence[TrainResult]) -> dict[str, list[float]]:
