@@ -54,18 +54,10 @@ class ActivationRange(keras.layers.Layer):
         self.measured: tuple[float, float] | None = None
 
     def build(self, input_shape: Any) -> None:
-        for name in ("low", "high"):
-            end = self.add_weight(
-                shape=(),
-                initializer="zeros",
-                trainable=False,
-                dtype="float32",
-                autocast=False,
-                # Replicas see parts of a batch.
-                aggregation="mean",
-                name=name,
-            )
-            setattr(self, name, end)
+        # The mean, as replicas see parts of a batch.
+        end = {"trainable": False, "dtype": "float32", "autocast": False, "aggregation": "mean"}
+        self.low = self.add_weight((), "zeros", name="low", **end)
+        self.high = self.add_weight((), "zeros", name="high", **end)
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         if self.measured is not None:
@@ -231,9 +223,7 @@ class _Compressed(keras.layers.Layer):
         themselves, projected onto the kernels with these shared values.
         """
         kept = ops.cast(self.mask, "float32") if self.pruned else ops.ones(places.shape)
-        counts = ops.segment_sum(
-            ops.reshape(kept, (-1,)), ops.reshape(places, (-1,)), self.clusters
-        )
+        counts = ops.segment_sum(ops.ravel(kept), ops.ravel(places), self.clusters)
         fixed = ops.stop_gradient(self.centroids)
         return fixed + (self.centroids - fixed) / ops.maximum(ops.cast(counts, fixed.dtype), 1)
 

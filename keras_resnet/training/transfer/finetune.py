@@ -140,14 +140,10 @@ def finetune(
     check_image_size(network)
     if (found := _imbalance(sources[0], recipe)) is not None:
         say(found)
-    settings = {
-        **_identity(model, network, sources),
-        # Folders from before phases were called so have to go on, too.
-        "stages": [dataclasses.asdict(phase) for phase in phases],
-        "bn": bn,
-        "dropout": dropout,
-        "seed": seed,
-    }
+    # Folders from before phases were called so have to go on, too.
+    asked = {"stages": [dataclasses.asdict(phase) for phase in phases], "bn": bn}
+    start_and_data = _identity(model, network, sources)
+    settings = {**start_and_data, **asked, "dropout": dropout, "seed": seed}
     folder = None if out_dir is None else RunFolder(out_dir)
     known = {} if folder is None else _claimed(folder, settings)
     compared = None
@@ -168,23 +164,14 @@ def finetune(
         _check_best(result)
         results.append(result)
     if folder is not None:
-        history = _joined(results)
-        folder.write_history(history)
-        folder.write_plot(history, f"{network.name}, {recipe.name}")
-        dtype = precision_of(network, options.get("dtype"))
         done = list(zip(phases, recipes, results, strict=True))
-        card = _card(network, sources, recipe, done, history, seed, dtype)
-        card += f"\nBatch normalisation: {bn}.\n"
-        if compared is not None:
-            card += f"\nWithout training the network:\n\n{compared}\n"
-        folder.write_card(card)
-        _copy_networks(results, folder)
+        dtype = precision_of(network, options.get("dtype"))
+        _finish(folder, network, sources, recipe, done, bn, seed, dtype, compared)
     best = max(result.best for result in results)
     if compared is not None:
         gain = 100 * (best - max(compared.linear_probe, compared.nearest_neighbours))
         say(f"Best: {best:.2%}, {gain:+.1f} points to the better baseline.")
-    path = None if folder is None else folder.path
-    return FinetuneResult(network, tuple(results), best, compared, path)
+    return FinetuneResult(network, tuple(results), best, compared, folder.path if folder else None)
 
 
 def _check(phases: Sequence[Phase], options: TrainOptions) -> None:
@@ -310,9 +297,47 @@ def _check_best(result: TrainResult) -> None:
         )
 
 
-def _copy_networks(results: Sequence[TrainResult], folder: RunFolder) -> None:
-    """Copies the best network of all phases, and the last one, from the folders of the phases."""
+def _finish(
+    folder: RunFolder,
+    network: keras.Model,
+    data: tuple[Source, Source],
+    recipe: Recipe,
+    done: Sequence[tuple[Phase, Recipe, TrainResult]],
+    bn: BNMode,
+    seed: int,
+    dtype: str,
+    baselines: Baselines | None,
+) -> None:
+    """Writes the files of all phases together."""
+    results = [result for *_, result in done]
+    history: dict[str, list[float]] = {}
+    for result in results:
+        for name, values in result.history.items():
+            history.setdefault(name, []).extend(values)
     best = max(results, key=lambda result: result.best)
+    epochs_before = sum(len(r.history["loss"]) for r in results[: results.index(best)])
+    facts = CardFacts(
+        network=network.name,
+        config=dict(get_info(network).config or {}),
+        parameters=network.count_params(),
+        input_shape=network.input_shape[1:],
+        # Folders above the data are nobody's business.
+        data=data[0].name.rpartition("/")[2],
+        class_names=data[0].class_names,
+        images=(len(data[0]), len(data[1])),
+        recipe=dataclasses.replace(
+            recipe, duration=float(sum(phase.epochs for phase, *_ in done)), unit="epochs"
+        ),
+        history=history,
+        best_epoch=epochs_before + best.best_epoch,
+        seed=seed,
+        dtype=dtype,
+        phases=len(done),
+        environment=describe_environment(),
+    )
+    folder.write_history(history)
+    folder.write_plot(history, f"{network.name}, {recipe.name}")
+    folder.write_card(model_card(facts) + _card_of_phases(done, bn, baselines))
     with partial_directory(folder.path) as staging:
         moves = {}
         for file, result in ((folder.best_file, best), (folder.last_file, results[-1])):
@@ -322,56 +347,22 @@ def _copy_networks(results: Sequence[TrainResult], folder: RunFolder) -> None:
         publish(moves)
 
 
-def _joined(results: Sequence[TrainResult]) -> dict[str, list[float]]:
-    """The histories of phases, one after the other."""
-    joined: dict[str, list[float]] = {}
-    for result in results:
-        for name, values in result.history.items():
-            joined.setdefault(name, []).extend(values)
-    return joined
-
-
-def _card(
-    network: keras.Model,
-    data: tuple[Source, Source],
-    recipe: Recipe,
-    done: Sequence[tuple[Phase, Recipe, TrainResult]],
-    history: Mapping[str, Sequence[float]],
-    seed: int,
-    dtype: str,
+def _card_of_phases(
+    done: Sequence[tuple[Phase, Recipe, TrainResult]], bn: BNMode, baselines: Baselines | None
 ) -> str:
-    """The model card of all phases, with a table of them."""
-    results = [result for *_, result in done]
-    best = max(results, key=lambda result: result.best)
-    epochs_before = sum(len(r.history["loss"]) for r in results[: results.index(best)])
-    duration = float(sum(phase.epochs for phase, *_ in done))
-    card = model_card(
-        CardFacts(
-            network=network.name,
-            config=dict(get_info(network).config or {}),
-            parameters=network.count_params(),
-            input_shape=network.input_shape[1:],
-            # Folders above the data are nobody's business.
-            data=data[0].name.rpartition("/")[2],
-            class_names=data[0].class_names,
-            images=(len(data[0]), len(data[1])),
-            recipe=dataclasses.replace(recipe, duration=duration, unit="epochs"),
-            history=history,
-            best_epoch=epochs_before + best.best_epoch,
-            seed=seed,
-            dtype=dtype,
-            phases=len(done),
-            environment=describe_environment(),
-        )
-    )
+    """What a model card says of fine-tuning only."""
     lines = [
+        "",
         "## Phases",
         "",
         "| phase | trained, from the head down to | epochs | peak learning rate | best accuracy |",
         "| --- | --- | --- | --- | --- |",
     ]
-    for number, (phase, own, result) in enumerate(done, 1):
-        epochs, rate = len(result.history["loss"]), own.learning_rate
+    for number, (phase, recipe, result) in enumerate(done, 1):
+        epochs, rate = len(result.history["loss"]), recipe.learning_rate
         cells = (number, phase.downto, epochs, f"{rate:g}", f"{100 * result.best:.2f} %")
         lines.append(f"| {' | '.join(map(str, cells))} |")
-    return card + "\n" + "\n".join(lines) + "\n"
+    lines += ["", f"Batch normalisation: {bn}."]
+    if baselines is not None:
+        lines += ["", "Without training the network:", "", str(baselines)]
+    return "\n".join(lines) + "\n"

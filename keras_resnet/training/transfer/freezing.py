@@ -83,9 +83,8 @@ def freeze(model: keras.Model, upto: str | None = None, *, bn: BNMode = "frozen"
     _check("upto", chosen, [*names, _BACKBONE], bn)
     end = [*names, _BACKBONE].index(chosen) + 1
     _switch_on(model, keep_layers=False)
-    for name in names[:end]:
-        for layer in levels[name]:
-            layer.trainable = False
+    for layer in itertools.chain(*(levels[name] for name in names[:end])):
+        layer.trainable = False
     # A level that was frozen before does not begin to train by way of its normalisations.
     behind = [levels[name] for name in [*names[end:], _HEAD] if _trains(levels[name])]
     _set_normalisations(levels, behind, bn)
@@ -131,11 +130,8 @@ def split_levels(network: keras.Model) -> dict[str, list[keras.Layer]]:
     that leads to none belongs to the head.
     """
     named = levels_of(layer.name for layer in network.layers)
-    names = [
-        "stem",
-        *sorted({level for level in named.values() if level and level[0] == "C"}),
-        _HEAD,
-    ]
+    stages = sorted({level for level in named.values() if level and level[0] == "C"})
+    names = ["stem", *stages, _HEAD]
     known = {layer: names.index(level) for layer, level in named.items() if level}
     places = _places(sources(network), known, len(names) - 1)
     levels: dict[str, list[keras.Layer]] = {name: [] for name in names}
@@ -219,21 +215,16 @@ def _set_normalisations(
     levels: Mapping[str, list[keras.Layer]], part: Iterable[list[keras.Layer]], bn: BNMode
 ) -> None:
     """Freezes all batch normalisation, or lets that of `part` train."""
-    for layers in levels.values() if bn == "frozen" else part:
-        for layer in layers:
-            if _is_bn(layer):
-                layer.trainable = bn == "training"
-
-
-def _is_bn(layer: keras.Layer) -> bool:
-    return isinstance(layer, keras.layers.BatchNormalization)
+    for layer in itertools.chain(*(levels.values() if bn == "frozen" else part)):
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.trainable = bn == "training"
 
 
 def _trains(layers: Iterable[keras.Layer]) -> bool:
     return any(
         layer.trainable_weights or (layer.trainable and not layer.built)
         for layer in layers
-        if not _is_bn(layer)
+        if not isinstance(layer, keras.layers.BatchNormalization)
     )
 
 
