@@ -3,9 +3,9 @@
 Prints, beside what is trained and how (figures differ between machines):
 
     Linear probe: 98.61%, 20 nearest neighbours: 99.72%, commonest class: 50.56%
-    Stage 1 of 2. Trains head: 1 of 39 layers with 130 of 270,578 weights.
+    Phase 1 of 2. Trains head: 1 of 39 layers with 130 of 270,578 weights.
     Batch normalisation is frozen everywhere and keeps its statistics.
-    Stage 2 of 2. Trains C4, head: 7 of 39 layers with 202,882 of 270,578 weights.
+    Phase 2 of 2. Trains C4, head: 7 of 39 layers with 202,882 of 270,578 weights.
     Best: 98.33%, -1.4 points to the better baseline.
     98.3% of the held-out digits are right
 
@@ -14,7 +14,7 @@ Digits of one kind are near each other already, so that neighbours are hard to b
 
 import keras_resnet
 from keras_resnet.data import LabeledImages, load_digits
-from keras_resnet.training import Stage, find_recipe, finetune, override
+from keras_resnet.training import Phase, find_recipe, finetune, override
 
 train, test = (
     LabeledImages(digits.images, digits.labels % 2, ("even", "odd"), name="even or odd")
@@ -29,6 +29,6 @@ result = finetune(
     "runs/even-odd",
     recipe=recipe,
     # The new head first; then the last stage, gently, while batch normalisation stays as it is.
-    stages=(Stage("head", 1), Stage("C4", 2, 0.1)),
+    phases=(Phase("head", 1), Phase("C4", 2, 0.1)),
 )
 print(f"{result.best:.1%} of the held-out digits are right")

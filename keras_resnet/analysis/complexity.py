@@ -101,28 +101,20 @@ def summarize(
     network = plan(config, channels)
     check_size(network, (height, width), warn=False)
 
-    rows, costs = [], _Costs((height, width))
+    rows: list[PartSummary] = []
+    costs = _Costs((height, width))
+
+    def add_row(name: str, layers: str, filters: int, depth: int) -> None:
+        rows.append(PartSummary(name, layers, (*costs.size, filters), costs.take(depth)))
+
     for conv in network.stem:
         costs.conv(conv)
     words = " · ".join(_words(conv) for conv in network.stem)
-    rows.append(
-        PartSummary(
-            "conv1",
-            f"{words}, stride {network.stem[0].strides}",
-            (*costs.size, network.stem[-1].filters),
-            costs.take(len(network.stem)),
-        )
-    )
+    filters = network.stem[-1].filters
+    add_row("conv1", f"{words}, stride {network.stem[0].strides}", filters, len(network.stem))
     if network.pool is not None:
         costs.size = _strided(costs.size, 2)
-        rows.append(
-            PartSummary(
-                "pool1",
-                "3x3 max pool, stride 2" + ", blurred" * network.pool_blur,
-                (*costs.size, network.stem[-1].filters),
-                costs.take(0),
-            )
-        )
+        add_row("pool1", "3x3 max pool, stride 2" + ", blurred" * network.pool_blur, filters, 0)
     for stage in network.stages:
         for block in stage.blocks:
             costs.block(block)
@@ -131,22 +123,16 @@ def summarize(
             for words, run in itertools.groupby(map(_block_words, stage.blocks))
         ]
         depth = sum(len(block.convs) for block in stage.blocks)
-        rows.append(
-            PartSummary(
-                f"{stage.name}_x", " + ".join(runs), (*costs.size, stage.filters), costs.take(depth)
-            )
-        )
-    features = network.stages[-1].filters
+        add_row(f"{stage.name}_x", " + ".join(runs), stage.filters, depth)
     if network.final_norm is not None:
         costs.norm(network.final_norm)
-    costs.add(features * classes + classes, features * classes, classes)
-    rows.append(
-        PartSummary("head", f"average pool, {classes}-way dense", (classes,), costs.take(1))
-    )
-    return rows
+    weights = network.stages[-1].filters * classes
+    costs.add(weights + classes, weights, classes)
+    words = f"average pool, {classes}-way dense"
+    return [*rows, PartSummary("head", words, (classes,), costs.take(1))]
 
 
-def total(rows: list[PartSummary]) -> Complexity:
+def total(rows: Iterable[PartSummary]) -> Complexity:
     """Adds up the rows of `summarize`."""
     return _sum(row.complexity for row in rows)
 
@@ -180,10 +166,10 @@ class _Costs:
 
     def __init__(self, size: tuple[int, int]) -> None:
         self.size = size
-        self._sum = Complexity(0, 0, 0, 0, 0)
+        self._parts: list[Complexity] = []
 
     def add(self, params: int, macs: int, activations: int, statistics: int = 0) -> None:
-        self._sum = _sum((self._sum, Complexity(params, statistics, macs, activations, 0)))
+        self._parts.append(Complexity(params, statistics, macs, activations, 0))
 
     def norm(self, norm: Norm) -> None:
         self.add(2 * norm.filters, 0, 0, 2 * norm.filters if norm.groups is None else 0)
@@ -208,17 +194,14 @@ class _Costs:
             self.conv(conv)
         if block.se_filters:
             # Two 1x1 convolutions with biases, on the pooled map of one position.
-            weights, outputs = (
-                2 * block.filters * block.se_filters,
-                block.filters + block.se_filters,
-            )
+            weights = 2 * block.filters * block.se_filters
+            outputs = block.filters + block.se_filters
             self.add(weights + outputs, weights, outputs)
 
     def take(self, depth: int) -> Complexity:
         """The sum since it was last taken."""
-        taken = dataclasses.replace(self._sum, depth=depth)
-        self._sum = Complexity(0, 0, 0, 0, 0)
-        return taken
+        parts, self._parts = self._parts, []
+        return _sum([*parts, Complexity(0, 0, 0, 0, depth)])
 
 
 def _sum(parts: Iterable[Complexity]) -> Complexity:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import itertools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +20,6 @@ from keras_resnet.support.files import partial_directory, publish
 MOST_CONVOLUTIONS = 64
 
 _FORMATS = (".png", ".svg")
-
-
-@dataclass(frozen=True)
-class _Box:
-    """One box of the column, at a height that grows downwards."""
-
-    text: str
-    top: float
-    stage: int
-
-    @property
-    def bottom(self) -> float:
-        return self.top + 1
 
 
 def draw(
@@ -63,9 +50,10 @@ def draw(
     network = plan(config, shape[-1])
     cost = complexity(config, shape, classes)
     parts = summarize(config, shape, classes)
-    column = _Column(network, {part.name: part.output_shape for part in parts})
-    figure = Figure(figsize=(6.5, column.height * 0.3 + 1), layout="constrained")
+    figure = Figure(layout="constrained")
     axes = figure.add_subplot()
+    column = _Column(axes, network, {part.name: part.output_shape for part in parts})
+    figure.set_size_inches(6.5, column.height * 0.3 + 1)
     axes.set(xlim=(-4.2, 6.2), ylim=(column.height + 0.5, -1.5))
     axes.axis("off")
     axes.set_title(
@@ -73,7 +61,6 @@ def draw(
         f"{cost.macs / 1e9:.2f} G multiply-accumulates",
         fontsize=10,
     )
-    column.paint(axes)
     with partial_directory(path.parent) as staging:
         # Without the date, equal networks are equal files.
         metadata = {"Date": None} if path.suffix == ".svg" else None
@@ -82,13 +69,15 @@ def draw(
 
 
 class _Column:
-    """The boxes of a network, placed one below the other, with the shortcuts round them."""
+    """Draws the boxes of a network, one below the other, with the shortcuts round them.
 
-    def __init__(self, network: NetworkPlan, shapes: dict[str, tuple[int, ...]]) -> None:
-        self.boxes: list[_Box] = []
-        self.shortcuts: list[tuple[BlockPlan, float, float]] = []
-        self.repeats: list[tuple[int, float, float]] = []
-        self.stages: list[tuple[str, float]] = []
+    `height` grows downwards; it is that of the next box.
+    """
+
+    def __init__(self, axes: Any, network: NetworkPlan, shapes: dict[str, tuple[int, ...]]) -> None:
+        self._axes = axes
+        self._colours = colormaps["Pastel1"].colors  # type: ignore[attr-defined]
+        self._bottom: float | None = None
         self.height = 0.0
         sizes = {part: "×".join(map(str, shape)) for part, shape in shapes.items()}
         for conv in network.stem:
@@ -108,11 +97,21 @@ class _Column:
         self._box(f"dense, {shapes['head'][0]}", 0)
 
     def _box(self, text: str, stage: int) -> None:
-        self.boxes.append(_Box(text, self.height, stage))
+        colour = self._colours[stage % len(self._colours)] if stage else "white"
+        style = "round,pad=0,rounding_size=0.15"
+        box = FancyBboxPatch(
+            (-1.8, self.height), 3.6, 1, boxstyle=style, facecolor=colour, edgecolor="0.3"
+        )
+        self._axes.add_patch(box)
+        self._axes.text(0, self.height + 0.5, text, ha="center", va="center", fontsize=8)
+        if self._bottom is not None:
+            _arrow(self._axes, [(0, self._bottom), (0, self.height)])
+        self._bottom = self.height + 1
         self.height += 1.5
 
     def _stage(self, name: str, size: str) -> None:
-        self.stages.append((f"{name}\n{size}", self.height - 1))
+        words, height = f"{name}\n{size}", self.height - 1
+        self._axes.text(-4.1, height, words, ha="left", va="center", fontsize=8, color="0.35")
         self.height += 0.3
 
     def _block(self, block: BlockPlan, count: int, stage: int) -> None:
@@ -126,36 +125,14 @@ class _Column:
         if block.se_filters:
             self._box(f"squeeze-and-excitation, {block.se_filters}", stage)
         bottom = self.height - 0.25
+        middle = (top + bottom) / 2
         if block.shortcut is not None:
-            self.shortcuts.append((block, top, bottom))
-        if count > 1:
-            self.repeats.append((count, top, bottom))
-        self.height += 0.2
-
-    def paint(self, axes: Any) -> None:
-        colours = colormaps["Pastel1"].colors  # type: ignore[attr-defined]
-        for box in self.boxes:
-            axes.add_patch(
-                FancyBboxPatch(
-                    (-1.8, box.top),
-                    3.6,
-                    1,
-                    boxstyle="round,pad=0,rounding_size=0.15",
-                    facecolor=colours[box.stage % len(colours)] if box.stage else "white",
-                    edgecolor="0.3",
-                )
-            )
-            axes.text(0, box.top + 0.5, box.text, ha="center", va="center", fontsize=8)
-        for before, after in zip(self.boxes, self.boxes[1:], strict=False):
-            _arrow(axes, [(0, before.bottom), (0, after.top)])
-        for block, top, bottom in self.shortcuts:
             dotted = block.shortcut != "identity" or block.strides > 1
-            _arrow(axes, [(0, top), (3.0, top), (3.0, bottom), (0, bottom)], dotted)
-            axes.text(3.4, (top + bottom) / 2, _shortcut_words(block), va="center", fontsize=7)
-        for count, top, bottom in self.repeats:
-            axes.text(-2.1, (top + bottom) / 2, f"× {count}", ha="right", va="center", fontsize=9)
-        for words, height in self.stages:
-            axes.text(-4.1, height, words, ha="left", va="center", fontsize=8, color="0.35")
+            _arrow(self._axes, [(0, top), (3.0, top), (3.0, bottom), (0, bottom)], dotted)
+            self._axes.text(3.4, middle, _shortcut_words(block), va="center", fontsize=7)
+        if count > 1:
+            self._axes.text(-2.1, middle, f"× {count}", ha="right", va="center", fontsize=9)
+        self.height += 0.2
 
 
 def _arrow(axes: Any, points: list[tuple[float, float]], dotted: bool = False) -> None:
@@ -169,23 +146,17 @@ def _arrow(axes: Any, points: list[tuple[float, float]], dotted: bool = False) -
     )
 
 
-def _runs(blocks: tuple[BlockPlan, ...], collapse: bool) -> Iterator[tuple[BlockPlan, int]]:
-    """Neighbouring blocks that differ in nothing but their names, with their number."""
-    start = 0
-    for end in range(1, len(blocks) + 1):
-        same = end < len(blocks) and _look(blocks[end]) == _look(blocks[start])
-        if not (same and collapse):
-            yield blocks[start], end - start
-            start = end
+def _runs(blocks: Sequence[BlockPlan], collapse: bool) -> list[tuple[BlockPlan, int]]:
+    """Blocks with their number: of neighbours that differ in their names only, the first one."""
 
+    def look(block: BlockPlan) -> Any:
+        words = [_words(conv) for conv in block.convs]
+        return words, _shortcut_words(block), block.preactivation, block.se_filters
 
-def _look(block: BlockPlan) -> tuple[Any, ...]:
-    return (
-        [_words(conv) for conv in block.convs],
-        _shortcut_words(block),
-        block.preactivation,
-        block.se_filters,
-    )
+    if not collapse:
+        return [(block, 1) for block in blocks]
+    runs = [list(run) for _, run in itertools.groupby(blocks, look)]
+    return [(run[0], len(run)) for run in runs]
 
 
 def _words(conv: Conv) -> str:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import keras
 
     from keras_resnet.data import Source
-    from keras_resnet.training import Recipe, Stage
+    from keras_resnet.training import Phase, Recipe
 
 Model = Annotated[str, typer.Option(help="A .keras file, or a network of `keras-resnet list`.")]
 Stages = Annotated[
@@ -62,7 +62,7 @@ def finetune(
             f"Received: --model {model} alone"
         )
     chosen = training.recipe_of(recipe, settings, batch_size)
-    parts = _stages(stages)
+    phases = _phases(stages)
     if export is not None:
         _check_targets(export)
     training.seed_everything(seed, deterministic)
@@ -76,7 +76,7 @@ def finetune(
         _sources(data, network, validation_fraction),
         output,
         recipe=chosen,
-        stages=parts,
+        phases=phases,
         bn=chosen_bn,
         dropout=dropout,
         compare=compare,
@@ -94,22 +94,22 @@ def finetune(
         )
 
 
-def _stages(text: str) -> list[Stage]:
+def _phases(text: str) -> list[Phase]:
     with quiet():
-        from keras_resnet.training import Stage
+        from keras_resnet.training import Phase
 
-    stages = []
+    phases = []
     for part in text.split(","):
         level, *numbers = part.strip().split(":")
         try:
             epochs, rate = map(float, [*numbers, "1"] if len(numbers) == 1 else numbers)
-            stages.append(Stage(level, epochs, rate))
+            phases.append(Phase(level, epochs, rate))
         except ValueError as error:
             raise ValueError(
-                "Expected stages such as head:3,C5:2,backbone:5:0.1, each a level, epochs above 0 "
-                f"and perhaps a factor above 0. Received: {text!r}"
+                "Expected `--stages` such as head:3,C5:2,backbone:5:0.1, each a level, epochs "
+                f"above 0 and perhaps a factor above 0. Received: {text!r}"
             ) from error
-    return stages
+    return phases
 
 
 def _check_targets(text: str) -> None:

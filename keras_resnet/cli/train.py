@@ -13,7 +13,7 @@ from keras_resnet.support.quiet import quiet
 from keras_resnet.support.terminal import console
 
 if TYPE_CHECKING:
-    from keras_resnet.training.devices.strategies import Setup
+    from keras_resnet.training.devices.strategies import DeviceSetup
     from keras_resnet.training.recipes.recipe import Recipe
 
 Model = Annotated[str, typer.Option(help="A network of `keras-resnet list`.")]
@@ -124,14 +124,14 @@ def _setup(
     dtype: str,
     steps_per_execution: int,
     xla: bool,
-) -> Setup:
+) -> DeviceSetup:
     """Comes before anything else of TensorFlow, which several workers have to agree on first."""
     from keras_resnet.training.devices.cluster import cluster_from
-    from keras_resnet.training.devices.strategies import choose
+    from keras_resnet.training.devices.strategies import choose_strategy
 
     precision: Any = dtype.removeprefix("mixed_")
     name: Any = strategy
-    return choose(
+    return choose_strategy(
         name,
         batch_size=recipe.batch_size // recipe.optimizer.accumulation,
         dtype=precision,
@@ -161,7 +161,7 @@ def _open(
     weights: str | None,
     validation_fraction: float,
     recipe: Recipe,
-    setup: Setup,
+    setup: DeviceSetup,
 ) -> tuple[Any, Any]:
     """Both parts of the data, and the network for their classes."""
     from keras_resnet.data import DataConfig, load_data

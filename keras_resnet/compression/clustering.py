@@ -11,7 +11,7 @@ import numpy as np
 
 from keras_resnet.compression.fusion import fused_groups
 from keras_resnet.compression.layers import MOST_VALUES, compressed_layers
-from keras_resnet.compression.rebuild import check_flat, kernels, with_options
+from keras_resnet.compression.rebuild import check_flat, check_skip, kernels, with_options
 
 #: The most values that k-means sees: far more than clusters, far fewer than weights.
 _MOST_VALUES = 8192
@@ -40,11 +40,8 @@ def cluster(
             clustered already.
     """
     check_flat(model)
+    check_skip(skip, [layer.name for layer in kernels(model)], "layers with kernels")
     chosen = [layer for layer in kernels(model) if layer.name not in skip]
-    if unknown := sorted(set(skip) - {layer.name for layer in kernels(model)}):
-        raise ValueError(
-            f"Expected `skip` to name layers with kernels. Received: {', '.join(unknown)}"
-        )
     if again := [layer.name for layer in chosen if getattr(layer, "clusters", 0)]:
         raise ValueError(
             "Expected layers that have values of their own for each weight. Received: "

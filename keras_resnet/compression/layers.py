@@ -54,18 +54,10 @@ class ActivationRange(keras.layers.Layer):
         self.measured: tuple[float, float] | None = None
 
     def build(self, input_shape: Any) -> None:
-        for name in ("low", "high"):
-            end = self.add_weight(
-                shape=(),
-                initializer="zeros",
-                trainable=False,
-                dtype="float32",
-                autocast=False,
-                # Replicas see parts of a batch.
-                aggregation="mean",
-                name=name,
-            )
-            setattr(self, name, end)
+        # The mean, as replicas see parts of a batch.
+        end = {"trainable": False, "dtype": "float32", "autocast": False, "aggregation": "mean"}
+        self.low = self.add_weight((), "zeros", name="low", **end)
+        self.high = self.add_weight((), "zeros", name="high", **end)
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         if self.measured is not None:
@@ -166,20 +158,14 @@ class _Compressed(keras.layers.Layer):
 
     def build(self, input_shape: Any) -> None:
         super().build(input_shape)
-        shape = tuple(self._kernel.shape)
+        fixed = {"shape": self.kernel.shape, "trainable": False, "dtype": "uint8"}
         if self.pruned:
-            self.mask = self.add_weight(
-                shape=shape, initializer="ones", trainable=False, dtype="uint8", name="mask"
-            )
+            self.mask = self.add_weight(initializer="ones", name="mask", **fixed)
         if self.clusters:
             # What trains are the values that the kernel shares, not the kernel.
-            self._kernel.trainable = False
-            self.centroids = self.add_weight(
-                shape=(self.clusters,), initializer="zeros", name="centroids"
-            )
-            self.assignments = self.add_weight(
-                shape=shape, initializer="zeros", trainable=False, dtype="uint8", name="assignments"
-            )
+            self.kernel.trainable = False
+            self.centroids = self.add_weight((self.clusters,), "zeros", name="centroids")
+            self.assignments = self.add_weight(initializer="zeros", name="assignments", **fixed)
         if self.range is not None:
             self.range.build(self.compute_output_shape(input_shape))
 
@@ -188,7 +174,7 @@ class _Compressed(keras.layers.Layer):
         """What the layer puts out without bias and activation."""
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
-        kernel = ops.cast(self.compressed(self._kernel), self.compute_dtype)
+        kernel = ops.cast(self._compressed(self.kernel), self.compute_dtype)
         outputs = self._product(inputs, kernel)
         if self.use_bias:
             outputs = outputs + ops.cast(self.bias, outputs.dtype)
@@ -196,15 +182,11 @@ class _Compressed(keras.layers.Layer):
             outputs = self.range(outputs, training=training)
         return outputs if self.activation is None else self.activation(outputs)
 
-    @property
-    def trainable(self) -> bool:
-        return keras.layers.Layer.trainable.fget(self)
-
-    @trainable.setter
+    @keras.layers.Layer.trainable.setter
     def trainable(self, value: bool) -> None:
         keras.layers.Layer.trainable.fset(self, value)
         if self.built and self.clusters:
-            self._kernel.trainable = False
+            self.kernel.trainable = False
 
     def save_own_variables(self, store: MutableMapping[str, Any]) -> None:
         # The methods of Keras' own layers know the kernel and the bias only.
@@ -216,9 +198,11 @@ class _Compressed(keras.layers.Layer):
             variable.assign(store[variable.name])
 
     def _own_variables(self) -> list[Any]:
-        return [*self._trainable_variables, *self._non_trainable_variables]
+        """Those of the layer itself; Keras saves those of its range apart."""
+        others = set() if self.range is None else {id(weight) for weight in self.range.weights}
+        return [weight for weight in self.weights if id(weight) not in others]
 
-    def compressed(self, kernel: Any) -> Any:
+    def _compressed(self, kernel: Any) -> Any:
         """What the layer computes with in the place of `kernel`; shape and dtype are the same."""
         kernel = self._shared_and_pruned(kernel)
         return kernel if self.rounding is None else _rounded(kernel, self.rounding)
@@ -239,41 +223,32 @@ class _Compressed(keras.layers.Layer):
         themselves, projected onto the kernels with these shared values.
         """
         kept = ops.cast(self.mask, "float32") if self.pruned else ops.ones(places.shape)
-        counts = ops.segment_sum(
-            ops.reshape(kept, (-1,)), ops.reshape(places, (-1,)), self.clusters
-        )
+        counts = ops.segment_sum(ops.ravel(kept), ops.ravel(places), self.clusters)
         fixed = ops.stop_gradient(self.centroids)
         return fixed + (self.centroids - fixed) / ops.maximum(ops.cast(counts, fixed.dtype), 1)
 
     def unrounded_kernel(self) -> np.ndarray:
-        """The layer's own kernel, clustered and pruned, but not rounded."""
-        return _as_numpy(self._shared_and_pruned(self._float32_kernel()))
+        """The layer's own kernel, clustered and pruned, but not rounded; float32."""
+        kernel = ops.convert_to_tensor(self.kernel, "float32")
+        return np.asarray(ops.convert_to_numpy(self._shared_and_pruned(kernel)))
 
     def final_kernel(self) -> np.ndarray:
-        """What the layer computes with, as float32 numbers."""
-        return _as_numpy(self.compressed(self._float32_kernel()))
-
-    def _float32_kernel(self) -> Any:
-        return ops.convert_to_tensor(self._kernel, "float32")
+        """What the layer computes with; float32."""
+        kernel = ops.convert_to_tensor(self.kernel, "float32")
+        return np.asarray(ops.convert_to_numpy(self._compressed(kernel)))
 
     def get_config(self) -> dict[str, Any]:
-        observed = None
-        if self.range is not None:
-            # Keras writes down neither for layers within layers.
-            observed = {
-                name: getattr(self.range, name) for name in ("momentum", "observing", "trainable")
-            }
-        return {
-            **super().get_config(),
+        own: dict[str, Any] = {
             "pruned": self.pruned,
             "clusters": self.clusters,
             "rounding": self.rounding,
-            "observed": observed,
+            "observed": None,
         }
-
-
-def _as_numpy(kernel: Any) -> np.ndarray:
-    return np.asarray(ops.convert_to_numpy(kernel), np.float32)
+        if self.range is not None:
+            # Keras writes down neither for layers within layers.
+            names = ("momentum", "observing", "trainable")
+            own["observed"] = {name: getattr(self.range, name) for name in names}
+        return {**super().get_config(), **own}
 
 
 def _rounded(kernel: Any, rounding: Rounding) -> Any:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import keras
 import numpy as np
 
 from keras_resnet.compression.layers import MOST_VALUES, compressed_layers
-from keras_resnet.compression.rebuild import check_flat, kernels, with_options
+from keras_resnet.compression.rebuild import check_flat, check_skip, kernels, with_options
+from keras_resnet.support.checks import check_choice
 
 #: Which weights are pruned together: each by itself; 2 of every 4 input channels; or 4 neighbouring
 #: output channels at a time.
@@ -48,10 +49,7 @@ def prune(
     _check(sparsity, pattern)
     names = [layer.name for layer in kernels(model)]
     skip = names[:1] if skip is None else skip
-    if unknown := sorted(set(skip) - set(names)):
-        raise ValueError(
-            f"Expected `skip` to name layers with kernels. Received: {', '.join(unknown)}"
-        )
+    check_skip(skip, names, "layers with kernels")
     chosen = prunable(model, pattern, skip)
     if not chosen:
         raise ValueError(
@@ -150,21 +148,17 @@ class GradualPruning(keras.callbacks.Callback):
 
 def sparsity_of(model: keras.Model) -> dict[str, float]:
     """The share of zeros in the kernel of every layer that has one, in the order of the network."""
-    return {layer.name: float(np.mean(_kernel(layer) == 0)) for layer in kernels(model)}
-
-
-def _kernel(layer: Any) -> np.ndarray:
-    if hasattr(layer, "final_kernel"):
-        return np.asarray(layer.final_kernel())
-    return np.asarray(keras.ops.convert_to_numpy(layer.kernel))
+    final = {layer.name: layer.final_kernel() for layer in compressed_layers(model)}
+    return {
+        layer.name: float(np.mean(final.get(layer.name, layer.kernel) == 0))
+        for layer in kernels(model)
+    }
 
 
 def _check(sparsity: float, pattern: str) -> None:
     if not 0 <= sparsity < 1:
         raise ValueError(f"Expected `sparsity` in [0, 1). Received: {sparsity}")
-    if pattern not in get_args(Pattern):
-        known = ", ".join(get_args(Pattern))
-        raise ValueError(f"Expected `pattern` to be one of {known}. Received: {pattern!r}")
+    check_choice("pattern", pattern, get_args(Pattern))
 
 
 def _fits(layer: Any, pattern: Pattern) -> bool:
@@ -174,16 +168,10 @@ def _fits(layer: Any, pattern: Pattern) -> bool:
 
 def _set_masks(model: keras.Model, sparsity: float, names: Sequence[str] | None) -> None:
     """Prunes layers with masks: those that are named, or all."""
-    for layer, kernel in _pruned(model):
-        if names is None or layer.name in names:
-            layer.mask.assign(_mask(kernel, sparsity, layer.pruned).astype(np.uint8))
-
-
-def _pruned(model: keras.Model) -> Iterator[tuple[Any, np.ndarray]]:
-    """Layers with masks, and their kernels before rounding."""
     for layer in compressed_layers(model):
-        if layer.pruned:
-            yield layer, layer.unrounded_kernel()
+        if layer.pruned and (names is None or layer.name in names):
+            mask = _mask(layer.unrounded_kernel(), sparsity, layer.pruned)
+            layer.mask.assign(mask.astype(np.uint8))
 
 
 def _mask(kernel: np.ndarray, sparsity: float, pattern: Pattern) -> np.ndarray:
@@ -195,12 +183,9 @@ def _mask(kernel: np.ndarray, sparsity: float, pattern: Pattern) -> np.ndarray:
         # The place of each among its four, the largest first; equal ones in their order.
         places = np.argsort(np.argsort(-groups, axis=-2, kind="stable"), axis=-2, kind="stable")
         return np.asarray((places < 2).reshape(kernel.shape) & (sizes > 0))
-    blocks = sizes
-    if pattern == "block":
-        blocks = sizes.reshape(*kernel.shape[:-1], -1, BLOCK).sum(-1)
+    together = BLOCK if pattern == "block" else 1
+    blocks = sizes.reshape(*kernel.shape[:-1], -1, together).sum(-1)
     kept = np.ones(blocks.size, bool)
     kept[np.argsort(blocks, axis=None, kind="stable")[: round(sparsity * blocks.size)]] = False
-    kept = kept.reshape(blocks.shape)
-    if pattern == "block":
-        kept = np.repeat(kept, BLOCK, axis=-1)
+    kept = np.repeat(kept.reshape(blocks.shape), together, axis=-1)
     return np.asarray(kept & (sizes > 0))

@@ -10,7 +10,7 @@ import numpy as np
 
 from keras_resnet.compression.fusion import PASSING, activation_name, fused_groups
 from keras_resnet.compression.layers import measuring, ranges
-from keras_resnet.compression.rebuild import check_flat, kernels, with_options
+from keras_resnet.compression.rebuild import check_flat, check_skip, kernels, with_options
 
 #: What has a range of its own.
 _COMPUTING = (
@@ -18,6 +18,10 @@ _COMPUTING = (
     *("Concatenate", "Conv2D", "Dense", "GlobalAveragePooling2D", "Multiply", "Normalization"),
     *("ReLU", "Rescaling", "Softmax"),
 )
+
+#: Activations with a known range, and all that have an int8 form.
+_SHARES = ("sigmoid", "softmax")
+_ACTIVATIONS = (None, "linear", "relu", *_SHARES)
 
 _BATCH_SIZE = 8
 
@@ -104,8 +108,7 @@ def _to_be_traced(model: keras.Model) -> keras.Model:
 def _check_layers(model: keras.Model, skip: Sequence[str]) -> None:
     if ranges(model):
         raise ValueError("Expected a network without ranges. Received: one from `quantize_aware`")
-    if unknown := sorted(set(skip) - {layer.name for layer in model.layers}):
-        raise ValueError(f"Expected `skip` to name layers. Received: {', '.join(unknown)}")
+    check_skip(skip, [layer.name for layer in model.layers], "layers")
     kinds = (*PASSING, *_COMPUTING)
     # Operations without a layer, such as that of `x + y`, have no output that could be rounded.
     strange = [
@@ -127,32 +130,28 @@ def _check_layers(model: keras.Model, skip: Sequence[str]) -> None:
         )
 
 
-_SHARES = ("sigmoid", "softmax")
-_ACTIVATIONS = (None, "linear", "relu", "sigmoid", "softmax")
-
-
 def _squashes(layer: keras.layers.Layer, model: keras.Model) -> bool:
-    """Whether the range is that before the layer's activation: that behind it is known, or last."""
+    """Whether the range is observed before the layer's activation.
+
+    What a sigmoid or softmax puts out is known, and what the network does counts as it is.
+    """
     last = layer.name in model.output_names and activation_name(layer) == "linear"
     return activation_name(layer) in _SHARES or last
 
 
 def _places(model: keras.Model, skip: Sequence[str]) -> list[str]:
     """The layers whose outputs are tensors of an int8 artifact."""
-    # An operator is left out as a whole. What a sigmoid or softmax gives is known.
-    return [
-        name
-        for name, group in fused_groups(model).items()
-        if not set(group) & set(skip)
-        and not (type(model.get_layer(name)) in _ALONE and _is_share(model.get_layer(name)))
-    ]
-
-
-_ALONE = (keras.layers.Activation, keras.layers.Softmax)
-
-
-def _is_share(layer: Any) -> bool:
-    return isinstance(layer, keras.layers.Softmax) or activation_name(layer) in _SHARES
+    names = []
+    for name, group in fused_groups(model).items():
+        layer = model.get_layer(name)
+        # What these put out is known.
+        known = isinstance(layer, keras.layers.Softmax) or (
+            type(layer) is keras.layers.Activation and activation_name(layer) in _SHARES
+        )
+        # An operator is left out as a whole.
+        if not known and not set(group) & set(skip):
+            names.append(name)
+    return names
 
 
 def _start(result: keras.Model, images: np.ndarray) -> None:

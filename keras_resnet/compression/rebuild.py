@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import keras
@@ -60,6 +60,12 @@ def check_flat(model: keras.Model) -> None:
         )
 
 
+def check_skip(skip: Iterable[str], known: Iterable[str], what: str) -> None:
+    """Raises ValueError if `skip` names others than `known`, which are `what`."""
+    if unknown := sorted({*skip}.difference(known)):
+        raise ValueError(f"Expected `skip` to name {what}. Received: {', '.join(unknown)}")
+
+
 def kernels(model: keras.Model) -> list[keras.layers.Layer]:
     """The layers of a flat model that have a kernel that can be compressed."""
     return [layer for layer in model.layers if type(layer) in (*KINDS, *KINDS.values())]
@@ -77,7 +83,6 @@ def with_options(
         options: layer -> options of `CompressedConv2D` or `CompressedDense` that change.
         observed: layers that get an `ActivationRange` behind them -> its options.
     """
-
     observed = observed or {}
 
     def copied(layer: keras.Layer) -> keras.Layer:

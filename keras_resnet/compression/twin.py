@@ -6,8 +6,7 @@ tensorflow-model-optimization takes nothing but tf_keras models.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping
-from graphlib import TopologicalSorter
+from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -15,9 +14,6 @@ import numpy as np
 
 from keras_resnet.networks.graph import allow_depth
 from keras_resnet.support.extras import require
-
-#: One call of a layer: the layer's name, and which of its calls.
-_Call = tuple[str, int]
 
 _CONVOLUTION = ("kernel_size", "strides", "padding", "data_format", "dilation_rate", "activation")
 _POOLING = ("pool_size", "strides", "padding", "data_format")
@@ -52,28 +48,11 @@ _OPTIONS: Mapping[str, tuple[str, ...]] = {
 #: refused.
 _DROPPED = {"name", "trainable", "dtype", "renorm_momentum"}
 
-#: Keras 3 name of an activation -> tf_keras name of the same function. (`hard_sigmoid` is another
-#: function in each.)
-_ACTIVATIONS = {
-    **{
-        name: name
-        for name in (
-            "elu",
-            "exponential",
-            "gelu",
-            "linear",
-            "mish",
-            "relu",
-            "selu",
-            "sigmoid",
-            "softmax",
-            "softplus",
-            "softsign",
-            "tanh",
-        )
-    },
-    "silu": "swish",
-}
+#: Activations that are the same functions under the same name; `hard_sigmoid` is not.
+_SAME_ACTIVATIONS = (
+    *("elu", "exponential", "gelu", "linear", "mish", "relu", "selu", "sigmoid", "softmax"),
+    *("softplus", "softsign", "tanh"),
+)
 
 
 class _UnequalError(Exception):
@@ -100,14 +79,9 @@ def to_tf_keras(model: keras.Model) -> Any:
     """
     tf_keras = require("tf_keras")
     config = _functional_config(model)
-    layers = _make_layers(model, config["layers"])
-    tensors = _call_layers(layers, config["layers"])
-    allow_depth(len(layers))
-    twin = tf_keras.Model(
-        _look_up(config["input_layers"], tensors),
-        _look_up(config["output_layers"], tensors),
-        name=model.name,
-    )
+    config = {**config, "layers": _twin_layers(model, config["layers"])}
+    allow_depth(len(config["layers"]))
+    twin = tf_keras.Model.from_config(config)
     # The model's own flag sets those of all layers, so it has to come first.
     twin.trainable = model.trainable
     trainable = {layer.name: layer.trainable for layer in model.layers}
@@ -130,7 +104,7 @@ def copy_to_twin(model: keras.Model, twin: Any) -> None:
     Raises:
         ValueError: a layer with weights is missing in one of them, or its shapes differ.
     """
-    _copy([(source, target) for source, target in _pairs(model, twin)])
+    _copy(_pairs(model, twin))
 
 
 def copy_from_twin(twin: Any, model: keras.Model) -> None:
@@ -144,7 +118,7 @@ def copy_from_twin(twin: Any, model: keras.Model) -> None:
     Raises:
         ValueError: a layer with weights is missing in one of them, or its shapes differ.
     """
-    _copy([(source, target) for target, source in _pairs(model, twin)])
+    _copy([(theirs, ours) for ours, theirs in _pairs(model, twin)])
 
 
 def _pairs(model: keras.Model, twin: Any) -> list[tuple[Any, Any]]:
@@ -153,22 +127,21 @@ def _pairs(model: keras.Model, twin: Any) -> list[tuple[Any, Any]]:
         {layer.name: layer for layer in one.layers if layer.weights} for one in (model, twin)
     )
     for have, other, where in ((ours, theirs, "the twin"), (theirs, ours, "the Keras 3 model")):
-        missing = [name for name in have if name not in other]
-        if missing:
+        if missing := [name for name in have if name not in other]:
             raise ValueError(
                 f"Expected the same layers with weights in both models. Received: {missing[0]!r}, "
                 f"which {where} has not. Strip the wrappers of tensorflow-model-optimization "
                 "first, if there are any"
             )
     for name in ours:
-        shapes = [
+        shapes, others = (
             [tuple(weight.shape) for weight in layer.weights]
             for layer in (ours[name], theirs[name])
-        ]
-        if shapes[0] != shapes[1]:
+        )
+        if shapes != others:
             raise ValueError(
                 f"Expected weights of equal shapes in both models. Received: {name!r} with "
-                f"{shapes[0]} in the Keras 3 model and {shapes[1]} in the twin"
+                f"{shapes} in the Keras 3 model and {others} in the twin"
             )
     return [(ours[name], theirs[name]) for name in ours]
 
@@ -200,17 +173,24 @@ def _functional_config(model: keras.Model) -> dict[str, Any]:
     return config
 
 
-def _make_layers(model: keras.Model, entries: list[dict[str, Any]]) -> dict[str, Any]:
-    """The twin's layers by name; of an input, its tensor."""
-    layers: dict[str, Any] = {}
+def _twin_layers(model: keras.Model, entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The serialized layers of Keras 3 as tf_keras writes them.
+
+    Raises:
+        ValueError: some of them have no equal in tf_keras; the message names them.
+    """
+    layers: list[dict[str, Any]] = []
     refused = []
     for entry in entries:
         try:
-            make = _maker(entry)
-            _check_calls(entry)
-            layers[entry["name"]] = make({**entry["config"], "name": entry["name"]})
+            class_name, config = _class_and_config(entry)
+            nodes = [_node(entry["class_name"], node) for node in entry["inbound_nodes"]]
         except _UnequalError as error:
             refused.append(f"{entry['name']} ({error})")
+            continue
+        config = {**config, "name": entry["name"]}
+        known = {"class_name": class_name, "config": config, "name": entry["name"]}
+        layers.append({**known, "inbound_nodes": nodes})
     if refused:
         nested = {layer.name for layer in model.layers if isinstance(layer, keras.Model)}
         remedy = (
@@ -224,35 +204,51 @@ def _make_layers(model: keras.Model, entries: list[dict[str, Any]]) -> dict[str,
     return layers
 
 
-def _maker(entry: dict[str, Any]) -> Callable[[dict[str, Any]], Any]:
-    """What makes the twin's layer of a serialized layer's config."""
-    name, module = entry["class_name"], str(entry["module"])
+def _class_and_config(entry: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The class of the twin's layer of a serialized one, and its config."""
+    name, module, config = entry["class_name"], str(entry["module"]), entry["config"]
     # A class of the same name from elsewhere may do anything.
-    if module == "keras.layers" and name in _MAKERS:
-        return _MAKERS[name]
+    if module == "keras.layers" and name == "InputLayer":
+        for option in ("sparse", "ragged", "optional"):
+            if config.get(option):
+                raise _UnequalError(f"InputLayer with {option}=True")
+        # Half precision, too, becomes float32.
+        dtype = "float32" if "float" in config["dtype"] else config["dtype"]
+        return name, {"batch_input_shape": config["batch_shape"], "dtype": dtype}
+    if module == "keras.layers" and name in _OPTIONS:
+        return name, _same_config(name, config)
     if module.startswith("keras.") and name == "Pad":
-        return _pad
+        if config["mode"] not in ("constant", "reflect", "symmetric"):
+            raise _UnequalError(f"Pad with mode={config['mode']!r}")
+        own = {"pad_width": config["pad_width"], "mode": config["mode"], "dtype": "float32"}
+        return _pad_class(), own
     # The operation behind `a + b` is called as the layer `Add` is.
     raise _UnequalError(f"operation {name}" if ".ops." in module else name)
 
 
-def _check_calls(entry: dict[str, Any]) -> None:
-    """Refuses calls with more than tensors."""
-    for node in entry["inbound_nodes"]:
-        # Keras 3 notes `training=False` where nothing was said, and a model called with another
-        # value overrides it. Padding with no value is padding with zeros.
-        given = {
-            key: value
-            for key, value in node["kwargs"].items()
-            if value is not None and not (key in ("training", "constant_values") and value == 0)
-        }
-        if given or len(node["args"]) != 1:
-            what = ", ".join(given) or f"{len(node['args'])} positional arguments"
-            raise _UnequalError(f"{entry['class_name']} called with {what}")
+def _node(class_name: str, node: dict[str, Any]) -> Any:
+    """A serialized call as tf_keras writes it; refuses calls with more than tensors."""
+    # Keras 3 notes `training=False` where nothing was said, and a model called with another value
+    # overrides it. Padding with no value is padding with zeros.
+    given = {
+        key: value
+        for key, value in node["kwargs"].items()
+        if value is not None and not (key in ("training", "constant_values") and value == 0)
+    }
+    if given or len(node["args"]) != 1:
+        what = ", ".join(given) or f"{len(node['args'])} positional arguments"
+        raise _UnequalError(f"{class_name} called with {what}")
+    tensors = node["args"][0]
+    if isinstance(tensors, dict):
+        return [tensors["config"]["keras_history"]]
+    if len(tensors) == 1:
+        # A list of one tensor and the tensor itself are the same there.
+        raise _UnequalError(f"{class_name} called with a list of one tensor")
+    return [tensor["config"]["keras_history"] for tensor in tensors]
 
 
-def _same(class_name: str, config: dict[str, Any]) -> Any:
-    """The layer of the same name in tf_keras.
+def _same_config(class_name: str, config: dict[str, Any]) -> dict[str, Any]:
+    """The config of the layer of the same name in tf_keras.
 
     Raises:
         _UnequalError: some other option than those of `_OPTIONS` is in use.
@@ -269,38 +265,17 @@ def _same(class_name: str, config: dict[str, Any]) -> Any:
         raise _UnequalError(f"{class_name} with {', '.join(others)}")
     if "activation" in options:
         activation = options["activation"]
-        if not isinstance(activation, str) or activation not in _ACTIVATIONS:
+        if activation == "silu":
+            options["activation"] = "swish"
+        elif activation not in _SAME_ACTIVATIONS:
             shown = activation.get("config") if isinstance(activation, dict) else activation
             raise _UnequalError(f"{class_name} with activation={shown!r}")
-        options["activation"] = _ACTIVATIONS[activation]
-    layer = getattr(require("tf_keras").layers, class_name)
-    return layer(**options, name=config["name"], dtype="float32")
-
-
-def _input(config: dict[str, Any]) -> Any:
-    """The tensor of a new input layer."""
-    for option in ("sparse", "ragged", "optional"):
-        if config.get(option):
-            raise _UnequalError(f"InputLayer with {option}=True")
-    dtype = config["dtype"]
-    return require("tf_keras").Input(
-        batch_shape=config["batch_shape"],
-        # Half precision, too, becomes float32.
-        dtype="float32" if "float" in dtype else dtype,
-        name=config["name"],
-    )
-
-
-def _pad(config: dict[str, Any]) -> Any:
-    """The layer for the operation `keras.ops.pad`."""
-    if config["mode"] not in ("constant", "reflect", "symmetric"):
-        raise _UnequalError(f"Pad with mode={config['mode']!r}")
-    return _pad_class()(config["pad_width"], config["mode"], name=config["name"], dtype="float32")
+    return {**options, "dtype": "float32"}
 
 
 @functools.cache
-def _pad_class() -> Any:
-    """A tf_keras layer that pads; made when needed, as tf_keras is optional."""
+def _pad_class() -> str:
+    """The registered name of a tf_keras layer that pads; made when needed: tf_keras is optional."""
     import tensorflow as tf
 
     tf_keras = require("tf_keras")
@@ -325,62 +300,4 @@ def _pad_class() -> Any:
             """None; tensorflow-model-optimization asks layers that it does not know."""
             return []
 
-    return Pad
-
-
-_MAKERS: Mapping[str, Callable[[dict[str, Any]], Any]] = {
-    "InputLayer": _input,
-    **{name: functools.partial(_same, name) for name in _OPTIONS},
-}
-
-
-def _call_layers(layers: dict[str, Any], entries: list[dict[str, Any]]) -> dict[_Call, Any]:
-    """Calls the layers on each other as the serialized calls say; the output of every call."""
-    arguments = {
-        (entry["name"], number): node["args"][0]
-        for entry in entries
-        for number, node in enumerate(entry["inbound_nodes"])
-    }
-    tensors = {
-        (entry["name"], 0): layers[entry["name"]]
-        for entry in entries
-        if entry["class_name"] == "InputLayer"
-    }
-    order = TopologicalSorter({call: set(_calls(value)) for call, value in arguments.items()})
-    for call in order.static_order():
-        if call not in tensors:
-            tensors[call] = layers[call[0]](_filled(arguments[call], tensors))
-    return tensors
-
-
-def _history(value: Any) -> _Call | None:
-    """Which call put out a serialized tensor; None if it is something else."""
-    if isinstance(value, dict) and value.get("class_name") == "__keras_tensor__":
-        name, number, _ = value["config"]["keras_history"]
-        return name, number
-    return None
-
-
-def _calls(value: Any) -> Iterator[_Call]:
-    """The calls whose outputs a serialized argument holds: a tensor, or a list of tensors."""
-    call = _history(value)
-    if call is not None:
-        yield call
-    elif isinstance(value, (list, tuple)):
-        for item in value:
-            yield from _calls(item)
-
-
-def _filled(value: Any, tensors: dict[_Call, Any]) -> Any:
-    """A serialized argument with the twin's tensors in their places."""
-    call = _history(value)
-    return tensors[call] if call is not None else [_filled(item, tensors) for item in value]
-
-
-def _look_up(places: Any, tensors: dict[_Call, Any]) -> Any:
-    """The tensors of a model's serialized inputs or outputs, in their lists and dicts."""
-    if isinstance(places, dict):
-        return {key: _look_up(place, tensors) for key, place in places.items()}
-    if len(places) == 3 and isinstance(places[0], str):
-        return tensors[places[0], places[1]]
-    return [_look_up(place, tensors) for place in places]
+    return str(tf_keras.utils.get_registered_name(Pad))

@@ -32,7 +32,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 import keras_resnet
 from keras_resnet.data import LabeledImages, Source, load_data
-from keras_resnet.training import Stage, find_recipe, finetune, override, train
+from keras_resnet.training import Phase, find_recipe, finetune, override, train
 
 #: What fine-tuning has to gain over random weights, in points.
 GAIN = 5.0
@@ -85,8 +85,8 @@ def compared(base: keras.Model, data: Data, output: Path, flip: float) -> list[s
     """Prints what a network is worth on other data with and without what it knows."""
     changes = {"augmentation.crop": "pad", "augmentation.flip": flip, "patience": None}
     recipe = override(find_recipe("finetune"), changes)
-    stages = (Stage("head", EPOCHS // 4), Stage("backbone", EPOCHS - EPOCHS // 4, 0.5))
-    tuned = finetune(base, data, output / "finetune", recipe=recipe, stages=stages)
+    phases = (Phase("head", EPOCHS // 4), Phase("backbone", EPOCHS - EPOCHS // 4, 0.5))
+    tuned = finetune(base, data, output / "finetune", recipe=recipe, phases=phases)
     assert tuned.baselines is not None
     probe = tuned.baselines.linear_probe
     fresh = keras_resnet.ResNet20(classes=len(data[0].class_names))

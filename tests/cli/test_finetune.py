@@ -56,8 +56,8 @@ def test_a_network_is_fine_tuned_and_exported(
         "flowers (training part): 32 images to train on, 8 to validate, 2 classes.",
         "Linear probe: 100.00%, 16 nearest neighbours: 100.00%, commonest class: 50.00%",
         "from 32 training images, on 8 validation images",
-        "Stage 1 of 2. Trains head: 1 of ",
-        "Stage 2 of 2. Trains C4, head: 3 of ",
+        "Phase 1 of 2. Trains head: 1 of ",
+        "Phase 2 of 2. Trains C4, head: 3 of ",
         " points to the better baseline.",
         f"Best network: {output / 'best.keras'}. Last: {output / 'last.keras'}.",
     ):
@@ -83,13 +83,13 @@ def test_bad_arguments_are_refused_before_anything_is_done(
 ) -> None:
     output = tmp_path / "run"
     for more, said in (
-        (("--stages", "head"), "stages such as head:3"),
+        (("--stages", "head"), "`--stages` such as head:3"),
         (("--stages", "head:x"), "Received: 'head:x'"),
         (("--stages", "head:1:1:1"), "Received: 'head:1:1:1'"),
         (("--stages", "head:0"), "epochs above 0"),
         (("--stages", ""), "Received: ''"),
         (("--stages", "head:1,C9:1"), "levels of this model: head, C4, C3, C2, stem, backbone"),
-        (("--bn", "melted"), "'frozen' or 'training'"),
+        (("--bn", "melted"), "`bn` to be one of ('frozen', 'training')"),
         (("--export", "onnx,coffee"), "targets of `--export` among"),
         (("--weights", "x"), "no `--weights` with a `.keras`"),
         (("--size", "64"), "Received: --size 64"),

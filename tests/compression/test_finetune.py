@@ -22,7 +22,7 @@ from keras_resnet.export import export, load_runner
 from keras_resnet.models.info import set_class_names
 from keras_resnet.training import (
     FinetuneResult,
-    Stage,
+    Phase,
     TrainingInterrupted,
     find_recipe,
     finetune,
@@ -41,7 +41,7 @@ RECIPE = override(
     find_recipe("finetune"),
     {"optimizer.learning_rate": 0.02, "optimizer.weight_decay": 0, "batch_size": 12},
 )
-STAGES = (Stage("C3", 2),)
+PHASES = (Phase("C3", 2),)
 #: Of 48 images.
 BATCHES = 4
 
@@ -78,7 +78,7 @@ def aware(model: keras.Model) -> keras.Model:
 
 
 def run(model: keras.Model, folder: Path | None = None, **keywords: Any) -> FinetuneResult:
-    known = {"recipe": RECIPE, "stages": STAGES, "compare": False, "report": lambda text: None}
+    known = {"recipe": RECIPE, "phases": PHASES, "compare": False, "say": lambda text: None}
     return finetune(model, DATA, folder, **{**known, **keywords})
 
 
@@ -110,7 +110,7 @@ def test_new_classes_leave_the_rest_as_it_was(whole: FinetuneResult, tmp_path: P
 def assert_kept(start: keras.Model, result: FinetuneResult, folder: Path) -> None:
     """Zeros are zeros, few values stay few, and int8 has the learned ranges."""
     trained = result.model
-    losses = result.stages[0].history["loss"]
+    losses = result.phases[0].history["loss"]
     assert losses[-1] < losses[0]
     for old in compressed_layers(start):
         layer, kernel = trained.get_layer(old.name), old.final_kernel()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,8 @@ from keras_resnet.compression.layers import (
     measuring,
     ranges,
 )
+
+from ..conftest import ROOT
 
 EPSILON = 1e-6
 
@@ -359,3 +363,22 @@ def test_ranges_are_float32_in_half_precision(dtype: str) -> None:
     layer(values, training=True)
     # Half precision has no number between 1.3 and the one after this step.
     assert float(layer.high) == pytest.approx(1.3007, abs=1e-6)
+
+
+def test_compression_uses_public_attributes_only() -> None:
+    """What is private in Keras and TensorFlow may change with any release."""
+    for path in sorted((ROOT / "keras_resnet" / "compression").glob("*.py")):
+        nodes = list(ast.walk(ast.parse(path.read_text())))
+        own = {node.name for node in nodes if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
+        attributes = [node for node in nodes if isinstance(node, ast.Attribute)]
+        own |= {node.attr for node in attributes if isinstance(node.ctx, ast.Store)}
+        private = {node.attr for node in attributes if re.match("_[^_]", node.attr)} - own
+        assert not private, f"{path.name} uses {private} of somebody else"
+
+
+def test_keras_layers_have_one_kernel_that_their_property_gives() -> None:
+    """Pruned, clustered and rounded layers change what `kernel` is used for, not what it is."""
+    for layer in (conv(), dense()):
+        assert layer.kernel is layer.weights[0], (
+            "Keras' `kernel` is no longer the layer's own variable: see _Compressed in layers.py"
+        )

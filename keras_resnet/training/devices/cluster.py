@@ -99,12 +99,14 @@ def cluster_from(
             raise ValueError(
                 "Expected `--workers` and `--worker-index` together. Received: one of them"
             )
-        return _several(Cluster(tuple(workers.split(",")), index, "--workers"))
-    if environ.get("TF_CONFIG", "").strip():
-        return _from_tf_config(environ["TF_CONFIG"])
-    if _number(environ, "SLURM_STEP_NUM_TASKS", 1) > 1:
-        return _from_slurm(environ)
-    return None
+        cluster: Cluster | None = Cluster(tuple(workers.split(",")), index, "--workers")
+    elif environ.get("TF_CONFIG", "").strip():
+        cluster = _from_tf_config(environ["TF_CONFIG"])
+    elif _number(environ, "SLURM_STEP_NUM_TASKS", "1") > 1:
+        cluster = _from_slurm(environ)
+    else:
+        cluster = None
+    return None if cluster is None or cluster.workers == 1 else cluster
 
 
 def expand_nodes(nodes: str) -> list[str]:
@@ -138,10 +140,6 @@ def _expand(name: str) -> list[str]:
         # Zeros in front of the first number say how wide all are.
         numbers += [f"{n:0{len(first)}d}" for n in range(int(first), int(last) + 1)]
     return [before + number + end for number in numbers for end in _expand(after)]
-
-
-def _several(cluster: Cluster) -> Cluster | None:
-    return cluster if cluster.workers > 1 else None
 
 
 def _from_tf_config(text: str) -> Cluster | None:
@@ -181,7 +179,7 @@ def _from_tf_config(text: str) -> Cluster | None:
     own = chief if task["type"] == "chief" else others
     if len(chief) > 1 or not 0 <= index < len(own):
         raise refused(f"{task['type']} {index} of {len(own)}, and {len(chief)} chiefs")
-    return _several(Cluster(addresses, index + len(chief) * (own is others), "TF_CONFIG"))
+    return Cluster(addresses, index + len(chief) * (own is others), "TF_CONFIG")
 
 
 def _from_slurm(environ: Mapping[str, str]) -> Cluster:
@@ -202,7 +200,7 @@ def _from_slurm(environ: Mapping[str, str]) -> Cluster:
             f"{nodes!r}. Pass `--workers` and `--worker-index`"
         )
     jobs = len(_SLURM_PORTS) // _PORTS_PER_JOB
-    first = _SLURM_PORTS[_number(environ, "SLURM_JOB_ID", 0) % jobs * _PORTS_PER_JOB]
+    first = _SLURM_PORTS[_number(environ, "SLURM_JOB_ID", "0") % jobs * _PORTS_PER_JOB]
     addresses = tuple(
         f"{host}:{first + local}"
         for host, count in zip(hosts, counts, strict=True)
@@ -224,8 +222,8 @@ def _counts(text: str) -> list[int]:
     return counts
 
 
-def _number(environ: Mapping[str, str], name: str, default: int | None = None) -> int:
-    text = environ.get(name, "" if default is None else str(default))
+def _number(environ: Mapping[str, str], name: str, default: str = "") -> int:
+    text = environ.get(name, default)
     if not text.isdecimal():
         raise ValueError(f"Expected a number in {name}, which Slurm sets. Received: {text!r}")
     return int(text)

@@ -50,10 +50,19 @@ def launch(arguments: Sequence[str], workers: int, say: Say) -> int:
             "digits`. Received: none"
         )
     addresses = tuple(f"127.0.0.1:{port}" for port in free_ports(workers))
+    threads = str(max(1, usable_cores() // workers))
+    environments = [
+        {
+            "TF_NUM_INTRAOP_THREADS": threads,
+            "TF_NUM_INTEROP_THREADS": threads,
+            **os.environ,
+            "PYTHONUNBUFFERED": "1",
+            "TF_CONFIG": Cluster(addresses, index, "launch").tf_config(),
+        }
+        for index in range(workers)
+    ]
     command = [sys.executable, "-c", _PROGRAM, *arguments]
-    return launch_processes(
-        [command] * workers, [_environment(addresses, i) for i in range(workers)], say
-    )
+    return launch_processes([command] * workers, environments, say)
 
 
 def free_ports(count: int) -> list[int]:
@@ -92,7 +101,12 @@ def launch_processes(
         with _passing_on_signals(processes) as received:
             for command, environment in zip(commands, environments, strict=True):
                 processes.append(_start(command, environment))
-            readers = _start_readers(processes)
+            lock = threading.Lock()
+            for index, process in enumerate(processes):
+                for pipe, stream in ((process.stdout, sys.stdout), (process.stderr, sys.stderr)):
+                    arguments = (f"[{index}] ", pipe, stream, lock)
+                    readers.append(threading.Thread(target=_copy, args=arguments, daemon=True))
+                    readers[-1].start()
             code = _wait(processes, received, say, stop_seconds)
             return 128 + received[0] if received else code
     finally:
@@ -111,25 +125,26 @@ def _wait(
     say: Say,
     stop_seconds: float,
 ) -> int:
+    """Returns the exit code once all have ended."""
     failed: int | None = None
     deadline = float("inf")
-    while any(process.poll() is None for process in processes):
-        if received and deadline == float("inf"):
-            deadline = time.monotonic() + stop_seconds
+    while True:
+        running = any(process.poll() is None for process in processes)
         if failed is None:
-            failed = next((i for i, p in enumerate(processes) if p.poll()), None)
+            failed = next((i for i, process in enumerate(processes) if process.poll()), None)
             if failed is not None and not received:
-                say(f"{_end_of(failed, processes[failed])}; the other workers are stopped.")
+                end = "; the other workers are stopped." if running else "."
+                say(f"{_end_of(failed, processes[failed].returncode)}{end}")
                 deadline = time.monotonic() + stop_seconds
                 _send(processes, signal.SIGTERM)
+        if not running:
+            code = 0 if failed is None else processes[failed].returncode
+            return code if code >= 0 else 128 - code
+        if received and deadline == float("inf"):
+            deadline = time.monotonic() + stop_seconds
         if time.monotonic() > deadline or len(received) > 1:
             _send(processes, signal.SIGKILL)
         time.sleep(0.05)
-    if failed is None:
-        failed = next((i for i, p in enumerate(processes) if p.poll()), None)
-        if failed is not None and not received:
-            say(f"{_end_of(failed, processes[failed])}.")
-    return 0 if failed is None else _exit_code(processes[failed])
 
 
 def _start(command: Sequence[str], environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
@@ -161,19 +176,7 @@ def _die_with_parent() -> Callable[[], None] | None:
     return die_with_parent
 
 
-def _start_readers(processes: Sequence[subprocess.Popen[bytes]]) -> list[threading.Thread]:
-    lock = threading.Lock()
-    readers = []
-    for index, process in enumerate(processes):
-        for pipe, stream in ((process.stdout, sys.stdout), (process.stderr, sys.stderr)):
-            arguments = (f"[{index}] ", pipe, stream, lock)
-            reader = threading.Thread(target=_copy_lines, args=arguments, daemon=True)
-            reader.start()
-            readers.append(reader)
-    return readers
-
-
-def _copy_lines(prefix: str, pipe: IO[bytes], stream: Any, lock: threading.Lock) -> None:
+def _copy(prefix: str, pipe: IO[bytes], stream: Any, lock: threading.Lock) -> None:
     for line in pipe:
         # A bar of progress goes back to the start of its line instead of ending it.
         text = line.decode(errors="replace").rstrip("\r\n").rpartition("\r")[2]
@@ -208,27 +211,9 @@ def _send(processes: Sequence[subprocess.Popen[bytes]], number: signal.Signals) 
             process.send_signal(number)
 
 
-def _end_of(index: int, process: subprocess.Popen[bytes]) -> str:
-    code = process.returncode
+def _end_of(index: int, code: int) -> str:
     if code >= 0:
         return f"Worker {index} ended with code {code}"
-    try:
-        name = signal.Signals(-code).name
-    except ValueError:  # Real-time signals have no names.
-        name = f"signal {-code}"
-    return f"Worker {index} was ended by {name}"
-
-
-def _exit_code(process: subprocess.Popen[bytes]) -> int:
-    return process.returncode if process.returncode >= 0 else 128 - process.returncode
-
-
-def _environment(addresses: tuple[str, ...], index: int) -> dict[str, str]:
-    threads = str(max(1, usable_cores() // len(addresses)))
-    return {
-        "TF_NUM_INTRAOP_THREADS": threads,
-        "TF_NUM_INTEROP_THREADS": threads,
-        **os.environ,
-        "PYTHONUNBUFFERED": "1",
-        "TF_CONFIG": Cluster(addresses, index, "launch").tf_config(),
-    }
+    # Real-time signals have no names.
+    names = {number.value: number.name for number in signal.Signals}
+    return f"Worker {index} was ended by {names.get(-code, f'signal {-code}')}"

@@ -12,56 +12,24 @@ from typing import Any, Literal, get_args
 import keras
 import tensorflow as tf
 
-from keras_resnet.support.checks import check_integer
-from keras_resnet.training.devices import connect
+from keras_resnet.support.checks import check_choice, check_integer
 from keras_resnet.training.devices.cluster import Cluster
-from keras_resnet.training.devices.multi_worker import enable_multi_worker_fit
-from keras_resnet.training.devices.rendezvous import START_SECONDS, ClusterError, wait_for_workers
+from keras_resnet.training.devices.connect import (
+    START_SECONDS,
+    ClusterError,
+    connect_tpu,
+    connect_workers,
+    gpus_of,
+)
+from keras_resnet.training.devices.keras_mends import mend_keras
 
 StrategyName = Literal["auto", "cpu", "gpu", "mirrored", "multi-worker", "tpu"]
 Precision = Literal["float32", "bfloat16", "float16"]
 
 
 @dataclass(frozen=True)
-class Refusal:
-    """A combination that does not train, found by running it (tests/training/test_strategies.py).
-
-    Attributes:
-        reason: why, and what works instead.
-        strategies: where; None: everywhere.
-        several: only with more than one replica.
-        precisions: of these; None: of all.
-        xla: only if compiled by XLA.
-    """
-
-    reason: str
-    strategies: tuple[StrategyName, ...] | None = None
-    several: bool = False
-    precisions: tuple[Precision, ...] | None = None
-    xla: bool = False
-
-
-#: Of {1, several replicas} x {float32, bfloat16, float16} x {1, 4 steps per execution} x {XLA on,
-#: off}, what this does not name trains, with Keras mended as in `multi_worker.py`.
-REFUSALS = (
-    Refusal(
-        "XLA cannot compile variables that live on several devices (keras-team/keras#18666). "
-        "Pass `jit_compile=False`",
-        strategies=("mirrored", "multi-worker"),
-        several=True,
-        xla=True,
-    ),
-    Refusal(
-        "TPUs compute in bfloat16. Pass `bfloat16`, which needs no loss scaling either",
-        strategies=("tpu",),
-        precisions=("float16",),
-    ),
-)
-
-
-@dataclass(frozen=True)
-class Setup:
-    """What `choose` decided.
+class DeviceSetup:
+    """What `choose_strategy` decided.
 
     Attributes:
         name: `cpu`, `gpu`, `mirrored`, `multi-worker` or `tpu`; `data-parallel` under JAX.
@@ -156,16 +124,12 @@ class Setup:
         """
         try:
             yield
-        except tf.errors.OpError as error:
+        # Other errors, such as of shapes that differ, are the program's.
+        except _LOST as error:
             text = str(error)
             if self.cluster is None or not re.search(r"/job:worker|[Cc]ollective", text):
                 raise
-            # Shapes that differ and the like are errors of the program.
-            if not isinstance(error, _LOST):
-                raise
-            tasks = {
-                int(number) for number in re.findall(r"/job:worker/replica:0/task:(\d+)", text)
-            }
+            tasks = set(map(int, re.findall(r"/job:worker/replica:0/task:(\d+)", text)))
             others = set(range(self.workers)) - {self.worker}
             # Of a silent chief, TensorFlow says only that the connection is lost.
             gone = sorted(tasks & others or others)
@@ -185,7 +149,7 @@ _LOST = (
 )
 
 
-def choose(
+def choose_strategy(
     name: StrategyName = "auto",
     *,
     batch_size: int,
@@ -195,13 +159,11 @@ def choose(
     cluster: Cluster | None = None,
     tpu: str | None = None,
     start_seconds: float = START_SECONDS,
-) -> Setup:
+) -> DeviceSetup:
     """Chooses the devices to train on, and refuses what does not work before a model is built.
 
     With several workers, call it before anything else of TensorFlow: it waits for them. The process
-    then has one strategy of its kind until it ends.
-
-    TPUs have never been tried: `tpu` is written by TensorFlow's documentation.
+    then has one strategy of its kind until it ends. TPUs have never been tried.
 
     Args:
         name: `auto`: all GPUs, or the CPU, or the workers of `cluster`. `cpu`, `gpu`: one
@@ -221,12 +183,8 @@ def choose(
         ClusterError: workers did not come.
         RuntimeError: TensorFlow had begun its work already, or Keras cannot be mended.
     """
-    for value, choices, what in (
-        (name, get_args(StrategyName), "strategy"),
-        (dtype, get_args(Precision), "dtype"),
-    ):
-        if value not in choices:
-            raise ValueError(f"Expected `{what}` to be one of {choices}. Received: {value!r}")
+    check_choice("strategy", name, get_args(StrategyName))
+    check_choice("dtype", dtype, get_args(Precision))
     check_integer("steps_per_execution", steps_per_execution)
     if cluster is not None and name not in ("auto", "multi-worker"):
         raise ValueError(
@@ -240,41 +198,55 @@ def choose(
             "Expected the TensorFlow or the JAX backend for training. Received: "
             f"{keras.backend.backend()}. Set KERAS_BACKEND"
         )
-    plan = _plan(name, cluster)
-    refuse(plan.name, plan.replicas, dtype, jit_compile)
-    if plan.name == "multi-worker":
-        return _several_workers(plan, cluster, batch_size, start_seconds)
-    strategy, replicas = None, plan.replicas
-    if plan.name == "tpu":
-        strategy = connect.tpu(tpu, start_seconds)
+    if cluster is not None:
+        # Listing logical devices would begin TensorFlow's work, too early for several workers.
+        replicas = (len(gpus_of(cluster)) or 1) * cluster.workers
+        _check_combination("multi-worker", replicas, dtype, jit_compile)
+        _check_batch(batch_size, replicas)
+        mend_keras()
+        strategy = connect_workers(cluster, start_seconds)
+        note = (
+            f"{cluster.workers} workers from {cluster.origin}, this is {cluster.index} "
+            f"({cluster.addresses[cluster.index]}): every batch is divided among them."
+        )
         replicas = strategy.num_replicas_in_sync
-    elif plan.devices:
-        strategy = _on_devices(plan.devices)
+        return DeviceSetup("multi-worker", strategy, replicas, cluster, (note,))
+    if name == "tpu":
+        _check_combination("tpu", 1, dtype, jit_compile)
+        strategy = connect_tpu(tpu, start_seconds)
+        kind, replicas = "tpu", strategy.num_replicas_in_sync
+        note = "Training on a TPU, which this package has never run on."
+    else:
+        kind, devices, note = _local_devices(name)
+        replicas = len(devices) or 1
+        _check_combination(kind, replicas, dtype, jit_compile)
+        strategy = _on_devices(devices) if devices else None
     _check_batch(batch_size, replicas)
     if replicas > 1:
-        enable_multi_worker_fit()
-    return Setup(plan.name, strategy, replicas, None, plan.notes)
+        mend_keras()
+    return DeviceSetup(kind, strategy, replicas, None, (note,))
 
 
-def refuse(name: str, replicas: int, dtype: str, jit_compile: bool) -> None:
-    """Refuses a combination of `REFUSALS`.
+def _check_combination(name: str, replicas: int, dtype: str, jit_compile: bool) -> None:
+    """Refuses the combinations that do not train.
 
-    Raises:
-        ValueError: it is one of them; the message has the reason.
+    Of one and several replicas, three precisions, 1 and 4 steps per execution, with and without
+    XLA, all others were found to train, with Keras mended (tests/training/devices).
     """
-    for rule in REFUSALS:
-        if (
-            (rule.strategies is None or name in rule.strategies)
-            and (not rule.several or replicas > 1)
-            and (rule.precisions is None or dtype in rule.precisions)
-            and (not rule.xla or jit_compile)
-        ):
-            on = f"{replicas} replicas" if replicas > 1 else name
-            compiled = "with" if jit_compile else "without"
-            raise ValueError(
-                f"Expected a combination that trains. Received: {dtype} on {on}, {compiled} XLA. "
-                f"{rule.reason}"
-            )
+    if jit_compile and replicas > 1 and name in ("mirrored", "multi-worker"):
+        reason = (
+            "XLA cannot compile variables that live on several devices (keras-team/keras#18666). "
+            "Pass `jit_compile=False`"
+        )
+    elif name == "tpu" and dtype == "float16":
+        reason = "TPUs compute in bfloat16. Pass `bfloat16`, which needs no loss scaling either"
+    else:
+        return
+    on = f"{replicas} replicas" if replicas > 1 else name
+    compiled = "with" if jit_compile else "without"
+    raise ValueError(
+        f"Expected a combination that trains. Received: {dtype} on {on}, {compiled} XLA. {reason}"
+    )
 
 
 def require_whole_executions(steps: int, steps_per_execution: int, what: str) -> None:
@@ -297,33 +269,17 @@ def require_whole_executions(steps: int, steps_per_execution: int, what: str) ->
         )
 
 
-@dataclass(frozen=True)
-class _Plan:
-    name: StrategyName
-    replicas: int
-    devices: tuple[str, ...]
-    notes: tuple[str, ...]
-
-
-def _plan(name: StrategyName, cluster: Cluster | None) -> _Plan:
-    """What will be used, without making it."""
-    if cluster is not None:
-        # Listing logical devices would begin TensorFlow's work, too early for several workers.
-        local = len(connect.gpus_of(cluster)) or 1
-        note = (
-            f"{cluster.workers} workers from {cluster.origin}, this is {cluster.index} "
-            f"({cluster.addresses[cluster.index]}): every batch is divided among them."
-        )
-        return _Plan("multi-worker", local * cluster.workers, (), (note,))
+def _local_devices(name: StrategyName) -> tuple[str, tuple[str, ...], str]:
+    """The name of a setup without other workers, its devices (none: the default one), a note."""
     if name == "multi-worker":
         raise ValueError(
             "Expected workers for the strategy `multi-worker`. Received: none. Pass `--workers` "
             "and `--worker-index`, set TF_CONFIG, start with srun, or use `keras-resnet launch`"
         )
-    if name == "tpu":
-        return _Plan("tpu", 1, (), ("Training on a TPU, which this package has never run on.",))
-    gpus = [f"GPU:{i}" for i in range(len(tf.config.list_logical_devices("GPU")))]
-    cpus = [f"CPU:{i}" for i in range(len(tf.config.list_logical_devices("CPU")))]
+    gpus, cpus = (
+        tuple(f"{kind}:{i}" for i in range(len(tf.config.list_logical_devices(kind))))
+        for kind in ("GPU", "CPU")
+    )
     if name == "gpu" and not gpus:
         raise ValueError(
             "Expected a GPU that TensorFlow can use. Received: none. `keras-resnet doctor` says "
@@ -332,26 +288,14 @@ def _plan(name: StrategyName, cluster: Cluster | None) -> _Plan:
     devices = gpus or cpus if name == "mirrored" else gpus
     if name in ("auto", "mirrored") and len(devices) > 1:
         note = f"{len(devices)} devices, {devices[0]} to {devices[-1]}: every batch is divided."
-        return _Plan("mirrored", len(devices), tuple(devices), (note,))
+        return "mirrored", devices, note
     one = "cpu" if name == "cpu" or not gpus else "gpu"
     note = f"Training on one {one.upper()}."
     if name == "mirrored":
         note = f"`mirrored` found one device only. {note}"
     # The default device is the first GPU, or the CPU.
     others = (one == "cpu" and gpus) or (one == "gpu" and len(gpus) > 1)
-    return _Plan(one, 1, (f"{one.upper()}:0",) if others else (), (note,))  # type: ignore[arg-type]
-
-
-def _several_workers(
-    plan: _Plan, cluster: Cluster | None, batch_size: int, seconds: float
-) -> Setup:
-    assert cluster is not None
-    _check_batch(batch_size, plan.replicas)
-    enable_multi_worker_fit()
-    if not connect.is_connected(cluster):
-        wait_for_workers(cluster, seconds)
-    strategy = connect.workers(cluster)
-    return Setup(plan.name, strategy, strategy.num_replicas_in_sync, cluster, plan.notes)
+    return one, (f"{one.upper()}:0",) if others else (), note
 
 
 # The collective operations of two strategies on the same devices are mistaken for each other
@@ -363,7 +307,7 @@ def _on_devices(devices: tuple[str, ...]) -> Any:
     return tf.distribute.MirroredStrategy(list(devices))
 
 
-def _choose_for_jax(name: str, batch_size: int, cluster: Cluster | None) -> Setup:
+def _choose_for_jax(name: str, batch_size: int, cluster: Cluster | None) -> DeviceSetup:
     if name != "auto" or cluster is not None:
         raise ValueError(
             "Expected the strategy `auto` and no other workers under JAX, which uses all devices "
@@ -373,11 +317,11 @@ def _choose_for_jax(name: str, batch_size: int, cluster: Cluster | None) -> Setu
     devices = keras.distribution.list_devices()
     if len(devices) == 1:
         note = f"Training on one device of JAX, {devices[0]}."
-        return Setup(devices[0].partition(":")[0], None, 1, None, (note,))
+        return DeviceSetup(devices[0].partition(":")[0], None, 1, None, (note,))
     _check_batch(batch_size, len(devices))
     note = f"{len(devices)} devices of JAX, {devices[0]} to {devices[-1]}: every batch is divided."
     parallel = keras.distribution.DataParallel(devices=devices, auto_shard_dataset=False)
-    return Setup("data-parallel", parallel, len(devices), None, (note,))
+    return DeviceSetup("data-parallel", parallel, len(devices), None, (note,))
 
 
 def _check_batch(batch_size: int, replicas: int) -> None:

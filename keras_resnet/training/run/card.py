@@ -58,7 +58,7 @@ class CardFacts:
         seed: of the run.
         dtype: of the computations, e.g. `"bfloat16"`.
         environment: what `describe_environment` gives.
-        stages: of fine-tuning, each with the recipe's whole schedule; 0: it is no fine-tuning.
+        phases: of fine-tuning, each with the recipe's whole schedule; 0: it is no fine-tuning.
     """
 
     network: str
@@ -74,7 +74,7 @@ class CardFacts:
     seed: int
     dtype: str
     environment: Mapping[str, Any]
-    stages: int = 0
+    phases: int = 0
 
 
 def model_card(facts: CardFacts) -> str:
@@ -98,10 +98,10 @@ def model_card(facts: CardFacts) -> str:
 
 def _summary(facts: CardFacts) -> str:
     epochs = _epochs(facts)
-    stages = f"{facts.stages} stage{'' if facts.stages == 1 else 's'}"
+    phases = f"{facts.phases} phase{'' if facts.phases == 1 else 's'}"
     text = (
         f"A classifier of images into {len(facts.class_names)} classes, with {facts.parameters:,} "
-        f"parameters, {f'fine-tuned in {stages}' if facts.stages else 'trained'} for {epochs} "
+        f"parameters, {f'fine-tuned in {phases}' if facts.phases else 'trained'} for {epochs} "
         f"epoch{'' if epochs == 1 else 's'} by the recipe `{facts.recipe.name}` of keras-resnets."
     )
     changed = sum(marked for *_, marked in _recipe_fields(facts.recipe))
@@ -215,8 +215,8 @@ def _recipe(facts: CardFacts) -> str:
         f"Source: {_text(whole)}." if whole else "",
         f"The peak learning rate at this batch size is {recipe.learning_rate:g}.",
         "Fields that this run changed are in bold. Those that are not listed have their defaults; "
-        f"`config.json`{' of each stage' if facts.stages else ''} has all.",
-        "Every stage went through the whole schedule in its own epochs." if facts.stages else "",
+        f"`config.json`{' of each phase' if facts.phases else ''} has all.",
+        "Every phase went through the whole schedule in its own epochs." if facts.phases else "",
     ]
     table = _table(("field", "value", "source"), rows)
     return f"{' '.join(filter(None, intro))}\n\n{table}"

@@ -14,7 +14,7 @@ import tensorflow as tf
 from keras_resnet.data import BadRecords, Source, evaluation_batches, training_batches
 from keras_resnet.models.info import get_info
 from keras_resnet.support.terminal import console
-from keras_resnet.training.devices.strategies import Setup
+from keras_resnet.training.devices.strategies import DeviceSetup
 from keras_resnet.training.optimizers.averaging import average_bn_across_replicas, recompute_bn
 from keras_resnet.training.optimizers.keras_private import synchronize
 from keras_resnet.training.optimizers.optimizers import describe
@@ -44,7 +44,7 @@ class Fitting:
         resolved: ResolvedRecipe,
         run: Run,
         folder: RunFolder | None,
-        setup: Setup,
+        setup: DeviceSetup,
         interruption: Interruption,
     ) -> None:
         """Prepares a run, and takes it to its newest whole checkpoint, if `folder` has one.

@@ -14,7 +14,7 @@ import numpy as np
 
 from keras_resnet.data import DataConfig, Source
 from keras_resnet.models.info import get_info, set_class_names, set_info
-from keras_resnet.training.devices.strategies import Setup, StrategyName, choose
+from keras_resnet.training.devices.strategies import DeviceSetup, StrategyName, choose_strategy
 from keras_resnet.training.metrics import make_metrics
 from keras_resnet.training.optimizers.schedules import make_schedule
 from keras_resnet.training.recipes.recipe import Recipe
@@ -67,7 +67,7 @@ def train(
     *,
     epochs: float | None = None,
     seed: int = 0,
-    strategy: StrategyName | Setup = "auto",
+    strategy: StrategyName | DeviceSetup = "auto",
     dtype: str | None = None,
     synchronized_bn: bool = False,
     resume: bool = True,
@@ -105,8 +105,8 @@ def train(
         epochs: length of training instead of the recipe's, whose schedule is compressed in
             proportion.
         seed: of data order, augmentation, dropout and stochastic depth.
-        strategy: devices; see `choose`. Several workers need what `choose` returns, called before
-            the model is built.
+        strategy: devices; see `choose_strategy`. Several workers need what that returns, called
+            before the model is built.
         dtype: `"float32"`, `"bfloat16"` or `"float16"` (with loss scaling); None: the model's.
         synchronized_bn: whether BN takes the statistics of a whole batch instead of every
             replica's part.
@@ -213,17 +213,17 @@ def _start(
 
 
 def _set_up(
-    strategy: StrategyName | Setup,
+    strategy: StrategyName | DeviceSetup,
     model: keras.Model,
     recipe: Recipe,
     dtype: str | None,
     steps_per_execution: int,
     jit_compile: bool,
-) -> Setup:
+) -> DeviceSetup:
     setup = strategy
     accumulation = recipe.optimizer.accumulation
-    if not isinstance(setup, Setup):
-        setup = choose(
+    if not isinstance(setup, DeviceSetup):
+        setup = choose_strategy(
             setup,
             batch_size=recipe.batch_size // accumulation,
             dtype=precision_of(model, dtype),

@@ -83,6 +83,7 @@ def vectors(
     seed: int = 0,
     max_bad_fraction: float = 0.01,
     progress: Progress = unseen,
+    network: keras.Model | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """What the classifier of a network sees of a source's images, prepared as at evaluation.
 
@@ -98,6 +99,7 @@ def vectors(
         seed: which ones.
         max_bad_fraction: of unreadable images, which are left out, that are put up with.
         progress: is told after every batch.
+        network: what `pooled` has made of the model, so that several calls compile it once.
 
     Returns:
         Vectors `(n, channels)`, float32, and labels `(n,)`, int32, in the order of the source.
@@ -108,8 +110,35 @@ def vectors(
             argument is wrong.
         TooManyBadRecordsError: too many images cannot be read.
     """
-    config = _config(model, protocol, batch_size, max_bad_fraction)
-    return _vectors(pooled(model), source, config, limit, seed, progress)
+    check_image_shape(model)
+    shape = (None, *model.input_shape[1:])
+    protocol = ModelInput(shape, get_info(model), protocol).protocol
+    config = DataConfig(
+        "vectors",
+        size=protocol.size,
+        batch_size=batch_size,
+        protocol=protocol,
+        max_bad_fraction=max_bad_fraction,
+    )
+    _check_labels(source)
+    if limit is not None:
+        source = Subset(source, _balanced(source.labels, limit, seed), source.name)
+    bad = BadRecords(source.name, len(source), config.max_bad_fraction)
+    network = pooled(model) if network is None else network
+    # Padded, so that the network is compiled for one shape.
+    batches = evaluation_batches(source, config, pad=True, bad=bad)
+    found, labels, steps = [], [], int(batches.cardinality())
+    try:
+        for step, (images, classes, weights) in enumerate(batches, 1):
+            present = weights.numpy() > 0
+            found.append(np.asarray(network.predict_on_batch(images.numpy()), np.float32)[present])
+            labels.append(classes.numpy()[present])
+            progress(f"vectors of {source.name}", step / steps)
+    except tf.errors.OpError:
+        if bad.error is not None:
+            raise bad.error from None
+        raise
+    return np.concatenate(found), np.concatenate(labels)
 
 
 def baselines(
@@ -161,13 +190,18 @@ def baselines(
         _check_labels(source)
     _check_classes(train.labels, train)
 
-    config = _config(model, protocol, batch_size, max_bad_fraction)
-    # Compiled once for both.
-    network = pooled(model)
-    x, y = _vectors(network, train, config, limit, seed, lambda w, d: progress(w, 0.45 * d))
+    options: dict[str, Any] = {
+        "protocol": protocol,
+        "batch_size": batch_size,
+        "limit": limit,
+        "seed": seed,
+        "max_bad_fraction": max_bad_fraction,
+        "network": pooled(model),
+    }
+    x, y = vectors(model, train, progress=lambda w, d: progress(w, 0.45 * d), **options)
     _check_classes(y, train)
-    others, truth = _vectors(
-        network, validation, config, limit, seed, lambda w, d: progress(w, 0.45 + 0.45 * d)
+    others, truth = vectors(
+        model, validation, progress=lambda w, d: progress(w, 0.45 + 0.45 * d), **options
     )
     progress("linear probe and nearest neighbours", 0.9)
     weights = _weights(truth, validation)
@@ -183,51 +217,6 @@ def baselines(
         train_images=len(y),
         validation_images=len(truth),
     )
-
-
-def _config(
-    model: keras.Model, protocol: EvalProtocol | None, batch_size: int, max_bad_fraction: float
-) -> DataConfig:
-    """How images are prepared and batched."""
-    check_image_shape(model)
-    shape = (None, *model.input_shape[1:])
-    protocol = ModelInput(shape, get_info(model), protocol).protocol
-    return DataConfig(
-        "vectors",
-        size=protocol.size,
-        batch_size=batch_size,
-        protocol=protocol,
-        max_bad_fraction=max_bad_fraction,
-    )
-
-
-def _vectors(
-    network: keras.Model,
-    source: Source,
-    config: DataConfig,
-    limit: int | None,
-    seed: int,
-    progress: Progress,
-) -> tuple[np.ndarray, np.ndarray]:
-    """`vectors` of a network that `pooled` has made."""
-    _check_labels(source)
-    if limit is not None:
-        source = Subset(source, _balanced(source.labels, limit, seed), source.name)
-    bad = BadRecords(source.name, len(source), config.max_bad_fraction)
-    # Padded, so that the network is compiled for one shape.
-    batches = evaluation_batches(source, config, pad=True, bad=bad)
-    found, labels, steps = [], [], int(batches.cardinality())
-    try:
-        for step, (images, classes, weights) in enumerate(batches, 1):
-            present = weights.numpy() > 0
-            found.append(np.asarray(network.predict_on_batch(images.numpy()), np.float32)[present])
-            labels.append(classes.numpy()[present])
-            progress(f"vectors of {source.name}", step / steps)
-    except tf.errors.OpError:
-        if bad.error is not None:
-            raise bad.error from None
-        raise
-    return np.concatenate(found), np.concatenate(labels)
 
 
 def _check_labels(source: Source) -> None:
@@ -270,10 +259,8 @@ def _balanced(labels: np.ndarray, limit: int, seed: int) -> np.ndarray:
             break
         left -= count
     random = np.random.default_rng(seed)
-    chosen = []
-    for label in classes:
-        own = np.flatnonzero(labels == label)
-        chosen.append(random.choice(own, min(share, len(own)), replace=False))
+    members = (np.flatnonzero(labels == label) for label in classes)
+    chosen = [random.choice(own, min(share, len(own)), replace=False) for own in members]
     return np.sort(np.concatenate(chosen))
 
 
@@ -282,8 +269,7 @@ def _weights(labels: np.ndarray, source: Source) -> np.ndarray:
     classes = len(source.class_names)
     there, here = (np.bincount(some, minlength=classes) for some in (source.labels, labels))
     weights = (there / np.maximum(here, 1))[labels]
-    result: np.ndarray = weights / weights.mean()
-    return result
+    return np.asarray(weights / weights.mean())
 
 
 def _probe(x: np.ndarray, y: np.ndarray, weights: np.ndarray, seed: int) -> Any:

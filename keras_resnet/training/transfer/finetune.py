@@ -1,13 +1,12 @@
-"""`finetune()`: a trained network learns another task, stage by stage."""
+"""`finetune()`: a trained network learns another task, phase by phase."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import itertools
-import math
 import os
-from collections.abc import Sequence
+import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
@@ -16,22 +15,24 @@ import keras
 import numpy as np
 
 from keras_resnet.data import DataConfig, Source, load_data
-from keras_resnet.images.protocol import EvalProtocol
 from keras_resnet.models.info import get_info
+from keras_resnet.support.files import partial_directory, publish
 from keras_resnet.support.fingerprints import fingerprint_of_weights
 from keras_resnet.support.progress import Say, unseen
 from keras_resnet.support.terminal import console, progress_bar
 from keras_resnet.training.devices.cluster import cluster_from
-from keras_resnet.training.devices.strategies import Setup, StrategyName
-from keras_resnet.training.optimizers.groups import rate_multipliers
-from keras_resnet.training.recipes.recipe import Recipe, override
+from keras_resnet.training.devices.strategies import DeviceSetup, StrategyName
+from keras_resnet.training.recipes.recipe import Recipe
 from keras_resnet.training.recipes.table import find_recipe
+from keras_resnet.training.run.card import CardFacts, model_card
 from keras_resnet.training.run.copy import precision_of
+from keras_resnet.training.run.environment import describe_environment
+from keras_resnet.training.run.folder import RunFolder
 from keras_resnet.training.run.resolved import identity_of, resolve_recipe, sizes
 from keras_resnet.training.run.trainer import TrainResult, train
-from keras_resnet.training.transfer.finetune_folder import FinetuneFacts, FinetuneFolder
-from keras_resnet.training.transfer.freezing import BNMode, FreezeReport, freeze, unfreeze
+from keras_resnet.training.transfer.freezing import BNMode
 from keras_resnet.training.transfer.heads import check_image_size, replace_head
+from keras_resnet.training.transfer.phases import PHASES, Phase, phase_recipes, thaw
 
 if TYPE_CHECKING:
     # Brings scikit-learn, which nothing else of training needs.
@@ -45,57 +46,28 @@ _NAMED = 10
 
 
 @dataclass(frozen=True)
-class Stage:
-    """A part of fine-tuning, with a learning-rate schedule of its own.
-
-    Attributes:
-        downto: what trains: from the head down to this level: `"head"`, `"C5"` to `"C2"`,
-            `"stem"` or `"backbone"`, which is everything.
-        epochs: how long.
-        rate: what the recipe's learning rate is multiplied by.
-
-    Raises:
-        ValueError: `epochs` or `rate` is not positive.
-    """
-
-    downto: str
-    epochs: float
-    rate: float = 1.0
-
-    def __post_init__(self) -> None:
-        for name in ("epochs", "rate"):
-            value = getattr(self, name)
-            if not isinstance(value, (int, float)) or not math.isfinite(value) or value <= 0:
-                raise ValueError(f"Expected `{name}` of a stage above 0. Received: {value!r}")
-
-
-#: The new head first, as its gradients would spoil what is below; then everything, gently.
-STAGES = (Stage("head", 3), Stage("backbone", 7, 0.1))
-
-
-@dataclass(frozen=True)
 class FinetuneResult:
     """What fine-tuning left behind.
 
     Attributes:
         model: the network with the head for the new classes and its last weights.
-        stages: what each stage's `train` returned.
+        phases: what each phase's `train` returned.
         best: highest accuracy on the validation images.
         baselines: accuracies without any training of the network; None if they were not wanted.
         folder: where the files are, if there is a folder.
     """
 
     model: keras.Model
-    stages: tuple[TrainResult, ...]
+    phases: tuple[TrainResult, ...]
     best: float
     baselines: Baselines | None
     folder: Path | None
 
 
 class TrainOptions(TypedDict, total=False):
-    """Arguments of `train` that hold for all stages."""
+    """Arguments of `train` that hold for all phases."""
 
-    strategy: StrategyName | Setup
+    strategy: StrategyName | DeviceSetup
     dtype: str | None
     synchronized_bn: bool
     callbacks: Sequence[keras.callbacks.Callback]
@@ -112,7 +84,7 @@ def finetune(
     out_dir: str | os.PathLike[str] | None = None,
     *,
     recipe: Recipe | str = "finetune",
-    stages: Sequence[Stage] = STAGES,
+    phases: Sequence[Phase] = PHASES,
     bn: BNMode = "frozen",
     dropout: float = 0.0,
     compare: bool = True,
@@ -122,15 +94,15 @@ def finetune(
 ) -> FinetuneResult:
     """Gives a network a head for the classes of a data set and trains it, head first.
 
-    Every stage is a run of `train` in a folder of its own, `1-head` and so on, so that the same
+    Every phase is a run of `train` in a folder of its own, `1-head` and so on, so that the same
     call goes on after an interruption. For that, load the network again, as the weights of `model`
-    have been trained by then; another network or other data are refused. A stage begins with the
-    last weights of the one before. `out_dir` itself gets `best.keras`, the best of all stages,
-    `last.keras`, `history.csv`, `history.png` and `model_card.md` of all stages together, and
+    have been trained by then; another network or other data are refused. A phase begins with the
+    last weights of the one before. `out_dir` itself gets `best.keras`, the best of all phases,
+    `last.keras`, `history.csv`, `history.png` and `model_card.md` of all phases together, and
     `config.json`.
 
-    Where the recipe has `loss.l2_sp`, every stage pulls to the weights of `model`, not to those of
-    the stage before. Keys of its `optimizer.rate_groups` count in the stages in which something of
+    Where the recipe has `loss.l2_sp`, every phase pulls to the weights of `model`, not to those of
+    the phase before. Keys of its `optimizer.rate_groups` count in the phases in which something of
     theirs trains.
 
     Args:
@@ -138,8 +110,8 @@ def finetune(
             result. A head for the same classes is kept, any other one is replaced.
         data: as for `train`.
         out_dir: folder for the files; None: nothing is written.
-        recipe: as for `train`; its duration counts for nothing, that of the stages does.
-        stages: what trains when, one after the other.
+        recipe: as for `train`; its duration counts for nothing, that of the phases does.
+        phases: what trains when, one after the other.
         bn: `"frozen"`: batch normalisation keeps its statistics, scale and shift throughout;
             `"training"`: it trains with the layers around it.
         dropout: rate before a new head.
@@ -150,69 +122,70 @@ def finetune(
         **options: those of `train`. Several workers cannot fine-tune together.
 
     Raises:
-        ValueError: network, data and stages do not go together, or as for `train`.
+        ValueError: network, data and phases do not go together, or as for `train`.
         TypeError: an option is none of `train`'s.
         ResumeError: `out_dir` holds another fine-tuning, or something else.
-        OSError: the best network of a finished stage is gone, or as for `train`.
+        OSError: the best network of a finished phase is gone, or as for `train`.
     """
     recipe = find_recipe(recipe) if isinstance(recipe, str) else recipe
-    _check(stages, options)
-    sources, settings = _open(data)
+    _check(phases, options)
+    data = DataConfig(data) if isinstance(data, str) else data
+    sources = load_data(data) if isinstance(data, DataConfig) else data
     keras.utils.set_random_seed(seed)
     network = with_head(model, sources[0], dropout)
-    recipes = _recipes(network, recipe, stages, bn)
-    for stage, own in zip(stages, recipes, strict=True):
+    recipes = phase_recipes(network, recipe, phases, bn)
+    for phase, own in zip(phases, recipes, strict=True):
         together = options.get("steps_per_execution", 1)
-        resolve_recipe(network, sources[0], own, epochs=stage.epochs, steps_per_execution=together)
+        resolve_recipe(network, sources[0], own, epochs=phase.epochs, steps_per_execution=together)
     check_image_size(network)
     if (found := _imbalance(sources[0], recipe)) is not None:
         say(found)
-    asked = {"stages": [dataclasses.asdict(stage) for stage in stages], "bn": bn}
+    # Folders from before phases were called so have to go on, too.
+    asked = {"stages": [dataclasses.asdict(phase) for phase in phases], "bn": bn}
     start_and_data = _identity(model, network, sources)
-    folder = FinetuneFolder(out_dir, {**start_and_data, **asked, "dropout": dropout, "seed": seed})
-    protocol = sizes(network, recipe)[0]
-    compared = _compared(network, sources, settings, protocol, folder, seed) if compare else None
-    if compared is not None:
+    settings = {**start_and_data, **asked, "dropout": dropout, "seed": seed}
+    folder = None if out_dir is None else RunFolder(out_dir)
+    known = {} if folder is None else _claimed(folder, settings)
+    compared = None
+    if compare:
+        compared = _compared(network, sources, data, recipe, seed, known.get("baselines"))
+        if folder is not None:
+            # For the same call after an interruption.
+            folder.write_config({**settings, "baselines": compared.to_dict()})
         say(str(compared))
     start = network.get_weights() if recipe.loss.l2_sp else None
     results: list[TrainResult] = []
-    for number, (stage, own) in enumerate(zip(stages, recipes, strict=True), 1):
-        say(f"Stage {number} of {len(stages)}. {_thaw(network, stage, bn)}")
-        results.append(
-            train(
-                network,
-                sources if settings is None else settings,
-                own,
-                folder.stage(number, stage.downto),
-                epochs=stage.epochs,
-                seed=seed,
-                pull_to=start,
-                **options,
-            )
+    for number, (phase, own) in enumerate(zip(phases, recipes, strict=True), 1):
+        say(f"Phase {number} of {len(phases)}. {thaw(network, phase, bn)}")
+        path = None if folder is None else folder.path / f"{number}-{phase.downto}"
+        result = train(
+            network, data, own, path, epochs=phase.epochs, seed=seed, pull_to=start, **options
         )
-        folder.check(results[-1])
-    done = list(zip(stages, recipes, results, strict=True))
-    dtype = precision_of(network, options.get("dtype"))
-    folder.finish(FinetuneFacts(network, sources, recipe, done, bn, seed, dtype, compared))
+        _check_best(result)
+        results.append(result)
+    if folder is not None:
+        done = list(zip(phases, recipes, results, strict=True))
+        dtype = precision_of(network, options.get("dtype"))
+        _finish(folder, network, sources, recipe, done, bn, seed, dtype, compared)
     best = max(result.best for result in results)
     if compared is not None:
         gain = 100 * (best - max(compared.linear_probe, compared.nearest_neighbours))
         say(f"Best: {best:.2%}, {gain:+.1f} points to the better baseline.")
-    return FinetuneResult(network, tuple(results), best, compared, folder.path)
+    return FinetuneResult(network, tuple(results), best, compared, folder.path if folder else None)
 
 
-def _check(stages: Sequence[Stage], options: TrainOptions) -> None:
-    """Refuses early what only a later stage would refuse."""
-    if not stages:
-        raise ValueError("Expected at least one stage. Received: none")
+def _check(phases: Sequence[Phase], options: TrainOptions) -> None:
+    """Refuses early what only a later phase would refuse."""
+    if not phases:
+        raise ValueError("Expected at least one phase. Received: none")
     known = TrainOptions.__annotations__
     if unknown := [name for name in options if name not in known]:
         raise TypeError(
-            f"Expected options of `train` for all stages: {', '.join(known)}. "
+            f"Expected options of `train` for all phases: {', '.join(known)}. "
             f"Received: {', '.join(unknown)}"
         )
     strategy = options.get("strategy")
-    if isinstance(strategy, Setup):
+    if isinstance(strategy, DeviceSetup):
         workers = strategy.workers
     else:
         # As `keras-resnet launch`, Slurm and others set them: each process would train alone.
@@ -223,14 +196,6 @@ def _check(stages: Sequence[Stage], options: TrainOptions) -> None:
             f"Expected one process to fine-tune. Received: {workers} workers. Use `freeze`, "
             "`unfreeze` and `train`"
         )
-
-
-def _open(
-    data: tuple[Source, Source] | DataConfig | str,
-) -> tuple[tuple[Source, Source], DataConfig | None]:
-    if isinstance(data, str):
-        data = DataConfig(data)
-    return (load_data(data), data) if isinstance(data, DataConfig) else (data, None)
 
 
 def with_head(model: keras.Model, source: Source, dropout: float = 0.0) -> keras.Model:
@@ -291,56 +256,113 @@ def _imbalance(source: Source, recipe: Recipe) -> str | None:
     )
 
 
-def _recipes(
-    network: keras.Model, recipe: Recipe, stages: Sequence[Stage], bn: BNMode
-) -> list[Recipe]:
-    """The recipe of each stage; refuses impossible ones before anything trains."""
-    trained = []
-    for stage in stages:
-        _thaw(network, stage, bn)
-        trained.append([weight.path for weight in network.trainable_weights])
-    groups = recipe.optimizer.rate_groups
-    rate_multipliers(list(dict.fromkeys(itertools.chain(*trained))), groups)
-    result = []
-    for stage, paths in zip(stages, trained, strict=True):
-        # In their order, as the first key that matches counts.
-        reached: dict[str, float] = {}
-        for key, factor in groups.items():
-            with contextlib.suppress(ValueError):
-                rate_multipliers(paths, {**reached, key: factor})
-                reached[key] = factor
-        rate = recipe.optimizer.learning_rate * stage.rate
-        changes = {"optimizer.learning_rate": rate, "optimizer.rate_groups": reached}
-        result.append(override(recipe, changes))
-    return result
-
-
-def _thaw(network: keras.Model, stage: Stage, bn: BNMode) -> FreezeReport:
-    freeze(network, "backbone", bn=bn)
-    return unfreeze(network, stage.downto, bn=bn)
-
-
 def _compared(
     network: keras.Model,
     sources: tuple[Source, Source],
-    settings: DataConfig | None,
-    protocol: EvalProtocol,
-    folder: FinetuneFolder,
+    data: Any,
+    recipe: Recipe,
     seed: int,
+    known: Mapping[str, Any] | None,
 ) -> Baselines:
-    """What the network is worth as it is: found now, or before an interruption."""
+    """What the network is worth as it is: `known` from before an interruption, or found now."""
     from keras_resnet.training.transfer.baselines import LIMIT, Baselines, baselines
 
-    if (known := folder.known_baselines()) is not None:
+    if known is not None:
         return Baselines(**known)
-    # Prepared as in validation; and of every class, there is an image at least.
+    # Prepared as in validation.
+    keywords: dict[str, Any] = {"protocol": sizes(network, recipe)[0]}
+    if isinstance(data, DataConfig):
+        keywords["max_bad_fraction"] = data.max_bad_fraction
+    # Of every class, there is an image at least.
     limit = max(LIMIT, len(sources[0].class_names))
-    keywords: dict[str, Any] = {"protocol": protocol, "limit": limit}
-    if settings is not None:
-        keywords["max_bad_fraction"] = settings.max_bad_fraction
     with contextlib.ExitStack() as stack:
         # Elsewhere, every batch would be a line.
         step = stack.enter_context(progress_bar("Baselines")) if console.is_terminal else unseen
-        found = baselines(network, *sources, seed=seed, progress=step, **keywords)
-    folder.write_baselines(found)
-    return found
+        return baselines(network, *sources, limit=limit, seed=seed, progress=step, **keywords)
+
+
+def _claimed(folder: RunFolder, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What `config.json` has besides the settings, which must not be other ones."""
+    results = (folder.history_file, folder.best_file, folder.last_file)
+    started = any(folder.path.glob("[0-9]*-*")) or any(map(Path.is_file, results))
+    return folder.claim(settings, "fine-tuning", started)
+
+
+def _check_best(result: TrainResult) -> None:
+    """Makes sure that nobody has removed the best network of a finished phase."""
+    if result.folder is not None and not (best := RunFolder(result.folder).best_file).is_file():
+        raise OSError(
+            f"Expected the best network of a finished phase. Received: no {best}. Remove "
+            f"{result.folder}, and the same call does that phase again"
+        )
+
+
+def _finish(
+    folder: RunFolder,
+    network: keras.Model,
+    data: tuple[Source, Source],
+    recipe: Recipe,
+    done: Sequence[tuple[Phase, Recipe, TrainResult]],
+    bn: BNMode,
+    seed: int,
+    dtype: str,
+    baselines: Baselines | None,
+) -> None:
+    """Writes the files of all phases together."""
+    results = [result for *_, result in done]
+    history: dict[str, list[float]] = {}
+    for result in results:
+        for name, values in result.history.items():
+            history.setdefault(name, []).extend(values)
+    best = max(results, key=lambda result: result.best)
+    epochs_before = sum(len(r.history["loss"]) for r in results[: results.index(best)])
+    facts = CardFacts(
+        network=network.name,
+        config=dict(get_info(network).config or {}),
+        parameters=network.count_params(),
+        input_shape=network.input_shape[1:],
+        # Folders above the data are nobody's business.
+        data=data[0].name.rpartition("/")[2],
+        class_names=data[0].class_names,
+        images=(len(data[0]), len(data[1])),
+        recipe=dataclasses.replace(
+            recipe, duration=float(sum(phase.epochs for phase, *_ in done)), unit="epochs"
+        ),
+        history=history,
+        best_epoch=epochs_before + best.best_epoch,
+        seed=seed,
+        dtype=dtype,
+        phases=len(done),
+        environment=describe_environment(),
+    )
+    folder.write_history(history)
+    folder.write_plot(history, f"{network.name}, {recipe.name}")
+    folder.write_card(model_card(facts) + _card_of_phases(done, bn, baselines))
+    with partial_directory(folder.path) as staging:
+        moves = {}
+        for file, result in ((folder.best_file, best), (folder.last_file, results[-1])):
+            assert result.folder is not None
+            shutil.copyfile(result.folder / file.name, staging / file.name)
+            moves[staging / file.name] = file
+        publish(moves)
+
+
+def _card_of_phases(
+    done: Sequence[tuple[Phase, Recipe, TrainResult]], bn: BNMode, baselines: Baselines | None
+) -> str:
+    """What a model card says of fine-tuning only."""
+    lines = [
+        "",
+        "## Phases",
+        "",
+        "| phase | trained, from the head down to | epochs | peak learning rate | best accuracy |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for number, (phase, recipe, result) in enumerate(done, 1):
+        epochs, rate = len(result.history["loss"]), recipe.learning_rate
+        cells = (number, phase.downto, epochs, f"{rate:g}", f"{100 * result.best:.2f} %")
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    lines += ["", f"Batch normalisation: {bn}."]
+    if baselines is not None:
+        lines += ["", "Without training the network:", "", str(baselines)]
+    return "\n".join(lines) + "\n"

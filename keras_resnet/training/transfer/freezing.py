@@ -12,6 +12,7 @@ import keras
 
 from keras_resnet.networks.graph import find_network, sources
 from keras_resnet.networks.names import levels_of
+from keras_resnet.support.checks import check_choice
 
 BNMode = Literal["frozen", "training"]
 
@@ -43,16 +44,15 @@ class FreezeReport:
     def __str__(self) -> str:
         layers = len(self.trainable) + len(self.frozen)
         weights = self.trainable_weights + self.frozen_weights
-        if self.trainable:
-            first = (
-                f"Trains {', '.join(self.levels)}: {len(self.trainable)} of {layers} layers with "
-                f"{self.trainable_weights:,} of {weights:,} weights."
-            )
-        else:
-            first = f"Trains nothing: all {layers} layers with {weights:,} weights are frozen."
-        if self.bn == "frozen":
-            return f"{first}\nBatch normalisation is frozen everywhere and keeps its statistics."
-        return f"{first}\nBatch normalisation trains with the layers around it."
+        first = (
+            f"Trains {', '.join(self.levels)}: {len(self.trainable)} of {layers} layers with "
+            f"{self.trainable_weights:,} of {weights:,} weights."
+            if self.trainable
+            else f"Trains nothing: all {layers} layers with {weights:,} weights are frozen."
+        )
+        frozen = "is frozen everywhere and keeps its statistics"
+        does = frozen if self.bn == "frozen" else "trains with the layers around it"
+        return f"{first}\nBatch normalisation {does}."
 
 
 def freeze(model: keras.Model, upto: str | None = None, *, bn: BNMode = "frozen") -> FreezeReport:
@@ -79,12 +79,12 @@ def freeze(model: keras.Model, upto: str | None = None, *, bn: BNMode = "frozen"
     """
     levels = _levels(model)
     names = [*levels][:-1]
-    end = 1 + _find("upto", _BACKBONE if upto is None else upto, [*names, _BACKBONE])
-    _check_mode(bn)
+    chosen = _BACKBONE if upto is None else upto
+    _check("upto", chosen, [*names, _BACKBONE], bn)
+    end = [*names, _BACKBONE].index(chosen) + 1
     _switch_on(model, keep_layers=False)
-    for name in names[:end]:
-        for layer in levels[name]:
-            layer.trainable = False
+    for layer in itertools.chain(*(levels[name] for name in names[:end])):
+        layer.trainable = False
     # A level that was frozen before does not begin to train by way of its normalisations.
     behind = [levels[name] for name in [*names[end:], _HEAD] if _trains(levels[name])]
     _set_normalisations(levels, behind, bn)
@@ -114,8 +114,7 @@ def unfreeze(
     names = [*levels][::-1]
     known = names if levels[_HEAD] else names[1:]
     chosen = "stem" if downto in (None, _BACKBONE) else downto
-    _find("downto", chosen, [*known, _BACKBONE])
-    _check_mode(bn)
+    _check("downto", chosen, [*known, _BACKBONE], bn)
     _switch_on(model, keep_layers=True)
     part = [levels[name] for name in names[: names.index(chosen) + 1]]
     for layer in itertools.chain(*part):
@@ -131,11 +130,8 @@ def split_levels(network: keras.Model) -> dict[str, list[keras.Layer]]:
     that leads to none belongs to the head.
     """
     named = levels_of(layer.name for layer in network.layers)
-    names = [
-        "stem",
-        *sorted({level for level in named.values() if level and level[0] == "C"}),
-        _HEAD,
-    ]
+    stages = sorted({level for level in named.values() if level and level[0] == "C"})
+    names = ["stem", *stages, _HEAD]
     known = {layer: names.index(level) for layer, level in named.items() if level}
     places = _places(sources(network), known, len(names) - 1)
     levels: dict[str, list[keras.Layer]] = {name: [] for name in names}
@@ -169,12 +165,10 @@ def _levels(model: keras.Model) -> dict[str, list[keras.Layer]]:
 def _places(
     inputs: Mapping[str, Sequence[str]], known: Mapping[str, int], default: int
 ) -> dict[str, int]:
-    """The place of every layer: its own, or the lowest one that it leads to.
+    """The place of every layer: the one that is known, or the lowest one that it leads to.
 
-    Args:
-        inputs: layer -> layers it takes its input from, in topological order.
-        known: layer -> its place.
-        default: the place of what leads nowhere.
+    `inputs` has the layers that each takes its input from, in topological order. What leads
+    nowhere is at the place `default`.
     """
     reached: dict[str, int] = {}
     for name in reversed(list(inputs)):
@@ -184,18 +178,13 @@ def _places(
     return reached
 
 
-def _find(argument: str, level: str | None, known: list[str]) -> int:
+def _check(argument: str, level: str | None, known: list[str], bn: str) -> None:
     if level not in known:
         raise ValueError(
             f"Expected `{argument}` to be one of the levels of this model: {', '.join(known)}. "
             f"Received: {argument}={level!r}"
         )
-    return known.index(level)
-
-
-def _check_mode(bn: str) -> None:
-    if bn not in get_args(BNMode):
-        raise ValueError(f"Expected `bn` to be 'frozen' or 'training'. Received: bn={bn!r}")
+    check_choice("bn", bn, get_args(BNMode))
 
 
 def _switch_on(model: keras.Model, *, keep_layers: bool) -> None:
@@ -203,67 +192,51 @@ def _switch_on(model: keras.Model, *, keep_layers: bool) -> None:
 
     Keras sets all layers along with a model.
     """
-    for container in _containers(model):
-        if not container.trainable:
+    for container in _all_layers(model):
+        if isinstance(container, keras.Model) and not container.trainable:
             before = [(layer, layer.trainable) for layer in _leaves(container)]
             container.trainable = True
             for layer, trainable in before if keep_layers else ():
                 layer.trainable = trainable
 
 
-def _containers(layer: keras.Layer) -> Iterator[keras.Model]:
-    if isinstance(layer, keras.Model):
-        yield layer
-        for inner in layer.layers:
-            yield from _containers(inner)
+def _all_layers(layer: keras.Layer) -> Iterator[keras.Layer]:
+    """The layer, and those inside it, if it is a model."""
+    yield layer
+    for inner in layer.layers if isinstance(layer, keras.Model) else ():
+        yield from _all_layers(inner)
 
 
-def _leaves(layer: keras.Layer) -> Iterator[keras.Layer]:
-    if isinstance(layer, keras.Model):
-        for inner in layer.layers:
-            yield from _leaves(inner)
-    else:
-        yield layer
+def _leaves(layer: keras.Layer) -> list[keras.Layer]:
+    return [inner for inner in _all_layers(layer) if not isinstance(inner, keras.Model)]
 
 
 def _set_normalisations(
     levels: Mapping[str, list[keras.Layer]], part: Iterable[list[keras.Layer]], bn: BNMode
 ) -> None:
     """Freezes all batch normalisation, or lets that of `part` train."""
-    for layers in levels.values() if bn == "frozen" else part:
-        for layer in layers:
-            if _is_bn(layer):
-                layer.trainable = bn == "training"
-
-
-def _is_bn(layer: keras.Layer) -> bool:
-    return isinstance(layer, keras.layers.BatchNormalization)
+    for layer in itertools.chain(*(levels.values() if bn == "frozen" else part)):
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.trainable = bn == "training"
 
 
 def _trains(layers: Iterable[keras.Layer]) -> bool:
     return any(
         layer.trainable_weights or (layer.trainable and not layer.built)
         for layer in layers
-        if not _is_bn(layer)
+        if not isinstance(layer, keras.layers.BatchNormalization)
     )
 
 
 def _report(levels: Mapping[str, list[keras.Layer]], bn: BNMode) -> FreezeReport:
     weighted = [layer for layers in levels.values() for layer in layers if layer.weights]
     training = [layer for layer in weighted if layer.trainable_weights]
+    trained = sum(math.prod(w.shape) for layer in training for w in layer.trainable_weights)
     return FreezeReport(
-        tuple(
-            name
-            for name, layers in levels.items()
-            if any(layer.trainable_weights for layer in layers)
-        ),
-        tuple(layer.name for layer in training),
-        tuple(layer.name for layer in weighted if not layer.trainable_weights),
-        _count(weight for layer in training for weight in layer.trainable_weights),
-        _count(weight for layer in weighted for weight in layer.non_trainable_weights),
-        bn,
+        levels=tuple(name for name, layers in levels.items() if {*layers}.intersection(training)),
+        trainable=tuple(layer.name for layer in training),
+        frozen=tuple(layer.name for layer in weighted if not layer.trainable_weights),
+        trainable_weights=trained,
+        frozen_weights=sum(layer.count_params() for layer in weighted) - trained,
+        bn=bn,
     )
-
-
-def _count(weights: Iterable[keras.Variable]) -> int:
-    return sum(math.prod(weight.shape) for weight in weights)

@@ -69,7 +69,17 @@ def replace_head(
             no flat network of this package.
     """
     _check_flat(model)
-    _check_task(classes, task, dropout)
+    check_choice("task", task, get_args(Task))
+    least = 2 if task == "classes" else 1
+    if not is_integer(classes, least):
+        raise ValueError(
+            f"Expected `classes` to be an integer of at least {least} with `task={task!r}`. "
+            f"Received: classes={classes!r}"
+        )
+    if isinstance(dropout, bool) or not isinstance(dropout, (int, float)) or not 0 <= dropout < 1:
+        raise ValueError(
+            f"Expected `dropout` to be 0 or more and less than 1. Received: dropout={dropout!r}"
+        )
     x = _pooled(model)
     if dropout:
         x = keras.layers.Dropout(float(dropout), name="head_drop", dtype="float32")(x)
@@ -86,13 +96,10 @@ def replace_head(
         x = CompressedDense(int(classes), rounding="channel", observed=observed, **options)(x)
     allow_depth(len(model.layers))
     result = keras.Model(model.input, x, name=name or model.name)
-    info = dataclasses.replace(
-        get_info(model),
-        class_names=None,
-        class_ids=None,
-        task=None if task == "classes" else task,
+    other = None if task == "classes" else task
+    set_info(
+        result, dataclasses.replace(get_info(model), class_names=None, class_ids=None, task=other)
     )
-    set_info(result, info)
     if names is not None:
         set_class_names(result, names)
     return result
@@ -113,7 +120,7 @@ def check_image_size(model: keras.Model) -> None:
     height, width = features.shape[1:3]
     if min(side for side in (height, width, SMALL_FINAL_MAP) if side is not None) < SMALL_FINAL_MAP:
         remedy = "enlarge the images"
-        if _has_pooling_stem(network):
+        if any(layer.name.startswith("pool1_") for layer in network.layers):
             remedy += (
                 ", or give the network a CIFAR stem (`swap_stem`, or `stem='cifar'` of a "
                 "`ResNetConfig`), which leaves four times more per side"
@@ -134,7 +141,7 @@ def swap_stem(
 
     The weights of the stem are new, as a kernel of another size cannot be taken over, nor the
     statistics of what it puts out: train the whole network, batch normalisation included, before
-    you use it; with `finetune`, that is `stages=[Stage("backbone", …)]` and `bn="training"`. All
+    you use it; with `finetune`, that is `phases=[Phase("backbone", …)]` and `bn="training"`. All
     others are copies, by name of layer; the models share nothing. All layers of the new one are
     trainable. An `output_stride` is divided by what the stem no longer does, so that the same
     strides are dilation.
@@ -183,14 +190,14 @@ def swap_stem(
         include_preprocessing=any(layer.name == "normalization" for layer in levels["stem"]),
         dtype=model.get_layer("conv2_block1_1_conv").dtype_policy,
     )
-    result = keras.Model(
-        backbone.input, _copied_head(model, backbone.output), name=name or model.name
-    )
-    _copy_weights(model, result)
-    set_info(
-        result,
-        dataclasses.replace(info, config=dataclasses.asdict(changed), protocol=None),
-    )
+    outputs = _copied_head(model, backbone.output)
+    result = keras.Model(backbone.input, outputs, name=name or model.name)
+    stem = {layer.name for layer in split_levels(result)["stem"]}
+    for layer in result.layers:
+        if layer.weights and layer.name not in stem:
+            layer.set_weights(model.get_layer(layer.name).get_weights())
+    known = dataclasses.replace(info, config=dataclasses.asdict(changed), protocol=None)
+    set_info(result, known)
     warnings.warn(
         f"The stem of {model.name!r} cannot be taken over by a 3x3 convolution: it is newly "
         "initialised. Train the network, its batch normalisation included, before you use it.",
@@ -210,21 +217,6 @@ def _check_flat(model: keras.Model) -> None:
     if len(model.outputs) != 1:
         raise ValueError(
             f"Expected a model with one output. Received: {model.name!r} with {len(model.outputs)}"
-        )
-
-
-def _check_task(classes: Any, task: str, dropout: Any) -> None:
-    check_choice("task", task, get_args(Task))
-    least = 2 if task == "classes" else 1
-    if not is_integer(classes, least):
-        raise ValueError(
-            f"Expected `classes` to be an integer of at least {least} with `task={task!r}`. "
-            f"Received: classes={classes!r}"
-        )
-    number = isinstance(dropout, (int, float)) and not isinstance(dropout, bool)
-    if not number or not 0 <= dropout < 1:
-        raise ValueError(
-            f"Expected `dropout` to be 0 or more and less than 1. Received: dropout={dropout!r}"
         )
 
 
@@ -250,26 +242,23 @@ def _pooled(model: keras.Model) -> Any:
 
 def _head_range(model: keras.Model) -> dict[str, Any] | None:
     """Options of new ranges in the head; None: what the head computes is not rounded."""
-    head = split_levels(model)["head"]
     known = list(ranges(model).values())
-    in_float = any(isinstance(x, keras.layers.Dense) and not _is_rounded(x) for x in head)
+    in_float = any(
+        isinstance(layer, keras.layers.Dense) and getattr(layer, "rounding", None) is None
+        for layer in split_levels(model)["head"]
+    )
     return {"momentum": known[0].momentum} if known and not in_float else None
-
-
-def _is_rounded(layer: keras.layers.Dense) -> bool:
-    return isinstance(layer, CompressedDense) and layer.rounding is not None
 
 
 def _copied_head(model: keras.Model, x: Any) -> Any:
     """Applies copies of the layers of the head, with new weights, to `x`."""
     inputs = sources(model)
-    *_, (_, before), (_, head) = split_levels(model).items()
+    *_, before, head = split_levels(model).values()
     layers = {layer.name: layer for layer in head}
+    feature_layers = {layer.name for layer in before}
     # What has no layer, such as an operation of `keras.ops`, breaks the chain.
-    chain = [
-        [name for name in inputs if name in {layer.name for layer in before}][-1],
-        *(name for name in inputs if name in layers),
-    ]
+    last = [name for name in inputs if name in feature_layers][-1]
+    chain = [last, *(name for name in inputs if name in layers)]
     ends = inputs.keys() - {source for names in inputs.values() for source in names}
     if ends != {chain[-1]} or any(inputs[b] != [a] for a, b in itertools.pairwise(chain)):
         raise ValueError(
@@ -277,21 +266,9 @@ def _copied_head(model: keras.Model, x: Any) -> Any:
             f"Received: {model.name!r} with the layers {chain[1:]} in its head"
         )
     for name in chain[1:]:
-        layer = layers[name]
-        x = type(layer).from_config({**layer.get_config(), "trainable": True})(x)
+        config = {**layers[name].get_config(), "trainable": True}
+        x = type(layers[name]).from_config(config)(x)
     return x
-
-
-def _copy_weights(source: keras.Model, target: keras.Model) -> None:
-    """Copies the weights of all layers but those of the stem, by name."""
-    stem = {layer.name for layer in split_levels(target)["stem"]}
-    for layer in target.layers:
-        if layer.weights and layer.name not in stem:
-            layer.set_weights(source.get_layer(layer.name).get_weights())
-
-
-def _has_pooling_stem(network: keras.Model) -> bool:
-    return any(layer.name.startswith("pool1_") for layer in network.layers)
 
 
 def _size(height: int | None, width: int | None) -> str:

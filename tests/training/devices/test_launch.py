@@ -82,7 +82,7 @@ def launcher(start_program: Start, *programs: str) -> Process:
     """A process that launches, so that it can be sent signals; prints the pids of its children."""
     code = f"""
     import os, sys
-    from keras_resnet.training import launch
+    from keras_resnet.training.devices import launch
     start = launch._start
     def noted(*arguments):
         process = start(*arguments)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import socket
@@ -15,23 +16,19 @@ from typing import Any
 
 import keras
 import pytest
+import tensorflow as tf
 
 from keras_resnet.training.devices.cluster import Cluster, cluster_from, expand_nodes
+from keras_resnet.training.devices.connect import ClusterError, wait_for_workers
+from keras_resnet.training.devices.keras_mends import mend_keras, trainer_module
 from keras_resnet.training.devices.launch import free_ports
-from keras_resnet.training.devices.multi_worker import (
-    averages_scalars_along_an_axis,
-    averages_the_first_batch,
-    enable_multi_worker_fit,
-    trainer_module,
-)
-from keras_resnet.training.devices.rendezvous import ClusterError, wait_for_workers
-from keras_resnet.training.devices.strategies import choose
+from keras_resnet.training.devices.strategies import choose_strategy
 
 from ...conftest import ROOT, Start, ended
 from ...fork_server import Process
 from .worker_program import BATCH, facts_of_training, network
 
-MENDED = "Keras is mended: remove keras_resnet/training/multi_worker.py's patch"
+MENDED = "Keras is mended: remove the patch from keras_resnet/training/devices/keras_mends.py"
 
 
 def start_workers(start_program: Start, **options: Any) -> list[Process]:
@@ -71,7 +68,7 @@ def test_two_workers_equal_one_process_until_one_dies(start_program: Start) -> N
     processes = start_workers(start_program, program="equality", act="SIGKILL", victim=1)
     check_that_the_other_ends(processes, "SIGKILL", 1)
     (chief,), (other,) = map(said, processes)
-    setup = choose("cpu", batch_size=BATCH)
+    setup = choose_strategy("cpu", batch_size=BATCH)
     alone = facts_of_training(setup, network(setup))
     assert chief["replicas"] == 2
     assert alone["replicas"] == 1
@@ -162,6 +159,45 @@ def unmended_trainer() -> Any:
     )
 
 
+def averages_scalars_along_an_axis(trainer: Any) -> bool:
+    """Whether this Keras reduces the results of several workers with `axis=0`."""
+    axes: list[int | None] = []
+
+    class Probe(tf.distribute.MultiWorkerMirroredStrategy):
+        extended = types.SimpleNamespace(_in_multi_worker_mode=lambda: True)
+
+        def __init__(self) -> None:  # Without a cluster.
+            pass
+
+        def reduce(self, reduce_op: Any, value: Any, axis: int | None = None) -> Any:
+            axes.append(axis)
+            return value
+
+    trainer.reduce_per_replica(1.0, Probe(), reduction="auto")
+    return axes == [0]
+
+
+def averages_the_first_batch(trainer: Any) -> bool:
+    """Whether this Keras reduces a batch over replicas where it needs shapes only."""
+    reduced: list[Any] = []
+
+    class Batch(tf.distribute.DistributedValues):
+        pass
+
+    strategy = types.SimpleNamespace(
+        reduce=lambda operation, value, axis: reduced.append(value),
+        experimental_local_results=lambda value: (0.0,),
+        scope=contextlib.nullcontext,
+    )
+    model = types.SimpleNamespace(
+        _distribute_strategy=strategy,
+        distribute_strategy=strategy,
+        _symbolic_build=lambda data_batch: None,
+    )
+    trainer.TensorFlowTrainer._maybe_symbolic_build(model, iterator=[(0, 0, iter([Batch()]))])
+    return bool(reduced)
+
+
 def test_keras_still_has_the_faults_of_several_workers() -> None:
     assert averages_scalars_along_an_axis(unmended_trainer()), MENDED
     assert averages_the_first_batch(unmended_trainer()), MENDED
@@ -176,7 +212,7 @@ def test_keras_still_fails_with_several_steps_per_execution(start_program: Start
 @pytest.mark.slow
 def test_keras_still_fails_with_xla_on_several_replicas(start_program: Start) -> None:
     (result,) = run_alone(start_program, program="unmended", executed=1, xla=True)
-    assert "variable" in str(result["failed"]), "XLA works: remove it from REFUSALS"
+    assert "variable" in str(result["failed"]), "XLA works: allow it in strategies.py"
 
 
 @pytest.mark.slow
@@ -200,7 +236,7 @@ def mended() -> Iterator[Any]:
         (module.TensorFlowTrainer, name) for name in ("_maybe_symbolic_build", "_make_function")
     ]
     before = [getattr(owner, name) for owner, name in places]
-    enable_multi_worker_fit()
+    mend_keras()
     yield module
     for (owner, name), function in zip(places, before, strict=True):
         setattr(owner, name, function)
@@ -210,7 +246,7 @@ def test_the_mends_are_made_once_and_leave_one_replica_alone(mended: Any) -> Non
     assert not averages_scalars_along_an_axis(mended)
     assert not averages_the_first_batch(mended)
     first = (mended.reduce_per_replica, mended.TensorFlowTrainer._make_function)
-    enable_multi_worker_fit()
+    mend_keras()
     assert first == (mended.reduce_per_replica, mended.TensorFlowTrainer._make_function)
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
     model.compile("sgd", "mse", steps_per_execution=2)
@@ -222,7 +258,7 @@ def test_another_trainer_is_not_touched(monkeypatch: pytest.MonkeyPatch) -> None
     trainer = trainer_module().TensorFlowTrainer
     monkeypatch.delattr(trainer, "_make_function")
     with pytest.raises(RuntimeError, match=r"Install keras==3\.15"):
-        enable_multi_worker_fit()
+        mend_keras()
 
 
 def local_cluster(workers: int, index: int = 0) -> Cluster:

@@ -10,12 +10,11 @@ import tensorflow as tf
 
 from keras_resnet.training.devices import connect
 from keras_resnet.training.devices.cluster import Cluster
-from keras_resnet.training.devices.rendezvous import ClusterError
+from keras_resnet.training.devices.connect import ClusterError
 from keras_resnet.training.devices.strategies import (
-    REFUSALS,
-    Setup,
-    choose,
-    refuse,
+    DeviceSetup,
+    _check_combination,
+    choose_strategy,
     require_whole_executions,
 )
 
@@ -61,7 +60,7 @@ def test_every_combination_on_two_replicas_trains_or_is_refused(start_program: S
 
 def test_one_processor_needs_no_strategy() -> None:
     for name in ("auto", "cpu", "mirrored"):
-        setup = choose(name, batch_size=7, dtype="float16", jit_compile=True)  # type: ignore[arg-type]
+        setup = choose_strategy(name, batch_size=7, dtype="float16", jit_compile=True)  # type: ignore[arg-type]
         assert (setup.name, setup.strategy, setup.replicas) == ("cpu", None, 1)
         assert (setup.worker, setup.workers, setup.is_chief) == (0, 1, True)
         assert "Training on one CPU." in setup.notes[0]
@@ -77,7 +76,7 @@ def test_one_processor_needs_no_strategy() -> None:
     [
         ({"name": "horovod"}, "Expected `strategy` to be one of"),
         ({"dtype": "int8"}, "Expected `dtype` to be one of"),
-        ({"steps_per_execution": 0}, "`steps_per_execution` to be at least 1"),
+        ({"steps_per_execution": 0}, "`steps_per_execution` to be an integer of at least 1"),
         ({"name": "gpu"}, "Expected a GPU that TensorFlow can use. Received: none"),
         ({"name": "multi-worker"}, "Expected workers for the strategy"),
         ({"name": "mirrored", "cluster": CLUSTER}, "with the 2 workers of --workers"),
@@ -97,20 +96,18 @@ def test_what_does_not_work_is_refused_at_once(
     if arguments.get("name") == "gpu" and tf.config.list_physical_devices("GPU"):
         pytest.skip("this machine has a GPU")
     with pytest.raises(ValueError, match=message):
-        choose(**{"batch_size": 8, **arguments})
+        choose_strategy(**{"batch_size": 8, **arguments})
 
 
-def test_rules_name_combinations_by_their_parts() -> None:
-    several, tpu = REFUSALS
-    refuse("mirrored", 1, "float32", True)
-    refuse("mirrored", 2, "float16", False)
-    refuse("tpu", 8, "bfloat16", True)
-    with pytest.raises(ValueError, match="Received: bfloat16 on 2 replicas, with XLA") as error:
-        refuse("multi-worker", 2, "bfloat16", True)
-    assert several.reason in str(error.value)
-    with pytest.raises(ValueError, match="float16 on tpu, without XLA") as error:
-        refuse("tpu", 1, "float16", False)
-    assert tpu.reason in str(error.value)
+def test_refusals_name_combinations_by_their_parts() -> None:
+    _check_combination("mirrored", 1, "float32", True)
+    _check_combination("mirrored", 2, "float16", False)
+    _check_combination("tpu", 8, "bfloat16", True)
+    xla = "Received: bfloat16 on 2 replicas, with XLA. XLA cannot compile"
+    with pytest.raises(ValueError, match=xla):
+        _check_combination("multi-worker", 2, "bfloat16", True)
+    with pytest.raises(ValueError, match="float16 on tpu, without XLA. TPUs compute in bfloat16"):
+        _check_combination("tpu", 1, "float16", False)
 
 
 def test_executions_have_to_be_whole() -> None:
@@ -122,9 +119,10 @@ def test_executions_have_to_be_whole() -> None:
 def test_a_process_that_has_begun_its_work_is_no_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     tf.constant(1)
     monkeypatch.setattr(tf.config, "set_visible_devices", lambda devices, kind: None)
-    with pytest.raises(RuntimeError, match="before any work of TensorFlow"):
-        connect.workers(CLUSTER)
-    assert not connect.is_connected(CLUSTER)
+    monkeypatch.setattr(connect, "wait_for_workers", lambda cluster, seconds: None)
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="before any work of TensorFlow"):
+            connect.connect_workers(CLUSTER)
 
 
 def test_gpus_of_a_host_are_divided_among_its_workers(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,11 +142,11 @@ def test_gpus_of_a_host_are_divided_among_its_workers(monkeypatch: pytest.Monkey
 def test_connecting_takes_bounded_time(run_python: Run, index: int) -> None:
     """TensorFlow alone waits for an hour, deaf to signals, and holds Python's lock."""
     code = f"""
-from keras_resnet.training import connect
+from keras_resnet.training.devices import connect
 from keras_resnet.training.devices.cluster import Cluster
 from keras_resnet.training.devices.launch import free_ports
 connect._CONNECT_SECONDS = 2
-connect.workers(Cluster(tuple(f"127.0.0.1:{{port}}" for port in free_ports(2)), {index}, "test"))
+connect._strategy(Cluster(tuple(f"127.0.0.1:{{port}}" for port in free_ports(2)), {index}, "test"))
 """
     done = run_python(code, timeout=60)
     assert done.returncode == 1
@@ -164,7 +162,7 @@ class Strategy:
 
 
 def test_parts_of_workers_are_divided_among_their_replicas() -> None:
-    setup = Setup("multi-worker", Strategy(), 4, CLUSTER, ())
+    setup = DeviceSetup("multi-worker", Strategy(), 4, CLUSTER, ())
     data = tf.data.Dataset.range(12).batch(6, drop_remainder=True)
     parts = setup.distribute(data)
     assert int(parts.cardinality()) == 4
@@ -172,7 +170,7 @@ def test_parts_of_workers_are_divided_among_their_replicas() -> None:
 
 
 def test_lost_workers_are_named() -> None:
-    setup = Setup("multi-worker", None, 2, CLUSTER, ())
+    setup = DeviceSetup("multi-worker", None, 2, CLUSTER, ())
     text = "Collective ops is aborted by: … remote target /job:worker/replica:0/task:0 while …"
     with (
         pytest.raises(ClusterError, match=r"no more from worker 0 \(a:1\)\."),
@@ -180,7 +178,7 @@ def test_lost_workers_are_named() -> None:
     ):
         raise tf.errors.UnavailableError(None, None, text)
     three = Cluster(("a:1", "b:2", "c:3"), 1, "test")
-    setup = Setup("multi-worker", None, 3, three, ())
+    setup = DeviceSetup("multi-worker", None, 3, three, ())
     with (
         pytest.raises(ClusterError, match=r"no more from worker 0 \(a:1\) or 2 \(c:3\)\."),
         setup.explaining_lost_workers(),
@@ -192,7 +190,7 @@ def test_lost_workers_are_named() -> None:
     ):
         with pytest.raises(type(error)), setup.explaining_lost_workers():
             raise error
-    alone = Setup("cpu", None, 1, None, ())
+    alone = DeviceSetup("cpu", None, 1, None, ())
     with pytest.raises(tf.errors.UnavailableError), alone.explaining_lost_workers():
         raise tf.errors.UnavailableError(None, None, text)
 
@@ -201,9 +199,9 @@ def test_lost_workers_are_named() -> None:
 def test_jax_divides_batches_among_its_devices(run_new_python: Run) -> None:
     code = """
 import json
-from keras_resnet.training.devices.strategies import choose
+from keras_resnet.training.devices.strategies import choose_strategy
 from tests.training.devices.worker_program import BATCH, STEPS, batches, compiled, network
-setup = choose(batch_size=BATCH, dtype="bfloat16", steps_per_execution=3, jit_compile=True)
+setup = choose_strategy(batch_size=BATCH, dtype="bfloat16", steps_per_execution=3, jit_compile=True)
 model = network(setup, "bfloat16", synchronized=False)
 compiled(model, setup, "bfloat16", 3, True)
 with setup.scope():
@@ -211,7 +209,7 @@ with setup.scope():
 messages = []
 for wrong in ({"name": "mirrored"}, {"batch_size": 3}):
     try:
-        choose(**{"batch_size": BATCH, **wrong})
+        choose_strategy(**{"batch_size": BATCH, **wrong})
     except ValueError as error:
         messages.append(str(error))
 devices = len(model.layers[1].kernel.value.sharding.device_set)

@@ -19,7 +19,7 @@ import tensorflow as tf
 
 from keras_resnet.data import DataConfig, LabeledImages, training_batches
 from keras_resnet.training.devices.cluster import cluster_from
-from keras_resnet.training.devices.strategies import Setup, choose
+from keras_resnet.training.devices.strategies import DeviceSetup, choose_strategy
 from keras_resnet.training.optimizers.averaging import average_bn_across_replicas
 
 BATCH = 12
@@ -39,7 +39,9 @@ def source() -> LabeledImages:
     )
 
 
-def network(setup: Setup, precision: str = "float32", synchronized: bool = True) -> keras.Model:
+def network(
+    setup: DeviceSetup, precision: str = "float32", synchronized: bool = True
+) -> keras.Model:
     """A compiled convolution, norm and head."""
     policies = {"bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
     policy = policies.get(precision, precision)
@@ -61,7 +63,7 @@ def network(setup: Setup, precision: str = "float32", synchronized: bool = True)
 
 def compiled(
     model: keras.Model,
-    setup: Setup,
+    setup: DeviceSetup,
     precision: str = "float32",
     executed: int = 1,
     xla: bool = False,
@@ -80,7 +82,7 @@ def compiled(
         )
 
 
-def batches(setup: Setup, epochs: int) -> Any:
+def batches(setup: DeviceSetup, epochs: int) -> Any:
     config = DataConfig("tiny", size=8, batch_size=BATCH, drop_remainder=True, seed=1)
     with setup.scope():
         parts = training_batches(
@@ -114,7 +116,7 @@ class Die(keras.callbacks.Callback):
 
 def equality(options: dict[str, Any]) -> None:
     """Trains three steps; then, with an act, on and on until a worker dies of it."""
-    setup = choose(batch_size=BATCH, cluster=cluster_from(None, None, os.environ))
+    setup = choose_strategy(batch_size=BATCH, cluster=cluster_from(None, None, os.environ))
     say(**facts_of_training(setup, model := network(setup)))
     if "act" not in options:
         return
@@ -130,7 +132,7 @@ def equality(options: dict[str, Any]) -> None:
         )
 
 
-def facts_of_training(setup: Setup, model: keras.Model) -> dict[str, Any]:
+def facts_of_training(setup: DeviceSetup, model: keras.Model) -> dict[str, Any]:
     compiled(model, setup)
     noted = Note()
     model.fit(batches(setup, 1), steps_per_epoch=STEPS, verbose=0, shuffle=False, callbacks=[noted])
@@ -163,7 +165,7 @@ def cells(options: dict[str, Any]) -> None:
     for precision, executed, xla in options["cells"]:
         facts = {"cell": [precision, executed, xla]}
         try:
-            setup = choose(
+            setup = choose_strategy(
                 "multi-worker" if cluster else "mirrored",
                 batch_size=BATCH,
                 dtype=precision,
@@ -201,9 +203,9 @@ def infinite(options: dict[str, Any]) -> None:
     images = np.ones((4, 2), np.float32)
     images[3] = np.inf
     if options["mended"]:
-        from keras_resnet.training.devices.multi_worker import enable_multi_worker_fit
+        from keras_resnet.training.devices.keras_mends import mend_keras
 
-        enable_multi_worker_fit()
+        mend_keras()
     keras.utils.set_random_seed(0)
     with strategy.scope():
         model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
@@ -219,7 +221,7 @@ def unmended(options: dict[str, Any]) -> None:
     """Two replicas, two steps per execution, with Keras as it is."""
     split_cpu(2)
     strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-    setup = Setup("mirrored", strategy, 2, None, ())
+    setup = DeviceSetup("mirrored", strategy, 2, None, ())
     model = network(setup)
     compiled(model, setup, executed=options["executed"], xla=options["xla"])
     try:

@@ -20,10 +20,10 @@ from keras_resnet.data import LabeledImages
 from keras_resnet.images.protocol import EvalProtocol
 from keras_resnet.models.info import get_info
 from keras_resnet.training import (
+    DeviceSetup,
     FinetuneResult,
+    Phase,
     ResumeError,
-    Setup,
-    Stage,
     TrainingInterrupted,
     find_recipe,
     finetune,
@@ -39,7 +39,7 @@ from ..run.histories import read_history
 from ..run.interruption import Count
 
 COLOURS = {"red": (200, 40, 40), "green": (40, 200, 40), "blue": (40, 40, 200)}
-STAGES = (Stage("head", 2), Stage("C4", 1, 0.1))
+PHASES = (Phase("head", 2), Phase("C4", 1, 0.1))
 #: A rate for so few steps, and everything that might not survive an interruption.
 RECIPE = override(
     find_recipe("finetune"),
@@ -56,7 +56,7 @@ RECIPE = override(
 #: What is soon over, and says nothing of the weights that it began with but in its folder.
 SHORT: dict[str, Any] = {
     "recipe": override(RECIPE, {"loss.l2_sp": 0, "optimizer.rate_groups": {}}),
-    "stages": (Stage("head", 0.1),),
+    "phases": (Phase("head", 0.1),),
     "compare": False,
 }
 #: Of 96 images.
@@ -89,7 +89,7 @@ def network() -> keras.Model:
 
 
 def run(network: keras.Model, folder: Path | None, **keywords: Any) -> FinetuneResult:
-    keywords = {"recipe": RECIPE, "stages": STAGES, "report": lambda text: None, **keywords}
+    keywords = {"recipe": RECIPE, "phases": PHASES, "say": lambda text: None, **keywords}
     return finetune(network, DATA, folder, **keywords)
 
 
@@ -112,13 +112,13 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
 
 
 def assert_same(one: FinetuneResult, other: FinetuneResult) -> None:
-    assert [stage.history for stage in one.stages] == [stage.history for stage in other.stages]
+    assert [phase.history for phase in one.phases] == [phase.history for phase in other.phases]
     assert (one.best, one.baselines) == (other.best, other.baselines)
     for before, after in zip(one.model.get_weights(), other.model.get_weights(), strict=True):
         np.testing.assert_array_equal(before, after)
 
 
-def test_new_classes_are_learnt_where_the_stages_say(whole: Whole) -> None:
+def test_new_classes_are_learnt_where_the_phases_say(whole: Whole) -> None:
     result, before = whole.result, whole.weights_before
     assert result.best > 0.9
     assert result.baselines is not None
@@ -135,8 +135,8 @@ def test_new_classes_are_learnt_where_the_stages_say(whole: Whole) -> None:
     assert feature_extractor(result.model).output["C4"].shape[1:] == (4, 4, 24)
     assert whole.told[0].startswith("Linear probe: ")
     assert [text.partition(" weights.")[0] for text in whole.told[1:3]] == [
-        "Stage 1 of 2. Trains head: 1 of 15 layers with 75 of 13,955",
-        "Stage 2 of 2. Trains C4, head: 3 of 15 layers with 8,715 of 13,955",
+        "Phase 1 of 2. Trains head: 1 of 15 layers with 75 of 13,955",
+        "Phase 2 of 2. Trains C4, head: 3 of 15 layers with 8,715 of 13,955",
     ]
     assert whole.told[3].startswith(f"Best: {result.best:.2%}, ")
 
@@ -148,7 +148,7 @@ def test_folder(whole: Whole) -> None:
         "history.csv", "history.png", "model_card.md",
     }  # fmt: skip
     history = read_history(folder)
-    assert history["val_accuracy"] == [v for s in result.stages for v in s.history["val_accuracy"]]
+    assert history["val_accuracy"] == [v for s in result.phases for v in s.history["val_accuracy"]]
     images = DATA[1].images
     last = keras.saving.load_model(folder / "last.keras")
     np.testing.assert_array_equal(last(images), result.model(images))
@@ -157,15 +157,15 @@ def test_folder(whole: Whole) -> None:
     assert np.mean(best.predict(images, verbose=0).argmax(-1) == DATA[1].labels) == pytest.approx(
         result.best
     )
-    stage = max(result.stages, key=lambda stage: stage.best)
-    assert stage.folder is not None
-    assert (folder / "best.keras").read_bytes() == (stage.folder / "best.keras").read_bytes()
+    phase = max(result.phases, key=lambda phase: phase.best)
+    assert phase.folder is not None
+    assert (folder / "best.keras").read_bytes() == (phase.folder / "best.keras").read_bytes()
     settings = json.loads((folder / "config.json").read_text())
     assert settings["baselines"]["train_images"] == 96
     assert settings["stages"][1] == {"downto": "C4", "epochs": 1, "rate": 0.1}
 
 
-def test_card_is_of_all_stages(whole: Whole) -> None:
+def test_card_is_of_all_phases(whole: Whole) -> None:
     card = (whole.folder / "model_card.md").read_text()
     values = read_history(whole.folder)["val_accuracy"]
     epoch = 1 + int(np.argmax(values))
@@ -174,12 +174,12 @@ def test_card_is_of_all_stages(whole: Whole) -> None:
     assert f"| 2 | C4 | 1 | 0.001 | {100 * values[2]:.2f} % |" in card
     assert str(whole.result.baselines) in card
     assert "# tiny trained on train" in card
-    assert "fine-tuned in 2 stages for 3 epochs by the recipe" in card
-    assert "`config.json` of each stage has all." in card
+    assert "fine-tuned in 2 phases for 3 epochs by the recipe" in card
+    assert "`config.json` of each phase has all." in card
     assert "somebody" not in card
 
 
-def test_stages_have_their_rates(whole: Whole) -> None:
+def test_phases_have_their_rates(whole: Whole) -> None:
     for name, rate, groups in (
         ("1-head", 0.01, {"head": 2}),
         ("2-C4", 0.001, {"C4": 0.5, "head": 2}),
@@ -273,7 +273,7 @@ def test_baselines_of_another_network_are_not_taken_over(tmp_path: Path) -> None
     compared = {**SHORT, "compare": True}
 
     def stop(text: str) -> None:
-        if text.startswith("Stage 1"):
+        if text.startswith("Phase 1"):
             raise EnoughError
 
     for _ in range(2):
@@ -316,7 +316,7 @@ def told_before_training(*arguments: Any, **keywords: Any) -> list[str]:
 
     def say(text: str) -> None:
         told.append(text)
-        if text.startswith("Stage 1"):
+        if text.startswith("Phase 1"):
             raise EnoughError
 
     with pytest.raises(EnoughError):
@@ -326,7 +326,7 @@ def told_before_training(*arguments: Any, **keywords: Any) -> list[str]:
 
 def test_a_head_for_the_same_classes_is_kept(whole: Whole) -> None:
     model = keras_resnet.load_model(whole.folder / "last.keras")
-    told_before_training(model, DATA, stages=(Stage("head", 1),))
+    told_before_training(model, DATA, phases=(Phase("head", 1),))
     assert model.trainable_weights == model.get_layer("predictions").weights
     with pytest.raises(ValueError, match="no `dropout` where the head is kept.*Received: 0.5"):
         run(model, None, dropout=0.5)
@@ -345,7 +345,7 @@ def test_imbalance_is_told(network: keras.Model) -> None:
     ):
         told = told_before_training(network, data, recipe=recipe)
         assert told[0] == sentence + remedy
-        assert told[1].startswith("Stage 1 of 2. Trains head: 1 of ")
+        assert told[1].startswith("Phase 1 of 2. Trains head: 1 of ")
     assert len(told_before_training(network, DATA)) == 1
 
 
@@ -363,11 +363,11 @@ def test_of_many_rare_classes_ten_are_named(network: keras.Model) -> None:
     )
 
 
-def test_what_a_later_stage_would_refuse_is_refused_at_once(network: keras.Model) -> None:
+def test_what_a_later_phase_would_refuse_is_refused_at_once(network: keras.Model) -> None:
     told: list[str] = []
     for keywords, kind, message in (
-        ({"stages": ()}, ValueError, "at least one stage"),
-        ({"stages": (*STAGES, Stage("C5", 1))}, ValueError, "'?downto'?.*Received: downto='C5'"),
+        ({"phases": ()}, ValueError, "at least one phase"),
+        ({"phases": (*PHASES, Phase("C5", 1))}, ValueError, "'?downto'?.*Received: downto='C5'"),
         (
             {"recipe": override(RECIPE, {"optimizer.rate_groups": {"stem": 0.1}})},
             ValueError,
@@ -375,13 +375,13 @@ def test_what_a_later_stage_would_refuse_is_refused_at_once(network: keras.Model
         ),
         ({"epochs": 3}, TypeError, "options of `train`.*Received: epochs"),
         (
-            {"strategy": Setup("multi-worker", None, 2, Cluster(("a:1", "b:2"), 0, "x"), ())},
+            {"strategy": DeviceSetup("multi-worker", None, 2, Cluster(("a:1", "b:2"), 0, "x"), ())},
             ValueError,
             "one process to fine-tune. Received: 2 workers",
         ),
         (
             # Twelve batches, then six.
-            {"stages": (Stage("head", 1), Stage("C4", 0.5)), "steps_per_execution": 4},
+            {"phases": (Phase("head", 1), Phase("C4", 0.5)), "steps_per_execution": 4},
             ValueError,
             "batches of the training.*Received: 4",
         ),
@@ -417,8 +417,8 @@ def test_a_new_stem_learns_as_its_docstring_says(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="its batch normalisation included"):
         small = swap_stem(large, (16, 16, 3))
     before = {layer.name: layer.get_weights() for layer in small.layers}
-    stages = (Stage("backbone", 1),)
-    result = run(small, None, **{**SHORT, "stages": stages, "bn": "training"})
+    phases = (Phase("backbone", 1),)
+    result = run(small, None, **{**SHORT, "phases": phases, "bn": "training"})
     for name in ("conv1_conv", "conv1_bn"):
         for old, new in zip(before[name], result.model.get_layer(name).get_weights(), strict=True):
             assert not np.array_equal(old, new), name
@@ -470,6 +470,6 @@ def test_class_activation_maps_of_a_new_head(whole: Whole) -> None:
 
 
 @pytest.mark.parametrize(("epochs", "rate"), [(0, 1), (-1, 1), (1, 0), (float("nan"), 1)])
-def test_impossible_stages_are_refused(epochs: float, rate: float) -> None:
-    with pytest.raises(ValueError, match="of a stage above 0"):
-        Stage("head", epochs, rate)
+def test_impossible_phases_are_refused(epochs: float, rate: float) -> None:
+    with pytest.raises(ValueError, match="of a phase above 0"):
+        Phase("head", epochs, rate)

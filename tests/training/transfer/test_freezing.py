@@ -313,7 +313,9 @@ def test_unknown_levels_and_modes_are_refused() -> None:
     with pytest.raises(ValueError, match="this model: C4, C3.*downto='head'"):
         unfreeze(network(include_top=False), "head")
     for call in (freeze, unfreeze):
-        with pytest.raises(ValueError, match="'frozen' or 'training'. Received: bn='off'"):
+        with pytest.raises(
+            ValueError, match="`bn` to be one of .'frozen', 'training'.. Received: 'off'"
+        ):
             call(model, bn="off")
         with pytest.raises(ValueError, match="with 0 of them"):
             call(keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)]))

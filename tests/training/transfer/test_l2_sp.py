@@ -12,8 +12,8 @@ from keras_resnet import ResNetConfig, build
 from keras_resnet.data import LabeledImages
 from keras_resnet.training import (
     RECIPES,
+    Phase,
     ResumeError,
-    Stage,
     TrainingInterrupted,
     finetune,
     override,
@@ -108,7 +108,7 @@ def test_a_run_that_goes_on_pulls_to_where_it_first_began(tmp_path: Path) -> Non
 
 
 @pytest.mark.full
-def test_every_stage_pulls_to_the_weights_before_all(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_phase_pulls_to_the_weights_before_all(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[float, list[np.ndarray]]] = []
 
     def spy(model: keras.Model, strength: float, start: list[np.ndarray]) -> None:
@@ -118,8 +118,8 @@ def test_every_stage_pulls_to_the_weights_before_all(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(trainer, "pull_to_start", spy)
     model = network()
     before = model.get_weights()[:-2]
-    stages = (Stage("C3", 0.5), Stage("backbone", 0.5))
-    finetune(model, DATA, recipe=RECIPE, stages=stages, compare=False, say=lambda text: None)
+    phases = (Phase("C3", 0.5), Phase("backbone", 0.5))
+    finetune(model, DATA, recipe=RECIPE, phases=phases, compare=False, say=lambda text: None)
     assert [strength for strength, _ in seen] == [STRENGTH, STRENGTH]
     for _, start in seen:
         for one, other in zip(start[:-2], before, strict=True):
