@@ -683,7 +683,7 @@ def test_missing_cifar_files_are_named(tmp_path: Path) -> None:
     data = cifar(10, binary=False)
     fill(tmp_path / "some", {"data_batch_1": data.files["data_batch_1"]})
     message = (
-        "Expected all files of the CIFAR-10 python version. Received: .*/some without "
+        "Expected all files of cifar-10-batches-py. Received: .*/some without "
         "data_batch_2, data_batch_3, data_batch_4, data_batch_5, test_batch, batches.meta$"
     )
     with pytest.raises(ValueError, match=message):
@@ -717,7 +717,7 @@ def test_cifar_that_is_none_or_more_than_one(tmp_path: Path) -> None:
         load_data(f"cifar:{tmp_path}")
     for classes in (10, 100):
         fill(tmp_path / "both", {**cifar(classes, True).files})
-    with pytest.raises(ValueError, match="CIFAR-10 binary version, CIFAR-100 binary version. Pass"):
+    with pytest.raises(ValueError, match="with cifar-10-batches-bin, cifar-100-binary. Pass"):
         load_data(f"cifar:{tmp_path}/both")
 
 
