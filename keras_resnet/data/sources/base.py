@@ -123,11 +123,13 @@ def stratified_split(source: Source, fraction: float, seed: int) -> tuple[Source
             f"Expected `validation_fraction` to be between 0 and 1. Received: {fraction}"
         )
     labels = source.labels
-    few = [source.class_names[label] for label, n in Counter(labels.tolist()).items() if n < 2]
+    few = sorted(
+        source.class_names[label] for label, n in Counter(labels.tolist()).items() if n < 2
+    )
     if few:
         raise ValueError(
             "Expected at least 2 images of every class, to divide them into training and "
-            f"validation. Received: 1 image in {_few_of(few)} of {source.name}"
+            f"validation. Received: 1 image in {some_of(few)} of {source.name}"
         )
     try:
         parts = sklearn.model_selection.train_test_split(
@@ -147,6 +149,7 @@ def stratified_split(source: Source, fraction: float, seed: int) -> tuple[Source
     )
 
 
-def _few_of(names: Sequence[str], shown: int = 5) -> str:
+def some_of(names: Sequence[str], shown: int = 5) -> str:
+    """The first names, and how many there are besides."""
     more = f" and {len(names) - shown} more" if len(names) > shown else ""
-    return ", ".join(sorted(names)[:shown]) + more
+    return ", ".join(names[:shown]) + more

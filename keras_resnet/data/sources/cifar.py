@@ -268,7 +268,7 @@ class _RefusedError(Exception):
     """A pickle asks for something by name that it does not need."""
 
 
-def _unpickled(data: bytes, where: str) -> dict[str, Any]:
+def _unpickled(data: bytes, where: str) -> Any:
     """A pickled dict; its keys may be bytes, which they are in Python 2."""
     try:
         # Without the end, half a name would look like a wrong one.

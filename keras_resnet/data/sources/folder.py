@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_resnet.data.sources.base import Record
+from keras_resnet.data.sources.base import Record, some_of
 from keras_resnet.images.decode import SUFFIXES
 from keras_resnet.images.labels import imagenet_classes
 
@@ -102,7 +102,7 @@ def _check_same(train: Path, validation: Path) -> None:
     if first == second:
         return
     differences = [
-        f"{_shown(sorted(extra))} only in {where}"
+        f"{some_of(sorted(extra))} only in {where}"
         for extra, where in ((first - second, train), (second - first, validation))
         if extra
     ]
@@ -124,7 +124,7 @@ def _images_of(root: Path) -> ImageFiles:
         counts.append(len(paths) - before)
     empty = [folder for folder, count in zip(folders, counts, strict=True) if not count]
     if empty:
-        which = "none of them" if not paths else f"none in {_shown(empty)}"
+        which = "none of them" if not paths else f"none in {some_of(empty)}"
         raise ValueError(
             f"Expected images ({_suffixes()}) in every class folder. Received: {root}, with {which}"
         )
@@ -211,11 +211,6 @@ def _entries(directory: str) -> list[os.DirEntry[str]]:
     except OSError as error:
         raise _unreadable(directory, error) from error
     return sorted(shown, key=lambda entry: entry.name)
-
-
-def _shown(names: Sequence[str], most: int = 5) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
 
 
 def _suffixes() -> str:
