@@ -477,7 +477,7 @@ def test_few_images_are_read_ahead_and_interruption_ends_it() -> None:
         scan([files], workers=2, progress=interrupt)
     time.sleep(0.2)
     assert 0 < count <= 20 + 2 * 4 * 8 + 3 * 8
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("scan")]
+    assert not [thread for thread in threading.enumerate() if "ThreadPool" in thread.name]
 
 
 def test_other_classes_are_refused() -> None:
