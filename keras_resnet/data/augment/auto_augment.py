@@ -1,7 +1,8 @@
 """RandAugment and TrivialAugment, as pure functions of an image and a seed.
 
-An image is `(height, width, 3)`, uint8, RGB in [0, 255]; a seed is two integers, int32 or int64.
-The operations are Pillow's, level by level, as the papers and torchvision use them on pictures;
+An image is `(height, width, 3)`, uint8, RGB in [0, 255], and so is what becomes of it; a seed is
+two integers, int32 or int64.
+The operations are Pillow's, level by level, as the papers and torchvision use them on images;
 geometric ones take the nearest pixel, and grey where there is none.
 """
 
@@ -9,14 +10,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import tensorflow as tf
 
 from keras_resnet.data.augment.colour import along_row, auto_contrast, image_rows
 
-#: What geometric operations put where the picture does not reach.
+#: What geometric operations put where the image does not reach.
 FILL = 128
 
 #: Strengths that TrivialAugment draws from.
@@ -32,13 +33,10 @@ def rand_augment(
     from all of them, and its strength is negative with probability 1/2 if it has a sign.
 
     Args:
-        image: `(height, width, 3)`, uint8.
-        seed: two integers.
+        image: to start with.
+        seed: of all that is drawn.
         layers: how many operations.
         magnitude: 0 for the start of every range, 10 for its end.
-
-    Returns:
-        `(height, width, 3)`, uint8.
     """
     share = tf.constant(magnitude / 10, tf.float32)
 
@@ -55,13 +53,6 @@ def trivial_augment(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
 
     TrivialAugment (Wide) of Müller and Hutter 2021: one of 31 strengths from the whole of each wide
     range; see `OPERATIONS`.
-
-    Args:
-        image: `(height, width, 3)`, uint8.
-        seed: two integers.
-
-    Returns:
-        `(height, width, 3)`, uint8.
     """
     draws = tf.random.stateless_uniform((3,), seed)
     share = tf.floor(draws[2] * _BINS) / (_BINS - 1)
@@ -81,11 +72,6 @@ def _one_of_all(
 
     index = tf.cast(choice * len(OPERATIONS), tf.int32)
     return tf.switch_case(index, [partial(branch, operation) for operation in OPERATIONS])
-
-
-def identity(image: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
-    """Leaves an image as it is."""
-    return tf.identity(image)
 
 
 def shear_x(image: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
@@ -185,11 +171,10 @@ def equalize(image: tf.Tensor, strength: tf.Tensor | None = None) -> tf.Tensor:
     return tf.reshape(tf.gather(tf.reshape(table, [-1]), levels), tf.shape(image))
 
 
-@dataclass(frozen=True)
-class Operation:
+class Operation(NamedTuple):
     """What RandAugment and TrivialAugment do to an image, and how strongly.
 
-    Args:
+    Attributes:
         name: the papers' name of it.
         apply: function of an image and a strength, a float32 scalar.
         signed: whether half of the strengths are negative.
@@ -208,7 +193,7 @@ class Operation:
     side: int | None = None
 
     def strength(self, image: tf.Tensor, share: tf.Tensor, wide: bool) -> tf.Tensor:
-        """The strength that is so far, from 0 to 1, between start and end of the range."""
+        """The strength at a share, from 0 to 1, of the range from start to end."""
         value = self.start + share * ((self.wide if wide else self.end) - self.start)
         if self.side is None or wide:
             return value
@@ -219,7 +204,7 @@ class Operation:
 #: (torchvision/transforms/autoaugment.py), but that solarizing starts at 256, as in Müller and
 #: Hutter's automl/trivialaugment: at 255, the least strength would turn white into black.
 OPERATIONS = (
-    Operation("Identity", identity),
+    Operation("Identity", lambda image, strength: tf.identity(image)),
     Operation("ShearX", shear_x, True, 0, 0.3, 0.99),
     Operation("ShearY", shear_y, True, 0, 0.3, 0.99),
     Operation("TranslateX", translate_x, True, 0, 150 / 331, 32, side=1),
@@ -250,9 +235,7 @@ def _affine(
         rows += [factor_x, factor_y, constant + (factor_x + factor_y - 1) / 2]
     moved = tf.raw_ops.ImageProjectiveTransformV3(
         images=image[tf.newaxis],
-        transforms=tf.stack([tf.cast(value, tf.float32) for value in (*rows, 0.0, 0.0)])[
-            tf.newaxis
-        ],
+        transforms=[[tf.cast(value, tf.float32) for value in (*rows, 0.0, 0.0)]],
         output_shape=tf.shape(image)[:2],
         fill_value=tf.constant(FILL, tf.float32),
         interpolation="NEAREST",

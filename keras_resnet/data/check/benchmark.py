@@ -145,7 +145,7 @@ def benchmark(
     """Measures reading, decoding, the pipeline of training, and training steps, in turn.
 
     Each starts once and then goes on from turn to turn, so that what counts is its steady state.
-    Pictures come in random order; files that the system still has in memory are read from there, as
+    Images come in random order; files that the system still has in memory are read from there, as
     in training.
 
     Args:

@@ -1,4 +1,4 @@
-"""Classes of ImageNet's validation pictures, which are published in several kinds of file."""
+"""Classes of ImageNet's validation images, which are published in several kinds of file."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ _KINDS = (
 
 
 def validation_synsets(path: Path, stems: Sequence[str]) -> list[str]:
-    """WordNet ids of validation pictures.
+    """WordNet ids of validation images.
 
     Args:
-        path: a text file with one WordNet id per line, of picture 1, 2, …; Kaggle's table of
+        path: a text file with one WordNet id per line, of image 1, 2, …; Kaggle's table of
             `ImageId,PredictionString`; `ILSVRC2012_devkit_t12.tar.gz`; or the ground truth out of
             it, with its `meta.mat` in the same folder. The last two need SciPy.
-        stems: names of the pictures without suffix, `ILSVRC2012_val_00000001`; not necessarily all.
+        stems: names of the images without suffix, `ILSVRC2012_val_00000001`; not necessarily all.
 
     Raises:
-        ValueError: the file is none of these, or lacks a picture.
+        ValueError: the file is none of these, or lacks an image.
         ImportError: SciPy is missing.
         OSError: a file cannot be read.
     """
@@ -71,7 +71,7 @@ def _by_number(synsets: Sequence[str]) -> Callable[[str], str | None]:
         match = _NUMBERED.fullmatch(stem)
         if match is None:
             raise ValueError(
-                "Expected validation pictures named like ILSVRC2012_val_00000001.JPEG, as the "
+                "Expected validation images named like ILSVRC2012_val_00000001.JPEG, as the "
                 f"labels go by the number. Received: {stem}"
             )
         number = int(match[1])

@@ -27,13 +27,7 @@ _NUMBERED = re.compile(r"(?P<before>.*)-(?P<number>\d{5})-of-(?P<total>\d{5})(?P
 
 
 class TFRecordImages:
-    """Images in TFRecord files, read one by one in any order.
-
-    Attributes:
-        name: what reports call them.
-        class_names: one name per class.
-        class_ids: identifiers of the classes, if there are any.
-    """
+    """Images in TFRecord files, read one by one in any order; a `Source`."""
 
     def __init__(
         self, files: TFRecordFiles, classes: Classes, name: str, labels: np.ndarray | None = None
@@ -52,7 +46,7 @@ class TFRecordImages:
 
     @functools.cached_property
     def labels(self) -> np.ndarray:
-        """Label of every record: `(n,)`, int32. Unless they are known, all records are read."""
+        # Unless they are known, all records are read.
         if self._labels is not None:
             return self._labels
         found = read_class_features(self._files)

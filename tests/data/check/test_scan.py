@@ -162,7 +162,7 @@ KINDS_OF_FILES: dict[str, tuple[bytes, dict[str, str]]] = {
             save_all=True,
             append_images=[photograph(19).convert("L")],
         ),
-        {"animated": "several pictures, of which the first is read"},
+        {"animated": "several images, of which the first is read"},
     ),
     **{f"clean {name}": (data, {}) for name, data in CLEAN.items()},
 }

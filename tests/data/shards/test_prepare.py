@@ -297,8 +297,8 @@ def test_counts_are_checked_before_anything_is_written(
     done = command_in_process(*words)
     assert done.returncode == 2
     assert (
-        "Expected 1,281,167 training pictures, 50,000 validation pictures and 1,000 classes. "
-        "Received: 15 training pictures, 8 validation pictures and 3 classes."
+        "Expected 1,281,167 training images, 50,000 validation images and 1,000 classes. "
+        "Received: 15 training images, 8 validation images and 3 classes."
     ) in done.stderr
     assert not output.exists()
     done = command_in_process(*words, "--train-dir", str(tmp_path))
@@ -494,7 +494,7 @@ def test_failure_leaves_earlier_results_and_success_replaces_them(
         prepare(parts_of(archives), tmp_path, shards={"train": 2})
     (tmp_path / "notes.md").write_text("mine")
 
-    def fails(*arguments: object) -> None:
+    def fails(*arguments: object, **settings: object) -> None:
         raise OSError("no disk")
 
     with monkeypatch.context() as patch:
