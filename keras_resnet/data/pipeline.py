@@ -306,9 +306,9 @@ def from_files(
         their seeds.
     """
 
-    def read(function: Any, ids: Any, seed: Any) -> tuple[Any, ...]:
+    def read(ids: Any, seed: Any, suspicious: bool = False) -> tuple[Any, ...]:
         indices = tf.where(ids >= 0, ids % len(source), -1)
-        data, shapes, kinds, labels, present = read_tensors(function, indices)
+        data, shapes, kinds, labels, present = read_tensors(reader, indices, suspicious)
         seeds = _seeds(ids, seed)
         drawn = draw(shapes, kinds != PIXELS, seeds)
         return RawImage(data, shapes, kinds), drawn, labels, present, seeds
@@ -320,13 +320,11 @@ def from_files(
 
     def guarded(ids: Any, seed: Any, *chunk: Any) -> tf.data.Dataset:
         damaged = tf.data.Dataset.from_tensors((ids, seed))
-        rescued = damaged.map(lambda ids, seed: decode(*read(reader.rescue, ids, seed)))
+        rescued = damaged.map(lambda ids, seed: decode(*read(ids, seed, suspicious=True)))
         decoded = tf.data.Dataset.from_tensors(chunk).map(decode).ignore_errors()
         return decoded.concatenate(rescued).take(1)
 
-    loaded = chunks.map(
-        lambda ids, seed: (ids, seed, *read(reader.read, ids, seed)), num_parallel_calls=READS
-    )
+    loaded = chunks.map(lambda ids, seed: (ids, seed, *read(ids, seed)), num_parallel_calls=READS)
     return loaded.interleave(
         guarded,
         cycle_length=WAITING * usable_cores(),

@@ -301,7 +301,7 @@ def _reading(chunks: tf.data.Dataset, source: Source, bad: BadRecords) -> Take:
         return tf.cast(tf.strings.length(contents) > 0, tf.uint8)
 
     def read(indices: Any) -> Any:
-        data, _, kinds, _, _ = read_tensors(reader.read, indices)
+        data, _, kinds, _, _ = read_tensors(reader, indices)
         return tf.reduce_sum(tf.cast(one_by_one(is_there, (data, kinds)), tf.int32))
 
     return _counts(chunks.map(read, num_parallel_calls=READS))

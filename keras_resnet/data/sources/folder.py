@@ -68,7 +68,7 @@ def load_folder(path: str) -> tuple[ImageFiles, ImageFiles | None]:
         The training part and the validation part, None if there is only one part.
 
     Raises:
-        ValueError: there is no such directory, it has fewer than two class folders, one of them has
+        ValueError: there is no such directory, it has no class folders, one of them has
             no images, or the parts have different classes.
         OSError: a directory cannot be read.
     """
@@ -77,32 +77,18 @@ def load_folder(path: str) -> tuple[ImageFiles, ImageFiles | None]:
     if not (root / "train").is_dir() or not parts:
         return _images_of(root), None
     train, validation = root / "train", parts[0]
-    _check_same(train, validation)
-    return _images_of(train), _images_of(validation)
-
-
-def check_classes(names: Sequence[str], where: str) -> None:
-    """Raises a ValueError if there is only one class."""
-    if len(names) < 2:
-        raise ValueError(
-            f"Expected images of at least 2 classes. Received: {where}, with only the class "
-            f"{names[0]!r}"
-        )
-
-
-def _check_same(train: Path, validation: Path) -> None:
     first, second = set(_folders_in(train)), set(_folders_in(validation))
-    if first == second:
-        return
     differences = [
         f"{some_of(sorted(extra))} only in {where}"
         for extra, where in ((first - second, train), (second - first, validation))
         if extra
     ]
-    raise ValueError(
-        "Expected the same class folders for training and validation. Received: "
-        f"{' and '.join(differences)}"
-    )
+    if differences:
+        raise ValueError(
+            "Expected the same class folders for training and validation. Received: "
+            f"{' and '.join(differences)}"
+        )
+    return _images_of(train), _images_of(validation)
 
 
 def _images_of(root: Path) -> ImageFiles:
@@ -128,7 +114,6 @@ def _images_of(root: Path) -> ImageFiles:
             f"{', '.join(VALIDATION_FOLDERS)}. Received: {root}, with `train` alone. Pass "
             f"{root / 'train'}"
         )
-    check_classes(folders, str(root))
     names, ids = names_and_ids(folders)
     labels = np.repeat(np.arange(len(folders), dtype=np.int32), [len(paths) for paths in found])
     return ImageFiles(list(itertools.chain(*found)), labels, names, ids, f"folder:{root}")

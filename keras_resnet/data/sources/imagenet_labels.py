@@ -38,12 +38,10 @@ def validation_synsets(path: Path, stems: Sequence[str]) -> list[str]:
         OSError: a file cannot be read.
     """
     synset_of = _lookup(path)
-    synsets = []
-    for stem in stems:
-        synset = synset_of(stem)
-        if synset is None:
-            raise ValueError(f"Expected the class of {stem} in {path}. Received: none there")
-        synsets.append(synset)
+    synsets = [synset_of(stem) or "" for stem in stems]
+    if "" in synsets:
+        stem = stems[synsets.index("")]
+        raise ValueError(f"Expected the class of {stem} in {path}. Received: none there")
     return synsets
 
 
@@ -101,17 +99,7 @@ def _from_devkit(path: Path) -> list[str]:
 
 
 def _from_ground_truth(numbers: Sequence[str], meta: bytes, where: Path) -> list[str]:
-    synsets = _synsets_by_number(meta, where)
-    unknown = next((number for number in numbers if int(number) not in synsets), None)
-    if unknown is not None:
-        raise ValueError(
-            f"Expected numbers of the classes in {where}. Received: {unknown} in {_GROUND_TRUTH}"
-        )
-    return [synsets[int(number)] for number in numbers]
-
-
-def _synsets_by_number(meta: bytes, where: Path) -> dict[int, str]:
-    """The devkit's own numbers of classes, which are in no order that anyone else uses."""
+    """Ids of the devkit's own numbers of classes, which are in no order that anyone else uses."""
     try:
         import scipy.io  # type: ignore[import-untyped]
     except ImportError as error:
@@ -121,13 +109,17 @@ def _synsets_by_number(meta: bytes, where: Path) -> dict[int, str]:
         ) from error
     try:
         table: Any = scipy.io.loadmat(io.BytesIO(meta), squeeze_me=True)["synsets"]
-        numbers, ids = table["ILSVRC2012_ID"], table["WNID"]
-        return {
-            int(number): str(wordnet_id) for number, wordnet_id in zip(numbers, ids, strict=True)
-        }
+        rows = zip(table["ILSVRC2012_ID"], table["WNID"], strict=True)
+        synsets = {int(number): str(wordnet_id) for number, wordnet_id in rows}
     # Damaged files make SciPy raise whatever comes.
     except Exception as error:
         raise ValueError(
             f"Expected the devkit's {_META}, with a table `synsets`. Received: {where} "
             f"({type(error).__name__}: {error})"
         ) from error
+    unknown = next((number for number in numbers if int(number) not in synsets), None)
+    if unknown is not None:
+        raise ValueError(
+            f"Expected numbers of the classes in {where}. Received: {unknown} in {_GROUND_TRUTH}"
+        )
+    return [synsets[int(number)] for number in numbers]
