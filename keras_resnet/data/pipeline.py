@@ -292,18 +292,9 @@ def from_files(
 ) -> tf.data.Dataset:
     """Reads side by side, decodes side by side, and puts up with damaged files.
 
-    TensorFlow has no `try`; a nested dataset that ignores errors is one.
-
-    Args:
-        chunks: indices, `(n,)`, -1 for none, and a seed.
-        source: the images.
-        draw: draws for the images of a chunk.
-        make: makes what is wanted of an image.
-        reader: reads the records of the source.
-
-    Returns:
-        A dataset of what was made of the images of a chunk, their labels, whether there is one, and
-        their seeds.
+    TensorFlow has no `try`; a nested dataset that ignores errors is one. `chunks` are indices,
+    `(n,)`, -1 for none, and a seed. They become what `make` makes of each image, uint8; labels,
+    int32; whether there is an image, bool; and seeds, `(n, 2)`, int32.
     """
 
     def read(ids: Any, seed: Any, suspicious: bool = False) -> tuple[Any, ...]:

@@ -123,15 +123,11 @@ def prepare(
         work.resume(arguments, overwrite)
         finished = work.finished(names, progress)
         _write_missing(work, tasks, finished, short_side, skip_unreadable, progress)
-        shards_of = {
-            part: [finished[task.name] for task in tasks if task.part == part] for part in parts
-        }
-        train = parts["train"]
         dataset = write_description(
             work.directory,
-            shards_of,
-            train.class_names,
-            train.class_ids,
+            {part: [finished[task.name] for task in tasks if task.part == part] for part in parts},
+            parts["train"].class_names,
+            parts["train"].class_ids,
             seed=seed,
             short_side=short_side,
         )
@@ -148,7 +144,7 @@ def refuse_existing(output: str | os.PathLike[str], overwrite: bool) -> None:
 
 
 class _UnfinishedShards(UnfinishedWork):
-    """Finished shards, each with an entry; believed in with the size and checksum of the entry."""
+    """Finished shards, each with an entry; they count if they have its size and checksum."""
 
     def resume(self, arguments: Mapping[str, Any], overwrite: bool) -> None:
         """Takes up what is there if it is of the same arguments, and starts anew otherwise.
@@ -183,7 +179,8 @@ class _UnfinishedShards(UnfinishedWork):
             progress(f"checking {name}", 0.0)
             # A process that was killed while renaming has left some under their final names.
             for path in (self.directory / name, self._output / name):
-                if _is_whole(path, shard):
+                is_whole = path.is_file() and path.stat().st_size == shard.bytes
+                if is_whole and fingerprint_of_file(path) == shard.sha256:
                     path.replace(self.directory / name)
                     found[name] = shard
                     break
@@ -203,14 +200,6 @@ class _UnfinishedShards(UnfinishedWork):
 
     def _entry(self, name: str) -> Path:
         return self.directory / f"{name}.json"
-
-
-def _is_whole(path: Path, shard: Shard) -> bool:
-    return (
-        path.is_file()
-        and path.stat().st_size == shard.bytes
-        and fingerprint_of_file(path) == shard.sha256
-    )
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -268,7 +257,7 @@ def _tasks(part: str, source: Source, number: int, seed: int) -> Iterator[_Task]
 
 
 def _identity(source: Source, shards: int) -> dict[str, Any]:
-    """What a part of unfinished work is recognised by."""
+    """Identifies a part, so that only work with the same images and labels is taken up."""
     digest = hashlib.sha256(source.labels.astype("<i4").tobytes())
     for index in range(len(source)):
         digest.update(source.name_of(index).encode(errors="surrogateescape") + b"\0")

@@ -84,7 +84,11 @@ def load_cifar(path: str) -> tuple[LabeledImages, LabeledImages]:
     """
     try:
         place = _place(Path(path))
-        files = _in_archive(place) if place.is_file() else _in_directory(place)
+        if place.is_file():
+            files = _in_archive(place)
+        else:
+            there = (place / name for name in _FILES)
+            files = {file.name: file.read_bytes() for file in there if file.is_file()}
     except OSError as error:
         message = f"Expected CIFAR files that can be read. Received: {path} ({error})"
         raise OSError(message) from error
@@ -150,10 +154,6 @@ def _version_of(files: Mapping[str, bytes], where: Path) -> _Version:
     raise ValueError(
         f"Expected all files of {version.directory}. Received: {where} without {', '.join(missing)}"
     )
-
-
-def _in_directory(path: Path) -> dict[str, bytes]:
-    return {name: (path / name).read_bytes() for name in _FILES if (path / name).is_file()}
 
 
 def _in_archive(path: Path) -> dict[str, bytes]:
