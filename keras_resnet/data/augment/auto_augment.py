@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
 
 import tensorflow as tf
 
@@ -74,16 +74,6 @@ def _one_of_all(
     return tf.switch_case(index, [partial(branch, operation) for operation in OPERATIONS])
 
 
-def shear_x(image: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
-    """Moves each row to the left by `strength` times its distance from the upper edge."""
-    return _affine(image, (1.0, strength, 0.0), (0.0, 1.0, 0.0))
-
-
-def shear_y(image: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
-    """Moves each column up by `strength` times its distance from the left edge."""
-    return _affine(image, (1.0, 0.0, 0.0), (strength, 1.0, 0.0))
-
-
 def translate_x(image: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
     """Moves an image to the right by `strength` pixels, less their fraction."""
     return _affine(image, (1.0, 0.0, -_whole(strength)), (0.0, 1.0, 0.0))
@@ -101,16 +91,6 @@ def rotate(image: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
     size = tf.cast(tf.shape(image), tf.float32)
     x, y = size[1] / 2, size[0] / 2
     return _affine(image, (cos, -sin, x - cos * x + sin * y), (sin, cos, y - sin * x - cos * y))
-
-
-def brightness(image: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
-    """Blends an image with black by the factor 1 + `strength`."""
-    return _blend(image, 0.0, strength)
-
-
-def color(image: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
-    """Blends an image with its grey self by the factor 1 + `strength`."""
-    return _blend(image, _grey(image), strength)
 
 
 def contrast(image: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
@@ -171,10 +151,11 @@ def equalize(image: tf.Tensor, strength: tf.Tensor | None = None) -> tf.Tensor:
     return tf.reshape(tf.gather(tf.reshape(table, [-1]), levels), tf.shape(image))
 
 
-class Operation(NamedTuple):
+@dataclass(frozen=True)
+class Operation:
     """What RandAugment and TrivialAugment do to an image, and how strongly.
 
-    Attributes:
+    Args:
         name: the papers' name of it.
         apply: function of an image and a strength, a float32 scalar.
         signed: whether half of the strengths are negative.
@@ -205,13 +186,17 @@ class Operation(NamedTuple):
 #: Hutter's automl/trivialaugment: at 255, the least strength would turn white into black.
 OPERATIONS = (
     Operation("Identity", lambda image, strength: tf.identity(image)),
-    Operation("ShearX", shear_x, True, 0, 0.3, 0.99),
-    Operation("ShearY", shear_y, True, 0, 0.3, 0.99),
+    Operation(
+        "ShearX", lambda image, by: _affine(image, (1, by, 0), (0, 1, 0)), True, 0, 0.3, 0.99
+    ),
+    Operation(
+        "ShearY", lambda image, by: _affine(image, (1, 0, 0), (by, 1, 0)), True, 0, 0.3, 0.99
+    ),
     Operation("TranslateX", translate_x, True, 0, 150 / 331, 32, side=1),
     Operation("TranslateY", translate_y, True, 0, 150 / 331, 32, side=0),
     Operation("Rotate", rotate, True, 0, 30, 135),
-    Operation("Brightness", brightness, True, 0, 0.9, 0.99),
-    Operation("Color", color, True, 0, 0.9, 0.99),
+    Operation("Brightness", lambda image, by: _blend(image, 0.0, by), True, 0, 0.9, 0.99),
+    Operation("Color", lambda image, by: _blend(image, _grey(image), by), True, 0, 0.9, 0.99),
     Operation("Contrast", contrast, True, 0, 0.9, 0.99),
     Operation("Sharpness", sharpness, True, 0, 0.9, 0.99),
     Operation("Posterize", posterize, False, 8, 4, 2),
