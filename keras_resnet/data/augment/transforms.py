@@ -130,28 +130,31 @@ def evaluation_image(raw: RawImage | tf.Tensor, protocol: EvalProtocol) -> Any:
 
 def vary(image: Any, drawn: Variation, how: Augmentation) -> Any:
     """Everything after cutting and resizing: `(size, size, 3)`, uint8, like `image`."""
-    shape, seed = image.shape, drawn.seed
-    # Each step has a seed of its own, so that switching one off leaves the others as they were.
+    shape = image.shape
+
+    def seed(step: int) -> Any:
+        """Each step has a seed of its own: switching one off leaves the others as they were."""
+        return tf.random.fold_in(drawn.seed, step)
+
     if how.crop == "pad":
-        image = pad_and_crop(image, tf.random.fold_in(seed, 1), how.padding)
+        image = pad_and_crop(image, seed(1), how.padding)
     if how.flip:
         # A slice with a step of -1 does the same in ten times the time.
         image = tf.cond(drawn.flip, lambda: tf.reverse(image, axis=[1]), lambda: image)
     if how.auto == "randaugment":
-        own = tf.random.fold_in(seed, 2)
-        image = rand_augment(image, own, how.auto_layers, how.auto_magnitude)
+        image = rand_augment(image, seed(2), how.auto_layers, how.auto_magnitude)
     elif how.auto == "trivialaugment":
-        image = trivial_augment(image, tf.random.fold_in(seed, 2))
+        image = trivial_augment(image, seed(2))
     if how.auto_contrast:
-        image = colour.random_auto_contrast(image, tf.random.fold_in(seed, 3), how.auto_contrast)
+        image = colour.random_auto_contrast(image, seed(3), how.auto_contrast)
     if how.brightness or how.contrast or how.saturation or how.hue:
         image = colour.color_jitter(
-            image, tf.random.fold_in(seed, 4), how.brightness, how.contrast, how.saturation, how.hue
+            image, seed(4), how.brightness, how.contrast, how.saturation, how.hue
         )
     if how.lighting:
-        image = colour.lighting(image, tf.random.fold_in(seed, 5), how.lighting)
+        image = colour.lighting(image, seed(5), how.lighting)
     if how.erasing:
-        image = random_erasing(image, tf.random.fold_in(seed, 6), how.erasing)
+        image = random_erasing(image, seed(6), how.erasing)
     return tf.ensure_shape(image, shape)
 
 

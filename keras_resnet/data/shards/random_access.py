@@ -30,9 +30,6 @@ class TFRecordFiles:
 
     Finding where records start needs one short read of each, once, unless their lengths are given.
     Records may be read from several threads at once.
-
-    Attributes:
-        paths: the files.
     """
 
     def __init__(
