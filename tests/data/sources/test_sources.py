@@ -25,6 +25,8 @@ from keras_resnet.data.sources import ImageFiles, LabeledImages, Source, load_da
 from keras_resnet.data.sources.folder import load_folder
 from keras_resnet.images.decode import find_images, read_image
 
+from ...conftest import Run
+
 
 def test_digits_are_split_once_and_for_all() -> None:
     train, test = load_digits()
@@ -740,3 +742,11 @@ def test_cifar_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     deny(monkeypatch, Path, "read_bytes")
     with pytest.raises(OSError, match="Permission denied"):
         load_data(f"cifar:{tmp_path}")
+
+
+def test_the_table_of_sources_needs_neither_tensorflow_nor_keras(run_new_python: Run) -> None:
+    done = run_new_python(
+        "import sys, keras_resnet.data.sources.load, keras_resnet.data.config\n"
+        "print({'tensorflow', 'keras'} & set(sys.modules))"
+    )
+    assert done.stdout.strip() == "set()"
