@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal, get_args
 
 from keras_resnet.images.protocol import EvalProtocol
-from keras_resnet.support.checks import check_integer, check_number, store_integers
+from keras_resnet.support.checks import check_choice, check_integer, check_number, store_integers
 
 Crop = Literal["inception", "he2015", "pad", "none"]
 AutoAugment = Literal["none", "randaugment", "trivialaugment"]
+
+
+def _number(default: float, high: float = float("inf")) -> Any:
+    """A field that is a number from 0 to `high`."""
+    return field(default=default, metadata={"high": high})
 
 
 @dataclass(frozen=True)
@@ -20,17 +25,17 @@ class Augmentation:
     Applied in the order of the fields. Every value is drawn for each image from its own seed.
 
     Args:
-        crop: what is cut out of a picture and resized to the network's size. `"inception"`: 8 to
+        crop: what is cut out of an image and resized to the network's size. `"inception"`: 8 to
             100 % of the area, with an aspect ratio of 3/4 to 4/3 (Szegedy et al. 2015, section 6,
             as torchvision's `RandomResizedCrop`). `"he2015"`: the short side is resized to
             `short_side` pixels, and a square is cut out (He et al. 2015, section 3.4). `"pad"`: the
-            picture, with `padding` black pixels around it, is cropped back to its size (section
+            image, with `padding` black pixels around it, is cropped back to its size (section
             4.2). `"none"`: what evaluation takes.
         area: least and greatest share of the area, of `"inception"`.
         aspect: least and greatest width over height, of `"inception"`.
         short_side: least and greatest length, of `"he2015"`, at a network's size of 224; in
             proportion at others.
-        antialias: whether pixels are averaged where `"inception"` and `"he2015"` shrink a picture,
+        antialias: whether pixels are averaged where `"inception"` and `"he2015"` shrink an image,
             as Pillow, and so torchvision and timm, do. The papers' own code did not, and it takes
             twice the time. JPEGs of at least twice the size are averaged by their decoder anyway.
         padding: of `"pad"`, in pixels.
@@ -49,7 +54,7 @@ class Augmentation:
         mixup: parameter of the Beta distribution (Zhang et al. 2018); 0 for none.
         cutmix: the same (Yun et al. 2019). With both, each image draws which.
         repeats: how many differently augmented copies of an image stand side by side (Hoffer et al.
-            2020); an epoch still shows as many pictures as there are, and so fewer different ones.
+            2020); an epoch still shows as many images as there are, and so fewer different ones.
 
     Raises:
         ValueError: a field is out of range.
@@ -61,33 +66,27 @@ class Augmentation:
     short_side: tuple[int, int] = (256, 480)
     antialias: bool = False
     padding: int = 4
-    flip: float = 0.0
+    flip: float = _number(0.0, 1)
     auto: AutoAugment = "none"
     auto_layers: int = 2
-    auto_magnitude: float = 9.0
-    auto_contrast: float = 0.0
-    brightness: float = 0.0
-    contrast: float = 0.0
-    saturation: float = 0.0
-    hue: float = 0.0
-    lighting: float = 0.0
-    erasing: float = 0.0
-    mixup: float = 0.0
-    cutmix: float = 0.0
+    auto_magnitude: float = _number(9.0, 10)
+    auto_contrast: float = _number(0.0, 1)
+    brightness: float = _number(0.0, 1)
+    contrast: float = _number(0.0, 1)
+    saturation: float = _number(0.0, 1)
+    hue: float = _number(0.0, 0.5)
+    lighting: float = _number(0.0)
+    erasing: float = _number(0.0, 1)
+    mixup: float = _number(0.0)
+    cutmix: float = _number(0.0)
     repeats: int = 1
 
     def __post_init__(self) -> None:
-        for name, choices in (("crop", get_args(Crop)), ("auto", get_args(AutoAugment))):
-            if getattr(self, name) not in choices:
-                raise ValueError(
-                    f"Expected `{name}` to be one of {choices}. Received: {getattr(self, name)!r}"
-                )
-        for name in ("flip", "auto_contrast", "erasing", "brightness", "contrast", "saturation"):
-            check_number(name, getattr(self, name), 0, 1)
-        check_number("hue", self.hue, 0, 0.5)
-        check_number("auto_magnitude", self.auto_magnitude, 0, 10)
-        for name in ("lighting", "mixup", "cutmix"):
-            check_number(name, getattr(self, name))
+        check_choice("crop", self.crop, get_args(Crop))
+        check_choice("auto", self.auto, get_args(AutoAugment))
+        for own in fields(self):
+            if "high" in own.metadata:
+                check_number(own.name, getattr(self, own.name), 0, own.metadata["high"])
         store_integers(self, ("auto_layers", "repeats"))
         store_integers(self, ("padding",), 0)
         for name, low, high in (
@@ -123,13 +122,19 @@ AUGMENTATIONS = {
 }
 
 
+def check_fraction(name: str, value: Any) -> None:
+    """Raises ValueError if `value` is no number above 0 and below 1."""
+    check_number(name, value, 0, 1)
+    if value in (0, 1):
+        raise ValueError(f"Expected `{name}` to be between 0 and 1. Received: {value!r}")
+
+
 @dataclass(frozen=True)
 class DataConfig:
     """A source of images and how they become batches; `DataConfig(**asdict(config))` equals it.
 
     Args:
-        source: `digits`, `folder:PATH`, `tfrecord:GLOB`, `csv:FILE`, `cifar:PATH`,
-            `tfds:NAME[/config]` or `synthetic[:COUNT]`; see `load_data`.
+        source: a data set, such as `folder:PATH`; see `load_data`.
         size: height and width of the images that the network gets.
         batch_size: images per optimizer step, over all workers and replicas.
         augmentation: of training images; or a name in `AUGMENTATIONS`.
@@ -184,12 +189,7 @@ class DataConfig:
         store_integers(self, ("size", "batch_size", "shuffle_block"))
         store_integers(self, ("seed", "split_seed"), 0)
         check_number("max_bad_fraction", self.max_bad_fraction, 0, 1)
-        check_number("validation_fraction", self.validation_fraction, 0, 1)
-        if self.validation_fraction in (0, 1):
-            raise ValueError(
-                "Expected `validation_fraction` to be between 0 and 1. "
-                f"Received: {self.validation_fraction!r}"
-            )
+        check_fraction("validation_fraction", self.validation_fraction)
         if self.protocol is not None and self.protocol.size != self.size:
             raise ValueError(
                 "Expected a `protocol` that gives images of `size`. "

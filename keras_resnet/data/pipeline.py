@@ -8,19 +8,17 @@ dataset knows how many batches it has, as `fit` would otherwise take one step to
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from keras_resnet.data.augment.mixing import mix
 from keras_resnet.data.augment.transforms import (
-    Pictures,
-    center,
+    RawImage,
     draw,
     evaluation_image,
     training_image,
-    training_image_of_pixels,
 )
 from keras_resnet.data.bad_records import BadRecords
 from keras_resnet.data.config import DataConfig
@@ -43,18 +41,11 @@ WAITING = 2
 _PREFETCHED = 3
 
 
-class _Transform(NamedTuple):
-    """How pictures become images.
+#: From shapes, which are JPEGs, and seeds of a chunk to what is drawn for it.
+Draw = Callable[[Any, Any, Any], Any]
 
-    Attributes:
-        draw: from shapes, which are JPEGs, and seeds of a chunk to what is drawn for it.
-        of_picture: from a picture and what was drawn for it to `(size, size, 3)`, uint8.
-        of_pixels: the same of pixels `(height, width, 3)`, uint8.
-    """
-
-    draw: Callable[[Any, Any, Any], Any]
-    of_picture: Callable[[Any, Any], Any]
-    of_pixels: Callable[[Any, Any], Any]
+#: From a `RawImage` and what was drawn for it to an image of uint8.
+Make = Callable[[Any, Any], Any]
 
 
 def training_batches(
@@ -116,26 +107,21 @@ def training_batches(
         return tf.data.Dataset.from_tensor_slices(rows[taken:]).map(lambda row: (row, seed))
 
     rows = tf.data.Dataset.range(start_step // order.steps, epochs).flat_map(rows_of_epoch)
-    examples = _examples(
+    records = _records(
         rows,
         order,
         source,
-        _Transform(
-            lambda shapes, encoded, seeds: draw(shapes, encoded, seeds, config.size, how),
-            lambda picture, drawn: training_image(picture, drawn, config.eval_protocol, how),
-            lambda pixels, drawn: training_image_of_pixels(
-                pixels, drawn, config.eval_protocol, how
-            ),
-        ),
-        config.size,
-        Reader(source, _noted(bad, source, config), substitute=True),
+        config,
+        bad,
+        lambda shapes, encoded, seeds: draw(shapes, encoded, seeds, config.size, how),
+        lambda raw, drawn: training_image(raw, drawn, config.eval_protocol, how),
+        substitute=True,
     )
 
     def finish(images: Any, labels: Any, present: Any, seeds: Any) -> tuple[Any, Any]:
         if not order.drop_remainder:
-            images, labels, seeds = (
-                x[: tf.reduce_sum(tf.cast(present, tf.int32))] for x in (images, labels, seeds)
-            )
+            count = tf.reduce_sum(tf.cast(present, tf.int32))
+            images, labels, seeds = images[:count], labels[:count], seeds[:count]
         if how.mixes:
             classes = len(source.class_names)
             # Another stream than that of the crops.
@@ -143,7 +129,7 @@ def training_batches(
             return mix(images, labels, own, classes, how.mixup, how.cutmix, how.repeats)
         return images, labels
 
-    return _finished(examples.map(finish, num_parallel_calls=tf.data.AUTOTUNE), total - start_step)
+    return _finished(records.map(finish, num_parallel_calls=tf.data.AUTOTUNE), total - start_step)
 
 
 def evaluation_batches(
@@ -182,17 +168,15 @@ def evaluation_batches(
     order = Order(len(source), config.batch_size, worker, workers, shuffle=False)
     padded = pad or workers > 1 or _replicas(config) > 1
     rows = tf.data.Dataset.from_tensor_slices(order.epoch(0)).map(lambda row: (row, np.int32(0)))
-    examples = _examples(
+    records = _records(
         rows,
         order,
         source,
-        _Transform(
-            lambda shapes, encoded, seeds: (),
-            lambda picture, drawn: evaluation_image(picture, config.eval_protocol),
-            lambda pixels, drawn: center(pixels, config.eval_protocol),
-        ),
-        config.size,
-        Reader(source, _noted(bad, source, config), substitute=False),
+        config,
+        bad,
+        lambda shapes, encoded, seeds: (),
+        lambda raw, drawn: evaluation_image(raw, config.eval_protocol),
+        substitute=False,
     )
     weight = order.steps * order.batch_size / len(source) if padded else 1.0
 
@@ -202,13 +186,14 @@ def evaluation_batches(
             return images, labels, weights
         # Of a batch without any readable image, one stays: Keras divides by their number.
         kept = present | (~tf.reduce_any(present) & (tf.range(order.per_worker) == 0))
-        complete = tf.reduce_all(kept)
         values = (images, labels, weights)
         return tf.cond(
-            complete, lambda: values, lambda: tuple(tf.boolean_mask(x, kept) for x in values)
+            tf.reduce_all(kept),
+            lambda: values,
+            lambda: tuple(tf.boolean_mask(x, kept) for x in values),
         )
 
-    return _finished(examples.map(finish, num_parallel_calls=tf.data.AUTOTUNE), order.steps)
+    return _finished(records.map(finish, num_parallel_calls=tf.data.AUTOTUNE), order.steps)
 
 
 def steps_per_epoch(source: Source, config: DataConfig, workers: int = 1) -> int:
@@ -240,19 +225,16 @@ def _replicas(config: DataConfig) -> int:
     return replicas
 
 
-def _noted(bad: BadRecords | None, source: Source, config: DataConfig) -> BadRecords:
-    if bad is not None:
-        return bad
-    return BadRecords(source.name, len(source), config.max_bad_fraction)
-
-
-def _examples(
+def _records(
     rows: tf.data.Dataset,
     order: Order,
     source: Source,
-    transform: _Transform,
-    size: int,
-    reader: Reader,
+    config: DataConfig,
+    bad: BadRecords | None,
+    draw: Draw,
+    make: Make,
+    *,
+    substitute: bool,
 ) -> tf.data.Dataset:
     """From rows of indices, and a seed, to batches of images, labels, presence and seeds."""
     chunk = _chunk_of(order.per_worker)
@@ -265,16 +247,18 @@ def _examples(
 
     pieces = rows.flat_map(cut)
     if isinstance(source, LabeledImages):
-        examples = _from_memory(pieces, source, transform)
+        records = _from_memory(pieces, source, draw, make)
     else:
-        examples = _from_files(pieces, source, transform, reader)
+        if bad is None:
+            bad = BadRecords(source.name, len(source), config.max_bad_fraction)
+        records = from_files(pieces, source, draw, make, Reader(source, bad, substitute))
 
     def join(images: Any, *others: Any) -> tuple[Any, ...]:
-        images = tf.reshape(images, [chunks * chunk, size, size, 3])
+        images = tf.reshape(images, [chunks * chunk, config.size, config.size, 3])
         flat = (tf.reshape(x, [chunks * chunk, *x.shape[2:]]) for x in others)
         return tuple(x[: order.per_worker] for x in (images, *flat))
 
-    return examples.batch(chunks, drop_remainder=True).map(join)
+    return records.batch(chunks, drop_remainder=True).map(join)
 
 
 def _chunk_of(count: int) -> int:
@@ -284,7 +268,7 @@ def _chunk_of(count: int) -> int:
 
 
 def _from_memory(
-    chunks: tf.data.Dataset, source: LabeledImages, transform: _Transform
+    chunks: tf.data.Dataset, source: LabeledImages, draw: Draw, make: Make
 ) -> tf.data.Dataset:
     # A GPU's memory is for the model, and pipelines run on the CPU.
     with tf.device("CPU:0"):
@@ -294,10 +278,8 @@ def _from_memory(
     def load(ids: Any, seed: Any) -> tuple[Any, ...]:
         seeds, present = _seeds(ids, seed), ids >= 0
         where = tf.where(present, ids % len(source), 0)
-        drawn = transform.draw(tf.fill([len(ids), 2], 0) + shape, tf.zeros_like(present), seeds)
-        images = _one_by_one(
-            lambda index, drawn: transform.of_pixels(pixels[index], drawn), (where, drawn)
-        )
+        drawn = draw(tf.fill([len(ids), 2], 0) + shape, tf.zeros_like(present), seeds)
+        images = one_by_one(lambda index, drawn: make(pixels[index], drawn), (where, drawn))
         black = tf.zeros([], tf.uint8)
         images = tf.where(present[:, tf.newaxis, tf.newaxis, tf.newaxis], images, black)
         return images, tf.where(present, tf.gather(labels, where), 0), present, seeds
@@ -305,35 +287,35 @@ def _from_memory(
     return chunks.map(load, num_parallel_calls=tf.data.AUTOTUNE)
 
 
-def _from_files(
-    chunks: tf.data.Dataset, source: Source, transform: _Transform, reader: Reader
+def from_files(
+    chunks: tf.data.Dataset, source: Source, draw: Draw, make: Make, reader: Reader
 ) -> tf.data.Dataset:
     """Reads side by side, decodes side by side, and puts up with damaged files.
 
-    TensorFlow has no `try`; a nested dataset that ignores errors is one.
+    TensorFlow has no `try`; a nested dataset that ignores errors is one. `chunks` are indices,
+    `(n,)`, -1 for none, and a seed. They become what `make` makes of each image, uint8; labels,
+    int32; whether there is an image, bool; and seeds, `(n, 2)`, int32.
     """
 
-    def read(function: Any, ids: Any, seed: Any) -> tuple[Any, ...]:
+    def read(ids: Any, seed: Any, suspicious: bool = False) -> tuple[Any, ...]:
         indices = tf.where(ids >= 0, ids % len(source), -1)
-        data, shapes, kinds, labels, present = read_tensors(function, indices)
+        data, shapes, kinds, labels, present = read_tensors(reader, indices, suspicious)
         seeds = _seeds(ids, seed)
-        drawn = transform.draw(shapes, kinds != PIXELS, seeds)
-        return Pictures(data, shapes, kinds), drawn, labels, present, seeds
+        drawn = draw(shapes, kinds != PIXELS, seeds)
+        return RawImage(data, shapes, kinds), drawn, labels, present, seeds
 
     # Traced once for both places where it is called.
     @tf.function
-    def decode(pictures: Any, drawn: Any, *others: Any) -> tuple[Any, ...]:
-        return (_one_by_one(transform.of_picture, (pictures, drawn)), *others)
+    def decode(raw: Any, drawn: Any, *others: Any) -> tuple[Any, ...]:
+        return (one_by_one(make, (raw, drawn)), *others)
 
     def guarded(ids: Any, seed: Any, *chunk: Any) -> tf.data.Dataset:
         damaged = tf.data.Dataset.from_tensors((ids, seed))
-        rescued = damaged.map(lambda ids, seed: decode(*read(reader.rescue, ids, seed)))
+        rescued = damaged.map(lambda ids, seed: decode(*read(ids, seed, suspicious=True)))
         decoded = tf.data.Dataset.from_tensors(chunk).map(decode).ignore_errors()
         return decoded.concatenate(rescued).take(1)
 
-    loaded = chunks.map(
-        lambda ids, seed: (ids, seed, *read(reader.read, ids, seed)), num_parallel_calls=READS
-    )
+    loaded = chunks.map(lambda ids, seed: (ids, seed, *read(ids, seed)), num_parallel_calls=READS)
     return loaded.interleave(
         guarded,
         cycle_length=WAITING * usable_cores(),
@@ -342,8 +324,11 @@ def _from_files(
     )
 
 
-def _one_by_one(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
-    """Maps over the first axis of everything in `arguments`: what one leaves in caches, all use."""
+def one_by_one(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+    """Maps over the first axis of all `arguments`, to uint8.
+
+    One image after the other, so that it stays in the processor's cache from step to step.
+    """
     return tf.map_fn(
         lambda row: function(*row),
         arguments,

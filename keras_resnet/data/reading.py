@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from typing import Any
 
@@ -29,7 +30,7 @@ class Reader:
     """Reads records of a source for `tf.numpy_function`."""
 
     def __init__(self, source: Source, bad: BadRecords, substitute: bool) -> None:
-        """Takes the source, where bad records are noted, and what stands for them.
+        """Reads nothing yet.
 
         Args:
             source: the records.
@@ -40,13 +41,14 @@ class Reader:
         self._source, self._bad, self._substitute = source, bad, substitute
         self._path_of = getattr(source, "path_of", None)
 
-    def read(self, indices: np.ndarray) -> tuple[np.ndarray, ...]:
+    def read(self, indices: np.ndarray, suspicious: bool = False) -> tuple[np.ndarray, ...]:
         """Reads records: of plain JPEGs the bytes, or the path if they are files, of others pixels.
 
         Files are left to TensorFlow, which reads them faster; the system is told to fetch them.
 
         Args:
             indices: `(n,)`, integers; -1 for none.
+            suspicious: whether some of them turned out to be damaged: all are tried here then.
 
         Returns:
             `data`, objects `(n,)`: bytes of uint8 pixels or of a JPEG, or the path of one;
@@ -57,13 +59,6 @@ class Reader:
         Raises:
             TooManyBadRecordsError: more are bad than `bad` puts up with.
         """
-        return self._read(indices, suspicious=False)
-
-    def rescue(self, indices: np.ndarray) -> tuple[np.ndarray, ...]:
-        """The same of records of which some turned out to be damaged: all are tried here."""
-        return self._read(indices, suspicious=True)
-
-    def _read(self, indices: np.ndarray, suspicious: bool) -> tuple[np.ndarray, ...]:
         rows = [self._row(int(index), suspicious) if index >= 0 else _EMPTY for index in indices]
         data, shapes, kinds, labels, present = zip(*rows, strict=True)
         objects = np.empty(len(rows), object)
@@ -125,12 +120,13 @@ def _is_damaged(data: bytes) -> bool:
     return False
 
 
-def read_tensors(function: Any, indices: Any) -> tuple[Any, ...]:
-    """Calls `Reader.read` or `Reader.rescue` inside a graph."""
+def read_tensors(reader: Reader, indices: Any, suspicious: bool = False) -> tuple[Any, ...]:
+    """Calls `Reader.read` inside a graph."""
     import tensorflow as tf
 
     types = (tf.string, tf.int32, tf.int32, tf.int32, tf.bool)
-    values = tf.numpy_function(function, [indices], types, stateful=True)
+    read = functools.partial(reader.read, suspicious=suspicious)
+    values = tf.numpy_function(read, [indices], types, stateful=True)
     count = indices.shape[0]
     shapes = ([count], [count, 2], [count], [count], [count])
     return tuple(tf.ensure_shape(value, shape) for value, shape in zip(values, shapes, strict=True))

@@ -14,6 +14,7 @@ import typer
 
 from keras_resnet.cli.data.app import data
 from keras_resnet.cli.options import AsJson, print_json
+from keras_resnet.support.progress import unseen
 from keras_resnet.support.quiet import quiet
 from keras_resnet.support.terminal import console, progress_bar, table
 
@@ -63,7 +64,7 @@ def scan(
 def _shown(as_json: bool) -> Iterator[Any]:
     """Progress on a terminal; elsewhere a hundred lines of it would help nobody."""
     if as_json or not console.is_terminal:
-        yield None
+        yield unseen
         return
     with progress_bar("scan") as report:
         yield report

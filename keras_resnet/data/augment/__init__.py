@@ -1,1 +1,1 @@
-"""Augmentation: pure functions of a picture and a seed, applied inside `tf.data`."""
+"""Augmentation: pure functions of an image and a seed, applied inside `tf.data`."""

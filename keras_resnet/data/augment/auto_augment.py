@@ -1,7 +1,8 @@
 """RandAugment and TrivialAugment, as pure functions of an image and a seed.
 
-An image is `(height, width, 3)`, uint8, RGB in [0, 255]; a seed is two integers, int32 or int64.
-The operations are Pillow's, level by level, as the papers and torchvision use them on pictures;
+An image is `(height, width, 3)`, uint8, RGB in [0, 255], and so is what becomes of it; a seed is
+two integers, int32 or int64.
+The operations are Pillow's, level by level, as the papers and torchvision use them on images;
 geometric ones take the nearest pixel, and grey where there is none.
 """
 
@@ -16,7 +17,7 @@ import tensorflow as tf
 
 from keras_resnet.data.augment.colour import along_row, auto_contrast, image_rows
 
-#: What geometric operations put where the picture does not reach.
+#: What geometric operations put where the image does not reach.
 FILL = 128
 
 #: Strengths that TrivialAugment draws from.
@@ -32,13 +33,10 @@ def rand_augment(
     from all of them, and its strength is negative with probability 1/2 if it has a sign.
 
     Args:
-        image: `(height, width, 3)`, uint8.
-        seed: two integers.
+        image: to start with.
+        seed: of all that is drawn.
         layers: how many operations.
         magnitude: 0 for the start of every range, 10 for its end.
-
-    Returns:
-        `(height, width, 3)`, uint8.
     """
     share = tf.constant(magnitude / 10, tf.float32)
 
@@ -55,13 +53,6 @@ def trivial_augment(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
 
     TrivialAugment (Wide) of Müller and Hutter 2021: one of 31 strengths from the whole of each wide
     range; see `OPERATIONS`.
-
-    Args:
-        image: `(height, width, 3)`, uint8.
-        seed: two integers.
-
-    Returns:
-        `(height, width, 3)`, uint8.
     """
     draws = tf.random.stateless_uniform((3,), seed)
     share = tf.floor(draws[2] * _BINS) / (_BINS - 1)
@@ -83,21 +74,6 @@ def _one_of_all(
     return tf.switch_case(index, [partial(branch, operation) for operation in OPERATIONS])
 
 
-def identity(image: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
-    """Leaves an image as it is."""
-    return tf.identity(image)
-
-
-def shear_x(image: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
-    """Moves each row to the left by `strength` times its distance from the upper edge."""
-    return _affine(image, (1.0, strength, 0.0), (0.0, 1.0, 0.0))
-
-
-def shear_y(image: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
-    """Moves each column up by `strength` times its distance from the left edge."""
-    return _affine(image, (1.0, 0.0, 0.0), (strength, 1.0, 0.0))
-
-
 def translate_x(image: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
     """Moves an image to the right by `strength` pixels, less their fraction."""
     return _affine(image, (1.0, 0.0, -_whole(strength)), (0.0, 1.0, 0.0))
@@ -115,16 +91,6 @@ def rotate(image: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
     size = tf.cast(tf.shape(image), tf.float32)
     x, y = size[1] / 2, size[0] / 2
     return _affine(image, (cos, -sin, x - cos * x + sin * y), (sin, cos, y - sin * x - cos * y))
-
-
-def brightness(image: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
-    """Blends an image with black by the factor 1 + `strength`."""
-    return _blend(image, 0.0, strength)
-
-
-def color(image: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
-    """Blends an image with its grey self by the factor 1 + `strength`."""
-    return _blend(image, _grey(image), strength)
 
 
 def contrast(image: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
@@ -208,7 +174,7 @@ class Operation:
     side: int | None = None
 
     def strength(self, image: tf.Tensor, share: tf.Tensor, wide: bool) -> tf.Tensor:
-        """The strength that is so far, from 0 to 1, between start and end of the range."""
+        """The strength at a share, from 0 to 1, of the range from start to end."""
         value = self.start + share * ((self.wide if wide else self.end) - self.start)
         if self.side is None or wide:
             return value
@@ -219,14 +185,18 @@ class Operation:
 #: (torchvision/transforms/autoaugment.py), but that solarizing starts at 256, as in Müller and
 #: Hutter's automl/trivialaugment: at 255, the least strength would turn white into black.
 OPERATIONS = (
-    Operation("Identity", identity),
-    Operation("ShearX", shear_x, True, 0, 0.3, 0.99),
-    Operation("ShearY", shear_y, True, 0, 0.3, 0.99),
+    Operation("Identity", lambda image, strength: tf.identity(image)),
+    Operation(
+        "ShearX", lambda image, by: _affine(image, (1, by, 0), (0, 1, 0)), True, 0, 0.3, 0.99
+    ),
+    Operation(
+        "ShearY", lambda image, by: _affine(image, (1, 0, 0), (by, 1, 0)), True, 0, 0.3, 0.99
+    ),
     Operation("TranslateX", translate_x, True, 0, 150 / 331, 32, side=1),
     Operation("TranslateY", translate_y, True, 0, 150 / 331, 32, side=0),
     Operation("Rotate", rotate, True, 0, 30, 135),
-    Operation("Brightness", brightness, True, 0, 0.9, 0.99),
-    Operation("Color", color, True, 0, 0.9, 0.99),
+    Operation("Brightness", lambda image, by: _blend(image, 0.0, by), True, 0, 0.9, 0.99),
+    Operation("Color", lambda image, by: _blend(image, _grey(image), by), True, 0, 0.9, 0.99),
     Operation("Contrast", contrast, True, 0, 0.9, 0.99),
     Operation("Sharpness", sharpness, True, 0, 0.9, 0.99),
     Operation("Posterize", posterize, False, 8, 4, 2),
@@ -250,9 +220,7 @@ def _affine(
         rows += [factor_x, factor_y, constant + (factor_x + factor_y - 1) / 2]
     moved = tf.raw_ops.ImageProjectiveTransformV3(
         images=image[tf.newaxis],
-        transforms=tf.stack([tf.cast(value, tf.float32) for value in (*rows, 0.0, 0.0)])[
-            tf.newaxis
-        ],
+        transforms=[[tf.cast(value, tf.float32) for value in (*rows, 0.0, 0.0)]],
         output_shape=tf.shape(image)[:2],
         fill_value=tf.constant(FILL, tf.float32),
         interpolation="NEAREST",

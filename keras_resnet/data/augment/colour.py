@@ -1,10 +1,12 @@
 """Changes of an image's colours, as pure functions of the image and a seed.
 
-An image is `(height, width, 3)`, uint8, RGB in [0, 255]; a seed is two integers, int32 or int64.
+An image is `(height, width, 3)`, uint8, RGB in [0, 255], and so is what becomes of it; a seed is
+two integers, int32 or int64.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 import tensorflow as tf
@@ -37,16 +39,13 @@ def color_jitter(
     values are rounded only at the end, where Pillow cuts fractions off after every step.
 
     Args:
-        image: `(height, width, 3)`, uint8.
-        seed: two integers.
+        image: to start with.
+        seed: of all that is drawn.
         brightness: the factor is uniform in [1 - brightness, 1 + brightness], but not negative.
             With 0, this step is left out, as are the others.
         contrast: likewise.
         saturation: likewise.
         hue: the hue turns by a share of a full circle, uniform in [-hue, hue]; at most 0.5.
-
-    Returns:
-        `(height, width, 3)`, uint8.
     """
     draws = tf.random.stateless_uniform((2, 4), seed)
     signed = 2 * draws[0] - 1
@@ -66,15 +65,8 @@ def lighting(image: tf.Tensor, seed: tf.Tensor, deviation: float) -> tf.Tensor:
     """Shifts all pixels by one random colour along ImageNet's principal colours.
 
     Krizhevsky et al. 2012, section 4.1, with the constants of fb.resnet.torch. Sums are rounded and
-    clipped to [0, 255], as the image stays uint8.
-
-    Args:
-        image: `(height, width, 3)`, uint8.
-        seed: two integers.
-        deviation: standard deviation of the factors of the three components; 0.1 in the paper.
-
-    Returns:
-        `(height, width, 3)`, uint8.
+    clipped to [0, 255], as the image stays uint8. `deviation` is the standard deviation of the
+    factors of the three components; 0.1 in the paper.
     """
     factors = tf.random.stateless_normal((3,), seed, stddev=deviation)
     shift = 255 * tf.reduce_sum(tf.constant(_EIGENVECTORS) * factors * _EIGENVALUES, axis=1)
@@ -93,12 +85,6 @@ def auto_contrast(image: tf.Tensor) -> tf.Tensor:
 
     Equal to Pillow's `ImageOps.autocontrast`, level by level. A channel with one level stays as it
     is.
-
-    Args:
-        image: `(height, width, 3)`, uint8.
-
-    Returns:
-        `(height, width, 3)`, uint8.
     """
     # float64, in Pillow's order of operations: it cuts fractions off, so that an error in the last
     # place can change a level.
@@ -125,30 +111,24 @@ def along_row(values: tf.Tensor, image: tf.Tensor) -> tf.Tensor:
     return tf.tile(values, tf.shape(image)[1:2])
 
 
+def paste(image: tf.Tensor, patch: tf.Tensor, start: tf.Tensor) -> tf.Tensor:
+    """Overwrites a rectangle of an image with `patch`; `start` is its upper left corner, int32."""
+    margins = tf.stack([start, tf.shape(image)[:2] - start - tf.shape(patch)[:2]], axis=1)
+    margins = tf.concat([margins, [[0, 0]]], axis=0)
+    kept = tf.pad(tf.zeros_like(patch), margins, constant_values=255)
+    # Several times faster than `tf.where`.
+    return tf.bitwise.bitwise_or(tf.bitwise.bitwise_and(image, kept), tf.pad(patch, margins))
+
+
 def to_uint8(pixels: tf.Tensor) -> tf.Tensor:
     """Rounds float pixels to the nearest level, halves to the even one, and clips to [0, 255]."""
     return tf.cast(tf.clip_by_value(tf.math.rint(pixels), 0, 255), tf.uint8)
-
-
-def _brighten(pixels: tf.Tensor, change: tf.Tensor) -> tf.Tensor:
-    return _blend(pixels, 0.0, change)
 
 
 def _contrast(pixels: tf.Tensor, change: tf.Tensor) -> tf.Tensor:
     # float64, so that the mean does not depend on how the sum is split among threads.
     mean = tf.reduce_mean(tf.cast(_grey(pixels), tf.float64))
     return _blend(pixels, tf.cast(mean, tf.float32), change)
-
-
-def _saturate(pixels: tf.Tensor, change: tf.Tensor) -> tf.Tensor:
-    return _blend(pixels, _grey(pixels), change)
-
-
-def _turn_hue(pixels: tf.Tensor, change: tf.Tensor) -> tf.Tensor:
-    return tf.clip_by_value(tf.image.adjust_hue(pixels, change), 0, 255)
-
-
-_STEPS = (_brighten, _contrast, _saturate, _turn_hue)
 
 
 def _blend(pixels: tf.Tensor, other: tf.Tensor | float, change: tf.Tensor) -> tf.Tensor:
@@ -159,3 +139,12 @@ def _blend(pixels: tf.Tensor, other: tf.Tensor | float, change: tf.Tensor) -> tf
 def _grey(pixels: tf.Tensor) -> tf.Tensor:
     red, green, blue = _GREY
     return red * pixels[..., 0:1] + green * pixels[..., 1:2] + blue * pixels[..., 2:3]
+
+
+#: Brightness, contrast, saturation, hue.
+_STEPS: tuple[Callable[[tf.Tensor, tf.Tensor], tf.Tensor], ...] = (
+    lambda pixels, change: _blend(pixels, 0.0, change),
+    _contrast,
+    lambda pixels, change: _blend(pixels, _grey(pixels), change),
+    lambda pixels, change: tf.clip_by_value(tf.image.adjust_hue(pixels, change), 0, 255),
+)

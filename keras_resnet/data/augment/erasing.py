@@ -6,7 +6,7 @@ import math
 
 import tensorflow as tf
 
-from keras_resnet.data.augment.colour import to_uint8
+from keras_resnet.data.augment.colour import paste, to_uint8
 
 #: Least and greatest share of the area, and of height over width.
 AREA = (0.02, 1 / 3)
@@ -69,8 +69,4 @@ def _erase(image: tf.Tensor, size: tf.Tensor, place: tf.Tensor, seed: tf.Tensor)
     start = tf.cast(tf.random.stateless_uniform((2,), place) * free, tf.int32)
     noise = tf.random.stateless_normal((size[0], size[1], 3), seed)
     patch = to_uint8(255 * (tf.constant(_MEAN) + tf.constant(_DEVIATION) * noise))
-    margins = tf.stack([start, whole - start - size], axis=1)
-    margins = tf.concat([margins, [[0, 0]]], axis=0)
-    kept = tf.pad(tf.zeros_like(patch), margins, constant_values=255)
-    # Several times faster than `tf.where`.
-    return tf.bitwise.bitwise_or(tf.bitwise.bitwise_and(image, kept), tf.pad(patch, margins))
+    return paste(image, patch, start)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from keras_resnet.data.augment.colour import to_uint8
+from keras_resnet.data.augment.colour import paste, to_uint8
 
 
 def mix(
@@ -121,10 +121,6 @@ def _paste(
     start = tf.cast(centre, tf.int32) - sides // 2
     end = tf.minimum(start + sides, size)
     start = tf.maximum(start, 0)
-    margins = tf.concat([tf.stack([start, size - end], axis=1), [[0, 0]]], axis=0)
-    patch = other[start[0] : end[0], start[1] : end[1]]
-    kept = tf.pad(tf.zeros_like(patch), margins, constant_values=255)
-    # Several times faster than `tf.where`.
-    pasted = tf.bitwise.bitwise_or(tf.bitwise.bitwise_and(image, kept), tf.pad(patch, margins))
+    pasted = paste(image, other[start[0] : end[0], start[1] : end[1]], start)
     area = tf.cast(tf.reduce_prod(end - start), tf.float32)
     return pasted, 1 - area / tf.cast(tf.reduce_prod(size), tf.float32)

@@ -1,7 +1,7 @@
-"""From encoded or decoded pictures to what a network is trained on.
+"""From encoded or decoded images to what a network is trained on.
 
-Everything is a pure function of the picture and a seed, so that runs can be repeated and resumed,
-and so that the images of a batch differ. What is drawn is drawn for several pictures at once, each
+Everything is a pure function of the image and a seed, so that runs can be repeated and resumed,
+and so that the images of a batch differ. What is drawn is drawn for several images at once, each
 from its own seed, as many small tensors would cost more time than decoding.
 """
 
@@ -28,27 +28,27 @@ _ATTEMPTS = 10
 _PAPER_SIZE = 224
 
 
-class Pictures(NamedTuple):
-    """Some pictures of one chunk, or with the first axis taken away, one of them.
+class RawImage(NamedTuple):
+    """An image as it was read, or with a first axis, those of a chunk.
 
     Attributes:
         data: string: pixels, the bytes of a JPEG, or the path of one.
-        shapes: `(n, 2)`, int32: height and width.
-        kinds: int32: which of these; see `keras_resnet.data.reading`.
+        shape: `(2,)`, int32: height and width.
+        kind: int32: which of these; see `keras_resnet.data.reading`.
     """
 
     data: Any
-    shapes: Any
-    kinds: Any
+    shape: Any
+    kind: Any
 
 
 class Variation(NamedTuple):
-    """What was drawn for pictures: of several, or with the first axis taken away, of one.
+    """What was drawn for an image, or with a first axis, for those of a chunk.
 
     Attributes:
-        seed: `(n, 2)`, int32, for what is not drawn yet.
+        seed: `(2,)`, int32, for what is not drawn yet.
         flip: bool.
-        cut: what is cut out; nothing where pictures are prepared as for evaluation.
+        cut: what is cut out; nothing where images are prepared as for evaluation.
     """
 
     seed: Any
@@ -57,7 +57,7 @@ class Variation(NamedTuple):
 
 
 def draw(shapes: Any, encoded: Any, seeds: Any, size: int, how: Augmentation) -> Variation:
-    """Draws how pictures are cut and flipped.
+    """Draws how images are cut and flipped.
 
     Args:
         shapes: `(n, 2)`, int32: their heights and widths; n is static.
@@ -66,7 +66,7 @@ def draw(shapes: Any, encoded: Any, seeds: Any, size: int, how: Augmentation) ->
         size: height and width of the images.
         how: which variations.
     """
-    # One generator per picture; everything after that, for all of them together.
+    # One generator per image; everything after that, for all of them together.
     draws = tf.stack(
         [tf.random.stateless_uniform([4 * _ATTEMPTS + 1], seed) for seed in tf.unstack(seeds)]
     )
@@ -84,85 +84,77 @@ def draw(shapes: Any, encoded: Any, seeds: Any, size: int, how: Augmentation) ->
 
 
 def training_image(
-    picture: Pictures, drawn: Variation, protocol: EvalProtocol, how: Augmentation
+    raw: RawImage | tf.Tensor, drawn: Variation, protocol: EvalProtocol, how: Augmentation
 ) -> Any:
-    """Makes a training image `(size, size, 3)`, uint8, RGB, of one picture.
+    """Makes a training image `(size, size, 3)`, uint8, RGB.
 
-    The protocol gives the size, and prepares pictures that are not cut at random.
+    Args:
+        raw: what was read, or pixels `(height, width, 3)`, uint8, RGB.
+        drawn: what `draw` drew for it.
+        protocol: gives the size, and prepares images that are not cut at random.
+        how: which variations.
     """
     if not drawn.cut:
-        return vary(evaluation_image(picture, protocol), drawn, how)
+        return vary(evaluation_image(raw, protocol), drawn, how)
     cut, size = drawn.cut, protocol.size
     image = _of_kind(
-        picture,
+        raw,
         lambda pixels: cut_pixels(pixels, cut, size, how.antialias),
         lambda data: cut_jpeg(data, cut, size, how.antialias),
     )
     return vary(image, drawn, how)
 
 
-def training_image_of_pixels(
-    pixels: Any, drawn: Variation, protocol: EvalProtocol, how: Augmentation
-) -> Any:
-    """The same of pixels `(height, width, 3)`, uint8, RGB."""
-    if not drawn.cut:
-        return vary(center(pixels, protocol), drawn, how)
-    return vary(cut_pixels(pixels, drawn.cut, protocol.size, how.antialias), drawn, how)
+def evaluation_image(raw: RawImage | tf.Tensor, protocol: EvalProtocol) -> Any:
+    """Makes an evaluation image `(size, size, 3)`, uint8, RGB; `raw` as in `training_image`.
 
-
-def evaluation_image(picture: Pictures, protocol: EvalProtocol) -> Any:
-    """Makes an evaluation image `(size, size, 3)`, uint8, RGB, of one picture.
-
-    JPEGs are decoded in full, with the exact inverse DCT, as Pillow decodes them.
+    JPEGs are decoded in full, with the exact inverse DCT, as Pillow decodes them. Pixels that have
+    the size already stay as they are, if the protocol resizes to it.
     """
     pixels = _of_kind(
-        picture,
+        raw,
         lambda pixels: pixels,
         lambda data: tf.io.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE"),
     )
-    return center(pixels, protocol)
-
-
-def center(pixels: Any, protocol: EvalProtocol) -> Any:
-    """Resizes and crops pixels by a protocol; those of its size already stay as they are."""
-    size = protocol.size
+    size, resized = protocol.size, EvalTransform(protocol).graph
     if protocol.resize != size:
-        return EvalTransform(protocol).graph(pixels)
-    if pixels.shape[:2] == (size, size):
-        return pixels
+        return resized(pixels)
     if pixels.shape[:2].is_fully_defined():
-        return EvalTransform(protocol).graph(pixels)
+        return pixels if pixels.shape[:2] == (size, size) else resized(pixels)
     return tf.cond(
         tf.reduce_all(tf.shape(pixels)[:2] == size),
         lambda: tf.ensure_shape(pixels, (size, size, 3)),
-        lambda: EvalTransform(protocol).graph(pixels),
+        lambda: resized(pixels),
     )
 
 
 def vary(image: Any, drawn: Variation, how: Augmentation) -> Any:
     """Everything after cutting and resizing: `(size, size, 3)`, uint8, like `image`."""
-    shape, seed = image.shape, drawn.seed
-    # Each step has a seed of its own, so that switching one off leaves the others as they were.
+    shape = image.shape
+
+    def seed(step: int) -> Any:
+        """Each step has a seed of its own: switching one off leaves the others as they were."""
+        return tf.random.fold_in(drawn.seed, step)
+
     if how.crop == "pad":
-        image = pad_and_crop(image, tf.random.fold_in(seed, 1), how.padding)
+        image = pad_and_crop(image, seed(1), how.padding)
     if how.flip:
         # A slice with a step of -1 does the same in ten times the time.
         image = tf.cond(drawn.flip, lambda: tf.reverse(image, axis=[1]), lambda: image)
     if how.auto == "randaugment":
-        own = tf.random.fold_in(seed, 2)
-        image = rand_augment(image, own, how.auto_layers, how.auto_magnitude)
+        image = rand_augment(image, seed(2), how.auto_layers, how.auto_magnitude)
     elif how.auto == "trivialaugment":
-        image = trivial_augment(image, tf.random.fold_in(seed, 2))
+        image = trivial_augment(image, seed(2))
     if how.auto_contrast:
-        image = colour.random_auto_contrast(image, tf.random.fold_in(seed, 3), how.auto_contrast)
+        image = colour.random_auto_contrast(image, seed(3), how.auto_contrast)
     if how.brightness or how.contrast or how.saturation or how.hue:
         image = colour.color_jitter(
-            image, tf.random.fold_in(seed, 4), how.brightness, how.contrast, how.saturation, how.hue
+            image, seed(4), how.brightness, how.contrast, how.saturation, how.hue
         )
     if how.lighting:
-        image = colour.lighting(image, tf.random.fold_in(seed, 5), how.lighting)
+        image = colour.lighting(image, seed(5), how.lighting)
     if how.erasing:
-        image = random_erasing(image, tf.random.fold_in(seed, 6), how.erasing)
+        image = random_erasing(image, seed(6), how.erasing)
     return tf.ensure_shape(image, shape)
 
 
@@ -173,7 +165,7 @@ def inception_boxes(shapes: Any, draws: Any, how: Augmentation) -> Any:
     permitted aspect ratio is taken.
 
     Args:
-        shapes: `(n, 2)`, float32: heights and widths of the pictures.
+        shapes: `(n, 2)`, float32: heights and widths before.
         draws: `(n, 4, 10)`, uniform in [0, 1): area, logarithm of the aspect ratio, row and column.
         how: the ranges.
 
@@ -210,13 +202,13 @@ def he2015_boxes(shapes: Any, draws: Any, size: int, how: Augmentation) -> Any:
     """Squares of the scales of `how.short_side`; see `Augmentation`.
 
     Args:
-        shapes: `(n, 2)`, float32: heights and widths of the pictures.
+        shapes: `(n, 2)`, float32: heights and widths before.
         draws: `(n, 3)`, uniform in [0, 1): length of the short side, row and column.
         size: height and width of the images.
         how: the range of lengths.
 
     Returns:
-        `(n, 4)`, float32, in pixels of the pictures: what becomes a crop of `size` pixels when the
+        `(n, 4)`, float32, in pixels before resizing: what becomes a crop of `size` pixels when the
         short side is resized to the length that was drawn.
     """
     low, high = (round(side * size / _PAPER_SIZE) for side in how.short_side)
@@ -239,17 +231,19 @@ def pad_and_crop(image: Any, seed: Any, padding: int = 4) -> Any:
 
 
 def _of_kind(
-    picture: Pictures, of_pixels: Callable[[Any], Any], of_jpeg: Callable[[Any], Any]
+    raw: RawImage | tf.Tensor, of_pixels: Callable[[Any], Any], of_jpeg: Callable[[Any], Any]
 ) -> Any:
-    """Applies what suits the data of one picture."""
+    """Applies what suits the data of an image."""
+    if not isinstance(raw, RawImage):
+        return of_pixels(raw)
 
     def decode_pixels() -> Any:
-        height, width = tf.unstack(picture.shapes)
-        return of_pixels(tf.reshape(tf.io.decode_raw(picture.data, tf.uint8), [height, width, 3]))
+        height, width = tf.unstack(raw.shape)
+        return of_pixels(tf.reshape(tf.io.decode_raw(raw.data, tf.uint8), [height, width, 3]))
 
     branches = {
         PIXELS: decode_pixels,
-        JPEG: lambda: of_jpeg(picture.data),
-        PATH: lambda: of_jpeg(tf.io.read_file(picture.data)),
+        JPEG: lambda: of_jpeg(raw.data),
+        PATH: lambda: of_jpeg(tf.io.read_file(raw.data)),
     }
-    return tf.switch_case(picture.kinds, branches)
+    return tf.switch_case(raw.kind, branches)

@@ -1,8 +1,8 @@
-"""Cutting windows out of pictures and resizing them, fused with decoding where they are JPEGs.
+"""Cutting windows out of images and resizing them, fused with decoding where they are JPEGs.
 
-A JPEG's decoder can leave out what lies outside of a window, and can decode a picture at a half, a
+A JPEG's decoder can leave out what lies outside of a window, and can decode an image at a half, a
 quarter or an eighth of its size for less. Both give the pixels that are wanted for a fraction of
-the work. Where the windows are is computed for many pictures at once: small tensors cost as much
+the work. Where the windows are is computed for many images at once: small tensors cost as much
 time as large ones.
 """
 
@@ -17,7 +17,7 @@ _RATIOS = (1, 2, 4, 8)
 
 
 class Cuts(NamedTuple):
-    """What to cut out of pictures: of one, or with a first axis, of several.
+    """What to cut out of images: of one, or with a first axis, of several.
 
     Attributes:
         level: int32: which of the sizes 1, 1/2, 1/4, 1/8 a JPEG is decoded at; 0 of pixels.
@@ -25,7 +25,7 @@ class Cuts(NamedTuple):
             size.
         box: `(4,)`, float32: top, left, height and width of what becomes the image, in fractions of
             pixels at that size, within the window.
-        spare: `(2,)`, int32: 1 where the picture goes on to the left and right of the window.
+        spare: `(2,)`, int32: 1 where the image goes on to the left and right of the window.
     """
 
     level: Any
@@ -40,16 +40,16 @@ def cuts_of(
     """Finds out which pixels boxes need.
 
     Args:
-        boxes: `(n, 4)`, float32: top, left, height and width in pixels of the pictures, inside of
+        boxes: `(n, 4)`, float32: top, left, height and width in pixels of the images, inside of
             them but for rounding.
-        shapes: `(n, 2)`, int32: height and width of the pictures.
+        shapes: `(n, 2)`, int32: height and width of the images.
         encoded: `(n,)`, bool: which of them are JPEGs. Of those, where a box is at least twice
             `size`, the decoder averages blocks of pixels.
         size: height and width of the images.
-        antialias: whether every pixel counts where a picture shrinks, as with Pillow; otherwise the
+        antialias: whether every pixel counts where an image shrinks, as with Pillow; otherwise the
             nearest two along each axis do, and boxes are rounded to whole pixels, which takes half
             the time.
-        context: with `antialias`, whether an image is a crop of the resized picture, so that pixels
+        context: with `antialias`, whether an image is a crop of the resized image, so that pixels
             beyond the box count at its borders; otherwise it is the resized crop.
     """
     shrink = tf.reduce_min(boxes[:, 2:], axis=1) / float(size)

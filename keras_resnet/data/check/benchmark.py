@@ -18,7 +18,14 @@ from keras_resnet.data.config import DataConfig
 from keras_resnet.data.order import Order
 
 # Where the stages are those of the pipeline, so are their threads.
-from keras_resnet.data.pipeline import CHUNK, READS, WAITING, training_batches
+from keras_resnet.data.pipeline import (
+    CHUNK,
+    READS,
+    WAITING,
+    from_files,
+    one_by_one,
+    training_batches,
+)
 from keras_resnet.data.reading import JPEG, PATH, PIXELS, Reader, read_tensors
 from keras_resnet.data.sources.base import Record, Source, Subset
 from keras_resnet.data.sources.memory import LabeledImages
@@ -73,7 +80,7 @@ class BenchmarkReport:
         """What each kind of work with the data adds to the time per image.
 
         `reading`, `decoding` and `augmentation`; 0 where more work took no more time. Augmentation
-        has none if training decodes so much less than all of a picture that it makes up for it.
+        has none if training decodes so much less than all of an image that it makes up for it.
         """
         spent, result = 0.0, {}
         works = {"reading": "reading", "decoding": "decoding", "training": "augmentation"}
@@ -86,7 +93,7 @@ class BenchmarkReport:
 
     @property
     def bottleneck(self) -> str:
-        """`model` if it takes fewer images than the data gives; or else the dearest work."""
+        """`model` if it takes fewer images than the data gives; or else the slowest work."""
         rates = self.images_per_second
         if rates.get("model", math.inf) < rates["training"]:
             return "model"
@@ -96,16 +103,16 @@ class BenchmarkReport:
     @property
     def verdict(self) -> str:
         """One sentence about what limits training."""
-        what, rates = self.bottleneck, self.images_per_second
-        data = f"the data comes at {format_rate(rates['training'])}"
-        model = rates.get("model")
-        if model is not None and what == "model":
-            return f"The model limits training: it takes {format_rate(model)} images/s, and {data}."
-        if model is not None:
-            limit = f"{what.capitalize()} limits training: the model takes {format_rate(model)}"
-            return f"{limit} images/s, and {data}{self._wanted('; it wants', model)}."
-        most = f"{what.capitalize()} takes most of the time per image; {data} images/s"
-        return f"{most}{self._wanted(f', and a GPU that takes {_EXAMPLE:,} wants', _EXAMPLE)}."
+        what, model = self.bottleneck, self.images_per_second.get("model")
+        data = f"the data comes at {format_rate(self.images_per_second['training'])}"
+        if model is None:
+            most = f"{what.capitalize()} takes most of the time per image; {data} images/s"
+            return f"{most}{self._wanted(f', and a GPU that takes {_EXAMPLE:,} wants', _EXAMPLE)}."
+        takes = f"takes {format_rate(model)} images/s, and {data}"
+        if what == "model":
+            return f"The model limits training: it {takes}."
+        wanted = self._wanted("; it wants", model)
+        return f"{what.capitalize()} limits training: the model {takes}{wanted}."
 
     def _wanted(self, words: str, rate: float) -> str:
         """How many cores give that rate; nothing is known about faster storage."""
@@ -116,14 +123,9 @@ class BenchmarkReport:
 
     def to_dict(self) -> dict[str, Any]:
         """All of it, for JSON."""
-        return {
-            "images_per_second": dict(self.images_per_second),
-            "per_core": self.per_core,
-            "seconds_per_image": self.seconds_per_image,
-            "cores": self.cores,
-            "bottleneck": self.bottleneck,
-            "verdict": self.verdict,
-        }
+        computed = ("per_core", "seconds_per_image", "cores", "bottleneck", "verdict")
+        rates = {"images_per_second": dict(self.images_per_second)}
+        return rates | {name: getattr(self, name) for name in computed}
 
 
 def format_rate(rate: float) -> str:
@@ -143,7 +145,7 @@ def benchmark(
     """Measures reading, decoding, the pipeline of training, and training steps, in turn.
 
     Each starts once and then goes on from turn to turn, so that what counts is its steady state.
-    Pictures come in random order; files that the system still has in memory are read from there, as
+    Images come in random order; files that the system still has in memory are read from there, as
     in training.
 
     Args:
@@ -156,8 +158,8 @@ def benchmark(
 
     Raises:
         ValueError: an argument is out of range, the model is not one of such images and classes, or
-            no picture can be decoded.
-        TooManyBadRecordsError: more pictures cannot be read than `config` puts up with.
+            no image can be decoded.
+        TooManyBadRecordsError: more images cannot be read than `config` puts up with.
         RuntimeError: there is a model, and the Keras backend is not TensorFlow.
     """
     if not (math.isfinite(seconds) and seconds > 0) or rounds < 1:
@@ -236,10 +238,9 @@ def _check(model: keras.Model, source: Source, config: DataConfig) -> None:
             f"{keras.backend.backend()}. Set KERAS_BACKEND=tensorflow"
         )
     shape, classes = (None, config.size, config.size, 3), len(source.class_names)
-    fits = len(model.input_shape) == len(shape) and all(
-        side in (None, expected) for side, expected in zip(model.input_shape, shape, strict=True)
-    )
-    if not fits or model.output_shape != (None, classes):
+    # A side of None takes any.
+    asked = tuple(side or own for side, own in zip(model.input_shape[1:], shape[1:], strict=False))
+    if (None, *asked) != shape or model.output_shape != (None, classes):
         raise ValueError(
             f"Expected a model {shape} -> {(None, classes)}, for the images and classes of "
             f"{source.name}. Received: {model.name}, {model.input_shape} -> {model.output_shape}"
@@ -250,12 +251,10 @@ def _stages(
     source: Source, config: DataConfig, model: keras.Model | None, bad: BadRecords
 ) -> dict[str, Take]:
     takes: dict[str, Take] = {}
-    # Each has an order of its own: it does not find in memory what another one has just read.
     if not isinstance(source, LabeledImages):
-        orders = (_chunks(source, config, config.seed + number) for number in (1, 2))
-        reading, decoding = next(orders), next(orders)
-        takes["reading"] = _counts(_reading(reading, source, bad))
-        takes["decoding"] = _counts(_decoding(decoding, source, bad))
+        # Each has an order of its own: it does not find in memory what another one has just read.
+        takes["reading"] = _reading(_chunks(source, config, config.seed + 1), source, bad)
+        takes["decoding"] = _decoding(_chunks(source, config, config.seed + 2), source, bad)
     batches = iter(training_batches(source, config, _EPOCHS, bad=bad))
     takes["training"] = lambda: int(next(batches)[0].shape[0])
     if model is not None:
@@ -293,59 +292,42 @@ class _Undecoded(Subset):
         return Record(data, label)
 
 
-def _reading(chunks: tf.data.Dataset, source: Source, bad: BadRecords) -> tf.data.Dataset:
+def _reading(chunks: tf.data.Dataset, source: Source, bad: BadRecords) -> Take:
     undecoded = _Undecoded(source, np.arange(len(source)), source.name)
     reader = Reader(undecoded, bad, substitute=True)
 
-    def length(data: Any, kind: Any) -> Any:
+    def is_there(data: Any, kind: Any) -> Any:
         contents = tf.cond(kind == PATH, lambda: tf.io.read_file(data), lambda: data)
-        return tf.strings.length(contents)
+        return tf.cast(tf.strings.length(contents) > 0, tf.uint8)
 
     def read(indices: Any) -> Any:
-        data, _, kinds, _, present = read_tensors(reader.read, indices)
-        lengths = tf.map_fn(
-            lambda row: length(*row),
-            (data, kinds),
-            parallel_iterations=1,
-            fn_output_signature=tf.int32,
-        )
-        return tf.reduce_sum(tf.cast(present & (lengths > 0), tf.int32))
+        data, _, kinds, _, _ = read_tensors(reader, indices)
+        return tf.reduce_sum(tf.cast(one_by_one(is_there, (data, kinds)), tf.int32))
 
-    return chunks.map(read, num_parallel_calls=READS)
+    return _counts(chunks.map(read, num_parallel_calls=READS))
 
 
-def _decoding(chunks: tf.data.Dataset, source: Source, bad: BadRecords) -> tf.data.Dataset:
-    reader = Reader(source, bad, substitute=True)
-    none = tf.data.Dataset.from_tensors(-1)
-
+def _decoding(chunks: tf.data.Dataset, source: Source, bad: BadRecords) -> Take:
     def decoded(jpeg: Any) -> Any:
-        # One pixel stands for them all: pictures of different sizes cannot be batched.
-        return tf.cast(tf.io.decode_jpeg(jpeg, channels=3)[0, 0, 0], tf.int32)
+        # One pixel stands for them all: images of different sizes cannot be batched.
+        return tf.io.decode_jpeg(jpeg, channels=3)[0, 0, 0]
 
-    def decode(data: Any, kind: Any) -> Any:
+    def decode(raw: Any, _: Any) -> Any:
         branches = {
-            PIXELS: lambda: 0,
-            JPEG: lambda: decoded(data),
-            PATH: lambda: decoded(tf.io.read_file(data)),
+            PIXELS: lambda: tf.constant(0, tf.uint8),
+            JPEG: lambda: decoded(raw.data),
+            PATH: lambda: decoded(tf.io.read_file(raw.data)),
         }
-        return tf.switch_case(kind, branches)
+        return tf.switch_case(raw.kind, branches)
 
-    def read(indices: Any) -> Any:
-        data, _, kinds, _, _ = read_tensors(reader.read, indices)
-        return data, kinds
-
-    def images(*chunk: Any) -> tf.data.Dataset:
-        values = tf.data.Dataset.from_tensor_slices(chunk).map(decode).ignore_errors()
-        # Something comes even if all of them are damaged.
-        values = values.concatenate(none).batch(CHUNK + 1)
-        return values.map(lambda values: tf.reduce_sum(tf.cast(values >= 0, tf.int32)))
-
-    return chunks.map(read, num_parallel_calls=READS).interleave(
-        images,
-        cycle_length=WAITING * usable_cores(),
-        num_parallel_calls=usable_cores(),
-        deterministic=True,
+    images = from_files(
+        chunks.map(lambda indices: (indices, 0)),
+        source,
+        lambda shapes, encoded, seeds: (),
+        decode,
+        Reader(source, bad, substitute=True),
     )
+    return _counts(images.map(lambda images, *_: len(images)))
 
 
 def _model(model: keras.Model, images: Any, labels: Any) -> Take:
@@ -354,8 +336,12 @@ def _model(model: keras.Model, images: Any, labels: Any) -> Take:
     is_linear = getattr(model.layers[-1], "activation", None) is keras.activations.linear
     # Where images are mixed, labels are shares of classes.
     mixed = len(labels.shape) > 1
-    of_shares, of_indices = "CategoricalCrossentropy", "SparseCategoricalCrossentropy"
-    loss = getattr(keras.losses, of_shares if mixed else of_indices)(from_logits=is_linear)
+    kind = (
+        keras.losses.CategoricalCrossentropy
+        if mixed
+        else keras.losses.SparseCategoricalCrossentropy
+    )
+    loss = kind(from_logits=is_linear)
     trained.compile(keras.optimizers.SGD(1e-3, momentum=0.9), loss=loss)
     trained.make_train_function()
     batches = iter(tf.data.Dataset.from_tensors((images, labels)).repeat())

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import hashlib
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import PurePath
 from typing import Any, Literal, NamedTuple
@@ -15,9 +15,9 @@ import numpy as np
 
 from keras_resnet.data.check.traits import doubt_of, ends_early, traits_of
 from keras_resnet.data.sources.base import Source
+from keras_resnet.data.threads import map_in_threads
 from keras_resnet.images.decode import SUFFIXES, UnreadableImageError, read_image
 from keras_resnet.images.formats import format_of
-from keras_resnet.support.cores import usable_cores
 from keras_resnet.support.progress import Progress, unseen
 
 Severity = Literal["error", "warning", "note"]
@@ -36,8 +36,8 @@ _KINDS: dict[Severity, tuple[str, ...]] = {
 #: What can be found, in the order of reports, and how bad it is.
 KINDS = {kind: severity for severity, kinds in _KINDS.items() for kind in kinds}
 
-#: Images that a thread checks in one go, and of these, how many per thread wait for their turn.
-_CHUNK, _AHEAD = 8, 4
+#: Images that a thread checks in one go.
+_CHUNK = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +135,7 @@ def scan(
     as a leak if that is in another part, as a label conflict if it is of another class (both may be
     so), else as a duplicate. Resized or re-encoded copies are not found.
 
-    JPEG decoders put up with damaged data; `image_traits.doubt_of` says what of that is found.
+    JPEG decoders put up with damaged data; `doubt_of` says what of that is found.
 
     Args:
         sources: parts of one data set with the same classes, training first.
@@ -146,26 +146,37 @@ def scan(
     Raises:
         ValueError: there are no sources, or they have different classes.
     """
-    places = _Places(sources)
-    hashes = np.zeros((len(places), 2), "V16")
-    labels = np.full(len(places), -1, np.int32)
-    decoded = np.zeros(len(places), bool)
+    if len({source.class_names for source in sources}) != 1:
+        classes = [f"{len(source.class_names)} in {source.name}" for source in sources]
+        raise ValueError(
+            "Expected sources with the same classes. "
+            f"Received: {', '.join(classes) or 'no sources'}"
+        )
+    starts = [0, *itertools.accumulate(len(source) for source in sources)]
+    hashes = np.zeros((starts[-1], 2), "V16")
+    labels = np.full(starts[-1], -1, np.int32)
+    decoded = np.zeros(starts[-1], bool)
     found: list[Finding] = []
-    percent = 0
-    for index, check in enumerate(_checks(places, small, workers)):
-        found += [_finding(kind, places.name_of(index), detail) for kind, detail in check.found]
-        if check.label is not None:
+    places = ((source, index) for source in sources for index in range(len(source)))
+    # Threads are enough: reading, decoding and hashing leave Python's lock alone. (Two of them on
+    # two cores check 1.4 to 1.8 times as many JPEGs as one; two processes were no faster.)
+    checks = map_in_threads(
+        lambda place: _check(*place, small), places, workers=workers, chunk=_CHUNK
+    )
+    with contextlib.closing(checks):
+        for index, check in enumerate(checks):
+            found += check.found
             labels[index] = check.label
-        if check.hashes is not None:
-            hashes[index], decoded[index] = check.hashes, True
-        if 100 * (index + 1) // len(places) > percent:
-            percent = 100 * (index + 1) // len(places)
-            progress(f"{index + 1} of {len(places)} images", (index + 1) / len(places))
-    found += _doubles(places, hashes, labels, decoded)
+            if check.hashes is not None:
+                hashes[index], decoded[index] = check.hashes, True
+            percent = 100 * (index + 1) // len(labels)
+            if percent > 100 * index // len(labels):
+                progress(f"{index + 1} of {len(labels)} images", (index + 1) / len(labels))
+    found += _doubles(sources, starts, hashes, labels, decoded)
     order = {kind: number for number, kind in enumerate(KINDS)}
     found.sort(key=lambda finding: order[finding.kind])
     names = sources[0].class_names
-    parts = [labels[start:end] for start, end in itertools.pairwise(places.starts)]
+    parts = [labels[start:end] for start, end in itertools.pairwise(starts)]
     counts = [np.bincount(part[part >= 0], minlength=len(names)).tolist() for part in parts]
     return ScanReport(
         tuple((source.name, len(source)) for source in sources),
@@ -174,104 +185,52 @@ def scan(
     )
 
 
-def _finding(kind: str, name: str, detail: str) -> Finding:
-    return Finding(kind, KINDS[kind], name, detail)
-
-
-class _Places:
-    """The images of all sources, numbered one after the other."""
-
-    def __init__(self, sources: Sequence[Source]) -> None:
-        classes = [f"{len(source.class_names)} in {source.name}" for source in sources]
-        if len({source.class_names for source in sources}) != 1:
-            raise ValueError(
-                "Expected sources with the same classes. "
-                f"Received: {', '.join(classes) or 'no sources'}"
-            )
-        self.sources = sources
-        self.starts = [0, *itertools.accumulate(len(source) for source in sources)]
-
-    def __len__(self) -> int:
-        return self.starts[-1]
-
-    def part_of(self, index: int) -> int:
-        return int(np.searchsorted(self.starts, index, side="right")) - 1
-
-    def find(self, index: int) -> tuple[Source, int]:
-        part = self.part_of(index)
-        return self.sources[part], index - self.starts[part]
-
-    def name_of(self, index: int) -> str:
-        source, index = self.find(index)
-        return source.name_of(index)
-
-
 class _Check(NamedTuple):
-    """What one image gave: findings, its label, and hashes of bytes and pixels if it decodes."""
+    """What one image gave: findings, its label or -1, and, if it decodes, hashes."""
 
-    found: list[tuple[str, str]]
-    label: int | None
-    hashes: tuple[bytes, bytes] | None
-
-
-def _checks(places: _Places, small: int, workers: int | None) -> Iterator[_Check]:
-    """Checks all images, in their order.
-
-    In threads: reading, decoding and hashing leave Python's lock alone. Processes would have to be
-    sent the sources. (Measured with JPEGs of 500 x 375 pixels on two cores: two threads check 1.4
-    to 1.8 times as many as one, 340 to 570 images a second; two processes were no faster.)
-    """
-
-    def check(start: int) -> list[_Check]:
-        chunk = range(start, min(start + _CHUNK, len(places)))
-        return [_check(*places.find(index), small) for index in chunk]
-
-    count = workers or usable_cores()
-    starts = iter(range(0, len(places), _CHUNK))
-    pool = ThreadPoolExecutor(count, "scan")
-    try:
-        waiting = collections.deque(
-            pool.submit(check, start) for start in itertools.islice(starts, count * _AHEAD)
-        )
-        while waiting:
-            yield from waiting.popleft().result()
-            waiting.extend(pool.submit(check, start) for start in itertools.islice(starts, 1))
-    finally:
-        pool.shutdown(cancel_futures=True)
+    found: list[Finding]
+    label: int = -1
+    hashes: tuple[bytes, bytes] | None = None
 
 
 def _check(source: Source, index: int, small: int) -> _Check:
     name = source.name_of(index)
+    found: list[Finding] = []
+
+    def find(kind: str, detail: str) -> None:
+        found.append(Finding(kind, KINDS[kind], name, detail))
+
     try:
-        record = source[index]
+        data, label = source[index]
     except Exception as error:
-        said = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        return _Check([("unreadable", said)], None, None)
-    label, data = int(record.label), record.data
-    found: list[tuple[str, str]] = []
+        find("unreadable", getattr(error, "strerror", None) or str(error) or type(error).__name__)
+        return _Check(found)
     if not 0 <= label < len(source.class_names):
-        reason = f"its label {label} is none of the {len(source.class_names)} classes"
-        return _Check([("unreadable", reason)], None, None)
+        find("unreadable", f"its label {label} is none of the {len(source.class_names)} classes")
+        return _Check(found)
     contents = None if isinstance(data, np.ndarray) else data
     kind = None if contents is None else format_of(contents)
     suffix = PurePath(name).suffix.lower()
     if kind and suffix in SUFFIXES and _SUFFIX_FORMATS.get(suffix, "JPEG") != kind:
-        found.append(("wrong suffix", f"it is a {kind}"))
+        find("wrong suffix", f"it is a {kind}")
     try:
         image = read_image(data)
     except UnreadableImageError as error:
-        return _Check([_failure(error, contents, kind), *found], label, None)
+        find(*_failure(error, contents, kind))
+        return _Check(found, label)
     height, width, _ = image.shape
     if min(height, width) < small:
-        found.append(("tiny", f"{width} x {height} pixels"))
+        find("tiny", f"{width} x {height} pixels")
     if (image[0] == image[0, 0]).all() and (image == image[0]).all():
-        found.append(("constant", "all pixels are R={} G={} B={}".format(*image[0, 0])))
-    if contents is not None:
-        doubt = doubt_of(contents, image)
-        found += [("suspicious", doubt)] if doubt else []
-        found += traits_of(contents).items()
+        find("constant", "all pixels are R={} G={} B={}".format(*image[0, 0]))
     pixels = _hash(f"{height} {width} ".encode(), image.data)
-    return _Check(found, label, (pixels if contents is None else _hash(contents), pixels))
+    if contents is None:
+        return _Check(found, label, (pixels, pixels))
+    if doubt := doubt_of(contents, image):
+        find("suspicious", doubt)
+    for trait, detail in traits_of(contents).items():
+        find(trait, detail)
+    return _Check(found, label, (_hash(contents), pixels))
 
 
 #: JPEG has all others.
@@ -296,10 +255,19 @@ def _failure(error: UnreadableImageError, data: bytes | None, kind: str | None) 
 
 
 def _doubles(
-    places: _Places, hashes: np.ndarray, labels: np.ndarray, decoded: np.ndarray
+    sources: Sequence[Source],
+    starts: Sequence[int],
+    hashes: np.ndarray,
+    labels: np.ndarray,
+    decoded: np.ndarray,
 ) -> Iterator[Finding]:
     """Findings about images that are there more than once."""
-    names = places.sources[0].class_names
+    names = sources[0].class_names
+
+    def place_of(index: int) -> tuple[int, str]:
+        part = int(np.searchsorted(starts, index, side="right")) - 1
+        return part, sources[part].name_of(index - starts[part])
+
     (indices,) = np.nonzero(decoded)
     for column, (kind, what) in enumerate((("duplicate", "bytes"), ("same pixels", "pixels"))):
         own = hashes[indices, column]
@@ -308,15 +276,15 @@ def _doubles(
         doubles = np.flatnonzero(firsts != indices)
         for double in doubles[np.argsort(firsts[doubles], kind="stable")]:
             first, index = int(firsts[double]), int(indices[double])
-            part = places.part_of(first)
+            (part, name), (first_part, first_name) = place_of(index), place_of(first)
             found = {}
-            if part != places.part_of(index):
-                found["leak"] = f", which is in {places.sources[part].name}"
+            if part != first_part:
+                found["leak"] = f", which is in {sources[first_part].name}"
             if labels[first] != labels[index]:
                 pair = f"{names[labels[first]]!r} there, {names[labels[index]]!r} here"
                 found["label conflict"] = f": {pair}"
             for special, more in (found or {kind: ""}).items():
-                detail = f"same {what} as {places.name_of(first)}{more}"
-                yield _finding(special, places.name_of(index), detail)
+                detail = f"same {what} as {first_name}{more}"
+                yield Finding(special, KINDS[special], name, detail)
         # Copies of the bytes are copies of the pixels, too: one of each goes on.
         indices = np.unique(firsts)

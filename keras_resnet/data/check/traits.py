@@ -39,7 +39,7 @@ _READING = {
     "rotated": "EXIF orientation {}, which is applied",
     "palette": "colours from a palette of at most 256",
     "alpha": "transparency, which is dropped",
-    "animated": "several pictures, of which the first is read",
+    "animated": "several images, of which the first is read",
 }
 
 #: Traits with their values; those of a false value are absent.
@@ -94,19 +94,19 @@ def _gif_palette(data: bytes, position: int, flags: int) -> bytes:
 
 
 def _gif_traits(data: bytes) -> _Traits:
-    palette, pictures = _gif_palette(data, 13, data[10]), 0
+    palette, images = _gif_palette(data, 13, data[10]), 0
     position = 13 + len(palette)
-    while data[position] != 0x3B and pictures < 2:
+    while data[position] != 0x3B and images < 2:
         kind = data[position]
         if kind == 0x2C:
-            pictures += 1
+            images += 1
             own = _gif_palette(data, position + 10, data[position + 9])
-            if pictures == 1:
+            if images == 1:
                 yield "palette", _coloured(own or palette)
             # After the palette, a byte about the codes.
             position += 11 + len(own)
         elif kind == 0x21:
-            if data[position + 1] == 0xF9 and not pictures:
+            if data[position + 1] == 0xF9 and not images:
                 yield "alpha", data[position + 3] & 1
             position += 2
         else:
@@ -115,7 +115,7 @@ def _gif_traits(data: bytes) -> _Traits:
         while data[position]:
             position += data[position] + 1
         position += 1
-        yield "animated", pictures > 1
+        yield "animated", images > 1
 
 
 def _bmp_traits(data: bytes) -> _Traits:

@@ -1,9 +1,7 @@
-"""Preparing a data set: its pictures, shuffled once, as TFRecord shards with checksums."""
+"""Preparing a data set: its images, shuffled once, as TFRecord shards with checksums."""
 
 from __future__ import annotations
 
-import collections
-import concurrent.futures
 import contextlib
 import dataclasses
 import hashlib
@@ -11,28 +9,27 @@ import itertools
 import json
 import os
 import re
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 import PIL
 
-from keras_resnet.data.shards.format import (
+from keras_resnet.data.shards.dataset import (
+    CHECKSUMS_FILE,
     DATASET_FILE,
     FORMAT,
-    INDEX_DTYPE,
     INDEX_FILE,
-    LABEL_OFFSET,
     Shard,
     StoredRecord,
-    serialized_example,
-    stored_picture,
+    write_description,
     write_shard,
 )
+from keras_resnet.data.shards.example import serialized_example, stored_image
 from keras_resnet.data.sources.base import Source
+from keras_resnet.data.threads import map_in_threads
 from keras_resnet.support.checks import check_integer
-from keras_resnet.support.cores import usable_cores
 from keras_resnet.support.files import publish
 from keras_resnet.support.fingerprints import fingerprint_of_file
 from keras_resnet.support.progress import Progress, unseen
@@ -43,29 +40,19 @@ PARTS = ("train", "validation")
 #: Where unfinished work lies, inside the output directory.
 WORK_DIRECTORY = ".preparing"
 
-#: In the format of `sha256sum`.
-CHECKSUMS_FILE = "checksums.sha256"
-
 #: Large enough that disks read them at full speed, small enough to be divided among workers.
 _SHARD_BYTES = 150_000_000
 
 #: As many as names of five digits allow.
 _MOST_SHARDS = 99_999
 
-#: Pictures that the number of shards is estimated from.
+#: Images that the number of shards is estimated from.
 _SAMPLE = 64
-
-#: Pictures in memory per thread, of which it is working on one.
-_AHEAD = 4
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 _SHARD_NAME = re.compile(rf"({'|'.join(PARTS)})-\d+-of-\d+")
 
 
-@dataclasses.dataclass(frozen=True)
-class _Task:
+class _Task(NamedTuple):
     """A shard and the records that it is made of."""
 
     name: str
@@ -95,10 +82,10 @@ def prepare(
         parts: `"train"` and, if there is one, `"validation"`, of the same classes.
         output: directory for the results.
         shards: number of shards per part; by default so many that each has about 150 MB.
-        short_side: pixels of the shorter side that larger pictures are reduced to; None keeps every
-            file bit for bit. See `keras_resnet.data.shards.format.stored_picture`.
+        short_side: pixels of the shorter side that larger images are reduced to; None keeps every
+            file bit for bit. See `keras_resnet.data.shards.example.stored_image`.
         seed: of the order of the records.
-        skip_unreadable: whether unreadable pictures are left out and listed, not an error.
+        skip_unreadable: whether unreadable images are left out and listed, not an error.
         overwrite: whether earlier results, and unfinished work of other arguments, are replaced.
         progress: is told how far the work is.
 
@@ -106,7 +93,7 @@ def prepare(
         The contents of `dataset.json`.
 
     Raises:
-        ValueError: an argument is wrong, a picture is unreadable, the unfinished work there is of
+        ValueError: an argument is wrong, an image is unreadable, the unfinished work there is of
             other arguments, or another process is at it.
         FileExistsError: there are results, and `overwrite` is not set.
         OSError: something cannot be read or written.
@@ -126,7 +113,7 @@ def prepare(
         "short_side": short_side,
         "seed": seed,
         "skip_unreadable": skip_unreadable,
-        # Another version may encode the same picture in other bytes.
+        # Another version may encode the same image in other bytes.
         "pillow": PIL.__version__,
     }
     names = [task.name for task in tasks]
@@ -135,10 +122,15 @@ def prepare(
     with work.held():
         work.resume(arguments, overwrite)
         finished = work.finished(names, progress)
-        for shard in _written(work, tasks, finished, short_side, skip_unreadable, progress):
-            finished[shard.name] = shard
-        dataset = _describe(parts, tasks, finished, seed=seed, short_side=short_side)
-        _write_companions(work.directory, dataset, [finished[name] for name in names])
+        _write_missing(work, tasks, finished, short_side, skip_unreadable, progress)
+        dataset = write_description(
+            work.directory,
+            {part: [finished[task.name] for task in tasks if task.part == part] for part in parts},
+            parts["train"].class_names,
+            parts["train"].class_ids,
+            seed=seed,
+            short_side=short_side,
+        )
         _publish(work, output, names)
     return dataset
 
@@ -152,7 +144,7 @@ def refuse_existing(output: str | os.PathLike[str], overwrite: bool) -> None:
 
 
 class _UnfinishedShards(UnfinishedWork):
-    """Finished shards, each with an entry; believed in with the size and checksum of the entry."""
+    """Finished shards, each with an entry; they count if they have its size and checksum."""
 
     def resume(self, arguments: Mapping[str, Any], overwrite: bool) -> None:
         """Takes up what is there if it is of the same arguments, and starts anew otherwise.
@@ -187,7 +179,8 @@ class _UnfinishedShards(UnfinishedWork):
             progress(f"checking {name}", 0.0)
             # A process that was killed while renaming has left some under their final names.
             for path in (self.directory / name, self._output / name):
-                if _is_whole(path, shard):
+                is_whole = path.is_file() and path.stat().st_size == shard.bytes
+                if is_whole and fingerprint_of_file(path) == shard.sha256:
                     path.replace(self.directory / name)
                     found[name] = shard
                     break
@@ -209,14 +202,6 @@ class _UnfinishedShards(UnfinishedWork):
         return self.directory / f"{name}.json"
 
 
-def _is_whole(path: Path, shard: Shard) -> bool:
-    return (
-        path.is_file()
-        and path.stat().st_size == shard.bytes
-        and fingerprint_of_file(path) == shard.sha256
-    )
-
-
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in values.items():
@@ -233,7 +218,7 @@ def _check(parts: Mapping[str, Source], short_side: int | None, seed: int) -> No
     train = parts["train"]
     for part, source in parts.items():
         if len(source) == 0:
-            raise ValueError(f"Expected pictures for {part}. Received: none in {source.name}")
+            raise ValueError(f"Expected images for {part}. Received: none in {source.name}")
         for field in ("class_names", "class_ids"):
             expected, received = getattr(train, field), getattr(source, field)
             if expected != received:
@@ -252,7 +237,7 @@ def _number_of_shards(source: Source, number: int | None, short_side: int | None
         if not 1 <= number <= min(len(source), _MOST_SHARDS):
             raise ValueError(
                 f"Expected from 1 to {min(len(source), _MOST_SHARDS)} shards for the {len(source)} "
-                f"pictures of {source.name}. Received: {number}"
+                f"images of {source.name}. Received: {number}"
             )
         return number
     sizes = []
@@ -260,7 +245,7 @@ def _number_of_shards(source: Source, number: int | None, short_side: int | None
         # Whether these are an error is decided later.
         with contextlib.suppress(OSError, ValueError):
             name = source.name_of(index)
-            sizes.append(len(stored_picture(source[index].data, name, short_side).data))
+            sizes.append(len(stored_image(source[index].data, name, short_side).data))
     return max(1, min(len(source), round(np.mean(sizes or [0]) * len(source) / _SHARD_BYTES)))
 
 
@@ -272,7 +257,7 @@ def _tasks(part: str, source: Source, number: int, seed: int) -> Iterator[_Task]
 
 
 def _identity(source: Source, shards: int) -> dict[str, Any]:
-    """What a part of unfinished work is recognised by."""
+    """Identifies a part, so that only work with the same images and labels is taken up."""
     digest = hashlib.sha256(source.labels.astype("<i4").tobytes())
     for index in range(len(source)):
         digest.update(source.name_of(index).encode(errors="surrogateescape") + b"\0")
@@ -312,15 +297,15 @@ def _earlier_shards(output: Path) -> list[str]:
     return [shard["name"] for part in dataset["parts"].values() for shard in part["shards"]]
 
 
-def _written(
+def _write_missing(
     work: _UnfinishedShards,
     tasks: Sequence[_Task],
-    finished: Mapping[str, Shard],
+    finished: dict[str, Shard],
     short_side: int | None,
     skip_unreadable: bool,
     progress: Progress,
-) -> Iterator[Shard]:
-    """Makes the shards that are not finished yet."""
+) -> None:
+    """Makes the shards that are not finished yet, and adds them to `finished`."""
     missing = [task for task in tasks if task.name not in finished]
     total = sum(len(task.indices) for task in tasks)
     done = total - sum(len(task.indices) for task in missing)
@@ -335,99 +320,27 @@ def _written(
             yield record
 
     def stored(item: tuple[Source, int]) -> StoredRecord:
-        return _stored(*item, short_side, skip_unreadable)
+        source, index = item
+        name = source.name_of(index)
+        try:
+            data, label = source[index]
+            image = stored_image(data, name, short_side)
+        # A missing file, a damaged record, a damaged image.
+        except (OSError, ValueError):
+            if not skip_unreadable:
+                raise
+            return StoredRecord(None, -1, name)
+        synset = source.class_ids[label] if source.class_ids else None
+        text, filename = source.class_names[label], PurePosixPath(name).name
+        return StoredRecord(serialized_example(image, label, text, synset, filename), label, name)
 
     items = ((task.source, index) for task in missing for index in task.indices.tolist())
-    with contextlib.closing(_in_order(stored, items)) as records:
+    with contextlib.closing(map_in_threads(stored, items)) as records:
         for task in missing:
             own = itertools.islice(records, len(task.indices))
             shard = write_shard(work.directory / task.name, counted(task.name, own))
             work.record(shard)
-            yield shard
-
-
-def _stored(
-    source: Source, index: int, short_side: int | None, skip_unreadable: bool
-) -> StoredRecord:
-    name = source.name_of(index)
-    try:
-        data, label = source[index]
-        picture = stored_picture(data, name, short_side)
-    # A missing file, a damaged record, a damaged picture.
-    except (OSError, ValueError):
-        if not skip_unreadable:
-            raise
-        return StoredRecord(None, -1, name)
-    synset = source.class_ids[label] if source.class_ids else None
-    text, filename = source.class_names[label], PurePosixPath(name).name
-    return StoredRecord(serialized_example(picture, label, text, synset, filename), label, name)
-
-
-def _in_order(
-    function: Callable[[Item], Result], items: Iterable[Item]
-) -> Generator[Result, None, None]:
-    """Maps in threads, in the order of the items, with few results waiting."""
-    workers = usable_cores()
-    pool = concurrent.futures.ThreadPoolExecutor(workers)
-    waiting: collections.deque[concurrent.futures.Future[Result]] = collections.deque()
-    try:
-        for item in items:
-            waiting.append(pool.submit(function, item))
-            if len(waiting) >= _AHEAD * workers:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _describe(
-    parts: Mapping[str, Source],
-    tasks: Sequence[_Task],
-    finished: Mapping[str, Shard],
-    **settings: int | None,
-) -> dict[str, Any]:
-    """The contents of `dataset.json`."""
-    train = parts["train"]
-    described: dict[str, Any] = {}
-    for part in parts:
-        own = [finished[task.name] for task in tasks if task.part == part]
-        labels = np.concatenate([np.array(shard.labels, np.int64) for shard in own])
-        described[part] = {
-            "records": len(labels),
-            "class_counts": np.bincount(labels, minlength=len(train.class_names)).tolist(),
-            "skipped": [name for shard in own for name in shard.skipped],
-            "shards": [
-                {
-                    "name": shard.name,
-                    "records": len(shard.lengths),
-                    "bytes": shard.bytes,
-                    "sha256": shard.sha256,
-                }
-                for shard in own
-            ],
-        }
-    return {
-        "format": FORMAT,
-        "class_names": list(train.class_names),
-        "class_ids": None if train.class_ids is None else list(train.class_ids),
-        "label_offset": LABEL_OFFSET,
-        **settings,
-        "parts": described,
-    }
-
-
-def _write_companions(work: Path, dataset: dict[str, Any], shards: Sequence[Shard]) -> None:
-    """Writes the files beside the shards."""
-    write_json(work / DATASET_FILE, dataset)
-    index = np.zeros(sum(len(shard.lengths) for shard in shards), INDEX_DTYPE)
-    index["length"] = [length for shard in shards for length in shard.lengths]
-    index["label"] = [label for shard in shards for label in shard.labels]
-    np.save(work / INDEX_FILE, index)
-    sums = {shard.name: shard.sha256 for shard in shards}
-    sums |= {name: fingerprint_of_file(work / name) for name in (DATASET_FILE, INDEX_FILE)}
-    lines = [f"{checksum}  {name}\n" for name, checksum in sums.items()]
-    (work / CHECKSUMS_FILE).write_text("".join(lines))
+            finished[task.name] = shard
 
 
 def _publish(work: _UnfinishedShards, output: Path, names: Sequence[str]) -> None:

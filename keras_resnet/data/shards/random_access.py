@@ -7,6 +7,7 @@ import os
 import struct
 import weakref
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -29,12 +30,11 @@ class TFRecordFiles:
 
     Finding where records start needs one short read of each, once, unless their lengths are given.
     Records may be read from several threads at once.
-
-    Attributes:
-        paths: the files.
     """
 
-    def __init__(self, paths: Sequence[str], lengths: Sequence[np.ndarray] | None = None) -> None:
+    def __init__(
+        self, paths: Sequence[str | Path], lengths: Sequence[np.ndarray] | None = None
+    ) -> None:
         """Finds the records.
 
         Args:
@@ -117,7 +117,7 @@ def _offsets(lengths: np.ndarray) -> np.ndarray:
     return ends - lengths - _FOOTER
 
 
-def _lengths(path: str) -> np.ndarray:
+def _lengths(path: str | Path) -> np.ndarray:
     """How many bytes each record of a file has: int64."""
     lengths: list[int] = []
     position = 0

@@ -11,6 +11,8 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import sklearn.model_selection
 
+from keras_resnet.data.config import check_fraction
+
 
 class Record(NamedTuple):
     """One labelled image.
@@ -66,13 +68,7 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class Subset:
-    """Some records of another source, as a source.
-
-    Attributes:
-        source: where they are.
-        indices: which, `(n,)`, int64.
-        name: what reports call it.
-    """
+    """Some records of another source, as a source; `indices` says which: `(n,)`, int64."""
 
     source: Source
     indices: np.ndarray
@@ -118,16 +114,15 @@ def stratified_split(source: Source, fraction: float, seed: int) -> tuple[Source
     Raises:
         ValueError: a class has too few records for that.
     """
-    if not 0 < fraction < 1:
-        raise ValueError(
-            f"Expected `validation_fraction` to be between 0 and 1. Received: {fraction}"
-        )
+    check_fraction("validation_fraction", fraction)
     labels = source.labels
-    few = [source.class_names[label] for label, n in Counter(labels.tolist()).items() if n < 2]
+    few = sorted(
+        source.class_names[label] for label, n in Counter(labels.tolist()).items() if n < 2
+    )
     if few:
         raise ValueError(
             "Expected at least 2 images of every class, to divide them into training and "
-            f"validation. Received: 1 image in {_few_of(few)} of {source.name}"
+            f"validation. Received: 1 image in {some_of(few)} of {source.name}"
         )
     try:
         parts = sklearn.model_selection.train_test_split(
@@ -147,6 +142,7 @@ def stratified_split(source: Source, fraction: float, seed: int) -> tuple[Source
     )
 
 
-def _few_of(names: Sequence[str], shown: int = 5) -> str:
+def some_of(names: Sequence[str], shown: int = 5) -> str:
+    """The first names, and how many there are besides."""
     more = f" and {len(names) - shown} more" if len(names) > shown else ""
-    return ", ".join(sorted(names)[:shown]) + more
+    return ", ".join(names[:shown]) + more

@@ -7,10 +7,9 @@ import io
 import pickle
 import tarfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,79 +21,47 @@ _PIXELS = 3 * 32 * 32
 _LARGEST = 2**28
 
 
-@dataclass(frozen=True)
-class _Version:
+class _Version(NamedTuple):
     """One of the published archives.
 
     Attributes:
-        name: what its home page calls it.
-        folder: that is in the archive.
-        train: files of the training part, in their order.
-        test: file of the test part.
-        meta: file with the names of the classes.
+        directory: that is in the archive.
         classes: how many there are.
-        labels: key of the labels in a pickle; for the binary version, bytes of labels in front of
-            the pixels of an image. The last one is the label.
-        names: key of the class names in a pickle.
+        meta: file with the names of the classes.
+        labels: key of the labels in a pickle; for a binary version, bytes of labels in front of the
+            pixels of an image. The last one is the label.
     """
 
-    name: str
-    folder: str
-    train: tuple[str, ...]
-    test: str
-    meta: str
+    directory: str
     classes: int
+    meta: str
     labels: str | int
-    names: str = ""
 
     @property
-    def files(self) -> tuple[str, ...]:
-        return (*self.train, self.test, self.meta)
+    def train(self) -> list[str]:
+        """Files of the training part, in their order."""
+        names = [f"data_batch_{number}" for number in range(1, 6)]
+        return [self._file(name) for name in (names if self.classes == 10 else ["train"])]
+
+    @property
+    def test(self) -> str:
+        return self._file("test_batch" if self.classes == 10 else "test")
+
+    @property
+    def files(self) -> list[str]:
+        return [*self.train, self.test, self.meta]
+
+    def _file(self, name: str) -> str:
+        return f"{name}.bin" if isinstance(self.labels, int) else name
 
 
 _VERSIONS = (
-    _Version(
-        "CIFAR-10 python version",
-        "cifar-10-batches-py",
-        tuple(f"data_batch_{number}" for number in range(1, 6)),
-        "test_batch",
-        "batches.meta",
-        10,
-        "labels",
-        "label_names",
-    ),
-    _Version(
-        "CIFAR-10 binary version",
-        "cifar-10-batches-bin",
-        tuple(f"data_batch_{number}.bin" for number in range(1, 6)),
-        "test_batch.bin",
-        "batches.meta.txt",
-        10,
-        1,
-    ),
-    _Version(
-        "CIFAR-100 python version",
-        "cifar-100-python",
-        ("train",),
-        "test",
-        "meta",
-        100,
-        "fine_labels",
-        "fine_label_names",
-    ),
-    _Version(
-        "CIFAR-100 binary version",
-        "cifar-100-binary",
-        ("train.bin",),
-        "test.bin",
-        "fine_label_names.txt",
-        100,
-        2,
-    ),
+    _Version("cifar-10-batches-py", 10, "batches.meta", "labels"),
+    _Version("cifar-10-batches-bin", 10, "batches.meta.txt", 1),
+    _Version("cifar-100-python", 100, "meta", "fine_labels"),
+    _Version("cifar-100-binary", 100, "fine_label_names.txt", 2),
 )
-
-#: Reads one of a set of files, whose names are the keys.
-_Files = Mapping[str, Callable[[], bytes]]
+_FILES = {name for version in _VERSIONS for name in version.files}
 
 
 def load_cifar(path: str) -> tuple[LabeledImages, LabeledImages]:
@@ -115,14 +82,23 @@ def load_cifar(path: str) -> tuple[LabeledImages, LabeledImages]:
         ValueError: there is no CIFAR, more than one, files are missing, damaged or truncated.
         OSError: a file cannot be read.
     """
-    version, files = _find(Path(path))
-    names = _class_names(version, files[version.meta](), f"{path}: {version.meta}")
+    try:
+        place = _place(Path(path))
+        if place.is_file():
+            files = _in_archive(place)
+        else:
+            there = (place / name for name in _FILES)
+            files = {file.name: file.read_bytes() for file in there if file.is_file()}
+    except OSError as error:
+        message = f"Expected CIFAR files that can be read. Received: {path} ({error})"
+        raise OSError(message) from error
+    version = _version_of(files, place)
+    names = _class_names(version, files[version.meta], f"{path}: {version.meta}")
 
     def part(members: Sequence[str], name: str) -> LabeledImages:
-        read = _read_binary if isinstance(version.labels, int) else _read_pickle
-        batches = [read(version, files[member](), f"{path}: {member}") for member in members]
+        batches = [_batch(version, files[member], f"{path}: {member}") for member in members]
         images = np.concatenate([rows for rows, _ in batches]).reshape(-1, 3, 32, 32)
-        labels = np.concatenate([labels for _, labels in batches]).astype(np.int32)
+        labels = np.concatenate([labels for _, labels in batches])
         return LabeledImages(
             np.ascontiguousarray(images.transpose(0, 2, 3, 1)), labels, names, None, name
         )
@@ -133,30 +109,26 @@ def load_cifar(path: str) -> tuple[LabeledImages, LabeledImages]:
     )
 
 
-def _find(path: Path) -> tuple[_Version, _Files]:
-    """Which version is there, and how its files are read."""
-    try:
-        if path.is_file():
-            return _version_of(_in_archive(path), path)
-        places = [path, *(path / version.folder for version in _VERSIONS)]
-        found = [place for place in places if any(_known(_in_directory(place)))]
-        if found:
-            # The directory itself comes before what is below it.
-            chosen = found[:1] if found[0] == path else found
-            _check_one([place.name for place in chosen], path)
-            return _version_of(_in_directory(chosen[0]), chosen[0])
-        archives = sorted(path.glob("cifar-10*.tar.gz")) if path.is_dir() else []
-    except OSError as error:
-        message = f"Expected CIFAR files that can be read. Received: {path} ({error})"
-        raise OSError(message) from error
-    if not archives:
+def _place(path: Path) -> Path:
+    """The archive, or the directory with the files, that a path stands for."""
+    if path.is_file() or _has_files(path):
+        return path
+    below = (path / version.directory for version in _VERSIONS)
+    places = [place for place in below if _has_files(place)]
+    if not places and path.is_dir():
+        places = sorted(path.glob("cifar-10*.tar.gz"))
+    if not places:
         reason = "which has neither" if path.is_dir() else "which does not exist"
         raise ValueError(
             "Expected an archive of CIFAR-10 or CIFAR-100, or a directory with it or with what is "
             f"in it. Received: {path}, {reason}"
         )
-    _check_one([archive.name for archive in archives], path)
-    return _version_of(_in_archive(archives[0]), archives[0])
+    _check_one([place.name for place in places], path)
+    return places[0]
+
+
+def _has_files(directory: Path) -> bool:
+    return any((directory / name).is_file() for name in _FILES)
 
 
 def _check_one(names: Sequence[str], path: Path) -> None:
@@ -167,44 +139,30 @@ def _check_one(names: Sequence[str], path: Path) -> None:
         )
 
 
-def _known(files: _Files) -> Iterator[_Version]:
-    """Versions of which there is any file."""
-    return (version for version in _VERSIONS if any(name in files for name in version.files))
-
-
-def _version_of(files: _Files, where: Path) -> tuple[_Version, _Files]:
-    """The version that files are of."""
-    known = list(_known(files))
-    if not known:
+def _version_of(files: Mapping[str, bytes], where: Path) -> _Version:
+    if not files:
         raise ValueError(
             "Expected the files of CIFAR-10 or CIFAR-100, such as data_batch_1. Received: "
             f"{where}, which has none of them"
         )
-    complete = [version for version in known if all(name in files for name in version.files)]
-    _check_one([version.name for version in complete], where)
+    complete = [version for version in _VERSIONS if files.keys() >= {*version.files}]
+    _check_one([version.directory for version in complete], where)
     if complete:
-        return complete[0], files
-    version = max(known, key=lambda version: sum(name in files for name in version.files))
+        return complete[0]
+    version = max(_VERSIONS, key=lambda version: len(files.keys() & {*version.files}))
     missing = [name for name in version.files if name not in files]
     raise ValueError(
-        f"Expected all files of the {version.name}. Received: {where} without {', '.join(missing)}"
+        f"Expected all files of {version.directory}. Received: {where} without {', '.join(missing)}"
     )
 
 
-def _in_directory(path: Path) -> _Files:
-    names = {name for version in _VERSIONS for name in version.files}
-    return {name: (path / name).read_bytes for name in sorted(names) if (path / name).is_file()}
-
-
-def _in_archive(path: Path) -> _Files:
-    """The known files of an archive, read at once: going back in one is slow."""
-    names = {name for version in _VERSIONS for name in version.files}
+def _in_archive(path: Path) -> dict[str, bytes]:
     contents: dict[str, bytes] = {}
     try:
         with tarfile.open(path) as archive:
             for member in archive:
                 name = member.name.rpartition("/")[2]
-                file = archive.extractfile(member) if name in names and member.isfile() else None
+                file = archive.extractfile(member) if name in _FILES and member.isfile() else None
                 if file is None:
                     continue
                 if member.size > _LARGEST:
@@ -220,103 +178,97 @@ def _in_archive(path: Path) -> _Files:
             f"Expected a whole archive of CIFAR. Received: {path}, which is damaged or none "
             f"({error})"
         ) from error
-    return {name: io.BytesIO(content).getvalue for name, content in contents.items()}
+    return contents
 
 
 def _class_names(version: _Version, data: bytes, where: str) -> tuple[str, ...]:
-    if isinstance(version.labels, int):
-        listed: Any = [line for line in data.splitlines() if line.strip()]
-    else:
-        listed = _unpickled(data, where).get(version.names)
-    valid = isinstance(listed, list) and all(isinstance(name, (bytes, str)) for name in listed)
-    names = (
-        [name if isinstance(name, str) else name.decode("latin1") for name in listed]
-        if valid
-        else []
-    )
+    listed: Any = data.splitlines()
+    if isinstance(version.labels, str):
+        listed = _unpickled(data, where).get(f"{version.labels.removesuffix('s')}_names")
+    names: list[str] = []
+    if isinstance(listed, list) and all(isinstance(name, (bytes, str)) for name in listed):
+        decoded = (name if isinstance(name, str) else name.decode("latin1") for name in listed)
+        names = [name.strip() for name in decoded if name.strip()]
     if len(set(names)) != version.classes:
         raise ValueError(
             f"Expected the names of {version.classes} classes. Received: {where}, with "
             f"{len(set(names))}. Get the archive again"
         )
-    return tuple(name.strip() for name in names)
+    return tuple(names)
 
 
-def _read_binary(version: _Version, data: bytes, where: str) -> tuple[np.ndarray, np.ndarray]:
-    before = int(version.labels)
+def _batch(version: _Version, data: bytes, where: str) -> tuple[np.ndarray, np.ndarray]:
+    """Images `(n, 3072)`, uint8, and labels `(n,)` of one file."""
+    if isinstance(version.labels, int):
+        rows, labels = _read_binary(version.labels, data, where)
+    else:
+        rows, labels = _read_pickle(version.labels, data, where)
+    if not 0 <= labels.min() <= labels.max() < version.classes:
+        raise ValueError(
+            f"Expected labels in [0, {version.classes - 1}]. Received: {where}, with labels in "
+            f"[{labels.min()}, {labels.max()}]"
+        )
+    return rows, labels
+
+
+def _read_binary(before: int, data: bytes, where: str) -> tuple[np.ndarray, np.ndarray]:
     if not data or len(data) % (before + _PIXELS):
         raise ValueError(
             f"Expected a multiple of {before + _PIXELS} bytes, as many as an image has. Received: "
             f"{where}, with {len(data)}: it is truncated or damaged. Get the archive again"
         )
     rows = np.frombuffer(data, np.uint8).reshape(-1, before + _PIXELS)
-    labels = rows[:, before - 1]
-    _check_labels(labels, version, where)
-    return rows[:, before:], labels
+    return rows[:, before:], rows[:, before - 1]
 
 
-def _read_pickle(version: _Version, data: bytes, where: str) -> tuple[np.ndarray, np.ndarray]:
+def _read_pickle(key: str, data: bytes, where: str) -> tuple[np.ndarray, np.ndarray]:
     batch = _unpickled(data, where)
-    rows, listed = batch.get("data"), batch.get(str(version.labels))
-    if (
-        type(rows) is not np.ndarray
-        or rows.dtype != np.uint8
-        or rows.shape[1:] != (_PIXELS,)
-        or not len(rows)
-    ):
-        shape = f"{rows.dtype} {rows.shape}" if type(rows) is np.ndarray else type(rows).__name__
+    rows, labels = batch.get("data"), batch.get(key)
+    is_array = isinstance(rows, np.ndarray)
+    if not is_array or rows.dtype != np.uint8 or rows.shape[1:] != (_PIXELS,) or not len(rows):
+        found = f"{rows.dtype} {rows.shape}" if is_array else type(rows).__name__
         raise ValueError(
-            f"Expected `data` of shape (n, {_PIXELS}), uint8. Received: {where}, with {shape}"
+            f"Expected `data` of shape (n, {_PIXELS}), uint8. Received: {where}, with {found}"
         )
-    if not isinstance(listed, list) or any(type(label) is not int for label in listed):
-        raise ValueError(f"Expected a list `{version.labels}` of integers. Received: {where}")
-    if len(listed) != len(rows):
+    if not isinstance(labels, list) or any(type(label) is not int for label in labels):
+        raise ValueError(f"Expected a list `{key}` of integers. Received: {where}")
+    if len(labels) != len(rows):
         raise ValueError(
             f"Expected one label per image. Received: {where}, with {len(rows)} images and "
-            f"{len(listed)} labels"
+            f"{len(labels)} labels"
         )
-    _check_labels(listed, version, where)
-    return rows, np.array(listed)
-
-
-def _check_labels(labels: Sequence[int] | np.ndarray, version: _Version, where: str) -> None:
-    low, high = min(labels), max(labels)
-    if not 0 <= low <= high < version.classes:
-        raise ValueError(
-            f"Expected labels in [0, {version.classes - 1}]. Received: {where}, with labels in "
-            f"[{low}, {high}]"
-        )
+    return rows, np.array(labels)
 
 
 #: What rebuilds arrays from pickles. NumPy 2 has moved it, and gives it away here.
 _RECONSTRUCT = np.zeros(0).__reduce__()[0]
 
-#: The one in C reserves what memory a pickle claims.
+#: All that the published pickles ask for by name.
+_ALLOWED: dict[tuple[str, str], Any] = {
+    ("numpy.core.multiarray", "_reconstruct"): _RECONSTRUCT,
+    ("numpy._core.multiarray", "_reconstruct"): _RECONSTRUCT,
+    ("numpy", "ndarray"): np.ndarray,
+    ("numpy", "dtype"): np.dtype,
+    # Python 3 writes bytes so in protocol 2. Other codecs would be imported.
+    ("_codecs", "encode"): lambda text, _: text.encode("latin1"),
+}
+
+#: Python's own unpickler: the one in C reserves what memory a pickle claims.
 _PythonUnpickler: Any = vars(pickle)["_Unpickler"]
 
 
 class _Unpickler(_PythonUnpickler):
-    """Python's own unpickler, without imports."""
-
     def find_class(self, module: str, name: str) -> Any:
-        allowed: Mapping[tuple[str, str], Any] = {
-            ("numpy.core.multiarray", "_reconstruct"): _RECONSTRUCT,
-            ("numpy._core.multiarray", "_reconstruct"): _RECONSTRUCT,
-            ("numpy", "ndarray"): np.ndarray,
-            ("numpy", "dtype"): np.dtype,
-            # Python 3 writes bytes so in protocol 2. Other codecs would be imported.
-            ("_codecs", "encode"): lambda text, _: text.encode("latin1"),
-        }
-        if (module, name) not in allowed:
+        if (module, name) not in _ALLOWED:
             raise _RefusedError(f"{module}.{name}")
-        return allowed[module, name]
+        return _ALLOWED[module, name]
 
 
 class _RefusedError(Exception):
     """A pickle asks for something by name that it does not need."""
 
 
-def _unpickled(data: bytes, where: str) -> dict[str, Any]:
+def _unpickled(data: bytes, where: str) -> Any:
     """A pickled dict; its keys may be bytes, which they are in Python 2."""
     try:
         # Without the end, half a name would look like a wrong one.

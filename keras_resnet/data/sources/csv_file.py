@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from keras_resnet.data.sources.folder import ImageFiles, check_classes
+from keras_resnet.data.sources.folder import ImageFiles
 
 #: What may stand in the column `split`, and the part that it means.
 SPLITS = {"train": "train", "validation": "validation", "val": "validation", "test": "validation"}
@@ -40,7 +40,7 @@ def load_csv(path: str) -> tuple[ImageFiles, ImageFiles | None]:
 
     Raises:
         ValueError: there is no such file, it is no such CSV file, a row is incomplete, all rows are
-            of one class or for validation, or no listed file exists.
+            for validation, or no listed file exists.
         OSError: the file cannot be read.
     """
     file = Path(path)
@@ -52,8 +52,13 @@ def load_csv(path: str) -> tuple[ImageFiles, ImageFiles | None]:
             "Expected image files at paths relative to the CSV file. Received: "
             f"{file}, where none of {len(rows)} exists, such as {rows[0].path}"
         )
-    names = _in_order({row.label for row in rows})
-    check_classes(names, str(file))
+    are_numbers = all(_INTEGER.fullmatch(row.label) for row in rows)
+    names = tuple(
+        sorted(
+            {row.label for row in rows},
+            key=lambda label: (int(label) if are_numbers else 0, label),
+        )
+    )
     numbers = {name: number for number, name in enumerate(names)}
 
     def part(split: str) -> ImageFiles:
@@ -70,12 +75,6 @@ def load_csv(path: str) -> tuple[ImageFiles, ImageFiles | None]:
             "for validation"
         )
     return train, validation if len(validation) else None
-
-
-def _in_order(labels: set[str]) -> tuple[str, ...]:
-    if all(_INTEGER.fullmatch(label) for label in labels):
-        return tuple(sorted(labels, key=lambda label: (int(label), label)))
-    return tuple(sorted(labels))
 
 
 def _read(file: Path) -> Iterator[_Row]:

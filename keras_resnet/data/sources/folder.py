@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import re
 import stat
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_resnet.data.sources.base import Record
+from keras_resnet.data.sources.base import Record, some_of
 from keras_resnet.images.decode import SUFFIXES
 from keras_resnet.images.labels import imagenet_classes
 
@@ -24,15 +25,7 @@ _WORDNET_ID = re.compile(r"n[0-9]{8}")
 
 @dataclass(frozen=True)
 class ImageFiles:
-    """Image files with their labels. Only what is being read is in memory.
-
-    Attributes:
-        paths: of the files.
-        labels: `(n,)`, int32, indices into `class_names`.
-        class_names: one name per class.
-        class_ids: identifiers of the classes, if there are any.
-        name: what reports call them.
-    """
+    """Image files with their labels, a `Source`. Only what is being read is in memory."""
 
     paths: list[str]
     labels: np.ndarray
@@ -75,7 +68,7 @@ def load_folder(path: str) -> tuple[ImageFiles, ImageFiles | None]:
         The training part and the validation part, None if there is only one part.
 
     Raises:
-        ValueError: there is no such directory, it has fewer than two class folders, one of them has
+        ValueError: there is no such directory, it has no class folders, one of them has
             no images, or the parts have different classes.
         OSError: a directory cannot be read.
     """
@@ -84,49 +77,36 @@ def load_folder(path: str) -> tuple[ImageFiles, ImageFiles | None]:
     if not (root / "train").is_dir() or not parts:
         return _images_of(root), None
     train, validation = root / "train", parts[0]
-    _check_same(train, validation)
-    return _images_of(train), _images_of(validation)
-
-
-def check_classes(names: Sequence[str], where: str) -> None:
-    """Raises a ValueError if there is only one class."""
-    if len(names) < 2:
-        raise ValueError(
-            f"Expected images of at least 2 classes. Received: {where}, with only the class "
-            f"{names[0]!r}"
-        )
-
-
-def _check_same(train: Path, validation: Path) -> None:
     first, second = set(_folders_in(train)), set(_folders_in(validation))
-    if first == second:
-        return
     differences = [
-        f"{_shown(sorted(extra))} only in {where}"
+        f"{some_of(sorted(extra))} only in {where}"
         for extra, where in ((first - second, train), (second - first, validation))
         if extra
     ]
-    raise ValueError(
-        "Expected the same class folders for training and validation. Received: "
-        f"{' and '.join(differences)}"
-    )
+    if differences:
+        raise ValueError(
+            "Expected the same class folders for training and validation. Received: "
+            f"{' and '.join(differences)}"
+        )
+    return _images_of(train), _images_of(validation)
 
 
 def _images_of(root: Path) -> ImageFiles:
     folders = _folders_in(root)
     if not folders:
-        _refuse_without_classes(root)
-    paths: list[str] = []
-    counts = []
-    for folder in folders:
-        before = len(paths)
-        paths.extend(_images_below(str(root / folder)))
-        counts.append(len(paths) - before)
-    empty = [folder for folder, count in zip(folders, counts, strict=True) if not count]
-    if empty:
-        which = "none of them" if not paths else f"none in {_shown(empty)}"
+        loose = [entry.name for entry in _entries(str(root)) if _has_suffix(entry.name)]
+        where = f"images such as {loose[0]} directly in" if loose else "none in"
         raise ValueError(
-            f"Expected images ({_suffixes()}) in every class folder. Received: {root}, with {which}"
+            f"Expected one folder of images per class. Received: {where} {root}. Put the images of "
+            "every class into a folder with its name"
+        )
+    found = [list(_images_below(str(root / folder))) for folder in folders]
+    empty = [folder for folder, paths in zip(folders, found, strict=True) if not paths]
+    if empty:
+        which = "none of them" if len(empty) == len(folders) else f"none in {some_of(empty)}"
+        raise ValueError(
+            f"Expected images ({', '.join(sorted(SUFFIXES))}) in every class folder. Received: "
+            f"{root}, with {which}"
         )
     if folders == ["train"]:
         raise ValueError(
@@ -134,38 +114,25 @@ def _images_of(root: Path) -> ImageFiles:
             f"{', '.join(VALIDATION_FOLDERS)}. Received: {root}, with `train` alone. Pass "
             f"{root / 'train'}"
         )
-    check_classes(folders, str(root))
-    names, ids = _named(folders)
-    labels = np.repeat(np.arange(len(folders), dtype=np.int32), counts)
-    return ImageFiles(paths, labels, names, ids, f"folder:{root}")
+    names, ids = names_and_ids(folders)
+    labels = np.repeat(np.arange(len(folders), dtype=np.int32), [len(paths) for paths in found])
+    return ImageFiles(list(itertools.chain(*found)), labels, names, ids, f"folder:{root}")
 
 
-def _named(folders: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...] | None]:
-    """Names of the classes, and their ids if all folders are called after WordNet ids."""
-    if not are_wordnet_ids(folders):
-        return tuple(folders), None
-    return wordnet_names(folders), tuple(folders)
+def names_and_ids(classes: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...] | None]:
+    """Names of classes, and their ids if all are called by WordNet ids.
 
-
-def wordnet_names(ids: Sequence[str]) -> tuple[str, ...]:
-    """ImageNet's names of WordNet ids; an id that is not one of its classes stays as it is."""
+    Ids get ImageNet's names; one that is not among its classes is its own name.
+    """
+    if not are_wordnet_ids(classes):
+        return tuple(classes), None
     known = dict(imagenet_classes())
-    return tuple(known.get(wordnet_id, wordnet_id) for wordnet_id in ids)
+    return tuple(known.get(wordnet_id, wordnet_id) for wordnet_id in classes), tuple(classes)
 
 
 def are_wordnet_ids(names: Sequence[str]) -> bool:
     """Whether all of these are WordNet ids of nouns, such as `n01440764`."""
     return all(_WORDNET_ID.fullmatch(name) for name in names)
-
-
-def _refuse_without_classes(root: Path) -> None:
-    entries = _entries(str(root))
-    loose = next((entry.name for entry in entries if _has_suffix(entry.name)), None)
-    where = f"images such as {loose} directly in {root}" if loose else f"{root}, which has none"
-    raise ValueError(
-        f"Expected one folder of images per class. Received: {where}. Put the images of every "
-        "class into a folder with its name"
-    )
 
 
 def _folders_in(root: Path) -> list[str]:
@@ -211,12 +178,3 @@ def _entries(directory: str) -> list[os.DirEntry[str]]:
     except OSError as error:
         raise _unreadable(directory, error) from error
     return sorted(shown, key=lambda entry: entry.name)
-
-
-def _shown(names: Sequence[str], most: int = 5) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
-
-
-def _suffixes() -> str:
-    return ", ".join(sorted(SUFFIXES))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tarfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 import numpy as np
 
@@ -16,29 +17,25 @@ from keras_resnet.data.sources.folder import (
     ImageFiles,
     are_wordnet_ids,
     load_folder,
-    wordnet_names,
+    names_and_ids,
 )
 from keras_resnet.data.sources.imagenet_labels import validation_synsets
 from keras_resnet.images.decode import SUFFIXES, find_images
 from keras_resnet.images.labels import imagenet_classes
 from keras_resnet.support.progress import Progress, unseen
 
-#: Pictures of ILSVRC-2012: Russakovsky et al. 2015, table 2.
-TRAINING_PICTURES, VALIDATION_PICTURES = 1_281_167, 50_000
+#: Images of ILSVRC-2012: Russakovsky et al. 2015, table 2.
+_TRAINING_IMAGES, _VALIDATION_IMAGES = 1_281_167, 50_000
 
 
 @dataclass(frozen=True)
 class ArchivedImages:
-    """Images inside an uncompressed tar, which are read where they lie.
+    """Images inside an uncompressed tar, which are read where they lie; a `Source`.
 
     Attributes:
         path: of the tar.
         members: names of the images.
         places: offset and bytes of each, `(n, 2)`, int64.
-        labels: `(n,)`, int32, indices into `class_names`.
-        class_names: one name per class.
-        class_ids: their WordNet ids.
-        name: what reports call them.
     """
 
     path: Path
@@ -71,7 +68,7 @@ class ArchivedImages:
 
 
 class _Listing(NamedTuple):
-    """Pictures of one part before their labels are known.
+    """Images of one part before their labels are known.
 
     Attributes:
         names: paths of files, or names of members.
@@ -92,14 +89,14 @@ def load_imagenet(
     check_counts: bool = True,
     progress: Progress = unseen,
 ) -> tuple[Source, Source]:
-    """Lists the pictures of ILSVRC-2012 with their classes. Nothing is extracted.
+    """Lists the images of ILSVRC-2012 with their classes. Nothing is extracted.
 
-    Pictures are in the order of their class and their name, whichever way they are given. Classes
+    Images are in the order of their class and their name, whichever way they are given. Classes
     are those of the training part, in the order of their WordNet ids.
 
     Args:
         train: the tar of one tar per class, or a directory with a folder per class.
-        validation: the tar of all pictures, a directory of them, or a directory with a folder per
+        validation: the tar of all images, a directory of them, or a directory with a folder per
             class.
         validation_labels: of a validation part without folders; see `validation_synsets`.
         check_counts: whether a part of ImageNet is refused.
@@ -120,7 +117,7 @@ def load_imagenet(
     unknown = sorted(set(validation_list.synsets) - set(ids))
     if unknown:
         raise ValueError(
-            f"Expected validation pictures of the {len(ids)} classes of {train}. Received: "
+            f"Expected validation images of the {len(ids)} classes of {train}. Received: "
             f"{unknown[0]} (one of {len(unknown)} others) in {validation}"
         )
     return (
@@ -131,10 +128,10 @@ def load_imagenet(
 
 def _check_counts(train: int, validation: int, ids: Sequence[str]) -> None:
     published = [wordnet_id for wordnet_id, _ in imagenet_classes()]
-    expected = TRAINING_PICTURES, VALIDATION_PICTURES, len(published)
+    expected = _TRAINING_IMAGES, _VALIDATION_IMAGES, len(published)
     if (train, validation, len(ids)) != expected:
         described = [
-            f"{a:,} training pictures, {b:,} validation pictures and {c:,} classes"
+            f"{a:,} training images, {b:,} validation images and {c:,} classes"
             for a, b, c in (expected, (train, validation, len(ids)))
         ]
         raise ValueError(
@@ -147,13 +144,11 @@ def _check_counts(train: int, validation: int, ids: Sequence[str]) -> None:
 
 
 def _source(path: Path, listing: _Listing, ids: tuple[str, ...], name: str) -> Source:
-    stems = map(_basename, listing.names)
-    keys = list(zip(listing.synsets, stems, range(len(listing.names)), strict=True))
-    order = [index for _, _, index in sorted(keys)]
-    number_of = {wordnet_id: number for number, wordnet_id in enumerate(ids)}
-    labels = np.array([number_of[listing.synsets[index]] for index in order], np.int32)
+    keys = list(zip(listing.synsets, map(_basename, listing.names), strict=True))
+    order = sorted(range(len(keys)), key=keys.__getitem__)
+    labels = np.searchsorted(ids, [listing.synsets[index] for index in order]).astype(np.int32)
     names = [listing.names[index] for index in order]
-    classes = wordnet_names(ids)
+    classes, _ = names_and_ids(ids)
     if listing.places is None:
         return ImageFiles(names, labels, classes, ids, name)
     return ArchivedImages(path, names, listing.places[order], labels, classes, ids, name)
@@ -173,14 +168,14 @@ def _folders(path: Path) -> _Listing:
 def _flat(path: Path, labels: Path | None, progress: Progress) -> _Listing:
     if labels is None:
         raise ValueError(
-            f"Expected --val-labels with {path}, which does not say what its pictures show. "
+            f"Expected --val-labels with {path}, which does not say what its images show. "
             "Received: none"
         )
     if path.is_dir():
         names, places = [str(image) for image in find_images([path])], None
     else:
         progress(f"listing {path.name}", 0.0)
-        with _opened(path) as archive:
+        with _tar(path) as archive:
             found = list(_images_in(archive, path.stat().st_size))
         names = [name for name, *_ in found]
         places = np.array([place for _, *place in found], np.int64).reshape(-1, 2)
@@ -195,8 +190,8 @@ def _nested_archive(path: Path, progress: Progress) -> _Listing:
     places: list[tuple[int, int]] = []
     size = path.stat().st_size
     shown = -1
-    with _opened(path) as outer:
-        for member in _members(outer, path, size):
+    with _tar(path) as outer:
+        for member in _files_in(outer, size):
             synset = PurePosixPath(member.name).stem
             if not member.name.endswith(".tar") or not are_wordnet_ids([synset]):
                 raise ValueError(
@@ -207,52 +202,41 @@ def _nested_archive(path: Path, progress: Progress) -> _Listing:
             if (percent := member.offset * 100 // size) > shown:
                 progress(f"listing {path.name}", 0.0)
                 shown = percent + 9
-            inner_file = outer.extractfile(member)
-            assert inner_file is not None
-            inner_path = path / member.name
-            try:
-                inner = tarfile.open(fileobj=inner_file, mode="r:")  # noqa: SIM115
-            except tarfile.TarError as error:
-                raise _not_whole(inner_path, error) from error
-            for name, offset, length in _images_in(inner, member.size, inner_path):
-                names.append(f"{synset}/{name}")
-                synsets.append(synset)
-                places.append((member.offset_data + offset, length))
+            with _tar(path / member.name, outer.extractfile(member)) as inner:
+                for name, offset, length in _images_in(inner, member.size):
+                    names.append(f"{synset}/{name}")
+                    synsets.append(synset)
+                    places.append((member.offset_data + offset, length))
     return _Listing(names, synsets, np.array(places, np.int64).reshape(-1, 2))
 
 
-def _images_in(
-    archive: tarfile.TarFile, size: int, path: Path | None = None
-) -> Iterator[tuple[str, int, int]]:
-    """Name without folders, offset and bytes of every image in a tar of `size` bytes."""
-    for member in _members(archive, path or Path(str(archive.name)), size):
-        name = _basename(member.name)
-        if PurePosixPath(name).suffix.lower() in SUFFIXES and not name.startswith("."):
-            yield name, member.offset_data, member.size
-
-
-def _members(archive: tarfile.TarFile, path: Path, size: int) -> Iterator[tarfile.TarInfo]:
-    """The regular files in a tar."""
+@contextlib.contextmanager
+def _tar(path: Path, file: IO[bytes] | None = None) -> Iterator[tarfile.TarFile]:
+    """Opens an uncompressed tar, by its path or, inside another one, as a file."""
     try:
-        for member in archive:
-            if not member.isreg():
-                continue
+        with tarfile.open(path if file is None else None, "r:", file) as archive:
+            yield archive
+    except tarfile.TarError as error:
+        raise ValueError(
+            f"Expected a whole, uncompressed tar. Received: {path} ({error})"
+        ) from error
+
+
+def _files_in(archive: tarfile.TarFile, size: int) -> Iterator[tarfile.TarInfo]:
+    """The regular files in a tar of `size` bytes."""
+    for member in archive:
+        if member.isreg():
             if member.offset_data + member.size > size:
                 raise tarfile.ReadError(f"{member.name} ends beyond the end of the file")
             yield member
-    except tarfile.TarError as error:
-        raise _not_whole(path, error) from error
 
 
-def _opened(path: Path) -> tarfile.TarFile:
-    try:
-        return tarfile.open(path, "r:")
-    except tarfile.TarError as error:
-        raise _not_whole(path, error) from error
-
-
-def _not_whole(path: Path, error: Exception) -> ValueError:
-    return ValueError(f"Expected a whole, uncompressed tar. Received: {path} ({error})")
+def _images_in(archive: tarfile.TarFile, size: int) -> Iterator[tuple[str, int, int]]:
+    """Name without directories, offset and bytes of every image in a tar of `size` bytes."""
+    for member in _files_in(archive, size):
+        name = _basename(member.name)
+        if PurePosixPath(name).suffix.lower() in SUFFIXES and not name.startswith("."):
+            yield name, member.offset_data, member.size
 
 
 def _basename(name: str) -> str:

@@ -1,4 +1,4 @@
-"""Classes of ImageNet's validation pictures, which are published in several kinds of file."""
+"""Classes of ImageNet's validation images, which are published in several kinds of file."""
 
 from __future__ import annotations
 
@@ -24,26 +24,24 @@ _KINDS = (
 
 
 def validation_synsets(path: Path, stems: Sequence[str]) -> list[str]:
-    """WordNet ids of validation pictures.
+    """WordNet ids of validation images.
 
     Args:
-        path: a text file with one WordNet id per line, of picture 1, 2, …; Kaggle's table of
+        path: a text file with one WordNet id per line, of image 1, 2, …; Kaggle's table of
             `ImageId,PredictionString`; `ILSVRC2012_devkit_t12.tar.gz`; or the ground truth out of
             it, with its `meta.mat` in the same folder. The last two need SciPy.
-        stems: names of the pictures without suffix, `ILSVRC2012_val_00000001`; not necessarily all.
+        stems: names of the images without suffix, `ILSVRC2012_val_00000001`; not necessarily all.
 
     Raises:
-        ValueError: the file is none of these, or lacks a picture.
+        ValueError: the file is none of these, or lacks an image.
         ImportError: SciPy is missing.
         OSError: a file cannot be read.
     """
     synset_of = _lookup(path)
-    synsets = []
-    for stem in stems:
-        synset = synset_of(stem)
-        if synset is None:
-            raise ValueError(f"Expected the class of {stem} in {path}. Received: none there")
-        synsets.append(synset)
+    synsets = [synset_of(stem) or "" for stem in stems]
+    if "" in synsets:
+        stem = stems[synsets.index("")]
+        raise ValueError(f"Expected the class of {stem} in {path}. Received: none there")
     return synsets
 
 
@@ -71,7 +69,7 @@ def _by_number(synsets: Sequence[str]) -> Callable[[str], str | None]:
         match = _NUMBERED.fullmatch(stem)
         if match is None:
             raise ValueError(
-                "Expected validation pictures named like ILSVRC2012_val_00000001.JPEG, as the "
+                "Expected validation images named like ILSVRC2012_val_00000001.JPEG, as the "
                 f"labels go by the number. Received: {stem}"
             )
         number = int(match[1])
@@ -101,17 +99,7 @@ def _from_devkit(path: Path) -> list[str]:
 
 
 def _from_ground_truth(numbers: Sequence[str], meta: bytes, where: Path) -> list[str]:
-    synsets = _synsets_by_number(meta, where)
-    unknown = next((number for number in numbers if int(number) not in synsets), None)
-    if unknown is not None:
-        raise ValueError(
-            f"Expected numbers of the classes in {where}. Received: {unknown} in {_GROUND_TRUTH}"
-        )
-    return [synsets[int(number)] for number in numbers]
-
-
-def _synsets_by_number(meta: bytes, where: Path) -> dict[int, str]:
-    """The devkit's own numbers of classes, which are in no order that anyone else uses."""
+    """Ids of the devkit's own numbers of classes, which are in no order that anyone else uses."""
     try:
         import scipy.io  # type: ignore[import-untyped]
     except ImportError as error:
@@ -121,13 +109,17 @@ def _synsets_by_number(meta: bytes, where: Path) -> dict[int, str]:
         ) from error
     try:
         table: Any = scipy.io.loadmat(io.BytesIO(meta), squeeze_me=True)["synsets"]
-        numbers, ids = table["ILSVRC2012_ID"], table["WNID"]
-        return {
-            int(number): str(wordnet_id) for number, wordnet_id in zip(numbers, ids, strict=True)
-        }
+        rows = zip(table["ILSVRC2012_ID"], table["WNID"], strict=True)
+        synsets = {int(number): str(wordnet_id) for number, wordnet_id in rows}
     # Damaged files make SciPy raise whatever comes.
     except Exception as error:
         raise ValueError(
             f"Expected the devkit's {_META}, with a table `synsets`. Received: {where} "
             f"({type(error).__name__}: {error})"
         ) from error
+    unknown = next((number for number in numbers if int(number) not in synsets), None)
+    if unknown is not None:
+        raise ValueError(
+            f"Expected numbers of the classes in {where}. Received: {unknown} in {_GROUND_TRUTH}"
+        )
+    return [synsets[int(number)] for number in numbers]

@@ -14,46 +14,39 @@ from keras_resnet.data.sources.folder import load_folder
 from keras_resnet.data.sources.memory import load_digits
 from keras_resnet.data.sources.synthetic import load_synthetic
 from keras_resnet.data.sources.tfds import load_tfds
+from keras_resnet.data.sources.tfrecord import load_tfrecord
 
 Parts = tuple[Source, Source | None]
 
 
-class _Scheme(NamedTuple):
+class SourceKind(NamedTuple):
     """A kind of source.
 
     Attributes:
-        usage: how it is written.
-        argument: whether something has to stand behind a colon; None if it may.
+        usage: how it is written; what is optional is in brackets.
         load: from what stands behind the colon and the configuration to the parts; the second one
             is None if there is no validation part.
     """
 
     usage: str
-    argument: bool | None
     load: Callable[[str, DataConfig], Parts]
 
 
-def _tfrecord(pattern: str, config: DataConfig) -> Parts:
-    from keras_resnet.data.sources.tfrecord import load_tfrecord
-
-    return load_tfrecord(_expanded(pattern), config)
-
-
-def _expanded(path: str) -> str:
-    return str(Path(path).expanduser())
+def _at(load: Callable[[str], Parts]) -> Callable[[str, DataConfig], Parts]:
+    """Lets `~` in a path stand for the home directory."""
+    return lambda path, _: load(str(Path(path).expanduser()))
 
 
-_SCHEMES = {
-    "digits": _Scheme("digits", False, lambda _, config: load_digits(config.size)),
-    "folder": _Scheme("folder:PATH", True, lambda path, _: load_folder(_expanded(path))),
-    "csv": _Scheme("csv:FILE", True, lambda path, _: load_csv(_expanded(path))),
-    "cifar": _Scheme("cifar:PATH", True, lambda path, _: load_cifar(_expanded(path))),
-    "tfds": _Scheme("tfds:NAME[/CONFIG]", True, lambda name, _: load_tfds(name)),
-    "tfrecord": _Scheme("tfrecord:GLOB", True, _tfrecord),
-    "synthetic": _Scheme(
-        "synthetic[:COUNT[xHEIGHTxWIDTH]]",
-        None,
-        lambda argument, config: load_synthetic(argument, config.size),
+#: What stands before the colon -> how it is opened; each function says what it takes.
+SOURCE_KINDS = {
+    "digits": SourceKind("digits", lambda _, config: load_digits(config.size)),
+    "folder": SourceKind("folder:PATH", _at(load_folder)),
+    "csv": SourceKind("csv:FILE", _at(load_csv)),
+    "cifar": SourceKind("cifar:PATH", _at(load_cifar)),
+    "tfds": SourceKind("tfds:NAME[/CONFIG]", lambda name, _: load_tfds(name)),
+    "tfrecord": SourceKind("tfrecord:GLOB", _at(load_tfrecord)),
+    "synthetic": SourceKind(
+        "synthetic[:COUNT[xHEIGHTxWIDTH]]", lambda text, config: load_synthetic(text, config.size)
     ),
 }
 
@@ -65,17 +58,8 @@ def load_data(config: DataConfig | str) -> tuple[Source, Source]:
     validation part, `config.validation_fraction` of every class is put aside.
 
     Args:
-        config: what to open; a string stands for `DataConfig(that)`. Its source is one of
-
-            - `digits`: scikit-learn's handwritten digits, enlarged to `config.size`;
-            - `folder:PATH`: a folder of images per class, see `load_folder`;
-            - `csv:FILE`: a list of images and labels, see `load_csv`;
-            - `cifar:PATH`: CIFAR-10 or CIFAR-100 as published, see `load_cifar`;
-            - `tfds:NAME[/CONFIG]`: a data set of tensorflow_datasets, see `load_tfds`;
-            - `tfrecord:GLOB`: TFRecord files, see `load_tfrecord`;
-            - `synthetic[:COUNT[xHEIGHTxWIDTH]]`: made-up pictures, see `load_synthetic`.
-
-            `~` stands for the home directory.
+        config: what to open; a string stands for `DataConfig(that)`. Its source is written as one
+            of `keras_resnet.data.sources.load.SOURCE_KINDS`, such as `folder:PATH`.
 
     Raises:
         ValueError: there is no such source, it is not as it should be, or a class is too small to
@@ -98,13 +82,14 @@ def load_parts(config: DataConfig | str) -> Parts:
     if isinstance(config, str):
         config = DataConfig(config)
     name, colon, argument = config.source.partition(":")
-    scheme = _SCHEMES.get(name)
-    if scheme is None:
-        usages = ", ".join(known.usage for known in _SCHEMES.values())
+    kind = SOURCE_KINDS.get(name)
+    if kind is None:
+        usages = ", ".join(known.usage for known in SOURCE_KINDS.values())
         raise ValueError(f"Expected a source: one of {usages}. Received: {config.source!r}")
-    if (colon and not argument) or scheme.argument not in (None, bool(colon)):
-        raise ValueError(f"Expected a source {scheme.usage}. Received: {config.source!r}")
-    train, validation = scheme.load(argument, config)
+    takes, needs = ":" in kind.usage, kind.usage.startswith(f"{name}:")
+    if (argument and not takes) or (not argument and (needs or colon)):
+        raise ValueError(f"Expected a source {kind.usage}. Received: {config.source!r}")
+    train, validation = kind.load(argument, config)
     if len(train.class_names) < 2:
         raise ValueError(
             f"Expected images of at least 2 classes. Received: {config.source}, with "

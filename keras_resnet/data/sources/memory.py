@@ -60,10 +60,10 @@ _DIGITS_SPLIT_SEED = 0
 
 
 def load_digits(size: int = 32) -> tuple[LabeledImages, LabeledImages]:
-    """The handwritten digits that ship inside scikit-learn, as a training and a test split.
+    """The handwritten digits that ship inside scikit-learn, as a training and a test part.
 
     1,797 real 8x8 grey images (UCI ML hand-written digits, 43 writers), enlarged bilinearly to
-    `size` and repeated on three channels. The stratified split is fixed: 1,437 for training, 360
+    `size` and repeated on three channels. The stratified division is fixed: 1,437 for training, 360
     for testing.
     """
     digits = sklearn.datasets.load_digits()

@@ -1,11 +1,12 @@
-"""Pictures that are made up: for benchmarks and tests of everything behind the data."""
+"""Images that are made up: for benchmarks and tests of everything behind the data."""
 
 from __future__ import annotations
 
 import colorsys
+import functools
 import io
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
@@ -28,13 +29,13 @@ class SyntheticImages:
     """JPEG files of coloured gratings with noise, whose class decides hue and orientation.
 
     They depend on the size, the part and the index alone. `POOL_SIZE` different ones are made at
-    the start and take turns, so that reading costs next to nothing.
+    the first use and take turns, so that reading costs next to nothing.
 
-    Attributes:
+    Args:
         count: how many records there are.
-        height: of the pictures, in pixels.
+        height: of the images, in pixels.
         width: likewise.
-        part: parts with different numbers have different pictures.
+        part: parts with different numbers have different images.
         name: what reports call them.
     """
 
@@ -43,14 +44,6 @@ class SyntheticImages:
     width: int
     part: int = 0
     name: str = "synthetic"
-    _pool: tuple[bytes, ...] = field(init=False, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        pool = (
-            _picture(index, self.height, self.width, self.part)
-            for index in range(min(self.count, POOL_SIZE))
-        )
-        object.__setattr__(self, "_pool", tuple(pool))
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -59,6 +52,11 @@ class SyntheticImages:
     @property
     def class_ids(self) -> tuple[str, ...] | None:
         return None
+
+    @functools.cached_property
+    def _pool(self) -> tuple[bytes, ...]:
+        indices = range(min(self.count, POOL_SIZE))
+        return tuple(_image(index, self.height, self.width, self.part) for index in indices)
 
     @property
     def labels(self) -> np.ndarray:
@@ -76,10 +74,10 @@ class SyntheticImages:
 
 
 def load_synthetic(argument: str, size: int) -> tuple[SyntheticImages, SyntheticImages]:
-    """Makes pictures up: a training part, and a tenth as many others for validation.
+    """Makes images up: a training part, and a tenth as many others for validation.
 
     Args:
-        argument: `COUNT` or `COUNTxHEIGHTxWIDTH`: how many pictures for training, and their size;
+        argument: `COUNT` or `COUNTxHEIGHTxWIDTH`: how many images for training, and their size;
             or nothing, for 10,000.
         size: height and width, if `argument` has none.
 
@@ -99,7 +97,7 @@ def load_synthetic(argument: str, size: int) -> tuple[SyntheticImages, Synthetic
     )
 
 
-def _picture(index: int, height: int, width: int, part: int) -> bytes:
+def _image(index: int, height: int, width: int, part: int) -> bytes:
     random = np.random.default_rng((part, index))
     label = index % len(SYNTHETIC_CLASSES)
     angle = np.pi * label / len(SYNTHETIC_CLASSES)

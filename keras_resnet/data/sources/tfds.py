@@ -6,22 +6,20 @@ import difflib
 import functools
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from keras_resnet.data.shards.random_access import TFRecordFiles
 from keras_resnet.data.sources.base import Record
-from keras_resnet.data.sources.folder import are_wordnet_ids, wordnet_names
+from keras_resnet.data.sources.folder import names_and_ids
 
 #: The first of these splits that a data set has is its validation part.
 VALIDATION_SPLITS = ("validation", "test")
 
 
-@dataclass(frozen=True)
-class _Features:
-    """What an example of a data set has, and how an image and its label are taken from it.
+class _Features(NamedTuple):
+    """How an image and its label are taken from an example of a data set.
 
     Attributes:
         image: key of the image.
@@ -37,26 +35,20 @@ class _Features:
 
 
 class TfdsImages:
-    """A split of a data set of tensorflow_datasets.
+    """A split of a data set of tensorflow_datasets, a `Source`.
 
     Records hold image files as they are stored there; grey ones become RGB where they are decoded.
-
-    Attributes:
-        name: what reports call it.
-        class_names: one name per class, in the order of the data set's labels.
-        class_ids: WordNet ids of the classes, if the data set names its classes by them.
     """
 
     def __init__(self, name: str, examples: Any, features: _Features) -> None:
         """Args: what reports call it; serialized examples by index; and what is in them."""
         self.name = name
-        self.class_ids = features.names if are_wordnet_ids(features.names) else None
-        self.class_names = wordnet_names(features.names) if self.class_ids else features.names
+        self.class_names, self.class_ids = names_and_ids(features.names)
         self._examples, self._features = examples, features
 
     @functools.cached_property
     def labels(self) -> np.ndarray:
-        """Label of every record: `(n,)`, int32. The first use reads all of them."""
+        # The first use reads all of them.
         return np.fromiter((self[index].label for index in range(len(self))), np.int32, len(self))
 
     def __len__(self) -> int:
@@ -64,7 +56,8 @@ class TfdsImages:
 
     def __getitem__(self, index: int) -> Record:
         place = range(len(self))[index]
-        data = self._read(place)
+        in_files = isinstance(self._examples, TFRecordFiles)
+        data = self._examples.read(place) if in_files else self._examples[place]
         try:
             example = self._features.deserialize(data)
             image, label = example[self._features.image], int(example[self._features.label])
@@ -85,12 +78,6 @@ class TfdsImages:
         if isinstance(self._examples, TFRecordFiles):
             return self._examples.name_of(index)
         return f"{self.name}: example {index}"
-
-    def _read(self, index: int) -> bytes:
-        if isinstance(self._examples, TFRecordFiles):
-            return self._examples.read(index)
-        data: bytes = self._examples[index]
-        return data
 
 
 def load_tfds(name: str) -> tuple[TfdsImages, TfdsImages | None]:
@@ -191,7 +178,7 @@ def _features_of(builder: Any, name: str) -> _Features:
 
 
 def _is_image(feature: Any) -> bool:
-    """Whether a feature is a picture: no map of segments, animation, depths or 16-bit values."""
+    """Whether a feature is an image: no map of segments, animation, depths or 16-bit values."""
     import tensorflow_datasets as tfds
 
     return (
@@ -217,7 +204,7 @@ def _examples(builder: Any, split: str, name: str) -> Any:
             "Expected a data set that is prepared as tfrecord or array_record. Received: "
             f"tfds:{name}, prepared as {file_format}, in {builder.data_dir}"
         )
-    files = TFRecordFiles([os.fspath(path) for path in info.filepaths])
+    files = TFRecordFiles(info.filepaths)
     if len(files) != info.num_examples:
         raise ValueError(
             f"Expected {info.num_examples} examples in the split {split}. Received: {len(files)}, "

@@ -6,24 +6,16 @@ import functools
 import glob
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
 
-from keras_resnet.data.config import DataConfig
-from keras_resnet.data.shards.format import DATASET_FILE
+from keras_resnet.data.shards.dataset import DATASET_FILE, PreparedDataset, read_description
+from keras_resnet.data.shards.example import ClassFeatures, read_example
 from keras_resnet.data.shards.random_access import TFRecordFiles
-from keras_resnet.data.sources.base import Record, Source, Subset
-from keras_resnet.data.sources.tfrecord_classes import (
-    Classes,
-    Parsed,
-    classes_of,
-    parse,
-    read_parsed,
-)
-from keras_resnet.data.sources.tfrecord_dataset import Dataset, read_dataset
+from keras_resnet.data.sources.base import Record, Source, Subset, some_of
+from keras_resnet.data.sources.tfrecord_classes import Classes, classes_of, read_class_features
 
 #: How the names of the validation part's files start; the first that is there is taken.
 VALIDATION_STARTS = ("validation", "val", "test")
@@ -34,19 +26,8 @@ _OTHER_SUFFIXES = frozenset({".json", ".npy", ".sha256", ".txt", ".md", ".csv", 
 _NUMBERED = re.compile(r"(?P<before>.*)-(?P<number>\d{5})-of-(?P<total>\d{5})(?P<after>.*)")
 
 
-class _Files(NamedTuple):
-    train: list[Path]
-    validation: list[Path]
-
-
 class TFRecordImages:
-    """Images in TFRecord files, read one by one in any order.
-
-    Attributes:
-        name: what reports call them.
-        class_names: one name per class.
-        class_ids: identifiers of the classes, if there are any.
-    """
+    """Images in TFRecord files, read one by one in any order; a `Source`."""
 
     def __init__(
         self, files: TFRecordFiles, classes: Classes, name: str, labels: np.ndarray | None = None
@@ -65,36 +46,36 @@ class TFRecordImages:
 
     @functools.cached_property
     def labels(self) -> np.ndarray:
-        """Label of every record: `(n,)`, int32. Unless they are known, all records are read."""
+        # Unless they are known, all records are read.
         if self._labels is not None:
             return self._labels
-        parsed = read_parsed(self._files)
-        labels = [self._label_of(index, record) for index, record in enumerate(parsed)]
+        found = read_class_features(self._files)
+        labels = [self._label_of(index, features) for index, features in enumerate(found)]
         return np.array(labels, np.int32)
 
     def __len__(self) -> int:
         return len(self._files)
 
     def __getitem__(self, index: int) -> Record:
-        data, parsed = parse(self._files.read(index), lambda: self.name_of(index))
-        return Record(data, self._label_of(index, parsed))
+        data, features = read_example(self._files, index)
+        return Record(data, self._label_of(index, features))
 
     def name_of(self, index: int) -> str:
         return self._files.name_of(index)
 
-    def _label_of(self, index: int, parsed: Parsed) -> int:
-        label = self._classes.index_of(parsed)
+    def _label_of(self, index: int, features: ClassFeatures) -> int:
+        label = self._classes.index_of(features)
         if label is None:
             count, first = len(self.class_names), self._classes.offset
             raise ValueError(
                 f"Expected one of {count} classes, as a label from {first} to {first + count - 1} "
-                f"or as ImageNet's id. Received: {parsed.label}, {parsed.synset!r} in "
+                f"or as ImageNet's id. Received: {features.label}, {features.synset!r} in "
                 f"{self.name_of(index)}"
             )
         return label
 
 
-def load_tfrecord(pattern: str, config: DataConfig) -> tuple[Source, Source | None]:
+def load_tfrecord(pattern: str) -> tuple[Source, Source | None]:
     """Finds the records of TFRecord files, which are `tf.train.Example`.
 
     Of files that `keras-resnet data prepare` wrote, classes, labels and places of records are in
@@ -109,7 +90,6 @@ def load_tfrecord(pattern: str, config: DataConfig) -> tuple[Source, Source | No
             start with `train` are the training part; those with `validation`, `val` or `test` (the
             first of these that is there) are the validation part. If nothing is called so, all are
             training.
-        config: not needed: records are as they are.
 
     Returns:
         The training part, empty if there are only files of a validation part, and the validation
@@ -120,49 +100,50 @@ def load_tfrecord(pattern: str, config: DataConfig) -> tuple[Source, Source | No
             than noted beside them, or features are missing.
         OSError: a file cannot be read.
     """
-    del config
-    files = _divided(_found(pattern))
-    _check_complete([*files.train, *files.validation])
-    dataset = _dataset_of([*files.train, *files.validation])
-    names = f"tfrecord:{pattern} (training)", f"tfrecord:{pattern} (validation)"
-    if dataset is None:
-        train, validation = _foreign(files, names)
-    else:
-        if Path(pattern).expanduser().is_dir():
-            dataset.check_present([*files.train, *files.validation])
-        train, validation = (
-            _prepared(dataset, paths, name) if paths else None
-            for paths, name in zip(files, names, strict=True)
-        )
-    if train is None:
-        assert validation is not None
-        return Subset(validation, np.zeros(0, np.int64), names[0]), validation
-    return train, validation
+    parts = _divided(_found(pattern))
+    every = [path for paths in parts.values() for path in paths]
+    _check_complete(every)
+    dataset = _dataset_of(every)
+    classes, files, labels = _of_others(parts) if dataset is None else _prepared(dataset, parts)
+    if dataset is not None and Path(pattern).is_dir():
+        dataset.check_present(every)
+    sources = {
+        part: TFRecordImages(own, classes, f"tfrecord:{pattern} ({part})", known)
+        for part, own, known in zip(parts, files, labels, strict=True)
+    }
+    validation = sources.get("validation")
+    if "training" in sources:
+        return sources["training"], validation
+    assert validation is not None
+    empty = np.zeros(0, np.int64)
+    return Subset(validation, empty, f"tfrecord:{pattern} (training)"), validation
 
 
-def _prepared(dataset: Dataset, paths: Sequence[Path], name: str) -> TFRecordImages:
-    lengths, labels = dataset.index_of(paths)
-    return TFRecordImages(TFRecordFiles(_texts(paths), lengths), dataset.classes, name, labels)
+#: The classes; and for each part its records and, if they are known, their labels.
+_Opened = tuple[Classes, list[TFRecordFiles], list[np.ndarray | None]]
 
 
-def _foreign(
-    files: _Files, names: Sequence[str]
-) -> tuple[TFRecordImages | None, TFRecordImages | None]:
-    parts = [TFRecordFiles(_texts(paths)) if paths else None for paths in files]
-    for paths, part in zip(files, parts, strict=True):
-        if part is not None and len(part) == 0:
+def _prepared(dataset: PreparedDataset, parts: Mapping[str, Sequence[Path]]) -> _Opened:
+    classes = Classes(dataset.class_names, dataset.class_ids, dataset.label_offset)
+    indices = [dataset.index_of(paths) for paths in parts.values()]
+    files = [
+        TFRecordFiles(paths, lengths)
+        for paths, (lengths, _) in zip(parts.values(), indices, strict=True)
+    ]
+    return classes, files, [labels for _, labels in indices]
+
+
+def _of_others(parts: Mapping[str, Sequence[Path]]) -> _Opened:
+    files = [TFRecordFiles(paths) for paths in parts.values()]
+    for paths, own in zip(parts.values(), files, strict=True):
+        if len(own) == 0:
             raise ValueError(f"Expected records. Received: none in {paths[0].parent}")
-    classes, labels = classes_of([part for part in parts if part is not None])
-    known = iter(labels)
-    train, validation = (
-        None if part is None else TFRecordImages(part, classes, name, next(known))
-        for part, name in zip(parts, names, strict=True)
-    )
-    return train, validation
+    classes, labels = classes_of(files)
+    return classes, files, labels
 
 
 def _found(pattern: str) -> list[Path]:
-    path = Path(pattern).expanduser()
+    path = Path(pattern)
     if path.is_dir():
         files = [
             entry
@@ -171,12 +152,10 @@ def _found(pattern: str) -> list[Path]:
             and not entry.name.startswith(".")
             and entry.suffix not in _OTHER_SUFFIXES
         ]
-    elif path.is_file():
-        files = [path]
     else:
         # `Path.glob` takes no absolute patterns.
-        matches = map(Path, glob.glob(str(path), recursive=True))  # noqa: PTH207
-        files = sorted(match for match in matches if match.is_file())
+        matches = [path] if path.is_file() else glob.glob(pattern, recursive=True)  # noqa: PTH207
+        files = sorted(match for match in map(Path, matches) if match.is_file())
     if not files:
         raise ValueError(
             "Expected a directory or pattern of TFRecord files. "
@@ -185,14 +164,17 @@ def _found(pattern: str) -> list[Path]:
     return files
 
 
-def _divided(files: Sequence[Path]) -> _Files:
-    train = _starting(files, "train")
-    validation = next(filter(None, (_starting(files, start) for start in VALIDATION_STARTS)), [])
-    return _Files(train, validation) if train or validation else _Files(list(files), [])
-
-
-def _starting(files: Iterable[Path], start: str) -> list[Path]:
-    return [path for path in files if path.name.startswith(start)]
+def _divided(files: list[Path]) -> dict[str, list[Path]]:
+    """The files of each part that there is, `training` first."""
+    by_start = {
+        start: [path for path in files if path.name.startswith(start)]
+        for start in ("train", *VALIDATION_STARTS)
+    }
+    validation = next(filter(None, map(by_start.get, VALIDATION_STARTS)), None)
+    if not by_start["train"] and not validation:
+        return {"training": files}
+    parts = {"training": by_start["train"], "validation": validation}
+    return {part: paths for part, paths in parts.items() if paths}
 
 
 def _check_complete(files: Sequence[Path]) -> None:
@@ -211,26 +193,21 @@ def _check_complete(files: Sequence[Path]) -> None:
         ((total, present),) = totals.items()
         missing = sorted(set(range(int(total))) - present)
         if missing:
-            names = [f"{before}-{number:05d}-of-{total}{after}" for number in missing[:5]]
-            more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
+            names = [f"{before}-{number:05d}-of-{total}{after}" for number in missing]
             raise ValueError(
                 f"Expected all {int(total)} files of the series in {directory}. Received: "
-                f"{len(present)}, without {', '.join(names)}{more}"
+                f"{len(present)}, without {some_of(names)}"
             )
 
 
-def _dataset_of(files: Sequence[Path]) -> Dataset | None:
+def _dataset_of(files: Sequence[Path]) -> PreparedDataset | None:
     """What `data prepare` wrote beside the files, if it did."""
     directories = sorted({path.parent for path in files})
     described = [directory for directory in directories if (directory / DATASET_FILE).is_file()]
-    datasets = [dataset for dataset in map(read_dataset, described) if dataset is not None]
+    datasets = [dataset for dataset in map(read_description, described) if dataset is not None]
     if datasets and len(directories) > 1:
         raise ValueError(
             f"Expected files of one directory, as {described[0] / DATASET_FILE} describes those "
             f"beside it. Received: files of {len(directories)} directories"
         )
     return datasets[0] if datasets else None
-
-
-def _texts(paths: Iterable[Any]) -> list[str]:
-    return [str(path) for path in paths]

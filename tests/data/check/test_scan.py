@@ -162,7 +162,7 @@ KINDS_OF_FILES: dict[str, tuple[bytes, dict[str, str]]] = {
             save_all=True,
             append_images=[photograph(19).convert("L")],
         ),
-        {"animated": "several pictures, of which the first is read"},
+        {"animated": "several images, of which the first is read"},
     ),
     **{f"clean {name}": (data, {}) for name, data in CLEAN.items()},
 }
@@ -477,7 +477,7 @@ def test_few_images_are_read_ahead_and_interruption_ends_it() -> None:
         scan([files], workers=2, progress=interrupt)
     time.sleep(0.2)
     assert 0 < count <= 20 + 2 * 4 * 8 + 3 * 8
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("scan")]
+    assert not [thread for thread in threading.enumerate() if "ThreadPool" in thread.name]
 
 
 def test_other_classes_are_refused() -> None:

@@ -21,7 +21,6 @@ import tensorflow as tf
 from PIL import Image
 
 from keras_resnet.data import LabeledImages
-from keras_resnet.data.config import DataConfig
 from keras_resnet.data.shards import prepare as preparation
 from keras_resnet.data.shards.prepare import prepare
 from keras_resnet.data.sources import Source
@@ -184,7 +183,7 @@ def test_description_checksums_and_reading_back(archives: Path, tmp_path: Path) 
         words = ["sha256sum", "--strict", "-c", "checksums.sha256"]
         done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
         assert (done.returncode, done.stdout.count(": OK")) == (0, 7)
-    source, validation = load_tfrecord(str(tmp_path), DataConfig("tfrecord:."))
+    source, validation = load_tfrecord(str(tmp_path))
     assert validation is not None
     assert (source.class_names, source.class_ids, len(validation)) == (NAMES, IDS, 8)
     kept = {data for pictures in TRAIN.values() for data in pictures.values()}
@@ -298,8 +297,8 @@ def test_counts_are_checked_before_anything_is_written(
     done = command_in_process(*words)
     assert done.returncode == 2
     assert (
-        "Expected 1,281,167 training pictures, 50,000 validation pictures and 1,000 classes. "
-        "Received: 15 training pictures, 8 validation pictures and 3 classes."
+        "Expected 1,281,167 training images, 50,000 validation images and 1,000 classes. "
+        "Received: 15 training images, 8 validation images and 3 classes."
     ) in done.stderr
     assert not output.exists()
     done = command_in_process(*words, "--train-dir", str(tmp_path))
@@ -368,7 +367,7 @@ def test_pixels_lose_nothing(tmp_path: Path) -> None:
     images = np.random.default_rng(0).integers(0, 256, (6, 8, 9, 3), dtype=np.uint8)
     labels = np.arange(6, dtype=np.int32) % 2
     prepare({"train": LabeledImages(images, labels, ("even", "odd"))}, tmp_path, seed=3)
-    source, _ = load_tfrecord(str(tmp_path), DataConfig("tfrecord:."))
+    source, _ = load_tfrecord(str(tmp_path))
     found = [source[index] for index in range(6)]
     originals = {image.tobytes(): label for image, label in zip(images, labels, strict=True)}
     assert {read_image(r.data).tobytes(): r.label for r in found} == originals
@@ -394,7 +393,7 @@ def test_unreadable_pictures_are_named_or_listed(tmp_path: Path) -> None:
     train = dataset["parts"]["train"]
     assert (train["records"], train["class_counts"]) == (5, [4, 1])
     assert train["skipped"] == [str(tmp_path / "in" / "dog" / "bad.jpg")]
-    assert len(load_tfrecord(str(output), DataConfig("tfrecord:."))[0]) == 5
+    assert len(load_tfrecord(str(output))[0]) == 5
 
 
 #: Says what TensorFlow is imported with, and runs the command.
@@ -495,18 +494,18 @@ def test_failure_leaves_earlier_results_and_success_replaces_them(
         prepare(parts_of(archives), tmp_path, shards={"train": 2})
     (tmp_path / "notes.md").write_text("mine")
 
-    def fails(*arguments: object) -> None:
+    def fails(*arguments: object, **settings: object) -> None:
         raise OSError("no disk")
 
     with monkeypatch.context() as patch:
-        patch.setattr(preparation, "_write_companions", fails)
+        patch.setattr(preparation, "write_description", fails)
         with pytest.raises(OSError, match="no disk"):
             prepare(parts_of(archives), tmp_path, shards={"train": 2}, overwrite=True)
     assert contents_of_files(tmp_path) == {**before, "notes.md": b"mine"}
     prepare(parts_of(archives), tmp_path, shards={"train": 2}, overwrite=True)
     assert len(list(tmp_path.glob("train-*"))) == 2
     assert (tmp_path / "notes.md").read_text() == "mine"
-    assert len(load_tfrecord(str(tmp_path), DataConfig("tfrecord:."))[0]) == 15
+    assert len(load_tfrecord(str(tmp_path))[0]) == 15
 
 
 def test_shards_of_others_are_never_mixed_in(archives: Path, tmp_path: Path) -> None:
@@ -546,7 +545,7 @@ def bad_arguments(archives: Path, tmp_path: Path) -> Iterator[Callable[..., str]
 def test_bad_arguments_are_named(archives: Path, bad_arguments: Callable[..., str]) -> None:
     parts = parts_of(archives)
     assert "from 1 to 15 shards" in bad_arguments(shards={"train": 16})
-    assert "`short_side` to be at least 1. Received: 0" in bad_arguments(short_side=0)
+    assert "`short_side` to be an integer of at least 1. Received: 0" in bad_arguments(short_side=0)
     assert "`seed` to be from 0 to 2**32 - 1. Received: -1" in bad_arguments(seed=-1)
     assert "Received: ['test', 'train']" in bad_arguments(
         {"train": parts["train"], "test": parts["train"]}

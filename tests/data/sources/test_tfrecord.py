@@ -13,7 +13,6 @@ import tensorflow as tf
 from PIL import Image
 
 from keras_resnet.data import LabeledImages
-from keras_resnet.data.config import DataConfig
 from keras_resnet.data.shards import random_access as tfrecord_files
 from keras_resnet.data.shards.prepare import prepare
 from keras_resnet.data.shards.random_access import TFRecordFiles
@@ -21,8 +20,6 @@ from keras_resnet.data.sources import tfrecord_classes
 from keras_resnet.data.sources.base import Source
 from keras_resnet.data.sources.tfrecord import load_tfrecord
 from keras_resnet.images.decode import read_image
-
-CONFIG = DataConfig("tfrecord:.")
 
 
 def jpeg(seed: int) -> bytes:
@@ -122,10 +119,10 @@ def test_truncated_files_and_other_files_are_refused(tmp_path: Path) -> None:
     for end, number in ((len(whole) - 1, 2), (len(whole) // 2, 1), (5, 0)):
         path.write_bytes(whole[:end])
         with pytest.raises(ValueError, match=f"Received: {path}, .* ends within record {number}"):
-            load_tfrecord(str(tmp_path), CONFIG)
+            load_tfrecord(str(tmp_path))
     path.write_bytes(b"just some text, which is no TFRecord file")
     with pytest.raises(ValueError, match="which is none or ends within record 0"):
-        load_tfrecord(str(tmp_path), CONFIG)
+        load_tfrecord(str(tmp_path))
     path.write_bytes(whole)
     files = TFRecordFiles([str(path)])
     path.write_bytes(whole[: len(whole) // 2])
@@ -140,7 +137,7 @@ def test_prepared_records_and_their_labels_without_reading_them(
         raise AssertionError(path)
 
     monkeypatch.setattr(tfrecord_files, "_lengths", scan)
-    train, validation = load_tfrecord(str(prepared), CONFIG)
+    train, validation = load_tfrecord(str(prepared))
     assert validation is not None
     assert (len(train), len(validation)) == (14, 5)
     assert (train.class_names, train.class_ids) == (("red", "green", "blue"), ("r", "g", "b"))
@@ -151,17 +148,17 @@ def test_prepared_records_and_their_labels_without_reading_them(
         records = [source[index] for index in range(len(source))]
         assert [record.label for record in records] == source.labels.tolist()
         assert {read_image(record.data).shape for record in records} == {(6, 7, 3)}
-    only, none = load_tfrecord(str(prepared / "train-*"), CONFIG)
+    only, none = load_tfrecord(str(prepared / "train-*"))
     assert (len(only), none) == (14, None)
-    empty, part = load_tfrecord(str(prepared / "validation-*"), CONFIG)
+    empty, part = load_tfrecord(str(prepared / "validation-*"))
     assert part is not None
     assert (len(empty), len(part), empty.class_names) == (0, 5, ("red", "green", "blue"))
 
 
 def test_without_the_index_records_say_the_same(prepared: Path) -> None:
-    expected, _ = load_tfrecord(str(prepared), CONFIG)
+    expected, _ = load_tfrecord(str(prepared))
     (prepared / "index.npy").unlink()
-    source, _ = load_tfrecord(str(prepared), CONFIG)
+    source, _ = load_tfrecord(str(prepared))
     np.testing.assert_array_equal(source.labels, expected.labels)
     assert [source[n] for n in range(14)] == [expected[n] for n in range(14)]
 
@@ -169,7 +166,7 @@ def test_without_the_index_records_say_the_same(prepared: Path) -> None:
 def test_what_does_not_fit_the_description_is_named(prepared: Path) -> None:
     def refused(match: str, pattern: Path = prepared) -> None:
         with pytest.raises(ValueError, match=match):
-            load_tfrecord(str(pattern), CONFIG)
+            load_tfrecord(str(pattern))
 
     shard = prepared / "train-00002-of-00004"
     whole = shard.read_bytes()
@@ -223,18 +220,18 @@ def test_missing_features_are_listed_with_what_is_there(tmp_path: Path) -> None:
         match=r"features image/encoded \(1 bytes\) and image/class/label \(1 int64\). Received: "
         r"image \(1 bytes\), label \(1 int64\), weight \(1 float\) in .*a\.tfrecord: record 0",
     ):
-        load_tfrecord(str(tmp_path), CONFIG)
+        load_tfrecord(str(tmp_path))
     write(tmp_path / "a.tfrecord", example(image_encoded=jpeg(0), image_class_label=b"3"))
     with pytest.raises(ValueError, match=r"Received: image/class/label \(1 bytes\), image/enc"):
-        load_tfrecord(str(tmp_path), CONFIG)
+        load_tfrecord(str(tmp_path))
     write(tmp_path / "a.tfrecord", b"\xff\xff\xff no example")
     with pytest.raises(ValueError, match=r"that is a tf.train.Example. .*a\.tfrecord: record 0"):
-        load_tfrecord(str(tmp_path), CONFIG)
+        load_tfrecord(str(tmp_path))
     write(tmp_path / "a.tfrecord")
     with pytest.raises(ValueError, match="Expected records. Received: none"):
-        load_tfrecord(str(tmp_path), CONFIG)
+        load_tfrecord(str(tmp_path))
     with pytest.raises(ValueError, match=r"pattern of TFRecord files. Received: .*none\*, which"):
-        load_tfrecord(str(tmp_path / "none*"), CONFIG)
+        load_tfrecord(str(tmp_path / "none*"))
 
 
 def numbered(label: int, **features: bytes) -> bytes:
@@ -251,7 +248,7 @@ def test_foreign_imagenet_has_all_classes_and_is_not_read(
     write(tmp_path / "train-00000-of-00001", *records, numbered(9, image_class_synset=b"n00000000"))
     write(tmp_path / "val-00000-of-00001", records[1])
     write(tmp_path / "test-00000-of-00001", *records)
-    train, validation = load_tfrecord(str(tmp_path), CONFIG)
+    train, validation = load_tfrecord(str(tmp_path))
     assert validation is not None
     assert (len(train.class_names), train.class_names[1]) == (1000, "goldfish")
     assert [train[index].label for index in range(3)] == [1, 999, 0]
@@ -296,7 +293,7 @@ def test_other_records_are_read_once_for_their_classes(
     write(tmp_path / "train.tfrecord", *(numbered(n, **features(n)) for n in labels))
     # The least label is only here.
     write(tmp_path / "test.tfrecord", numbered(least, **features(least)))
-    train, validation = load_tfrecord(str(tmp_path), CONFIG)
+    train, validation = load_tfrecord(str(tmp_path))
     assert validation is not None
     assert (train.class_names, train.class_ids) == (names, ids)
     assert train.labels.tolist() == [2, 1, 1, 2]
@@ -310,10 +307,10 @@ def test_files_of_no_part_are_training(tmp_path: Path) -> None:
         write(tmp_path / f"flowers-{number}.tfrecord", numbered(number), numbered(number))
     (tmp_path / "labels.txt").write_text("not a record")
     (tmp_path / ".hidden").write_text("not a record")
-    train, validation = load_tfrecord(str(tmp_path), CONFIG)
+    train, validation = load_tfrecord(str(tmp_path))
     assert validation is None
     assert train.labels.tolist() == [0, 0, 1, 1, 2, 2]
-    some, _ = load_tfrecord(str(tmp_path / "flowers-[12].tfrecord"), CONFIG)
+    some, _ = load_tfrecord(str(tmp_path / "flowers-[12].tfrecord"))
     assert some.labels.tolist() == [0, 0, 1, 1]
 
 
@@ -322,7 +319,7 @@ def test_labels_that_cannot_be_classes_are_refused(tmp_path: Path) -> None:
     for label, match in ((-1, "at least 0. Received: -1"), (10**12, "that count classes")):
         write(path, example(image_encoded=jpeg(0), image_class_label=label))
         with pytest.raises(ValueError, match=match):
-            load_tfrecord(str(tmp_path), CONFIG)
+            load_tfrecord(str(tmp_path))
 
 
 def test_missing_shards_of_others_are_named(tmp_path: Path) -> None:
@@ -332,4 +329,4 @@ def test_missing_shards_of_others_are_named(tmp_path: Path) -> None:
         ValueError,
         match=r"all 10 files .*Received: 3, without train-00001-of-00010\.tfrecord, .* and 2 more",
     ):
-        load_tfrecord(str(tmp_path), CONFIG)
+        load_tfrecord(str(tmp_path))
