@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from keras_resnet.support.checks import check_choice, check_integer
+from keras_resnet.support.checks import check_choice, check_integer, store_integers
 
 Version = Literal["v1", "v1.5", "v2"]
 Block = Literal["basic", "bottleneck"]
@@ -125,7 +125,7 @@ class ResNetConfig:
                 "Expected `blocks` and `filters` to have one entry per stage each. "
                 f"Received: blocks={self.blocks}, filters={self.filters}"
             )
-        self._check_idle_fields()
+        self._check_unused_fields()
         self._check_groups()
         self._check_widths()
         self._check_strides()
@@ -147,11 +147,8 @@ class ResNetConfig:
             checked[field] = tuple(check_integer(field, item) for item in self._sequence(field))
         for field in ("mean", "std"):
             checked[field] = tuple(_finite_number(field, item) for item in self._sequence(field))
-        for field in ("groups", "width_per_group", "norm_groups"):
-            checked[field] = check_integer(field, getattr(self, field))
-        for field in ("stem_filters", "output_stride"):
-            if getattr(self, field) is not None:
-                checked[field] = check_integer(field, getattr(self, field))
+        integers = ("groups", "width_per_group", "norm_groups", "stem_filters", "output_stride")
+        store_integers(self, integers)
         for field, limit in (("width", math.inf), ("se_ratio", 1), ("stochastic_depth", 1)):
             number = _finite_number(field, getattr(self, field))
             if not 0 <= number < limit or (field == "width" and number == 0):
@@ -172,59 +169,35 @@ class ResNetConfig:
             )
         return value
 
-    def _check_idle_fields(self) -> None:
+    def _check_unused_fields(self) -> None:
         """Refuses what would have no effect, or a deadly one, in this network."""
-        for idle, condition, why, fields in (
-            (
-                self.block == "basic",
-                "block='basic'",
-                "only bottlenecks have 1x1 and grouped convolutions",
-                ("groups", "width_per_group", "preact_stride"),
-            ),
-            (
-                self.version != "v2",
-                f"version={self.version!r}",
-                "only v2 has pre-activation",
-                ("preact_layout", "preact_stride"),
-            ),
-            (
-                len(self.blocks) == 1 and self.stem == "cifar",
-                "stem='cifar'",
-                "a single stage has no strides then",
-                ("blur_pool",),
-            ),
-            (
-                len(self.blocks) == 1,
-                f"blocks={self.blocks}",
-                "a single stage has no strides",
-                ("downsample",),
-            ),
-            (
-                self.norm == "batch",
-                "norm='batch'",
-                "it has no groups",
-                ("norm_groups",),
-            ),
-            (
-                self.shortcut in ("A", None),
-                f"shortcut={self.shortcut!r}",
-                "it has no projections",
-                ("downsample",),
-            ),
-            (
-                self.shortcut is None,
-                "shortcut=None",
-                "nothing passes a block of a plain network that puts out zeros",
-                ("stochastic_depth", "zero_init_residual"),
-            ),
-        ):
-            for field in fields if idle else ():
-                value, default = getattr(self, field), _DEFAULTS[field]
-                if value != default:
-                    raise ValueError(
-                        f"Expected `{field}={default!r}` with `{condition}`: {why}. "
-                        f"Received: {field}={value!r}"
-                    )
+        if self.block == "basic":
+            why = "only bottlenecks have 1x1 and grouped convolutions"
+            self._check_unused("block", why, "groups", "width_per_group", "preact_stride")
+        if self.version != "v2":
+            why = "only v2 has pre-activation"
+            self._check_unused("version", why, "preact_layout", "preact_stride")
+        if len(self.blocks) == 1 and self.stem == "cifar":
+            self._check_unused("stem", "a single stage has no strides then", "blur_pool")
+        if len(self.blocks) == 1:
+            self._check_unused("blocks", "a single stage has no strides", "downsample")
+        if self.norm == "batch":
+            self._check_unused("norm", "it has no groups", "norm_groups")
+        if self.shortcut in ("A", None):
+            self._check_unused("shortcut", "it has no projections", "downsample")
+        if self.shortcut is None:
+            why = "nothing passes a block of a plain network that puts out zeros"
+            self._check_unused("shortcut", why, "stochastic_depth", "zero_init_residual")
+
+    def _check_unused(self, field: str, why: str, *unused: str) -> None:
+        """Refuses other values than the defaults of the fields `unused`, because of `field`."""
+        for name in unused:
+            value, default = getattr(self, name), type(self).__dataclass_fields__[name].default
+            if value != default:
+                raise ValueError(
+                    f"Expected `{name}={default!r}` with `{field}={getattr(self, field)!r}`: "
+                    f"{why}. Received: {name}={value!r}"
+                )
 
     def _check_groups(self) -> None:
         if self.block == "bottleneck" and any(w * self.width_per_group % 64 for w in self.widths):
@@ -236,8 +209,7 @@ class ResNetConfig:
             )
         if self.norm == "group":
             widths = {*self.stem_widths, *self.widths, *self.inner_widths, *self.output_widths}
-            indivisible = sorted(width for width in widths if width % self.norm_groups)
-            if indivisible:
+            if indivisible := sorted(width for width in widths if width % self.norm_groups):
                 raise ValueError(
                     "Expected `norm_groups` to divide the channels of every layer. "
                     f"Received: norm_groups={self.norm_groups}, channels={indivisible}"
@@ -279,8 +251,7 @@ class ResNetConfig:
             ValueError: an unknown field, or a network that cannot be built.
         """
         known = [field.name for field in dataclasses.fields(self)]
-        unknown = sorted(set(changes) - set(known))
-        if unknown:
+        if unknown := sorted(set(changes) - set(known)):
             raise ValueError(
                 f"Expected config fields among {known}. Received: {', '.join(unknown)}"
             )
@@ -344,8 +315,6 @@ _CHOICES: dict[str, tuple[str | None, ...]] = {
     "preact_stride": get_args(PreactStride),
     "norm": get_args(Norm),
 }
-
-_DEFAULTS = {field.name: field.default for field in dataclasses.fields(ResNetConfig)}
 
 
 def multiple_of_8(channels: float) -> int:
