@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
-from keras_resnet.cli.options import AsJson, app, print_json
+from keras_resnet.cli import options
 from keras_resnet.support.quiet import quiet
 from keras_resnet.support.terminal import console
 
 
-@app.command()
-def doctor(as_json: AsJson = False) -> None:
+@options.app.command()
+def doctor(as_json: options.AsJson = False) -> None:
     """Print versions, devices and what does not work because a package is missing."""
     with quiet():
         from keras_resnet.jobs.doctor import diagnose
 
         found = diagnose()
     if as_json:
-        print_json(found)
+        options.print_json(found)
     else:
         _print_diagnosis(found)
     if found["problem"]:

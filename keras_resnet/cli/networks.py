@@ -8,17 +8,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from keras_resnet.cli.options import AsJson, Settings, app, parse_settings, print_json
+from keras_resnet.cli import options
+from keras_resnet.cli.options import parse_settings, print_json
 from keras_resnet.support.terminal import console, table
 
 if TYPE_CHECKING:
     from keras_resnet.analysis.complexity import PartSummary
 
 
-@app.command("list")
+@options.app.command("list")
 def list_command(
     pattern: Annotated[str, typer.Argument(help="Shell-style pattern, e.g. 'resnet*'.")] = "*",
-    as_json: AsJson = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """List the networks with their depth, parameters and multiply-accumulates."""
     from keras_resnet.analysis.complexity import complexity
@@ -52,18 +53,18 @@ def list_command(
     console.print(rows)
 
 
-@app.command()
+@options.app.command()
 def info(
     name: Annotated[str, typer.Argument(help="A network of `keras-resnet list`.")],
     version: Annotated[str | None, typer.Option(help="v1, v1.5 or v2.")] = None,
     shortcut: Annotated[str | None, typer.Option(help="A, B, C or none.")] = None,
-    settings: Settings = None,
-    size: Annotated[int | None, typer.Option(min=1, help="Image height and width.")] = None,
+    settings: options.ConfigSettings = None,
+    size: options.Size = None,
     classes: Annotated[int | None, typer.Option(min=1, help="Width of the classifier.")] = None,
     plot: Annotated[
         Path | None, typer.Option(help="Draw the network into this .png or .svg file.")
     ] = None,
-    as_json: AsJson = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Print a network's stages with their shapes and costs, as Table 1 of the paper does."""
     from keras_resnet.analysis.complexity import shortcut_counts, summarize, total

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from keras_resnet.cli.options import AsJson, app, parse_settings, print_json
+from keras_resnet.cli import options
+from keras_resnet.cli.inputs import recipe_of
+from keras_resnet.cli.options import print_json
 from keras_resnet.support.quiet import quiet
 from keras_resnet.support.terminal import console, table
 
@@ -19,16 +21,11 @@ _IMAGENET_IMAGES = 1_281_167
 _CIFAR_IMAGES = 50_000
 
 
-@app.command()
+@options.app.command()
 def recipes(
     name: Annotated[str | None, typer.Argument(help="A recipe; none lists them all.")] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="A field of a recipe, e.g. --set optimizer.learning_rate=0.2."),
-    ] = None,
-    batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Images per optimizer step, over all replicas.")
-    ] = None,
+    settings: options.RecipeSettings = None,
+    batch_size: options.BatchSize = None,
     images: Annotated[
         int | None,
         typer.Option(
@@ -37,24 +34,19 @@ def recipes(
             "ImageNet, or of CIFAR where a recipe pads and crops.",
         ),
     ] = None,
-    as_json: AsJson = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """List the training recipes, or print one: every value with its source, and the schedule."""
-    with quiet():
-        from keras_resnet.training.recipes.recipe import override
-        from keras_resnet.training.recipes.table import RECIPES, find_recipe
-    changes = parse_settings(settings or [], none="none")
-    if batch_size is not None:
-        changes["batch_size"] = batch_size
     if name is None:
-        if changes or images is not None:
+        given = {"--set": settings, "--batch-size": batch_size, "--images": images}
+        if names := [option for option, value in given.items() if value]:
             raise ValueError(
                 "Expected a recipe that is to be changed or counted out, e.g. "
-                f"`keras-resnet recipes goyal2017`. Received: {', '.join(changes) or 'images'}"
+                f"`keras-resnet recipes goyal2017`. Received: {', '.join(names)}"
             )
-        _list(list(RECIPES.values()), as_json)
+        _list(as_json)
         return
-    recipe = override(find_recipe(name), changes)
+    recipe = recipe_of(name, settings, batch_size)
     images = images or (_CIFAR_IMAGES if recipe.augmentation.crop == "pad" else _IMAGENET_IMAGES)
     rates = _rates(recipe, images)
     if as_json:
@@ -64,7 +56,10 @@ def recipes(
         _print_rates(recipe, rates)
 
 
-def _list(recipes: list[Recipe], as_json: bool) -> None:
+def _list(as_json: bool) -> None:
+    with quiet():
+        from keras_resnet.training.recipes.table import RECIPES
+    recipes = list(RECIPES.values())
     if as_json:
         print_json({recipe.name: _described(recipe) for recipe in recipes})
         return
@@ -107,16 +102,13 @@ def _print_fields(recipe: Recipe) -> None:
     for name in names:
         part, _, field = name.partition(".")
         value = values[part][field] if field else values[part]
-        rows.add_row(name, _plain(value), recipe.sources.get(name, "default"))
+        text = value if isinstance(value, str) else json.dumps(value)
+        rows.add_row(name, text, recipe.sources.get(name, "default"))
     if recipe.expected:
         source = recipe.sources.get("expected", "")
         rows.add_row("expected, top-1 %", _expected(recipe), source)
     console.print(f"{recipe.name}: {recipe.sources.get('', 'no source')}")
     console.print(rows)
-
-
-def _plain(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _rates(recipe: Recipe, images: int) -> dict[str, Any]:

@@ -12,14 +12,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from keras_resnet.support.files import replace_durably
+from keras_resnet.support.files import check_new, replace_durably
 from keras_resnet.support.unfinished import UnfinishedWork, read_json, write_durably, write_json
 
 #: Kinds of files that vectors are written to, by suffix.
 FORMATS = (".parquet", ".npz")
-
-#: Files of the folder with unfinished work, besides the parts.
-_JOB, _LOCK = "job.json", "lock"
 
 
 def check_output(output: Path, overwrite: bool) -> None:
@@ -32,8 +29,7 @@ def check_output(output: Path, overwrite: bool) -> None:
     """
     if output.suffix not in FORMATS or output.is_dir():
         raise ValueError(f"Expected a file {' or '.join(FORMATS)} as output. Received: {output}")
-    if output.exists() and not overwrite:
-        raise FileExistsError(f"Expected a new file. Received: {output}. Pass --overwrite")
+    check_new(output, overwrite)
     if output.suffix == ".parquet":
         _pyarrow()
 
@@ -56,6 +52,8 @@ class UnfinishedVectors(UnfinishedWork):
     Attributes:
         parts: those that are finished, in the order of the images, without gaps.
     """
+
+    _journal = "job.json"
 
     def __init__(self, output: Path, channels: int) -> None:
         """Looks nowhere yet.

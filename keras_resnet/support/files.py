@@ -58,6 +58,25 @@ def partial_directory(parent: Path) -> Iterator[Path]:
         shutil.rmtree(path, ignore_errors=True)
 
 
+def check_new(path: Path, overwrite: bool) -> None:
+    """Raises FileExistsError if there is a file at `path` that is not to be overwritten."""
+    if path.exists() and not overwrite:
+        raise FileExistsError(f"Expected a new file. Received: {path}. Pass --overwrite")
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A temporary path to write to; the file appears at `path` when the block ends without error.
+
+    Raises:
+        ValueError: the directory cannot be written to.
+        OSError: the disk filled up.
+    """
+    with partial_directory(path.absolute().parent) as staging:
+        yield staging / path.name
+        publish({staging / path.name: path.absolute()})
+
+
 def publish(moves: Mapping[Path, Path]) -> None:
     """Renames files or directories from `moves`' keys to its values, all of them or none.
 

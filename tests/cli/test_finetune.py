@@ -90,7 +90,7 @@ def test_bad_arguments_are_refused_before_anything_is_done(
         (("--stages", ""), "Received: ''"),
         (("--stages", "head:1,C9:1"), "levels of this model: head, C4, C3, C2, stem, backbone"),
         (("--bn", "melted"), "'frozen' or 'training'"),
-        (("--export", "onnx,coffee"), "targets of `--export` among"),
+        (("--export", "onnx,coffee"), "Expected targets among"),
         (("--weights", "x"), "no `--weights` with a `.keras`"),
         (("--size", "64"), "Received: --size 64"),
         (("--set", "network.stochastic_depth=0.1"), "Received: network.stochastic_depth"),

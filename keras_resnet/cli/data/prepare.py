@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from keras_resnet.cli.data.app import data
+from keras_resnet.cli.data import data
+from keras_resnet.cli.options import Overwrite, Seed
 from keras_resnet.support.progress import Progress
 from keras_resnet.support.quiet import quiet
 from keras_resnet.support.terminal import console, progress_bar
@@ -35,12 +36,8 @@ ShortSide = Annotated[
     int | None,
     typer.Option(min=1, help="Reduce larger pictures to this short side, as JPEG of quality 95."),
 ]
-Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of the order of the records.")]
 SkipUnreadable = Annotated[
     bool, typer.Option("--skip-unreadable", help="Leave unreadable pictures out and list them.")
-]
-Overwrite = Annotated[
-    bool, typer.Option("--overwrite", help="Replace results, and unfinished work, that are there.")
 ]
 
 
