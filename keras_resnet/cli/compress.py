@@ -13,6 +13,7 @@ from keras_resnet.support.terminal import console
 
 if TYPE_CHECKING:
     from keras_resnet.jobs.compression_report import CompressionReport
+    from keras_resnet.training import Recipe
 
 Methods = Annotated[
     str, typer.Option("--method", help="prune, cluster, qat, or several in this order: prune,qat.")
@@ -55,13 +56,7 @@ def compress(
     as_json: options.AsJson = False,
 ) -> None:
     """Prune, cluster or quantize a network while training it. The same command goes on."""
-    chosen = inputs.recipe_of(recipe, settings, batch_size)
-    # The network is there, and the schedule is compression's own.
-    if ignored := inputs.set_by_user(chosen, "network.", "schedule.", "duration", "patience"):
-        raise ValueError(
-            "Expected no `--set` of the network, the schedule, the duration or patience, which "
-            f"compression has its own of. Received: {', '.join(ignored)}"
-        )
+    chosen = _recipe(recipe, settings, batch_size)
     inputs.seed_everything(seed, deterministic)
     with quiet():
         from keras_resnet.export.report.timing import Timing
@@ -94,6 +89,17 @@ def compress(
     _print(report, output, as_json)
     if failure is not None:
         raise failure
+
+
+def _recipe(name: str, settings: list[str] | None, batch_size: int | None) -> Recipe:
+    """The recipe; refuses what would be ignored, as the network and the schedule are given."""
+    recipe = inputs.recipe_of(name, settings, batch_size)
+    if ignored := inputs.set_by_user(recipe, "network.", "schedule.", "duration", "patience"):
+        raise ValueError(
+            "Expected no `--set` of the network, the schedule, the duration or patience, which "
+            f"compression has its own of. Received: {', '.join(ignored)}"
+        )
+    return recipe
 
 
 def _print(report: CompressionReport, output: Path, as_json: bool) -> None:

@@ -7,7 +7,7 @@ import difflib
 import fnmatch
 from typing import Any, get_args
 
-from keras_resnet.networks.config import ResNetConfig, Version
+from keras_resnet.networks.config import Block, ResNetConfig, Version
 from keras_resnet.support.checks import is_integer
 
 
@@ -59,7 +59,7 @@ _BLOCKS = {
 
 
 def _imagenet(depth: int, **fields: Any) -> ResNetConfig:
-    block = "basic" if depth < 50 else "bottleneck"
+    block: Block = "basic" if depth < 50 else "bottleneck"
     return ResNetConfig(block, _BLOCKS[depth], (64, 128, 256, 512), **fields)
 
 
