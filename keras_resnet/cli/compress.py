@@ -21,14 +21,10 @@ Methods = Annotated[
 Sparsity = Annotated[float, typer.Option(min=0, max=0.99, help="Share of zeros, of prune.")]
 Pattern = Annotated[str, typer.Option(help="unstructured, 2:4 or block, of prune.")]
 Clusters = Annotated[int, typer.Option(min=2, max=256, help="Different weights of a layer.")]
-Epochs = Annotated[float, typer.Option(help="Of training, for each method.")]
 FrozenBN = Annotated[
     float, typer.Option("--frozen-bn", help="Further ones after qat, with fixed normalisation.")
 ]
-Settle = Annotated[float, typer.Option(help="Then, with fixed ranges as well.")]
-Rate = Annotated[float, typer.Option(help="Factor of the recipe's learning rate.")]
 Skip = Annotated[list[str] | None, typer.Option(help="A layer to leave alone; repeatable.")]
-Time = Annotated[bool, typer.Option(help="Measure latency.")]
 
 
 @options.app.command()
@@ -41,10 +37,10 @@ def compress(
     sparsity: Sparsity = 0.8,
     pattern: Pattern = "unstructured",
     clusters: Clusters = 16,
-    epochs: Epochs = 3.0,
+    epochs: Annotated[float, typer.Option(help="Of training, for each method.")] = 3.0,
     frozen_bn: FrozenBN = 0.0,
-    settle: Settle = 1.0,
-    rate: Rate = 0.1,
+    settle: Annotated[float, typer.Option(help="Then, with fixed ranges as well.")] = 1.0,
+    rate: Annotated[float, typer.Option(help="Factor of the recipe's learning rate.")] = 0.1,
     skip: Skip = None,
     batch_size: options.BatchSize = None,
     seed: options.Seed = 0,
@@ -52,7 +48,7 @@ def compress(
     checkpoint_every: options.CheckpointEvery = None,
     validation_fraction: options.ValidationFraction = 0.1,
     deterministic: options.Deterministic = None,
-    time: Time = True,
+    time: Annotated[bool, typer.Option(help="Measure latency.")] = True,
     as_json: options.AsJson = False,
 ) -> None:
     """Prune, cluster or quantize a network while training it. The same command goes on."""

@@ -19,12 +19,12 @@ def doctor(as_json: options.AsJson = False) -> None:
     if as_json:
         options.print_json(found)
     else:
-        _print_diagnosis(found)
+        _print(found)
     if found["problem"]:
         raise RuntimeError(f"Keras cannot be imported: {found['problem']}")
 
 
-def _print_diagnosis(found: dict[str, Any]) -> None:
+def _print(found: dict[str, Any]) -> None:
     for name, installed in found["versions"].items():
         console.print(f"{name:20} {installed or 'not installed'}")
     console.print(f"{'backend':20} {found['backend']}")

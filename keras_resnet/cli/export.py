@@ -16,8 +16,6 @@ from keras_resnet.support.terminal import console, progress_bar
 if TYPE_CHECKING:
     from keras_resnet.data import DataConfig
 
-Output = Annotated[Path, typer.Option(help="Directory; the same again: do what is missing.")]
-Targets = Annotated[str, typer.Option(help="Names separated by commas, or all.")]
 Calibration = Annotated[str | None, typer.Option(help="Images for int8, e.g. folder:PATH.")]
 Data = Annotated[
     str | None, typer.Option(help="Labelled images to verify on; by default of --calibration.")
@@ -25,33 +23,30 @@ Data = Annotated[
 Labels = Annotated[Path | None, typer.Option(help="Text file of class names, one per line.")]
 KeepFloat = Annotated[list[str] | None, typer.Option(help="A layer that int8 leaves in float.")]
 BatchSize = Annotated[int | None, typer.Option(min=1, help="The only one of TFLite and ONNX.")]
-Layout = Annotated[str, typer.Option(help="Of ONNX inputs: NHWC or NCHW.")]
-Version = Annotated[int, typer.Option(min=1, help="Of the SavedModel, for servers.")]
 Serving = Annotated[str, typer.Option(help="Batch sizes that servers prepare for.")]
 StorageURI = Annotated[str | None, typer.Option(help="Where KServe finds the model: s3://…")]
 Allow = Annotated[bool, typer.Option("--allow-disagreement", help="Keep what is out of limits.")]
-Seconds = Annotated[float, typer.Option(min=0, help="Of each timing; 0: no timing.")]
 
 
 @options.app.command()
 def export(
     model: options.ModelArgument,
-    output: Output,
-    targets: Targets = "",
+    output: Annotated[Path, typer.Option(help="Directory; the same again: do what is missing.")],
+    targets: Annotated[str, typer.Option(help="Names separated by commas, or all.")] = "",
     calibration: Calibration = None,
     data: Data = None,
     labels: Labels = None,
     weights: options.Weights = None,
     keep_float: KeepFloat = None,
     batch_size: BatchSize = None,
-    layout: Layout = "NHWC",
-    version: Version = 1,
+    layout: Annotated[str, typer.Option(help="Of ONNX inputs: NHWC or NCHW.")] = "NHWC",
+    version: Annotated[int, typer.Option(min=1, help="Of the SavedModel, for servers.")] = 1,
     serving_batch_sizes: Serving = "1,4,16",
     storage_uri: StorageURI = None,
     allow_disagreement: Allow = False,
     batch: options.TimedBatches = "1",
     threads: options.Threads = "0",
-    seconds: Seconds = 1.0,
+    seconds: Annotated[float, typer.Option(min=0, help="Of each timing; 0: no timing.")] = 1.0,
     seed: options.Seed = 0,
     validation_fraction: options.ValidationFraction = 0.1,
     overwrite: options.Overwrite = False,

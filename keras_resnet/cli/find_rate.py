@@ -17,10 +17,6 @@ if TYPE_CHECKING:
 
     from keras_resnet.training import Recipe
 
-Output = Annotated[Path, typer.Option(help="Folder for rates.csv and rates.png.")]
-Lowest = Annotated[float, typer.Option(help="Learning rate of the first step.")]
-Highest = Annotated[float, typer.Option(help="Learning rate of the last step.")]
-Steps = Annotated[int, typer.Option(help="Optimizer steps, at least 10.")]
 Freeze = Annotated[
     str | None,
     typer.Option(
@@ -34,13 +30,13 @@ Freeze = Annotated[
 def find_rate(
     model: options.Model,
     data: options.Data,
-    output: Output,
+    output: Annotated[Path, typer.Option(help="Folder for rates.csv and rates.png.")],
     recipe: options.Recipe = "finetune",
     weights: options.Weights = None,
     freeze: Freeze = None,
-    lowest: Lowest = 1e-6,
-    highest: Highest = 10.0,
-    steps: Steps = 100,
+    lowest: Annotated[float, typer.Option(help="Learning rate of the first step.")] = 1e-6,
+    highest: Annotated[float, typer.Option(help="Learning rate of the last step.")] = 10.0,
+    steps: Annotated[int, typer.Option(help="Optimizer steps, at least 10.")] = 100,
     batch_size: options.BatchSize = None,
     size: options.Size = None,
     seed: options.Seed = 0,

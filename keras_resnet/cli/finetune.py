@@ -17,9 +17,6 @@ Stages = Annotated[
     str,
     typer.Option(help="LEVEL:EPOCHS[:FACTOR of the learning rate], separated by commas."),
 ]
-BN = Annotated[str, typer.Option(help="Batch normalisation: frozen or training.")]
-Dropout = Annotated[float, typer.Option(min=0, max=0.99, help="Before a new head.")]
-Compare = Annotated[bool, typer.Option(help="Find the accuracy of baselines first.")]
 Export = Annotated[
     str | None, typer.Option(help="Export the best network: targets, or all.", show_default=False)
 ]
@@ -33,9 +30,9 @@ def finetune(
     weights: options.Weights = None,
     recipe: options.Recipe = "finetune",
     stages: Stages = "head:3,backbone:7:0.1",
-    bn: BN = "frozen",
-    dropout: Dropout = 0.0,
-    compare: Compare = True,
+    bn: Annotated[str, typer.Option(help="Batch normalisation: frozen or training.")] = "frozen",
+    dropout: Annotated[float, typer.Option(min=0, max=0.99, help="Before a new head.")] = 0.0,
+    compare: Annotated[bool, typer.Option(help="Find the accuracy of baselines first.")] = True,
     batch_size: options.BatchSize = None,
     size: options.Size = None,
     seed: options.Seed = 0,

@@ -94,9 +94,8 @@ def _print_fields(recipe: Recipe) -> None:
     from keras_resnet.training.recipes.recipe import fields_of
 
     values = recipe.as_dict()
-    names = [name for name in fields_of(recipe) if name != "network"]
-    if recipe.protocol is None:
-        names = [name for name in names if not name.startswith("protocol.")]
+    unused = ("network",) if recipe.protocol else ("network", "protocol.")
+    names = [name for name in fields_of(recipe) if not name.startswith(unused)]
     names += [f"network.{field}" for field in recipe.network]
     rows = table(("field", "value", "source"), left=3, wrap=("value", "source"))
     for name in names:
@@ -127,34 +126,28 @@ def _rates(recipe: Recipe, images: int) -> dict[str, Any]:
         times += [count * schedule.every for count in range(1, 4)]
     steps = sorted({round(time) for time in times if round(time) < total})
     rates = learning_rates(recipe, per_epoch, steps)
-    return {
-        "images": images,
-        "steps_per_epoch": per_epoch,
-        "steps": total,
-        "learning_rates": [
-            {"step": step, "epoch": step / per_epoch, "learning_rate": rate}
-            for step, rate in zip(steps, rates, strict=True)
-        ],
-    }
+    entries = [
+        {"step": step, "epoch": step / per_epoch, "learning_rate": rate}
+        for step, rate in zip(steps, rates, strict=True)
+    ]
+    counts = {"images": images, "steps_per_epoch": per_epoch, "steps": total}
+    return {**counts, "learning_rates": entries}
 
 
 def _print_rates(recipe: Recipe, data: dict[str, Any]) -> None:
-    console.print(
-        f"{data['steps']:,} steps, {data['steps_per_epoch']:,} an epoch of "
-        f"{data['images']:,} images"
-    )
+    steps, per_epoch, images = (data[key] for key in ("steps", "steps_per_epoch", "images"))
+    console.print(f"{steps:,} steps, {per_epoch:,} an epoch of {images:,} images")
     rows = table(("step", "epoch", "learning rate"), left=0)
     for entry in data["learning_rates"]:
         rate = f"{entry['learning_rate']:.6g}"
         rows.add_row(f"{entry['step']:,}", f"{entry['epoch']:.2f}", rate)
     console.print(rows)
-    if recipe.schedule.name == "plateau":
+    schedule = recipe.schedule
+    if schedule.name == "plateau":
         console.print(
-            f"Times {recipe.schedule.factor:g} when the validation error stops falling: "
+            f"Times {schedule.factor:g} when the validation error stops falling: "
             "the steps are not known beforehand."
         )
-    if recipe.schedule.low_until_error is not None:
-        console.print(
-            f"Times {recipe.schedule.low_factor:g} until the training error is below "
-            f"{recipe.schedule.low_until_error:.0%}."
-        )
+    if (error := schedule.low_until_error) is not None:
+        low = schedule.low_factor
+        console.print(f"Times {low:g} until the training error is below {error:.0%}.")

@@ -14,11 +14,8 @@ from keras_resnet.support.terminal import console
 Epochs = Annotated[float | None, typer.Option(help="Length; the schedule is compressed.")]
 Workers = Annotated[str | None, typer.Option(help="HOST:PORT,… of all, the same everywhere.")]
 WorkerIndex = Annotated[int | None, typer.Option(min=0, help="Which of them this is, from 0.")]
-Tpu = Annotated[str | None, typer.Option(help="Name or address of the TPU.")]
 SyncBN = Annotated[bool, typer.Option("--sync-bn", help="BN over all devices' images.")]
 Executions = Annotated[int, typer.Option(min=1, help="Batches per call of the graph.")]
-Xla = Annotated[bool | None, typer.Option(help="Compile the step with XLA.")]
-Profile = Annotated[str | None, typer.Option(help="FIRST,LAST batch for TensorBoard.")]
 
 
 @options.app.command()
@@ -36,15 +33,15 @@ def train(
     strategy: options.Strategy = "auto",
     workers: Workers = None,
     worker_index: WorkerIndex = None,
-    tpu: Tpu = None,
+    tpu: Annotated[str | None, typer.Option(help="Name or address of the TPU.")] = None,
     dtype: options.Dtype = "float32",
     sync_bn: SyncBN = False,
     steps_per_execution: Executions = 1,
-    xla: Xla = None,
+    xla: Annotated[bool | None, typer.Option(help="Compile the step with XLA.")] = None,
     checkpoint_every: options.CheckpointEvery = None,
     keep: options.Keep = 3,
     validation_fraction: options.ValidationFraction = 0.1,
-    profile: Profile = None,
+    profile: Annotated[str | None, typer.Option(help="FIRST,LAST batch for TensorBoard.")] = None,
     deterministic: options.Deterministic = None,
 ) -> None:
     """Train a network by a recipe. After an interruption, the same command goes on."""

@@ -13,8 +13,6 @@ from keras_resnet.support.quiet import quiet
 from keras_resnet.support.terminal import console, progress_bar, table
 
 if TYPE_CHECKING:
-    import keras
-
     from keras_resnet.data.check.benchmark import BenchmarkReport
     from keras_resnet.data.config import Augmentation
 
@@ -51,10 +49,14 @@ def benchmark(
         from keras_resnet.data.check.benchmark import benchmark as measure
         from keras_resnet.data.config import DataConfig
         from keras_resnet.data.sources.load import load_parts
+        from keras_resnet.networks.builders import create_model
     config = DataConfig(source, size=size, augmentation=_augmentation(augmentation, antialias))
     images, _ = load_parts(config)
     config = dataclasses.replace(config, batch_size=min(batch_size, len(images)))
-    network = None if model is None else _network(model, size, len(images.class_names), dtype)
+    network = None
+    if model is not None:
+        shape, classes = (size, size, 3), len(images.class_names)
+        network = create_model(model, input_shape=shape, classes=classes, dtype=dtype)
     with progress_bar("benchmark", hidden=as_json) as progress:
         result = measure(images, config, model=network, seconds=seconds, progress=progress)
     if as_json:
@@ -78,12 +80,6 @@ def _augmentation(name: str, antialias: bool) -> Augmentation:
             f"Expected `--antialias` with --augmentation {' or '.join(_RESIZING)}. Received: {name}"
         )
     return dataclasses.replace(AUGMENTATIONS[name], antialias=antialias)
-
-
-def _network(name: str, size: int, classes: int, dtype: str | None) -> keras.Model:
-    from keras_resnet.networks.builders import create_model
-
-    return create_model(name, input_shape=(size, size, 3), classes=classes, dtype=dtype)
 
 
 def _print(result: BenchmarkReport) -> None:

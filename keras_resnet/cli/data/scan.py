@@ -110,7 +110,7 @@ def _classes(report: ScanReport) -> Any:
 
 def _verdict(report: ScanReport) -> str:
     warnings = sum(finding.severity == "warning" for finding in report.findings)
-    more = f"{warnings:,} warnings" if warnings != 1 else "1 warning"
+    more = f"{warnings:,} warning{'s' * (warnings != 1)}"
     if report.errors:
         share = f"{report.errors:,} of {report.images:,} images ({report.bad_fraction:.2%})"
         return f"{share} cannot be read and will be skipped; {more}."
