@@ -65,7 +65,7 @@ def export(
         storage_uri,
     )
     batches, cores = parse_integers(batch, 1), parse_integers(threads, 0)
-    network = inputs.load_network(model, weights, seed)
+    network = inputs.load_network(model, weights, seed=seed)
     if labels is not None:
         set_class_names(network, labels.read_text("utf-8").splitlines())
     is_random = weights is None and not model.endswith(".keras")

@@ -97,6 +97,6 @@ def _open(
 
     if not model.endswith(".keras") and weights is None:
         return inputs.new_network(model, data, size, validation_fraction, recipe, show=False)
-    network = inputs.trained_network(model, weights, size, recipe)
+    network = inputs.load_network(model, weights, size, recipe)
     parts = inputs.load_images(data, network.input_shape[1], validation_fraction, show=False)
     return with_head(network, parts[0]), parts

@@ -54,7 +54,7 @@ def finetune(
     with quiet():
         from keras_resnet.data import DataConfig
         from keras_resnet.training import finetune as run
-    network = inputs.trained_network(model, weights, size, chosen)
+    network = inputs.load_network(model, weights, size, chosen)
     chosen_bn: Any = bn
     chosen_strategy: Any = strategy
     run(

@@ -80,30 +80,18 @@ def new_network(
     return create_model(name, classes=classes, **arguments, **recipe.network), parts
 
 
-def trained_network(
-    model: str, weights: str | None, size: int | None, recipe: Recipe
+def load_network(
+    model: str,
+    weights: str | None,
+    size: int | None = None,
+    recipe: Recipe | None = None,
+    seed: int = 0,
 ) -> keras.Model:
-    """A network that has learned something: of a `.keras` file, or by name with its weights.
+    """A `.keras` file, or a network by name; without weights it has the random ones of `seed`.
 
     Raises:
         ValueError: there is a `.keras` file, and arguments that only networks by name have.
     """
-    if not model.endswith(".keras"):
-        from keras_resnet.networks.builders import create_model
-
-        shape = None if size is None else (size, size, 3)
-        return create_model(model, weights=weights, input_shape=shape, **recipe.network)
-    changed = set_by_user(recipe, "network.")
-    if changed or size is not None:
-        raise ValueError(
-            "Expected neither `--size` nor `--set network.…` with a `.keras` file, whose network "
-            f"is built. Received: {', '.join(changed) or f'--size {size}'}"
-        )
-    return load_network(model, weights)
-
-
-def load_network(model: str, weights: str | None, seed: int = 0) -> keras.Model:
-    """A `.keras` file, or a network by name; without weights it has the random ones of `seed`."""
     with quiet():
         import keras
 
@@ -113,7 +101,15 @@ def load_network(model: str, weights: str | None, seed: int = 0) -> keras.Model:
         if weights is None:
             # The same ones every time, so that an export that was interrupted goes on.
             keras.utils.set_random_seed(seed)
-        return create_model(model, weights=weights)
+        shape = None if size is None else (size, size, 3)
+        fields = {} if recipe is None else recipe.network
+        return create_model(model, weights=weights, input_shape=shape, **fields)
+    changed = [] if recipe is None else set_by_user(recipe, "network.")
+    if changed or size is not None:
+        raise ValueError(
+            "Expected neither `--size` nor `--set network.…` with a `.keras` file, whose network "
+            f"is built. Received: {', '.join(changed) or f'--size {size}'}"
+        )
     if weights is not None:
         raise ValueError(
             "Expected no `--weights` with a `.keras` file, which has its own. "

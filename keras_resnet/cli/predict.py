@@ -41,35 +41,25 @@ def predict(
     with quiet():
         predictor = Predictor(model)
 
-    def run(batch: list[Path]) -> None:
-        readable = []
-        for path in batch:
-            try:
-                readable.append((path, read_image(path)))
-            except UnreadableImageError as error:
-                bad[str(path)] = str(error)
-        if not readable:
-            return
-        found = predictor.classify([image for _, image in readable], top)
-        for (path, _), classes in zip(readable, found, strict=True):
-            if not as_json:
-                console.print(f"{path}")
-                for _, name, probability in classes:
-                    console.print(f"  {probability:7.2%}  {name}")
-            results.append(
-                {
-                    "file": str(path),
-                    "classes": [
-                        {"id": own, "name": name, "probability": probability}
-                        for own, name, probability in classes
-                    ],
-                }
-            )
-
     with progress_bar("predict", hidden=as_json or len(paths) <= _BATCH, lines=0) as step:
         for start in range(0, len(paths), _BATCH):
             step(f"{start} of {len(paths)} images", start / len(paths))
-            run(paths[start : start + _BATCH])
+            readable = []
+            for path in paths[start : start + _BATCH]:
+                try:
+                    readable.append((path, read_image(path)))
+                except UnreadableImageError as error:
+                    bad[str(path)] = str(error)
+            pixels = [image for _, image in readable]
+            found = predictor.classify(pixels, top) if readable else []
+            for (path, _), classes in zip(readable, found, strict=True):
+                if not as_json:
+                    console.print(f"{path}")
+                    for _, name, probability in classes:
+                        console.print(f"  {probability:7.2%}  {name}")
+                keys = ("id", "name", "probability")
+                described = [dict(zip(keys, values, strict=True)) for values in classes]
+                results.append({"file": str(path), "classes": described})
     if as_json:
         options.print_json({"predictions": results, "unreadable": bad})
     for message in bad.values():

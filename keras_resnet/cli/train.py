@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from keras_resnet.cli import inputs, options
-from keras_resnet.support.quiet import quiet
 from keras_resnet.support.terminal import console
+
+if TYPE_CHECKING:
+    from keras_resnet.training import Recipe
+    from keras_resnet.training.devices.strategies import Setup
 
 Epochs = Annotated[float | None, typer.Option(help="Length; the schedule is compressed.")]
 Workers = Annotated[str | None, typer.Option(help="HOST:PORT,… of all, the same everywhere.")]
@@ -47,26 +50,15 @@ def train(
     """Train a network by a recipe. After an interruption, the same command goes on."""
     first_and_last = _profile(profile)
     chosen = inputs.recipe_of(recipe, settings, batch_size)
-    with quiet():
-        from keras_resnet.training import train as run
-        from keras_resnet.training.devices.cluster import cluster_from
-        from keras_resnet.training.devices.strategies import choose
-    name: Any = strategy
-    precision: Any = dtype.removeprefix("mixed_")
-    # Before anything else of TensorFlow, which several workers have to agree on first.
-    setup = choose(
-        name,
-        batch_size=chosen.batch_size // chosen.optimizer.accumulation,
-        dtype=precision,
-        steps_per_execution=steps_per_execution,
-        jit_compile=bool(xla),
-        cluster=cluster_from(workers, worker_index, os.environ),
-        tpu=tpu,
+    setup = _setup(
+        strategy, chosen, dtype, steps_per_execution, bool(xla), workers, worker_index, tpu
     )
     inputs.seed_everything(seed, deterministic)
     network, parts = inputs.new_network(
         model, data, size, validation_fraction, chosen, weights, show=setup.is_chief
     )
+    from keras_resnet.training import train as run
+
     result = run(
         network,
         parts,
@@ -88,6 +80,32 @@ def train(
             f"Best: {result.best:.2%} after epoch {result.best_epoch}, in {output / 'best.keras'}. "
             f"Last: {result.history['val_accuracy'][-1]:.2%}, in {output / 'last.keras'}."
         )
+
+
+def _setup(
+    strategy: Any,
+    recipe: Recipe,
+    dtype: str,
+    steps_per_execution: int,
+    xla: bool,
+    workers: str | None,
+    worker_index: int | None,
+    tpu: str | None,
+) -> Setup:
+    """Comes before anything else of TensorFlow, which several workers have to agree on first."""
+    from keras_resnet.training.devices.cluster import cluster_from
+    from keras_resnet.training.devices.strategies import choose
+
+    precision: Any = dtype.removeprefix("mixed_")
+    return choose(
+        strategy,
+        batch_size=recipe.batch_size // recipe.optimizer.accumulation,
+        dtype=precision,
+        steps_per_execution=steps_per_execution,
+        jit_compile=xla,
+        cluster=cluster_from(workers, worker_index, os.environ),
+        tpu=tpu,
+    )
 
 
 def _profile(text: str | None) -> tuple[int, int] | None:

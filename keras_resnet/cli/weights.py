@@ -82,23 +82,21 @@ def convert(
     keywords: dict[str, Any] = parse_settings(settings)
     if size is not None:
         keywords["input_shape"] = (size, size, None)
-    if source.endswith(".keras"):
-        if keywords or arch is not None:
-            raise ValueError(
-                "Expected no `--arch`, `--set` or `--size` with a `.keras` file, which is a whole "
-                f"model. Received: {source}"
-            )
-        _save(load_model(source), output, layout, dtype)
-        console.print(f"Written: {output}")
-        return
-    model = from_checkpoint(source, network=arch, **keywords)
+    whole_model = source.endswith(".keras")
+    if whole_model and (keywords or arch is not None):
+        raise ValueError(
+            "Expected no `--arch`, `--set` or `--size` with a `.keras` file, which is a whole "
+            f"model. Received: {source}"
+        )
+    model = load_model(source) if whole_model else from_checkpoint(source, network=arch, **keywords)
     _save(model, output, layout, dtype)
-    report = model.load_report
-    if as_json:
-        print_json(report.to_dict())
-        return
-    console.print(str(report))
-    console.print(f"Written: {output}, a {model.name} with {model.count_params():,} numbers.")
+    if whole_model:
+        console.print(f"Written: {output}")
+    elif as_json:
+        print_json(model.load_report.to_dict())
+    else:
+        console.print(str(model.load_report))
+        console.print(f"Written: {output}, a {model.name} with {model.count_params():,} numbers.")
 
 
 def _save(model: keras.Model, output: Path, layout: str | None, dtype: str) -> None:

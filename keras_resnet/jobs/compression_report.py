@@ -78,8 +78,7 @@ class CompressionOptions:
             )
         for field in dataclasses.fields(self):
             owner = _OWNERS.get(field.name)
-            idle = owner is not None and owner not in self.methods
-            if idle and getattr(self, field.name) != field.default:
+            if owner not in (None, *self.methods) and getattr(self, field.name) != field.default:
                 raise ValueError(
                     f"Expected `{field.name}` with the method {owner}. Received: "
                     f"{', '.join(self.methods)}"

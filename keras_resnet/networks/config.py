@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -143,31 +143,26 @@ class ResNetConfig:
         for field, choices in _CHOICES.items():
             check_choice(field, getattr(self, field), choices)
         checked: dict[str, Any] = {}
-        for field in ("blocks", "filters"):
-            checked[field] = tuple(check_integer(field, item) for item in self._sequence(field))
-        for field in ("mean", "std"):
-            checked[field] = tuple(_finite_number(field, item) for item in self._sequence(field))
+        for field in ("blocks", "filters", "mean", "std"):
+            check = check_integer if field in ("blocks", "filters") else _finite_number
+            value = getattr(self, field)
+            if not isinstance(value, (tuple, list)) or not value:
+                raise ValueError(
+                    f"Expected `{field}` to be a tuple of at least one number. Received: {value!r}"
+                )
+            checked[field] = tuple(check(field, item) for item in value)
         integers = ("groups", "width_per_group", "norm_groups", "stem_filters", "output_stride")
         store_integers(self, integers)
-        for field, limit in (("width", math.inf), ("se_ratio", 1), ("stochastic_depth", 1)):
-            number = _finite_number(field, getattr(self, field))
-            if not 0 <= number < limit or (field == "width" and number == 0):
-                low = "more than 0" if field == "width" else "0 or more and less than 1"
-                raise ValueError(f"Expected `{field}` to be {low}. Received: {field}={number}")
-            checked[field] = number
+        for field in ("width", "se_ratio", "stochastic_depth"):
+            checked[field] = number = _finite_number(field, getattr(self, field))
+            if not (number > 0 if field == "width" else 0 <= number < 1):
+                bounds = "more than 0" if field == "width" else "0 or more and less than 1"
+                raise ValueError(f"Expected `{field}` to be {bounds}. Received: {field}={number}")
         for field in ("blur_pool", "zero_init_residual"):
             check_choice(field, getattr(self, field), (False, True))
             checked[field] = bool(getattr(self, field))
         for field, value in checked.items():
             object.__setattr__(self, field, value)
-
-    def _sequence(self, field: str) -> Sequence[Any]:
-        value = getattr(self, field)
-        if not isinstance(value, (tuple, list)) or not value:
-            raise ValueError(
-                f"Expected `{field}` to be a tuple with at least one number. Received: {value!r}"
-            )
-        return value
 
     def _check_unused_fields(self) -> None:
         """Refuses what would have no effect, or a deadly one, in this network."""
@@ -202,10 +197,9 @@ class ResNetConfig:
     def _check_groups(self) -> None:
         if self.block == "bottleneck" and any(w * self.width_per_group % 64 for w in self.widths):
             raise ValueError(
-                "Expected `groups` of a whole width, so the stages' widths times "
-                "`width_per_group` have to be multiples of 64. Received: "
-                f"groups={self.groups}, width_per_group={self.width_per_group}, "
-                f"widths={self.widths}"
+                "Expected stages whose widths times `width_per_group` are multiples of 64, so that "
+                f"`groups` have whole widths. Received: groups={self.groups}, "
+                f"width_per_group={self.width_per_group}, widths={self.widths}"
             )
         if self.norm == "group":
             widths = {*self.stem_widths, *self.widths, *self.inner_widths, *self.output_widths}
@@ -323,10 +317,7 @@ def multiple_of_8(channels: float) -> int:
 
 
 def _finite_number(field: str, value: Any) -> float:
-    if (
-        not isinstance(value, (int, float, np.number))
-        or isinstance(value, bool)
-        or not math.isfinite(value)
-    ):
+    number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
+    if not number or not math.isfinite(value):
         raise ValueError(f"Expected `{field}` to be made of finite numbers. Received: {value!r}")
     return float(value)
