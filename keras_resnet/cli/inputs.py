@@ -35,9 +35,9 @@ def set_by_user(recipe: Recipe, *prefixes: str) -> list[str]:
 
 def seed_everything(seed: int, deterministic: bool | None) -> None:
     """Seeds weights and augmentation; without GPUs, the same bits come out every time."""
-    import keras
-    import tensorflow as tf
-
+    with quiet():
+        import keras
+        import tensorflow as tf
     if deterministic is None:
         deterministic = not tf.config.list_physical_devices("GPU")
     if deterministic:

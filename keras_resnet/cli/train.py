@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from keras_resnet.cli import inputs, options
+from keras_resnet.support.quiet import quiet
 from keras_resnet.support.terminal import console
 
 if TYPE_CHECKING:
@@ -93,9 +94,9 @@ def _setup(
     tpu: str | None,
 ) -> Setup:
     """Comes before anything else of TensorFlow, which several workers have to agree on first."""
-    from keras_resnet.training.devices.cluster import cluster_from
-    from keras_resnet.training.devices.strategies import choose
-
+    with quiet():
+        from keras_resnet.training.devices.cluster import cluster_from
+        from keras_resnet.training.devices.strategies import choose
     precision: Any = dtype.removeprefix("mixed_")
     return choose(
         strategy,

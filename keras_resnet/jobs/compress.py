@@ -102,9 +102,8 @@ def compress(
     options, out_dir = options or CompressionOptions(), Path(out_dir)
     recipe = find_recipe(recipe) if isinstance(recipe, str) else recipe
     recipe = _gentle(recipe, options.rate)
-    config = DataConfig(
-        data, size=model.input_shape[1] or 224, validation_fraction=validation_fraction
-    )
+    size = model.input_shape[1] or 224
+    config = DataConfig(data, size=size, validation_fraction=validation_fraction)
     calibration, held_out = image_sets(model.input_shape, get_info(model), config, None, None, seed)
     assert calibration is not None
     sources = load_data(config)
@@ -144,15 +143,11 @@ def compress(
 def _gentle(recipe: Recipe, rate: float) -> Recipe:
     """What a network that is trained already goes on with."""
     schedule = dataclasses.asdict(ScheduleConfig("cosine"))
-    return override(
-        recipe,
-        {
-            "optimizer.learning_rate": recipe.optimizer.learning_rate * rate,
-            **{f"schedule.{name}": value for name, value in schedule.items()},
-            # If a phase ended early, its zeros or ranges would not be what they are to be.
-            "patience": None,
-        },
-    )
+    changes: dict[str, Any] = {f"schedule.{name}": value for name, value in schedule.items()}
+    changes["optimizer.learning_rate"] = recipe.optimizer.learning_rate * rate
+    # If a phase ended early, its zeros or ranges would not be what they are to be.
+    changes["patience"] = None
+    return override(recipe, changes)
 
 
 def _exported(
@@ -168,10 +163,8 @@ def _exported(
     calibration, held_out = images
     quantized = "qat" in options.methods
     targets = ["tflite-int8"]
-    if name == "before" or not quantized:
-        targets.append("tflite-float32")
-    if quantized:
-        targets.append("onnx-int8")
+    targets += ["tflite-float32"] if name == "before" or not quantized else []
+    targets += ["onnx-int8"] if quantized else []
     found = export(
         network,
         out_dir / name,
@@ -310,14 +303,13 @@ def _as_before(model: keras.Model, clustered: Sequence[str] | None, seed: int) -
     Values only of the layers `clustered`, if the others get new ones; None: of all.
     """
     names = [layer.name for layer in kernels(model)]
-    known = compressed_kernels(model)
-    pruned = {name for name in names if name in known and known[name].zeros}
-    if pruned:
+    known = {name: kernel for name, kernel in compressed_kernels(model).items() if name in names}
+    if any(kernel.zeros for kernel in known.values()):
         # At no sparsity, what is zero already gets its mask.
-        model = prune(model, 0, skip=[name for name in names if name not in pruned])
-    counts = {name: known[name].distinct for name in names if name in known}
-    if clustered is not None:
-        counts = {name: count for name, count in counts.items() if name in clustered}
+        dense = [name for name in names if name not in known or not known[name].zeros]
+        model = prune(model, 0, skip=dense)
+    chosen = names if clustered is None else clustered
+    counts = {name: kernel.distinct for name, kernel in known.items() if name in chosen}
     for count in sorted({count for count in counts.values() if count}):
         others = [name for name in names if counts.get(name) != count]
         model = cluster(model, count, skip=others, seed=seed)

@@ -69,7 +69,11 @@ def build(
     check_head(include_top, pooling, classes)
     if input_tensor is None:
         side = config.default_size if include_top else None
-        inputs = image = _new_input((side, side, 3) if input_shape is None else input_shape)
+        shape = (side, side, 3) if input_shape is None else input_shape
+        check_shape(shape)
+        # Pixels stay float32 up to the normalisation under every dtype policy; uint8 images are
+        # cast on entry.
+        inputs = image = keras.Input(shape=tuple(shape), dtype="float32", name="image")
     else:
         image = _checked_input(input_tensor, input_shape, include_preprocessing)
         sources = keras.utils.get_source_inputs(image)
@@ -125,13 +129,6 @@ def _backbone(
     if network.final_norm is not None:
         x = norm_act(x, network.final_norm, dtype=dtype)
     return x
-
-
-def _new_input(shape: Any) -> Any:
-    check_shape(shape)
-    # Pixels stay float32 up to the normalisation under every dtype policy; uint8 images are cast on
-    # entry.
-    return keras.Input(shape=tuple(shape), dtype="float32", name="image")
 
 
 def _checked_input(tensor: Any, shape: Any, include_preprocessing: bool) -> Any:

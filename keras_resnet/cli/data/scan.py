@@ -90,7 +90,11 @@ def _print(report: ScanReport, output: Path | None) -> None:
     console.print(_classes(report))
     if output:
         console.print(f"Written: {output}, {len(report.findings):,} findings.")
-    console.print(_verdict(report))
+    warnings = sum(finding.severity == "warning" for finding in report.findings)
+    share = f"{report.errors:,} of {report.images:,} images ({report.bad_fraction:.2%})"
+    errors = f"{share} cannot be read and will be skipped"
+    verdict = errors if report.errors else f"All {report.images:,} images can be read"
+    console.print(f"{verdict}; {warnings:,} warning{'s' * (warnings != 1)}.")
 
 
 def _classes(report: ScanReport) -> Any:
@@ -106,12 +110,3 @@ def _classes(report: ScanReport) -> Any:
         counts = (len(by_count), images, report.classes[most][part], report.classes[least][part])
         rows.add_row(name, most, least, *(f"{count:,}" for count in counts))
     return rows
-
-
-def _verdict(report: ScanReport) -> str:
-    warnings = sum(finding.severity == "warning" for finding in report.findings)
-    more = f"{warnings:,} warning{'s' * (warnings != 1)}"
-    if report.errors:
-        share = f"{report.errors:,} of {report.images:,} images ({report.bad_fraction:.2%})"
-        return f"{share} cannot be read and will be skipped; {more}."
-    return f"All {report.images:,} images can be read; {more}."
