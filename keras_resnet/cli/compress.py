@@ -12,7 +12,6 @@ from keras_resnet.support.quiet import quiet
 from keras_resnet.support.terminal import console
 
 if TYPE_CHECKING:
-    from keras_resnet.jobs.compression_report import CompressionReport
     from keras_resnet.training import Recipe
 
 Methods = Annotated[
@@ -82,7 +81,9 @@ def compress(
         report, failure = error.report, error
     finally:
         console.quiet = False
-    _print(report, output, as_json)
+    options.print_report(report, as_json)
+    if not as_json:
+        console.print(f"The network: {output / 'model.keras'}. Artifacts: {output / 'after'}.")
     if failure is not None:
         raise failure
 
@@ -96,11 +97,3 @@ def _recipe(name: str, settings: list[str] | None, batch_size: int | None) -> Re
             f"compression has its own of. Received: {', '.join(ignored)}"
         )
     return recipe
-
-
-def _print(report: CompressionReport, output: Path, as_json: bool) -> None:
-    if as_json:
-        options.print_json(report.to_dict())
-    else:
-        console.print(report.to_table())
-        console.print(f"The network: {output / 'model.keras'}. Artifacts: {output / 'after'}.")

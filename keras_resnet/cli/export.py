@@ -148,10 +148,7 @@ def benchmark(
             size=size,
             progress=step,
         )
-    if as_json:
-        print_json(report.to_dict())
-    else:
-        console.print(report.to_table())
+    options.print_report(report, as_json)
     return 1 if any(row.error for row in report.measurements) else 0
 
 

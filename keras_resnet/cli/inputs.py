@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from keras_resnet.cli.options import parse_settings, print_json
+from keras_resnet.cli.options import parse_settings, print_report
 from keras_resnet.support.quiet import quiet
 from keras_resnet.support.terminal import console, progress_bar
 
@@ -167,10 +167,8 @@ def export_network(
             report = export(network, output, targets or None, progress=step, **keywords)
         except ExportError as error:
             report, failure = error.report, error
-    if as_json:
-        print_json(report.to_dict())
-    else:
-        console.print(report.to_table())
+    print_report(report, as_json)
+    if not as_json:
         console.print(f"Report: {output / 'export.html'} and {output / 'export.json'}")
         if note is not None:
             console.print(note)

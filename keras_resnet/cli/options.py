@@ -9,6 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
+from keras_resnet.support.terminal import console
+
 # Before TensorFlow is imported: its C++ notes about instruction sets and missing GPUs are not for
 # users of a command.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -99,6 +101,14 @@ def parse_integers(text: str, least: int) -> tuple[int, ...]:
             f"Expected integers of at least {least}, separated by commas. Received: {text!r}"
         )
     return numbers
+
+
+def print_report(report: Any, as_json: bool) -> None:
+    """Prints a report that has `to_dict` and `to_table`."""
+    if as_json:
+        print_json(report.to_dict())
+    else:
+        console.print(report.to_table())
 
 
 def print_json(data: Any) -> None:
