@@ -25,7 +25,10 @@ app = typer.Typer(
 _FILE_OR_NAME = "A .keras file, or a network of `keras-resnet list`."
 ModelArgument = Annotated[str, typer.Argument(help=_FILE_OR_NAME)]
 Model = Annotated[str, typer.Option(help=_FILE_OR_NAME)]
-Weights = Annotated[str | None, typer.Option(help="Of a network: a tag or a file.")]
+Weights = Annotated[
+    str | None,
+    typer.Option(help="A tag of `keras-resnet weights` or a file, for a network by name."),
+]
 Size = Annotated[int | None, typer.Option(min=1, help="Image height and width.")]
 ConfigSettings = Annotated[
     list[str] | None,

@@ -21,9 +21,6 @@ class UnfinishedWork:
 
     A journal in it says what they are parts of. Every file is renamed into place, so that it is
     whole or missing.
-
-    Attributes:
-        directory: where they are.
     """
 
     _journal = "journal.json"
