@@ -5,8 +5,10 @@ Exit codes: 0 done, 1 the work failed, 2 bad arguments or input, 130 or 143 inte
 
 from __future__ import annotations
 
+import importlib
 import io
 import os
+import pkgutil
 import signal
 import sys
 import warnings
@@ -15,28 +17,11 @@ from typing import Any, NoReturn
 
 import typer
 
-# Each adds its commands to the application.
-from keras_resnet.cli import (  # noqa: F401
-    compress,
-    doctor,
-    embed,
-    export,
-    find_rate,
-    finetune,
-    launch,
-    networks,
-    predict,
-    quickstart,
-    recipes,
-    train,
-    weights,
-)
-from keras_resnet.cli.data import (  # noqa: F401
-    benchmark as data_benchmark,
-    prepare as data_prepare,
-    scan as data_scan,
-)
 from keras_resnet.cli.options import app
+
+# Every module of this package adds its commands to the application.
+for _module in pkgutil.walk_packages(__path__, f"{__name__}."):
+    importlib.import_module(_module.name)
 
 
 class _Interrupted(SystemExit):

@@ -4,27 +4,27 @@ from __future__ import annotations
 
 from typing import Any
 
-from keras_resnet.cli.options import AsJson, app, print_json
+from keras_resnet.cli import options
 from keras_resnet.support.quiet import quiet
 from keras_resnet.support.terminal import console
 
 
-@app.command()
-def doctor(as_json: AsJson = False) -> None:
+@options.app.command()
+def doctor(as_json: options.AsJson = False) -> None:
     """Print versions, devices and what does not work because a package is missing."""
     with quiet():
         from keras_resnet.jobs.doctor import diagnose
 
         found = diagnose()
     if as_json:
-        print_json(found)
+        options.print_json(found)
     else:
-        _print_diagnosis(found)
+        _print(found)
     if found["problem"]:
         raise RuntimeError(f"Keras cannot be imported: {found['problem']}")
 
 
-def _print_diagnosis(found: dict[str, Any]) -> None:
+def _print(found: dict[str, Any]) -> None:
     for name, installed in found["versions"].items():
         console.print(f"{name:20} {installed or 'not installed'}")
     console.print(f"{'backend':20} {found['backend']}")

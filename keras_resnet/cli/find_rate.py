@@ -7,21 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from keras_resnet.cli import finetune as finetuning, train as training
-from keras_resnet.cli.options import AsJson, app, print_json
+from keras_resnet.cli import inputs, options
+from keras_resnet.cli.options import print_json
 from keras_resnet.support.quiet import quiet
 from keras_resnet.support.terminal import console, progress_bar
 
 if TYPE_CHECKING:
     import keras
 
-    from keras_resnet.training.recipes.recipe import Recipe
+    from keras_resnet.training import Recipe
 
-Model = Annotated[str, typer.Option(help="A .keras file, or a network of `keras-resnet list`.")]
-Output = Annotated[Path, typer.Option(help="Folder for rates.csv and rates.png.")]
-Lowest = Annotated[float, typer.Option(help="Learning rate of the first step.")]
-Highest = Annotated[float, typer.Option(help="Learning rate of the last step.")]
-Steps = Annotated[int, typer.Option(help="Optimizer steps, at least 10.")]
 Freeze = Annotated[
     str | None,
     typer.Option(
@@ -31,28 +26,28 @@ Freeze = Annotated[
 ]
 
 
-@app.command("find-rate")
+@options.app.command("find-rate")
 def find_rate(
-    model: Model,
-    data: training.Data,
-    output: Output,
-    recipe: training.RecipeName = "finetune",
-    weights: training.Weights = None,
+    model: options.Model,
+    data: options.Data,
+    output: Annotated[Path, typer.Option(help="Folder for rates.csv and rates.png.")],
+    recipe: options.Recipe = "finetune",
+    weights: options.Weights = None,
     freeze: Freeze = None,
-    lowest: Lowest = 1e-6,
-    highest: Highest = 10.0,
-    steps: Steps = 100,
-    batch_size: training.BatchSize = None,
-    size: finetuning.Size = None,
-    seed: training.Seed = 0,
-    settings: training.Settings = None,
-    validation_fraction: training.Fraction = 0.1,
-    deterministic: training.Deterministic = None,
-    as_json: AsJson = False,
+    lowest: Annotated[float, typer.Option(help="Learning rate of the first step.")] = 1e-6,
+    highest: Annotated[float, typer.Option(help="Learning rate of the last step.")] = 10.0,
+    steps: Annotated[int, typer.Option(help="Optimizer steps, at least 10.")] = 100,
+    batch_size: options.BatchSize = None,
+    size: options.Size = None,
+    seed: options.Seed = 0,
+    settings: options.RecipeSettings = None,
+    validation_fraction: options.ValidationFraction = 0.1,
+    deterministic: options.Deterministic = None,
+    as_json: options.AsJson = False,
 ) -> int:
     """Find a learning rate by a short training at growing ones (exit code 1: there is none)."""
-    chosen = training.recipe_of(recipe, settings, batch_size)
-    training.seed_everything(seed, deterministic)
+    chosen = inputs.recipe_of(recipe, settings, batch_size)
+    inputs.seed_everything(seed, deterministic)
     with quiet():
         from keras_resnet.training import freeze as freeze_levels, unfreeze
         from keras_resnet.training.rate_finder import find_rate as run, rate_setting
@@ -64,7 +59,7 @@ def find_rate(
         frozen = freeze_levels(network, freeze)
         if not as_json:
             console.print(str(frozen))
-    with progress_bar("Finding a rate") as step:
+    with progress_bar("Finding a rate", hidden=as_json) as step:
         curve = run(
             network,
             parts,
@@ -74,7 +69,7 @@ def find_rate(
             steps=steps,
             seed=seed,
             folder=output,
-            progress=(lambda name, done: None) if as_json else step,
+            progress=step,
         )
     setting = None
     if curve.suggested is not None:
@@ -98,23 +93,10 @@ def _open(
     recipe: Recipe,
 ) -> tuple[keras.Model, Any]:
     """The network with a head for the classes, as `train` and `finetune` make it, and the data."""
-    from keras_resnet.data import DataConfig, load_data
-    from keras_resnet.networks.builders import create_model
-    from keras_resnet.networks.table import get_config
     from keras_resnet.training.transfer.finetune import with_head
 
-    network = None
-    if model.endswith(".keras") or weights is not None:
-        network = finetuning.network_of(model, weights, size, recipe)
-        own = network.input_shape[1]
-    else:
-        own = get_config(model, **recipe.network).default_size
-    side = size or own or 224
-    parts = load_data(DataConfig(data, size=side, validation_fraction=validation_fraction))
-    if network is not None:
-        return with_head(network, parts[0]), parts
-    keywords: dict[str, Any] = {
-        "classes": len(parts[0].class_names),
-        "input_shape": (side, side, 3),
-    }
-    return create_model(model, **keywords, **recipe.network), parts
+    if not model.endswith(".keras") and weights is None:
+        return inputs.new_network(model, data, size, validation_fraction, recipe, show=False)
+    network = inputs.load_network(model, weights, size, recipe)
+    parts = inputs.load_images(data, network.input_shape[1], validation_fraction, show=False)
+    return with_head(network, parts[0]), parts

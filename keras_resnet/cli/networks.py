@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import dataclasses
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from keras_resnet.cli.options import AsJson, Settings, app, parse_settings, print_json
+from keras_resnet.cli import options
+from keras_resnet.cli.options import parse_settings, print_json
 from keras_resnet.support.terminal import console, table
 
 if TYPE_CHECKING:
-    from keras_resnet.analysis.complexity import PartSummary
+    from keras_resnet.analysis.complexity import Complexity
 
 
-@app.command("list")
+@options.app.command("list")
 def list_command(
     pattern: Annotated[str, typer.Argument(help="Shell-style pattern, e.g. 'resnet*'.")] = "*",
-    as_json: AsJson = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """List the networks with their depth, parameters and multiply-accumulates."""
     from keras_resnet.analysis.complexity import complexity
@@ -31,16 +32,8 @@ def list_command(
         )
     costs = {name: complexity(VARIANTS[name]) for name in names}
     if as_json:
-        print_json(
-            {
-                name: {
-                    **dataclasses.asdict(cost),
-                    "versions": versions(name),
-                    "config": dataclasses.asdict(VARIANTS[name]),
-                }
-                for name, cost in costs.items()
-            }
-        )
+        rest = {n: {"versions": versions(n), "config": asdict(VARIANTS[n])} for n in names}
+        print_json({name: {**asdict(cost), **rest[name]} for name, cost in costs.items()})
         return
     columns = ("network", "versions", "block", "shortcut", "input", "depth", "parameters", "MACs")
     rows = table(columns, left=4)
@@ -48,22 +41,22 @@ def list_command(
         config = VARIANTS[name]
         words = (name, ", ".join(versions(name)), config.block, config.shortcut or "none")
         size = f"{config.default_size}x{config.default_size}"
-        rows.add_row(*words, size, str(cost.depth), f"{cost.params:,}", _millions(cost.macs))
+        rows.add_row(*words, size, str(cost.depth), *_costs(cost))
     console.print(rows)
 
 
-@app.command()
+@options.app.command()
 def info(
     name: Annotated[str, typer.Argument(help="A network of `keras-resnet list`.")],
     version: Annotated[str | None, typer.Option(help="v1, v1.5 or v2.")] = None,
     shortcut: Annotated[str | None, typer.Option(help="A, B, C or none.")] = None,
-    settings: Settings = None,
-    size: Annotated[int | None, typer.Option(min=1, help="Image height and width.")] = None,
+    settings: options.ConfigSettings = None,
+    size: options.Size = None,
     classes: Annotated[int | None, typer.Option(min=1, help="Width of the classifier.")] = None,
     plot: Annotated[
         Path | None, typer.Option(help="Draw the network into this .png or .svg file.")
     ] = None,
-    as_json: AsJson = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Print a network's stages with their shapes and costs, as Table 1 of the paper does."""
     from keras_resnet.analysis.complexity import shortcut_counts, summarize, total
@@ -83,17 +76,18 @@ def info(
     parts = summarize(config, (side, side, 3), classes)
     cost, shortcuts = total(parts), shortcut_counts(network)
     if as_json:
-        print_json(
-            {
-                "name": name,
-                "config": dataclasses.asdict(config),
-                "parts": [dataclasses.asdict(part) for part in parts],
-                "total": dataclasses.asdict(cost),
-                "shortcuts": shortcuts,
-            }
-        )
+        found: dict[str, Any] = {"name": name, "config": asdict(config)}
+        found["parts"] = [asdict(part) for part in parts]
+        print_json({**found, "total": asdict(cost), "shortcuts": shortcuts})
         return
-    _print_parts(f"{name}: version {config.version}, shortcut {config.shortcut or 'none'}", parts)
+    console.print(f"{name}: version {config.version}, shortcut {config.shortcut or 'none'}")
+    rows = table(("part", "layers", "output", "parameters", "MACs"), left=2, wrap=("layers",))
+    for part in parts:
+        shape = "x".join(str(length) for length in part.output_shape)
+        rows.add_row(part.name, part.layers, shape, *_costs(part.complexity))
+    rows.add_section()
+    rows.add_row("total", f"{cost.depth} weighted layers", "", *_costs(cost))
+    console.print(rows)
     counts = [f"{count} {kind.replace('_', '-')}" for kind, count in shortcuts.items() if count]
     console.print(
         f"Shortcuts: {', '.join(counts) or 'none'}. "
@@ -103,23 +97,5 @@ def info(
         console.print(f"Drawn: {plot}")
 
 
-def _print_parts(title: str, parts: list[PartSummary]) -> None:
-    from keras_resnet.analysis.complexity import total
-
-    rows = table(("part", "layers", "output", "parameters", "MACs"), left=2, wrap=("layers",))
-    for part in parts:
-        shape = "x".join(str(length) for length in part.output_shape)
-        rows.add_row(part.name, part.layers, shape, *_costs(part.complexity))
-    cost = total(parts)
-    rows.add_section()
-    rows.add_row("total", f"{cost.depth} weighted layers", "", *_costs(cost))
-    console.print(title)
-    console.print(rows)
-
-
-def _costs(cost: Any) -> tuple[str, str]:
-    return f"{cost.params:,}", _millions(cost.macs)
-
-
-def _millions(count: int) -> str:
-    return f"{count / 1e6:,.1f} M"
+def _costs(cost: Complexity) -> tuple[str, str]:
+    return f"{cost.params:,}", f"{cost.macs / 1e6:,.1f} M"

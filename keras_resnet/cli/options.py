@@ -1,12 +1,15 @@
-"""The application that the commands are added to, and what they share."""
+"""The application that the commands are added to, and the options that several of them have."""
 
 from __future__ import annotations
 
 import json
 import os
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from keras_resnet.support.terminal import console
 
 # Before TensorFlow is imported: its C++ notes about instruction sets and missing GPUs are not for
 # users of a command.
@@ -19,11 +22,49 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-Settings = Annotated[
+_FILE_OR_NAME = "A .keras file, or a network of `keras-resnet list`."
+ModelArgument = Annotated[str, typer.Argument(help=_FILE_OR_NAME)]
+Model = Annotated[str, typer.Option(help=_FILE_OR_NAME)]
+Weights = Annotated[
+    str | None,
+    typer.Option(help="A tag of `keras-resnet weights` or a file, for a network by name."),
+]
+Size = Annotated[int | None, typer.Option(min=1, help="Image height and width.")]
+ConfigSettings = Annotated[
     list[str] | None,
     typer.Option("--set", help="Any field of ResNetConfig, e.g. --set output_stride=8."),
 ]
+
+Data = Annotated[str, typer.Option(help="Images, e.g. digits, folder:PATH, cifar:PATH.")]
+ValidationFraction = Annotated[float, typer.Option(help="Of data without a validation part.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of everything random.")]
+
+Recipe = Annotated[str, typer.Option(help="A recipe of `keras-resnet recipes`.")]
+RecipeSettings = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="A field of the recipe, e.g. --set optimizer.learning_rate=0.2."),
+]
+BatchSize = Annotated[
+    int | None, typer.Option(min=1, help="Images per optimizer step, over all devices.")
+]
+RunFolder = Annotated[
+    Path, typer.Option("--output", help="Folder of the run; the same again: go on.")
+]
+CheckpointEvery = Annotated[int | None, typer.Option(min=1, help="Batches between checkpoints.")]
+Keep = Annotated[int, typer.Option(min=1, help="Checkpoints that stay.")]
+Strategy = Annotated[str, typer.Option(help="auto, cpu, gpu, mirrored, multi-worker or tpu.")]
+Dtype = Annotated[str, typer.Option(help="float32, bfloat16 or float16.")]
+Deterministic = Annotated[
+    bool | None, typer.Option(help="The same bits every time; the default without GPUs.")
+]
+
+TimedBatches = Annotated[
+    str, typer.Option("--batch", help="Batch sizes to time, separated by commas.")
+]
+Threads = Annotated[str, typer.Option(help="Numbers of threads to time; 0: all cores.")]
+
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
 @app.callback(invoke_without_command=True)
@@ -33,7 +74,7 @@ def _without_command(context: typer.Context) -> None:
         raise typer.Exit(2)
 
 
-def parse_settings(settings: list[str], none: Any = None) -> dict[str, Any]:
+def parse_settings(settings: list[str] | None, none: Any = None) -> dict[str, Any]:
     """`field=value` pairs; values are JSON (`8`, `true`, `[2, 2]`, `null`) or plain strings.
 
     Args:
@@ -41,7 +82,7 @@ def parse_settings(settings: list[str], none: Any = None) -> dict[str, Any]:
         none: what the plain string `none` means.
     """
     parsed: dict[str, Any] = {}
-    for setting in settings:
+    for setting in settings or []:
         field, equals, value = setting.partition("=")
         if not equals or not field:
             raise ValueError(f"Expected `--set field=value`. Received: --set {setting}")
@@ -50,6 +91,27 @@ def parse_settings(settings: list[str], none: Any = None) -> dict[str, Any]:
         except json.JSONDecodeError:
             parsed[field] = none if value == "none" else value
     return parsed
+
+
+def parse_integers(text: str, least: int) -> tuple[int, ...]:
+    """Integers of at least `least`, separated by commas."""
+    try:
+        numbers = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        numbers = ()
+    if not numbers or min(numbers) < least:
+        raise ValueError(
+            f"Expected integers of at least {least}, separated by commas. Received: {text!r}"
+        )
+    return numbers
+
+
+def print_report(report: Any, as_json: bool) -> None:
+    """Prints a report that has `to_dict` and `to_table`."""
+    if as_json:
+        print_json(report.to_dict())
+    else:
+        console.print(report.to_table())
 
 
 def print_json(data: Any) -> None:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from keras_resnet.cli.options import AsJson, app, print_json
+from keras_resnet.cli import options
 from keras_resnet.support.quiet import quiet
 from keras_resnet.support.terminal import console, progress_bar
 
@@ -17,14 +15,14 @@ from keras_resnet.support.terminal import console, progress_bar
 _BATCH = 32
 
 
-@app.command()
+@options.app.command()
 def predict(
     model: Annotated[
         str, typer.Argument(help="A .keras, .tflite or .onnx file, or a SavedModel directory.")
     ],
     images: Annotated[list[str], typer.Argument(help="Image files, directories or patterns.")],
     top: Annotated[int, typer.Option(min=1, help="How many classes per image.")] = 5,
-    as_json: AsJson = False,
+    as_json: options.AsJson = False,
 ) -> int:
     """Classify image files; those that cannot be read are named and skipped (exit code 1)."""
     with quiet():
@@ -43,54 +41,30 @@ def predict(
     with quiet():
         predictor = Predictor(model)
 
-    def run(batch: list[Path]) -> None:
-        readable = []
-        for path in batch:
-            try:
-                readable.append((path, read_image(path)))
-            except UnreadableImageError as error:
-                bad[str(path)] = str(error)
-        if not readable:
-            return
-        found = predictor.classify([image for _, image in readable], top)
-        for (path, _), classes in zip(readable, found, strict=True):
-            if not as_json:
-                _print(path, classes)
-            results.append(
-                {
-                    "file": str(path),
-                    "classes": [
-                        {"id": own, "name": name, "probability": probability}
-                        for own, name, probability in classes
-                    ],
-                }
-            )
-
-    with _shown(len(paths), as_json) as step:
+    with progress_bar("predict", hidden=as_json or len(paths) <= _BATCH, lines=0) as step:
         for start in range(0, len(paths), _BATCH):
-            step(start)
-            run(paths[start : start + _BATCH])
+            step(f"{start} of {len(paths)} images", start / len(paths))
+            readable = []
+            for path in paths[start : start + _BATCH]:
+                try:
+                    readable.append((path, read_image(path)))
+                except UnreadableImageError as error:
+                    bad[str(path)] = str(error)
+            pixels = [image for _, image in readable]
+            found = predictor.classify(pixels, top) if readable else []
+            for (path, _), classes in zip(readable, found, strict=True):
+                if not as_json:
+                    console.print(f"{path}")
+                    for _, name, probability in classes:
+                        console.print(f"  {probability:7.2%}  {name}")
+                keys = ("id", "name", "probability")
+                described = [dict(zip(keys, values, strict=True)) for values in classes]
+                results.append({"file": str(path), "classes": described})
     if as_json:
-        print_json({"predictions": results, "unreadable": bad})
+        options.print_json({"predictions": results, "unreadable": bad})
     for message in bad.values():
         typer.echo(f"keras-resnet: {message}", err=True)
     if bad:
         count = len(results) + len(bad)
         typer.echo(f"keras-resnet: {len(bad)} of {count} images skipped.", err=True)
     return 1 if bad else 0
-
-
-@contextlib.contextmanager
-def _shown(count: int, as_json: bool) -> Iterator[Any]:
-    """Progress on a terminal, where one batch is not all there is."""
-    if as_json or count <= _BATCH or not console.is_terminal:
-        yield lambda done: None
-        return
-    with progress_bar("predict") as report:
-        yield lambda done: report(f"{done} of {count} images", done / count)
-
-
-def _print(path: Path, classes: list[tuple[str, str, float]]) -> None:
-    console.print(f"{path}")
-    for _, name, probability in classes:
-        console.print(f"  {probability:7.2%}  {name}")

@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 
-from keras_resnet.cli.options import app
+from keras_resnet.cli import options
 from keras_resnet.support.quiet import quiet
 
 
-@app.command()
+@options.app.command()
 def quickstart(
     output: Annotated[
         Path, typer.Option(help="Directory for the model, its artifacts and the report.")
@@ -20,9 +20,7 @@ def quickstart(
         int | None, typer.Option(min=1, help="Passes over the training digits.")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Same seed, same weights.")] = 0,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace results that are there.")
-    ] = False,
+    overwrite: options.Overwrite = False,
 ) -> None:
     """Train ResNet-20 on real handwritten digits, export it and verify every artifact."""
     with quiet():

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from keras_resnet.cli.options import AsJson, app, parse_settings, print_json
+from keras_resnet.cli import options
+from keras_resnet.cli.inputs import recipe_of
+from keras_resnet.cli.options import print_json
 from keras_resnet.support.quiet import quiet
 from keras_resnet.support.terminal import console, table
 
@@ -19,16 +21,11 @@ _IMAGENET_IMAGES = 1_281_167
 _CIFAR_IMAGES = 50_000
 
 
-@app.command()
+@options.app.command()
 def recipes(
     name: Annotated[str | None, typer.Argument(help="A recipe; none lists them all.")] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="A field of a recipe, e.g. --set optimizer.learning_rate=0.2."),
-    ] = None,
-    batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Images per optimizer step, over all replicas.")
-    ] = None,
+    settings: options.RecipeSettings = None,
+    batch_size: options.BatchSize = None,
     images: Annotated[
         int | None,
         typer.Option(
@@ -37,24 +34,19 @@ def recipes(
             "ImageNet, or of CIFAR where a recipe pads and crops.",
         ),
     ] = None,
-    as_json: AsJson = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """List the training recipes, or print one: every value with its source, and the schedule."""
-    with quiet():
-        from keras_resnet.training.recipes.recipe import override
-        from keras_resnet.training.recipes.table import RECIPES, find_recipe
-    changes = parse_settings(settings or [], none="none")
-    if batch_size is not None:
-        changes["batch_size"] = batch_size
     if name is None:
-        if changes or images is not None:
+        given = {"--set": settings, "--batch-size": batch_size, "--images": images}
+        if names := [option for option, value in given.items() if value]:
             raise ValueError(
                 "Expected a recipe that is to be changed or counted out, e.g. "
-                f"`keras-resnet recipes goyal2017`. Received: {', '.join(changes) or 'images'}"
+                f"`keras-resnet recipes goyal2017`. Received: {', '.join(names)}"
             )
-        _list(list(RECIPES.values()), as_json)
+        _list(as_json)
         return
-    recipe = override(find_recipe(name), changes)
+    recipe = recipe_of(name, settings, batch_size)
     images = images or (_CIFAR_IMAGES if recipe.augmentation.crop == "pad" else _IMAGENET_IMAGES)
     rates = _rates(recipe, images)
     if as_json:
@@ -64,7 +56,10 @@ def recipes(
         _print_rates(recipe, rates)
 
 
-def _list(recipes: list[Recipe], as_json: bool) -> None:
+def _list(as_json: bool) -> None:
+    with quiet():
+        from keras_resnet.training.recipes.table import RECIPES
+    recipes = list(RECIPES.values())
     if as_json:
         print_json({recipe.name: _described(recipe) for recipe in recipes})
         return
@@ -99,24 +94,20 @@ def _print_fields(recipe: Recipe) -> None:
     from keras_resnet.training.recipes.recipe import fields_of
 
     values = recipe.as_dict()
-    names = [name for name in fields_of(recipe) if name != "network"]
-    if recipe.protocol is None:
-        names = [name for name in names if not name.startswith("protocol.")]
+    unused = ("network",) if recipe.protocol else ("network", "protocol.")
+    names = [name for name in fields_of(recipe) if not name.startswith(unused)]
     names += [f"network.{field}" for field in recipe.network]
     rows = table(("field", "value", "source"), left=3, wrap=("value", "source"))
     for name in names:
         part, _, field = name.partition(".")
         value = values[part][field] if field else values[part]
-        rows.add_row(name, _plain(value), recipe.citations.get(name, "default"))
+        text = value if isinstance(value, str) else json.dumps(value)
+        rows.add_row(name, text, recipe.citations.get(name, "default"))
     if recipe.expected:
         source = recipe.citations.get("expected", "")
         rows.add_row("expected, top-1 %", _expected(recipe), source)
     console.print(f"{recipe.name}: {recipe.citations.get('', 'no source')}")
     console.print(rows)
-
-
-def _plain(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _rates(recipe: Recipe, images: int) -> dict[str, Any]:
@@ -135,34 +126,28 @@ def _rates(recipe: Recipe, images: int) -> dict[str, Any]:
         times += [count * schedule.every for count in range(1, 4)]
     steps = sorted({round(time) for time in times if round(time) < total})
     rates = learning_rates(recipe, per_epoch, steps)
-    return {
-        "images": images,
-        "steps_per_epoch": per_epoch,
-        "steps": total,
-        "learning_rates": [
-            {"step": step, "epoch": step / per_epoch, "learning_rate": rate}
-            for step, rate in zip(steps, rates, strict=True)
-        ],
-    }
+    entries = [
+        {"step": step, "epoch": step / per_epoch, "learning_rate": rate}
+        for step, rate in zip(steps, rates, strict=True)
+    ]
+    counts = {"images": images, "steps_per_epoch": per_epoch, "steps": total}
+    return {**counts, "learning_rates": entries}
 
 
 def _print_rates(recipe: Recipe, data: dict[str, Any]) -> None:
-    console.print(
-        f"{data['steps']:,} steps, {data['steps_per_epoch']:,} an epoch of "
-        f"{data['images']:,} images"
-    )
+    steps, per_epoch, images = (data[key] for key in ("steps", "steps_per_epoch", "images"))
+    console.print(f"{steps:,} steps, {per_epoch:,} an epoch of {images:,} images")
     rows = table(("step", "epoch", "learning rate"), left=0)
     for entry in data["learning_rates"]:
         rate = f"{entry['learning_rate']:.6g}"
         rows.add_row(f"{entry['step']:,}", f"{entry['epoch']:.2f}", rate)
     console.print(rows)
-    if recipe.schedule.name == "plateau":
+    schedule = recipe.schedule
+    if schedule.name == "plateau":
         console.print(
-            f"Times {recipe.schedule.factor:g} when the validation error stops falling: "
+            f"Times {schedule.factor:g} when the validation error stops falling: "
             "the steps are not known beforehand."
         )
-    if recipe.schedule.low_until_error is not None:
-        console.print(
-            f"Times {recipe.schedule.low_factor:g} until the training error is below "
-            f"{recipe.schedule.low_until_error:.0%}."
-        )
+    if (error := schedule.low_until_error) is not None:
+        low = schedule.low_factor
+        console.print(f"Times {low:g} until the training error is below {error:.0%}.")

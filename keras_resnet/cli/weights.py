@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from keras_resnet.cli.options import AsJson, Settings, app, parse_settings, print_json
+from keras_resnet.cli import options
+from keras_resnet.cli.options import parse_settings, print_json
+from keras_resnet.support.files import check_new, whole_file
 from keras_resnet.support.quiet import quiet
 from keras_resnet.support.terminal import console, table
 
@@ -16,12 +18,12 @@ if TYPE_CHECKING:
     import keras
 
 
-@app.command()
+@options.app.command()
 def weights(
     pattern: Annotated[
         str, typer.Argument(help="Shell-style pattern, e.g. 'resnet50*' or 'timm/*'.")
     ] = "*",
-    as_json: AsJson = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """List the published checkpoints that `weights=` takes, with their accuracy and licence."""
     from keras_resnet.weights.registry import find_weights, list_weights
@@ -44,7 +46,7 @@ def weights(
     console.print('* what weights="imagenet" or "cifar10" stands for. Accuracies are as published.')
 
 
-@app.command()
+@options.app.command()
 def convert(
     source: Annotated[str, typer.Argument(help="File of weights, or a tag of `weights`.")],
     output: Annotated[
@@ -54,61 +56,55 @@ def convert(
         str | None,
         typer.Option(help="A network of `keras-resnet list`; by default what the file describes."),
     ] = None,
-    settings: Settings = None,
-    size: Annotated[int | None, typer.Option(min=1, help="Image height and width.")] = None,
+    settings: options.ConfigSettings = None,
+    size: options.Size = None,
     layout: Annotated[
         str | None, typer.Option(help="Names in a .safetensors file, e.g. transformers.")
     ] = None,
     dtype: Annotated[
         str, typer.Option(help="Of a .safetensors file: float32, or float16 at half the size.")
     ] = "float32",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file.")] = False,
-    as_json: AsJson = False,
+    overwrite: options.Overwrite = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Convert weights of torch, timm, transformers or keras.applications; say what was done."""
     if not output.name.endswith((".keras", ".weights.h5", ".safetensors")):
         raise ValueError(
             f"Expected `--output` with .keras, .weights.h5 or .safetensors. Received: {output}"
         )
-    if layout is not None and output.suffix != ".safetensors":
-        raise ValueError(f"Expected `--layout` with a .safetensors file. Received: {output}")
-    if dtype != "float32" and output.suffix != ".safetensors":
-        raise ValueError(f"Expected `--dtype` with a .safetensors file. Received: {output}")
-    if output.exists() and not overwrite:
-        raise FileExistsError(f"Expected a new file. Received: {output}. Pass --overwrite")
+    for option, given in (("--layout", layout is not None), ("--dtype", dtype != "float32")):
+        if given and output.suffix != ".safetensors":
+            raise ValueError(f"Expected `{option}` with a .safetensors file. Received: {output}")
+    check_new(output, overwrite)
     with quiet():
         from keras_resnet.models.saving import load_model
         from keras_resnet.networks.from_checkpoint import from_checkpoint
-    keywords: dict[str, Any] = parse_settings(settings or [])
+    keywords: dict[str, Any] = parse_settings(settings)
     if size is not None:
         keywords["input_shape"] = (size, size, None)
-    if source.endswith(".keras"):
-        if keywords or arch is not None:
-            raise ValueError(
-                "Expected no `--arch`, `--set` or `--size` with a `.keras` file, which is a whole "
-                f"model. Received: {source}"
-            )
-        _save(load_model(source), output, layout, dtype)
-        console.print(f"Written: {output}")
-        return
-    model = from_checkpoint(source, network=arch, **keywords)
+    whole_model = source.endswith(".keras")
+    if whole_model and (keywords or arch is not None):
+        raise ValueError(
+            "Expected no `--arch`, `--set` or `--size` with a `.keras` file, which is a whole "
+            f"model. Received: {source}"
+        )
+    model = load_model(source) if whole_model else from_checkpoint(source, network=arch, **keywords)
     _save(model, output, layout, dtype)
-    report = model.load_report
-    if as_json:
-        print_json(report.to_dict())
-        return
-    console.print(str(report))
-    console.print(f"Written: {output}, a {model.name} with {model.count_params():,} numbers.")
+    if whole_model:
+        console.print(f"Written: {output}")
+    elif as_json:
+        print_json(model.load_report.to_dict())
+    else:
+        console.print(str(model.load_report))
+        console.print(f"Written: {output}, a {model.name} with {model.count_params():,} numbers.")
 
 
 def _save(model: keras.Model, output: Path, layout: str | None, dtype: str) -> None:
-    from keras_resnet.support.files import partial_directory, publish
     from keras_resnet.weights.save import save_torch_state_dict
 
     if output.suffix == ".safetensors":
         save_torch_state_dict(model, output, layout, dtype)  # type: ignore[arg-type]
         return
-    with partial_directory(output.absolute().parent) as staging:
+    with whole_file(output) as partial:
         save = model.save if output.suffix == ".keras" else model.save_weights
-        save(staging / output.name)
-        publish({staging / output.name: output.absolute()})
+        save(partial)

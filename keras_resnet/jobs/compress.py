@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -37,7 +37,7 @@ from keras_resnet.jobs.compression_report import (
 )
 from keras_resnet.models.info import compressed_kernels, get_info
 from keras_resnet.support import terminal
-from keras_resnet.support.files import partial_directory, publish
+from keras_resnet.support.files import whole_file
 from keras_resnet.support.fingerprints import fingerprint_of_weights
 from keras_resnet.support.progress import Say
 from keras_resnet.training import Recipe, find_recipe, override, train
@@ -45,10 +45,10 @@ from keras_resnet.training.recipes.parts import ScheduleConfig
 from keras_resnet.training.run.folder import RunFolder
 from keras_resnet.training.run.resolved import check_classes
 
-#: Share of its training after which a network has all the zeros that it is to have.
+#: Share of the pruning phase after which a network has all the zeros that it is to have.
 _PRUNED_AT = 0.6
 
-#: What the last part of quantization-aware training, with all ranges fixed, multiplies rates with.
+#: Factor of the learning rate in the last phase of quantization, in which all ranges are fixed.
 _SETTLING = 0.1
 
 _TIMING = Timing()
@@ -72,9 +72,9 @@ def compress(
 ) -> CompressionReport:
     """Compresses a trained network while it trains on, and compares artifacts before and after.
 
-    Every part of training is a run of `train` in a folder of its own, `1-prune` and so on, so that
-    the same call goes on after an interruption. `before` and `after` have artifacts with their
-    reports: what was reached is read from these files.
+    Every phase is a run of `train` in a folder of its own, `1-prune` and so on, so that the same
+    call goes on after an interruption. `before` and `after` have artifacts with their reports: what
+    was reached is read from these files.
 
     Args:
         model: a flat network of this package with trained weights, for the classes of `data`; it
@@ -84,7 +84,7 @@ def compress(
             model, and `compression.json`.
         options: what is done.
         recipe: that the network was trained by, or one like it. Its learning rate is multiplied by
-            `options.rate` and falls like a cosine to 0 in every part; its own schedule, which is
+            `options.rate` and falls like a cosine to 0 in every phase; its own schedule, which is
             for random weights, and its duration and patience count for nothing.
         validation_fraction: of data without a validation part.
         seed: of data order, augmentation, clusters and the choice of images.
@@ -102,37 +102,40 @@ def compress(
     options, out_dir = options or CompressionOptions(), Path(out_dir)
     recipe = find_recipe(recipe) if isinstance(recipe, str) else recipe
     recipe = _gentle(recipe, options.rate)
-    config = DataConfig(
-        data, size=model.input_shape[1] or 224, validation_fraction=validation_fraction
-    )
+    size = model.input_shape[1] or 224
+    config = DataConfig(data, size=size, validation_fraction=validation_fraction)
     calibration, held_out = image_sets(model.input_shape, get_info(model), config, None, None, seed)
     assert calibration is not None
     sources = load_data(config)
     # What cannot be is refused before anything trains.
     check_classes(model, sources[0])
-    _trained(model, calibration.images, options, None, seed)
+    for _ in _phases(model, calibration.images, options, seed):
+        pass
     _claim(out_dir, model, config, options, seed)
-    stages = _Stages(sources, recipe, out_dir, seed, say, keywords)
     # A network that has no artifacts is refused now, too.
     say("Exporting the network before")
     images = (calibration, held_out)
     rows = _exported(model, out_dir, "before", options, images, None, timing)
-    network = _trained(model, calibration.images, options, stages, seed)
+    network, count = model, 0
+    for phase in _phases(model, calibration.images, options, seed):
+        network = phase.network
+        if phase.epochs:
+            count += 1
+            say(f"Phase {count}: {phase.name}")
+            folder = out_dir / f"{count}-{phase.name}"
+            _train(phase, sources, recipe, folder, options.sparsity, seed=seed, **keywords)
     classes = network.predict(held_out.images, verbose=0).argmax(-1)
     result = strip(network)
     for layer in result.layers:
         # What `freeze_ranges` froze may train on in what is made of the network next.
         layer.trainable = model.get_layer(layer.name).trainable
-    with partial_directory(out_dir) as staging:
-        result.save(staging / MODEL_FILE)
-        publish({staging / MODEL_FILE: out_dir / MODEL_FILE})
+    with whole_file(out_dir / MODEL_FILE) as partial:
+        result.save(partial)
     say("Exporting the network after")
     rows += _exported(result, out_dir, "after", options, images, classes, timing)
     outcome = CompressionReport(tuple(rows), options, out_dir)
-    with partial_directory(out_dir) as staging:
-        text = json.dumps(outcome.to_dict(), indent=1)
-        (staging / REPORT_FILE).write_text(f"{text}\n", "utf-8")
-        publish({staging / REPORT_FILE: out_dir / REPORT_FILE})
+    with whole_file(out_dir / REPORT_FILE) as partial:
+        partial.write_text(json.dumps(outcome.to_dict(), indent=1) + "\n", "utf-8")
     _check_agreement(outcome, len(held_out.images))
     return outcome
 
@@ -140,15 +143,11 @@ def compress(
 def _gentle(recipe: Recipe, rate: float) -> Recipe:
     """What a network that is trained already goes on with."""
     schedule = dataclasses.asdict(ScheduleConfig("cosine"))
-    return override(
-        recipe,
-        {
-            "optimizer.learning_rate": recipe.optimizer.learning_rate * rate,
-            **{f"schedule.{name}": value for name, value in schedule.items()},
-            # With a stage that ends early, its zeros or ranges would not be what they are to be.
-            "patience": None,
-        },
-    )
+    changes: dict[str, Any] = {f"schedule.{name}": value for name, value in schedule.items()}
+    changes["optimizer.learning_rate"] = recipe.optimizer.learning_rate * rate
+    # If a phase ended early, its zeros or ranges would not be what they are to be.
+    changes["patience"] = None
+    return override(recipe, changes)
 
 
 def _exported(
@@ -164,10 +163,8 @@ def _exported(
     calibration, held_out = images
     quantized = "qat" in options.methods
     targets = ["tflite-int8"]
-    if name == "before" or not quantized:
-        targets.append("tflite-float32")
-    if quantized:
-        targets.append("onnx-int8")
+    targets += ["tflite-float32"] if name == "before" or not quantized else []
+    targets += ["onnx-int8"] if quantized else []
     found = export(
         network,
         out_dir / name,
@@ -226,25 +223,37 @@ def _check_agreement(outcome: CompressionReport, images: int) -> None:
         )
 
 
-def _trained(
-    model: keras.Model,
-    images: np.ndarray,
-    options: CompressionOptions,
-    stages: _Stages | None,
-    seed: int,
-) -> keras.Model:
-    """The network after all methods, not stripped yet; without stages, nothing trains."""
-    network, skip = model, options.skip
+class _Phase(NamedTuple):
+    """A part of the training.
+
+    Attributes:
+        network: what is trained.
+        name: of the folder, after a number.
+        epochs: how long; 0: not at all.
+        rate: factor of the learning rate.
+        pruned: layers that get more and more zeros meanwhile.
+    """
+
+    network: keras.Model
+    name: str
+    epochs: float
+    rate: float = 1.0
+    pruned: Sequence[str] = ()
+
+
+def _phases(
+    model: keras.Model, images: np.ndarray, options: CompressionOptions, seed: int
+) -> Iterator[_Phase]:
+    """What is to be trained, one after the other: every phase starts from the network before.
+
+    Unless phases are trained, nothing but the kinds of layers changes.
+    """
+    skip = options.skip
     if unknown := sorted(set(skip) - {layer.name for layer in model.layers}):
         raise ValueError(f"Expected `skip` to name layers. Received: {', '.join(unknown)}")
     # Others have no weights that could be pruned or shared.
     dense = [layer.name for layer in kernels(model) if layer.name in skip]
-    network = _as_before(network, dense if "cluster" in options.methods else None, seed)
-
-    def run(name: str, epochs: float, **keywords: Any) -> None:
-        if stages is not None and epochs:
-            stages.train(network, name, epochs, **keywords)
-
+    network = _as_before(model, dense if "cluster" in options.methods else None, seed)
     for method in options.methods:
         if method == "prune":
             gradual = options.pattern != "2:4"
@@ -252,20 +261,40 @@ def _trained(
             left = [kernels(network)[0].name, *dense]
             network = prune(network, share, pattern=options.pattern, skip=left)
             # Others may have masks of an earlier compression.
-            names = prunable(network, options.pattern, left)
-            run("prune", options.epochs, sparsity=options.sparsity, names=names if gradual else ())
+            names = prunable(network, options.pattern, left) if gradual else ()
+            yield _Phase(network, "prune", options.epochs, pruned=names)
         elif method == "cluster":
             network = cluster(network, options.clusters, skip=dense, seed=seed)
-            run("cluster", options.epochs)
+            yield _Phase(network, "cluster", options.epochs)
         else:
             network = quantize_aware(network, images, skip=skip)
-            run("qat", options.epochs)
+            yield _Phase(network, "qat", options.epochs)
             if options.frozen_bn:
                 freeze_bn(network)
-                run("frozen-bn", options.frozen_bn)
+                yield _Phase(network, "frozen-bn", options.frozen_bn)
             freeze_ranges(network)
-            run("settle", options.settle, rate=_SETTLING)
-    return network
+            yield _Phase(network, "settle", options.settle, rate=_SETTLING)
+
+
+def _train(
+    phase: _Phase, data: Any, recipe: Recipe, folder: Path, sparsity: float, **keywords: Any
+) -> None:
+    """Trains, or goes on with what is in the folder; `sparsity` is that of pruned layers."""
+    rate = recipe.optimizer.learning_rate * phase.rate
+    callbacks = []
+    if phase.pruned:
+        steps = max(1, round(phase.epochs * -(-len(data[0]) // recipe.batch_size)))
+        last, every = max(1, round(_PRUNED_AT * steps)), max(1, steps // 100)
+        callbacks.append(GradualPruning(sparsity, last, every=every, layers=phase.pruned))
+    train(
+        phase.network,
+        data,
+        override(recipe, {"optimizer.learning_rate": rate}),
+        folder,
+        epochs=phase.epochs,
+        callbacks=callbacks,
+        **keywords,
+    )
 
 
 def _as_before(model: keras.Model, clustered: Sequence[str] | None, seed: int) -> keras.Model:
@@ -274,72 +303,14 @@ def _as_before(model: keras.Model, clustered: Sequence[str] | None, seed: int) -
     Values only of the layers `clustered`, if the others get new ones; None: of all.
     """
     names = [layer.name for layer in kernels(model)]
-    known = compressed_kernels(model)
-    pruned = {name for name in names if name in known and known[name].zeros}
-    if pruned:
+    known = {name: kernel for name, kernel in compressed_kernels(model).items() if name in names}
+    if any(kernel.zeros for kernel in known.values()):
         # At no sparsity, what is zero already gets its mask.
-        model = prune(model, 0, skip=[name for name in names if name not in pruned])
-    counts = {name: known[name].distinct for name in names if name in known}
-    if clustered is not None:
-        counts = {name: count for name, count in counts.items() if name in clustered}
+        dense = [name for name in names if name not in known or not known[name].zeros]
+        model = prune(model, 0, skip=dense)
+    chosen = names if clustered is None else clustered
+    counts = {name: kernel.distinct for name, kernel in known.items() if name in chosen}
     for count in sorted({count for count in counts.values() if count}):
         others = [name for name in names if counts.get(name) != count]
         model = cluster(model, count, skip=others, seed=seed)
     return model
-
-
-class _Stages:
-    """One run of `train` after the other."""
-
-    def __init__(
-        self,
-        data: Any,
-        recipe: Recipe,
-        folder: Path,
-        seed: int,
-        say: Say,
-        keywords: dict[str, Any],
-    ) -> None:
-        self._data, self._recipe, self._folder = data, recipe, folder
-        self._seed, self._say, self._keywords = seed, say, keywords
-        self._count = 0
-
-    def train(
-        self,
-        network: keras.Model,
-        name: str,
-        epochs: float,
-        *,
-        rate: float = 1.0,
-        sparsity: float = 0.0,
-        names: Sequence[str] = (),
-    ) -> None:
-        """Trains, or goes on with what is in the stage's folder; prunes the layers `names`."""
-        self._count += 1
-        self._say(f"Stage {self._count}: {name}")
-        recipe = override(
-            self._recipe,
-            {"optimizer.learning_rate": self._recipe.optimizer.learning_rate * rate},
-        )
-        callbacks = []
-        if names:
-            images = len(self._data[0])
-            steps = max(1, round(epochs * -(-images // recipe.batch_size)))
-            callbacks.append(
-                GradualPruning(
-                    sparsity,
-                    max(1, round(_PRUNED_AT * steps)),
-                    every=max(1, steps // 100),
-                    layers=names,
-                )
-            )
-        train(
-            network,
-            self._data,
-            recipe,
-            self._folder / f"{self._count}-{name}",
-            epochs=epochs,
-            seed=self._seed,
-            callbacks=callbacks,
-            **self._keywords,
-        )

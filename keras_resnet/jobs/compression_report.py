@@ -14,9 +14,9 @@ from keras_resnet.compression.pruning import Pattern
 from keras_resnet.export.report.report import ArtifactReport
 from keras_resnet.export.tflite.inspect import kernels
 from keras_resnet.support import terminal
+from keras_resnet.support.checks import check_number
 
 Method = Literal["prune", "cluster", "qat"]
-
 
 #: Option -> the only method that it counts for.
 _OWNERS: dict[str, Method] = {
@@ -26,7 +26,6 @@ _OWNERS: dict[str, Method] = {
     "frozen_bn": "qat",
     "settle": "qat",
 }
-
 
 _SPARSITY = 0.8
 
@@ -79,8 +78,7 @@ class CompressionOptions:
             )
         for field in dataclasses.fields(self):
             owner = _OWNERS.get(field.name)
-            idle = owner is not None and owner not in self.methods
-            if idle and getattr(self, field.name) != field.default:
+            if owner not in (None, *self.methods) and getattr(self, field.name) != field.default:
                 raise ValueError(
                     f"Expected `{field.name}` with the method {owner}. Received: "
                     f"{', '.join(self.methods)}"
@@ -89,10 +87,7 @@ class CompressionOptions:
             if not getattr(self, name) > 0:
                 raise ValueError(f"Expected `{name}` above 0. Received: {getattr(self, name)}")
         for name in ("frozen_bn", "settle"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(
-                    f"Expected `{name}` of at least 0. Received: {getattr(self, name)}"
-                )
+            check_number(name, getattr(self, name))
 
 
 @dataclass(frozen=True)
@@ -147,7 +142,7 @@ class CompressionReport:
 
     def to_table(self) -> Table:
         """For a terminal."""
-        columns = (
+        names = (
             "artifact",
             "accuracy",
             "agreement",
@@ -157,19 +152,23 @@ class CompressionReport:
             "zeros",
             "distinct",
         )
-        table = terminal.table(columns)
+        table = terminal.table(names)
         for row in self.rows:
             table.add_row(
                 row.what,
-                "–" if row.accuracy is None else f"{row.accuracy:.2%}",
-                "–" if row.agreement is None else f"{row.agreement:.2%}",
+                _shown(row.accuracy, ".2%"),
+                _shown(row.agreement, ".2%"),
                 f"{row.size / 1e6:.2f} MB",
                 f"{row.packed / 1e6:.2f} MB",
-                "–" if row.latency_ms is None else f"{row.latency_ms:.2f} ms",
-                "–" if row.zeros is None else f"{row.zeros:.1%}",
-                "–" if row.distinct is None else str(row.distinct),
+                _shown(row.latency_ms, ".2f", " ms"),
+                _shown(row.zeros, ".1%"),
+                _shown(row.distinct, "d"),
             )
         return table
+
+
+def _shown(value: float | None, form: str, unit: str = "") -> str:
+    return "–" if value is None else format(value, form) + unit
 
 
 def row_of(

@@ -7,7 +7,6 @@ import importlib.util
 import platform
 from typing import Any
 
-import keras_resnet
 from keras_resnet.support.extras import (
     OPTIONAL,
     backend_and_devices,
@@ -16,6 +15,7 @@ from keras_resnet.support.extras import (
 )
 
 _BASE = (
+    "keras-resnets",
     "keras",
     "tensorflow",
     "tensorflow-datasets",
@@ -38,11 +38,7 @@ def diagnose() -> dict[str, Any]:
     distributions = importlib.metadata.packages_distributions()
     backend, devices, problem = backend_and_devices()
     return {
-        "versions": {
-            "keras-resnets": keras_resnet.__version__,
-            "python": platform.python_version(),
-            **installed_versions(_BASE),
-        },
+        "versions": {"python": platform.python_version(), **installed_versions(_BASE)},
         "backend": backend,
         "devices": devices,
         "problem": problem,

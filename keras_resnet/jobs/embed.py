@@ -94,9 +94,8 @@ def embed(
         ValueError: an argument is wrong; or, without `bad`, an image cannot be read (an
             `UnreadableImageError`).
     """
-    _check_batches(images, batch_size)
+    paths = _checked(images, batch_size)
     network = _Network(model, level, protocol)
-    paths = [os.fspath(image) for image in images]
     for batch in network.batches(paths, batch_size):
         if batch.bad and bad is None:
             index, reason = next(iter(batch.bad.items()))
@@ -135,15 +134,10 @@ def embed_to_file(
     discarded with a warning.
 
     Args:
-        model: a network as `pooled` takes it.
-        images: paths of image files.
+        model, images, batch_size, level, protocol, progress: as for `embed`.
         output: a new file, `.parquet` or `.npz`.
         names: what the file calls the images, one per image; by default their paths.
-        batch_size: images that go through the network at once.
-        level: `"avg"` for what the classifier sees, or a level of `feature_extractor`.
-        protocol: how images are resized and cropped; by default what the model knows about itself.
         overwrite: whether a file that is there is replaced.
-        progress: is told after every batch.
 
     Raises:
         ValueError: an argument is wrong, or another process is writing the same file.
@@ -151,17 +145,16 @@ def embed_to_file(
         ImportError: there is no pyarrow for Parquet.
         OSError: the disk is full or cannot be written to.
     """
-    output, names = Path(output), [os.fspath(path) for path in (images if names is None else names)]
-    if len(names) != len(images):
+    output, paths = Path(output), _checked(images, batch_size)
+    # Names of files may be any bytes; those of both formats are text.
+    chosen = paths if names is None else names
+    names = [name.encode(errors="backslashreplace").decode() for name in chosen]
+    if len(names) != len(paths):
         raise ValueError(
-            f"Expected one of `names` per image. Received: {len(names)} for {len(images)} images"
+            f"Expected one of `names` per image. Received: {len(names)} for {len(paths)} images"
         )
     check_output(output, overwrite)
-    _check_batches(images, batch_size)
     network = _Network(model, level, protocol)
-    # Names of files may be any bytes; those of both formats are text.
-    names = [name.encode(errors="backslashreplace").decode() for name in names]
-    paths = [os.fspath(image) for image in images]
     begin = time.perf_counter()
     work = UnfinishedVectors(output, network.channels)
     with work.held():
@@ -169,7 +162,7 @@ def embed_to_file(
         if resumed:
             progress(f"{resumed} of {len(paths)} images", resumed / len(paths))
         for batch in network.batches(paths, batch_size, resumed):
-            work.add(batch.start, batch.stop, batch.vectors, batch.bad)
+            work.add(*batch)
             progress(f"{batch.stop} of {len(paths)} images", batch.stop / len(paths))
         seconds = time.perf_counter() - begin
         bad = {names[index]: reason for part in work.parts for index, reason in part.bad.items()}
@@ -194,20 +187,24 @@ class _Batch(NamedTuple):
     bad: Mapping[int, str]
 
 
-def _check_batches(images: Paths, size: int) -> None:
-    check_integer("batch_size", size)
-    if isinstance(images, (str, os.PathLike)) or not len(images):
-        given = "none" if not isinstance(images, (str, os.PathLike)) else repr(images)
+def _checked(images: Paths, batch_size: int) -> list[str]:
+    """The paths as text; refuses a single one, none, and impossible sizes of batches."""
+    check_integer("batch_size", batch_size)
+    single = isinstance(images, (str, os.PathLike))
+    if single or not len(images):
+        given = repr(images) if single else "none"
         raise ValueError(f"Expected a list of at least one image file. Received: {given}")
+    return [os.fspath(image) for image in images]
 
 
 def _state_of(path: str) -> list[Any]:
     """What changes when another image is put in the place of this one."""
+    full = os.path.abspath(path)  # noqa: PTH100 – leaves links alone
     try:
         found = Path(path).stat()
     except OSError:
-        return [os.path.abspath(path)]  # noqa: PTH100 – leaves links alone
-    return [os.path.abspath(path), found.st_size, found.st_mtime_ns]  # noqa: PTH100
+        return [full]
+    return [full, found.st_size, found.st_mtime_ns]
 
 
 class _Network:
@@ -222,17 +219,14 @@ class _Network:
     def identity(self) -> dict[str, Any]:
         """What the vectors depend on besides the images, as JSON gives it back."""
         weights = (keras.ops.convert_to_numpy(weight.value) for weight in self._model.weights)
-        # Networks of different strides may have the same weights.
-        return json.loads(
-            json.dumps(
-                {
-                    "weights": fingerprint(*weights),
-                    "config": self._info.config,
-                    "level": self._level,
-                    "protocol": dataclasses.asdict(self._input.protocol),
-                }
-            )
-        )
+        identity = {
+            "weights": fingerprint(*weights),
+            # Networks of different strides may have the same weights.
+            "config": self._info.config,
+            "level": self._level,
+            "protocol": dataclasses.asdict(self._input.protocol),
+        }
+        return json.loads(json.dumps(identity))
 
     def batches(self, paths: Sequence[str], size: int, begin: int = 0) -> Iterator[_Batch]:
         """Vectors of `paths[begin:]`."""
@@ -267,10 +261,9 @@ class _Network:
     def _run(self, start: int, decoded: Sequence[np.ndarray | str], rows: int) -> _Batch:
         bad = {start + i: image for i, image in enumerate(decoded) if isinstance(image, str)}
         images = [image for image in decoded if not isinstance(image, str)]
-        if not images:
-            empty = np.zeros((0, self.channels), np.float32)
-            return _Batch(start, start + len(decoded), empty, bad)
-        full = np.zeros((rows, *images[0].shape), np.float32)
-        full[: len(images)] = images
-        vectors = np.asarray(self._model.predict_on_batch(full), np.float32)[: len(images)]
+        vectors = np.zeros((0, self.channels), np.float32)
+        if images:
+            full = np.zeros((rows, *images[0].shape), np.float32)
+            full[: len(images)] = images
+            vectors = np.asarray(self._model.predict_on_batch(full), np.float32)[: len(images)]
         return _Batch(start, start + len(decoded), vectors, bad)

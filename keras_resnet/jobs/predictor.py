@@ -117,9 +117,8 @@ class Predictor:
         if isinstance(images, np.ndarray) and self._input.takes(images.shape[1:]):
             warn_if_scaled(images, stacklevel=3)
             return images
-        return np.stack(
-            [self._input.prepared(image, start + index) for index, image in enumerate(images)]
-        )
+        indexed = enumerate(images, start)
+        return np.stack([self._input.prepared(image, index) for index, image in indexed])
 
 
 class _OtherBackend:
@@ -144,6 +143,5 @@ class _OtherBackend:
             )
         result = np.asarray(self._model.predict_on_batch(images.astype(np.float32)), np.float32)
         if self._is_logits:
-            exponentials = np.exp(result - result.max(axis=-1, keepdims=True))
-            result = exponentials / exponentials.sum(axis=-1, keepdims=True)
+            result = keras.ops.convert_to_numpy(keras.ops.softmax(result))
         return result

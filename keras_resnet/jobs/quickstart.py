@@ -13,17 +13,17 @@ import numpy as np
 import tensorflow as tf
 from matplotlib.figure import Figure
 
-from keras_resnet import __version__
 from keras_resnet.data import LabeledImages, load_digits
 from keras_resnet.export import TARGETS as ALL_TARGETS, ExportError, ExportReport, export
 from keras_resnet.export.report.page import html_table
 from keras_resnet.export.runtime import KerasRunner
 from keras_resnet.export.source import check_backend
 from keras_resnet.networks.builders import ResNet20
+from keras_resnet.support.extras import installed_versions
 from keras_resnet.support.files import partial_directory, publish
 from keras_resnet.support.pages import page, picture, section
 from keras_resnet.support.terminal import console, progress_bar
-from keras_resnet.training import RECIPES, Recipe, TrainResult, train
+from keras_resnet.training import RECIPES, TrainResult, train
 
 MODEL_FILE = "model.keras"
 REPORT_FILES = ("report.json", "report.html")
@@ -32,18 +32,17 @@ FAILED = "failed-run"
 
 _CALIBRATION_IMAGES = 200
 
+_TFLITE = ("tflite-float32", "tflite-float16", "tflite-dynamic", "tflite-int8")
+
 #: One of every format and precision; the others differ in their ends or in the folders around.
-TARGETS = tuple(
-    ALL_TARGETS[name]
-    for name in (
-        "saved_model",
-        "tflite-float32",
-        "tflite-float16",
-        "tflite-dynamic",
-        "tflite-int8",
-        "onnx",
-    )
-)
+TARGETS = tuple(ALL_TARGETS[name] for name in ("saved_model", *_TFLITE, "onnx"))
+
+#: What a run leaves. The reports come last: where they are, the rest is.
+_RESULTS = [
+    MODEL_FILE,
+    *(name for target in TARGETS for name in (target.file_name, *target.companions)),
+    *REPORT_FILES,
+]
 
 
 def quickstart(
@@ -79,7 +78,13 @@ def quickstart(
         target.require_modules()
     started = time.perf_counter()
     with partial_directory(output) as staging:
-        _refuse_results(output, overwrite)
+        existing = [name for name in _RESULTS if (output / name).exists()]
+        if existing and not overwrite:
+            raise FileExistsError(
+                f"Expected an output directory without earlier results. Received: {output}, which "
+                f"holds {', '.join(existing)}. Choose another directory with --output, or pass "
+                "--overwrite"
+            )
         tf.config.experimental.enable_op_determinism()
         keras.utils.set_random_seed(seed)
         data = load_digits()
@@ -91,12 +96,13 @@ def quickstart(
         report, failure = _export(model, data, staging)
         console.print(report.to_table())
         seconds = time.perf_counter() - started
-        _write_reports(staging, model, result, report, data[1], recipe, seed, seconds)
+        about = {"seed": seed, "recipe": recipe.as_dict(), "seconds": round(seconds, 1)}
+        _write_reports(staging, model, result, report, data[1], about)
         if failure is not None:
             publish({staging: output / FAILED})
             console.print(f"The run is kept in {output / FAILED}")
             raise failure
-        publish({staging / name: output / name for name in _result_names()})
+        publish({staging / name: output / name for name in _RESULTS})
     console.print(f"Report: {output / 'report.html'} and {output / 'report.json'}")
     console.print(f"Done in {seconds:.0f} s.")
     return report
@@ -107,20 +113,16 @@ def _export(
 ) -> tuple[ExportReport, ExportError | None]:
     """Exports to every target; a disagreement is returned, as its report is still to be written."""
     train_data, test_data = data
+    names = [target.name for target in TARGETS]
+    images: dict[str, Any] = {"images": test_data.images, "labels": test_data.labels}
     with progress_bar("Exporting") as step:
         try:
-            report = export(
-                model,
-                directory,
-                [target.name for target in TARGETS],
-                calibration=_calibration(train_data),
-                images=test_data.images,
-                labels=test_data.labels,
-                progress=step,
-            )
+            calibration = _calibration(train_data)
+            return export(
+                model, directory, names, calibration=calibration, progress=step, **images
+            ), None
         except ExportError as error:
             return error.report, error
-    return report, None
 
 
 def _calibration(data: LabeledImages) -> np.ndarray:
@@ -132,70 +134,44 @@ def _calibration(data: LabeledImages) -> np.ndarray:
     return data.images[np.concatenate(chosen)]
 
 
-def _result_names() -> list[str]:
-    # The reports come last: where they are, the rest is.
-    artifacts = (name for t in TARGETS for name in (t.file_name, *t.companions))
-    return [MODEL_FILE, *artifacts, *REPORT_FILES]
-
-
-def _refuse_results(output: Path, overwrite: bool) -> None:
-    existing = [name for name in _result_names() if (output / name).exists()]
-    if existing and not overwrite:
-        raise FileExistsError(
-            f"Expected an output directory without earlier results. Received: {output}, which "
-            f"holds {', '.join(existing)}. Choose another directory with --output, or pass "
-            "--overwrite"
-        )
-
-
 def _write_reports(
     directory: Path,
     model: keras.Model,
     result: TrainResult,
     report: ExportReport,
     test_data: LabeledImages,
-    recipe: Recipe,
-    seed: int,
-    seconds: float,
+    about: dict[str, Any],
 ) -> None:
-    data: dict[str, Any] = {
+    """Writes `report.json`, which begins with what it is `about`, and `report.html`."""
+    data = {
         "model": model.name,
         "data": {"name": "scikit-learn digits", "test_images": len(test_data)},
-        "seed": seed,
-        "recipe": recipe.as_dict(),
+        **about,
         "optimizer_steps": result.steps,
         "history": result.history,
         "accuracy": report.artifacts[0].comparison.accuracy,
         **report.to_dict(),
         "failures": report.failures,
-        "seconds": round(seconds, 1),
-        "versions": {
-            "keras-resnets": __version__,
-            "keras": keras.__version__,
-            "tensorflow": tf.__version__,
-        },
+        "versions": installed_versions(("keras-resnets", "keras", "tensorflow")),
         "python": platform.python_version(),
     }
     (directory / "report.json").write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
 
-    probabilities = KerasRunner(model).predict(test_data.images)
-    verdict = (
-        "; ".join(report.failures)
-        or "Every artifact agrees with Keras on every limit of its target."
+    verdict = "; ".join(report.failures) or (
+        "Every artifact agrees with Keras on every limit of its target."
     )
     versions = ", ".join(f"{name} {number}" for name, number in data["versions"].items())
+    grid = _prediction_grid(test_data, KerasRunner(model).predict(test_data.images))
     sections = [
         f'<p class="verdict{" failed" if report.failures else ""}">{verdict}</p>',
-        f"<p>{model.name}, {recipe.duration:g} epochs on scikit-learn's handwritten digits, "
-        f"seed {seed}; {data['accuracy']:.2%} of the {len(test_data)} held-out digits are "
-        "recognised.</p>",
+        f"<p>{model.name}, {about['recipe']['duration']:g} epochs on scikit-learn's handwritten "
+        f"digits, seed {about['seed']}; {data['accuracy']:.2%} of the {len(test_data)} held-out "
+        "digits are recognised.</p>",
         section("Artifacts", html_table(report)),
         section("Training", picture(_training_curve(result), "Loss and accuracy by epoch")),
         section(
             "Predictions on held-out digits",
-            picture(
-                _prediction_grid(test_data, probabilities), "Digits with predicted and true classes"
-            ),
+            picture(grid, "Digits with predicted and true classes"),
         ),
         f"<footer>{versions}, Python {data['python']}. Latency: median at batch 1.</footer>",
     ]
@@ -218,23 +194,18 @@ def _training_curve(result: TrainResult) -> Figure:
     return figure
 
 
-def _prediction_grid(
-    data: LabeledImages, probabilities: np.ndarray, rows: int = 4, columns: int = 10
-) -> Figure:
+def _prediction_grid(data: LabeledImages, probabilities: np.ndarray) -> Figure:
     """Test images with their predictions; the mistaken ones first, in red, with the true class."""
     predicted = probabilities.argmax(-1)
-    order = np.argsort(predicted == data.labels, kind="stable")[: rows * columns]
+    order = np.argsort(predicted == data.labels, kind="stable")[:40]
     figure = Figure(figsize=(9, 4.4))
-    for axes, index in zip(figure.subplots(rows, columns).flat, order, strict=True):
+    for axes, index in zip(figure.subplots(4, 10).flat, order, strict=True):
         guess, truth = data.class_names[predicted[index]], data.class_names[data.labels[index]]
         axes.imshow(data.images[index])
         axes.axis("off")
         wrong = guess != truth
         label = f"{guess} (is {truth})" if wrong else f"{guess}"
-        axes.set_title(
-            f"{label}\n{probabilities[index].max():.0%}",
-            color="#b00020" if wrong else "black",
-            fontsize=8,
-        )
+        title = f"{label}\n{probabilities[index].max():.0%}"
+        axes.set_title(title, color="#b00020" if wrong else "black", fontsize=8)
     figure.tight_layout()
     return figure

@@ -6,20 +6,17 @@ import csv
 import importlib
 import warnings
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from keras_resnet.support.files import replace_durably
+from keras_resnet.support.files import check_new, replace_durably
 from keras_resnet.support.unfinished import UnfinishedWork, read_json, write_durably, write_json
 
 #: Kinds of files that vectors are written to, by suffix.
 FORMATS = (".parquet", ".npz")
-
-#: Files of the folder with unfinished work, besides the parts.
-_JOB, _LOCK = "job.json", "lock"
 
 
 def check_output(output: Path, overwrite: bool) -> None:
@@ -32,8 +29,7 @@ def check_output(output: Path, overwrite: bool) -> None:
     """
     if output.suffix not in FORMATS or output.is_dir():
         raise ValueError(f"Expected a file {' or '.join(FORMATS)} as output. Received: {output}")
-    if output.exists() and not overwrite:
-        raise FileExistsError(f"Expected a new file. Received: {output}. Pass --overwrite")
+    check_new(output, overwrite)
     if output.suffix == ".parquet":
         _pyarrow()
 
@@ -56,6 +52,8 @@ class UnfinishedVectors(UnfinishedWork):
     Attributes:
         parts: those that are finished, in the order of the images, without gaps.
     """
+
+    _journal = "job.json"
 
     def __init__(self, output: Path, channels: int) -> None:
         """Looks nowhere yet.
@@ -125,19 +123,17 @@ class UnfinishedVectors(UnfinishedWork):
             Where these are listed; None if there are none.
         """
         bad_file = self._output.with_name(f"{self._output.name}.bad.csv")
+        temporary = self.directory / "new"
         if bad:
-            self._write(bad_file, lambda path: _write_bad(path, bad))
+            _write_bad(temporary, bad)
+            replace_durably(temporary, bad_file)
         else:
             bad_file.unlink(missing_ok=True)
         write = _write_parquet if self._output.suffix == ".parquet" else _write_npz
-        self._write(self._output, lambda path: write(path, self.parts, names, self._channels))
+        write(temporary, self.parts, names, self._channels)
+        replace_durably(temporary, self._output)
         self.remove()
         return bad_file if bad else None
-
-    def _write(self, path: Path, write: Callable[[Path], Any]) -> None:
-        temporary = self.directory / f"{path.name}.new"
-        write(temporary)
-        replace_durably(temporary, path)
 
 
 def _names_of(part: Part, names: Sequence[str]) -> list[str]:
@@ -149,20 +145,14 @@ def _write_parquet(path: Path, parts: Sequence[Part], names: Sequence[str], chan
     kind = arrow.list_(arrow.float32(), channels)
     schema = arrow.schema([("file", arrow.string()), ("vector", kind)])
     # Of vectors, dictionaries and statistics are as large as they are and tell nothing.
-    with parquet.ParquetWriter(
-        path, schema, use_dictionary=False, write_statistics=["file"]
-    ) as writer:
+    settings = {"use_dictionary": False, "write_statistics": ["file"]}
+    with parquet.ParquetWriter(path, schema, **settings) as writer:
         for part in parts:
-            files = _names_of(part, names)
-            if not files:
-                continue
-            flat = arrow.array(np.load(part.path).reshape(-1), arrow.float32())
-            vectors = arrow.FixedSizeListArray.from_arrays(flat, channels)
-            writer.write_table(
-                arrow.Table.from_arrays(
-                    [arrow.array(files, arrow.string()), vectors], schema=schema
-                )
-            )
+            if files := _names_of(part, names):
+                flat = arrow.array(np.load(part.path).reshape(-1), arrow.float32())
+                vectors = arrow.FixedSizeListArray.from_arrays(flat, channels)
+                columns = [arrow.array(files, arrow.string()), vectors]
+                writer.write_table(arrow.Table.from_arrays(columns, schema=schema))
 
 
 def _write_npz(path: Path, parts: Sequence[Part], names: Sequence[str], channels: int) -> None:

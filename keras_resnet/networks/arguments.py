@@ -52,18 +52,15 @@ def check_size(
         ValueError: some step that halves the resolution would have a single pixel to halve.
     """
     known = [side for side in size if side is not None]
-    smallest = network.strides // 2 + 1
-    height, width = ("any" if side is None else -(-side // network.strides) for side in size)
+    smallest, cifar = network.strides // 2 + 1, network.pool is None
     if known and min(known) < smallest:
-        remedy = "Enlarge the images"
-        if network.pool is not None:
-            remedy += ", or pass `stem='cifar'`, which reduces four times less"
+        other = "" if cifar else ", or pass `stem='cifar'`, which reduces four times less"
         raise ValueError(
             f"Expected images of at least {smallest}x{smallest} pixels: this network reduces them "
-            f"by {network.strides}. Received: {size[0]}x{size[1]}. {remedy}"
+            f"by {network.strides}. Received: {size[0]}x{size[1]}. Enlarge the images{other}"
         )
     if warn and known and -(-min(known) // network.strides) < SMALL_FINAL_MAP:
-        cifar = network.pool is None
+        height, width = ("any" if side is None else -(-side // network.strides) for side in size)
         remedy = "Enlarge the images" if cifar else "Pass `stem='cifar'` for small images"
         images = "x".join(str(side or "any") for side in size)
         warnings.warn(

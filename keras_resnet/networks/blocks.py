@@ -21,16 +21,15 @@ NORM_EPSILON = 1e-5
 
 
 def conv_norm_act(x: Any, conv: Conv, *, activation: bool = True, dtype: Any = None) -> Any:
-    """Convolution, normalisation (if the plan has one) and, if `activation`, ReLU.
+    """Convolution, BN or GN (if the plan has one), ReLU (if `activation`), blur (if it strides).
 
     Strided convolutions are padded by the same amount on both sides, as in the paper's Caffe
     networks and torch; Keras' `padding="same"` would pad an even-sized image on one side only.
     """
+    settings = {"data_format": "channels_last", "dtype": dtype}
     padding = conv.kernel_size // 2
     if conv.kernel_strides > 1 and padding:
-        x = layers.ZeroPadding2D(
-            padding, data_format="channels_last", name=f"{conv.name}_pad", dtype=dtype
-        )(x)
+        x = layers.ZeroPadding2D(padding, name=f"{conv.name}_pad", **settings)(x)
     # He et al. 2015 (Delving Deep into Rectifiers), in the fan-out form of fb.resnet.torch and
     # torchvision.
     he = keras.initializers.VarianceScaling(2.0, "fan_out", "untruncated_normal")
@@ -43,9 +42,8 @@ def conv_norm_act(x: Any, conv: Conv, *, activation: bool = True, dtype: Any = N
         groups=conv.groups,
         use_bias=conv.bias,
         kernel_initializer="zeros" if conv.zero_init else he,
-        data_format="channels_last",
         name=f"{conv.name}_conv",
-        dtype=dtype,
+        **settings,
     )(x)
     if conv.norm is not None:
         x = normalization(x, conv.norm, dtype=dtype)
@@ -69,13 +67,13 @@ def normalization(x: Any, norm: Norm, *, dtype: Any = None) -> Any:
 
 
 def norm_act(x: Any, norm: Norm, *, dtype: Any = None) -> Any:
-    """Normalisation, ReLU: a pre-activation, and the end of a pre-activation network."""
+    """BN or GN, ReLU: a pre-activation, and the end of a pre-activation network."""
     x = normalization(x, norm, dtype=dtype)
     return layers.Activation("relu", name=f"{norm.prefix}_relu", dtype=dtype)(x)
 
 
 def blur_pooling(x: Any, name: str, strides: int, *, dtype: Any = None) -> Any:
-    """The binomial filter [1, 2, 1] in both axes over the reflected image, then the stride.
+    """Reflected edges, the binomial filter [1, 2, 1] in both axes, the stride.
 
     Averaging over two pixels twice is that filter, and unlike a frozen depthwise kernel it has no
     weights that anyone could train, decay or lose.
@@ -112,43 +110,28 @@ def max_pooling(x: Any, padding: str, blur: bool, *, dtype: Any = None) -> Any:
 
 
 def shortcut(x: Any, block: BlockPlan, *, dtype: Any = None) -> Any:
-    """The shortcut of `block`: projection (1x1, normalised in v1), or identity.
+    """The shortcut of `block`.
 
-    The identity is subsampled if the block has a stride, and padded with zero channels, after the
-    existing ones, if it widens (shortcut A).
+    A projection: 1x1, BN; in a pre-activation network 1x1 alone; the D shortcut pools before it.
+    Else the identity, subsampled if the block has a stride, and padded with zero channels, after
+    the existing ones, if it widens (shortcut A).
     """
+    name, settings = f"{block.name}_0", {"data_format": "channels_last", "dtype": dtype}
     if block.projection is not None:
-        if block.average_strides is not None:
+        if (strides := block.average_strides) is not None:
             # Where the stride became dilation, the windows overlap. The last ones are cut off at
             # the edge of images of odd size.
-            x = layers.AveragePooling2D(
-                2,
-                strides=block.average_strides,
-                padding="same",
-                data_format="channels_last",
-                name=f"{block.name}_0_pool",
-                dtype=dtype,
-            )(x)
+            pool = layers.AveragePooling2D(2, strides, "same", name=f"{name}_pool", **settings)
+            x = pool(x)
         return conv_norm_act(x, block.projection, activation=False, dtype=dtype)
     if block.strides > 1:
         # Pooling over one pixel with a stride is subsampling.
-        x = layers.MaxPooling2D(
-            1,
-            strides=block.strides,
-            data_format="channels_last",
-            name=f"{block.name}_0_subsample",
-            dtype=dtype,
-        )(x)
-    extra = block.filters - block.input_filters
-    if extra:
+        x = layers.MaxPooling2D(1, block.strides, name=f"{name}_subsample", **settings)(x)
+    if extra := block.filters - block.input_filters:
         # Told that channels come first, the layer pads the last two axes: of an NHWC tensor, width
         # and channels.
-        x = layers.ZeroPadding2D(
-            ((0, 0), (0, extra)),
-            data_format="channels_first",
-            name=f"{block.name}_0_pad",
-            dtype=dtype,
-        )(x)
+        settings["data_format"] = "channels_first"
+        x = layers.ZeroPadding2D(((0, 0), (0, extra)), name=f"{name}_pad", **settings)(x)
     return x
 
 
@@ -156,13 +139,13 @@ def squeeze_excite(x: Any, block: BlockPlan, *, dtype: Any = None) -> Any:
     """Global average, 1x1, ReLU, 1x1, sigmoid; scales the channels (Hu et al. 2018)."""
     name, settings = f"{block.name}_se", {"data_format": "channels_last", "dtype": dtype}
     gate = layers.GlobalAveragePooling2D(keepdims=True, name=f"{name}_pool", **settings)(x)
-    for suffix, filters, activation in (
-        ("reduce", block.se_filters, "relu"),
-        ("expand", block.filters, "sigmoid"),
-    ):
-        gate = layers.Conv2D(
-            filters, 1, activation=activation, name=f"{name}_{suffix}", **settings
-        )(gate)
+    settings["kernel_size"] = 1
+    gate = layers.Conv2D(block.se_filters, activation="relu", name=f"{name}_reduce", **settings)(
+        gate
+    )
+    gate = layers.Conv2D(block.filters, activation="sigmoid", name=f"{name}_expand", **settings)(
+        gate
+    )
     return layers.Multiply(name=f"{name}_scale", dtype=dtype)([x, gate])
 
 
@@ -183,9 +166,8 @@ def residual_block(x: Any, block: BlockPlan, *, dtype: Any = None) -> Any:
         if block.shortcut != "identity":
             bypass = residual
     for conv in block.convs:
-        residual = conv_norm_act(
-            residual, conv, activation=conv is not block.convs[-1], dtype=dtype
-        )
+        last = conv is block.convs[-1]
+        residual = conv_norm_act(residual, conv, activation=not last, dtype=dtype)
     if block.se_filters:
         residual = squeeze_excite(residual, block, dtype=dtype)
     if block.drop_rate:
@@ -196,9 +178,9 @@ def residual_block(x: Any, block: BlockPlan, *, dtype: Any = None) -> Any:
     if block.shortcut is not None:
         # keras.applications names the last layer of a block `…_out`, whichever it is. The shortcut
         # comes first: Keras follows the first input to the end before it turns to the others.
-        residual = layers.Add(
-            name=f"{block.name}_{'add' if post_activation else 'out'}", dtype=dtype
-        )([shortcut(bypass, block, dtype=dtype), residual])
+        name = f"{block.name}_{'add' if post_activation else 'out'}"
+        inputs = [shortcut(bypass, block, dtype=dtype), residual]
+        residual = layers.Add(name=name, dtype=dtype)(inputs)
     if not post_activation:
         return residual
     return layers.Activation("relu", name=f"{block.name}_out", dtype=dtype)(residual)

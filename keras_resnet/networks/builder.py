@@ -67,19 +67,36 @@ def build(
             received.
     """
     check_head(include_top, pooling, classes)
-    inputs, image = _image_input(
-        config, include_top, input_tensor, input_shape, include_preprocessing
-    )
+    if input_tensor is None:
+        side = config.default_size if include_top else None
+        shape = (side, side, 3) if input_shape is None else input_shape
+        check_shape(shape)
+        # Pixels stay float32 up to the normalisation under every dtype policy; uint8 images are
+        # cast on entry.
+        inputs = image = keras.Input(shape=tuple(shape), dtype="float32", name="image")
+    else:
+        image = _checked_input(input_tensor, input_shape, include_preprocessing)
+        sources = keras.utils.get_source_inputs(image)
+        inputs = sources[0] if len(sources) == 1 else sources
     network = plan(config, image.shape[-1])
     check_size(network, image.shape[1:3])
     dtype = keras.dtype_policies.get(dtype)
 
     x = _backbone(config, network, image, include_preprocessing, dtype)
+    if include_top or pooling is not None:
+        pool = layers.GlobalMaxPooling2D if pooling == "max" else layers.GlobalAveragePooling2D
+        name_of_pool = f"{pooling or 'avg'}_pool"
+        x = pool(data_format="channels_last", name=name_of_pool, dtype="float32")(x)
     if include_top:
-        x = _classifier(x, classes or config.default_classes, classifier_activation)
-    elif pooling is not None:
-        pool = layers.GlobalAveragePooling2D if pooling == "avg" else layers.GlobalMaxPooling2D
-        x = pool(data_format="channels_last", name=f"{pooling}_pool", dtype="float32")(x)
+        x = layers.Dense(
+            int(classes or config.default_classes),
+            activation=classifier_activation,
+            # Uniform within 1/sqrt(inputs), as in fb.resnet.torch and torchvision.
+            kernel_initializer=keras.initializers.VarianceScaling(1 / 3, "fan_in", "uniform"),
+            name="predictions",
+            # Probabilities in half precision lose small classes and break losses and exports.
+            dtype="float32",
+        )(x)
     # A convolution comes with fewer than 8 other layers.
     allow_depth(sum(8 * len(block.convs) for block in network.blocks))
     model = keras.Model(inputs, x, name=name or "resnet")
@@ -114,57 +131,25 @@ def _backbone(
     return x
 
 
-def _classifier(x: Any, classes: int, activation: Any) -> Any:
-    x = layers.GlobalAveragePooling2D(
-        data_format="channels_last", name="avg_pool", dtype="float32"
-    )(x)
-    return layers.Dense(
-        int(classes),
-        activation=activation,
-        # Uniform within 1/sqrt(inputs), as in fb.resnet.torch and torchvision.
-        kernel_initializer=keras.initializers.VarianceScaling(1 / 3, "fan_in", "uniform"),
-        name="predictions",
-        # Probabilities in half precision lose small classes and break losses and exports.
-        dtype="float32",
-    )(x)
-
-
-def _image_input(
-    config: ResNetConfig,
-    include_top: bool,
-    input_tensor: Any,
-    input_shape: Any,
-    include_preprocessing: bool,
-) -> tuple[Any, Any]:
-    """Returns what the model's inputs are and the tensor that holds the image."""
-    if input_tensor is not None:
-        if not keras.backend.is_keras_tensor(input_tensor):
-            raise ValueError(
-                "Expected `input_tensor` to be a Keras tensor, such as `keras.Input(shape)`. "
-                f"Received: {type(input_tensor).__name__}"
-            )
-        if input_shape is not None and tuple(input_tensor.shape[1:]) != tuple(input_shape):
-            raise ValueError(
-                "Expected `input_shape` to agree with `input_tensor`. "
-                f"Received: input_shape={tuple(input_shape)}, "
-                f"input_tensor.shape={tuple(input_tensor.shape)}"
-            )
-        check_shape(tuple(input_tensor.shape[1:]))
-        if "float" not in input_tensor.dtype and not include_preprocessing:
-            raise ValueError(
-                "Expected an `input_tensor` of floats with `include_preprocessing=False`. "
-                f"Received: dtype={input_tensor.dtype}"
-            )
-        inputs = keras.utils.get_source_inputs(input_tensor)
-        return inputs[0] if len(inputs) == 1 else inputs, input_tensor
-    if input_shape is None:
-        side = config.default_size if include_top else None
-        input_shape = (side, side, 3)
-    check_shape(input_shape)
-    # Pixels stay float32 up to the normalisation under every dtype policy; uint8 images are cast on
-    # entry.
-    image = keras.Input(shape=tuple(input_shape), dtype="float32", name="image")
-    return image, image
+def _checked_input(tensor: Any, shape: Any, include_preprocessing: bool) -> Any:
+    """The caller's tensor; refuses one that cannot hold images."""
+    if not keras.backend.is_keras_tensor(tensor):
+        raise ValueError(
+            "Expected `input_tensor` to be a Keras tensor, such as `keras.Input(shape)`. "
+            f"Received: {type(tensor).__name__}"
+        )
+    if shape is not None and tuple(tensor.shape[1:]) != tuple(shape):
+        raise ValueError(
+            "Expected `input_shape` to agree with `input_tensor`. "
+            f"Received: input_shape={tuple(shape)}, input_tensor.shape={tuple(tensor.shape)}"
+        )
+    check_shape(tuple(tensor.shape[1:]))
+    if "float" not in tensor.dtype and not include_preprocessing:
+        raise ValueError(
+            "Expected an `input_tensor` of floats with `include_preprocessing=False`. "
+            f"Received: dtype={tensor.dtype}"
+        )
+    return tensor
 
 
 def _normalized(config: ResNetConfig, image: Any) -> Any:
@@ -175,13 +160,9 @@ def _normalized(config: ResNetConfig, image: Any) -> Any:
             f"Expected `mean` and `std` for {channels} channels, or for RGB. Received: mean={mean}"
         )
     if len(mean) != channels:
-        mean = (sum(mean) / 3,) * channels
-        std = (sum(std) / 3,) * channels
-    return layers.Normalization(
-        axis=-1,
-        mean=list(mean),
-        # Keras wants the variance, not the standard deviation.
-        variance=[deviation**2 for deviation in std],
-        name="normalization",
-        dtype="float32",
-    )(image)
+        mean, std = (sum(mean) / 3,) * channels, (sum(std) / 3,) * channels
+    # Keras wants the variance, not the standard deviation.
+    variance = [deviation**2 for deviation in std]
+    return layers.Normalization(-1, list(mean), variance, name="normalization", dtype="float32")(
+        image
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import keras
 
@@ -21,19 +21,25 @@ def weights_config(entry: WeightsEntry, **overrides: Any) -> ResNetConfig:
     return get_config(entry.model, **fields)
 
 
-def _resolve(
-    variant: str, weights: str | os.PathLike[str] | None, overrides: dict[str, Any]
-) -> tuple[ResNetConfig, str | os.PathLike[str] | None]:
-    """The config of a network that may take registered weights, and the full tag of those."""
+def _arguments(variant: str, keywords: dict[str, Any]) -> dict[str, Any]:
+    """All arguments of `build` for the network called `variant`, which may take registered weights.
+
+    Args:
+        variant: a name of `list_models`.
+        keywords: arguments of `build` and fields of `ResNetConfig`, mixed.
+    """
+    overrides, arguments = split_keywords(keywords)
+    arguments["name"] = arguments.get("name") or variant
+    weights = arguments.get("weights")
     if weights is None or is_path(weights):
-        return get_config(variant, **overrides), weights
+        return {"config": get_config(variant, **overrides), **arguments}
     entry = find_weights(str(weights), variant)
     if entry.model != variant:
         raise ValueError(
             f"Expected weights of `{variant}`, such as {', '.join(list_weights(f'{variant}.*'))}. "
             f"Received: weights={weights!r}, which are of `{entry.model}`"
         )
-    return weights_config(entry, **overrides), entry.tag
+    return {**arguments, "config": weights_config(entry, **overrides), "weights": entry.tag}
 
 
 def create_model(variant: str, **keywords: Any) -> keras.Model:
@@ -45,10 +51,7 @@ def create_model(variant: str, **keywords: Any) -> keras.Model:
     Raises:
         ValueError: an unknown or impossible argument.
     """
-    overrides, arguments = split_keywords(keywords)
-    arguments["name"] = arguments.get("name") or variant
-    config, weights = _resolve(variant, arguments.pop("weights", None), overrides)
-    return build(config, weights=weights, **arguments)
+    return build(**_arguments(variant, keywords))
 
 
 def cifar_resnet(depth: int, block: str = "basic", **keywords: Any) -> keras.Model:
@@ -96,42 +99,29 @@ class Builder(Protocol):
     ) -> keras.Model: ...
 
 
-def _network(builder_name: str) -> Builder:
-    """The builder of a row of the table."""
-    variant, config = builder_name.lower(), ROWS[builder_name]
-    default_classes = config.default_classes
+def _builder(name: str) -> Builder:
+    """The builder called `name` of the row of the table that has this name."""
+    variant, config = name.lower(), ROWS[name]
+    own = inspect.signature(Builder.__call__)
+    signature = own.replace(
+        parameters=[
+            parameter.replace(default=config.default_classes) if key == "classes" else parameter
+            for key, parameter in own.parameters.items()
+            if key != "self"
+        ]
+    )
 
-    def build_variant(
-        include_top: bool = True,
-        weights: str | os.PathLike[str] | None = None,
-        input_tensor: Any = None,
-        input_shape: tuple[int | None, int | None, int] | None = None,
-        pooling: str | None = None,
-        classes: int = default_classes,
-        classifier_activation: Any = "softmax",
-        name: str | None = None,
-        *,
-        include_preprocessing: bool = True,
-        dtype: Any = None,
-        **config_overrides: Any,
-    ) -> keras.Model:
-        config, weights = _resolve(variant, weights, config_overrides)
-        return build(
-            config,
-            include_top,
-            weights,
-            input_tensor,
-            input_shape,
-            pooling,
-            classes,
-            classifier_activation,
-            name or variant,
-            include_preprocessing=include_preprocessing,
-            dtype=dtype,
-        )
+    def build_variant(*arguments: Any, **keywords: Any) -> keras.Model:
+        try:
+            given = signature.bind(*arguments, **keywords).arguments
+        except TypeError as error:
+            raise TypeError(f"{name}(): {error}") from None
+        fields = given.pop("config_overrides", {})
+        return build(**_arguments(variant, {**given, **fields}))
 
-    build_variant.__name__ = build_variant.__qualname__ = builder_name
-    build_variant.__doc__ = f"""Builds {builder_name}: {config.depth} weighted layers,
+    build_variant.__signature__ = signature  # type: ignore[attr-defined]
+    build_variant.__name__ = build_variant.__qualname__ = name
+    build_variant.__doc__ = f"""Builds {name}: {config.depth} weighted layers,
     {config.block} blocks.
 
     Images `(batch, height, width, channels)`, uint8 or float, RGB in [0, 255]; by default
@@ -142,51 +132,8 @@ def _network(builder_name: str) -> Builder:
     return build_variant
 
 
-ResNet18 = _network("ResNet18")
-ResNet34 = _network("ResNet34")
-ResNet50 = _network("ResNet50")
-ResNet101 = _network("ResNet101")
-ResNet152 = _network("ResNet152")
-ResNet200 = _network("ResNet200")
-PlainNet18 = _network("PlainNet18")
-PlainNet34 = _network("PlainNet34")
-ResNet18V2 = _network("ResNet18V2")
-ResNet34V2 = _network("ResNet34V2")
-ResNet50V2 = _network("ResNet50V2")
-ResNet101V2 = _network("ResNet101V2")
-ResNet152V2 = _network("ResNet152V2")
-ResNet200V2 = _network("ResNet200V2")
-WideResNet50_2 = _network("WideResNet50_2")
-WideResNet101_2 = _network("WideResNet101_2")
-ResNeXt50_32x4d = _network("ResNeXt50_32x4d")
-ResNeXt101_32x8d = _network("ResNeXt101_32x8d")
-ResNeXt101_64x4d = _network("ResNeXt101_64x4d")
-ResNet50C = _network("ResNet50C")
-ResNet18D = _network("ResNet18D")
-ResNet34D = _network("ResNet34D")
-ResNet50D = _network("ResNet50D")
-ResNet101D = _network("ResNet101D")
-ResNet152D = _network("ResNet152D")
-ResNet200D = _network("ResNet200D")
-SEResNet18 = _network("SEResNet18")
-SEResNet34 = _network("SEResNet34")
-SEResNet50 = _network("SEResNet50")
-SEResNet101 = _network("SEResNet101")
-SEResNet152 = _network("SEResNet152")
-ResNetBlur50 = _network("ResNetBlur50")
-ResNet50_GN = _network("ResNet50_GN")
-ResNet20 = _network("ResNet20")
-ResNet32 = _network("ResNet32")
-ResNet44 = _network("ResNet44")
-ResNet56 = _network("ResNet56")
-ResNet110 = _network("ResNet110")
-ResNet1202 = _network("ResNet1202")
-PlainNet20 = _network("PlainNet20")
-PlainNet32 = _network("PlainNet32")
-PlainNet44 = _network("PlainNet44")
-PlainNet56 = _network("PlainNet56")
-PlainNet110 = _network("PlainNet110")
-ResNet110V2 = _network("ResNet110V2")
-ResNet164V2 = _network("ResNet164V2")
-ResNet1001V2 = _network("ResNet1001V2")
-WideResNet28_10 = _network("WideResNet28_10")
+globals().update({name: _builder(name) for name in ROWS})
+
+if TYPE_CHECKING:
+    # Type checkers do not see the names above; the public ones are in the package's stub.
+    def __getattr__(name: str) -> Builder: ...

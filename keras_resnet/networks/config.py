@@ -9,13 +9,13 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import numpy as np
 
-from keras_resnet.support.checks import check_choice, check_integer
+from keras_resnet.support.checks import check_choice, check_integer, store_integers
 
 Version = Literal["v1", "v1.5", "v2"]
 Block = Literal["basic", "bottleneck"]
@@ -125,7 +125,7 @@ class ResNetConfig:
                 "Expected `blocks` and `filters` to have one entry per stage each. "
                 f"Received: blocks={self.blocks}, filters={self.filters}"
             )
-        self._check_idle_fields()
+        self._check_unused_fields()
         self._check_groups()
         self._check_widths()
         self._check_strides()
@@ -143,101 +143,67 @@ class ResNetConfig:
         for field, choices in _CHOICES.items():
             check_choice(field, getattr(self, field), choices)
         checked: dict[str, Any] = {}
-        for field in ("blocks", "filters"):
-            checked[field] = tuple(check_integer(field, item) for item in self._sequence(field))
-        for field in ("mean", "std"):
-            checked[field] = tuple(_finite_number(field, item) for item in self._sequence(field))
-        for field in ("groups", "width_per_group", "norm_groups"):
-            checked[field] = check_integer(field, getattr(self, field))
-        for field in ("stem_filters", "output_stride"):
-            if getattr(self, field) is not None:
-                checked[field] = check_integer(field, getattr(self, field))
-        for field, limit in (("width", math.inf), ("se_ratio", 1), ("stochastic_depth", 1)):
-            number = _finite_number(field, getattr(self, field))
-            if not 0 <= number < limit or (field == "width" and number == 0):
-                low = "more than 0" if field == "width" else "0 or more and less than 1"
-                raise ValueError(f"Expected `{field}` to be {low}. Received: {field}={number}")
-            checked[field] = number
+        for field in ("blocks", "filters", "mean", "std"):
+            check = check_integer if field in ("blocks", "filters") else _finite_number
+            value = getattr(self, field)
+            if not isinstance(value, (tuple, list)) or not value:
+                raise ValueError(
+                    f"Expected `{field}` to be a tuple of at least one number. Received: {value!r}"
+                )
+            checked[field] = tuple(check(field, item) for item in value)
+        integers = ("groups", "width_per_group", "norm_groups", "stem_filters", "output_stride")
+        store_integers(self, integers)
+        for field in ("width", "se_ratio", "stochastic_depth"):
+            checked[field] = number = _finite_number(field, getattr(self, field))
+            if not (number > 0 if field == "width" else 0 <= number < 1):
+                bounds = "more than 0" if field == "width" else "0 or more and less than 1"
+                raise ValueError(f"Expected `{field}` to be {bounds}. Received: {field}={number}")
         for field in ("blur_pool", "zero_init_residual"):
             check_choice(field, getattr(self, field), (False, True))
             checked[field] = bool(getattr(self, field))
         for field, value in checked.items():
             object.__setattr__(self, field, value)
 
-    def _sequence(self, field: str) -> Sequence[Any]:
-        value = getattr(self, field)
-        if not isinstance(value, (tuple, list)) or not value:
-            raise ValueError(
-                f"Expected `{field}` to be a tuple with at least one number. Received: {value!r}"
-            )
-        return value
-
-    def _check_idle_fields(self) -> None:
+    def _check_unused_fields(self) -> None:
         """Refuses what would have no effect, or a deadly one, in this network."""
-        for idle, condition, why, fields in (
-            (
-                self.block == "basic",
-                "block='basic'",
-                "only bottlenecks have 1x1 and grouped convolutions",
-                ("groups", "width_per_group", "preact_stride"),
-            ),
-            (
-                self.version != "v2",
-                f"version={self.version!r}",
-                "only v2 has pre-activation",
-                ("preact_layout", "preact_stride"),
-            ),
-            (
-                len(self.blocks) == 1 and self.stem == "cifar",
-                "stem='cifar'",
-                "a single stage has no strides then",
-                ("blur_pool",),
-            ),
-            (
-                len(self.blocks) == 1,
-                f"blocks={self.blocks}",
-                "a single stage has no strides",
-                ("downsample",),
-            ),
-            (
-                self.norm == "batch",
-                "norm='batch'",
-                "it has no groups",
-                ("norm_groups",),
-            ),
-            (
-                self.shortcut in ("A", None),
-                f"shortcut={self.shortcut!r}",
-                "it has no projections",
-                ("downsample",),
-            ),
-            (
-                self.shortcut is None,
-                "shortcut=None",
-                "nothing passes a block of a plain network that puts out zeros",
-                ("stochastic_depth", "zero_init_residual"),
-            ),
-        ):
-            for field in fields if idle else ():
-                value, default = getattr(self, field), _DEFAULTS[field]
-                if value != default:
-                    raise ValueError(
-                        f"Expected `{field}={default!r}` with `{condition}`: {why}. "
-                        f"Received: {field}={value!r}"
-                    )
+        if self.block == "basic":
+            why = "only bottlenecks have 1x1 and grouped convolutions"
+            self._check_unused("block", why, "groups", "width_per_group", "preact_stride")
+        if self.version != "v2":
+            why = "only v2 has pre-activation"
+            self._check_unused("version", why, "preact_layout", "preact_stride")
+        if len(self.blocks) == 1 and self.stem == "cifar":
+            self._check_unused("stem", "a single stage has no strides then", "blur_pool")
+        if len(self.blocks) == 1:
+            self._check_unused("blocks", "a single stage has no strides", "downsample")
+        if self.norm == "batch":
+            self._check_unused("norm", "it has no groups", "norm_groups")
+        if self.shortcut in ("A", None):
+            self._check_unused("shortcut", "it has no projections", "downsample")
+        if self.shortcut is None:
+            why = "nothing passes a block of a plain network that puts out zeros"
+            self._check_unused("shortcut", why, "stochastic_depth", "zero_init_residual")
+
+    def _check_unused(self, field: str, why: str, *unused: str) -> None:
+        """Refuses other values than the defaults of the fields `unused`, because of `field`."""
+        for name in unused:
+            value, default = getattr(self, name), type(self).__dataclass_fields__[name].default
+            if value != default:
+                raise ValueError(
+                    f"Expected `{name}={default!r}` with `{field}={getattr(self, field)!r}`: "
+                    f"{why}. Received: {name}={value!r}"
+                )
 
     def _check_groups(self) -> None:
         if self.block == "bottleneck" and any(w * self.width_per_group % 64 for w in self.widths):
             raise ValueError(
-                "Expected `groups` of a whole width, so the stages' widths times "
-                "`width_per_group` have to be multiples of 64. Received: "
-                f"groups={self.groups}, width_per_group={self.width_per_group}, "
-                f"widths={self.widths}"
+                "Expected stages whose widths times `width_per_group` are multiples of 64, so that "
+                f"`groups` have whole widths. Received: groups={self.groups}, "
+                f"width_per_group={self.width_per_group}, widths={self.widths}"
             )
         if self.norm == "group":
             widths = {*self.stem_widths, *self.widths, *self.inner_widths, *self.output_widths}
-            indivisible = sorted(width for width in widths if width % self.norm_groups)
-            if indivisible:
+            if indivisible := sorted(width for width in widths if width % self.norm_groups):
                 raise ValueError(
                     "Expected `norm_groups` to divide the channels of every layer. "
                     f"Received: norm_groups={self.norm_groups}, channels={indivisible}"
@@ -279,8 +245,7 @@ class ResNetConfig:
             ValueError: an unknown field, or a network that cannot be built.
         """
         known = [field.name for field in dataclasses.fields(self)]
-        unknown = sorted(set(changes) - set(known))
-        if unknown:
+        if unknown := sorted(set(changes) - set(known)):
             raise ValueError(
                 f"Expected config fields among {known}. Received: {', '.join(unknown)}"
             )
@@ -345,8 +310,6 @@ _CHOICES: dict[str, tuple[str | None, ...]] = {
     "norm": get_args(Norm),
 }
 
-_DEFAULTS = {field.name: field.default for field in dataclasses.fields(ResNetConfig)}
-
 
 def multiple_of_8(channels: float) -> int:
     """The nearest multiple of 8 that is at least 8."""
@@ -354,10 +317,7 @@ def multiple_of_8(channels: float) -> int:
 
 
 def _finite_number(field: str, value: Any) -> float:
-    if (
-        not isinstance(value, (int, float, np.number))
-        or isinstance(value, bool)
-        or not math.isfinite(value)
-    ):
+    number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
+    if not number or not math.isfinite(value):
         raise ValueError(f"Expected `{field}` to be made of finite numbers. Received: {value!r}")
     return float(value)

@@ -44,11 +44,8 @@ def feature_extractor(model: keras.Model, levels: Sequence[str] | None = None) -
         raise ValueError(
             f"Expected `levels` to be some of {tuple(outputs)}. Received: levels={levels!r}"
         )
-    return keras.Model(
-        model.input,
-        {level: outputs[level] for level in wanted},
-        name=f"{model.name}_features",
-    )
+    maps = {level: outputs[level] for level in wanted}
+    return keras.Model(model.input, maps, name=f"{model.name}_features")
 
 
 def pooled(model: keras.Model, level: str = "avg") -> keras.Model:
@@ -98,7 +95,6 @@ def _outputs(model: keras.Model) -> dict[str, Any]:
     for stage, blocks in sorted(stages.items()):
         last = max(blocks) - (stride_last and stage < max(stages))
         outputs[f"C{stage}"] = blocks[last][-1].output
-    names = {layer.name for layer in model.layers}
-    if outputs and "post_relu" in names:
-        outputs[list(outputs)[-1]] = model.get_layer("post_relu").output
+    if stages and any(layer.name == "post_relu" for layer in model.layers):
+        outputs[f"C{max(stages)}"] = model.get_layer("post_relu").output
     return outputs

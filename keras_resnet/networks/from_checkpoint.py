@@ -9,7 +9,6 @@ import keras
 
 from keras_resnet.networks.builder import build, warn_of_changes
 from keras_resnet.networks.builders import split_keywords, weights_config
-from keras_resnet.networks.config import ResNetConfig
 from keras_resnet.networks.table import get_config
 from keras_resnet.weights.load import load_found
 from keras_resnet.weights.sources import open_source
@@ -43,15 +42,13 @@ def from_checkpoint(
     if arguments.pop("weights", None) is not None:
         raise ValueError("Expected no `weights`: they are the checkpoint. Pass it as `source`")
     found = open_source(source, None, with_top=arguments.get("include_top", True))
-    if found.inferred is not None:
-        found.notes = found.inferred.notes
-    if found.inferred is None:
+    inferred = found.inferred
+    if inferred is None:
         raise ValueError(
             f"Expected a checkpoint of another package, or `.weights.h5`. Received: {source}, a "
             "whole model: use `load_model`"
         )
-    inferred = found.inferred
-    config: ResNetConfig
+    found.notes = inferred.notes
     if found.entry is not None:
         if network not in (None, found.entry.model):
             raise ValueError(

@@ -23,11 +23,11 @@ Preactivation = Literal["own", "before"]
 
 @dataclass(frozen=True)
 class Norm:
-    """A normalisation over `filters` channels.
+    """A normalisation.
 
     Attributes:
         prefix: of its layer's name.
-        filters: channels.
+        filters: channels that it normalises.
         groups: of group normalisation; `None` for BN.
         zero_init: whether its scale starts at zero.
     """
@@ -166,14 +166,10 @@ class NetworkPlan:
             yield from stage.blocks
 
     @property
-    def stem_strides(self) -> int:
-        """Input pixels per position of the stem's output, max pooling included."""
-        return math.prod(conv.strides for conv in self.stem) * (2 if self.pool else 1)
-
-    @property
     def strides(self) -> int:
         """How many input pixels one position of the last stage stands for, per axis."""
-        return self.stem_strides * math.prod(block.strides for block in self.blocks)
+        convs = (*self.stem, *(conv for block in self.blocks for conv in block.convs))
+        return math.prod(conv.strides for conv in convs) * (2 if self.pool else 1)
 
 
 def plan(config: ResNetConfig, channels: int = 3) -> NetworkPlan:
@@ -194,40 +190,29 @@ class _Planner:
         config = self.config
         stem = self.stem(channels)
         stages: list[StagePlan] = []
+        filters = stem[-1].filters
         for index in range(len(config.blocks)):
-            before = stages[-1].filters if stages else stem[-1].filters
-            stages.append(self.stage(index, before))
-        pool_padding: Literal["zeros", "edges"] = (
-            "edges" if config.preact_layout == "unit_norm" else "zeros"
-        )
-        return NetworkPlan(
-            stem,
-            pool=None if config.stem == "cifar" else pool_padding,
-            pool_blur=config.blur_pool and config.stem != "cifar",
-            stages=tuple(stages),
-            final_norm=self.norm("post", stages[-1].filters) if config.version == "v2" else None,
-        )
+            stages.append(self.stage(index, filters))
+            filters = stages[-1].filters
+        pool: Literal["zeros", "edges"] | None = None
+        if config.stem != "cifar":
+            pool = "edges" if config.preact_layout == "unit_norm" else "zeros"
+        final_norm = self.norm("post", filters) if config.version == "v2" else None
+        pool_blur = config.blur_pool and pool is not None
+        return NetworkPlan(stem, pool, pool_blur, tuple(stages), final_norm)
 
     def stem(self, channels: int) -> tuple[Conv, ...]:
-        config = self.config
-        widths = config.stem_widths
-        convs = []
-        for number, width in enumerate(widths, start=1):
-            name = "conv1" if len(widths) == 1 else f"conv1_{number}"
-            # A stem's last convolution is followed by no normalisation where the first block
-            # normalises its input itself.
-            normalised = config.preact_layout == "stem_norm" or number < len(widths)
-            convs.append(
-                Conv(
-                    name,
-                    7 if config.stem == "imagenet" else 3,
-                    channels,
-                    width,
-                    self.norm(name, width) if normalised else None,
-                    strides=2 if number == 1 and config.stem != "cifar" else 1,
-                    bias=self.stride_last and not normalised,
-                )
-            )
+        config, convs = self.config, []
+        kernel = 7 if config.stem == "imagenet" else 3
+        for number, width in enumerate(config.stem_widths, start=1):
+            last = number == len(config.stem_widths)
+            name = "conv1" if number == 1 and last else f"conv1_{number}"
+            # No normalisation follows the stem where the first block normalises its input itself.
+            normalised = config.preact_layout == "stem_norm" or not last
+            norm = self.norm(name, width) if normalised else None
+            strides = 2 if number == 1 and config.stem != "cifar" else 1
+            bias = self.stride_last and not normalised
+            convs.append(Conv(name, kernel, channels, width, norm, strides, bias=bias))
             channels = width
         return tuple(convs)
 
@@ -245,16 +230,16 @@ class _Planner:
 
         With strides at the end of stages, every stage but the last does so in its last block.
         """
-        config, count = self.config, self.config.blocks[index]
-        strided = 1 if index > 0 else None
+        name, count, blocks = f"conv{index + 2}", self.config.blocks[index], []
         if self.stride_last:
-            strided = count if index < len(config.blocks) - 1 else None
-        blocks = []
+            strided = count if index < len(self.config.blocks) - 1 else None
+        else:
+            strided = 1 if index > 0 else None
         for number in range(1, count + 1):
-            name = f"conv{index + 2}_block{number}"
-            blocks.append(self.block(name, index, input_filters, 2 if number == strided else 1))
+            strides = 2 if number == strided else 1
+            blocks.append(self.block(f"{name}_block{number}", index, input_filters, strides))
             input_filters = blocks[-1].filters
-        return StagePlan(f"conv{index + 2}", tuple(blocks))
+        return StagePlan(name, tuple(blocks))
 
     def block(self, name: str, index: int, input_filters: int, wanted_strides: int) -> BlockPlan:
         config = self.config
@@ -267,15 +252,10 @@ class _Planner:
         self.planned += 1
         kind = self.shortcut(input_filters != filters, wanted_strides)
         average = config.downsample == "average" and wanted_strides > 1
-        projection = Conv(
-            f"{name}_0",
-            1,
-            input_filters,
-            filters,
-            self.norm(f"{name}_0", filters) if config.version != "v2" else None,
-            strides=1 if average else strides,
-            bias=self.stride_last,
-        )
+        norm = self.norm(f"{name}_0", filters) if config.version != "v2" else None
+        strided = 1 if average else strides
+        bias = self.stride_last
+        projection = Conv(f"{name}_0", 1, input_filters, filters, norm, strided, bias=bias)
         first = config.preact_layout == "stem_norm" and self.planned == 1
         own = config.version == "v2" and not first
         return BlockPlan(
@@ -293,12 +273,12 @@ class _Planner:
 
     def shortcut(self, width_changes: bool, strides: int) -> ShortcutKind | None:
         config = self.config
-        if config.shortcut is None:
-            return None
         # TF-Slim's strided blocks keep the width, and subsample their shortcut.
         changes = width_changes or (strides > 1 and not self.stride_last)
         if config.shortcut == "C" or (config.shortcut == "B" and changes):
             return "projection"
+        if config.shortcut is None:
+            return None
         return "zero_padded" if width_changes else "identity"
 
     def main_path(
@@ -315,24 +295,23 @@ class _Planner:
             strided = 0 if on_1x1 else 1
         convs = []
         for number, (kernel, width) in enumerate(layers):
-            last = number == len(layers) - 1
+            prefix, last = f"{name}_{number + 1}", number == len(layers) - 1
             zero = config.zero_init_residual and last
             normalised = config.version != "v2" or not last
-            prefix = f"{name}_{number + 1}"
-            convs.append(
-                Conv(
-                    prefix,
-                    kernel,
-                    input_filters,
-                    width,
-                    self.norm(prefix, width, zero) if normalised else None,
-                    strides=strides if number == strided else 1,
-                    groups=config.groups if (kernel, config.block) == (3, "bottleneck") else 1,
-                    dilation=1 if kernel == 1 else dilation if number <= strided else self.dilation,
-                    bias=self.stride_last and not normalised,
-                    blur=config.blur_pool and number == strided and strides > 1,
-                    zero_init=zero and not normalised,
-                )
+            conv = Conv(
+                prefix,
+                kernel,
+                input_filters,
+                width,
+                self.norm(prefix, width, zero) if normalised else None,
+                strides=strides if number == strided else 1,
+                # Those of basic blocks are 1.
+                groups=config.groups if kernel == 3 else 1,
+                dilation=1 if kernel == 1 else dilation if number <= strided else self.dilation,
+                bias=self.stride_last and not normalised,
+                blur=config.blur_pool and number == strided and strides > 1,
+                zero_init=zero and not normalised,
             )
+            convs.append(conv)
             input_filters = width
         return tuple(convs)

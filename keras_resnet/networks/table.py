@@ -7,11 +7,8 @@ import difflib
 import fnmatch
 from typing import Any, get_args
 
-import numpy as np
-
-from keras_resnet.networks.config import ResNetConfig, Version
-
-_FILTERS = (64, 128, 256, 512)
+from keras_resnet.networks.config import Block, ResNetConfig, Version
+from keras_resnet.support.checks import is_integer
 
 
 def cifar_config(depth: int, block: str = "basic", **fields: Any) -> ResNetConfig:
@@ -29,7 +26,7 @@ def cifar_config(depth: int, block: str = "basic", **fields: Any) -> ResNetConfi
         ValueError: no such network.
     """
     per_n = 9 if block == "bottleneck" else 6
-    if not isinstance(depth, (int, np.integer)) or depth < per_n + 2 or (depth - 2) % per_n:
+    if not is_integer(depth, per_n + 2) or (depth - 2) % per_n:
         raise ValueError(
             f"Expected `depth` to be {per_n}n+2 with `block={block!r}` "
             "(6n+2 for basic blocks, 9n+2 for bottlenecks). "
@@ -37,7 +34,7 @@ def cifar_config(depth: int, block: str = "basic", **fields: Any) -> ResNetConfi
         )
     config = ResNetConfig(
         block,  # type: ignore[arg-type]  # The config checks it.
-        (int(depth - 2) // per_n,) * 3,
+        ((int(depth) - 2) // per_n,) * 3,
         (16, 32, 64),
         stem="cifar",
         shortcut="A",
@@ -51,8 +48,9 @@ def _cifar_v2(depth: int) -> ResNetConfig:
 
 
 #: Blocks per stage of the ImageNet networks: He et al. 2015, Table 1; 200: He et al. 2016.
-_BASIC = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
-_BOTTLENECK = {
+_BLOCKS = {
+    18: (2, 2, 2, 2),
+    34: (3, 4, 6, 3),
     50: (3, 4, 6, 3),
     101: (3, 4, 23, 3),
     152: (3, 8, 36, 3),
@@ -61,63 +59,32 @@ _BOTTLENECK = {
 
 
 def _imagenet(depth: int, **fields: Any) -> ResNetConfig:
-    if depth in _BASIC:
-        return ResNetConfig("basic", _BASIC[depth], _FILTERS, **fields)
-    return ResNetConfig("bottleneck", _BOTTLENECK[depth], _FILTERS, **fields)
+    block: Block = "basic" if depth < 50 else "bottleneck"
+    return ResNetConfig(block, _BLOCKS[depth], (64, 128, 256, 512), **fields)
 
 
 #: The networks by the names of their builders.
 ROWS: dict[str, ResNetConfig] = {
-    "ResNet18": _imagenet(18),
-    "ResNet34": _imagenet(34),
-    "ResNet50": _imagenet(50),
-    "ResNet101": _imagenet(101),
-    "ResNet152": _imagenet(152),
-    "ResNet200": _imagenet(200),
-    "PlainNet18": _imagenet(18, shortcut=None),
-    "PlainNet34": _imagenet(34, shortcut=None),
-    "ResNet18V2": _imagenet(18, version="v2"),
-    "ResNet34V2": _imagenet(34, version="v2"),
-    "ResNet50V2": _imagenet(50, version="v2"),
-    "ResNet101V2": _imagenet(101, version="v2"),
-    "ResNet152V2": _imagenet(152, version="v2"),
-    "ResNet200V2": _imagenet(200, version="v2"),
+    **{f"ResNet{depth}": _imagenet(depth) for depth in _BLOCKS},
+    **{f"PlainNet{depth}": _imagenet(depth, shortcut=None) for depth in (18, 34)},
+    **{f"ResNet{depth}V2": _imagenet(depth, version="v2") for depth in _BLOCKS},
     # Zagoruyko and Komodakis 2016: the 3x3 convolutions of the bottlenecks are twice as wide.
-    "WideResNet50_2": _imagenet(50, width_per_group=128),
-    "WideResNet101_2": _imagenet(101, width_per_group=128),
+    **{f"WideResNet{depth}_2": _imagenet(depth, width_per_group=128) for depth in (50, 101)},
     # Xie et al. 2016: cardinality x width of a group.
     "ResNeXt50_32x4d": _imagenet(50, groups=32, width_per_group=4),
     "ResNeXt101_32x8d": _imagenet(101, groups=32, width_per_group=8),
     "ResNeXt101_64x4d": _imagenet(101, groups=64, width_per_group=4),
     # He et al. 2019: C stem, and D shortcut on top of it. Their names count the stem as one layer.
     "ResNet50C": _imagenet(50, stem="C"),
-    "ResNet18D": _imagenet(18, stem="C", downsample="average"),
-    "ResNet34D": _imagenet(34, stem="C", downsample="average"),
-    "ResNet50D": _imagenet(50, stem="C", downsample="average"),
-    "ResNet101D": _imagenet(101, stem="C", downsample="average"),
-    "ResNet152D": _imagenet(152, stem="C", downsample="average"),
-    "ResNet200D": _imagenet(200, stem="C", downsample="average"),
+    **{f"ResNet{depth}D": _imagenet(depth, stem="C", downsample="average") for depth in _BLOCKS},
     # Hu et al. 2018.
-    "SEResNet18": _imagenet(18, se_ratio=1 / 16),
-    "SEResNet34": _imagenet(34, se_ratio=1 / 16),
-    "SEResNet50": _imagenet(50, se_ratio=1 / 16),
-    "SEResNet101": _imagenet(101, se_ratio=1 / 16),
-    "SEResNet152": _imagenet(152, se_ratio=1 / 16),
+    **{f"SEResNet{depth}": _imagenet(depth, se_ratio=1 / 16) for depth in (18, 34, 50, 101, 152)},
     # Zhang 2019; Wu and He 2018.
     "ResNetBlur50": _imagenet(50, blur_pool=True),
     "ResNet50_GN": _imagenet(50, norm="group"),
     # He et al. 2015, section 4.2.
-    "ResNet20": cifar_config(20),
-    "ResNet32": cifar_config(32),
-    "ResNet44": cifar_config(44),
-    "ResNet56": cifar_config(56),
-    "ResNet110": cifar_config(110),
-    "ResNet1202": cifar_config(1202),
-    "PlainNet20": cifar_config(20, shortcut=None),
-    "PlainNet32": cifar_config(32, shortcut=None),
-    "PlainNet44": cifar_config(44, shortcut=None),
-    "PlainNet56": cifar_config(56, shortcut=None),
-    "PlainNet110": cifar_config(110, shortcut=None),
+    **{f"ResNet{depth}": cifar_config(depth) for depth in (20, 32, 44, 56, 110, 1202)},
+    **{f"PlainNet{depth}": cifar_config(depth, shortcut=None) for depth in (20, 32, 44, 56, 110)},
     # He et al. 2016.
     "ResNet110V2": cifar_config(110, version="v2"),
     "ResNet164V2": _cifar_v2(164),

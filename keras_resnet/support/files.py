@@ -58,6 +58,25 @@ def partial_directory(parent: Path) -> Iterator[Path]:
         shutil.rmtree(path, ignore_errors=True)
 
 
+def check_new(path: Path, overwrite: bool) -> None:
+    """Raises FileExistsError if there is a file at `path` that is not to be overwritten."""
+    if path.exists() and not overwrite:
+        raise FileExistsError(f"Expected a new file. Received: {path}. Pass --overwrite")
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A temporary path to write to; the file appears at `path` when the block ends without error.
+
+    Raises:
+        ValueError: the directory cannot be written to.
+        OSError: the disk filled up.
+    """
+    with partial_directory(path.absolute().parent) as staging:
+        yield staging / path.name
+        publish({staging / path.name: path.absolute()})
+
+
 def publish(moves: Mapping[Path, Path]) -> None:
     """Renames files or directories from `moves`' keys to its values, all of them or none.
 
@@ -131,9 +150,15 @@ def _raise_if_full(parent: Path, error: Exception) -> None:
 
 def _synchronize(path: Path, flags: int) -> None:
     """Waits until the disk has the contents of a file or directory."""
+    with _opened(path, flags) as descriptor:
+        os.fsync(descriptor)
+
+
+@contextlib.contextmanager
+def _opened(path: Path, flags: int = os.O_RDONLY) -> Iterator[int]:
     descriptor = os.open(path, flags)
     try:
-        os.fsync(descriptor)
+        yield descriptor
     finally:
         os.close(descriptor)
 
@@ -144,13 +169,10 @@ def _locked(directory: Path) -> Iterator[None]:
     if fcntl is None:
         yield
         return
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
+    with _opened(directory) as descriptor:
         with contextlib.suppress(OSError):  # Some network disks have no locks.
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
-    finally:
-        os.close(descriptor)
 
 
 def remove_leftovers(parent: Path, age: float = _LEFTOVER_AGE) -> None:
@@ -167,12 +189,9 @@ def remove_leftovers(parent: Path, age: float = _LEFTOVER_AGE) -> None:
         with contextlib.suppress(OSError):
             if time.time() - leftover.stat().st_mtime < age:
                 continue
-            descriptor = os.open(leftover, os.O_RDONLY)
-            try:
+            with _opened(leftover) as descriptor:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 shutil.rmtree(leftover, ignore_errors=True)
-            finally:
-                os.close(descriptor)
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress as Bars, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from keras_resnet.support.progress import Progress
+from keras_resnet.support.progress import Progress, unseen
 
 #: Colours say something here (red: disagrees) or are not used, and brackets in paths are brackets.
 #: Sentences are not cut into lines; tables need a width, and files and pipes have none.
@@ -41,14 +41,27 @@ def table(columns: Sequence[str], left: int = 1, wrap: Sequence[str] = ()) -> Ta
 
 
 @contextlib.contextmanager
-def progress_bar(title: str) -> Iterator[Progress]:
-    """Shows how far the work is.
+def progress_bar(title: str, hidden: bool = False, lines: int | None = None) -> Iterator[Progress]:
+    """Shows how far the work is: as a bar on a terminal, elsewhere as lines.
+
+    Args:
+        title: what stands before the bar and in every line.
+        hidden: whether nothing is shown, as where a program reads JSON.
+        lines: how many lines at most; by default one for every step.
 
     Yields:
         A function of the name of the step that starts and the share that is done, 0 to 1.
     """
-    if not console.is_terminal:
-        yield lambda step, done: console.print(f"{title}: {step} ({done:.0%} done)")
+    if hidden or not console.is_terminal:
+        printed = 0
+
+        def print_line(step: str, done: float) -> None:
+            nonlocal printed
+            if lines is None or int(lines * done) > printed:
+                printed = int((lines or 0) * done)
+                console.print(f"{title}: {step} ({done:.0%} done)")
+
+        yield unseen if hidden else print_line
         return
     columns = (
         TextColumn(title),

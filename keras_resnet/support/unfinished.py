@@ -13,7 +13,7 @@ import filelock
 
 from keras_resnet.support.files import replace_durably
 
-_JOURNAL, _LOCK = "journal.json", "lock"
+_LOCK = "lock"
 
 
 class UnfinishedWork:
@@ -21,10 +21,9 @@ class UnfinishedWork:
 
     A journal in it says what they are parts of. Every file is renamed into place, so that it is
     whole or missing.
-
-    Attributes:
-        directory: where they are.
     """
+
+    _journal = "journal.json"
 
     def __init__(self, directory: Path, output: Path) -> None:
         """Looks nowhere yet.
@@ -65,7 +64,7 @@ class UnfinishedWork:
 
     def arguments(self) -> Any:
         """What the parts depend on, as `begin` was given it; None if nothing has begun."""
-        return read_json(self.directory / _JOURNAL)
+        return read_json(self.directory / self._journal)
 
     def begin(self, arguments: Mapping[str, Any]) -> None:
         """Discards what is there and begins new work.
@@ -78,7 +77,7 @@ class UnfinishedWork:
                 shutil.rmtree(path)
             elif path.name != _LOCK:
                 path.unlink()
-        write_json(self.directory / _JOURNAL, arguments)
+        write_json(self.directory / self._journal, arguments)
 
     def remove(self) -> None:
         """Removes the directory."""

@@ -94,7 +94,7 @@ def test_export_verify_and_benchmark(
     ("arguments", "sentence"),
     [
         (["export", "resnet21", "--output", "x"], "Expected a network of `list_models()`"),
-        (["export", "resnet20", "--output", "x", "--targets", "tflite"], "`targets` among"),
+        (["export", "resnet20", "--output", "x", "--targets", "tflite"], "Expected targets among"),
         (["export", "resnet20", "--output", "x", "--batch", "1,a"], "separated by commas"),
         (["export", "a.keras", "--output", "x", "--weights", "imagenet"], "no `--weights` with"),
         (["export", "a.keras", "--output", "x"], "path of an existing `.keras` file"),

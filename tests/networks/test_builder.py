@@ -198,8 +198,8 @@ def test_initialisation_is_that_of_torch() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"classes": 0}, "Expected `classes`.*classes=0"),
-        ({"classes": 2.5}, "Expected `classes`.*classes=2.5"),
+        ({"classes": 0}, "Expected `classes`.*Received: 0"),
+        ({"classes": 2.5}, "Expected `classes`.*Received: 2.5"),
         ({"pooling": "mean", "include_top": False}, "Expected `pooling`.*pooling='mean'"),
         ({"pooling": "avg"}, "include_top=False"),
         ({"input_shape": (32, 32)}, r"channels last.*Received: \(32, 32\)"),

@@ -3,6 +3,9 @@ from __future__ import annotations
 import inspect
 import json
 import os
+import pickle
+import pydoc
+import re
 from pathlib import Path
 
 import keras
@@ -10,9 +13,10 @@ import pytest
 
 import keras_resnet
 from keras_resnet.networks.builders import Builder
-from keras_resnet.networks.table import VARIANTS, get_config
+from keras_resnet.networks.table import ROWS, VARIANTS, get_config
 
 LAYER_NAMES = Path(__file__).parents[1] / "golden" / "layer_names.json"
+STUB = Path(keras_resnet.__file__).with_suffix(".pyi")
 
 
 def builders() -> dict[str, Builder]:
@@ -27,6 +31,31 @@ def test_every_network_has_a_builder_of_its_name() -> None:
     assert sorted(builders()) == sorted(VARIANTS)
     for name, builder in builders().items():
         assert builder.__name__.lower() == name  # type: ignore[attr-defined]
+
+
+def test_golden_stub_lists_the_builders() -> None:
+    """Lazy imports and type checkers read the stub. `make golden` rewrites the list in it."""
+
+    def natural(name: str) -> str:
+        return re.sub(r"\d+", lambda number: number[0].zfill(5), name.lower())
+
+    names = [*sorted(ROWS, key=natural), "cifar_resnet", "create_model"]
+    before, start, after = STUB.read_text().partition("from .networks.builders import (\n")
+    lines = "".join(f"    {name} as {name},\n" for name in names)
+    expected = before + start + lines + after[after.index(")\n") :]
+    if os.environ.get("KERAS_RESNET_GOLDEN") == "write":
+        STUB.write_text(expected)
+    assert STUB.read_text() == expected, "the stub has other builders than the table: make golden"
+
+
+def test_builders_are_ordinary_functions() -> None:
+    for builder in builders().values():
+        assert pickle.loads(pickle.dumps(builder)) is builder
+        described = pydoc.plain(pydoc.render_doc(builder))
+        assert "keras_resnet.networks.builders" in described
+        assert f"Builds {builder.__name__}:" in described  # type: ignore[attr-defined]
+    with pytest.raises(TypeError, match=r"ResNet50\(\): too many positional"):
+        keras_resnet.ResNet50(*range(9))  # type: ignore[call-arg, arg-type]
 
 
 def test_builders_have_the_signature_of_keras_applications() -> None:
@@ -161,5 +190,5 @@ def test_cifar_networks_of_any_depth() -> None:
     for depth, block in ((20.0, "basic"), (2, "basic"), (9, "bottleneck"), ("20", "basic")):
         with pytest.raises(ValueError, match=f"Received: depth={depth}"):
             keras_resnet.cifar_resnet(depth, block)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="block='wide'"):
+    with pytest.raises(ValueError, match="one of .* Received: 'wide'"):
         keras_resnet.cifar_resnet(20, "wide")

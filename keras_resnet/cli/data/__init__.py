@@ -1,1 +1,10 @@
-"""`keras-resnet data`: scan, prepare and benchmark."""
+"""`keras-resnet data`: its commands are `scan`, `prepare` and `benchmark`."""
+
+from __future__ import annotations
+
+import typer
+
+from keras_resnet.cli.options import app
+
+data = typer.Typer(help="Scan, prepare and time image data sets.", rich_markup_mode=None)
+app.add_typer(data, name="data")

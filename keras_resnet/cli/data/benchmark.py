@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from keras_resnet.cli.data.app import data
-from keras_resnet.cli.options import AsJson, print_json
-from keras_resnet.support.progress import unseen
+from keras_resnet.cli import options
+from keras_resnet.cli.data import data
 from keras_resnet.support.quiet import quiet
 from keras_resnet.support.terminal import console, progress_bar, table
 
 if TYPE_CHECKING:
-    import keras
-
     from keras_resnet.data.check.benchmark import BenchmarkReport
     from keras_resnet.data.config import Augmentation
 
@@ -44,7 +40,7 @@ def benchmark(
     dtype: Annotated[
         str | None, typer.Option(help="Dtype policy of the model, e.g. mixed_bfloat16.")
     ] = None,
-    as_json: AsJson = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Measure reading, decoding, the training pipeline and a model, and name the bottleneck."""
     if dtype is not None and model is None:
@@ -53,16 +49,19 @@ def benchmark(
         from keras_resnet.data.check.benchmark import benchmark as measure
         from keras_resnet.data.config import DataConfig
         from keras_resnet.data.sources.load import load_parts
+        from keras_resnet.networks.builders import create_model
     config = DataConfig(source, size=size, augmentation=_augmentation(augmentation, antialias))
     images, _ = load_parts(config)
     config = dataclasses.replace(config, batch_size=min(batch_size, len(images)))
-    network = None if model is None else _network(model, size, len(images.class_names), dtype)
-    shown = contextlib.nullcontext(unseen) if as_json else progress_bar("benchmark")
-    with shown as progress:
+    network = None
+    if model is not None:
+        shape, classes = (size, size, 3), len(images.class_names)
+        network = create_model(model, input_shape=shape, classes=classes, dtype=dtype)
+    with progress_bar("benchmark", hidden=as_json) as progress:
         result = measure(images, config, model=network, seconds=seconds, progress=progress)
     if as_json:
         settings = dataclasses.asdict(config)
-        print_json({**settings, "model": model, "dtype": dtype, **result.to_dict()})
+        options.print_json({**settings, "model": model, "dtype": dtype, **result.to_dict()})
         return
     if config.batch_size < batch_size:
         console.print(f"Batches of {config.batch_size} images: {images.name} has no more.")
@@ -81,12 +80,6 @@ def _augmentation(name: str, antialias: bool) -> Augmentation:
             f"Expected `--antialias` with --augmentation {' or '.join(_RESIZING)}. Received: {name}"
         )
     return dataclasses.replace(AUGMENTATIONS[name], antialias=antialias)
-
-
-def _network(name: str, size: int, classes: int, dtype: str | None) -> keras.Model:
-    from keras_resnet.networks.builders import create_model
-
-    return create_model(name, input_shape=(size, size, 3), classes=classes, dtype=dtype)
 
 
 def _print(result: BenchmarkReport) -> None:

@@ -6,11 +6,12 @@ import contextlib
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from keras_resnet.cli.data.app import data
+from keras_resnet.cli.data import data
+from keras_resnet.cli.options import Overwrite, Seed
 from keras_resnet.support.progress import Progress
 from keras_resnet.support.quiet import quiet
 from keras_resnet.support.terminal import console, progress_bar
@@ -35,12 +36,8 @@ ShortSide = Annotated[
     int | None,
     typer.Option(min=1, help="Reduce larger pictures to this short side, as JPEG of quality 95."),
 ]
-Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of the order of the records.")]
 SkipUnreadable = Annotated[
     bool, typer.Option("--skip-unreadable", help="Leave unreadable pictures out and list them.")
-]
-Overwrite = Annotated[
-    bool, typer.Option("--overwrite", help="Replace results, and unfinished work, that are there.")
 ]
 
 
@@ -113,10 +110,9 @@ def folder(
         from keras_resnet.data.sources.load import load_parts
 
         is_path = Path(source).expanduser().is_dir()
-        train, validation = load_parts(f"folder:{source}" if is_path else source)
-        return (
-            {"train": train} if validation is None else {"train": train, "validation": validation}
-        )
+        parts = load_parts(f"folder:{source}" if is_path else source)
+        names = ("train", "validation")
+        return {name: part for name, part in zip(names, parts, strict=True) if part is not None}
 
     numbers = {} if shards is None else {"train": shards}
     _prepare(load, output, numbers, short_side, seed, skip_unreadable, overwrite)
@@ -163,19 +159,14 @@ def _prepare(
             progress=progress,
         )
     for part, described in dataset["parts"].items():
-        console.print(_summary(part, described))
+        files, skipped = described["shards"], len(described["skipped"])
+        size = sum(shard["bytes"] for shard in files) / 1e6
+        left_out = f"; {skipped} unreadable ones are listed in dataset.json" if skipped else ""
+        console.print(
+            f"{part}: {described['records']:,} pictures in {len(files):,} shards, {size:,.1f} MB"
+            f"{left_out}"
+        )
     console.print(f"Written: {output}")
-
-
-def _summary(part: str, described: Mapping[str, Any]) -> str:
-    files = described["shards"]
-    size = sum(shard["bytes"] for shard in files) / 1e6
-    skipped = described["skipped"]
-    left_out = f"; {len(skipped)} unreadable ones are listed in dataset.json" if skipped else ""
-    return (
-        f"{part}: {described['records']:,} pictures in {len(files):,} shards, {size:,.1f} MB"
-        f"{left_out}"
-    )
 
 
 def _hide_accelerators() -> None:

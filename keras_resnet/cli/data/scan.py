@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import json
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from keras_resnet.cli.data.app import data
-from keras_resnet.cli.options import AsJson, print_json
-from keras_resnet.support.progress import unseen
+from keras_resnet.cli import options
+from keras_resnet.cli.data import data
+from keras_resnet.support.files import check_new, whole_file
 from keras_resnet.support.quiet import quiet
 from keras_resnet.support.terminal import console, progress_bar, table
 
@@ -36,54 +34,42 @@ def scan(
     output: Annotated[
         Path | None, typer.Option(help="New file for all findings: .csv or .json.")
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file.")] = False,
-    as_json: AsJson = False,
+    overwrite: options.Overwrite = False,
+    as_json: options.AsJson = False,
 ) -> int:
     """Find unreadable, doubled and doubtful images (exit code 1 if any cannot be read)."""
     if output is not None:
         if output.suffix.lower() not in (".csv", ".json"):
             raise ValueError(f"Expected `--output` with .csv or .json. Received: {output}")
-        if output.exists() and not overwrite:
-            raise FileExistsError(f"Expected a new file. Received: {output}. Pass --overwrite")
+        check_new(output, overwrite)
     with quiet():
         from keras_resnet.data.check import scan as scanning
         from keras_resnet.data.sources.load import load_parts
     sources = [part for part in load_parts(source) if part is not None]
-    with _shown(as_json) as step:
+    # Without a terminal, a hundred lines of progress would help nobody.
+    with progress_bar("scan", hidden=as_json, lines=0) as step:
         report = scanning.scan(sources, small=small, progress=step)
     if output is not None:
         _save(report, output)
     if as_json:
-        print_json(report.to_dict())
+        options.print_json(report.to_dict())
     else:
         _print(report, output)
     return 1 if report.errors else 0
 
 
-@contextlib.contextmanager
-def _shown(as_json: bool) -> Iterator[Any]:
-    """Progress on a terminal; elsewhere a hundred lines of it would help nobody."""
-    if as_json or not console.is_terminal:
-        yield unseen
-        return
-    with progress_bar("scan") as report:
-        yield report
-
-
 def _save(report: ScanReport, output: Path) -> None:
-    from keras_resnet.support.files import partial_directory, publish
-
-    with partial_directory(output.absolute().parent) as staging:
-        partial = staging / output.name
+    with (
+        whole_file(output) as partial,
         # Names of files may be any bytes.
-        with partial.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-            if output.suffix.lower() == ".json":
-                json.dump(report.to_dict(), file, indent=2)
-            else:
-                rows = csv.DictWriter(file, ("kind", "severity", "name", "detail"))
-                rows.writeheader()
-                rows.writerows(asdict(finding) for finding in report.findings)
-        publish({partial: output.absolute()})
+        partial.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file,
+    ):
+        if output.suffix.lower() == ".json":
+            json.dump(report.to_dict(), file, indent=2)
+        else:
+            rows = csv.DictWriter(file, ("kind", "severity", "name", "detail"))
+            rows.writeheader()
+            rows.writerows(asdict(finding) for finding in report.findings)
 
 
 def _print(report: ScanReport, output: Path | None) -> None:
@@ -104,7 +90,11 @@ def _print(report: ScanReport, output: Path | None) -> None:
     console.print(_classes(report))
     if output:
         console.print(f"Written: {output}, {len(report.findings):,} findings.")
-    console.print(_verdict(report))
+    warnings = sum(finding.severity == "warning" for finding in report.findings)
+    share = f"{report.errors:,} of {report.images:,} images ({report.bad_fraction:.2%})"
+    errors = f"{share} cannot be read and will be skipped"
+    verdict = errors if report.errors else f"All {report.images:,} images can be read"
+    console.print(f"{verdict}; {warnings:,} warning{'s' * (warnings != 1)}.")
 
 
 def _classes(report: ScanReport) -> Any:
@@ -120,12 +110,3 @@ def _classes(report: ScanReport) -> Any:
         counts = (len(by_count), images, report.classes[most][part], report.classes[least][part])
         rows.add_row(name, most, least, *(f"{count:,}" for count in counts))
     return rows
-
-
-def _verdict(report: ScanReport) -> str:
-    warnings = sum(finding.severity == "warning" for finding in report.findings)
-    more = f"{warnings:,} warnings" if warnings != 1 else "1 warning"
-    if report.errors:
-        share = f"{report.errors:,} of {report.images:,} images ({report.bad_fraction:.2%})"
-        return f"{share} cannot be read and will be skipped; {more}."
-    return f"All {report.images:,} images can be read; {more}."

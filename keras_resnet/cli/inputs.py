@@ -1,0 +1,176 @@
+"""What options stand for: recipes, networks and images; and the export of a network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from keras_resnet.cli.options import parse_settings, print_report
+from keras_resnet.support.quiet import quiet
+from keras_resnet.support.terminal import console, progress_bar
+
+if TYPE_CHECKING:
+    import keras
+
+    from keras_resnet.data import Source
+    from keras_resnet.training import Recipe
+
+
+def recipe_of(name: str, settings: list[str] | None, batch_size: int | None) -> Recipe:
+    """The recipe of that name with what `--set` and `--batch-size` say."""
+    with quiet():
+        from keras_resnet.training.recipes.recipe import override
+        from keras_resnet.training.recipes.table import find_recipe
+    changes = parse_settings(settings, none="none")
+    if batch_size is not None:
+        changes["batch_size"] = batch_size
+    return override(find_recipe(name), changes)
+
+
+def set_by_user(recipe: Recipe, *prefixes: str) -> list[str]:
+    """The fields with one of these prefixes that `--set` has changed."""
+    sources = recipe.citations.items()
+    return [n for n, source in sources if n.startswith(prefixes) and source == "set by the user"]
+
+
+def seed_everything(seed: int, deterministic: bool | None) -> None:
+    """Seeds weights and augmentation; without GPUs, the same bits come out every time."""
+    with quiet():
+        import keras
+        import tensorflow as tf
+    if deterministic is None:
+        deterministic = not tf.config.list_physical_devices("GPU")
+    if deterministic:
+        tf.config.experimental.enable_op_determinism()
+    keras.utils.set_random_seed(seed)
+
+
+def load_images(
+    data: str, side: int | None, validation_fraction: float, show: bool = True
+) -> tuple[Source, Source]:
+    """Both parts of a data set; `show` prints how large they are."""
+    from keras_resnet.data import DataConfig, load_data
+
+    parts = load_data(DataConfig(data, size=side or 224, validation_fraction=validation_fraction))
+    if show:
+        console.print(
+            f"{parts[0].name}: {len(parts[0]):,} images to train on, {len(parts[1]):,} to "
+            f"validate, {len(parts[0].class_names)} classes."
+        )
+    return parts
+
+
+def new_network(
+    name: str,
+    data: str,
+    size: int | None,
+    validation_fraction: float,
+    recipe: Recipe,
+    weights: str | None = None,
+    show: bool = True,
+) -> tuple[keras.Model, tuple[Source, Source]]:
+    """The network of that name for the classes of the data, and both parts of the data."""
+    from keras_resnet.networks.builders import create_model
+    from keras_resnet.networks.table import get_config
+
+    side = size or get_config(name, **recipe.network).default_size
+    parts = load_images(data, side, validation_fraction, show)
+    arguments: dict[str, Any] = {"weights": weights, "input_shape": (side, side, 3)}
+    classes = len(parts[0].class_names)
+    return create_model(name, classes=classes, **arguments, **recipe.network), parts
+
+
+def load_network(
+    model: str,
+    weights: str | None,
+    size: int | None = None,
+    recipe: Recipe | None = None,
+    seed: int = 0,
+) -> keras.Model:
+    """A `.keras` file, or a network by name; without weights it has the random ones of `seed`.
+
+    Raises:
+        ValueError: there is a `.keras` file, and arguments that only networks by name have.
+    """
+    with quiet():
+        import keras
+
+        from keras_resnet.models.saving import load_model
+        from keras_resnet.networks.builders import create_model
+    if not model.endswith(".keras"):
+        if weights is None:
+            # The same ones every time, so that an export that was interrupted goes on.
+            keras.utils.set_random_seed(seed)
+        shape = None if size is None else (size, size, 3)
+        fields = {} if recipe is None else recipe.network
+        return create_model(model, weights=weights, input_shape=shape, **fields)
+    changed = [] if recipe is None else set_by_user(recipe, "network.")
+    if changed or size is not None:
+        raise ValueError(
+            "Expected neither `--size` nor `--set network.…` with a `.keras` file, whose network "
+            f"is built. Received: {', '.join(changed) or f'--size {size}'}"
+        )
+    if weights is not None:
+        raise ValueError(
+            "Expected no `--weights` with a `.keras` file, which has its own. "
+            f"Received: --weights {weights}"
+        )
+    return load_model(model, compile=False)
+
+
+def check_weights(model: str, weights: str | None) -> None:
+    """Refuses a network by name without weights."""
+    if not model.endswith(".keras") and weights is None:
+        raise ValueError(
+            "Expected `--weights` with the name of a network, which has random ones without. "
+            f"Received: {model} alone"
+        )
+
+
+def check_targets(text: str) -> list[str]:
+    """The names of targets, which are separated by commas; `all` stands for every one."""
+    with quiet():
+        from keras_resnet.export import TARGETS
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if names == ["all"]:
+        return list(TARGETS)
+    if unknown := [name for name in names if name not in TARGETS]:
+        raise ValueError(
+            f"Expected targets among {', '.join(TARGETS)}, or all. Received: {', '.join(unknown)}"
+        )
+    return names
+
+
+def export_network(
+    network: keras.Model,
+    output: Path,
+    targets: list[str],
+    as_json: bool = False,
+    note: str | None = None,
+    **keywords: Any,
+) -> None:
+    """Exports, prints the report, and then raises the error that there may have been.
+
+    Args:
+        network: what is exported.
+        output: the folder.
+        targets: names; without any, those that `export` has by default.
+        as_json: whether the report is JSON for a program.
+        note: a last sentence of the report for people.
+        keywords: those of `export`.
+    """
+    with quiet():
+        from keras_resnet.export import ExportError, export
+    failure = None
+    with progress_bar("Exporting", hidden=as_json) as step:
+        try:
+            report = export(network, output, targets or None, progress=step, **keywords)
+        except ExportError as error:
+            report, failure = error.report, error
+    print_report(report, as_json)
+    if not as_json:
+        console.print(f"Report: {output / 'export.html'} and {output / 'export.json'}")
+        if note is not None:
+            console.print(note)
+    if failure is not None:
+        raise failure
