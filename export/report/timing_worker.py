@@ -79,33 +79,32 @@ def _peak_memory() -> int:
 
 def _load(artifact: Path, threads: int, size: int) -> Call:
     if artifact.suffix == ".tflite":
-        return _load_tflite(artifact, threads, size)
+        return _load_tflite(artifact, threads or _cores(), size)
     if artifact.suffix == ".onnx":
-        return _load_onnx(artifact, threads, size)
+        return _load_onnx(artifact, threads or _cores(), size)
     import tensorflow as tf
 
     if threads:
         tf.config.threading.set_intra_op_parallelism_threads(threads)
         tf.config.threading.set_inter_op_parallelism_threads(1)
-    if artifact.suffix == ".keras":
-        return _load_keras(artifact, size)
-    return _load_saved_model(artifact, size)
+    return (_load_keras if artifact.suffix == ".keras" else _load_saved_model)(artifact, size)
 
 
 def _pixels(shape: tuple[int | None, ...], batch: int, dtype: Any, size: int) -> np.ndarray:
     """Random pixels for an input `(batch, …)`, whose open sides are `size`."""
-    sides = [side if isinstance(side, int) and side > 0 else size for side in shape[1:]]
-    fixed = shape[0] if isinstance(shape[0], int) and shape[0] > 0 else None
+    # What is open is None, -1 or a name.
+    fixed, *sides = (side if isinstance(side, int) and side > 0 else None for side in shape)
     if fixed not in (None, batch):
         raise ValueError(f"it takes batches of {fixed} only")
-    values = np.random.default_rng(0).integers(0, 256, (batch, *sides))
+    sizes = (batch, *(side or size for side in sides))
+    values = np.random.default_rng(0).integers(0, 256, sizes)
     return (values - 128 if dtype == np.int8 else values).astype(dtype)
 
 
 def _load_tflite(artifact: Path, threads: int, size: int) -> Call:
     from ai_edge_litert.interpreter import Interpreter
 
-    interpreter = Interpreter(str(artifact), num_threads=threads or _cores())
+    interpreter = Interpreter(str(artifact), num_threads=threads)
     (entry,) = interpreter.get_input_details()
     shape = tuple(int(side) for side in entry["shape_signature"])
     outputs = [detail["index"] for detail in interpreter.get_output_details()]
@@ -130,7 +129,7 @@ def _load_onnx(artifact: Path, threads: int, size: int) -> Call:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads or _cores()
+    options.intra_op_num_threads = threads
     # Idle threads would keep a core busy while other artifacts are timed.
     options.add_session_config_entry("session.intra_op.allow_spinning", "1")
     options.add_session_config_entry("session.force_spinning_stop", "1")

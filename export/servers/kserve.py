@@ -41,11 +41,11 @@ def write_kserve(
 
     Args:
         artifact: an `.onnx` file, or a SavedModel: of several versions, the highest.
-        name: of the service: up to 63 lower-case letters, digits and `-`; a letter first.
+        name: of the service: as for `write_triton`, but a letter first, and no `_`.
         directory: where the folder goes; made if missing.
         storage_uri: where the cluster finds what is in `models`; by default `pvc://<name>/models`.
-        batch_sizes: sizes of batches that Triton prefers.
-        version: of the model, at least 1.
+        batch_sizes: as for `write_triton`, like `version` and `overwrite`.
+        version: of the model.
         overwrite: whether a folder that is there already may be replaced.
 
     Returns:
@@ -84,20 +84,21 @@ def write_kserve(
 
 
 def _inference_service(name: str, uri: str, onnx: bool) -> str:
-    lines = [
-        "apiVersion: serving.kserve.io/v1beta1",
-        "kind: InferenceService",
-        "metadata:",
-        f'  name: "{name}"',
-        "spec:",
-        "  predictor:",
-        "    model:",
-        "      modelFormat:",
-        f"        name: {'onnx' if onnx else 'tensorflow'}",
-        f"      protocolVersion: {'v2' if onnx else 'v1'}",
-        f"      runtime: {'kserve-tritonserver' if onnx else 'kserve-tensorflow-serving'}",
-        # KServe's own default is years older than what wrote the SavedModel.
-        *([] if onnx else [f'      runtimeVersion: "{TF_SERVING_VERSION}"']),
-        f'      storageUri: "{uri}"',
-    ]
-    return "\n".join(lines) + "\n"
+    kind, protocol, runtime = "tensorflow", "v1", "kserve-tensorflow-serving"
+    # KServe's own default is years older than what wrote the SavedModel.
+    version = f'\n      runtimeVersion: "{TF_SERVING_VERSION}"'
+    if onnx:
+        kind, protocol, runtime, version = "onnx", "v2", "kserve-tritonserver", ""
+    return f"""apiVersion: serving.kserve.io/v1beta1
+kind: InferenceService
+metadata:
+  name: "{name}"
+spec:
+  predictor:
+    model:
+      modelFormat:
+        name: {kind}
+      protocolVersion: {protocol}
+      runtime: {runtime}{version}
+      storageUri: "{uri}"
+"""

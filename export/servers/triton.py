@@ -7,9 +7,8 @@ import os
 import re
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from google.protobuf import (  # type: ignore[import-untyped]
     descriptor_pb2,
@@ -20,8 +19,8 @@ from google.protobuf import (  # type: ignore[import-untyped]
 from tensorflow.core.framework import types_pb2
 from tensorflow.core.protobuf import saved_model_pb2
 
+from keras_resnet.export.outputs import SIGNATURE
 from keras_resnet.export.runtime import artifact_path
-from keras_resnet.export.source import SIGNATURE
 from keras_resnet.support.checks import is_integer
 from keras_resnet.support.extras import require
 from keras_resnet.support.files import partial_directory, publish
@@ -40,40 +39,27 @@ _PLATFORMS = {
 #: Names that are fit for a folder and a URL.
 _NAME = re.compile(r"[a-z0-9]([a-z0-9_-]{0,61}[a-z0-9])?")
 
-#: Triton's data types by those of TensorProto in ONNX and in TensorFlow. Triton calls text BYTES in
-#: requests, and STRING in configurations.
-_FROM_ONNX = {1: "FP32", 2: "UINT8", 3: "INT8", 6: "INT32", 7: "INT64", 8: "STRING", 9: "BOOL"}
-_FROM_ONNX |= {10: "FP16", 11: "FP64"}
-_FROM_TENSORFLOW = {
-    types_pb2.DT_FLOAT: "FP32",
-    types_pb2.DT_HALF: "FP16",
-    types_pb2.DT_DOUBLE: "FP64",
-    types_pb2.DT_UINT8: "UINT8",
-    types_pb2.DT_INT8: "INT8",
-    types_pb2.DT_INT32: "INT32",
-    types_pb2.DT_INT64: "INT64",
-    types_pb2.DT_STRING: "STRING",
-    types_pb2.DT_BOOL: "BOOL",
-}
+#: `inference.DataType` of Triton's model_config.proto, in the order of its numbers. Triton calls
+#: text BYTES in requests, and STRING in configurations.
+_DATA_TYPES = (
+    *("INVALID", "BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64"),
+    *("FP16", "FP32", "FP64", "STRING"),
+)
+
+#: What ONNX and TensorFlow call otherwise.
+_OTHER_NAMES = {"FLOAT16": "FP16", "HALF": "FP16", "FLOAT": "FP32", "DOUBLE": "FP64"}
 
 
-@dataclass(frozen=True)
-class Tensor:
-    """An input or output of an artifact.
-
-    Attributes:
-        name: what it is called.
-        data_type: Triton's word for its type, such as `"FP32"`.
-        shape: its sides; -1 where any size is taken.
-    """
+class Tensor(NamedTuple):
+    """An input or output of an artifact, with Triton's word for its type, such as `"FP32"`."""
 
     name: str
     data_type: str
+    #: -1 where any size is taken.
     shape: tuple[int, ...]
 
 
-@dataclass(frozen=True)
-class Interface:
+class Interface(NamedTuple):
     """What an artifact takes and gives: read from its file, not from what it should be."""
 
     inputs: tuple[Tensor, ...]
@@ -196,11 +182,13 @@ def fill(folder: Path, found: Path, name: str, batch_sizes: Sequence[int], versi
         config.max_batch_size = max(batch_sizes)
         config.dynamic_batching.preferred_batch_size.extend(sorted(set(batch_sizes)))
         config.dynamic_batching.max_queue_delay_microseconds = _QUEUE_DELAY
-    for tensors, field in ((interface.inputs, config.input), (interface.outputs, config.output)):
+    for tensors, entries in ((interface.inputs, config.input), (interface.outputs, config.output)):
         for tensor in tensors:
-            entry = field.add()
-            entry.name, entry.data_type = tensor.name, _DATA_TYPES[tensor.data_type]
-            entry.dims.extend(_dims(tensor, config.max_batch_size))
+            entries.add(
+                name=tensor.name,
+                data_type=_DATA_TYPES.index(tensor.data_type),
+                dims=_dims(tensor, config.max_batch_size),
+            )
     (folder / CONFIG).write_text(text_format.MessageToString(config), encoding="utf-8")
 
 
@@ -215,47 +203,38 @@ def _differences(config: Any, artifact: Path) -> list[str]:
         interface = interface_of(artifact)
     except ValueError as error:
         return [str(error)]
-    wrong = []
+    wrong, names = [], dict(enumerate(_DATA_TYPES))
     if config.max_batch_size > 0 and not interface.any_batch:
         wrong.append(f"max_batch_size: {config.max_batch_size} of a fixed batch size")
     for what, entries, tensors in (
         ("input", config.input, interface.inputs),
         ("output", config.output, interface.outputs),
     ):
-        said = {entry.name: (entry.data_type, tuple(entry.dims)) for entry in entries}
+        said = {x.name: f"{names.get(x.data_type, x.data_type)} {list(x.dims)}" for x in entries}
         true = {
-            tensor.name: (_DATA_TYPES[tensor.data_type], _dims(tensor, config.max_batch_size))
+            tensor.name: f"{tensor.data_type} {list(_dims(tensor, config.max_batch_size))}"
             for tensor in tensors
         }
         for name in sorted(said.keys() | true.keys()):
-            if said.get(name) != true.get(name):
-                here, there = _in_words(said.get(name)), _in_words(true.get(name))
+            here, there = said.get(name, "missing"), true.get(name, "missing")
+            if here != there:
                 wrong.append(f"{what} {name!r}: {here}, in {artifact.name} {there}")
     return wrong
 
 
-def _in_words(tensor: tuple[int, tuple[int, ...]] | None) -> str:
-    if tensor is None:
-        return "missing"
-    names = {number: name for name, number in _DATA_TYPES.items()}
-    return f"{names.get(tensor[0], tensor[0])} {list(tensor[1])}"
-
-
 def _of_onnx(path: Path) -> Interface:
+    onnx = require("onnx")
     try:
-        graph = require("onnx").load(path, load_external_data=False).graph
-    except ImportError:
-        raise
+        graph = onnx.load(path, load_external_data=False).graph
     except Exception as error:
         raise ValueError(f"Expected an ONNX file. Received: {path}: {error}") from error
     constants = {constant.name for constant in graph.initializer}
 
     def tensor(value: Any) -> Tensor:
         kind = value.type.tensor_type
-        shape = tuple(
-            side.dim_value if side.HasField("dim_value") else -1 for side in kind.shape.dim
-        )
-        return Tensor(value.name, _type(_FROM_ONNX, kind.elem_type, path), shape)
+        name = onnx.TensorProto.DataType.Name(kind.elem_type)
+        sides = (side.dim_value if side.HasField("dim_value") else -1 for side in kind.shape.dim)
+        return Tensor(value.name, _type(name, path), tuple(sides))
 
     inputs = tuple(tensor(value) for value in graph.input if value.name not in constants)
     return Interface(inputs, _by_name(map(tensor, graph.output)))
@@ -272,32 +251,30 @@ def _of_saved_model(path: Path, signature: str) -> Interface:
             f"Expected a SavedModel with the signature `{signature}`. "
             f"Received: {path} with {sorted(graph.signature_def)}"
         )
+
+    def tensors(ends: Mapping[str, Any]) -> Iterable[Tensor]:
+        for name, end in ends.items():
+            kind = types_pb2.DataType.Name(end.dtype).removeprefix("DT_")
+            sides = tuple(side.size for side in end.tensor_shape.dim)
+            yield Tensor(name, _type(kind, path), sides)
+
     found = graph.signature_def[signature]
-
-    def tensors(ends: Mapping[str, Any]) -> tuple[Tensor, ...]:
-        return _by_name(
-            Tensor(
-                name,
-                _type(_FROM_TENSORFLOW, end.dtype, path),
-                tuple(side.size for side in end.tensor_shape.dim),
-            )
-            for name, end in ends.items()
-        )
-
-    return Interface(tensors(found.inputs), tensors(found.outputs))
+    return Interface(_by_name(tensors(found.inputs)), _by_name(tensors(found.outputs)))
 
 
 def _by_name(tensors: Iterable[Tensor]) -> tuple[Tensor, ...]:
     return tuple(sorted(tensors, key=lambda tensor: tensor.name))
 
 
-def _type(names: Mapping[int, str], number: int, path: Path) -> str:
-    if number not in names:
+def _type(name: str, path: Path) -> str:
+    """Triton's word for a type of ONNX or TensorFlow."""
+    known = _OTHER_NAMES.get(name, name)
+    if known not in _DATA_TYPES[1:]:
         raise ValueError(
-            f"Expected tensors of the types {', '.join(sorted(names.values()))}. "
-            f"Received: {path} with one of type number {number}"
+            f"Expected tensors of the types {', '.join(sorted(_DATA_TYPES[1:]))}. "
+            f"Received: {path} with one of type {name}"
         )
-    return names[number]
+    return known
 
 
 def check_request(name: str, batch_sizes: Sequence[int], version: int) -> None:
@@ -322,19 +299,6 @@ def refuse_existing(destination: Path, overwrite: bool) -> None:
             "allow overwriting"
         )
 
-
-#: `inference.DataType` of Triton's model_config.proto, as far as artifacts have such tensors.
-_DATA_TYPES = {
-    "BOOL": 1,
-    "UINT8": 2,
-    "INT8": 6,
-    "INT32": 8,
-    "INT64": 9,
-    "FP16": 10,
-    "FP32": 11,
-    "FP64": 12,
-    "STRING": 13,
-}
 
 _Field = descriptor_pb2.FieldDescriptorProto
 
@@ -373,11 +337,12 @@ def _model_config(**fields: Any) -> Any:
 
 @functools.cache
 def _model_config_class() -> Any:
+    # Triton's own, in `tritonclient`, would need an older protobuf than TensorFlow 2.21's.
     file = descriptor_pb2.FileDescriptorProto(
         name="keras_resnet/triton.proto", package="keras_resnet.triton", syntax="proto3"
     )
     types = file.enum_type.add(name="DataType")
-    for name, number in {"INVALID": 0, **_DATA_TYPES}.items():
+    for number, name in enumerate(_DATA_TYPES):
         types.value.add(name=f"TYPE_{name}", number=number)
     for message_name, fields in _MESSAGES.items():
         message = file.message_type.add(name=message_name)

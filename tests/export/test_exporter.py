@@ -14,7 +14,6 @@ import onnx
 import pytest
 import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
-from tensorflow.lite.tools import flatbuffer_utils
 
 from keras_resnet import ResNetConfig, build, feature_extractor
 from keras_resnet.export import (
@@ -28,9 +27,11 @@ from keras_resnet.export import (
     export,
     load_runner,
 )
+from keras_resnet.export.model import ExportedModel
+from keras_resnet.export.outputs import output_names
 from keras_resnet.export.report.page import html_table
 from keras_resnet.export.servers.kserve import SERVICE
-from keras_resnet.export.source import ExportSource, output_names
+from keras_resnet.export.tflite import flatbuffer
 from keras_resnet.support.fingerprints import fingerprint_of_artifact
 
 from ..conftest import randomize
@@ -63,7 +64,7 @@ def copied(exported: tuple[Path, ExportReport], monkeypatch: pytest.MonkeyPatch)
     """Some targets of the tiny network are not converted again, but copied from `exported`."""
 
     def copying(target: Target) -> Target:
-        def write(source: ExportSource, path: Path) -> None:
+        def write(source: ExportedModel, path: Path) -> None:
             for name in (target.file_name, *target.companions):
                 original = exported[0] / name
                 copy = shutil.copytree if original.is_dir() else shutil.copyfile
@@ -160,7 +161,7 @@ def test_names_and_batch_dimension_are_the_same_everywhere(
 
 
 def test_int8_computes_in_integers_from_end_to_end(exported: tuple[Path, ExportReport]) -> None:
-    model = flatbuffer_utils.read_model(str(exported[0] / "model-int8.tflite"))
+    model = flatbuffer.read(exported[0] / "model-int8.tflite")
     floats = [t.name for t in model.subgraphs[0].tensors if t.type == 0]
     # Only the two ends, which the signature promises to be float.
     assert sorted(floats) == [b"image", b"probabilities"]
@@ -259,7 +260,7 @@ def test_artifact_that_disagrees_fails_and_is_not_kept(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def perturbed(source: ExportSource, path: Path) -> None:
+    def perturbed(source: ExportedModel, path: Path) -> None:
         shutil.copyfile(wrong, path)
 
     (tmp_path / "broken.tflite").write_text("earlier")
@@ -318,7 +319,7 @@ def test_failing_writer_leaves_earlier_artifacts_untouched(
 ) -> None:
     (tmp_path / "model.onnx").write_text("earlier")
 
-    def half_written(source: ExportSource, path: Path) -> None:
+    def half_written(source: ExportedModel, path: Path) -> None:
         path.write_text("half")
         raise KeyboardInterrupt
 
@@ -363,7 +364,7 @@ def test_without_images_part_of_the_calibration_is_held_out(
 ) -> None:
     used: list[int] = []
 
-    def count(source: ExportSource, path: Path) -> None:
+    def count(source: ExportedModel, path: Path) -> None:
         assert source.calibration is not None
         used.append(len(source.calibration))
         TARGETS["tflite-float32"].write(source, path)
@@ -594,7 +595,7 @@ def test_same_export_again_does_what_is_missing(
     def export_(*targets: str, **keywords: object) -> ExportReport:
         return export(tiny_model, tmp_path, targets, **{"images": images[:8]} | keywords)  # type: ignore[arg-type]
 
-    def interrupted(source: ExportSource, path: Path) -> None:
+    def interrupted(source: ExportedModel, path: Path) -> None:
         raise KeyboardInterrupt
 
     whole = TARGETS["onnx"]
@@ -633,14 +634,11 @@ def test_same_export_again_does_what_is_missing(
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        (
-            {"version": 0},
-            "`version` .* integers of at least 1. Received: batch_size=None, version=0",
-        ),
-        ({"batch_size": 1.5}, "Received: batch_size=1.5"),
-        ({"serving_batch_sizes": (1, True)}, r"serving_batch_sizes=\(1, True\)"),
+        ({"version": 0}, "`version` to be an integer of at least 1. Received: 0"),
+        ({"batch_size": 1.5}, "`batch_size` to be an integer of at least 1. Received: 1.5"),
+        ({"serving_batch_sizes": (1, True)}, "`serving_batch_sizes` .*. Received: True"),
         ({"serving_batch_sizes": ()}, "at least one of `serving_batch_sizes`. Received: none"),
-        ({"layout": "CHW"}, "Expected `layout` 'NHWC' or 'NCHW'. Received: 'CHW'"),
+        ({"layout": "CHW"}, r"`layout` to be one of \('NHWC', 'NCHW'\). Received: 'CHW'"),
         ({"keep_float": "conv1_conv"}, "a tuple of layers as `keep_float`. Received: 'conv1_conv'"),
     ],
 )
