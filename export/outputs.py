@@ -53,7 +53,7 @@ def output_names(model: Any) -> tuple[str, ...]:
     if isinstance(structure, (list, tuple)):
         return tuple(model.output_names)
     outputs = model.output_shape
-    last = _last_layer(model)
+    last = last_layer(model)
     if len(outputs) != 2 or isinstance(last, _FEATURE_LAYERS):
         return ("features",)
     task = get_info(model).task
@@ -93,11 +93,11 @@ def _ends_with_probabilities(model: keras.Model) -> bool:
     answers = np.asarray(model(noise.astype(np.float32), training=False), np.float64)
     if answers.min() >= 0 and np.allclose(answers.sum(-1), 1, atol=1e-2):
         return True
-    activation = getattr(_last_layer(model), "activation", None)
+    activation = getattr(last_layer(model), "activation", None)
     return activation in (keras.activations.softmax, keras.activations.sigmoid)
 
 
-def _last_layer(model: keras.Model) -> keras.Layer:
+def last_layer(model: keras.Model) -> keras.Layer:
     """The layer that was made last; where a model has one output, that is its output's."""
     layer = model.layers[-1]
-    return _last_layer(layer) if isinstance(layer, keras.Model) else layer
+    return last_layer(layer) if isinstance(layer, keras.Model) else layer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -74,10 +75,10 @@ def _function(place: str, *first: Any) -> Callable[..., Any]:
     So the table can be read without TensorFlow. `first`: arguments before those of the call.
     """
 
-    def call(*arguments: Any) -> Any:
+    def call(*arguments: Any, **keywords: Any) -> Any:
         module, _, name = place.partition(":")
         functions = importlib.import_module(f"keras_resnet.export.{module}")
-        return getattr(functions, name)(*first, *arguments)
+        return getattr(functions, name)(*first, *arguments, **keywords)
 
     return call
 
@@ -90,34 +91,41 @@ _SERVING = ("tensorflow_serving",)
 _ONNX = ("tf2onnx", "onnx", "onnxruntime")
 
 
-def _calibrated(package: str) -> dict[str, Any]:
-    """What a row says besides if activations are integers; `package` is `"tflite"` or `"onnx"`."""
+def _integers(package: str, largest: int) -> dict[str, Any]:
+    """What a row says besides if activations are integers too.
+
+    `package` is `"tflite"` or `"onnx"`, `largest` the largest integer that a weight becomes.
+    """
     return {
+        "limits": _INTEGER,
         "needs_calibration": True,
         "float_layers": _function(f"{package}.inspect:float_layers"),
-        "layer_errors": _function(f"{package}.errors:layer_errors"),
+        "layer_errors": functools.partial(_function("errors:layer_errors"), largest=largest),
     }
 
 
-def _tflite(kind: str, limits: Limits, **further: Any) -> Target:
+def _tflite(kind: str, **further: Any) -> Target:
     """A `.tflite` file with its description as JSON beside it."""
     return Target(
         f"tflite-{kind}",
         f"model-{kind}.tflite",
         _function(f"tflite.convert:write_{kind.replace('-', '_')}"),
-        limits,
-        ("ai_edge_litert",),
+        modules=("ai_edge_litert",),
         companions=(f"model-{kind}.json",),
         operators=_function("tflite.inspect:operators"),
         **further,
     )
 
 
-def _onnx(kind: str, writer: str, limits: Limits, **further: Any) -> Target:
-    operators = _function("onnx.inspect:operators")
-    write = _function(f"onnx.{writer}")
-    file_name = f"model{kind}.onnx"
-    return Target(f"onnx{kind}", file_name, write, limits, _ONNX, operators=operators, **further)
+def _onnx(kind: str, writer: str, **further: Any) -> Target:
+    return Target(
+        f"onnx{kind}",
+        f"model{kind}.onnx",
+        _function(f"onnx.{writer}"),
+        modules=_ONNX,
+        operators=_function("onnx.inspect:operators"),
+        **further,
+    )
 
 
 def _for_server(server: str, artifact: str, modules: tuple[str, ...]) -> Target:
@@ -126,6 +134,8 @@ def _for_server(server: str, artifact: str, modules: tuple[str, ...]) -> Target:
     write = _function(f"servers.layouts:write_{server}", artifact)
     return Target(name, name, write, _EXACT, modules, max_pixels=_FEW_PIXELS)
 
+
+_TFLITE_INT8 = _integers("tflite", 127)
 
 TARGETS = {
     target.name: target
@@ -140,17 +150,17 @@ TARGETS = {
             versioned=True,
             operators=_function("servers.saved_model:operators"),
         ),
-        _tflite("float32", _EXACT),
-        _tflite("float16", _HALF),
-        _tflite("dynamic", _INTEGER),
-        _tflite("int8", _INTEGER, **_calibrated("tflite")),
-        _tflite("int8-io", _INTEGER, **_calibrated("tflite")),
-        _tflite("uint8-io", _INTEGER, **_calibrated("tflite")),
+        _tflite("float32", limits=_EXACT),
+        _tflite("float16", limits=_HALF),
+        _tflite("dynamic", limits=_INTEGER),
+        _tflite("int8", **_TFLITE_INT8),
+        _tflite("int8-io", **_TFLITE_INT8),
+        _tflite("uint8-io", **_TFLITE_INT8),
         # LiteRT has no fast kernels for it: a ResNet-50 takes seconds per image.
-        _tflite("int16x8", _INTEGER, max_pixels=_FEW_PIXELS, **_calibrated("tflite")),
-        _onnx("", "convert:write_float32", _EXACT),
-        _onnx("-float16", "half:write_float16", _HALF),
-        _onnx("-int8", "quantize:write_int8", _INTEGER, **_calibrated("onnx")),
+        _tflite("int16x8", max_pixels=_FEW_PIXELS, **_TFLITE_INT8),
+        _onnx("", "convert:write_float32", limits=_EXACT),
+        _onnx("-float16", "half:write_float16", limits=_HALF),
+        _onnx("-int8", "quantize:write_int8", **_integers("onnx", 64)),
         _for_server("triton", "onnx", _ONNX),
         _for_server("triton", "saved_model", _SERVING),
         _for_server("kserve", "onnx", _ONNX),

@@ -28,16 +28,15 @@ def leaf_layers(model: keras.Model) -> Iterator[keras.Layer]:
 
 
 @contextlib.contextmanager
-def traced_as(model: keras.Model, forms: Sequence[Form]) -> Iterator[None]:
-    """Lets layers be traced in the form that suits a format, each in a scope of its own name.
-
-    For the moment, `call` of every layer is another function; the values are the same.
-    """
+def with_calls(
+    model: keras.Model, of_layer: Callable[[keras.Layer], Callable[..., Any]]
+) -> Iterator[None]:
+    """For the moment, lets another function be the `call` of every layer."""
     layers = list(leaf_layers(model))
     before = [(layer, vars(layer).get("call")) for layer in layers]
     try:
         for layer in layers:
-            object.__setattr__(layer, "call", _traced_call(layer, forms))
+            object.__setattr__(layer, "call", of_layer(layer))
         yield
     finally:
         for layer, call in before:
@@ -45,6 +44,14 @@ def traced_as(model: keras.Model, forms: Sequence[Form]) -> Iterator[None]:
                 object.__delattr__(layer, "call")
             else:
                 object.__setattr__(layer, "call", call)
+
+
+def traced_as(model: keras.Model, forms: Sequence[Form]) -> contextlib.AbstractContextManager[None]:
+    """Lets layers be traced in the form that suits a format, each in a scope of its own name.
+
+    The values are the same.
+    """
+    return with_calls(model, lambda layer: _traced_call(layer, forms))
 
 
 def _traced_call(layer: keras.Layer, forms: Sequence[Form]) -> Callable[..., Any]:

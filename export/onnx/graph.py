@@ -35,11 +35,6 @@ def constants_of(proto: Any) -> dict[str, Any]:
     return {value.name: value for value in proto.graph.initializer}
 
 
-def producers_of(proto: Any) -> dict[str, Any]:
-    """The node that computes a tensor, by the tensor's name."""
-    return {name: node for node in proto.graph.node for name in node.output}
-
-
 def replace_input(nodes: Iterable[Any], old: str, new: str) -> None:
     """Lets every node take in the tensor `new` in the place of `old`."""
     for node in nodes:

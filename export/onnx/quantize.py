@@ -37,7 +37,7 @@ from keras_resnet.support.extras import require
 from keras_resnet.support.quiet import quiet
 
 #: Few enough for the activations of a large network to stay small.
-BATCH_SIZE = 4
+_BATCH_SIZE = 4
 
 #: Operators that pass on values as they are, or cut them off: a wide range stays wide.
 _PASSING = (
@@ -64,10 +64,10 @@ def write_int8(exported: ExportedModel, path: Path) -> None:
     Raises:
         ValueError: there are no calibration images, or the network has no such layer to keep.
     """
-    finish(quantized(float_model(exported), exported), exported, path)
+    finish(_quantized(float_model(exported), exported), exported, path)
 
 
-def quantized(proto: Any, exported: ExportedModel) -> Any:
+def _quantized(proto: Any, exported: ExportedModel) -> Any:
     """The int8 form of a float model; `proto` itself stays as it is."""
     quantization = require("onnxruntime.quantization")
     if exported.calibration is None and exported.learned is None:
@@ -89,7 +89,7 @@ def quantized(proto: Any, exported: ExportedModel) -> Any:
             # The quantizer wants some; what they show counts for nothing.
             height, width, channels = exported.model.input_shape[1:]
             images = np.zeros((1, height or 64, width or 64, channels), np.float32)
-    batches = input_batches(exported, images, BATCH_SIZE)
+    batches = input_batches(exported, images, _BATCH_SIZE)
     inputs = ({IMAGE: batch} for batch in batches)
     before, after = exported.workspace / "float.onnx", exported.workspace / "int8.onnx"
     onnx.save(proto, before)

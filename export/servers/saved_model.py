@@ -40,9 +40,6 @@ TOP = 5
 #: The names of the classes, one a line, which the graph reads when it is loaded.
 CLASS_NAMES = "class_names.txt"
 
-#: Side of images that a model of any size is warmed up with.
-_USUAL_SIZE = 224
-
 #: Nodes that only hold or pass on values.
 _NO_WORK = {"Const", "Identity", "NoOp", "ReadVariableOp", "Placeholder"}
 
@@ -114,7 +111,7 @@ def file_protocol(exported: ExportedModel) -> EvalProtocol | None:
 def _usual_shape(exported: ExportedModel) -> tuple[int, int, int]:
     """`(height, width, channels)` of the images that the model is likely to get."""
     protocol = file_protocol(exported)
-    side = protocol.size if protocol else _USUAL_SIZE
+    side = protocol.size if protocol else 224
     height, width, channels = exported.model.input_shape[1:]
     return height or side, width or side, channels
 
@@ -148,12 +145,9 @@ def _signatures(exported: ExportedModel, resources: _Resources) -> dict[str, Any
     def serve(image: Any) -> dict[str, Any]:
         return _named(served(image), resources.names)
 
-    def serve_uint8(image: Any) -> dict[str, Any]:
-        return serve(tf.cast(image, tf.float32))
-
     functions: dict[str, tuple[_Function, Any]] = {
         SIGNATURE: (serve, floats),
-        SIGNATURE_UINT8: (serve_uint8, integers),
+        SIGNATURE_UINT8: (lambda image: serve(tf.cast(image, tf.float32)), integers),
     }
     if protocol is not None:
 
@@ -190,13 +184,8 @@ def _names_table(exported: ExportedModel) -> Any:
     # One line is one name.
     lines = [" ".join(name.splitlines()) for name in names]
     path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-    initializer = tf.lookup.TextFileInitializer(
-        str(path),
-        tf.int64,
-        tf.lookup.TextFileIndex.LINE_NUMBER,
-        tf.string,
-        tf.lookup.TextFileIndex.WHOLE_LINE,
-    )
+    number, line = tf.lookup.TextFileIndex.LINE_NUMBER, tf.lookup.TextFileIndex.WHOLE_LINE
+    initializer = tf.lookup.TextFileInitializer(str(path), tf.int64, number, tf.string, line)
     return tf.lookup.StaticHashTable(initializer, "")
 
 
@@ -204,12 +193,9 @@ def _with_features(exported: ExportedModel) -> keras.Model | None:
     """The classifier with the vector before it as a second output; None where there is none."""
     if not exported.is_classifier:
         return None
-    pools = [
-        layer
-        for layer in exported.model.layers
-        if isinstance(layer, keras.layers.GlobalAveragePooling2D)
-    ]
-    if len(pools) != 1:
+    layers = exported.model.layers
+    pools = [x for x in layers if isinstance(x, keras.layers.GlobalAveragePooling2D)]
+    if len(pools) > 1:
         pools = [layer for layer in pools if layer.name == "avg_pool"]
     if len(pools) != 1:
         return None

@@ -60,7 +60,7 @@ class Tensor(NamedTuple):
 
 
 class Interface(NamedTuple):
-    """What an artifact takes and gives: read from its file, not from what it should be."""
+    """What an artifact takes and gives, as its file says."""
 
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
@@ -144,7 +144,7 @@ def check_triton(directory: str | os.PathLike[str]) -> None:
     directory = Path(directory)
     try:
         text = (directory / CONFIG).read_text(encoding="utf-8")
-        config = text_format.Parse(text, _model_config())
+        config = text_format.Parse(text, _model_config()())
     except (OSError, text_format.ParseError) as error:
         raise ValueError(
             f"Expected a Triton model with a {CONFIG} as `write_triton` writes it. "
@@ -177,7 +177,7 @@ def fill(folder: Path, found: Path, name: str, batch_sizes: Sequence[int], versi
         shutil.copytree(found, target)
     else:
         shutil.copy2(found, target)
-    config = _model_config(name=name, platform=platform)
+    config = _model_config()(name=name, platform=platform)
     if interface.any_batch:
         config.max_batch_size = max(batch_sizes)
         config.dynamic_batching.preferred_batch_size.extend(sorted(set(batch_sizes)))
@@ -300,57 +300,41 @@ def refuse_existing(destination: Path, overwrite: bool) -> None:
         )
 
 
-_Field = descriptor_pb2.FieldDescriptorProto
-
-#: Of the messages of Triton's model_config.proto, the fields that are written: name, number, type
-#: and, for a message or enumeration, its name. A trailing star says that there may be several.
-_MESSAGES: dict[str, tuple[tuple[str, int, int, str], ...]] = {
-    "ModelInput": (
-        ("name", 1, _Field.TYPE_STRING, ""),
-        ("data_type", 2, _Field.TYPE_ENUM, "DataType"),
-        ("dims*", 4, _Field.TYPE_INT64, ""),
-    ),
-    "ModelOutput": (
-        ("name", 1, _Field.TYPE_STRING, ""),
-        ("data_type", 2, _Field.TYPE_ENUM, "DataType"),
-        ("dims*", 3, _Field.TYPE_INT64, ""),
-    ),
-    "ModelDynamicBatching": (
-        ("preferred_batch_size*", 1, _Field.TYPE_INT32, ""),
-        ("max_queue_delay_microseconds", 2, _Field.TYPE_UINT64, ""),
-    ),
-    "ModelConfig": (
-        ("name", 1, _Field.TYPE_STRING, ""),
-        ("platform", 2, _Field.TYPE_STRING, ""),
-        ("max_batch_size", 4, _Field.TYPE_INT32, ""),
-        ("input*", 5, _Field.TYPE_MESSAGE, "ModelInput"),
-        ("output*", 6, _Field.TYPE_MESSAGE, "ModelOutput"),
-        ("dynamic_batching", 11, _Field.TYPE_MESSAGE, "ModelDynamicBatching"),
-    ),
-}
-
-
-def _model_config(**fields: Any) -> Any:
-    """A message `ModelConfig`, by which protobuf writes and reads the text."""
-    return _model_config_class()(**fields)
+#: What is written of Triton's model_config.proto. `tritonclient`, which has all of it, needs an older
+#: protobuf than TensorFlow's.
+_MESSAGES = """
+name: "keras_resnet/triton.proto" package: "keras_resnet.triton" syntax: "proto3"
+message_type { name: "ModelInput"
+  field { name: "name" number: 1 type: TYPE_STRING }
+  field { name: "data_type" number: 2 type: TYPE_ENUM type_name: ".keras_resnet.triton.DataType" }
+  field { name: "dims" number: 4 type: TYPE_INT64 label: LABEL_REPEATED } }
+message_type { name: "ModelOutput"
+  field { name: "name" number: 1 type: TYPE_STRING }
+  field { name: "data_type" number: 2 type: TYPE_ENUM type_name: ".keras_resnet.triton.DataType" }
+  field { name: "dims" number: 3 type: TYPE_INT64 label: LABEL_REPEATED } }
+message_type { name: "ModelDynamicBatching"
+  field { name: "preferred_batch_size" number: 1 type: TYPE_INT32 label: LABEL_REPEATED }
+  field { name: "max_queue_delay_microseconds" number: 2 type: TYPE_UINT64 } }
+message_type { name: "ModelConfig"
+  field { name: "name" number: 1 type: TYPE_STRING }
+  field { name: "platform" number: 2 type: TYPE_STRING }
+  field { name: "max_batch_size" number: 4 type: TYPE_INT32 }
+  field { name: "input" number: 5 type: TYPE_MESSAGE label: LABEL_REPEATED
+    type_name: ".keras_resnet.triton.ModelInput" }
+  field { name: "output" number: 6 type: TYPE_MESSAGE label: LABEL_REPEATED
+    type_name: ".keras_resnet.triton.ModelOutput" }
+  field { name: "dynamic_batching" number: 11 type: TYPE_MESSAGE
+    type_name: ".keras_resnet.triton.ModelDynamicBatching" } }
+"""
 
 
 @functools.cache
-def _model_config_class() -> Any:
-    # Triton's own, in `tritonclient`, would need an older protobuf than TensorFlow 2.21's.
-    file = descriptor_pb2.FileDescriptorProto(
-        name="keras_resnet/triton.proto", package="keras_resnet.triton", syntax="proto3"
-    )
+def _model_config() -> Any:
+    """The class of `ModelConfig` messages, by which protobuf writes and reads the text."""
+    file = text_format.Parse(_MESSAGES, descriptor_pb2.FileDescriptorProto())
     types = file.enum_type.add(name="DataType")
     for number, name in enumerate(_DATA_TYPES):
         types.value.add(name=f"TYPE_{name}", number=number)
-    for message_name, fields in _MESSAGES.items():
-        message = file.message_type.add(name=message_name)
-        for name, number, kind, type_name in fields:
-            field = message.field.add(name=name.rstrip("*"), number=number, type=kind)
-            field.label = _Field.LABEL_REPEATED if name.endswith("*") else _Field.LABEL_OPTIONAL
-            if type_name:
-                field.type_name = f".{file.package}.{type_name}"
     pool = descriptor_pool.DescriptorPool()
     pool.Add(file)
     return message_factory.GetMessageClass(

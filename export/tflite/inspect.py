@@ -20,8 +20,8 @@ from keras_resnet.export.tflite.private import TensorType
 #: From and to integers; they compute nothing.
 _CASTS = ("QUANTIZE", "DEQUANTIZE")
 
-_FLOATS = (TensorType.FLOAT32, TensorType.FLOAT16)
-_INTEGERS = (TensorType.INT8, TensorType.INT16, TensorType.UINT8)
+_FLOATS = {TensorType.FLOAT32, TensorType.FLOAT16}
+_INTEGERS = {TensorType.INT8, TensorType.INT16, TensorType.UINT8}
 
 #: NumPy-like names of the numbers that the schema has for types.
 _TYPE_NAMES = {number: name.lower() for name, number in vars(TensorType).items() if name.isupper()}
@@ -64,7 +64,7 @@ def float_operators(path: PathLike) -> tuple[FloatOperator, ...]:
         name = operator_name(model, operator)
         types = [tensors[index].type for index in operator.inputs if index >= 0]
         in_float = tensors[operator.outputs[0]].type in _FLOATS
-        if name not in _CASTS and in_float and not set(types) & set(_INTEGERS):
+        if name not in _CASTS and in_float and not _INTEGERS & set(types):
             found.append(FloatOperator(name, _layers(model, operator)))
     return tuple(found)
 

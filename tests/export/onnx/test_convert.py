@@ -14,11 +14,11 @@ import pytest
 from keras import layers
 
 from keras_resnet import ResNetConfig, build
+from keras_resnet.export.errors import layer_errors
 from keras_resnet.export.metadata import of_onnx
 from keras_resnet.export.model import ExportedModel
 from keras_resnet.export.onnx import (
     convert as writer,
-    errors as onnx_errors,
     half as onnx_half,
     quantize as onnx_quantize,
 )
@@ -311,7 +311,7 @@ def test_layer_with_an_outlier_channel_is_named_and_can_be_kept(
         onnx_quantize.write_int8(dataclasses.replace(source, options=options), path)
         return float(np.abs(run(path, images)["probabilities"] - expected).mean())
 
-    errors = onnx_errors.layer_errors(source, images[:8])
+    errors = layer_errors(source, images[:8])
     worst, second = list(errors.items())[:2]
     assert worst[0] == "conv2_block2_1_conv"
     assert worst[1] > 3 * second[1]
@@ -324,7 +324,7 @@ def test_layer_with_an_outlier_channel_is_named_and_can_be_kept(
     assert float_layers(path) == ("conv2_block2_1_conv", "conv2_block2_2_conv")
     assert repaired < disturbed / 3
     kept = dataclasses.replace(source, options=ExportOptions(keep_float=(worst[0],)))
-    assert worst[0] not in onnx_errors.layer_errors(kept, images[:4])
+    assert worst[0] not in layer_errors(kept, images[:4])
 
 
 @pytest.mark.parametrize(

@@ -14,12 +14,12 @@ import pytest
 from ai_edge_litert.interpreter import Interpreter
 
 from keras_resnet import ResNetConfig, build, feature_extractor
+from keras_resnet.export.errors import layer_errors
 from keras_resnet.export.metadata import of_tflite
 from keras_resnet.export.model import ExportedModel
 from keras_resnet.export.options import ExportOptions
 from keras_resnet.export.outputs import output_names
 from keras_resnet.export.tflite import convert as tflite, inspect as tflite_inspect
-from keras_resnet.export.tflite.errors import layer_errors
 from keras_resnet.export.tflite.flatbuffer import parse
 from keras_resnet.export.tflite.layers import LayerNames, nodes_of
 from keras_resnet.images.protocol import EvalProtocol
