@@ -211,7 +211,9 @@ class _Export:
         rows = [ArtifactReport("keras", None, size_of(keras_path), self._compare(self._expected))]
         # What was made of the same model before stays in the report.
         kept = [row for place, row in known.items() if place not in places.values()]
-        exported = self._exported(workspace)
+        images = None if self._calibration is None else self._calibration.images
+        outputs, info = self._keras.outputs, self._keras.info
+        exported = ExportedModel(self._model, images, workspace, outputs, info, self._options)
         for index, target in enumerate(targets):
             progress(target.name, index / (len(targets) + 1))
             if target.name in done:
@@ -272,12 +274,6 @@ class _Export:
                 f"Received: {self._directory}, which holds {', '.join(existing)}. Choose another "
                 "directory or allow overwriting"
             )
-
-    def _exported(self, workspace: Path) -> ExportedModel:
-        images = None if self._calibration is None else self._calibration.images
-        return ExportedModel(
-            self._model, images, workspace, self._keras.outputs, self._keras.info, self._options
-        )
 
     def _write(self, target: Target, exported: ExportedModel, staging: Path) -> ArtifactReport:
         """Writes an artifact under its name in `staging` and runs it."""

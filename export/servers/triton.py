@@ -300,8 +300,8 @@ def refuse_existing(destination: Path, overwrite: bool) -> None:
         )
 
 
-#: What is written of Triton's model_config.proto. `tritonclient`, which has all of it, needs an older
-#: protobuf than TensorFlow's.
+#: What is written of Triton's model_config.proto. `tritonclient`, which has all of it, wants an
+#: older protobuf than TensorFlow has.
 _MESSAGES = """
 name: "keras_resnet/triton.proto" package: "keras_resnet.triton" syntax: "proto3"
 message_type { name: "ModelInput"

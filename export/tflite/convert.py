@@ -146,15 +146,16 @@ def _converted(
 
 
 def _write(exported: ExportedModel, path: Path, content: bytes) -> None:
-    path.write_bytes(_finished(content, exported))
+    model = parse(content)
+    keep_properties(model, exported)
+    _name_tensors(model, exported)
+    path.write_bytes(serialize(model))
     text = json.dumps(inspect.describe(path), indent=2, ensure_ascii=False)
     path.with_suffix(".json").write_text(text + "\n", encoding="utf-8")
 
 
-def _finished(content: bytes, exported: ExportedModel) -> bytes:
+def _name_tensors(model: Any, exported: ExportedModel) -> None:
     """Names tensors after Keras layers and signature, and adds what is known about the model."""
-    model = parse(content)
-    keep_properties(model, exported)
     graph = model.subgraphs[0]
     names = LayerNames(exported)
     seen: dict[str, int] = {}
@@ -173,7 +174,6 @@ def _finished(content: bytes, exported: ExportedModel) -> bytes:
         layers_of_outputs[end.name.decode()] = names.of_output(end.name.decode())
     further = {"pixels": _pixels(exported.model), "layers": layers_of_outputs}
     into_tflite(model, exported.info, further)
-    return serialize(model)
 
 
 def _pixels(model: keras.Model) -> dict[str, Any]:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from keras_resnet.export.images import filled_up
 
+from keras_resnet.export.images import filled_up
 from keras_resnet.export.tflite.private import (
     BuiltinOperator,
     TensorType,
@@ -99,21 +99,14 @@ def append_constant(model: Any, values: np.ndarray, name: bytes) -> int:
     return append_tensor(model, tensor)
 
 
-def append_code(model: Any, number: int, version: int) -> int:
-    """Makes a built-in operator known to a model; the index that operators refer to it by."""
+def new_operator(model: Any, number: int, version: int = 1) -> Any:
+    """A built-in operator of a kind that is new to the model, not yet in its graph."""
     code = schema.OperatorCodeT()
     # The old field holds numbers up to 127 only, which all of ours are.
     code.builtinCode, code.deprecatedBuiltinCode, code.version = number, number, version
     model.operatorCodes.append(code)
-    return len(model.operatorCodes) - 1
-
-
-def cast(model: Any, number: int, input_: int, output: int) -> Any:
-    """A new operator `QUANTIZE` or `DEQUANTIZE` from one tensor to another."""
     operator = schema.OperatorT()
-    # Version 2 takes int16 and int8.
-    operator.opcodeIndex = append_code(model, number, 2)
-    operator.inputs, operator.outputs = [input_], [output]
+    operator.opcodeIndex = len(model.operatorCodes) - 1
     return operator
 
 

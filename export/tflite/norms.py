@@ -70,7 +70,8 @@ def _become(model: Any, operator: Any, scale: np.ndarray, shift: np.ndarray, las
     options.padding, options.strideW, options.strideH = schema.Padding.VALID, 1, 1
     options.depthMultiplier = options.dilationWFactor = options.dilationHFactor = 1
     options.fusedActivationFunction = last.builtinOptions.fusedActivationFunction
-    operator.opcodeIndex = flatbuffer.append_code(model, BuiltinOperator.DEPTHWISE_CONV_2D, 1)
+    new = flatbuffer.new_operator(model, BuiltinOperator.DEPTHWISE_CONV_2D)
+    operator.opcodeIndex = new.opcodeIndex
     operator.builtinOptionsType = schema.BuiltinOptions.DepthwiseConv2DOptions
     operator.builtinOptions = options
     name = model.subgraphs[0].tensors[operator.inputs[1]].name

@@ -103,7 +103,7 @@ class _Splice:
         new.outputs, ends = [], []
         for here, there in zip(operator.outputs, floating.outputs, strict=True):
             new.outputs.append(self._float_twin(here, self._tensors[there].name))
-            ends.append(flatbuffer.cast(self._result, _Ops.QUANTIZE, new.outputs[-1], here))
+            ends.append(self._cast(_Ops.QUANTIZE, new.outputs[-1], here))
         new.opcodeIndex = len(self._result.operatorCodes)
         self._result.operatorCodes.append(self._original.operatorCodes[floating.opcodeIndex])
         self._graph.operators += [new, *ends]
@@ -120,7 +120,7 @@ class _Splice:
         if self._graph.tensors[here].type == tensor.type or here in self._floats:
             return self._floats.get(here, here)
         index = self._float_twin(here, tensor.name)
-        self._graph.operators.append(flatbuffer.cast(self._result, _Ops.DEQUANTIZE, here, index))
+        self._graph.operators.append(self._cast(_Ops.DEQUANTIZE, here, index))
         return index
 
     def _float_twin(self, here: int, name: bytes) -> int:
@@ -128,3 +128,9 @@ class _Splice:
         twin.type, twin.quantization, twin.name = TensorType.FLOAT32, None, name
         self._floats[here] = flatbuffer.append_tensor(self._result, twin)
         return self._floats[here]
+
+    def _cast(self, kind: int, input_: int, output: int) -> Any:
+        # Version 2 takes int16 and int8.
+        operator = flatbuffer.new_operator(self._result, kind, version=2)
+        operator.inputs, operator.outputs = [input_], [output]
+        return operator

@@ -5,13 +5,12 @@ They are measured on calibration images, or quantization-aware training has foun
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from keras_resnet.export.model import ExportedModel
 
 from keras_resnet.compression.fusion import fused_groups
+from keras_resnet.export.model import ExportedModel
 from keras_resnet.export.tflite import flatbuffer
 from keras_resnet.export.tflite.layers import LayerNames
 from keras_resnet.export.tflite.norms import norms_as_convolutions
@@ -63,8 +62,7 @@ def with_ranges(exported: ExportedModel, floating: bytes) -> bytes:
         ranges = _measured(model, layers, activations, exported)
     ranges[int(graph.inputs[0])] = (0.0, 255.0)
     if exported.learned is not None:
-        learned = _learned(model, layers, exported, exported.learned)
-        ranges = _passed_on(model, learned, ranges)
+        ranges = _passed_on(model, _learned(model, layers, exported), ranges)
     for index in activations:
         if index not in ranges:
             beside = ""
@@ -113,18 +111,14 @@ def _measured(
     return dict(zip(activations, pairs, strict=True))
 
 
-def _learned(
-    model: Any,
-    layers: list[tuple[str, ...]],
-    exported: ExportedModel,
-    learned: Mapping[str, tuple[float, float]],
-) -> _Ranges:
+def _learned(model: Any, layers: list[tuple[str, ...]], exported: ExportedModel) -> _Ranges:
     """The learned ranges of the tensors that the layers' operators put out last."""
     place = {x: name for name, group in fused_groups(exported.model).items() for x in group}
     tensors: dict[str, int] = {}
     for operator, found in zip(model.subgraphs[0].operators, layers, strict=True):
         if found and flatbuffer.builtin(model, operator) not in _SHARES:
             tensors[place.get(found[-1], found[-1])] = int(operator.outputs[0])
+    learned = exported.learned or {}
     return {tensor: learned[name] for name, tensor in tensors.items() if name in learned}
 
 

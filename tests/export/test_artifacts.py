@@ -26,6 +26,29 @@ from keras_resnet.support.fingerprints import fingerprint_of_artifact
 
 from .conftest import REPORTS
 
+#: What is written for every target: a new row of `TARGETS` has a line here.
+FILES = {
+    "saved_model": "saved_model",
+    "tflite-float32": "model-float32.tflite",
+    "tflite-float16": "model-float16.tflite",
+    "tflite-dynamic": "model-dynamic.tflite",
+    "tflite-int8": "model-int8.tflite",
+    "tflite-int8-io": "model-int8-io.tflite",
+    "tflite-uint8-io": "model-uint8-io.tflite",
+    "tflite-int16x8": "model-int16x8.tflite",
+    "onnx": "model.onnx",
+    "onnx-float16": "model-float16.onnx",
+    "onnx-int8": "model-int8.onnx",
+    "triton-onnx": "triton-onnx",
+    "triton-saved_model": "triton-saved_model",
+    "kserve-onnx": "kserve-onnx",
+    "kserve-saved_model": "kserve-saved_model",
+}
+
+
+def test_the_table_has_these_targets() -> None:
+    assert {name: target.file_name for name, target in TARGETS.items()} == FILES
+
 
 @pytest.fixture(scope="module")
 def exported(
@@ -84,9 +107,7 @@ def test_artifact_run_anew_says_what_the_report_says(
     error = np.abs(probabilities - expected).max()
     assert error == pytest.approx(artifact.comparison.max_error, abs=1e-6)
     # The limit of the float targets, and what this network loses when it is quantized.
-    precise = {"saved_model", "tflite-float32", "onnx", "triton-onnx", "triton-saved_model"}
-    precise |= {"kserve-onnx", "kserve-saved_model"}
-    assert error <= (1e-4 if name in precise else 1e-2 if name.endswith("float16") else 0.2)
+    assert error <= (TARGETS[name].limits.max_error or 0.2)
     # One image, and a number of images that is no multiple of the batch.
     np.testing.assert_allclose(
         load_runner(directory / artifact.file_name).predict(images[:1], 32)[0].sum(), 1, atol=0.02
