@@ -60,11 +60,13 @@ def layer_errors(
             if layer.name not in groups or not tf.is_tensor(value):
                 return value
             if rounded:
-                here = layer.name in rounded and layer.name in ranges
-                return fake_quant(value, *ranges[layer.name]) if here else value
+                if layer.name not in rounded or layer.name not in ranges:
+                    return value
+                low, high = ranges[layer.name]
+                return fake_quant(value, min(low, 0.0), max(high, 1e-6))
             low, high = observed.get(layer.name, (0.0, 0.0))
             low = min(low, float(tf.reduce_min(value)))
-            observed[layer.name] = (low, max(high, float(tf.reduce_max(value)), low + 1e-6))
+            observed[layer.name] = (low, max(high, float(tf.reduce_max(value))))
             return value
 
         return compute
@@ -75,7 +77,7 @@ def layer_errors(
 
     groups = {group[-1]: group for group in _groups(exported.model)}
     with _without_softmax(exported.model), with_calls(exported.model, watched):
-        calibration = [] if exported.calibration is None else exported.calibration
+        calibration: Any = [] if exported.calibration is None else exported.calibration
         for start in range(0, len(calibration), _BATCH_SIZE):
             exported.model(calibration[start : start + _BATCH_SIZE], training=False)
         ranges = {**observed, **learned}
@@ -109,12 +111,16 @@ def _groups(model: keras.Model) -> Iterator[tuple[str, ...]]:
         yield from _groups(inner)
 
 
+def _first(x: Any, **_: Any) -> Any:
+    return x
+
+
 @contextlib.contextmanager
 def _without_softmax(model: keras.Model) -> Iterator[None]:
     """Lets the last layer put out what goes into a softmax or sigmoid, which would hide errors."""
     last = last_layer(model)
     if isinstance(last, keras.layers.Softmax):
-        with with_calls(model, lambda layer: (lambda x: x) if layer is last else layer.call):
+        with with_calls(model, lambda layer: _first if layer is last else layer.call):
             yield
     elif getattr(last, "activation", None) in _SQUASHING:
         activation, last.activation = last.activation, keras.activations.linear

@@ -174,23 +174,17 @@ def balanced(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
         count: how many are wanted; all of them if there are no more.
         seed: of the choice within the classes.
     """
-    random = np.random.default_rng(seed)
-    order = random.permutation(len(labels))
+    order = np.random.default_rng(seed).permutation(len(labels))
     # The first of every class, then the second of every class, and so on.
     rank = np.empty(len(labels), np.int64)
     for label in np.unique(labels):
-        own = order[labels[order] == label]
-        rank[own] = np.arange(len(own))
-    place = np.empty(len(labels), np.int64)
-    place[order] = np.arange(len(labels))
-    return np.sort(np.lexsort((place, rank))[:count])
+        own = labels[order] == label
+        rank[own] = np.arange(own.sum())
+    return np.sort(order[np.argsort(rank, kind="stable")][:count])
 
 
 def check_calibration(images: np.ndarray) -> None:
-    """Refuses calibration images that would give wrong ranges, and warns of unlikely ones.
-
-    Args:
-        images: float32 `(n, height, width, channels)`, RGB in [0, 255], as at evaluation.
+    """Refuses images `(n, height, width, channels)` that give wrong ranges; warns of unlikely ones.
 
     Raises:
         ValueError: too few images, pixels that were evidently divided by 255, or one colour each.

@@ -32,7 +32,8 @@ def with_calls(
     model: keras.Model, of_layer: Callable[[keras.Layer], Callable[..., Any]]
 ) -> Iterator[None]:
     """For the moment, lets another function be the `call` of every layer."""
-    layers = list(leaf_layers(model))
+    # A model and one inside may share their input layer.
+    layers = list(dict.fromkeys(leaf_layers(model)))
     before = [(layer, vars(layer).get("call")) for layer in layers]
     try:
         for layer in layers:

@@ -139,13 +139,9 @@ def session(model: Any, optimized_path: Path | None = None) -> Any:
 
 
 def input_batches(exported: ExportedModel, images: Any, size: int) -> Iterator[Any]:
-    """Images in batches as an artifact takes them.
+    """Images `(n, height, width, channels)` in batches as an artifact takes them.
 
-    Args:
-        exported: says the layout and, maybe, the only batch size.
-        images: float32 `(n, height, width, channels)`.
-        size: images in a batch, where the options do not fix it. A last batch that is smaller than
-            a fixed size is filled up with its last image.
+    `size` holds where the options do not fix it; the last batch of a fixed size is filled up.
     """
     fixed = exported.options.batch_size
     for start in range(0, len(images), fixed or size):

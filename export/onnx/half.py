@@ -104,21 +104,19 @@ def _refuse_overflow(proto: Any, kept: set[str], exported: ExportedModel) -> Non
         node for node in proto.graph.node if node.name not in kept and node.op_type != "Softmax"
     ]
     for node in halves:
-        peak = max((weights.get(name, 0.0) for name in node.input), default=0.0)
-        if not peak <= _LARGEST:
-            raise ValueError(_message("weights", node, peak))
+        _check("weights", node, max((weights.get(name, 0.0) for name in node.input), default=0.0))
     peaks = _activation_peaks(proto, [name for node in halves for name in node.output], exported)
     for node in halves:
-        peak = max(peaks.get(name, 0.0) for name in node.output)
-        if not peak <= _LARGEST:
-            raise ValueError(_message("activations", node, peak))
+        _check("activations", node, max(peaks.get(name, 0.0) for name in node.output))
 
 
-def _message(what: str, node: Any, peak: float) -> str:
-    return (
-        f"Expected {what} of at most {_LARGEST:g}, the largest float16 number. Received: {peak:g} "
-        f"in the layer {layer_of(node.name)!r}. Export in float32, or scale that layer down"
-    )
+def _check(what: str, node: Any, peak: float) -> None:
+    if not peak <= _LARGEST:
+        raise ValueError(
+            f"Expected {what} of at most {_LARGEST:g}, the largest float16 number. "
+            f"Received: {peak:g} in the layer {layer_of(node.name)!r}. Export in float32, or scale "
+            "that layer down"
+        )
 
 
 def _activation_peaks(proto: Any, tensors: list[str], exported: ExportedModel) -> dict[str, float]:

@@ -9,14 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from keras_resnet.export.runtime import artifact_path
-from keras_resnet.export.servers.triton import (
-    check_request,
-    check_triton,
-    fill,
-    interface_of,
-    refuse_existing,
-)
-from keras_resnet.support.files import partial_directory, publish
+from keras_resnet.export.servers.triton import check_request, fill, interface_of, write_folder
 
 SERVICE = "inference-service.yaml"
 
@@ -67,20 +60,18 @@ def write_kserve(
         raise ValueError(
             f"Expected a `storage_uri` such as 's3://bucket/folder'. Received: {storage_uri!r}"
         )
-    found, destination = artifact_path(artifact), Path(directory) / name
-    refuse_existing(destination, overwrite)
-    with partial_directory(Path(directory)) as staging:
-        folder = staging / name
+    found = artifact_path(artifact)
+
+    def make(folder: Path) -> None:
         if found.suffix == ".onnx":
             fill(folder / "models" / name, found, name, batch_sizes, version)
-            check_triton(folder / "models" / name)
         else:
             interface_of(found)
             shutil.copytree(found, folder / "models" / str(version))
         text = _inference_service(name, uri, found.suffix == ".onnx")
         (folder / SERVICE).write_text(text, encoding="utf-8")
-        publish({folder: destination})
-    return destination
+
+    return write_folder(Path(directory) / name, overwrite, make)
 
 
 def _inference_service(name: str, uri: str, onnx: bool) -> str:

@@ -6,7 +6,7 @@ import functools
 import os
 import re
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -121,12 +121,28 @@ def write_triton(
         FileExistsError: a model of this name is there already.
     """
     check_request(name, batch_sizes, version)
-    found, destination = artifact_path(artifact), Path(directory) / name
-    refuse_existing(destination, overwrite)
-    with partial_directory(Path(directory)) as staging:
-        fill(staging / name, found, name, batch_sizes, version)
-        check_triton(staging / name)
-        publish({staging / name: destination})
+    found = artifact_path(artifact)
+
+    def make(folder: Path) -> None:
+        fill(folder, found, name, batch_sizes, version)
+
+    return write_folder(Path(directory) / name, overwrite, make)
+
+
+def write_folder(destination: Path, overwrite: bool, make: Callable[[Path], None]) -> Path:
+    """Makes a folder under another name, then gives it its own.
+
+    Raises:
+        FileExistsError: something is there that may not be replaced.
+    """
+    if destination.exists() and not overwrite:
+        raise FileExistsError(
+            f"Expected a new folder. Received: {destination}, which exists. Choose another name or "
+            "allow overwriting"
+        )
+    with partial_directory(destination.parent) as staging:
+        make(staging / destination.name)
+        publish({staging / destination.name: destination})
     return destination
 
 
@@ -168,7 +184,7 @@ def check_triton(directory: str | os.PathLike[str]) -> None:
 
 
 def fill(folder: Path, found: Path, name: str, batch_sizes: Sequence[int], version: int) -> None:
-    """Writes a model of a model repository into an empty place; arguments as of `write_triton`."""
+    """Writes a model of a repository into an empty place, and checks it; see `write_triton`."""
     interface = interface_of(found)
     platform, file = _PLATFORMS[found.suffix if found.is_file() else ""]
     target = folder / str(version) / file
@@ -190,6 +206,7 @@ def fill(folder: Path, found: Path, name: str, batch_sizes: Sequence[int], versi
                 dims=_dims(tensor, config.max_batch_size),
             )
     (folder / CONFIG).write_text(text_format.MessageToString(config), encoding="utf-8")
+    check_triton(folder)
 
 
 def _dims(tensor: Tensor, max_batch_size: int) -> tuple[int, ...]:
@@ -288,15 +305,6 @@ def check_request(name: str, batch_sizes: Sequence[int], version: int) -> None:
         raise ValueError(
             "Expected `version` and at least one of `batch_sizes` as integers of at least 1. "
             f"Received: version={version!r}, batch_sizes={batch_sizes!r}"
-        )
-
-
-def refuse_existing(destination: Path, overwrite: bool) -> None:
-    """Raises a `FileExistsError` if something is there that may not be replaced."""
-    if destination.exists() and not overwrite:
-        raise FileExistsError(
-            f"Expected a new folder. Received: {destination}, which exists. Choose another name or "
-            "allow overwriting"
         )
 
 

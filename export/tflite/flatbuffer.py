@@ -132,13 +132,9 @@ def followers(model: Any) -> Callable[[Any], Any | None]:
 def tensor_values(
     model: Any, tensors: Sequence[int], images: np.ndarray, size: int
 ) -> Iterator[list[np.ndarray]]:
-    """What LiteRT computes in some tensors of a float model, for one batch after the other.
+    """What LiteRT computes in some tensors of a float model, which stays as it is.
 
-    Args:
-        model: the model as objects; it stays as it is.
-        tensors: their indices.
-        images: float32 `(n, height, width, channels)`.
-        size: images in a batch; the last one is filled up with its last image.
+    For one batch of `size` images after the other; the last is filled up with its last image.
     """
     graph = model.subgraphs[0]
     before = graph.outputs, model.signatureDefs
