@@ -102,11 +102,12 @@ def _groups(model: keras.Model) -> Iterator[tuple[str, ...]]:
         model = keras.Model(model.inputs, model.outputs)
     nested = [layer for layer in model.layers if isinstance(layer, keras.Model)]
     names = {layer.name for layer in nested}
+    # Not known of a subclass, which has no graph, nor where a layer is called on its own result.
+    groups: dict[str, tuple[str, ...]] = {layer.name: (layer.name,) for layer in model.layers}
     if hasattr(model, "operations"):
-        yield from (group for last, group in fused_groups(model).items() if last not in names)
-    else:
-        # A subclass has no graph that could tell.
-        yield from ((layer.name,) for layer in model.layers if layer not in nested)
+        with contextlib.suppress(ValueError):
+            groups = dict(fused_groups(model))
+    yield from (group for last, group in groups.items() if last not in names)
     for inner in nested:
         yield from _groups(inner)
 

@@ -21,6 +21,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_resnet.compression.fusion import fused_groups
 from keras_resnet.export.model import ExportedModel, check_kept_layers
 from keras_resnet.export.onnx.convert import finish, float_model, input_batches
 from keras_resnet.export.onnx.graph import (
@@ -31,7 +32,6 @@ from keras_resnet.export.onnx.graph import (
     layer_of,
     onnx,
 )
-from keras_resnet.export.onnx.ranges import learned_ranges
 from keras_resnet.export.outputs import IMAGE
 from keras_resnet.support.extras import require
 from keras_resnet.support.quiet import quiet
@@ -43,6 +43,12 @@ _BATCH_SIZE = 4
 _PASSING = (
     *("Relu", "Clip", "LeakyRelu", "MaxPool", "AveragePool", "Pad"),
     *("Reshape", "Squeeze", "Unsqueeze", "Flatten", "Transpose"),
+)
+
+#: Operators whose output has the range of their input.
+_KEEPING_RANGES = (
+    *("AveragePool", "Flatten", "Identity", "MaxPool", "Pad", "Reshape", "Squeeze", "Transpose"),
+    "Unsqueeze",
 )
 
 #: What is quantized. Softmax stays float: its result is what users see.
@@ -79,7 +85,7 @@ def _quantized(proto: Any, exported: ExportedModel) -> Any:
     # 256 steps are coarse for logits, and their product can give floats at no cost.
     options: dict[str, Any] = {"OpTypesToExcludeOutputQuantization": ["Gemm"]}
     if exported.learned is not None:
-        ranges = learned_ranges(proto, exported)
+        ranges = _learned_ranges(proto, exported)
         options["TensorQuantOverrides"] = {
             name: [{"rmin": np.float32(low), "rmax": np.float32(high)}]
             for name, (low, high) in ranges.items()
@@ -112,6 +118,39 @@ def _quantized(proto: Any, exported: ExportedModel) -> Any:
     before.unlink()
     after.unlink()
     return result
+
+
+def _learned_ranges(proto: Any, exported: ExportedModel) -> dict[str, tuple[float, float]]:
+    """The ranges of tensors of a float model as far as the learned ones tell.
+
+    Args:
+        proto: a float `onnx.ModelProto` with nodes named after their layers.
+        exported: what it was made from; its model has learned ranges.
+    """
+    learned = exported.learned or {}
+    constants = constants_of(proto)
+    place = {x: name for name, group in fused_groups(exported.model).items() for x in group}
+    ranges = {IMAGE: (0.0, 255.0)}
+    for node in proto.graph.node:
+        before = [ranges[name] for name in node.input if name in ranges]
+        layer = place.get(layer_of(node.name), "")
+        if node.op_type in ("Sigmoid", "Softmax"):
+            found = (0.0, 1.0)
+        elif before and node.op_type in ELEMENTWISE and node.input[1] in constants:
+            # Of the pixels' normalisation; the product may have become part of the first kernel.
+            values = onnx.numpy_helper.to_array(constants[node.input[1]])
+            ends = [ELEMENTWISE[node.op_type](np.float32(end), values) for end in before[0]]
+            found = (float(np.min(ends)), float(np.max(ends)))
+        elif before and node.op_type in _KEEPING_RANGES:
+            low, high = before[0]
+            found = (min(low, 0.0), max(high, 0.0)) if node.op_type == "Pad" else (low, high)
+        elif layer in learned:
+            # Before a ReLU, too: there, ONNX Runtime does not quantize.
+            found = learned[layer]
+        else:
+            continue
+        ranges[node.output[0]] = found
+    return ranges
 
 
 def _check_complete(proto: Any, known: set[str], excluded: list[str]) -> None:
