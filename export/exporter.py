@@ -317,7 +317,7 @@ class _Export:
     ) -> list[ArtifactReport]:
         """The rows with latency and memory of all artifacts that are kept."""
         paths = {
-            row.target: self._directory / row.file_name if row.file_name else keras_path
+            row.file_name: self._directory / row.file_name if row.file_name else keras_path
             for row in rows
             if not row.disagreements or self._allow
         }
@@ -333,7 +333,7 @@ class _Export:
         ).measurements
 
         def measured(row: ArtifactReport) -> ArtifactReport:
-            own = [m for m in measurements if m.artifact == str(paths.get(row.target))]
+            own = [m for m in measurements if m.artifact == str(paths.get(row.file_name))]
             renamed = tuple(dataclasses.replace(m, artifact=row.target) for m in own)
             return dataclasses.replace(row, measurements=renamed)
 

@@ -175,6 +175,7 @@ def benchmark(
                 progress(f"loading {name}", len(rows) / (len(cells) * len(paths)))
                 workers[name] = _Worker(path, count, size)
                 stack.callback(workers[name].end)
+                workers[name].wait()
             for batch in batch_sizes:
                 progress(f"batch {batch}", len(rows) / (len(cells) * len(paths)))
                 rows += _measure(workers, batch, count, seconds)
@@ -201,6 +202,9 @@ class _Worker:
         assert self._process.stdout is not None
         self._requests, self._answers = self._process.stdin, self._process.stdout
         self.failure: str | None = None
+
+    def wait(self) -> None:
+        """Until the artifact is loaded, or is known not to be."""
         self.failure = self._receive().get("error")
 
     def time(self, batch: int, seconds: float, warm_up: int) -> dict[str, Any]:
