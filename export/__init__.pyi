@@ -1,6 +1,7 @@
 from .comparison import Limits as Limits
 from .exporter import ExportError as ExportError, export as export
-from .report.report import ArtifactReport as ArtifactReport, ExportReport as ExportReport
+from .options import ExportOptions as ExportOptions
+from .report.rows import ArtifactReport as ArtifactReport, ExportReport as ExportReport
 from .report.timing import (
     BenchmarkReport as BenchmarkReport,
     Measurement as Measurement,
@@ -8,6 +9,5 @@ from .report.timing import (
     benchmark as benchmark,
 )
 from .runtime import Runner as Runner, load_runner as load_runner
-from .source import ExportOptions as ExportOptions
 from .targets import TARGETS as TARGETS, Target as Target
 from .verify import limits_of as limits_of, verify as verify

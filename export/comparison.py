@@ -67,14 +67,11 @@ def compare(
     Raises:
         ValueError: the shapes differ.
     """
-    _check_shapes(expected, received)
-    errors = np.abs(expected.astype(np.float64) - received)
+    found = _difference(expected, received)
     expected_class, received_class = expected.argmax(-1), received.argmax(-1)
     return Comparison(
-        images=len(expected),
-        max_error=float(errors.max()),
-        mean_error=float(errors.mean()),
-        cosine=_cosine(expected, received),
+        len(expected),
+        *found,
         agreement=float((expected_class == received_class).mean()),
         top5_agreement=_common_top5(expected, received) if expected.shape[1] > 5 else None,
         accuracy=None if labels is None else float((received_class == labels).mean()),
@@ -92,28 +89,35 @@ def compare_features(
     """
     if expected.keys() != received.keys():
         raise ValueError(f"Expected outputs {', '.join(expected)}. Received: {', '.join(received)}")
-    largest, mean, cosine = [], [], []
+    found = []
     for name, wanted in expected.items():
-        _check_shapes(wanted, received[name])
-        errors = np.abs(wanted.astype(np.float64) - received[name])
+        largest, mean, cosine = _difference(wanted, received[name])
         scale = max(float(np.abs(wanted).max()), float(np.finfo(np.float32).tiny))
-        largest.append(float(errors.max()) / scale)
-        mean.append(float(errors.mean()) / scale)
-        cosine.append(_cosine(wanted, received[name]))
+        found.append((largest / scale, mean / scale, -cosine))
     # Not `max`, which may pass NaN over.
-    return Comparison(
-        images=len(next(iter(expected.values()))),
-        max_error=float(np.max(largest)),
-        mean_error=float(np.max(mean)),
-        cosine=float(np.min(cosine)),
-    )
+    largest, mean, cosine = np.max(found, axis=0).tolist()
+    return Comparison(len(next(iter(expected.values()))), largest, mean, -cosine)
 
 
-def _check_shapes(expected: np.ndarray, received: np.ndarray) -> None:
+def compare_outputs(
+    expected: Mapping[str, np.ndarray],
+    received: Mapping[str, np.ndarray],
+    labels: np.ndarray | None = None,
+) -> Comparison:
+    """Compares what `Runner.answers` gives of two runners; `labels` as for `compare`."""
+    if expected.keys() == received.keys() == {""}:
+        return compare(expected[""], received[""], labels)
+    return compare_features(expected, received)
+
+
+def _difference(expected: np.ndarray, received: np.ndarray) -> tuple[float, float, float]:
+    """Largest and mean error, and the cosine."""
     if expected.shape != received.shape:
         raise ValueError(
             f"Expected an output of shape {expected.shape}. Received: {received.shape}"
         )
+    errors = np.abs(expected.astype(np.float64) - received)
+    return float(errors.max()), float(errors.mean()), _cosine(expected, received)
 
 
 def _cosine(expected: np.ndarray, received: np.ndarray) -> float:

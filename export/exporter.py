@@ -16,19 +16,15 @@ import numpy as np
 from keras_resnet.compression import strip
 from keras_resnet.compression.layers import compressed_layers, ranges
 from keras_resnet.export import record
-from keras_resnet.export.calibration import ImageSet, image_sets
-from keras_resnet.export.comparison import Comparison, compare, compare_features, disagreements
+from keras_resnet.export.comparison import Comparison, compare_outputs, disagreements
+from keras_resnet.export.images import ImageSet, image_sets
+from keras_resnet.export.model import ExportedModel, as_float32, check_backend
+from keras_resnet.export.options import ExportOptions
+from keras_resnet.export.outputs import output_names
 from keras_resnet.export.report.page import model_card, report_page
-from keras_resnet.export.report.report import ArtifactReport, ExportReport
-from keras_resnet.export.report.timing import Measurement, Timing, benchmark
-from keras_resnet.export.runtime import KerasRunner, Runner, load_runner
-from keras_resnet.export.source import (
-    ExportOptions,
-    ExportSource,
-    as_float32,
-    check_backend,
-    output_names,
-)
+from keras_resnet.export.report.rows import ArtifactReport, ExportReport
+from keras_resnet.export.report.timing import Timing, benchmark
+from keras_resnet.export.runtime import KerasRunner, load_runner
 from keras_resnet.export.targets import TARGETS, Target
 from keras_resnet.models.info import get_info, learned_ranges
 from keras_resnet.support.files import partial_directory, publish, size_of
@@ -43,15 +39,13 @@ CARD_FILE = "model_card.md"
 
 _TIMING = Timing()
 
-#: Layers that an artifact outside its limits is told by.
+#: How many layers are named of an artifact outside its limits.
 _SUSPECTS = 5
 
 #: Images for the search among layers, which is slow.
 _SEARCH_IMAGES = 16
 
-_ALL = slice(None)
-
-#: On about so many images everything is run, however large they are.
+#: Every target is run on at least about so many images, however large they are.
 _FEWEST_IMAGES = 8
 
 
@@ -183,7 +177,7 @@ class _Export:
         self._calibration, self._verification = images
         self._allow = allow_disagreement
         self._keras = KerasRunner(model)
-        self._expected = self._outputs(self._keras)
+        self._expected = self._keras.answers(self._verification.images)
         self._fingerprints = record.Fingerprints(model, *images, options)
         self._refusals: dict[str, str] = {}
         #: Whether a target that was asked for is not there.
@@ -206,25 +200,27 @@ class _Export:
     ) -> ExportReport:
         """Makes what is missing, measures, and writes the reports."""
         known = record.finished(self._directory, self._fingerprints.model)
+        places = {target.name: target.place(self._options) for target in targets}
         done = {} if overwrite else self._finished(targets, known)
-        missing = [target for target in targets if target.name not in done]
         if not overwrite:
+            missing = [target for target in targets if target.name not in done]
             self._refuse_foreign(missing, known)
         workspace = Path(tempfile.mkdtemp(dir=staging))
         keras_path = workspace / "model.keras"
         self._model.save(keras_path)
         rows = [ArtifactReport("keras", None, size_of(keras_path), self._compare(self._expected))]
         # What was made of the same model before stays in the report.
-        wanted = {target.place(self._options) for target in targets}
-        kept = [row for place, row in known.items() if place not in wanted]
-        source = self._source(workspace)
+        kept = [row for place, row in known.items() if place not in places.values()]
+        images = None if self._calibration is None else self._calibration.images
+        outputs, info = self._keras.outputs, self._keras.info
+        exported = ExportedModel(self._model, images, workspace, outputs, info, self._options)
         for index, target in enumerate(targets):
             progress(target.name, index / (len(targets) + 1))
             if target.name in done:
                 rows.append(done[target.name])
                 continue
             try:
-                row = self._write(target, source, staging)
+                row = self._write(target, exported, staging)
             except ValueError as error:
                 if len(targets) == 1:
                     raise
@@ -232,13 +228,13 @@ class _Export:
                 self._refusals[target.name] = str(error)
                 continue
             rows.append(row)
-            if row.disagreements and not self._allow:
-                if target.place(self._options) in known and not overwrite:
-                    self._remove(target)
-                continue
-            # The record comes first: what it names and is not there is made again.
-            note = record.write(staging, self._report([*rows, *kept])).name
-            self._publish(staging, [note, target.place(self._options), *target.companions])
+            names = [places[target.name], *target.companions]
+            if not row.disagreements or self._allow:
+                # The record comes first: what it names and is not there is made again.
+                note = record.write(staging, self._report([*rows, *kept])).name
+                self._publish(staging, [note, *names])
+            elif places[target.name] in known and not overwrite:
+                self._remove(names)
         disagrees = any(row.disagreements for row in rows)
         self.failed = bool(self._refusals) or (disagrees and not self._allow)
         rows += kept
@@ -256,11 +252,10 @@ class _Export:
         self, targets: list[Target], known: Mapping[str, ArtifactReport]
     ) -> dict[str, ArtifactReport]:
         """The rows of targets of which this very export has made an artifact before."""
-        found = {target.name: known.get(target.place(self._options)) for target in targets}
         return {
             target.name: row
             for target in targets
-            if (row := found[target.name]) is not None
+            if (row := known.get(target.place(self._options))) is not None
             and row.fingerprint == self._fingerprints.of(target)
             and (self._allow or not row.disagreements)
         }
@@ -280,23 +275,17 @@ class _Export:
                 "directory or allow overwriting"
             )
 
-    def _source(self, workspace: Path) -> ExportSource:
-        images = None if self._calibration is None else self._calibration.images
-        return ExportSource(
-            self._model, images, workspace, self._keras.outputs, self._keras.info, self._options
-        )
-
-    def _write(self, target: Target, source: ExportSource, staging: Path) -> ArtifactReport:
+    def _write(self, target: Target, exported: ExportedModel, staging: Path) -> ArtifactReport:
         """Writes an artifact under its name in `staging` and runs it."""
-        target.write(source, staging / target.file_name)
+        target.write(exported, staging / target.file_name)
         place = target.place(self._options)
-        path = staging / place
-        used = self._part_for(target)
-        comparison = self._compare(self._outputs(load_runner(path), used), used)
+        path, images = staging / place, self._verification.images
+        step = self._step(target)
+        comparison = self._compare(load_runner(path).answers(images[::step]), step)
         wrong = tuple(disagreements(comparison, target.limits))
         suspects: dict[str, float] = {}
         if wrong and target.layer_errors is not None:
-            found = target.layer_errors(source, self._verification.images[:_SEARCH_IMAGES])
+            found = target.layer_errors(exported, images[:_SEARCH_IMAGES])
             suspects = dict(list(found.items())[:_SUSPECTS])
         return ArtifactReport(
             target.name,
@@ -304,83 +293,66 @@ class _Export:
             size_of(path),
             comparison,
             wrong,
-            {} if target.operators is None else target.operators(path),
-            () if target.float_layers is None else target.float_layers(path),
+            target.operators(path),
+            target.float_layers(path),
             suspects,
             sha256=fingerprint_of_artifact(path),
             fingerprint=self._fingerprints.of(target),
         )
 
-    def _part_for(self, target: Target) -> slice:
-        """The verification images that an artifact is run on."""
-        if target.max_pixels is None:
-            return _ALL
+    def _step(self, target: Target) -> int:
+        """Every which of the verification images an artifact is run on."""
         number, height, width = self._verification.images.shape[:3]
-        most = max(_FEWEST_IMAGES, target.max_pixels // (height * width))
-        return slice(None, None, -(-number // most))
+        if target.max_pixels is None:
+            return 1
+        return -(-number // max(_FEWEST_IMAGES, target.max_pixels // (height * width)))
 
-    def _outputs(self, runner: Runner, part: slice = _ALL) -> dict[str, np.ndarray]:
-        images = self._verification.images[part]
-        return {"": runner.predict(images)} if runner.is_classifier else runner.compute(images)
-
-    def _compare(self, received: dict[str, np.ndarray], part: slice = _ALL) -> Comparison:
-        expected = {name: values[part] for name, values in self._expected.items()}
-        if not self._keras.is_classifier:
-            return compare_features(expected, received)
+    def _compare(self, received: dict[str, np.ndarray], step: int = 1) -> Comparison:
+        expected = {name: values[::step] for name, values in self._expected.items()}
         # An accuracy on other images than those of the other rows would mislead.
-        labels = self._verification.labels if part.step in (None, 1) else None
-        return compare(expected[""], received[""], labels)
+        return compare_outputs(expected, received, self._verification.labels if step == 1 else None)
 
     def _measured(
         self, rows: list[ArtifactReport], keras_path: Path, timing: Timing
     ) -> list[ArtifactReport]:
         """The rows with latency and memory of all artifacts that are kept."""
-        kept = {
+        paths = {
             row.file_name: self._directory / row.file_name if row.file_name else keras_path
             for row in rows
             if not row.disagreements or self._allow
         }
-        names = {str(path): place for place, path in kept.items()}
         height, width = self._model.input_shape[1:3]
         fixed = self._options.batch_size
         measurements = benchmark(
-            list(kept.values()),
+            list(paths.values()),
             # Where it is fixed, nothing else can be timed.
             batch_sizes=(fixed,) if fixed else timing.batch_sizes,
             threads=timing.threads,
             seconds=timing.seconds,
             size=height or width or 224,
         ).measurements
-        found: dict[str | None, list[Measurement]] = {}
-        for measured in measurements:
-            found.setdefault(names[measured.artifact], []).append(measured)
-        return [
-            dataclasses.replace(
-                row,
-                measurements=tuple(
-                    dataclasses.replace(measured, artifact=row.target)
-                    for measured in found.get(row.file_name, ())
-                ),
-            )
-            for row in rows
-        ]
+
+        def measured(row: ArtifactReport) -> ArtifactReport:
+            own = [m for m in measurements if m.artifact == str(paths.get(row.file_name))]
+            renamed = tuple(dataclasses.replace(m, artifact=row.target) for m in own)
+            return dataclasses.replace(row, measurements=renamed)
+
+        return [measured(row) for row in rows]
 
     def _report(self, rows: list[ArtifactReport]) -> ExportReport:
-        calibration = self._calibration
         return ExportReport(
             tuple(rows),
             self.facts,
             dataclasses.asdict(self._options),
-            {} if calibration is None else calibration.summary(),
+            {} if self._calibration is None else self._calibration.summary(),
             self._verification.summary(),
             record.versions(),
             dict(self._refusals),
         )
 
-    def _remove(self, target: Target) -> None:
+    def _remove(self, names: list[str]) -> None:
         """Removes an artifact that was kept when disagreement was allowed."""
-        for name in (target.place(self._options), *target.companions):
-            path = self._directory / name
+        for path in (self._directory / name for name in names):
             if path.is_dir():
                 shutil.rmtree(path)
             else:

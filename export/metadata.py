@@ -7,9 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tensorflow.lite.python import schema_py_generated as schema
-from tensorflow.lite.tools import flatbuffer_utils
-
 from keras_resnet.models.info import ENTRY, FILE_NAME, ModelInfo
 
 #: Entry of an ONNX file: in which order the sides of its images are.
@@ -37,10 +34,11 @@ def into_tflite(model: Any, info: ModelInfo, further: Mapping[str, Any] | None =
 
     `further`: what else is known, by names that `ModelInfo` does not have.
     """
+    from keras_resnet.export.tflite.private import schema
+
     text = json.dumps({**json.loads(info.to_json()), **(further or {})}, ensure_ascii=False)
-    buffer = schema.BufferT()
+    buffer, entry = schema.BufferT(), schema.MetadataT()
     buffer.data = list(text.encode())
-    entry = schema.MetadataT()
     entry.name, entry.buffer = ENTRY.encode(), len(model.buffers)
     model.buffers.append(buffer)
     model.metadata = [*(model.metadata or []), entry]
@@ -48,7 +46,9 @@ def into_tflite(model: Any, info: ModelInfo, further: Mapping[str, Any] | None =
 
 def of_tflite(path: Path) -> ModelInfo:
     """What is in a TFLite file's metadata; nothing if it has none of ours."""
-    return ModelInfo.from_json(json.dumps(entry_of_tflite(flatbuffer_utils.read_model(str(path)))))
+    from keras_resnet.export.tflite.flatbuffer import read
+
+    return ModelInfo.from_json(json.dumps(entry_of_tflite(read(path))))
 
 
 def entry_of_tflite(model: Any) -> dict[str, Any]:

@@ -9,9 +9,9 @@ from typing import Any
 
 import keras
 
-from keras_resnet.export.calibration import ImageSet
-from keras_resnet.export.report.report import ArtifactReport, ExportReport
-from keras_resnet.export.source import ExportOptions
+from keras_resnet.export.images import ImageSet
+from keras_resnet.export.options import ExportOptions
+from keras_resnet.export.report.rows import ArtifactReport, ExportReport
 from keras_resnet.export.targets import Target
 from keras_resnet.models.info import learned_ranges
 from keras_resnet.support.extras import installed_versions
@@ -22,13 +22,8 @@ REPORT_FILE = "export.json"
 
 #: What artifacts depend on.
 _PACKAGES = (
-    "keras-resnets",
-    "keras",
-    "tensorflow",
-    "ai-edge-litert",
-    "tf2onnx",
-    "onnx",
-    "onnxruntime",
+    *("keras-resnets", "keras", "tensorflow"),
+    *("ai-edge-litert", "tf2onnx", "onnx", "onnxruntime"),
 )
 
 

@@ -13,17 +13,15 @@ import numpy as np
 import tensorflow as tf
 
 from keras_resnet.export import metadata
-from keras_resnet.export.source import (
+from keras_resnet.export.images import filled_up, image_array
+from keras_resnet.export.outputs import (
     IMAGE,
     SIGNATURE,
     classifies,
-    filled_up,
-    image_array,
     named_outputs,
     output_names,
     output_ranks,
 )
-from keras_resnet.export.tflite.inspect import dequantize_output, quantize_input
 from keras_resnet.models.info import ModelInfo, get_info
 from keras_resnet.models.saving import load_model
 from keras_resnet.support.cores import usable_cores
@@ -69,7 +67,7 @@ class Runner(ABC):
                 f"Expected a classifier. Received: a model that puts out {', '.join(outputs)}"
             )
         result = self.compute(images, batch_size)[self.outputs[0]]
-        return _softmax(result) if self.outputs == ("logits",) else result
+        return tf.nn.softmax(result).numpy() if self.outputs == ("logits",) else result
 
     def compute(self, images: Any, batch_size: int = 32) -> dict[str, np.ndarray]:
         """All outputs by name, float32, as the artifact gives them.
@@ -92,6 +90,10 @@ class Runner(ABC):
             name: np.concatenate([part[name] for part in parts]).astype(np.float32)
             for name in self.outputs
         }
+
+    def answers(self, images: Any) -> dict[str, np.ndarray]:
+        """What is compared with other runners': of a classifier the probabilities, as `""`."""
+        return {"": self.predict(images)} if self.is_classifier else self.compute(images)
 
     @abstractmethod
     def run(self, batch: np.ndarray) -> dict[str, np.ndarray]:
@@ -162,6 +164,8 @@ class TFLiteRunner(Runner):
         self.info = metadata.of_tflite(path)
 
     def run(self, batch: np.ndarray) -> dict[str, np.ndarray]:
+        from keras_resnet.export.tflite.inspect import dequantize_output, quantize_input
+
         values = self._signature(**{IMAGE: quantize_input(batch, self._input)})
         return {name: dequantize_output(value, self._ends[name]) for name, value in values.items()}
 
@@ -196,6 +200,14 @@ class ONNXRunner(Runner):
         return dict(zip(self.outputs, values, strict=True))
 
 
+#: Of files, by their suffixes; what is none of these is a SavedModel's directory.
+_LOADERS: dict[str, Callable[[Path], Runner]] = {
+    ".keras": lambda file: KerasRunner(load_model(file, compile=False)),
+    ".tflite": TFLiteRunner,
+    ".onnx": ONNXRunner,
+}
+
+
 def load_runner(path: str | os.PathLike[str]) -> Runner:
     """Loads a `.keras`, `.tflite` or `.onnx` file or a SavedModel directory into its runtime.
 
@@ -207,13 +219,8 @@ def load_runner(path: str | os.PathLike[str]) -> Runner:
         ImportError: the runtime is not installed; the message has the pip line.
     """
     found = artifact_path(path)
-    loaders: dict[str, Callable[[Path], Runner]] = {
-        ".keras": lambda file: KerasRunner(load_model(file, compile=False)),
-        ".tflite": TFLiteRunner,
-        ".onnx": ONNXRunner,
-    }
     try:
-        return loaders.get(found.suffix, SavedModelRunner)(found)
+        return _LOADERS.get(found.suffix, SavedModelRunner)(found)
     except ImportError:
         raise
     except Exception as error:
@@ -233,7 +240,7 @@ def artifact_path(path: str | os.PathLike[str]) -> Path:
         ValueError: there is no artifact.
     """
     path = Path(path)
-    if path.suffix in (".keras", ".tflite", ".onnx") and path.is_file():
+    if path.suffix in _LOADERS and path.is_file():
         return path
     repositories = [config.parent for config in path.glob("**/config.pbtxt")]
     services = [file.parent / "models" for file in path.glob("**/inference-service.yaml")]
@@ -257,8 +264,3 @@ def _highest_version(directory: Path) -> Path | None:
             if version != directory and (version / name).exists():
                 return version / name
     return None
-
-
-def _softmax(logits: np.ndarray) -> np.ndarray:
-    exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    return exponentials / exponentials.sum(axis=-1, keepdims=True)

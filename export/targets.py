@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import functools
+import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from keras_resnet.export.comparison import Limits
-from keras_resnet.export.onnx import convert as onnx, inspect as onnx_inspect
-from keras_resnet.export.onnx.half import write_float16
-from keras_resnet.export.onnx.quantize import layer_errors as onnx_layer_errors, write_int8
-from keras_resnet.export.servers import layouts, saved_model, tf_serving
-from keras_resnet.export.source import ExportOptions, ExportSource
-from keras_resnet.export.tflite import convert as tflite, inspect as tflite_inspect
-from keras_resnet.export.tflite.errors import layer_errors as tflite_layer_errors
 from keras_resnet.support.extras import require
 
+if TYPE_CHECKING:
+    import numpy as np
+
+    from keras_resnet.export.model import ExportedModel
+    from keras_resnet.export.options import ExportOptions
+
 #: Writes an artifact to a path.
-Writer = Callable[[ExportSource, Path], None]
+Writer = Callable[["ExportedModel", Path], None]
+
+#: What the writer of SavedModels leaves beside them, for TF Serving.
+BATCHING_CONFIG, MODELS_CONFIG = "batching.config", "models.config"
 
 
 @dataclass(frozen=True)
@@ -52,9 +55,9 @@ class Target:
     companions: tuple[str, ...] = ()
     versioned: bool = False
     max_pixels: int | None = None
-    operators: Callable[[Path], Mapping[str, int]] | None = None
-    float_layers: Callable[[Path], tuple[str, ...]] | None = None
-    layer_errors: Callable[[ExportSource, np.ndarray], Mapping[str, float]] | None = None
+    operators: Callable[[Path], Mapping[str, int]] = lambda path: {}
+    float_layers: Callable[[Path], tuple[str, ...]] = lambda path: ()
+    layer_errors: Callable[[ExportedModel, np.ndarray], Mapping[str, float]] | None = None
 
     def place(self, options: ExportOptions) -> str:
         """Path of the artifact in the export directory."""
@@ -66,55 +69,73 @@ class Target:
             require(module)
 
 
+def _function(place: str, *first: Any) -> Callable[..., Any]:
+    """A function such as `"onnx.half:write_float16"`, whose module is imported when it is called.
+
+    So the table can be read without TensorFlow. `first`: arguments before those of the call.
+    """
+
+    def call(*arguments: Any, **keywords: Any) -> Any:
+        module, _, name = place.partition(":")
+        functions = importlib.import_module(f"keras_resnet.export.{module}")
+        return getattr(functions, name)(*first, *arguments, **keywords)
+
+    return call
+
+
 _EXACT = Limits(max_error=1e-4, min_agreement=1.0, min_cosine=0.9999)
 _HALF = Limits(max_error=1e-2, min_cosine=0.999)
 _INTEGER = Limits(min_agreement=0.95, max_accuracy_drop=0.01, min_cosine=0.95)
 _FEW_PIXELS = 16 * 224 * 224
 _SERVING = ("tensorflow_serving",)
-_LITERT = ("ai_edge_litert",)
 _ONNX = ("tf2onnx", "onnx", "onnxruntime")
 
 
-def _tflite(
-    kind: str,
-    write: Writer,
-    limits: Limits,
-    calibrated: bool = False,
-    max_pixels: int | None = None,
-) -> Target:
+def _integers(package: str, largest: int) -> dict[str, Any]:
+    """What a row says besides if activations are integers too.
+
+    `package` is `"tflite"` or `"onnx"`, `largest` the largest integer that a weight becomes.
+    """
+    return {
+        "limits": _INTEGER,
+        "needs_calibration": True,
+        "float_layers": _function(f"{package}.inspect:float_layers"),
+        "layer_errors": functools.partial(_function("errors:layer_errors"), largest=largest),
+    }
+
+
+def _tflite(kind: str, **further: Any) -> Target:
     """A `.tflite` file with its description as JSON beside it."""
     return Target(
         f"tflite-{kind}",
         f"model-{kind}.tflite",
-        write,
-        limits,
-        _LITERT,
-        calibrated,
+        _function(f"tflite.convert:write_{kind.replace('-', '_')}"),
+        modules=("ai_edge_litert",),
         companions=(f"model-{kind}.json",),
-        max_pixels=max_pixels,
-        operators=tflite_inspect.operators,
-        float_layers=tflite_inspect.float_layers if calibrated else None,
-        layer_errors=tflite_layer_errors if calibrated else None,
+        operators=_function("tflite.inspect:operators"),
+        **further,
     )
 
 
-def _onnx(kind: str, write: Writer, limits: Limits, calibrated: bool = False) -> Target:
+def _onnx(kind: str, writer: str, **further: Any) -> Target:
     return Target(
         f"onnx{kind}",
         f"model{kind}.onnx",
-        write,
-        limits,
-        _ONNX,
-        calibrated,
-        operators=onnx_inspect.operators,
-        float_layers=onnx_inspect.float_layers if calibrated else None,
-        layer_errors=onnx_layer_errors if calibrated else None,
+        _function(f"onnx.{writer}"),
+        modules=_ONNX,
+        operators=_function("onnx.inspect:operators"),
+        **further,
     )
 
 
-def _for_server(name: str, write: Writer, modules: tuple[str, ...]) -> Target:
+def _for_server(server: str, artifact: str, modules: tuple[str, ...]) -> Target:
+    """A folder that a server loads, around a SavedModel or an ONNX file."""
+    name = f"{server}-{artifact}"
+    write = _function(f"servers.layouts:write_{server}", artifact)
     return Target(name, name, write, _EXACT, modules, max_pixels=_FEW_PIXELS)
 
+
+_TFLITE_INT8 = _integers("tflite", 127)
 
 TARGETS = {
     target.name: target
@@ -122,27 +143,27 @@ TARGETS = {
         Target(
             "saved_model",
             "saved_model",
-            saved_model.write,
+            _function("servers.saved_model:write"),
             _EXACT,
             _SERVING,
-            companions=(tf_serving.BATCHING_CONFIG, tf_serving.MODELS_CONFIG),
+            companions=(BATCHING_CONFIG, MODELS_CONFIG),
             versioned=True,
-            operators=saved_model.operators,
+            operators=_function("servers.saved_model:operators"),
         ),
-        _tflite("float32", tflite.write_float32, _EXACT),
-        _tflite("float16", tflite.write_float16, _HALF),
-        _tflite("dynamic", tflite.write_dynamic, _INTEGER),
-        _tflite("int8", tflite.write_int8, _INTEGER, calibrated=True),
-        _tflite("int8-io", tflite.write_int8_io, _INTEGER, calibrated=True),
-        _tflite("uint8-io", tflite.write_uint8_io, _INTEGER, calibrated=True),
+        _tflite("float32", limits=_EXACT),
+        _tflite("float16", limits=_HALF),
+        _tflite("dynamic", limits=_INTEGER),
+        _tflite("int8", **_TFLITE_INT8),
+        _tflite("int8-io", **_TFLITE_INT8),
+        _tflite("uint8-io", **_TFLITE_INT8),
         # LiteRT has no fast kernels for it: a ResNet-50 takes seconds per image.
-        _tflite("int16x8", tflite.write_int16x8, _INTEGER, calibrated=True, max_pixels=_FEW_PIXELS),
-        _onnx("", onnx.write_float32, _EXACT),
-        _onnx("-float16", write_float16, _HALF),
-        _onnx("-int8", write_int8, _INTEGER, calibrated=True),
-        _for_server("triton-onnx", layouts.write_triton_onnx, _ONNX),
-        _for_server("triton-saved_model", layouts.write_triton_saved_model, _SERVING),
-        _for_server("kserve-onnx", layouts.write_kserve_onnx, _ONNX),
-        _for_server("kserve-saved_model", layouts.write_kserve_saved_model, _SERVING),
+        _tflite("int16x8", max_pixels=_FEW_PIXELS, **_TFLITE_INT8),
+        _onnx("", "convert:write_float32", limits=_EXACT),
+        _onnx("-float16", "half:write_float16", limits=_HALF),
+        _onnx("-int8", "quantize:write_int8", **_integers("onnx", 64)),
+        _for_server("triton", "onnx", _ONNX),
+        _for_server("triton", "saved_model", _SERVING),
+        _for_server("kserve", "onnx", _ONNX),
+        _for_server("kserve", "saved_model", _SERVING),
     )
 }

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 import keras
 import numpy as np
 
-from keras_resnet.export.calibration import image_sets
-from keras_resnet.export.comparison import Limits, compare, compare_features, disagreements
+from keras_resnet.export.comparison import Limits, compare_outputs, disagreements
+from keras_resnet.export.images import image_sets
+from keras_resnet.export.model import as_float32
 from keras_resnet.export.record import REPORT_FILE
-from keras_resnet.export.report.report import ArtifactReport
+from keras_resnet.export.report.rows import ArtifactReport
 from keras_resnet.export.runtime import KerasRunner, Runner, artifact_path, load_runner
-from keras_resnet.export.source import as_float32
 from keras_resnet.export.targets import TARGETS
 from keras_resnet.models.saving import load_model
 from keras_resnet.support.files import size_of
@@ -68,22 +68,18 @@ def verify(
             f"Received: {artifact}, which puts out {', '.join(theirs.outputs)}"
         )
     _, chosen = image_sets(ours.input_shape, ours.info, None, images, labels, seed)
-    if ours.is_classifier:
-        expected = ours.predict(chosen.images)
-        comparison = compare(expected, theirs.predict(chosen.images), chosen.labels)
-    else:
-        comparison = compare_features(ours.compute(chosen.images), theirs.compute(chosen.images))
+    expected, received = ours.answers(chosen.images), theirs.answers(chosen.images)
+    comparison = compare_outputs(expected, received, chosen.labels)
     target = target_of(path)
     known = TARGETS.get(target or "")
-    wanted = limits or limits_of(path)
     return ArtifactReport(
         target or Path(artifact).name,
         str(artifact),
         size_of(Path(artifact)),
         comparison,
-        tuple(disagreements(comparison, wanted)),
-        {} if known is None or known.operators is None else known.operators(path),
-        () if known is None or known.float_layers is None else known.float_layers(path),
+        tuple(disagreements(comparison, limits or limits_of(path))),
+        {} if known is None else known.operators(path),
+        () if known is None else known.float_layers(path),
         sha256=fingerprint_of_artifact(Path(artifact)),
     )
 

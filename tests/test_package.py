@@ -43,6 +43,7 @@ def test_tables_and_the_commands_that_print_them_import_no_keras(run_new_python:
 import contextlib, io, sys
 import keras_resnet.data.config, keras_resnet.networks.table, keras_resnet.weights.registry
 import keras_resnet.training.recipes.table
+import keras_resnet.export.targets
 from keras_resnet.cli import main
 for arguments in (["list"], ["info", "resnet50"], ["weights"], ["recipes"], ["--help"]):
     sys.argv[1:] = arguments

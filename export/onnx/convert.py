@@ -8,10 +8,8 @@ transposes or what ONNX has no operator for, another form of equal values is tra
 from __future__ import annotations
 
 import contextlib
-import functools
 import gc
 import os
-import re
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,9 +18,20 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_resnet.export.images import filled_up
 from keras_resnet.export.metadata import into_onnx
-from keras_resnet.export.onnx.fold import fold_scales, replace_input
-from keras_resnet.export.source import BATCH, IMAGE, ExportSource, filled_up
+from keras_resnet.export.model import ExportedModel
+from keras_resnet.export.onnx.fold import fold_scales
+from keras_resnet.export.onnx.graph import (
+    KERNEL_OPERATORS,
+    constants_of,
+    inferred,
+    layer_of,
+    onnx,
+    replace_input,
+)
+from keras_resnet.export.outputs import BATCH, IMAGE
+from keras_resnet.export.tracing import CONVOLUTION, traced_as
 from keras_resnet.support.extras import require
 from keras_resnet.support.quiet import quiet
 
@@ -31,20 +40,14 @@ from keras_resnet.support.quiet import quiet
 #: with 13.
 OPSET = 17
 
-#: What TensorFlow takes as the name of a scope.
-_SCOPE = re.compile(r"[A-Za-z0-9.][A-Za-z0-9_.\-]*")
 
-#: Operators that multiply with a kernel; the kernel is their second input.
-KERNEL_OPERATORS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
-
-
-def write_float32(source: ExportSource, path: Path) -> None:
+def write_float32(exported: ExportedModel, path: Path) -> None:
     """Writes a float32 ONNX file; see `finish` for what holds of it."""
-    finish(float_model(source), source, path)
+    finish(float_model(exported), exported, path)
 
 
-def float_model(source: ExportSource) -> Any:
-    """The source's network as a float32 `onnx.ModelProto`.
+def float_model(exported: ExportedModel) -> Any:
+    """The network as a float32 `onnx.ModelProto`.
 
     BatchNormalization is folded into the convolution before it. In the layout NHWC there is one
     transpose per image or feature map that goes in or out, in NCHW none; a `Flatten` of more than
@@ -54,56 +57,57 @@ def float_model(source: ExportSource) -> Any:
     Raises:
         ValueError: the network needs an operator that ONNX does not have.
     """
-    onnx = require("onnx")
-    content = source.cached("float.onnx", lambda: _float_model(source).SerializeToString())
+    content = exported.cached("float.onnx", lambda: _float_model(exported).SerializeToString())
     return onnx.ModelProto.FromString(content)
 
 
-def _float_model(source: ExportSource) -> Any:
-    onnx = require("onnx")
-    proto = _converted(source)
-    missing = sorted({node.op_type for node in proto.graph.node if not _is_standard(onnx, node)})
+def _float_model(exported: ExportedModel) -> Any:
+    proto = _converted(exported)
+    missing = {
+        node.op_type
+        for node in proto.graph.node
+        if not onnx.defs.has(node.op_type, OPSET, node.domain)
+    }
     if missing:
         raise ValueError(
             "Expected a network that ONNX's own operators can express. "
-            f"Received: one that needs {', '.join(missing)}"
+            f"Received: one that needs {', '.join(sorted(missing))}"
         )
-    if source.options.batch_size is None:
+    if exported.options.batch_size is None:
         for value in (*proto.graph.input, *proto.graph.output):
             value.type.tensor_type.shape.dim[0].dim_param = BATCH
     _name_after_layers(proto)
-    proto = _inferred(proto)
+    proto = inferred(proto)
     _remove_empty_reshapes(proto)
     proto = _optimized(proto)
     fold_scales(proto)
     return proto
 
 
-def finish(proto: Any, source: ExportSource, path: Path) -> None:
+def finish(proto: Any, exported: ExportedModel, path: Path) -> None:
     """Completes an ONNX model, proves that it can be used, and writes it.
 
-    Its input is called `image` and its outputs as the source says; the batch dimension is `batch`
+    Its input is called `image` and its outputs as `exported` says; the batch dimension is `batch`
     unless the options fix it. All shapes are inferred, strictly; `onnx.checker` accepts it; ONNX
     Runtime has loaded it. It carries what the model knows about itself.
 
     Args:
         proto: the `onnx.ModelProto`; it is changed.
-        source: what it was made from.
+        exported: what it was made from.
         path: the file to write.
 
     Raises:
         ValueError: the model cannot be used; the message has the cause.
     """
-    onnx = require("onnx")
-    proto = _inferred(proto)
-    layout = source.options.layout
+    proto = inferred(proto)
+    layout = exported.options.layout
     proto.producer_name, proto.producer_version = "keras_resnet", ""
     proto.doc_string = (
         f"`{IMAGE}`: RGB pixels in [0, 255], {layout}; the graph normalises them itself. "
-        f"Outputs: {', '.join(source.outputs)}."
+        f"Outputs: {', '.join(exported.outputs)}."
     )
-    proto.graph.name = source.model.name
-    into_onnx(proto, source.info, source.options.layout)
+    proto.graph.name = exported.model.name
+    into_onnx(proto, exported.info, exported.options.layout)
     content = proto.SerializeToString()
     try:
         onnx.checker.check_model(proto, full_check=True)
@@ -111,53 +115,46 @@ def finish(proto: Any, source: ExportSource, path: Path) -> None:
     except Exception as error:
         # The checker's and the runtime's errors have bases of their own.
         raise ValueError(
-            f"Expected a network that ONNX Runtime can run. Received: {source.model.name!r}: "
+            f"Expected a network that ONNX Runtime can run. Received: {exported.model.name!r}: "
             f"{error}"
         ) from error
     path.write_bytes(content)
 
 
-def session(model: Any, optimized: bool = True) -> Any:
+def session(model: Any, optimized_path: Path | None = None) -> Any:
     """An ONNX Runtime session on the CPU.
 
     Args:
         model: a serialized model, or the path of one.
-        optimized: whether ONNX Runtime may fuse operators.
+        optimized_path: where the model goes as ONNX Runtime has optimized it before it thinks of
+            any processor.
     """
     onnxruntime = require("onnxruntime")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    if not optimized:
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    if optimized_path is not None:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+        options.optimized_model_filepath = str(optimized_path)
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
-def layer_of(name: str) -> str:
-    """The Keras layer that a node or a tensor of our graphs is named after."""
-    return name.partition("/")[0]
+def input_batches(exported: ExportedModel, images: Any, size: int) -> Iterator[Any]:
+    """Images `(n, height, width, channels)` in batches as an artifact takes them.
 
-
-def input_batches(source: ExportSource, images: Any, size: int) -> Iterator[Any]:
-    """Images in batches as an artifact of the source takes them.
-
-    Args:
-        source: says the layout and, maybe, the only batch size.
-        images: float32 `(n, height, width, channels)`.
-        size: images in a batch, where the options do not fix it. A last batch that is smaller than
-            a fixed size is filled up with its last image.
+    `size` holds where the options do not fix it; the last batch of a fixed size is filled up.
     """
-    fixed = source.options.batch_size
+    fixed = exported.options.batch_size
     for start in range(0, len(images), fixed or size):
         batch = filled_up(images[start : start + (fixed or size)], fixed)
-        yield batch.transpose(0, 3, 1, 2).copy() if source.options.layout == "NCHW" else batch
+        yield batch.transpose(0, 3, 1, 2).copy() if exported.options.layout == "NCHW" else batch
 
 
-def _converted(source: ExportSource) -> Any:
-    """What tf2onnx makes of the source."""
+def _converted(exported: ExportedModel) -> Any:
+    """What tf2onnx makes of the traced network."""
     tf2onnx = require("tf2onnx")
-    frozen, names, maps = _frozen(source)
+    frozen, names, maps = _frozen(exported)
     inputs, outputs = list(names)[:1], list(names)[1:]
-    channels_first = source.options.layout == "NCHW"
+    channels_first = exported.options.layout == "NCHW"
     # Graphs are cycles of few objects with large constants, which Python is slow to look for.
     gc.collect()
     with quiet(), _without_copies():
@@ -174,18 +171,18 @@ def _converted(source: ExportSource) -> Any:
     return proto
 
 
-def _frozen(source: ExportSource) -> tuple[Any, dict[str, str], list[str]]:
+def _frozen(exported: ExportedModel) -> tuple[Any, dict[str, str], list[str]]:
     """The traced network as a GraphDef, the names of its ends, and which of these are maps.
 
     The names are tensor -> name in ONNX, the image first.
     """
     tf2onnx = require("tf2onnx")
-    function = tf.function(source.serving_function(), input_signature=[source.input_spec])
-    with _forms_for_onnx(source.model):
+    function = tf.function(exported.serving_function(), input_signature=[exported.input_spec])
+    with traced_as(exported.model, _FORMS):
         concrete = function.get_concrete_function()
     # Flattened, a dict's values are in the order of its sorted keys.
-    ends = dict(zip(sorted(source.outputs), concrete.outputs, strict=True))
-    names = {f"{IMAGE}:0": IMAGE, **{ends[name].name: name for name in source.outputs}}
+    ends = dict(zip(sorted(exported.outputs), concrete.outputs, strict=True))
+    names = {f"{IMAGE}:0": IMAGE, **{ends[name].name: name for name in exported.outputs}}
     maps = [value.name for value in ends.values() if value.shape.rank == 4]
     with quiet():
         # Not `tf2onnx.convert.from_function`: it makes graph inputs of the constants that layers
@@ -211,47 +208,6 @@ def _without_copies() -> Iterator[None]:
             del os.environ[name]
         else:
             os.environ[name] = before
-
-
-@contextlib.contextmanager
-def _forms_for_onnx(model: keras.Model) -> Iterator[None]:
-    """Lets layers be traced in the form that suits ONNX, under their own names.
-
-    For the moment, `call` of every layer is another function; the values are the same.
-    """
-    layers = [layer for layer in model._flatten_layers() if not isinstance(layer, keras.Model)]
-    before = [(layer, vars(layer).get("call")) for layer in layers]
-    try:
-        for layer in layers:
-            object.__setattr__(layer, "call", _traced_call(layer))
-        yield
-    finally:
-        for layer, call in before:
-            if call is None:
-                object.__delattr__(layer, "call")
-            else:
-                object.__setattr__(layer, "call", call)
-
-
-def _traced_call(layer: keras.Layer) -> Callable[..., Any]:
-    forms = (
-        (keras.layers.GroupNormalization, _group_normalization),
-        (keras.layers.Conv2D, _convolution),
-        (keras.layers.Flatten, _flatten),
-    )
-    # Not of subclasses, which may compute something else.
-    found = [form for kind, form in forms if type(layer) is kind]
-    original = functools.partial(found[0], layer, layer.call) if found else layer.call
-
-    @functools.wraps(layer.call)
-    def call(*args: Any, **keywords: Any) -> Any:
-        if not _SCOPE.fullmatch(layer.name):
-            return original(*args, **keywords)
-        # With a slash at its end, a scope is taken as it is: without numbers, without parents.
-        with tf.name_scope(f"{layer.name}/"):
-            return original(*args, **keywords)
-
-    return call
 
 
 def _group_normalization(layer: keras.Layer, call: Callable[..., Any], x: Any) -> Any:
@@ -282,30 +238,17 @@ def _group_normalization(layer: keras.Layer, call: Callable[..., Any], x: Any) -
     return tf.transpose(normal, (0, 2, 3, 1))
 
 
-def _convolution(layer: keras.Layer, call: Callable[..., Any], x: Any) -> Any:
-    """Without the XLA function that Keras computes a grouped convolution in on the CPU."""
-    if layer.groups == 1 or layer.data_format != "channels_last":
-        return call(x)
-    x = tf.nn.conv2d(
-        x,
-        tf.convert_to_tensor(layer.kernel),
-        list(layer.strides),
-        layer.padding.upper(),
-        dilations=list(layer.dilation_rate),
-    )
-    if layer.use_bias:
-        x += tf.convert_to_tensor(layer.bias)
-    return x if layer.activation is None else layer.activation(x)
-
-
 def _flatten(layer: keras.Layer, call: Callable[..., Any], x: Any) -> Any:
     """Without computing the shape where it is known."""
     known = x.shape[1:].is_fully_defined() and layer.data_format == "channels_last"
     return tf.reshape(x, (-1, x.shape[1:].num_elements())) if known else call(x)
 
 
-def _is_standard(onnx: Any, node: Any) -> bool:
-    return onnx.defs.has(node.op_type, OPSET, node.domain)
+_FORMS = (
+    CONVOLUTION,
+    (keras.layers.GroupNormalization, _group_normalization),
+    (keras.layers.Flatten, _flatten),
+)
 
 
 def _name_after_layers(proto: Any) -> None:
@@ -313,7 +256,7 @@ def _name_after_layers(proto: Any) -> None:
 
     tf2onnx numbers the convolutions that it makes anew; the kernels keep their layers' names.
     """
-    constants = {value.name for value in proto.graph.initializer}
+    constants = constants_of(proto)
     taken: set[str] = set()
     for node in proto.graph.node:
         if node.op_type in KERNEL_OPERATORS and node.input[1] in constants:
@@ -324,16 +267,6 @@ def _name_after_layers(proto: Any) -> None:
             # It carries the name of the layer that it was moved past.
             node.name = f"Transpose_{len(taken)}"
         taken.add(node.name)
-
-
-def _inferred(proto: Any) -> Any:
-    """The model with the shapes of all tensors inferred anew.
-
-    Those that converters write carry their own names for the batch dimension.
-    """
-    onnx = require("onnx")
-    del proto.graph.value_info[:]
-    return onnx.shape_inference.infer_shapes(proto, strict_mode=True, data_prop=True)
 
 
 def _remove_empty_reshapes(proto: Any) -> None:
@@ -363,20 +296,10 @@ def _dims(value: Any) -> list[int | None]:
 
 
 def _optimized(proto: Any) -> Any:
-    """What ONNX Runtime makes of the model before it thinks of any processor.
-
-    It makes `Gemm` of a product and a sum, and pads in the pooling rather than before it.
-    """
-    onnx, onnxruntime = require("onnx"), require("onnxruntime")
+    """With `Gemm` for a product and a sum, and padding in the pooling rather than before it."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "optimized.onnx")
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
-        options.optimized_model_filepath = str(path)
-        onnxruntime.InferenceSession(
-            proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
+        session(proto.SerializeToString(), path)
         optimized = onnx.load(path)
     # It declares every domain of operators that it knows.
     used = {node.domain for node in optimized.graph.node}

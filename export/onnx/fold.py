@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from keras_resnet.support.extras import require
+from keras_resnet.export.onnx.graph import constants_of, onnx, replace_input
 
 
 def fold_scales(proto: Any) -> None:
@@ -17,8 +16,8 @@ def fold_scales(proto: Any) -> None:
     A convolution pads with zeros, which stay zeros: the values are the same. What is subtracted
     before has to stay: padding is no mean.
     """
-    onnx, graph = require("onnx"), proto.graph
-    constants = {value.name: value for value in graph.initializer}
+    graph = proto.graph
+    constants = constants_of(proto)
     uses = Counter(name for node in graph.node for name in node.input)
     uses.update(value.name for value in graph.output)
     users = {name: node for node in graph.node for name in node.input}
@@ -58,12 +57,5 @@ def _to_convolution(node: Any, users: dict[str, Any]) -> list[Any]:
 
 
 def _attribute(node: Any, name: str) -> Any:
-    onnx = require("onnx")
     found = [onnx.helper.get_attribute_value(item) for item in node.attribute if item.name == name]
     return found[0] if found else None
-
-
-def replace_input(nodes: Sequence[Any], old: str, new: str) -> None:
-    """Lets every node take in the tensor `new` in the place of `old`."""
-    for node in nodes:
-        node.input[:] = [new if name == old else name for name in node.input]

@@ -6,11 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 
-from keras_resnet.export.onnx.convert import finish, float_model, input_batches, layer_of, session
-from keras_resnet.export.source import IMAGE, ExportSource
+from keras_resnet.export.model import ExportedModel
+from keras_resnet.export.onnx.convert import finish, float_model, input_batches, session
+from keras_resnet.export.onnx.graph import ELEMENTWISE, group_norms, layer_of, onnx, replace_input
+from keras_resnet.export.outputs import IMAGE
 from keras_resnet.support.extras import require
 
 #: The largest float16 number.
@@ -19,10 +20,8 @@ _LARGEST = float(np.finfo(np.float16).max)
 #: Images that are looked at for activations that overflow.
 _IMAGES = 2
 
-_ELEMENTWISE = ("Add", "Sub", "Mul", "Div")
 
-
-def write_float16(source: ExportSource, path: Path) -> None:
+def write_float16(exported: ExportedModel, path: Path) -> None:
     """Writes an ONNX file whose weights and activations are float16.
 
     Input and output stay float32, and so does what float16 is too narrow for: the normalisation of
@@ -34,9 +33,9 @@ def write_float16(source: ExportSource, path: Path) -> None:
     """
     float16 = require("onnxruntime.transformers.float16")
     onnx_model = require("onnxruntime.transformers.onnx_model")
-    proto = float_model(source)
-    kept = set(_kept_nodes(proto, source))
-    _refuse_overflow(proto, kept, source)
+    proto = float_model(exported)
+    kept = set(_kept_nodes(proto, exported))
+    _refuse_overflow(proto, kept, exported)
     half = float16.convert_float_to_float16(
         proto,
         keep_io_types=True,
@@ -49,16 +48,14 @@ def write_float16(source: ExportSource, path: Path) -> None:
     model.remove_cascaded_cast_nodes()
     model.topological_sort()
     _drop_idle_casts(half)
-    finish(half, source, path)
+    finish(half, exported, path)
 
 
-def _kept_nodes(proto: Any, source: ExportSource) -> Iterator[str]:
+def _kept_nodes(proto: Any, exported: ExportedModel) -> Iterator[str]:
     """Names of the nodes that stay float32, besides softmax."""
-    kinds = (keras.layers.GroupNormalization, keras.layers.LayerNormalization)
-    layers = {layer.name for layer in source.model._flatten_layers() if isinstance(layer, kinds)}
-    pixels = {IMAGE}
+    layers, pixels = group_norms(exported.model), {IMAGE}
     for node in proto.graph.node:
-        if node.op_type in _ELEMENTWISE and pixels.intersection(node.input):
+        if node.op_type in ELEMENTWISE and pixels.intersection(node.input):
             pixels.update(node.output)
             yield node.name
         elif layer_of(node.name) in layers:
@@ -78,7 +75,6 @@ def _drop_repeated_casts(proto: Any) -> None:
 
 def _drop_idle_casts(proto: Any) -> None:
     """Drops casts from float32 to float32, which are left where two casts were one too many."""
-    onnx = require("onnx")
     graph = proto.graph
     del graph.value_info[:]
     inferred = onnx.shape_inference.infer_shapes(proto, strict_mode=True).graph
@@ -92,63 +88,55 @@ def _drop_idle_casts(proto: Any) -> None:
         graph.node.remove(cast)
         # An output keeps its name, and what computes it takes that name.
         old, new = (before, after) if after in outputs else (after, before)
+        replace_input(graph.node, old, new)
         for node in graph.node:
-            node.input[:] = [new if name == old else name for name in node.input]
             node.output[:] = [new if name == old else name for name in node.output]
 
 
-def _refuse_overflow(proto: Any, kept: set[str], source: ExportSource) -> None:
+def _refuse_overflow(proto: Any, kept: set[str], exported: ExportedModel) -> None:
     """Refuses weights and activations that float16 has no numbers for."""
-    onnx = require("onnx")
     weights = {
         value.name: float(np.abs(onnx.numpy_helper.to_array(value)).max(initial=0))
         for value in proto.graph.initializer
         if value.data_type == onnx.TensorProto.FLOAT
     }
-    halves = [node for node in proto.graph.node if node.name not in kept]
-    halves = [node for node in halves if node.op_type != "Softmax"]
+    halves = [
+        node for node in proto.graph.node if node.name not in kept and node.op_type != "Softmax"
+    ]
     for node in halves:
-        peak = max((weights.get(name, 0.0) for name in node.input), default=0.0)
-        if not peak <= _LARGEST:
-            raise ValueError(_message("weights", node, peak))
-    peaks = _activation_peaks(proto, [name for node in halves for name in node.output], source)
+        _check("weights", node, max((weights.get(name, 0.0) for name in node.input), default=0.0))
+    peaks = _activation_peaks(proto, [name for node in halves for name in node.output], exported)
     for node in halves:
-        peak = max(peaks.get(name, 0.0) for name in node.output)
-        if not peak <= _LARGEST:
-            raise ValueError(_message("activations", node, peak))
+        _check("activations", node, max(peaks.get(name, 0.0) for name in node.output))
 
 
-def _message(what: str, node: Any, peak: float) -> str:
-    return (
-        f"Expected {what} of at most {_LARGEST:g}, the largest float16 number. Received: {peak:g} "
-        f"in the layer {layer_of(node.name)!r}. Export in float32, or scale that layer down"
-    )
+def _check(what: str, node: Any, peak: float) -> None:
+    if not peak <= _LARGEST:
+        raise ValueError(
+            f"Expected {what} of at most {_LARGEST:g}, the largest float16 number. "
+            f"Received: {peak:g} in the layer {layer_of(node.name)!r}. Export in float32, or scale "
+            "that layer down"
+        )
 
 
-def _activation_peaks(proto: Any, tensors: list[str], source: ExportSource) -> dict[str, float]:
+def _activation_peaks(proto: Any, tensors: list[str], exported: ExportedModel) -> dict[str, float]:
     """The largest absolute value of each float tensor on a few images."""
-    onnx = require("onnx")
-    probe = onnx.ModelProto()
-    probe.CopyFrom(onnx.shape_inference.infer_shapes(proto))
-    outputs = {value.name for value in probe.graph.output}
-    floats = [
+    probe = onnx.shape_inference.infer_shapes(proto)
+    wanted = set(tensors) - {value.name for value in probe.graph.output}
+    probe.graph.output.extend(
         value
         for value in probe.graph.value_info
-        if value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
-    ]
-    wanted = set(tensors)
-    probe.graph.output.extend(
-        value for value in floats if value.name in wanted and value.name not in outputs
+        if value.name in wanted and value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
     )
-    images = source.calibration
+    images = exported.calibration
     if images is None:
-        height, width, channels = source.model.input_shape[1:]
+        height, width, channels = exported.model.input_shape[1:]
         shape = (_IMAGES, height or 64, width or 64, channels)
         images = np.random.default_rng(0).uniform(0, 255, shape).astype(np.float32)
     running = session(probe.SerializeToString())
     names = [value.name for value in probe.graph.output]
     peaks: dict[str, float] = {}
-    for batch in input_batches(source, images[:_IMAGES], 1):
+    for batch in input_batches(exported, images[:_IMAGES], 1):
         for name, value in zip(names, running.run(names, {IMAGE: batch}), strict=True):
             # NaN is no overflow of float16: float32 has it as well.
             peak = float(np.nan_to_num(np.abs(value), posinf=np.inf).max(initial=0))

@@ -6,8 +6,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from keras_resnet.export.onnx.convert import KERNEL_OPERATORS, layer_of
-from keras_resnet.support.extras import require
+from keras_resnet.export.onnx.graph import KERNEL_OPERATORS, layer_of, onnx
 
 
 def operators(path: Path) -> dict[str, int]:
@@ -39,4 +38,4 @@ def float_layers(path: Path) -> tuple[str, ...]:
 
 
 def _nodes(path: Path) -> list[Any]:
-    return list(require("onnx").load(path, load_external_data=False).graph.node)
+    return list(onnx.load(path, load_external_data=False).graph.node)

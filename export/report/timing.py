@@ -76,6 +76,19 @@ class Measurement:
         """At the median."""
         return 1000 * self.batch_size / self.p50_ms
 
+    def cells(self) -> tuple[str, ...]:
+        """A row of a table with the columns `SPEED_COLUMNS`; a shorter one if it could not run."""
+        head = (self.artifact, str(self.batch_size), str(self.threads or "all"))
+        if self.error is not None:
+            return (*head, f"not run: {self.error}")
+        times = (self.p50_ms, self.p90_ms, self.p99_ms)
+        latencies = ("–" if ms is None else f"{ms:.2f} ms" for ms in times)
+        memory = f"{self.peak_memory / 1e6:,.0f} MB"
+        return (*head, *latencies, f"{self.images_per_second:,.0f}", memory)
+
+
+SPEED_COLUMNS = ("artifact", "batch", "threads", "p50", "p90", "p99", "images/s", "memory")
+
 
 @dataclass(frozen=True)
 class BenchmarkReport:
@@ -96,28 +109,17 @@ class BenchmarkReport:
 
     def to_dict(self) -> dict[str, Any]:
         """As plain data for JSON; what could not be measured is `None`."""
-        rows = []
-        for row in self.measurements:
-            values = dataclasses.asdict(row) | {"ratio": self.ratio(row)}
-            numbers = {k: None if v != v else v for k, v in values.items()}
-            rows.append(numbers)
-        return {"measurements": rows}
+        rows = [dataclasses.asdict(row) | {"ratio": self.ratio(row)} for row in self.measurements]
+        # What is not equal to itself is NaN.
+        return {"measurements": [{k: v if v == v else None for k, v in x.items()} for x in rows]}
 
     def to_table(self) -> Table:
         """For a terminal."""
-        columns = ("artifact", "batch", "threads", "p50", "p90", "p99", "images/s", "memory", "×")
         # Paths may be long, and figures are what the table is for.
-        table = terminal.table(columns, wrap=("artifact",))
+        table = terminal.table((*SPEED_COLUMNS, "×"), wrap=("artifact",))
         for row in self.measurements:
-            cells: tuple[str, ...] = (row.artifact, str(row.batch_size), str(row.threads or "all"))
-            if row.error is None:
-                p99 = "–" if row.p99_ms is None else f"{row.p99_ms:.2f} ms"
-                cells += (f"{row.p50_ms:.2f} ms", f"{row.p90_ms:.2f} ms", p99)
-                cells += (f"{row.images_per_second:,.0f}", f"{row.peak_memory / 1e6:,.0f} MB")
-                cells += (f"{self.ratio(row):.3f}",)
-            else:
-                cells += (f"not run: {row.error}",)
-            table.add_row(*cells)
+            ratio = () if row.error is not None else (f"{self.ratio(row):.3f}",)
+            table.add_row(*row.cells(), *ratio)
         return table
 
 
@@ -171,7 +173,9 @@ def benchmark(
             workers = {}
             for name, path in paths.items():
                 progress(f"loading {name}", len(rows) / (len(cells) * len(paths)))
-                workers[name] = stack.enter_context(_worker(path, count, size))
+                workers[name] = _Worker(path, count, size)
+                stack.callback(workers[name].end)
+                workers[name].wait()
             for batch in batch_sizes:
                 progress(f"batch {batch}", len(rows) / (len(cells) * len(paths)))
                 rows += _measure(workers, batch, count, seconds)
@@ -183,54 +187,51 @@ def benchmark(
 class _Worker:
     """A process with an artifact; `failure` says why it has none."""
 
-    def __init__(self, process: subprocess.Popen[str]) -> None:
-        self._process = process
-        self.failure: str | None = self._receive().get("error")
+    def __init__(self, path: Path, threads: int, size: int) -> None:
+        script = Path(__file__).with_name("timing_worker.py")
+        self._process = subprocess.Popen(
+            # Without the folder of the script on the path, whose modules may hide others.
+            [sys.executable, "-P", str(script), str(path), str(threads), str(size)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "KERAS_BACKEND": "tensorflow"},
+        )
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._requests, self._answers = self._process.stdin, self._process.stdout
+        self.failure: str | None = None
+
+    def wait(self) -> None:
+        """Until the artifact is loaded, or is known not to be."""
+        self.failure = self._receive().get("error")
 
     def time(self, batch: int, seconds: float, warm_up: int) -> dict[str, Any]:
         """`seconds` of each call and `peak_memory`, or an `error`."""
         if self.failure is not None:
             return {"error": self.failure}
         request = {"batch": batch, "seconds": seconds, "warm_up": warm_up}
-        assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.write(json.dumps(request) + "\n")
-            self._process.stdin.flush()
+            self._requests.write(json.dumps(request) + "\n")
+            self._requests.flush()
         return self._receive()
 
     def _receive(self) -> dict[str, Any]:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
+        line = self._answers.readline()
         if not line:
             self.failure = f"its process ended with exit code {self._process.wait()}"
             return {"error": self.failure}
         answer: dict[str, Any] = json.loads(line)
         return answer
 
-
-@contextlib.contextmanager
-def _worker(path: Path, threads: int, size: int) -> Iterator[_Worker]:
-    script = Path(__file__).with_name("timing_worker.py")
-    # Without the folder of the script in front, in which `onnx.py` is another module.
-    command = [sys.executable, "-P", str(script), str(path), str(threads), str(size)]
-    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "KERAS_BACKEND": "tensorflow"}
-    process = subprocess.Popen(
-        command,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        env=environment,
-    )
-    try:
-        yield _Worker(process)
-    finally:
-        process.kill()
-        process.wait()
-        for pipe in (process.stdin, process.stdout):
-            if pipe is not None:
-                with contextlib.suppress(BrokenPipeError):
-                    pipe.close()
+    def end(self) -> None:
+        """Ends the process."""
+        self._process.kill()
+        self._process.wait()
+        self._answers.close()
+        with contextlib.suppress(BrokenPipeError):
+            self._requests.close()
 
 
 def _measure(
@@ -239,12 +240,10 @@ def _measure(
     times: dict[str, list[float]] = {name: [] for name in workers}
     # The first calls do not count; they show who can take such a batch.
     answers = {name: worker.time(batch, 0.0, _WARM_UP) for name, worker in workers.items()}
-
-    def wants_more(name: str) -> bool:
-        return "error" not in answers[name] and sum(times[name]) < seconds
-
-    while wanting := [name for name in workers if wants_more(name)]:
-        for name in wanting:
+    while able := [
+        name for name in workers if "error" not in answers[name] and sum(times[name]) < seconds
+    ]:
+        for name in able:
             answers[name] = workers[name].time(batch, _TURN, 0)
             times[name] += answers[name].get("seconds", [])
     for name, answer in answers.items():
@@ -252,15 +251,7 @@ def _measure(
             yield Measurement(name, batch, threads, error=answer["error"])
             continue
         milliseconds = 1000 * np.asarray(times[name])
+        calls, peak = len(milliseconds), answer["peak_memory"]
         p50, p90, p99 = (float(value) for value in np.percentile(milliseconds, (50, 90, 99)))
-        enough = len(milliseconds) >= _CALLS_FOR_P99
-        yield Measurement(
-            name,
-            batch,
-            threads,
-            len(milliseconds),
-            p50,
-            p90,
-            p99 if enough else None,
-            answer["peak_memory"],
-        )
+        last = p99 if calls >= _CALLS_FOR_P99 else None
+        yield Measurement(name, batch, threads, calls, p50, p90, last, peak)

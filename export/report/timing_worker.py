@@ -13,14 +13,15 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-#: Makes a call of the artifact for so many images.
-Call = Callable[[int], Callable[[], Any]]
+#: Shape and type of an artifact's input, and what makes a call of it for pixels. Sides of the shape
+#: that are open are None, -1 or a name.
+Loaded = tuple[Sequence[Any], Any, Callable[[np.ndarray], Callable[[], Any]]]
 
 
 def main() -> None:
@@ -38,21 +39,22 @@ def main() -> None:
         answer({"error": " ".join(f"{type(error).__name__}: {error}".split())})
 
     try:
-        call = _load(artifact, threads, size)
+        shape, dtype, prepare = _load(artifact, threads)
     except Exception as error:
         fail(error)
         return
     answer({"loaded": True})
     for line in sys.stdin:
         try:
-            answer(_timed(call, **json.loads(line)))
+            request = json.loads(line)
+            call = prepare(_pixels(shape, request["batch"], dtype, size))
+            answer(_timed(call, request["seconds"], request["warm_up"]))
         except Exception as error:
             fail(error)
 
 
-def _timed(prepare: Call, batch: int, seconds: float, warm_up: int) -> dict[str, Any]:
+def _timed(call: Callable[[], Any], seconds: float, warm_up: int) -> dict[str, Any]:
     """Seconds of every call, for at least `seconds` altogether and at least one call."""
-    call = prepare(batch)
     for _ in range(warm_up):
         call()
     times: list[float] = []
@@ -77,41 +79,38 @@ def _peak_memory() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def _load(artifact: Path, threads: int, size: int) -> Call:
+def _pixels(shape: Sequence[Any], batch: int, dtype: Any, size: int) -> np.ndarray:
+    """Random pixels for an input `(batch, …)`, whose open sides are `size`."""
+    fixed, *sides = (side if isinstance(side, int) and side > 0 else None for side in shape)
+    if fixed not in (None, batch):
+        raise ValueError(f"it takes batches of {fixed} only")
+    sizes = (batch, *(side or size for side in sides))
+    values = np.random.default_rng(0).integers(0, 256, sizes)
+    return (values - 128 if dtype == np.int8 else values).astype(dtype)
+
+
+def _load(artifact: Path, threads: int) -> Loaded:
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     if artifact.suffix == ".tflite":
-        return _load_tflite(artifact, threads, size)
+        return _load_tflite(artifact, threads or usable or 1)
     if artifact.suffix == ".onnx":
-        return _load_onnx(artifact, threads, size)
+        return _load_onnx(artifact, threads or usable or 1)
     import tensorflow as tf
 
     if threads:
         tf.config.threading.set_intra_op_parallelism_threads(threads)
         tf.config.threading.set_inter_op_parallelism_threads(1)
-    if artifact.suffix == ".keras":
-        return _load_keras(artifact, size)
-    return _load_saved_model(artifact, size)
+    return _load_keras(artifact) if artifact.suffix == ".keras" else _load_saved_model(artifact)
 
 
-def _pixels(shape: tuple[int | None, ...], batch: int, dtype: Any, size: int) -> np.ndarray:
-    """Random pixels for an input `(batch, …)`, whose open sides are `size`."""
-    sides = [side if isinstance(side, int) and side > 0 else size for side in shape[1:]]
-    fixed = shape[0] if isinstance(shape[0], int) and shape[0] > 0 else None
-    if fixed not in (None, batch):
-        raise ValueError(f"it takes batches of {fixed} only")
-    values = np.random.default_rng(0).integers(0, 256, (batch, *sides))
-    return (values - 128 if dtype == np.int8 else values).astype(dtype)
-
-
-def _load_tflite(artifact: Path, threads: int, size: int) -> Call:
+def _load_tflite(artifact: Path, threads: int) -> Loaded:
     from ai_edge_litert.interpreter import Interpreter
 
-    interpreter = Interpreter(str(artifact), num_threads=threads or _cores())
+    interpreter = Interpreter(str(artifact), num_threads=threads)
     (entry,) = interpreter.get_input_details()
-    shape = tuple(int(side) for side in entry["shape_signature"])
     outputs = [detail["index"] for detail in interpreter.get_output_details()]
 
-    def call(batch: int) -> Callable[[], Any]:
-        pixels = _pixels(shape, batch, entry["dtype"], size)
+    def prepare(pixels: np.ndarray) -> Callable[[], Any]:
         if tuple(interpreter.get_input_details()[0]["shape"]) != pixels.shape:
             interpreter.resize_tensor_input(entry["index"], pixels.shape)
         interpreter.allocate_tensors()  # Does nothing if there is nothing to do.
@@ -123,14 +122,14 @@ def _load_tflite(artifact: Path, threads: int, size: int) -> Call:
 
         return run
 
-    return call
+    return entry["shape_signature"].tolist(), entry["dtype"], prepare
 
 
-def _load_onnx(artifact: Path, threads: int, size: int) -> Call:
+def _load_onnx(artifact: Path, threads: int) -> Loaded:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads or _cores()
+    options.intra_op_num_threads = threads
     # Idle threads would keep a core busy while other artifacts are timed.
     options.add_session_config_entry("session.intra_op.allow_spinning", "1")
     options.add_session_config_entry("session.force_spinning_stop", "1")
@@ -140,33 +139,24 @@ def _load_onnx(artifact: Path, threads: int, size: int) -> Call:
     (entry,) = session.get_inputs()
     name = entry.type.removeprefix("tensor(").removesuffix(")")
     dtype = np.dtype({"float": "float32", "double": "float64"}.get(name, name))
-
-    def call(batch: int) -> Callable[[], Any]:
-        pixels = _pixels(tuple(entry.shape), batch, dtype, size)
-        return lambda: session.run(None, {entry.name: pixels})
-
-    return call
+    return entry.shape, dtype, lambda pixels: lambda: session.run(None, {entry.name: pixels})
 
 
-def _load_saved_model(artifact: Path, size: int) -> Call:
+def _load_saved_model(artifact: Path) -> Loaded:
     import tensorflow as tf
 
     loaded = tf.saved_model.load(str(artifact))
     signature = loaded.signatures["serving_default"]
     ((name, spec),) = signature.structured_input_signature[1].items()
 
-    def call(batch: int) -> Callable[[], Any]:
-        pixels = _pixels(tuple(spec.shape), batch, spec.dtype.as_numpy_dtype, size)
+    # The loaded object owns the variables.
+    def prepare(pixels: np.ndarray, _owner: Any = loaded) -> Callable[[], Any]:
+        return lambda: [x.numpy() for x in signature(**{name: tf.constant(pixels)}).values()]
 
-        def run(_owner: Any = loaded) -> Any:  # The loaded object owns the variables.
-            return [value.numpy() for value in signature(**{name: tf.constant(pixels)}).values()]
-
-        return run
-
-    return call
+    return tuple(spec.shape), spec.dtype.as_numpy_dtype, prepare
 
 
-def _load_keras(artifact: Path, size: int) -> Call:
+def _load_keras(artifact: Path) -> Loaded:
     import tensorflow as tf
 
     from keras_resnet.models.saving import load_model
@@ -177,15 +167,10 @@ def _load_keras(artifact: Path, size: int) -> Call:
         lambda image: model(image, training=False), [tf.TensorSpec(shape, tf.float32)]
     )
 
-    def call(batch: int) -> Callable[[], Any]:
-        pixels = _pixels(shape, batch, np.float32, size)
-        return lambda: [value.numpy() for value in tf.nest.flatten(function(tf.constant(pixels)))]
+    def prepare(pixels: np.ndarray) -> Callable[[], Any]:
+        return lambda: [x.numpy() for x in tf.nest.flatten(function(tf.constant(pixels)))]
 
-    return call
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return shape, np.float32, prepare
 
 
 if __name__ == "__main__":

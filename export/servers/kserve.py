@@ -9,14 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from keras_resnet.export.runtime import artifact_path
-from keras_resnet.export.servers.triton import (
-    check_request,
-    check_triton,
-    fill,
-    interface_of,
-    refuse_existing,
-)
-from keras_resnet.support.files import partial_directory, publish
+from keras_resnet.export.servers.triton import check_request, fill, interface_of, write_folder
 
 SERVICE = "inference-service.yaml"
 
@@ -41,11 +34,11 @@ def write_kserve(
 
     Args:
         artifact: an `.onnx` file, or a SavedModel: of several versions, the highest.
-        name: of the service: up to 63 lower-case letters, digits and `-`; a letter first.
+        name: of the service: as for `write_triton`, but a letter first, and no `_`.
         directory: where the folder goes; made if missing.
         storage_uri: where the cluster finds what is in `models`; by default `pvc://<name>/models`.
-        batch_sizes: sizes of batches that Triton prefers.
-        version: of the model, at least 1.
+        batch_sizes: as for `write_triton`, like `version` and `overwrite`.
+        version: of the model.
         overwrite: whether a folder that is there already may be replaced.
 
     Returns:
@@ -67,37 +60,36 @@ def write_kserve(
         raise ValueError(
             f"Expected a `storage_uri` such as 's3://bucket/folder'. Received: {storage_uri!r}"
         )
-    found, destination = artifact_path(artifact), Path(directory) / name
-    refuse_existing(destination, overwrite)
-    with partial_directory(Path(directory)) as staging:
-        folder = staging / name
+    found = artifact_path(artifact)
+
+    def make(folder: Path) -> None:
         if found.suffix == ".onnx":
             fill(folder / "models" / name, found, name, batch_sizes, version)
-            check_triton(folder / "models" / name)
         else:
             interface_of(found)
             shutil.copytree(found, folder / "models" / str(version))
         text = _inference_service(name, uri, found.suffix == ".onnx")
         (folder / SERVICE).write_text(text, encoding="utf-8")
-        publish({folder: destination})
-    return destination
+
+    return write_folder(Path(directory) / name, overwrite, make)
 
 
 def _inference_service(name: str, uri: str, onnx: bool) -> str:
-    lines = [
-        "apiVersion: serving.kserve.io/v1beta1",
-        "kind: InferenceService",
-        "metadata:",
-        f'  name: "{name}"',
-        "spec:",
-        "  predictor:",
-        "    model:",
-        "      modelFormat:",
-        f"        name: {'onnx' if onnx else 'tensorflow'}",
-        f"      protocolVersion: {'v2' if onnx else 'v1'}",
-        f"      runtime: {'kserve-tritonserver' if onnx else 'kserve-tensorflow-serving'}",
-        # KServe's own default is years older than what wrote the SavedModel.
-        *([] if onnx else [f'      runtimeVersion: "{TF_SERVING_VERSION}"']),
-        f'      storageUri: "{uri}"',
-    ]
-    return "\n".join(lines) + "\n"
+    kind, protocol, runtime = "tensorflow", "v1", "kserve-tensorflow-serving"
+    # KServe's own default is years older than what wrote the SavedModel.
+    version = f'\n      runtimeVersion: "{TF_SERVING_VERSION}"'
+    if onnx:
+        kind, protocol, runtime, version = "onnx", "v2", "kserve-tritonserver", ""
+    return f"""apiVersion: serving.kserve.io/v1beta1
+kind: InferenceService
+metadata:
+  name: "{name}"
+spec:
+  predictor:
+    model:
+      modelFormat:
+        name: {kind}
+      protocolVersion: {protocol}
+      runtime: {runtime}{version}
+      storageUri: "{uri}"
+"""

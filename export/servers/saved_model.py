@@ -12,14 +12,10 @@ import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
 from keras_resnet.export.metadata import into_saved_model
+from keras_resnet.export.model import ExportedModel
+from keras_resnet.export.outputs import IMAGE, SIGNATURE, named_outputs
 from keras_resnet.export.servers import tf_serving
 from keras_resnet.export.servers.picture_graph import prepare_files
-from keras_resnet.export.source import (
-    IMAGE,
-    SIGNATURE,
-    ExportSource,
-    named_outputs,
-)
 from keras_resnet.images.labels import dataset_classes
 from keras_resnet.images.protocol import EvalProtocol
 from keras_resnet.models.input import ModelInput
@@ -44,16 +40,13 @@ TOP = 5
 #: The names of the classes, one a line, which the graph reads when it is loaded.
 CLASS_NAMES = "class_names.txt"
 
-#: Side of images that a model of any size is warmed up with.
-_USUAL_SIZE = 224
-
 #: Nodes that only hold or pass on values.
 _NO_WORK = {"Const", "Identity", "NoOp", "ReadVariableOp", "Placeholder"}
 
 _Function = Callable[[Any], dict[str, Any]]
 
 
-def write(source: ExportSource, path: Path) -> None:
+def write(exported: ExportedModel, path: Path) -> None:
     """Writes `path/<version>/saved_model.pb` and, beside `path`, TF Serving's configuration.
 
     Its signatures share one set of variables; the batch size is free in all of them. `k` is the
@@ -80,62 +73,62 @@ def write(source: ExportSource, path: Path) -> None:
     Raises:
         ImportError: tensorflow-serving-api is not installed.
     """
-    directory = path / str(source.options.version)
-    name = tf_serving.model_name(source.model.name)
-    resources = _Resources(source)
-    signatures = _signatures(source, resources)
+    directory = path / str(exported.options.version)
+    name = tf_serving.model_name(exported.model.name)
+    resources = _Resources(exported)
+    signatures = _signatures(exported, resources)
     with quiet():
         tf.saved_model.save(resources, str(directory), signatures=signatures)
-    into_saved_model(directory, source.info)
-    tf_serving.write_warmup(directory, name, source.options, _usual_shape(source), signatures)
-    tf_serving.write_configs(path.parent, name, source.options, path.name)
+    into_saved_model(directory, exported.info)
+    tf_serving.write_warmup(directory, name, exported.options, _usual_shape(exported), signatures)
+    tf_serving.write_configs(path.parent, name, exported.options, path.name)
 
 
-def class_names(source: ExportSource) -> tuple[str, ...] | None:
+def class_names(exported: ExportedModel) -> tuple[str, ...] | None:
     """The names in a classifier's artifact, as `Predictor` finds them; None of feature maps.
 
     What has no names is ImageNet's if it has 1,000 classes, else numbered.
     """
-    if not source.is_classifier:
+    if not exported.is_classifier:
         return None
-    count = int(source.model.output_shape[-1])
-    if source.info.class_names is not None:
-        return source.info.class_names
+    count = int(exported.model.output_shape[-1])
+    if exported.info.class_names is not None:
+        return exported.info.class_names
     return dataset_classes("imagenet")[0] if count == 1000 else tuple(map(str, range(count)))
 
 
-def file_protocol(source: ExportSource) -> EvalProtocol | None:
+def file_protocol(exported: ExportedModel) -> EvalProtocol | None:
     """How files are prepared for the model, as by `Predictor`; None if they cannot be."""
-    shape = source.model.input_shape
+    shape = exported.model.input_shape
     if shape[3] not in (1, 3):
         return None
     try:
-        return ModelInput(shape, source.info).protocol
+        return ModelInput(shape, exported.info).protocol
     except ValueError:  # Its images are no squares.
         return None
 
 
-def _usual_shape(source: ExportSource) -> tuple[int, int, int]:
+def _usual_shape(exported: ExportedModel) -> tuple[int, int, int]:
     """`(height, width, channels)` of the images that the model is likely to get."""
-    protocol = file_protocol(source)
-    side = protocol.size if protocol else _USUAL_SIZE
-    height, width, channels = source.model.input_shape[1:]
+    protocol = file_protocol(exported)
+    side = protocol.size if protocol else 224
+    height, width, channels = exported.model.input_shape[1:]
     return height or side, width or side, channels
 
 
 class _Resources(tf.Module):
     """What is saved once, for all signatures: the variables and the table of names."""
 
-    def __init__(self, source: ExportSource) -> None:
+    def __init__(self, exported: ExportedModel) -> None:
         super().__init__()
-        self.weights = [variable.value for variable in source.model.variables]
-        self.names = _names_table(source)
+        self.weights = [variable.value for variable in exported.model.variables]
+        self.names = _names_table(exported)
 
 
-def _signatures(source: ExportSource, resources: _Resources) -> dict[str, Any]:
+def _signatures(exported: ExportedModel, resources: _Resources) -> dict[str, Any]:
     """Functions by the names of their signatures."""
-    model, outputs, protocol = source.model, source.outputs, file_protocol(source)
-    pooled = _with_features(source)
+    model, outputs, protocol = exported.model, exported.outputs, file_protocol(exported)
+    pooled = _with_features(exported)
     callee, names = (model, outputs) if pooled is None else (pooled, (*outputs, FEATURES))
     floats = tf.TensorSpec((None, *model.input_shape[1:]), tf.float32, name=IMAGE)
     integers = tf.TensorSpec(floats.shape, tf.uint8, name=IMAGE)
@@ -152,12 +145,9 @@ def _signatures(source: ExportSource, resources: _Resources) -> dict[str, Any]:
     def serve(image: Any) -> dict[str, Any]:
         return _named(served(image), resources.names)
 
-    def serve_uint8(image: Any) -> dict[str, Any]:
-        return serve(tf.cast(image, tf.float32))
-
     functions: dict[str, tuple[_Function, Any]] = {
         SIGNATURE: (serve, floats),
-        SIGNATURE_UINT8: (serve_uint8, integers),
+        SIGNATURE_UINT8: (lambda image: serve(tf.cast(image, tf.float32)), integers),
     }
     if protocol is not None:
 
@@ -185,41 +175,33 @@ def _named(values: dict[str, Any], names: Any, scores: bool = False) -> dict[str
     return {**values, SCORES: best} if scores else values
 
 
-def _names_table(source: ExportSource) -> Any:
+def _names_table(exported: ExportedModel) -> Any:
     """A table from class to name that is initialised from an asset; None of feature maps."""
-    names = class_names(source)
+    names = class_names(exported)
     if names is None:
         return None
-    path = source.workspace / CLASS_NAMES
+    path = exported.workspace / CLASS_NAMES
     # One line is one name.
     lines = [" ".join(name.splitlines()) for name in names]
     path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-    initializer = tf.lookup.TextFileInitializer(
-        str(path),
-        tf.int64,
-        tf.lookup.TextFileIndex.LINE_NUMBER,
-        tf.string,
-        tf.lookup.TextFileIndex.WHOLE_LINE,
-    )
+    number, line = tf.lookup.TextFileIndex.LINE_NUMBER, tf.lookup.TextFileIndex.WHOLE_LINE
+    initializer = tf.lookup.TextFileInitializer(str(path), tf.int64, number, tf.string, line)
     return tf.lookup.StaticHashTable(initializer, "")
 
 
-def _with_features(source: ExportSource) -> keras.Model | None:
+def _with_features(exported: ExportedModel) -> keras.Model | None:
     """The classifier with the vector before it as a second output; None where there is none."""
-    if not source.is_classifier:
+    if not exported.is_classifier:
         return None
-    pools = [
-        layer
-        for layer in source.model.layers
-        if isinstance(layer, keras.layers.GlobalAveragePooling2D)
-    ]
-    if len(pools) != 1:
+    layers = exported.model.layers
+    pools = [x for x in layers if isinstance(x, keras.layers.GlobalAveragePooling2D)]
+    if len(pools) > 1:
         pools = [layer for layer in pools if layer.name == "avg_pool"]
     if len(pools) != 1:
         return None
     try:
         vector = pools[0].output
-        return keras.Model(source.model.input, [source.model.output, vector])
+        return keras.Model(exported.model.input, [exported.model.output, vector])
     # Subclassed models have no graph, and a layer that is called twice no one output.
     except (AttributeError, ValueError):
         return None

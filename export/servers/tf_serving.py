@@ -13,21 +13,14 @@ import tensorflow as tf
 from google.protobuf import text_format  # type: ignore[import-untyped]
 from PIL import Image
 
-from keras_resnet.export.source import ExportOptions
+from keras_resnet.export.options import ExportOptions
+from keras_resnet.export.targets import BATCHING_CONFIG, MODELS_CONFIG
 from keras_resnet.support.extras import require
-
-BATCHING_CONFIG = "batching.config"
-MODELS_CONFIG = "models.config"
 
 #: Where `examples/serving/compose.yaml` mounts the export directory.
 MODELS_FOLDER = "/models"
 
 _WARM_UP = "assets.extra/tf_serving_warmup_requests"
-
-#: Fields of TF Serving's `BatchingParameters` for a machine of a few cores.
-_BATCH_TIMEOUT_MICROS = 1000
-_BATCH_THREADS = 4
-_ENQUEUED_BATCHES = 64
 
 #: Height and width of the pictures in warm-up requests, in turn: sizes that no model takes as is.
 _PICTURES = ((96, 128), (150, 100))
@@ -61,19 +54,16 @@ def write_configs(directory: Path, name: str, options: ExportOptions, folder: st
 def batching_config(options: ExportOptions) -> str:
     """TF Serving's `BatchingParameters` in text form; the largest batch size ends the list."""
     sizes = sorted(set(options.serving_batch_sizes))
-    wrapped = {
-        "max_batch_size": sizes[-1],
-        "batch_timeout_micros": _BATCH_TIMEOUT_MICROS,
-        "max_enqueued_batches": _ENQUEUED_BATCHES,
-        "num_batch_threads": _BATCH_THREADS,
-    }
-    lines = [
-        "# Requests are merged into batches of these sizes. Set num_batch_threads to the number of",
-        "# CPU cores. One broken image fails the batch that it is merged into.",
-        *(f"{field} {{ value: {value} }}" for field, value in wrapped.items()),
-        *(f"allowed_batch_sizes: {size}" for size in sizes),
-    ]
-    return "\n".join(lines) + "\n"
+    allowed = "".join(f"allowed_batch_sizes: {size}\n" for size in sizes)
+    # The numbers are for a machine of a few cores.
+    return f"""\
+# Requests are merged into batches of these sizes. Set num_batch_threads to the number of
+# CPU cores. One broken image fails the batch that it is merged into.
+max_batch_size {{ value: {sizes[-1]} }}
+batch_timeout_micros {{ value: 1000 }}
+max_enqueued_batches {{ value: 64 }}
+num_batch_threads {{ value: 4 }}
+{allowed}"""
 
 
 def write_warmup(
@@ -101,19 +91,17 @@ def write_warmup(
     files = [_picture(*size, form) for size in _PICTURES for form in ("JPEG", "PNG")]
     with tf.io.TFRecordWriter(str(path)) as writer:
         for size in sorted(set(options.serving_batch_sizes)):
-            inputs = {
-                "serving_default": {"image": _grey((size, *shape), tf.float32)},
-                "serving_uint8": {"image": _grey((size, *shape), tf.uint8)},
-                "serving_bytes": {"bytes": _strings([files[n % len(files)] for n in range(size)])},
-                "features": {"image": _grey((size, *shape), tf.float32)},
-            }
             for signature in signatures:
                 log = pb.PredictionLog()
                 request = log.predict_log.request
                 request.model_spec.name = name
                 request.model_spec.signature_name = signature
-                for key, value in inputs[signature].items():
-                    request.inputs[key].CopyFrom(value)
+                if signature == "serving_bytes":
+                    pictures = [files[n % len(files)] for n in range(size)]
+                    request.inputs["bytes"].CopyFrom(tf.make_tensor_proto(pictures, tf.string))
+                else:
+                    dtype = tf.uint8 if signature == "serving_uint8" else tf.float32
+                    request.inputs["image"].CopyFrom(_grey((size, *shape), dtype))
                 writer.write(log.SerializeToString())
 
 
@@ -122,10 +110,6 @@ def _grey(shape: tuple[int, ...], dtype: Any) -> Any:
     proto = tf.make_tensor_proto(128, dtype)
     proto.tensor_shape.CopyFrom(tf.TensorShape(shape).as_proto())
     return proto
-
-
-def _strings(values: list[bytes]) -> Any:
-    return tf.make_tensor_proto(values, tf.string)
 
 
 def _picture(height: int, width: int, form: str) -> bytes:

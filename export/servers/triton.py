@@ -6,10 +6,9 @@ import functools
 import os
 import re
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from google.protobuf import (  # type: ignore[import-untyped]
     descriptor_pb2,
@@ -20,8 +19,8 @@ from google.protobuf import (  # type: ignore[import-untyped]
 from tensorflow.core.framework import types_pb2
 from tensorflow.core.protobuf import saved_model_pb2
 
+from keras_resnet.export.outputs import SIGNATURE
 from keras_resnet.export.runtime import artifact_path
-from keras_resnet.export.source import SIGNATURE
 from keras_resnet.support.checks import is_integer
 from keras_resnet.support.extras import require
 from keras_resnet.support.files import partial_directory, publish
@@ -40,41 +39,28 @@ _PLATFORMS = {
 #: Names that are fit for a folder and a URL.
 _NAME = re.compile(r"[a-z0-9]([a-z0-9_-]{0,61}[a-z0-9])?")
 
-#: Triton's data types by those of TensorProto in ONNX and in TensorFlow. Triton calls text BYTES in
-#: requests, and STRING in configurations.
-_FROM_ONNX = {1: "FP32", 2: "UINT8", 3: "INT8", 6: "INT32", 7: "INT64", 8: "STRING", 9: "BOOL"}
-_FROM_ONNX |= {10: "FP16", 11: "FP64"}
-_FROM_TENSORFLOW = {
-    types_pb2.DT_FLOAT: "FP32",
-    types_pb2.DT_HALF: "FP16",
-    types_pb2.DT_DOUBLE: "FP64",
-    types_pb2.DT_UINT8: "UINT8",
-    types_pb2.DT_INT8: "INT8",
-    types_pb2.DT_INT32: "INT32",
-    types_pb2.DT_INT64: "INT64",
-    types_pb2.DT_STRING: "STRING",
-    types_pb2.DT_BOOL: "BOOL",
-}
+#: `inference.DataType` of Triton's model_config.proto, in the order of its numbers. Triton calls
+#: text BYTES in requests, and STRING in configurations.
+_DATA_TYPES = (
+    *("INVALID", "BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64"),
+    *("FP16", "FP32", "FP64", "STRING"),
+)
+
+#: What ONNX and TensorFlow call otherwise.
+_OTHER_NAMES = {"FLOAT16": "FP16", "HALF": "FP16", "FLOAT": "FP32", "DOUBLE": "FP64"}
 
 
-@dataclass(frozen=True)
-class Tensor:
-    """An input or output of an artifact.
-
-    Attributes:
-        name: what it is called.
-        data_type: Triton's word for its type, such as `"FP32"`.
-        shape: its sides; -1 where any size is taken.
-    """
+class Tensor(NamedTuple):
+    """An input or output of an artifact, with Triton's word for its type, such as `"FP32"`."""
 
     name: str
     data_type: str
+    #: -1 where any size is taken.
     shape: tuple[int, ...]
 
 
-@dataclass(frozen=True)
-class Interface:
-    """What an artifact takes and gives: read from its file, not from what it should be."""
+class Interface(NamedTuple):
+    """What an artifact takes and gives, as its file says."""
 
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
@@ -135,12 +121,28 @@ def write_triton(
         FileExistsError: a model of this name is there already.
     """
     check_request(name, batch_sizes, version)
-    found, destination = artifact_path(artifact), Path(directory) / name
-    refuse_existing(destination, overwrite)
-    with partial_directory(Path(directory)) as staging:
-        fill(staging / name, found, name, batch_sizes, version)
-        check_triton(staging / name)
-        publish({staging / name: destination})
+    found = artifact_path(artifact)
+
+    def make(folder: Path) -> None:
+        fill(folder, found, name, batch_sizes, version)
+
+    return write_folder(Path(directory) / name, overwrite, make)
+
+
+def write_folder(destination: Path, overwrite: bool, make: Callable[[Path], None]) -> Path:
+    """Makes a folder under another name, then gives it its own.
+
+    Raises:
+        FileExistsError: something is there that may not be replaced.
+    """
+    if destination.exists() and not overwrite:
+        raise FileExistsError(
+            f"Expected a new folder. Received: {destination}, which exists. Choose another name or "
+            "allow overwriting"
+        )
+    with partial_directory(destination.parent) as staging:
+        make(staging / destination.name)
+        publish({staging / destination.name: destination})
     return destination
 
 
@@ -158,7 +160,7 @@ def check_triton(directory: str | os.PathLike[str]) -> None:
     directory = Path(directory)
     try:
         text = (directory / CONFIG).read_text(encoding="utf-8")
-        config = text_format.Parse(text, _model_config())
+        config = text_format.Parse(text, _model_config()())
     except (OSError, text_format.ParseError) as error:
         raise ValueError(
             f"Expected a Triton model with a {CONFIG} as `write_triton` writes it. "
@@ -182,7 +184,7 @@ def check_triton(directory: str | os.PathLike[str]) -> None:
 
 
 def fill(folder: Path, found: Path, name: str, batch_sizes: Sequence[int], version: int) -> None:
-    """Writes a model of a model repository into an empty place; arguments as of `write_triton`."""
+    """Writes a model of a repository into an empty place, and checks it; see `write_triton`."""
     interface = interface_of(found)
     platform, file = _PLATFORMS[found.suffix if found.is_file() else ""]
     target = folder / str(version) / file
@@ -191,17 +193,20 @@ def fill(folder: Path, found: Path, name: str, batch_sizes: Sequence[int], versi
         shutil.copytree(found, target)
     else:
         shutil.copy2(found, target)
-    config = _model_config(name=name, platform=platform)
+    config = _model_config()(name=name, platform=platform)
     if interface.any_batch:
         config.max_batch_size = max(batch_sizes)
         config.dynamic_batching.preferred_batch_size.extend(sorted(set(batch_sizes)))
         config.dynamic_batching.max_queue_delay_microseconds = _QUEUE_DELAY
-    for tensors, field in ((interface.inputs, config.input), (interface.outputs, config.output)):
+    for tensors, entries in ((interface.inputs, config.input), (interface.outputs, config.output)):
         for tensor in tensors:
-            entry = field.add()
-            entry.name, entry.data_type = tensor.name, _DATA_TYPES[tensor.data_type]
-            entry.dims.extend(_dims(tensor, config.max_batch_size))
+            entries.add(
+                name=tensor.name,
+                data_type=_DATA_TYPES.index(tensor.data_type),
+                dims=_dims(tensor, config.max_batch_size),
+            )
     (folder / CONFIG).write_text(text_format.MessageToString(config), encoding="utf-8")
+    check_triton(folder)
 
 
 def _dims(tensor: Tensor, max_batch_size: int) -> tuple[int, ...]:
@@ -215,47 +220,38 @@ def _differences(config: Any, artifact: Path) -> list[str]:
         interface = interface_of(artifact)
     except ValueError as error:
         return [str(error)]
-    wrong = []
+    wrong, names = [], dict(enumerate(_DATA_TYPES))
     if config.max_batch_size > 0 and not interface.any_batch:
         wrong.append(f"max_batch_size: {config.max_batch_size} of a fixed batch size")
     for what, entries, tensors in (
         ("input", config.input, interface.inputs),
         ("output", config.output, interface.outputs),
     ):
-        said = {entry.name: (entry.data_type, tuple(entry.dims)) for entry in entries}
+        said = {x.name: f"{names.get(x.data_type, x.data_type)} {list(x.dims)}" for x in entries}
         true = {
-            tensor.name: (_DATA_TYPES[tensor.data_type], _dims(tensor, config.max_batch_size))
+            tensor.name: f"{tensor.data_type} {list(_dims(tensor, config.max_batch_size))}"
             for tensor in tensors
         }
         for name in sorted(said.keys() | true.keys()):
-            if said.get(name) != true.get(name):
-                here, there = _in_words(said.get(name)), _in_words(true.get(name))
+            here, there = said.get(name, "missing"), true.get(name, "missing")
+            if here != there:
                 wrong.append(f"{what} {name!r}: {here}, in {artifact.name} {there}")
     return wrong
 
 
-def _in_words(tensor: tuple[int, tuple[int, ...]] | None) -> str:
-    if tensor is None:
-        return "missing"
-    names = {number: name for name, number in _DATA_TYPES.items()}
-    return f"{names.get(tensor[0], tensor[0])} {list(tensor[1])}"
-
-
 def _of_onnx(path: Path) -> Interface:
+    onnx = require("onnx")
     try:
-        graph = require("onnx").load(path, load_external_data=False).graph
-    except ImportError:
-        raise
+        graph = onnx.load(path, load_external_data=False).graph
     except Exception as error:
         raise ValueError(f"Expected an ONNX file. Received: {path}: {error}") from error
     constants = {constant.name for constant in graph.initializer}
 
     def tensor(value: Any) -> Tensor:
         kind = value.type.tensor_type
-        shape = tuple(
-            side.dim_value if side.HasField("dim_value") else -1 for side in kind.shape.dim
-        )
-        return Tensor(value.name, _type(_FROM_ONNX, kind.elem_type, path), shape)
+        name = onnx.TensorProto.DataType.Name(kind.elem_type)
+        sides = (side.dim_value if side.HasField("dim_value") else -1 for side in kind.shape.dim)
+        return Tensor(value.name, _type(name, path), tuple(sides))
 
     inputs = tuple(tensor(value) for value in graph.input if value.name not in constants)
     return Interface(inputs, _by_name(map(tensor, graph.output)))
@@ -272,32 +268,30 @@ def _of_saved_model(path: Path, signature: str) -> Interface:
             f"Expected a SavedModel with the signature `{signature}`. "
             f"Received: {path} with {sorted(graph.signature_def)}"
         )
+
+    def tensors(ends: Mapping[str, Any]) -> Iterable[Tensor]:
+        for name, end in ends.items():
+            kind = types_pb2.DataType.Name(end.dtype).removeprefix("DT_")
+            sides = tuple(side.size for side in end.tensor_shape.dim)
+            yield Tensor(name, _type(kind, path), sides)
+
     found = graph.signature_def[signature]
-
-    def tensors(ends: Mapping[str, Any]) -> tuple[Tensor, ...]:
-        return _by_name(
-            Tensor(
-                name,
-                _type(_FROM_TENSORFLOW, end.dtype, path),
-                tuple(side.size for side in end.tensor_shape.dim),
-            )
-            for name, end in ends.items()
-        )
-
-    return Interface(tensors(found.inputs), tensors(found.outputs))
+    return Interface(_by_name(tensors(found.inputs)), _by_name(tensors(found.outputs)))
 
 
 def _by_name(tensors: Iterable[Tensor]) -> tuple[Tensor, ...]:
     return tuple(sorted(tensors, key=lambda tensor: tensor.name))
 
 
-def _type(names: Mapping[int, str], number: int, path: Path) -> str:
-    if number not in names:
+def _type(name: str, path: Path) -> str:
+    """Triton's word for a type of ONNX or TensorFlow."""
+    known = _OTHER_NAMES.get(name, name)
+    if known not in _DATA_TYPES[1:]:
         raise ValueError(
-            f"Expected tensors of the types {', '.join(sorted(names.values()))}. "
-            f"Received: {path} with one of type number {number}"
+            f"Expected tensors of the types {', '.join(sorted(_DATA_TYPES[1:]))}. "
+            f"Received: {path} with one of type {name}"
         )
-    return names[number]
+    return known
 
 
 def check_request(name: str, batch_sizes: Sequence[int], version: int) -> None:
@@ -314,78 +308,41 @@ def check_request(name: str, batch_sizes: Sequence[int], version: int) -> None:
         )
 
 
-def refuse_existing(destination: Path, overwrite: bool) -> None:
-    """Raises a `FileExistsError` if something is there that may not be replaced."""
-    if destination.exists() and not overwrite:
-        raise FileExistsError(
-            f"Expected a new folder. Received: {destination}, which exists. Choose another name or "
-            "allow overwriting"
-        )
-
-
-#: `inference.DataType` of Triton's model_config.proto, as far as artifacts have such tensors.
-_DATA_TYPES = {
-    "BOOL": 1,
-    "UINT8": 2,
-    "INT8": 6,
-    "INT32": 8,
-    "INT64": 9,
-    "FP16": 10,
-    "FP32": 11,
-    "FP64": 12,
-    "STRING": 13,
-}
-
-_Field = descriptor_pb2.FieldDescriptorProto
-
-#: Of the messages of Triton's model_config.proto, the fields that are written: name, number, type
-#: and, for a message or enumeration, its name. A trailing star says that there may be several.
-_MESSAGES: dict[str, tuple[tuple[str, int, int, str], ...]] = {
-    "ModelInput": (
-        ("name", 1, _Field.TYPE_STRING, ""),
-        ("data_type", 2, _Field.TYPE_ENUM, "DataType"),
-        ("dims*", 4, _Field.TYPE_INT64, ""),
-    ),
-    "ModelOutput": (
-        ("name", 1, _Field.TYPE_STRING, ""),
-        ("data_type", 2, _Field.TYPE_ENUM, "DataType"),
-        ("dims*", 3, _Field.TYPE_INT64, ""),
-    ),
-    "ModelDynamicBatching": (
-        ("preferred_batch_size*", 1, _Field.TYPE_INT32, ""),
-        ("max_queue_delay_microseconds", 2, _Field.TYPE_UINT64, ""),
-    ),
-    "ModelConfig": (
-        ("name", 1, _Field.TYPE_STRING, ""),
-        ("platform", 2, _Field.TYPE_STRING, ""),
-        ("max_batch_size", 4, _Field.TYPE_INT32, ""),
-        ("input*", 5, _Field.TYPE_MESSAGE, "ModelInput"),
-        ("output*", 6, _Field.TYPE_MESSAGE, "ModelOutput"),
-        ("dynamic_batching", 11, _Field.TYPE_MESSAGE, "ModelDynamicBatching"),
-    ),
-}
-
-
-def _model_config(**fields: Any) -> Any:
-    """A message `ModelConfig`, by which protobuf writes and reads the text."""
-    return _model_config_class()(**fields)
+#: What is written of Triton's model_config.proto. `tritonclient`, which has all of it, wants an
+#: older protobuf than TensorFlow has.
+_MESSAGES = """
+name: "keras_resnet/triton.proto" package: "keras_resnet.triton" syntax: "proto3"
+message_type { name: "ModelInput"
+  field { name: "name" number: 1 type: TYPE_STRING }
+  field { name: "data_type" number: 2 type: TYPE_ENUM type_name: ".keras_resnet.triton.DataType" }
+  field { name: "dims" number: 4 type: TYPE_INT64 label: LABEL_REPEATED } }
+message_type { name: "ModelOutput"
+  field { name: "name" number: 1 type: TYPE_STRING }
+  field { name: "data_type" number: 2 type: TYPE_ENUM type_name: ".keras_resnet.triton.DataType" }
+  field { name: "dims" number: 3 type: TYPE_INT64 label: LABEL_REPEATED } }
+message_type { name: "ModelDynamicBatching"
+  field { name: "preferred_batch_size" number: 1 type: TYPE_INT32 label: LABEL_REPEATED }
+  field { name: "max_queue_delay_microseconds" number: 2 type: TYPE_UINT64 } }
+message_type { name: "ModelConfig"
+  field { name: "name" number: 1 type: TYPE_STRING }
+  field { name: "platform" number: 2 type: TYPE_STRING }
+  field { name: "max_batch_size" number: 4 type: TYPE_INT32 }
+  field { name: "input" number: 5 type: TYPE_MESSAGE label: LABEL_REPEATED
+    type_name: ".keras_resnet.triton.ModelInput" }
+  field { name: "output" number: 6 type: TYPE_MESSAGE label: LABEL_REPEATED
+    type_name: ".keras_resnet.triton.ModelOutput" }
+  field { name: "dynamic_batching" number: 11 type: TYPE_MESSAGE
+    type_name: ".keras_resnet.triton.ModelDynamicBatching" } }
+"""
 
 
 @functools.cache
-def _model_config_class() -> Any:
-    file = descriptor_pb2.FileDescriptorProto(
-        name="keras_resnet/triton.proto", package="keras_resnet.triton", syntax="proto3"
-    )
+def _model_config() -> Any:
+    """The class of `ModelConfig` messages, by which protobuf writes and reads the text."""
+    file = text_format.Parse(_MESSAGES, descriptor_pb2.FileDescriptorProto())
     types = file.enum_type.add(name="DataType")
-    for name, number in {"INVALID": 0, **_DATA_TYPES}.items():
+    for number, name in enumerate(_DATA_TYPES):
         types.value.add(name=f"TYPE_{name}", number=number)
-    for message_name, fields in _MESSAGES.items():
-        message = file.message_type.add(name=message_name)
-        for name, number, kind, type_name in fields:
-            field = message.field.add(name=name.rstrip("*"), number=number, type=kind)
-            field.label = _Field.LABEL_REPEATED if name.endswith("*") else _Field.LABEL_OPTIONAL
-            if type_name:
-                field.type_name = f".{file.package}.{type_name}"
     pool = descriptor_pool.DescriptorPool()
     pool.Add(file)
     return message_factory.GetMessageClass(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,53 +16,49 @@ import numpy as np
 import tensorflow as tf
 
 from keras_resnet.export.metadata import into_tflite
-from keras_resnet.export.source import IMAGE, SIGNATURE, ExportSource
+from keras_resnet.export.model import ExportedModel
+from keras_resnet.export.outputs import IMAGE, SIGNATURE
 from keras_resnet.export.tflite import inspect, quantize
-from keras_resnet.export.tflite.dilation import fuse_dilated_convolutions
+from keras_resnet.export.tflite.flatbuffer import parse, serialize
 from keras_resnet.export.tflite.kernels import keep_properties
-from keras_resnet.export.tflite.quantize import LayerNames, parse, serialize
+from keras_resnet.export.tflite.layers import LayerNames, nodes_of
 from keras_resnet.export.tflite.ranges import with_ranges
 from keras_resnet.support.quiet import quiet
 from keras_resnet.weights.sources import pixel_constants
 
 
-def write_float32(source: ExportSource, path: Path) -> None:
+def write_float32(exported: ExportedModel, path: Path) -> None:
     """Writes weights and arithmetic in float32."""
-    _write(source, path, _float_model(source))
+    _write(exported, path, _float_model(exported))
 
 
-def write_float16(source: ExportSource, path: Path) -> None:
+def write_float16(exported: ExportedModel, path: Path) -> None:
     """Writes weights in float16; CPUs compute in float32, GPU delegates in float16."""
-    converter = _converter(source)
-    converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    converter.target_spec.supported_types = [tf.float16]
-    _write(source, path, _convert(converter))
+    _write(exported, path, _converted(exported, [tf.lite.Optimize.DEFAULT], [tf.float16]))
 
 
-def write_dynamic(source: ExportSource, path: Path) -> None:
+def write_dynamic(exported: ExportedModel, path: Path) -> None:
     """Writes weights in int8; activations are quantized by their range in each image."""
-    converter = _converter(source)
-    converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    _write(source, path, _convert(converter))
+    _write(exported, path, _converted(exported, [tf.lite.Optimize.DEFAULT]))
 
 
-def write_int8(source: ExportSource, path: Path) -> None:
+def write_int8(exported: ExportedModel, path: Path) -> None:
     """Writes weights and activations in int8; input and outputs are float32."""
-    _write_int8(source, path, tf.float32)
+    _write_integers(exported, path, tf.float32)
 
 
-def write_int8_io(source: ExportSource, path: Path) -> None:
+def write_int8_io(exported: ExportedModel, path: Path) -> None:
     """The same with int8 input and outputs; the input is the pixels minus 128."""
-    _write_int8(source, path, tf.int8)
+    _write_integers(exported, path, tf.int8)
 
 
-def write_uint8_io(source: ExportSource, path: Path) -> None:
+def write_uint8_io(exported: ExportedModel, path: Path) -> None:
     """The same with uint8 input and outputs; the input is the pixels as they are.
 
     Raises:
         ValueError: as for the others, or the input's scale is not 1 or its zero point not 0.
     """
-    _write_int8(source, path, tf.uint8)
+    _write_integers(exported, path, tf.uint8)
     image = inspect.describe(path)["inputs"][0]
     if (image["dtype"], image["scale"], image["zero_point"]) != ("uint8", 1.0, 0):
         raise ValueError(
@@ -73,47 +68,39 @@ def write_uint8_io(source: ExportSource, path: Path) -> None:
         )
 
 
-def write_int16x8(source: ExportSource, path: Path) -> None:
+def write_int16x8(exported: ExportedModel, path: Path) -> None:
     """Writes weights in int8 and activations in int16; input and outputs are float32."""
-    content = calibrated_model(source)
-    keep = source.options.keep_float
-    nodes = quantize.nodes_of(keep, parse(content), LayerNames(source))
-    quantized = quantize.quantized_int16x8(content)
-    if keep:
-        quantized = quantize.with_float_operators(quantized, content, nodes)
-    _write(source, path, quantized)
-    _refuse_floats(path, keep)
+    _write_integers(exported, path, None)
 
 
-def calibrated_model(source: ExportSource) -> bytes:
+def calibrated_model(exported: ExportedModel) -> bytes:
     """A float TFLite model with the ranges of its activations.
 
     Raises:
         ValueError: neither calibration images nor learned ranges are there, or an operator is not
             built in.
     """
-    return source.cached("calibrated.tflite", lambda: with_ranges(source, _float_model(source)))
+    return exported.cached(
+        "calibrated.tflite", lambda: with_ranges(exported, _float_model(exported))
+    )
 
 
-def _float_model(source: ExportSource) -> bytes:
-    def make() -> bytes:
-        model = parse(_convert(_converter(source)))
-        fuse_dilated_convolutions(model)
-        return serialize(model)
-
-    return source.cached("float.tflite", make)
+def _float_model(exported: ExportedModel) -> bytes:
+    return exported.cached("float.tflite", lambda: _converted(exported))
 
 
-def _write_int8(source: ExportSource, path: Path, ends: Any) -> None:
-    content = calibrated_model(source)
-    keep = source.options.keep_float
-    nodes = quantize.nodes_of(keep, parse(content), LayerNames(source))
-    _write(source, path, quantize.quantized_int8(content, ends, nodes))
-    _refuse_floats(path, keep)
-
-
-def _refuse_floats(path: Path, keep: Sequence[str]) -> None:
-    """An operator that has no integer form stays in float, silently."""
+def _write_integers(exported: ExportedModel, path: Path, ends: Any) -> None:
+    """Writes int8 with ends of a type, or int16x8 with float ends if that is None."""
+    content, keep = calibrated_model(exported), exported.options.keep_float
+    nodes = nodes_of(keep, parse(content), LayerNames(exported))
+    if ends is not None:
+        quantized = quantize.quantized_int8(content, ends, nodes)
+    else:
+        quantized = quantize.quantized_int16x8(content)
+        if keep:
+            quantized = quantize.with_float_operators(quantized, content, nodes)
+    _write(exported, path, quantized)
+    # An operator that has no integer form stays in float, silently.
     found = [op for op in inspect.float_operators(path) if not set(keep) & set(op.layers)]
     if found:
         operators = ", ".join(sorted({item.operator for item in found}))
@@ -125,21 +112,24 @@ def _refuse_floats(path: Path, keep: Sequence[str]) -> None:
         )
 
 
-def _converter(source: ExportSource) -> Any:
+def _converted(
+    exported: ExportedModel, optimizations: list[Any] | None = None, types: list[Any] | None = None
+) -> bytes:
+    """Converts, and refuses what is no built-in operator: a plain mobile runtime has no other."""
     converter = tf.lite.TFLiteConverter.from_saved_model(
-        str(source.saved_model), signature_keys=[SIGNATURE]
+        str(exported.saved_model), signature_keys=[SIGNATURE]
     )
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
-    return converter
-
-
-def _convert(converter: Any) -> bytes:
-    """Converts, and refuses what is no built-in operator: a plain mobile runtime has no other."""
+    converter.target_spec.supported_types = types or []
+    converter.optimizations = optimizations or []
     content = b""
     with quiet():
         try:
             content = converter.convert()
-            custom = _custom_operators(content)
+            codes = parse(content).operatorCodes
+            custom = ", ".join(
+                sorted(code.customCode.decode() for code in codes if code.customCode)
+            )
         except Exception as error:
             # The converter explains at length how to allow such operators; which ones they are is
             # what matters.
@@ -155,23 +145,19 @@ def _convert(converter: Any) -> bytes:
     return content
 
 
-def _custom_operators(content: bytes) -> str:
-    codes = parse(content).operatorCodes
-    return ", ".join(sorted(code.customCode.decode() for code in codes if code.customCode))
-
-
-def _write(source: ExportSource, path: Path, content: bytes) -> None:
-    path.write_bytes(_finished(content, source))
+def _write(exported: ExportedModel, path: Path, content: bytes) -> None:
+    model = parse(content)
+    keep_properties(model, exported)
+    _name_tensors(model, exported)
+    path.write_bytes(serialize(model))
     text = json.dumps(inspect.describe(path), indent=2, ensure_ascii=False)
     path.with_suffix(".json").write_text(text + "\n", encoding="utf-8")
 
 
-def _finished(content: bytes, source: ExportSource) -> bytes:
+def _name_tensors(model: Any, exported: ExportedModel) -> None:
     """Names tensors after Keras layers and signature, and adds what is known about the model."""
-    model = parse(content)
-    keep_properties(model, source)
     graph = model.subgraphs[0]
-    names = LayerNames(source)
+    names = LayerNames(exported)
     seen: dict[str, int] = {}
     for operator, layers in zip(graph.operators, names.of_operators(model), strict=True):
         if layers:
@@ -186,8 +172,8 @@ def _finished(content: bytes, source: ExportSource) -> bytes:
     for end in model.signatureDefs[0].outputs:
         graph.tensors[end.tensorIndex].name = end.name
         layers_of_outputs[end.name.decode()] = names.of_output(end.name.decode())
-    into_tflite(model, source.info, {"pixels": _pixels(source.model), "layers": layers_of_outputs})
-    return serialize(model)
+    further = {"pixels": _pixels(exported.model), "layers": layers_of_outputs}
+    into_tflite(model, exported.info, further)
 
 
 def _pixels(model: keras.Model) -> dict[str, Any]:
@@ -202,7 +188,7 @@ def _pixels(model: keras.Model) -> dict[str, Any]:
             return {**known, "normalisation_in_graph": {"mean": mean, "std": std}}
         scaling = [x for x in network.layers if isinstance(x, keras.layers.Rescaling)]
         if scaling:
-            values = {key: np.asarray(getattr(scaling[0], key)) for key in ("scale", "offset")}
-            values = {key: value.tolist() for key, value in values.items()}
+            pair = {key: np.asarray(getattr(scaling[0], key)) for key in ("scale", "offset")}
+            values = {key: value.tolist() for key, value in pair.items()}
             return {**known, "normalisation_in_graph": values}
     return known

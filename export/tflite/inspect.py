@@ -1,42 +1,38 @@
-"""What is in a TFLite file: operators, what computes in float, the types of its ends."""
+"""What is in a TFLite file: operators, what computes in float, the types of its ends.
+
+Every function of a path raises a `ValueError` if the file is no TFLite model.
+"""
 
 from __future__ import annotations
 
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
-from tensorflow.lite.python import schema_py_generated as schema
-from tensorflow.lite.tools import flatbuffer_utils
 
 from keras_resnet.export.metadata import entry_of_tflite
+from keras_resnet.export.tflite.flatbuffer import constant, operator_name, producers, read
+from keras_resnet.export.tflite.private import TensorType
 
 #: From and to integers; they compute nothing.
 _CASTS = ("QUANTIZE", "DEQUANTIZE")
 
-_FLOATS = (schema.TensorType.FLOAT32, schema.TensorType.FLOAT16)
-_INTEGERS = (schema.TensorType.INT8, schema.TensorType.INT16, schema.TensorType.UINT8)
+_FLOATS = {TensorType.FLOAT32, TensorType.FLOAT16}
+_INTEGERS = {TensorType.INT8, TensorType.INT16, TensorType.UINT8}
 
 #: NumPy-like names of the numbers that the schema has for types.
-_TYPE_NAMES = {
-    number: name.lower() for name, number in vars(schema.TensorType).items() if name.isupper()
-}
+_TYPE_NAMES = {number: name.lower() for name, number in vars(TensorType).items() if name.isupper()}
 
 PathLike = str | os.PathLike[str]
 
 
-@dataclass(frozen=True)
-class FloatOperator:
-    """An operator that computes in float.
+class FloatOperator(NamedTuple):
+    """An operator that computes in float, such as `CONV_2D`.
 
-    Attributes:
-        operator: its built-in name, such as `CONV_2D`.
-        layers: the Keras layers that it computes; of a foreign file, the name of its output.
+    Its layers are those of Keras that it computes; of a foreign file, the name of its output.
     """
 
     operator: str
@@ -44,18 +40,10 @@ class FloatOperator:
 
 
 def operators(path: PathLike) -> dict[str, int]:
-    """How often each built-in operator occurs in a file, the most frequent first.
-
-    Raises:
-        ValueError: the file is no TFLite model.
-    """
+    """How often each built-in operator occurs in a file, the most frequent first."""
     model = read(path)
-    names = [
-        flatbuffer_utils.opcode_to_name(model, operator.opcodeIndex)
-        for graph in model.subgraphs
-        for operator in graph.operators
-    ]
-    return dict(sorted(Counter(names).items(), key=lambda item: (-item[1], item[0])))
+    counts = Counter(operator_name(model, x) for graph in model.subgraphs for x in graph.operators)
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
 def float_layers(path: PathLike) -> tuple[str, ...]:
@@ -63,41 +51,33 @@ def float_layers(path: PathLike) -> tuple[str, ...]:
 
     Where weights are integers but activations are not (dynamic range), the layers with such weights
     are not among them: runtimes compute them in integers.
-
-    Raises:
-        ValueError: the file is no TFLite model.
     """
     found = (layer for operator in float_operators(path) for layer in operator.layers)
     return tuple(dict.fromkeys(found))
 
 
 def float_operators(path: PathLike) -> tuple[FloatOperator, ...]:
-    """The operators that a file computes in float, in their order.
-
-    Raises:
-        ValueError: the file is no TFLite model.
-    """
+    """The operators that a file computes in float, in their order."""
     model = read(path)
-    return tuple(_float_operators(model, entry_of_tflite(model).get("layers") or {}))
+    tensors, found = model.subgraphs[0].tensors, []
+    for operator in model.subgraphs[0].operators:
+        name = operator_name(model, operator)
+        types = [tensors[index].type for index in operator.inputs if index >= 0]
+        in_float = tensors[operator.outputs[0]].type in _FLOATS
+        if name not in _CASTS and in_float and not _INTEGERS & set(types):
+            found.append(FloatOperator(name, _layers(model, operator)))
+    return tuple(found)
 
 
-def _float_operators(model: Any, layers_of_outputs: Mapping[str, str]) -> Iterator[FloatOperator]:
-    graph = model.subgraphs[0]
-    for operator in graph.operators:
-        name = flatbuffer_utils.opcode_to_name(model, operator.opcodeIndex)
-        inputs = [graph.tensors[index] for index in operator.inputs if index >= 0]
-        output = graph.tensors[operator.outputs[0]]
-        if name in _CASTS or output.type not in _FLOATS:
-            continue
-        if any(tensor.type in _INTEGERS for tensor in inputs):
-            continue
-        text = re.sub(r":\d+$", "", output.name.decode())
-        text = layers_of_outputs.get(text) or text
-        yield FloatOperator(name, tuple(text.split(";")))
+def _layers(model: Any, operator: Any) -> tuple[str, ...]:
+    """The layers that the output of an operator is named after."""
+    name = model.subgraphs[0].tensors[operator.outputs[0]].name.decode()
+    text = re.sub(r":\d+$", "", name)
+    layers_of_outputs = entry_of_tflite(model).get("layers") or {}
+    return tuple((layers_of_outputs.get(text) or text).split(";"))
 
 
-@dataclass(frozen=True)
-class KernelFacts:
+class KernelFacts(NamedTuple):
     """The weights of an operator in a file.
 
     Attributes:
@@ -114,40 +94,30 @@ class KernelFacts:
 
 
 def kernels(path: PathLike) -> tuple[KernelFacts, ...]:
-    """The weights of all convolutions and dense layers of a file, in its order.
-
-    Raises:
-        ValueError: the file is no TFLite model.
-    """
+    """The weights of all convolutions and dense layers of a file, in its order."""
     model = read(path)
-    graph, layers_of_outputs = model.subgraphs[0], entry_of_tflite(model).get("layers") or {}
-    made = {int(operator.outputs[0]): operator for operator in graph.operators}
     found = []
-    for operator in graph.operators:
-        name = flatbuffer_utils.opcode_to_name(model, operator.opcodeIndex)
-        if name not in ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"):
-            continue
-        index = int(operator.inputs[1])
-        # In half precision, weights are made floats first.
-        tensor = graph.tensors[made[index].inputs[0] if index in made else index]
-        types = {number: np.dtype(kind) for number, kind in _WEIGHTS.items()}
-        if tensor.type not in types or model.buffers[tensor.buffer].data is None:
-            continue
-        values = np.frombuffer(bytes(model.buffers[tensor.buffer].data), types[tensor.type])
-        channels = values.reshape(int(tensor.shape[0]), -1)
-        integers = values.dtype == np.int8
-        distinct = max(len(np.unique(part)) for part in ([values] if integers else channels))
-        text = re.sub(r":\d+$", "", graph.tensors[operator.outputs[0]].name.decode())
-        layers = tuple((layers_of_outputs.get(text) or text).split(";"))
-        found.append(KernelFacts(layers, values.size, int((values == 0).sum()), distinct))
+    for operator in model.subgraphs[0].operators:
+        if operator_name(model, operator) in ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"):
+            values = constant(model, kernel_index(model, operator))
+            if values is not None:
+                layers, zeros = _layers(model, operator), int((values == 0).sum())
+                found.append(KernelFacts(layers, values.size, zeros, distinct_values(values)))
     return tuple(found)
 
 
-_WEIGHTS = {
-    schema.TensorType.FLOAT32: "float32",
-    schema.TensorType.FLOAT16: "float16",
-    schema.TensorType.INT8: "int8",
-}
+def kernel_index(model: Any, operator: Any) -> int:
+    """The tensor with an operator's weights; in half precision, what they are made floats of."""
+    index = int(operator.inputs[1])
+    before = producers(model).get(index)
+    is_cast = before is not None and operator_name(model, before) == "DEQUANTIZE"
+    return int(before.inputs[0]) if before is not None and is_cast else index
+
+
+def distinct_values(kernel: np.ndarray) -> int:
+    """Of integers, how many different ones there are; of floats, the most in an output channel."""
+    parts = [kernel] if kernel.dtype == np.int8 else kernel
+    return max(len(np.unique(part)) for part in parts)
 
 
 def describe(path: PathLike) -> dict[str, Any]:
@@ -159,28 +129,20 @@ def describe(path: PathLike) -> dict[str, Any]:
         the scale and offset, by which the graph itself normalises, so that nobody else must;
         `signature`, its key; `inputs` and `outputs`, as
         lists of `name`, `shape` (None: any), `dtype`, `scale` and `zero_point` (None: float).
-
-    Raises:
-        ValueError: the file is no TFLite model.
     """
     model = read(path)
     graph = model.subgraphs[0]
+    known: dict[str, Any] = entry_of_tflite(model)
+    known.pop("layers", None)
     signature = model.signatureDefs[0] if model.signatureDefs else None
-    ends: dict[str, list[tuple[str, int]]] = {}
+    known["signature"] = None if signature is None else signature.signatureKey.decode()
     for which in ("inputs", "outputs"):
         if signature is None:
-            indices = getattr(graph, which)
-            ends[which] = [(graph.tensors[index].name.decode(), index) for index in indices]
+            ends = [(graph.tensors[index].name, index) for index in getattr(graph, which)]
         else:
-            named = getattr(signature, which)
-            ends[which] = [(end.name.decode(), end.tensorIndex) for end in named]
-    described = {
-        which: [_end(name, graph.tensors[index]) for name, index in pairs]
-        for which, pairs in ends.items()
-    }
-    entry = {key: value for key, value in entry_of_tflite(model).items() if key != "layers"}
-    key = None if signature is None else signature.signatureKey.decode()
-    return {**entry, "signature": key, **described}
+            ends = [(end.name, end.tensorIndex) for end in getattr(signature, which)]
+        known[which] = [_end(name.decode(), graph.tensors[index]) for name, index in ends]
+    return known
 
 
 def _end(name: str, tensor: Any) -> dict[str, Any]:
@@ -196,18 +158,6 @@ def _end(name: str, tensor: Any) -> dict[str, Any]:
     }
 
 
-def read(path: PathLike) -> Any:
-    """The flatbuffer of a file as objects.
-
-    Raises:
-        ValueError: the file is no TFLite model.
-    """
-    content = Path(path).read_bytes()
-    if content[4:8] != b"TFL3":
-        raise ValueError(f"Expected a TFLite file. Received: {path}, which is something else")
-    return flatbuffer_utils.convert_bytearray_to_object(bytearray(content))
-
-
 def quantize_input(batch: np.ndarray, details: Mapping[str, Any]) -> np.ndarray:
     """Turns pixels into what the input of an artifact takes.
 
@@ -220,11 +170,8 @@ def quantize_input(batch: np.ndarray, details: Mapping[str, Any]) -> np.ndarray:
         The same shape, in the type of the input: rounded to its steps and cut off at the ends of
         its range if that is an integer type.
     """
-    dtype = np.dtype(details["dtype"])
-    if not np.issubdtype(dtype, np.integer):
-        return batch.astype(dtype)
-    scale, zero_point = _parameters(details)
-    if scale is None:
+    dtype, (scale, zero_point) = np.dtype(details["dtype"]), _parameters(details)
+    if scale is None or not np.issubdtype(dtype, np.integer):
         return batch.astype(dtype)
     steps = np.round(np.asarray(batch, np.float32) / scale) + zero_point
     limits = np.iinfo(dtype)

@@ -25,9 +25,9 @@ from keras_resnet.compression.pruning import prunable
 from keras_resnet.compression.rebuild import kernels
 from keras_resnet.data import DataConfig, load_data
 from keras_resnet.export import export, load_runner
-from keras_resnet.export.calibration import ImageSet, image_sets
+from keras_resnet.export.images import ImageSet, image_sets
+from keras_resnet.export.options import ExportOptions
 from keras_resnet.export.report.timing import Timing
-from keras_resnet.export.source import ExportOptions
 from keras_resnet.jobs.compression_report import (
     CompressionError,
     CompressionOptions,

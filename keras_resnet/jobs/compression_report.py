@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 from rich.table import Table
 
 from keras_resnet.compression.pruning import Pattern
-from keras_resnet.export.report.report import ArtifactReport
+from keras_resnet.export.report.rows import ArtifactReport
 from keras_resnet.export.tflite.inspect import kernels
 from keras_resnet.support import terminal
 from keras_resnet.support.checks import check_number

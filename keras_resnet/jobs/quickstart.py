@@ -15,9 +15,9 @@ from matplotlib.figure import Figure
 
 from keras_resnet.data import LabeledImages, load_digits
 from keras_resnet.export import TARGETS as ALL_TARGETS, ExportError, ExportReport, export
+from keras_resnet.export.model import check_backend
 from keras_resnet.export.report.page import html_table
 from keras_resnet.export.runtime import KerasRunner
-from keras_resnet.export.source import check_backend
 from keras_resnet.networks.builders import ResNet20
 from keras_resnet.support.extras import installed_versions
 from keras_resnet.support.files import partial_directory, publish

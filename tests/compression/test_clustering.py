@@ -13,11 +13,12 @@ from keras_resnet import ResNetConfig, build
 from keras_resnet.compression import cluster, prune, quantize_aware, strip
 from keras_resnet.compression.clustering import _neighbours_together
 from keras_resnet.compression.layers import compressed_layers
+from keras_resnet.export.model import ExportedModel
+from keras_resnet.export.outputs import output_names
 from keras_resnet.export.runtime import load_runner
-from keras_resnet.export.source import ExportSource, output_names
 from keras_resnet.export.tflite import convert as tflite
+from keras_resnet.export.tflite.flatbuffer import parse
 from keras_resnet.export.tflite.kernels import _kernels, keep_properties
-from keras_resnet.export.tflite.quantize import parse
 from keras_resnet.models.info import compressed_kernels, get_info
 
 from ..conftest import randomize
@@ -49,8 +50,8 @@ def gammas(model: keras.Model) -> np.ndarray:
     return np.concatenate([norm.gamma.numpy() for norm in norms])
 
 
-def source_of(model: keras.Model, folder: Path, calibration: np.ndarray | None) -> ExportSource:
-    return ExportSource(model, calibration, folder, output_names(model), get_info(model))
+def source_of(model: keras.Model, folder: Path, calibration: np.ndarray | None) -> ExportedModel:
+    return ExportedModel(model, calibration, folder, output_names(model), get_info(model))
 
 
 def probabilities(model: keras.Model, images: np.ndarray) -> np.ndarray:
@@ -224,7 +225,7 @@ def small(model: keras.Model, images: np.ndarray) -> keras.Model:
 
 
 @pytest.fixture(scope="module")
-def source(small: keras.Model, tmp_path_factory: pytest.TempPathFactory) -> ExportSource:
+def source(small: keras.Model, tmp_path_factory: pytest.TempPathFactory) -> ExportedModel:
     return source_of(strip(small), tmp_path_factory.mktemp("files"), None)
 
 
@@ -240,14 +241,14 @@ def source(small: keras.Model, tmp_path_factory: pytest.TempPathFactory) -> Expo
 )
 def test_files_keep_values_and_zeros(
     name: str,
-    source: ExportSource,
+    source: ExportedModel,
     small: keras.Model,
     images: np.ndarray,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     found: list[tuple[str, np.ndarray, np.ndarray]] = []
 
-    def spy(model: Any, source: ExportSource) -> None:
+    def spy(model: Any, source: ExportedModel) -> None:
         keep_properties(model, source)
         for kernel in _kernels(model, source):
             data = bytes(model.buffers[kernel.tensor.buffer].data)
@@ -280,7 +281,7 @@ def test_quantized_before_it_is_clustered(
     assert relative_error(tmp_path / "model.tflite", network, images) < 0.1
 
 
-def test_files_without_the_property_are_refused(source: ExportSource) -> None:
+def test_files_without_the_property_are_refused(source: ExportedModel) -> None:
     content = tflite._float_model(source)
 
     def changed(layer: str, zeros: bool) -> Any:

@@ -22,8 +22,9 @@ from keras_resnet.compression import (
 )
 from keras_resnet.compression.layers import compressed_layers
 from keras_resnet.compression.rebuild import kernels
-from keras_resnet.export.source import ExportSource, output_names
-from keras_resnet.export.tflite import convert as tflite, inspect as tflite_inspect
+from keras_resnet.export.model import ExportedModel
+from keras_resnet.export.outputs import output_names
+from keras_resnet.export.tflite import convert as tflite, flatbuffer
 from keras_resnet.models.info import compressed_kernels, get_info
 
 from ..conftest import randomize
@@ -287,7 +288,7 @@ def test_strip_leaves_keras_classes_only(model: keras.Model, images: np.ndarray)
 
 def weights_in(path: Path) -> dict[str, np.ndarray]:
     """The kernels in a TFLite file by the first layer of their operators."""
-    model = tflite_inspect.read(path)
+    model = flatbuffer.read(path)
     tensors, found = model.subgraphs[0].tensors, {}
     for operator in model.subgraphs[0].operators:
         names = tensors[operator.outputs[0]].name.decode().split(";")
@@ -302,7 +303,7 @@ def weights_in(path: Path) -> dict[str, np.ndarray]:
 
 def test_files_have_the_same_zeros(model: keras.Model, images: np.ndarray, tmp_path: Path) -> None:
     stripped = strip(prune(model, 0.6))
-    source = ExportSource(stripped, images, tmp_path, output_names(stripped), get_info(stripped))
+    source = ExportedModel(stripped, images, tmp_path, output_names(stripped), get_info(stripped))
     for write, name in ((tflite.write_float32, "float"), (tflite.write_int8, "int8")):
         path = tmp_path / f"{name}.tflite"
         write(source, path)

@@ -12,17 +12,18 @@ import numpy as np
 import onnx
 import onnx.numpy_helper
 import pytest
-from tensorflow.lite.python import schema_py_generated as schema
 
 from keras_resnet import ResNetConfig, build, load_model
 from keras_resnet.compression import freeze_ranges, quantize_aware, strip
 from keras_resnet.compression.layers import ActivationRange, compressed_layers, ranges
 from keras_resnet.data import load_digits
 from keras_resnet.export import export, load_runner
+from keras_resnet.export.model import ExportedModel
 from keras_resnet.export.onnx import quantize as onnx_int8
-from keras_resnet.export.source import ExportOptions, ExportSource, output_names
-from keras_resnet.export.tflite import convert as tflite, inspect as tflite_inspect
-from keras_resnet.export.tflite.quantize import builtin
+from keras_resnet.export.options import ExportOptions
+from keras_resnet.export.outputs import output_names
+from keras_resnet.export.tflite import convert as tflite, flatbuffer, inspect as tflite_inspect
+from keras_resnet.export.tflite.private import BuiltinOperator
 from keras_resnet.models.info import (
     CompressedKernels,
     KernelProperty,
@@ -35,7 +36,7 @@ from keras_resnet.models.info import (
 
 from ..conftest import Run, randomize
 
-OPS = schema.BuiltinOperator
+OPS = BuiltinOperator
 BASIC = ResNetConfig("basic", (1, 1), (8, 16), stem="cifar")
 BOTTLENECK = ResNetConfig("bottleneck", (1, 1), (8, 16), stem="cifar")
 NETWORKS = {
@@ -67,9 +68,9 @@ def network(config: ResNetConfig, **keywords: Any) -> keras.Model:
 
 def source_of(
     model: keras.Model, folder: Path, images: np.ndarray | None = None, **options: Any
-) -> ExportSource:
+) -> ExportedModel:
     names, info = output_names(model), get_info(model)
-    return ExportSource(model, images, folder, names, info, ExportOptions(**options))
+    return ExportedModel(model, images, folder, names, info, ExportOptions(**options))
 
 
 def difference(one: Any, other: Any) -> float:
@@ -120,7 +121,7 @@ class Case:
     floating: keras.Model
     aware: keras.Model
     stripped: keras.Model
-    source: ExportSource
+    source: ExportedModel
 
 
 @pytest.fixture(
@@ -163,13 +164,13 @@ def test_tflite_has_the_learned_ranges(case: Case) -> None:
     tflite.write_int8(case.source, path)
     known = learned_ranges(case.stripped)
     assert known is not None
-    model = tflite_inspect.read(path)
+    model = flatbuffer.read(path)
     graph = model.subgraphs[0]
     # A layer of several operators has its range behind the last of them that does not squash.
     tensors = {
         graph.tensors[operator.outputs[0]].name.decode().split(";")[-1].split(":")[0]: operator
         for operator in graph.operators
-        if builtin(model, operator) not in (OPS.LOGISTIC, OPS.SOFTMAX)
+        if flatbuffer.builtin(model, operator) not in (OPS.LOGISTIC, OPS.SOFTMAX)
     }
     compared = {name: graph.tensors[op.outputs[0]] for name, op in tensors.items() if name in known}
     for name, tensor in compared.items():

@@ -14,21 +14,23 @@ import pytest
 from keras import layers
 
 from keras_resnet import ResNetConfig, build
+from keras_resnet.export.errors import layer_errors
 from keras_resnet.export.metadata import of_onnx
-from keras_resnet.export.onnx import convert as writer, half as onnx_half, quantize as onnx_quantize
-from keras_resnet.export.onnx.inspect import float_layers, operators
-from keras_resnet.export.source import (
-    ExportOptions,
-    ExportSource,
-    named_outputs,
-    output_names,
+from keras_resnet.export.model import ExportedModel
+from keras_resnet.export.onnx import (
+    convert as writer,
+    half as onnx_half,
+    quantize as onnx_quantize,
 )
+from keras_resnet.export.onnx.inspect import float_layers, operators
+from keras_resnet.export.options import ExportOptions
+from keras_resnet.export.outputs import named_outputs, output_names
 from keras_resnet.models.info import get_info, set_class_names
 from keras_resnet.networks.features import feature_extractor
 
 from ...conftest import randomize
 
-Writer = Callable[[ExportSource, Path], None]
+Writer = Callable[[ExportedModel, Path], None]
 
 BASE: dict[str, Any] = {
     "block": "basic",
@@ -81,8 +83,8 @@ def sequential() -> keras.Model:
 
 def source_of(
     model: keras.Model, folder: Path, calibration: np.ndarray | None = None, **options: Any
-) -> ExportSource:
-    return ExportSource(
+) -> ExportedModel:
+    return ExportedModel(
         model, calibration, folder, output_names(model), get_info(model), ExportOptions(**options)
     )
 
@@ -213,10 +215,10 @@ def test_layers_are_as_they_were_after_a_failure(tmp_path: Path) -> None:
     failing = Failing()
     broken = keras.Model(model.input, failing(model.output))
     failing.fails = True
-    source = ExportSource(broken, None, tmp_path, ("probabilities",))
+    source = ExportedModel(broken, None, tmp_path, ("probabilities",))
     with pytest.raises(RuntimeError, match="no tracing"):
         writer.float_model(source)
-    assert not any("call" in vars(layer) for layer in broken._flatten_layers())
+    assert not any("call" in vars(layer) for layer in broken.layers)
     np.testing.assert_array_equal(model(pictures(2)), before)
 
 
@@ -309,7 +311,7 @@ def test_layer_with_an_outlier_channel_is_named_and_can_be_kept(
         onnx_quantize.write_int8(dataclasses.replace(source, options=options), path)
         return float(np.abs(run(path, images)["probabilities"] - expected).mean())
 
-    errors = onnx_quantize.layer_errors(source, images[:8])
+    errors = layer_errors(source, images[:8])
     worst, second = list(errors.items())[:2]
     assert worst[0] == "conv2_block2_1_conv"
     assert worst[1] > 3 * second[1]
@@ -322,7 +324,7 @@ def test_layer_with_an_outlier_channel_is_named_and_can_be_kept(
     assert float_layers(path) == ("conv2_block2_1_conv", "conv2_block2_2_conv")
     assert repaired < disturbed / 3
     kept = dataclasses.replace(source, options=ExportOptions(keep_float=(worst[0],)))
-    assert worst[0] not in onnx_quantize.layer_errors(kept, images[:4])
+    assert worst[0] not in layer_errors(kept, images[:4])
 
 
 @pytest.mark.parametrize(

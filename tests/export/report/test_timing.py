@@ -62,7 +62,8 @@ import runpy, sys
 worker, *artifacts = sys.argv[1:]
 names = runpy.run_path(worker)
 for artifact in map(names["Path"], artifacts):
-    names["_load"](artifact, 1, 32)(2)()
+    shape, dtype, prepare = names["_load"](artifact, 1)
+    prepare(names["_pixels"](shape, 2, dtype, 32))()
 print({"onnxruntime", "ai_edge_litert"} <= set(sys.modules), "tensorflow" in sys.modules)
 """
     worker = Path(timing.__file__).with_name("timing_worker.py")

@@ -18,9 +18,11 @@ from PIL import Image
 from tensorflow.python.tools import saved_model_cli
 
 from keras_resnet import Predictor, ResNetConfig, build, feature_extractor
+from keras_resnet.export.model import ExportedModel
+from keras_resnet.export.options import ExportOptions
+from keras_resnet.export.outputs import output_names
 from keras_resnet.export.servers import saved_model
 from keras_resnet.export.servers.picture_graph import decode_file, exif_orientation
-from keras_resnet.export.source import ExportOptions, ExportSource, output_names
 from keras_resnet.images.decode import read_image
 from keras_resnet.images.formats import exif_orientation as orientation_in_python
 from keras_resnet.images.protocol import EvalProtocol
@@ -33,10 +35,10 @@ NAMES = tuple(f"class {letter}" for letter in "abcdefghij")
 INFO = ModelInfo(class_names=NAMES, protocol=EvalProtocol(32, 36))
 
 
-def source_of(model: keras.Model, workspace: Path, **fields: Any) -> ExportSource:
+def source_of(model: keras.Model, workspace: Path, **fields: Any) -> ExportedModel:
     workspace.mkdir(exist_ok=True)
     outputs = fields.pop("outputs", None) or output_names(model)
-    return ExportSource(model, None, workspace, outputs, **fields)
+    return ExportedModel(model, None, workspace, outputs, **fields)
 
 
 @pytest.fixture(scope="module")

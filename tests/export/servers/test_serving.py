@@ -34,8 +34,10 @@ from tensorflow_serving.apis import predict_pb2, prediction_log_pb2, prediction_
 from tensorflow_serving.config import model_server_config_pb2
 
 from keras_resnet import Predictor
+from keras_resnet.export.model import ExportedModel
+from keras_resnet.export.options import ExportOptions
+from keras_resnet.export.outputs import output_names
 from keras_resnet.export.servers import kserve, saved_model, tf_serving
-from keras_resnet.export.source import ExportOptions, ExportSource, output_names
 from keras_resnet.images.protocol import EvalProtocol
 from keras_resnet.models.info import ModelInfo
 
@@ -54,7 +56,7 @@ def exported(tiny_model: keras.Model, tmp_path_factory: pytest.TempPathFactory) 
     work = tmp_path_factory.mktemp("work")
     info = ModelInfo(class_names=NAMES, protocol=PROTOCOL)
     options = ExportOptions(serving_batch_sizes=(8, 1, 3))
-    source = ExportSource(tiny_model, None, work, output_names(tiny_model), info, options)
+    source = ExportedModel(tiny_model, None, work, output_names(tiny_model), info, options)
     saved_model.write(source, folder / "saved_model")
     return folder
 

@@ -14,17 +14,20 @@ import pytest
 from ai_edge_litert.interpreter import Interpreter
 
 from keras_resnet import ResNetConfig, build, feature_extractor
+from keras_resnet.export.errors import layer_errors
 from keras_resnet.export.metadata import of_tflite
-from keras_resnet.export.source import ExportOptions, ExportSource, output_names
+from keras_resnet.export.model import ExportedModel
+from keras_resnet.export.options import ExportOptions
+from keras_resnet.export.outputs import output_names
 from keras_resnet.export.tflite import convert as tflite, inspect as tflite_inspect
-from keras_resnet.export.tflite.errors import layer_errors
-from keras_resnet.export.tflite.quantize import LayerNames, nodes_of, parse
+from keras_resnet.export.tflite.flatbuffer import parse
+from keras_resnet.export.tflite.layers import LayerNames, nodes_of
 from keras_resnet.images.protocol import EvalProtocol
 from keras_resnet.models.info import ModelInfo
 
 from ...conftest import randomize
 
-WRITERS: dict[str, Callable[[ExportSource, Path], None]] = {
+WRITERS: dict[str, Callable[[ExportedModel, Path], None]] = {
     "float32": tflite.write_float32,
     "float16": tflite.write_float16,
     "dynamic": tflite.write_dynamic,
@@ -44,9 +47,9 @@ def coarse(channels: int = 3, size: int = 8) -> np.ndarray:
     return squares.repeat(32 // size, 1).repeat(32 // size, 2).astype(np.float32)
 
 
-def source_of(model: keras.Model, folder: Path, **options: Any) -> ExportSource:
+def source_of(model: keras.Model, folder: Path, **options: Any) -> ExportedModel:
     calibration = coarse(model.input_shape[-1])
-    return ExportSource(
+    return ExportedModel(
         model, calibration, folder, output_names(model), options=ExportOptions(**options)
     )
 

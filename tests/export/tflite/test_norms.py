@@ -8,20 +8,22 @@ import keras
 import numpy as np
 import pytest
 from ai_edge_litert.interpreter import Interpreter
-from tensorflow.lite.python import schema_py_generated as schema
 
 from keras_resnet import ResNetConfig, build
 from keras_resnet.compression import quantize_aware, strip
 from keras_resnet.export import load_runner
-from keras_resnet.export.source import ExportOptions, ExportSource, output_names
+from keras_resnet.export.model import ExportedModel
+from keras_resnet.export.options import ExportOptions
+from keras_resnet.export.outputs import output_names
 from keras_resnet.export.tflite import convert as tflite, inspect as tflite_inspect, ranges
+from keras_resnet.export.tflite.flatbuffer import builtin, parse, serialize
 from keras_resnet.export.tflite.norms import norms_as_convolutions
-from keras_resnet.export.tflite.quantize import builtin, parse, serialize
+from keras_resnet.export.tflite.private import BuiltinOperator
 from keras_resnet.models.info import get_info
 
 from ...conftest import randomize
 
-OPS = schema.BuiltinOperator
+OPS = BuiltinOperator
 V2 = ResNetConfig("basic", (2, 1), (8, 16), stem="cifar", version="v2")
 
 
@@ -61,10 +63,10 @@ def images() -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def source(images: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> ExportSource:
+def source(images: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> ExportedModel:
     model = with_wide_scales()
     np.testing.assert_allclose(model(images), network()(images), atol=1e-4)
-    return ExportSource(model, images, tmp_path_factory.mktemp("v2"), output_names(model))
+    return ExportedModel(model, images, tmp_path_factory.mktemp("v2"), output_names(model))
 
 
 def counts(content: bytes) -> dict[int, int]:
@@ -84,7 +86,7 @@ def rewritten(content: bytes) -> bytes:
     return serialize(model)
 
 
-def test_the_same_numbers_come_out(source: ExportSource, images: np.ndarray) -> None:
+def test_the_same_numbers_come_out(source: ExportedModel, images: np.ndarray) -> None:
     content = tflite._float_model(source)
     after = rewritten(content)
     before_counts, after_counts = counts(content), counts(after)
@@ -102,7 +104,7 @@ def test_the_same_numbers_come_out(source: ExportSource, images: np.ndarray) -> 
 
 def test_pixels_and_folded_normalisations_stay(tmp_path: Path, images: np.ndarray) -> None:
     model = network(ResNetConfig("basic", (1, 1), (8, 16), stem="cifar"))
-    content = tflite._float_model(ExportSource(model, None, tmp_path, output_names(model)))
+    content = tflite._float_model(ExportedModel(model, None, tmp_path, output_names(model)))
     assert counts(rewritten(content)) == counts(content)
     np.testing.assert_array_equal(outputs(rewritten(content), images), outputs(content, images))
 
@@ -114,7 +116,7 @@ def test_a_product_alone_is_one_too(tmp_path: Path) -> None:
     scaled = keras.layers.Rescaling(scale.tolist())(pooled)
     head = keras.layers.Dense(3, activation="softmax")
     model = keras.Model(image, head(keras.layers.GlobalAveragePooling2D()(scaled)))
-    source = ExportSource(model, None, tmp_path, output_names(model))
+    source = ExportedModel(model, None, tmp_path, output_names(model))
     content = tflite._float_model(source)
     after = rewritten(content)
     assert counts(after)[OPS.DEPTHWISE_CONV_2D] == 1
@@ -129,14 +131,14 @@ def relative_error(path: Path, model: keras.Model, images: np.ndarray) -> float:
 
 
 def test_int8_is_better_with_them(
-    source: ExportSource, images: np.ndarray, monkeypatch: pytest.MonkeyPatch
+    source: ExportedModel, images: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = source.workspace / "with.tflite"
     tflite.write_int8(source, path)
     assert tflite_inspect.operators(path)["DEPTHWISE_CONV_2D"] == 3
     assert tflite_inspect.float_operators(path) == ()
     error = relative_error(path, source.model, images)
-    without = ExportSource(source.model, images, source.workspace, source.outputs)
+    without = ExportedModel(source.model, images, source.workspace, source.outputs)
     monkeypatch.setattr(ranges, "norms_as_convolutions", lambda model: None)
     path = source.workspace / "without.tflite"
     tflite.write_int8(without, path)
@@ -145,11 +147,13 @@ def test_int8_is_better_with_them(
 
 
 @pytest.mark.full
-def test_layers_keep_their_names(source: ExportSource, images: np.ndarray) -> None:
+def test_layers_keep_their_names(source: ExportedModel, images: np.ndarray) -> None:
     layer = "conv3_block1_preact_bn"
     for write in (tflite.write_int8, tflite.write_int16x8):
         options = ExportOptions(keep_float=(layer,))
-        kept = ExportSource(source.model, images, source.workspace, source.outputs, options=options)
+        kept = ExportedModel(
+            source.model, images, source.workspace, source.outputs, options=options
+        )
         path = source.workspace / "kept.tflite"
         write(kept, path)
         (operator,) = tflite_inspect.float_operators(path)
@@ -158,12 +162,12 @@ def test_layers_keep_their_names(source: ExportSource, images: np.ndarray) -> No
 
 
 def test_learned_ranges_are_those_of_the_convolutions(
-    source: ExportSource, images: np.ndarray, tmp_path: Path
+    source: ExportedModel, images: np.ndarray, tmp_path: Path
 ) -> None:
     aware = quantize_aware(source.model, images)
     model = strip(aware)
     path = tmp_path / "model.tflite"
-    tflite.write_int8(ExportSource(model, None, tmp_path, source.outputs, get_info(model)), path)
+    tflite.write_int8(ExportedModel(model, None, tmp_path, source.outputs, get_info(model)), path)
     assert tflite_inspect.float_operators(path) == ()
     wanted = aware(images).numpy()
     error = load_runner(path).predict(images) - wanted

@@ -1,4 +1,4 @@
-"""What an export found, as data and as a terminal table; `report_page` makes pages of it."""
+"""What an export found, a row for every artifact; `page` makes pages of it."""
 
 from __future__ import annotations
 
@@ -148,20 +148,24 @@ def refused(target: str) -> tuple[str, ...]:
 
 def cells(artifact: ArtifactReport) -> tuple[str, ...]:
     """One row of the table, in words."""
-    comparison = artifact.comparison
-    latency, memory = "–", "–"
+    found = artifact.comparison
+    latency = memory = "–"
     if artifact.measurements:
         first = artifact.measurements[0]
-        failed = first.error is not None
-        latency = "not run" if failed else f"{first.p50_ms:.2f} ms"
-        memory = "–" if failed else f"{first.peak_memory / 1e6:,.0f} MB"
+        latency = "not run" if first.error is not None else f"{first.p50_ms:.2f} ms"
+        memory = "–" if first.error is not None else f"{first.peak_memory / 1e6:,.0f} MB"
     return (
         artifact.target,
         f"{artifact.size / 1000:,.0f} kB",
-        "–" if comparison.accuracy is None else f"{comparison.accuracy:.2%}",
-        "–" if comparison.agreement is None else f"{comparison.agreement:.2%}",
-        f"{comparison.max_error:.1e}",
+        share_in_words(found.accuracy),
+        share_in_words(found.agreement),
+        f"{found.max_error:.1e}",
         latency,
         memory,
         "disagrees" if artifact.disagreements else "ok",
     )
+
+
+def share_in_words(share: float | None) -> str:
+    """A share of images in percent; a dash if it is not known."""
+    return "–" if share is None else f"{share:.2%}"

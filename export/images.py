@@ -5,12 +5,12 @@ from __future__ import annotations
 import itertools
 import warnings
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 
-from keras_resnet.export.source import image_array
 from keras_resnet.models.info import ModelInfo
 from keras_resnet.models.input import ModelInput
 
@@ -27,7 +27,8 @@ VERIFICATION_IMAGES = 256
 #: Without any real image, so many of noise show whether the arithmetic is the same.
 _NOISE_IMAGES = 16
 
-#: Difference of neighbouring pixels by that of any two pixels: 1 for noise, far less in pictures.
+#: How much neighbouring pixels differ, divided by how much any two do: 1 for noise, far less in
+#: pictures.
 _NOISY = 0.9
 
 
@@ -60,6 +61,11 @@ class ImageSet:
             and {"lowest": min(per_class.values()), "highest": max(per_class.values())},
         }
 
+    def part(self, which: np.ndarray) -> ImageSet:
+        """Some of them, by a mask `(n,)`."""
+        labels = None if self.labels is None else self.labels[which]
+        return ImageSet(self.images[which], self.source, labels)
+
 
 def image_sets(
     shape: tuple[int | None, ...],
@@ -74,38 +80,35 @@ def image_sets(
     Args:
         shape: the model's input, `(batch, height, width, channels)`.
         info: what the model knows about itself: protocol and class names.
-        calibration: a data source such as `"folder:flowers"`, or a `DataConfig` with one, of whose
-            training part a part is used; or images. None: there are none.
-        images: a data source, of whose validation part a part is used; or images. By default the
-            validation part of `calibration`, or every fourth of its images, which is then not
-            calibrated with; without those, noise.
+        calibration: as of `export`, and so are the others.
+        images: those to verify on.
         labels: the classes of `images`, if these are images.
-        seed: of the choice among the images of a source.
+        seed: of the choice among the images of a data source.
 
     Raises:
         ValueError: the images cannot be right; the message says how.
     """
     if images is None and labels is not None:
         raise ValueError("Expected `images` together with `labels`. Received: labels only")
-    images_of = _Images(shape, info, seed)
+    reader = _Reader(shape, info, seed)
     if images is None and _is_source(calibration):
         images = calibration
     verification = None
     if images is not None:
-        verification = images_of.read(images, "images", 1, VERIFICATION_IMAGES, labels)
+        verification = reader.read(images, "images", 1, VERIFICATION_IMAGES, labels)
     calibrating = None
     if calibration is not None:
-        calibrating = images_of.read(calibration, "calibration images", 0, CALIBRATION_IMAGES)
+        calibrating = reader.read(calibration, "calibration images", 0, CALIBRATION_IMAGES)
         if verification is None:
             held_out = np.arange(len(calibrating.images)) % 4 == 3
-            verification = _part(calibrating, held_out)
-            calibrating = _part(calibrating, ~held_out)
+            verification = calibrating.part(held_out)
+            calibrating = calibrating.part(~held_out)
         check_calibration(calibrating.images)
         _warn_if_reused(calibrating.images, verification.images)
     return calibrating, verification or _noise(shape)
 
 
-class _Images:
+class _Reader:
     """Reads images as a model takes them."""
 
     def __init__(self, shape: tuple[int | None, ...], info: ModelInfo, seed: int) -> None:
@@ -120,7 +123,11 @@ class _Images:
                     f"Received: labels with {images!r}"
                 )
             return self._of_source(images, part, count)
-        array = self._array(images, what, count if labels is None else None)
+        if not isinstance(images, np.ndarray) or images.ndim != 4:
+            # What is no picture of this model's size is prepared as for a prediction.
+            items = itertools.islice(images, count if labels is None else None)
+            images = [self._prepared(item, index, what) for index, item in enumerate(items)]
+        array = image_array(images, self._shape, what)
         labels = None if labels is None else np.asarray(labels)
         if labels is not None and labels.shape != (len(array),):
             raise ValueError(
@@ -129,27 +136,16 @@ class _Images:
             )
         return ImageSet(array, "given as images", labels)
 
-    def _array(self, images: Any, what: str, count: int | None) -> np.ndarray:
-        if isinstance(images, np.ndarray) and images.ndim == 4:
-            return image_array(images, self._shape, what)
-        # What is no picture of this model's size is prepared as for a prediction.
-        items = itertools.islice(images, count)
-        ready = [self._prepared(item, index, what) for index, item in enumerate(items)]
-        return image_array(ready, self._shape, what)
-
     def _prepared(self, item: Any, index: int, what: str) -> Any:
         """One image; an array of another shape stays as it is, for `image_array` to complain of."""
         if isinstance(item, (str, bytes)) or hasattr(item, "__fspath__"):
-            return self._input().prepared(item, index)
+            return ModelInput(self._shape, self._info).prepared(item, index)
         if isinstance(item, (tuple, list)) and len(item) == 2 and np.ndim(item[1]) == 0:
             raise ValueError(
                 f"Expected {what} alone. Received: pairs of an image and a label; pass the images, "
                 "and `labels` apart"
             )
         return np.asarray(item)
-
-    def _input(self) -> ModelInput:
-        return ModelInput(self._shape, self._info)
 
     def _of_source(self, data: str | DataConfig, part: int, count: int) -> ImageSet:
         # Of everything in the package, this alone needs the readers of data sets here.
@@ -158,7 +154,7 @@ class _Images:
         source = load_data(data)[part]
         labels = _labels_for(source, self._info)
         chosen = balanced(source.labels, count, self._seed)
-        take = self._input()
+        take = ModelInput(self._shape, self._info)
         pixels = [take.prepared(source[index].data, index) for index in chosen]
         array = image_array(pixels, self._shape, f"images of {source.name}")
         return ImageSet(array, f"{source.name}, {len(chosen)} of {len(source)}", labels[chosen])
@@ -178,23 +174,17 @@ def balanced(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
         count: how many are wanted; all of them if there are no more.
         seed: of the choice within the classes.
     """
-    random = np.random.default_rng(seed)
-    order = random.permutation(len(labels))
+    order = np.random.default_rng(seed).permutation(len(labels))
     # The first of every class, then the second of every class, and so on.
     rank = np.empty(len(labels), np.int64)
     for label in np.unique(labels):
-        own = order[labels[order] == label]
-        rank[own] = np.arange(len(own))
-    place = np.empty(len(labels), np.int64)
-    place[order] = np.arange(len(labels))
-    return np.sort(np.lexsort((place, rank))[:count])
+        own = labels[order] == label
+        rank[own] = np.arange(own.sum())
+    return np.sort(order[np.argsort(rank, kind="stable")][:count])
 
 
 def check_calibration(images: np.ndarray) -> None:
-    """Refuses calibration images that would give wrong ranges, and warns of unlikely ones.
-
-    Args:
-        images: float32 `(n, height, width, channels)`, RGB in [0, 255], as at evaluation.
+    """Refuses images `(n, height, width, channels)` that give wrong ranges; warns of unlikely ones.
 
     Raises:
         ValueError: too few images, pixels that were evidently divided by 255, or one colour each.
@@ -243,7 +233,7 @@ def _warn_if_reused(calibration: np.ndarray, verification: np.ndarray) -> None:
 
 
 def _noisiness(images: np.ndarray) -> float:
-    """Difference of neighbouring pixels by that of pixels anywhere in the image, in the median."""
+    """How much neighbouring pixels differ, divided by how much any two do: median of the images."""
     if min(images.shape[1:3]) < 4:
         return 0.0
     neighbours = np.abs(np.diff(images, axis=2)).mean((1, 2, 3))
@@ -267,15 +257,45 @@ def _labels_for(source: Source, info: ModelInfo) -> np.ndarray:
     return np.array([columns[name] for name in source.class_names], np.int32)[source.labels]
 
 
-def _part(images: ImageSet, which: np.ndarray) -> ImageSet:
-    return ImageSet(
-        images.images[which],
-        images.source,
-        None if images.labels is None else images.labels[which],
-    )
-
-
 def _noise(shape: tuple[int | None, ...]) -> ImageSet:
     size = (_NOISE_IMAGES, shape[1] or 224, shape[2] or 224, shape[3] or 3)
     pixels = np.random.default_rng(0).integers(0, 256, size)
     return ImageSet(pixels.astype(np.float32), "noise")
+
+
+def filled_up(batch: np.ndarray, size: int | None) -> np.ndarray:
+    """The batch with its last image repeated up to `size`, for what takes that size only."""
+    return batch if size is None else batch.take(range(size), axis=0, mode="clip")
+
+
+def image_array(
+    images: Iterable[Any] | np.ndarray, input_shape: tuple[int | None, ...], what: str
+) -> np.ndarray:
+    """Stacks images into float32 `(n, height, width, channels)`.
+
+    Args:
+        images: images `(height, width, channels)`, uint8 or float, RGB in [0, 255].
+        input_shape: the model's, `(batch, height, width, channels)`.
+        what: what they are, for messages.
+
+    Raises:
+        ValueError: the model does not take such images, or the pixels are not in [0, 255].
+    """
+    images = images if isinstance(images, np.ndarray) else list(images)
+    shape = ", ".join("any" if side is None else str(side) for side in input_shape[1:])
+    expected = f"Expected {what} of shape (n, {shape})"
+    try:
+        array = np.asarray(images, dtype=np.float32)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{expected}. Received: what is no array of numbers: {error}") from error
+    matches = array.ndim == 4 and all(
+        want in (None, have) for want, have in zip(input_shape[1:], array.shape[1:], strict=True)
+    )
+    if not matches or not len(array):
+        raise ValueError(f"{expected}. Received: {array.shape}")
+    low, high = float(array.min()), float(array.max())
+    if not (low >= 0 and high <= 255):
+        raise ValueError(
+            f"Expected {what} with pixels in [0, 255]. Received: pixels in [{low:g}, {high:g}]"
+        )
+    return array

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from keras_resnet.data import DataConfig, load_data
-from keras_resnet.export.calibration import balanced, check_calibration, image_sets
+from keras_resnet.export.images import balanced, check_calibration, image_sets
 from keras_resnet.images.protocol import EvalProtocol
 from keras_resnet.models.info import ModelInfo
 
@@ -52,7 +52,7 @@ def test_classes_are_balanced_and_the_choice_is_seeded() -> None:
 def test_data_source_gives_both_parts_with_labels(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("keras_resnet.export.calibration.CALIBRATION_IMAGES", 20)
+    monkeypatch.setattr("keras_resnet.export.images.CALIBRATION_IMAGES", 20)
     info = ModelInfo(class_names=("c", "a", "b"))
     calibration, verification = image_sets(SHAPE, info, f"folder:{folder}", None, None, 0)
     assert calibration is not None
