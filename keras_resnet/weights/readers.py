@@ -21,8 +21,9 @@ from typing import Any
 import numpy as np
 import safetensors
 
-from keras_resnet.weights.hdf5 import Hdf5File
-from keras_resnet.weights.torch_pickle import checked_members, is_torch_file, read_torch, unwrapped
+from keras_resnet.models.archive import checked_members, words
+from keras_resnet.models.hdf5 import Hdf5File
+from keras_resnet.weights.torch_pickle import is_torch_file, read_torch, unwrapped
 
 _TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".th", ".tar", ".ckpt")
 _HDF5_SUFFIXES = (".h5", ".hdf5")
@@ -87,12 +88,8 @@ def read_arrays(path: str | os.PathLike[str]) -> Arrays:
             if len(key) > _LONGEST_KEY or not key.isprintable():
                 raise ValueError(f"a name that no layer has: {key}")
     except Exception as error:
-        # Each library, and each kind of damage, has errors of its own.
-        reason = str(error) if type(error) is ValueError else f"damaged or too large: {error!r}"
-        # What comes from the file may be long, and made to confuse a terminal.
-        reason = "".join(char if char.isprintable() else " " for char in reason[:400])
         raise ValueError(
-            f"Expected a file of weights that can be read. Received: {path}: {reason}"
+            f"Expected a file of weights that can be read. Received: {path}: {words(error)}"
         ) from error
     return arrays
 

@@ -24,7 +24,7 @@ from keras_resnet.weights.checkpoint import (
 from keras_resnet.weights.convert import Constants, convert
 from keras_resnet.weights.infer import Inferred, infer
 from keras_resnet.weights.mapping import Naming
-from keras_resnet.weights.readers import SUFFIXES, read_arrays
+from keras_resnet.weights.readers import SUFFIXES
 from keras_resnet.weights.registry import WeightsEntry, find_weights
 from keras_resnet.weights.topology import BLUR, Description, describe, describe_plan, reduction
 
@@ -149,8 +149,6 @@ def _describe_by_convention(found: Found, inferred: Inferred) -> None:
 
 def _open_keras(path: Path) -> Found | None:
     """A saved model of ours, which describes itself; `None` if it is of keras.applications."""
-    if path.is_file():
-        read_arrays(path)  # Our reader refuses damage that Keras' goes along with.
     network = find_network(load_model(path, compile=False))
     layers = {layer.name: layer for layer in network.layers if has_weights(layer)}
     stem = layers.get("conv1_conv")

@@ -22,6 +22,8 @@ from typing import Any, BinaryIO, ClassVar
 
 import numpy as np
 
+from keras_resnet.models.archive import checked_members
+
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 
 #: Ten times that of ResNet-1202 with an optimizer's state. What is read takes much more memory.
@@ -115,27 +117,6 @@ def unwrapped(loaded: Any) -> tuple[dict[str, np.ndarray], list[str]]:
             raise ValueError("a classifier in the backbone and one in the head")
         values = short
     return values, notes
-
-
-def checked_members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
-    """What is in a zip archive, by name; it unfolds to no more than weights can.
-
-    Raises:
-        ValueError: names are twice there or lead out of the archive, or sizes cannot be true.
-    """
-    members = {member.filename: member for member in archive.infolist()}
-    if len(members) < len(archive.infolist()):
-        raise ValueError("an archive with two files of the same name")
-    if any(name.startswith(("/", "\\")) or ".." in re.split(r"[/\\]", name) for name in members):
-        raise ValueError("an archive with names that lead out of it")
-    size = os.fstat(archive.fp.fileno()).st_size if archive.fp is not None else 0
-    packed = sum(member.compress_size for member in members.values())
-    unpacked = sum(member.file_size for member in members.values())
-    stored = all(member.compress_type == zipfile.ZIP_STORED for member in members.values())
-    # A fresh network is half zeros and ones; a trained one hardly gets smaller.
-    if packed > size or unpacked > (packed if stored else max(2**28, 50 * size)):
-        raise ValueError(f"an archive of {size} bytes that claims to hold {unpacked}")
-    return members
 
 
 def _read_archive(file: BinaryIO) -> Any:
