@@ -16,7 +16,7 @@ from tensorflow.lite.python.optimize import calibrator
 from tensorflow.lite.tools import flatbuffer_utils
 
 from keras_resnet.export.source import ExportSource, check_kept_layers
-from keras_resnet.networks.graph import sources
+from keras_resnet.networks.graph import inputs_of
 from keras_resnet.support.quiet import quiet
 
 _OPS = schema.BuiltinOperator
@@ -124,7 +124,7 @@ class LayerNames:
 
     @functools.cached_property
     def _sources(self) -> dict[str, list[str]]:
-        return sources(self.model)
+        return inputs_of(self.model)
 
     def _with_kernel(self, layers: tuple[str, ...]) -> tuple[str, ...]:
         """Adds the convolution where an operator has only the names of what was fused into it.

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-#: HDF5's descriptions of the numbers that variables of Keras are made of; bfloat16 is 2 bytes to it.
+#: HDF5's descriptions of the numbers that variables of Keras are made of; V2 is bfloat16.
 _TYPES = {
     bytes.fromhex("11200f0002000000 00001000 0a05000a 0f000000"): "<f2",
     bytes.fromhex("11201f0004000000 00002000 17080017 7f000000"): "<f4",

@@ -14,16 +14,16 @@ from keras_resnet.networks.config import IMAGENET_MEAN
 from keras_resnet.networks.graph import find_network
 from keras_resnet.weights.checkpoint import names
 from keras_resnet.weights.convert import adapt_channels, stem_name
-from keras_resnet.weights.report import LoadReport
-from keras_resnet.weights.sources import (
+from keras_resnet.weights.find import (
     Found,
     Pixels,
     Source,
     has_weights,
-    open_source,
+    open_checkpoint,
     pixel_constants,
     roles,
 )
+from keras_resnet.weights.report import LoadReport
 from keras_resnet.weights.topology import BLUR, describe, differences, reduction
 
 
@@ -55,7 +55,7 @@ def load_weights(
         OSError: a tag's file cannot be downloaded.
     """
     network = find_network(model)
-    found = open_source(source, network.name, with_top=_has_head(network), pixels=pixels)
+    found = open_checkpoint(source, network.name, with_top=_has_head(network), pixels=pixels)
     return load_found(model, found, strict=strict, pixels=pixels)
 
 

@@ -39,7 +39,7 @@ Dataset = Literal["imagenet", "cifar10"]
 
 
 @dataclass(frozen=True)
-class Source:
+class Download:
     """Where a file lies, and what is known of its content.
 
     Attributes:
@@ -86,8 +86,8 @@ class WeightsEntry:
         dataset: what it was trained for: `"imagenet"` or `"cifar10"`.
         classes: width of its classifier.
         params_millions: trainable parameters of the network, in millions.
-        source: its file.
-        source_without_top: the file without classifier, where one is published.
+        download: its file.
+        download_without_top: the file without classifier, where one is published.
         license: SPDX identifier.
         recipe: how it was trained: a paper's id, or an address; `None` where it is not documented.
         origin: who trained it; `None` for the publisher.
@@ -106,7 +106,7 @@ class WeightsEntry:
     model: str
     classes: int
     params_millions: float
-    source: Source
+    download: Download
     license: str
     protocol: EvalProtocol
     mean: tuple[float, ...]
@@ -115,7 +115,7 @@ class WeightsEntry:
     accuracy_source: str
     config: Mapping[str, Any] = field(default_factory=dict, hash=False)
     dataset: Dataset = "imagenet"
-    source_without_top: Source | None = None
+    download_without_top: Download | None = None
     recipe: str | None = None
     origin: str | None = None
     channel_order: Literal["RGB", "BGR"] = "RGB"
@@ -221,11 +221,11 @@ def _entry(row: dict[str, Any]) -> WeightsEntry:
         name: tuple(value) if isinstance(value, list) else value
         for name, value in row.pop("config", {}).items()
     }
-    without_top = row.pop("source_without_top", None)
+    without_top = row.pop("download_without_top", None)
     return WeightsEntry(
         config=config,
-        source=Source(**row.pop("source")),
-        source_without_top=without_top and Source(**without_top),
+        download=Download(**row.pop("download")),
+        download_without_top=without_top and Download(**without_top),
         protocol=EvalProtocol(**row.pop("protocol")),
         mean=tuple(row.pop("mean")),
         std=tuple(row.pop("std")),

@@ -15,8 +15,8 @@ from keras_resnet.models.info import ENTRY, get_info
 from keras_resnet.networks.graph import find_network
 from keras_resnet.support.files import partial_directory, publish
 from keras_resnet.weights.convert import move_zero_channels, torch_arrays
+from keras_resnet.weights.find import has_weights, pixel_constants, roles
 from keras_resnet.weights.mapping import LAYOUTS, Layout, Naming
-from keras_resnet.weights.sources import has_weights, pixel_constants, roles
 
 
 def save_torch_state_dict(

@@ -12,7 +12,7 @@ from typing import Any
 
 import keras
 
-from keras_resnet.networks.graph import sources
+from keras_resnet.networks.graph import inputs_of
 from keras_resnet.networks.plan import Conv, NetworkPlan, Norm
 
 #: Layer of the network proper -> what has to be equal.
@@ -145,7 +145,7 @@ def _pitches(model: keras.Model) -> dict[str, int]:
     layers = {layer.name: layer.get_config() for layer in model.layers}
     reduced: dict[str, int] = {}
     pitches = {}
-    for name, inputs in sources(model).items():
+    for name, inputs in inputs_of(model).items():
         before = max((reduced[source] for source in inputs), default=1)
         config = layers.get(name, {})
         pitches[name] = before * max(config.get("dilation_rate", (1,)))

@@ -34,7 +34,7 @@ def test_weights_are_listed_with_what_they_are_good_for(command_in_process: Comm
     assert entry["tag"] == "akamaster/resnet20.cifar10"
     assert (ours["tag"], ours["default"]) == ("keras_resnet/resnet20.cifar10_jpeg", True)
     assert entry["protocol"] == {"size": 32, "resize": 32, "interpolation": "bilinear"}
-    assert entry["source"]["sha256"].startswith("12fca82f")
+    assert entry["download"]["sha256"].startswith("12fca82f")
 
 
 def test_convert_writes_keras_files_and_state_dicts(

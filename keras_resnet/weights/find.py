@@ -69,7 +69,7 @@ def is_path(source: Source) -> bool:
     )
 
 
-def open_source(
+def open_checkpoint(
     source: Source, model: str | None, *, with_top: bool = True, pixels: Pixels = "checkpoint"
 ) -> Found:
     """Reads a file, or the file of a tag, and converts its arrays.
