@@ -24,7 +24,7 @@ from keras_resnet.export.tflite.kernels import keep_properties
 from keras_resnet.export.tflite.quantize import LayerNames, parse, serialize
 from keras_resnet.export.tflite.ranges import with_ranges
 from keras_resnet.support.quiet import quiet
-from keras_resnet.weights.find import pixel_constants
+from keras_resnet.weights.layers import pixel_constants
 
 
 def write_float32(source: ExportSource, path: Path) -> None:

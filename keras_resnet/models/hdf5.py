@@ -74,8 +74,8 @@ class Hdf5File:
             if known and cached != group:
                 raise ValueError("an HDF5 file with a group that lies in two places")
             children = list(self.children(*struct.unpack_from("<QQ", group)) if group else ())
-            found += [(f"{path}/{name}".lstrip("/"), *child) for name, *child in children]
-            self.inside[path] = {name for name, *_ in children}
+            found += [(f"{path}/{name}".lstrip("/"), *child) for name, child in children]
+            self.inside[path] = {name for name, _ in children}
             if len(path) > 4 * _LONGEST_NAME:
                 raise ValueError("an HDF5 file with groups in groups in groups")
         if len(self.objects) < len(found):
@@ -134,7 +134,7 @@ class Hdf5File:
         if count:
             raise ValueError("an HDF5 file that lacks part of a header")
 
-    def children(self, tree: int, heap: int) -> Iterator[tuple[str, int, int, bytes]]:
+    def children(self, tree: int, heap: int) -> Iterator[tuple[str, tuple[int, int, bytes]]]:
         """What is in a group: names, addresses, and whether and where its own tree and heap lie."""
         signature, size, start = self.unpack("<4s4xQ8xQ", heap)
         names = bytes(self.take(start, size))
@@ -152,7 +152,7 @@ class Hdf5File:
                     stop = names.find(b"\0", offset, offset + _LONGEST_NAME)
                     if kind != b"SNOD" or count > 8 or link > 1 or stop <= offset:
                         raise ValueError("an HDF5 file with a damaged group, or with links")
-                    yield names[offset:stop].decode(), target, link, cached
+                    yield names[offset:stop].decode(), (target, link, cached)
 
     def message(self, path: str, kind: int) -> memoryview | None:
         return next((body for own, body in self.objects.get(path, ()) if own == kind), None)

@@ -9,10 +9,8 @@ import numpy as np
 from keras_resnet.networks.blocks import NORM_EPSILON
 from keras_resnet.weights.checkpoint import Checkpoint
 from keras_resnet.weights.infer import Inferred
+from keras_resnet.weights.layers import Constants, stem_name
 from keras_resnet.weights.mapping import Naming
-
-#: Mean and standard deviation per channel, of pixels in [0, 255].
-Constants = tuple[Sequence[float], Sequence[float]]
 
 #: Epsilon of every BN of keras.applications' ResNets.
 _KERAS_APPLICATIONS_EPSILON = 1.001e-5
@@ -31,11 +29,6 @@ def convert(checkpoint: Checkpoint, inferred: Inferred) -> None:
     if inferred.bgr:
         stem = stem_name(checkpoint.layers)
         checkpoint.layers[stem]["kernel"] = checkpoint.layers[stem]["kernel"][:, :, ::-1]
-
-
-def stem_name(layers: Mapping[str, object]) -> str:
-    """The convolution that sees the image."""
-    return "conv1_conv" if "conv1_conv" in layers else "conv1_1_conv"
 
 
 def _fold_biases(checkpoint: Checkpoint) -> None:

@@ -8,21 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-import keras
-import numpy as np
-
 from keras_resnet.models.info import ENTRY, ModelInfo, info_of_file
 from keras_resnet.models.saving import load_model
 from keras_resnet.networks.graph import find_network
 from keras_resnet.networks.plan import plan
-from keras_resnet.weights.checkpoint import (
-    CONV_ROLES,
-    NORM_ROLES,
-    Checkpoint,
-    read_checkpoint,
-)
-from keras_resnet.weights.convert import Constants, convert
+from keras_resnet.weights.checkpoint import Checkpoint, read_checkpoint
+from keras_resnet.weights.convert import convert
 from keras_resnet.weights.infer import Inferred, infer
+from keras_resnet.weights.layers import Constants, arrays_of, pixel_constants, weighted_layers
 from keras_resnet.weights.mapping import Naming
 from keras_resnet.weights.readers import SUFFIXES
 from keras_resnet.weights.registry import WeightsEntry, find_weights
@@ -150,15 +143,12 @@ def _describe_by_convention(found: Found, inferred: Inferred) -> None:
 def _open_keras(path: Path) -> Found | None:
     """A saved model of ours, which describes itself; `None` if it is of keras.applications."""
     network = find_network(load_model(path, compile=False))
-    layers = {layer.name: layer for layer in network.layers if has_weights(layer)}
+    layers = weighted_layers(network)
     stem = layers.get("conv1_conv")
     ours = {"image", "normalization"} & {layer.name for layer in network.layers}
     if stem is not None and stem.use_bias and ("conv1_bn" in layers or not ours):
         return None
-    weights = {
-        name: dict(zip(roles(layer), layer.get_weights(), strict=True))
-        for name, layer in layers.items()
-    }
+    weights = arrays_of(network)
     keys = {(name, role): f"{name}/{role}" for name, kinds in weights.items() for role in kinds}
     return Found(
         Checkpoint(str(path), Naming("keras"), weights, keys),
@@ -168,24 +158,3 @@ def _open_keras(path: Path) -> Found | None:
         certain=True,
         info=dataclasses.replace(info_of_file(path), weights=path.name, config=None),
     )
-
-
-def has_weights(layer: keras.Layer) -> bool:
-    """Whether a layer has weights to load: the constants of the pixels are none."""
-    return bool(layer.weights) and layer.name != "normalization"
-
-
-def roles(layer: keras.Layer) -> tuple[str, ...]:
-    """What a layer's weights are, in their order."""
-    norms = (keras.layers.BatchNormalization, keras.layers.GroupNormalization)
-    return (NORM_ROLES if isinstance(layer, norms) else CONV_ROLES)[: len(layer.weights)]
-
-
-def pixel_constants(network: keras.Model) -> Constants | None:
-    """Mean and deviation that a network normalises with; `None` if it does not."""
-    for layer in network.layers:
-        if layer.name == "normalization":
-            config = layer.get_config()
-            mean, variance = (np.ravel(config[key]) for key in ("mean", "variance"))
-            return mean.tolist(), np.sqrt(variance).tolist()
-    return None

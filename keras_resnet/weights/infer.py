@@ -61,7 +61,7 @@ def infer(checkpoint: Checkpoint) -> Inferred:
         # In a damaged file of ours, the config may be anything, and of any length.
         raise ValueError(
             f"Expected a checkpoint of a ResNet that `ResNetConfig` describes. "
-            f"Received: {checkpoint.source}: {str(error)[:400]}"
+            f"Received: {checkpoint.path}: {str(error)[:400]}"
         ) from error
 
 

@@ -12,17 +12,9 @@ from keras_resnet.images.labels import dataset_classes
 from keras_resnet.models.info import ModelInfo, get_info, set_info
 from keras_resnet.networks.config import IMAGENET_MEAN
 from keras_resnet.networks.graph import find_network
-from keras_resnet.weights.checkpoint import names
-from keras_resnet.weights.convert import adapt_channels, stem_name
-from keras_resnet.weights.find import (
-    Found,
-    Pixels,
-    Source,
-    has_weights,
-    open_checkpoint,
-    pixel_constants,
-    roles,
-)
+from keras_resnet.weights.convert import adapt_channels
+from keras_resnet.weights.find import Found, Pixels, Source, open_checkpoint
+from keras_resnet.weights.layers import pixel_constants, roles, stem_name, weighted_layers
 from keras_resnet.weights.report import LoadReport
 from keras_resnet.weights.topology import BLUR, describe, differences, reduction
 
@@ -95,7 +87,7 @@ class _Loader:
     def __init__(self, network: keras.Model, found: Found, strict: bool, pixels: Pixels) -> None:
         self.network, self.found, self.checkpoint = network, found, found.checkpoint
         self.strict, self.pixels = strict, pixels
-        self.layers = {layer.name: layer for layer in network.layers if has_weights(layer)}
+        self.layers = weighted_layers(network)
         self.constants = pixel_constants(network)
         self.adapted: dict[str, str] = {}
         self.skipped: dict[str, str] = {}
@@ -122,7 +114,7 @@ class _Loader:
         ]
         unexpected += self.checkpoint.unknown
         if unexpected and self.strict:
-            reason = f"it also has {names(sorted(unexpected))}"
+            reason = f"it also has {_names(sorted(unexpected))}"
             raise self.refusal(f"{reason}. Pass `strict=False` to `load_weights` for what fits")
         if not values:
             raise self.refusal("nothing in it fits")
@@ -130,7 +122,7 @@ class _Loader:
             self.layers[name].set_weights(arrays)
         entry = self.found.entry
         return LoadReport(
-            self.checkpoint.source,
+            self.checkpoint.path,
             self.checkpoint.naming.layout,
             self.loaded,
             self.adapted,
@@ -144,7 +136,7 @@ class _Loader:
     def refusal(self, reason: str) -> ValueError:
         return ValueError(
             f"Expected `weights` to be of the same network as `{self.network.name}`. "
-            f"Received: {self.checkpoint.source}: {reason}"
+            f"Received: {self.checkpoint.path}: {reason}"
         )
 
     def check_topology(self) -> None:
@@ -181,7 +173,7 @@ class _Loader:
             if self.found.reduction is not None and self.constants is not None:
                 raise ValueError(
                     "Expected a model that leaves normalising its pixels to the caller, as that in "
-                    f"{self.checkpoint.source} does. Received: `{self.network.name}` with "
+                    f"{self.checkpoint.path} does. Received: `{self.network.name}` with "
                     f"mean={_words(self.constants[0])}, std={_words(self.constants[1])}. Build it "
                     "with `include_preprocessing=False`, or pass `pixels='model'` to "
                     "`load_weights` if the weights want these"
@@ -205,7 +197,7 @@ class _Loader:
         elif not same:
             raise ValueError(
                 f"Expected a model that normalises pixels with {words}, as the weights of "
-                f"{self.checkpoint.source} want them. Received: `{self.network.name}` with "
+                f"{self.checkpoint.path} want them. Received: `{self.network.name}` with "
                 f"mean={_words(self.constants[0])}, std={_words(self.constants[1])}. Build it with "
                 "those, use `from_checkpoint`, or pass `pixels='model'` to `load_weights` if the "
                 "weights want these"
@@ -252,10 +244,10 @@ class _Loader:
         theirs, kinds = self.checkpoint.layers.get(name, {}), roles(layer)
         absent = [f"{name}/{kind}" for kind in kinds if kind not in theirs]
         if absent:
-            return f"it lacks {names(absent)}"
+            return f"it lacks {_names(absent)}"
         extra = sorted(self.checkpoint.keys[name, kind] for kind in theirs.keys() - set(kinds))
         if extra:
-            return f"it also has {names(extra)}"
+            return f"it also has {_names(extra)}"
         for kind, weight in zip(kinds, layer.weights, strict=True):
             shape = theirs[kind].shape
             if shape != tuple(weight.shape):
@@ -266,3 +258,9 @@ class _Loader:
 
 def _words(numbers: Sequence[float]) -> str:
     return "(" + ", ".join(f"{number:.6g}" for number in numbers) + ")"
+
+
+def _names(items: Sequence[str], most: int = 3) -> str:
+    """The first few of `items`, and how many more there are."""
+    more = f" and {len(items) - most} more" if len(items) > most else ""
+    return ", ".join(items[:most]) + more

@@ -23,7 +23,7 @@ import safetensors
 
 from keras_resnet.models.archive import checked_members, words
 from keras_resnet.models.hdf5 import Hdf5File
-from keras_resnet.weights.torch_pickle import is_torch_file, read_torch, unwrapped
+from keras_resnet.weights.torch_pickle import is_torch_file, read_torch
 
 _TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".th", ".tar", ".ckpt")
 _HDF5_SUFFIXES = (".h5", ".hdf5")
@@ -49,6 +49,12 @@ _KERAS_ROLES = {
     "running_std": "moving_variance",
     "running_variance": "moving_variance",
 }
+
+
+#: Where training scripts put the state dict, the averaged one first, as timm takes it.
+_WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model", "net")
+#: What wrapping a module puts in front of every key.
+_WRAPPER_PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
 
 
 @dataclass
@@ -108,10 +114,34 @@ def _read(path: Path) -> Arrays:
         return _read_hdf5(path.read_bytes())
     if not is_torch_file(path):
         raise ValueError("neither a zip archive nor a pickle, as torch writes them")
-    values, notes = unwrapped(read_torch(path))
+    values, notes = _unwrapped(read_torch(path))
     if sum(value.nbytes for value in values.values()) > 16 * path.stat().st_size:
         raise ValueError("the same tensors under many names")
     return Arrays(values, notes=notes)
+
+
+def _unwrapped(loaded: Any) -> tuple[dict[str, np.ndarray], list[str]]:
+    """The arrays of a state dict, out of whatever it is wrapped in, and notes for the report."""
+    notes = []
+    for _ in range(3):
+        if not isinstance(loaded, dict):
+            raise ValueError(f"a {type(loaded).__name__} instead of a state dict")
+        wrapper = next((key for key in _WRAPPERS if isinstance(loaded.get(key), dict)), None)
+        if wrapper is None:
+            break
+        notes.append(f"weights taken from {wrapper!r} in the file")
+        loaded = loaded[wrapper]
+    values = {key: value for key, value in loaded.items() if isinstance(value, np.ndarray)}
+    for prefix in (prefix for _ in range(3) for prefix in _WRAPPER_PREFIXES):
+        if values and all(key.startswith(prefix) for key in values):
+            values = {key.removeprefix(prefix): value for key, value in values.items()}
+    if any(key.startswith("backbone.") for key in values):
+        # mmpretrain keeps backbone and head apart.
+        short = {re.sub(r"^(backbone\.|head\.(?=fc\.))", "", key): v for key, v in values.items()}
+        if len(short) < len(values):
+            raise ValueError("a classifier in the backbone and one in the head")
+        values = short
+    return values, notes
 
 
 def _read_safetensors(path: Path) -> Arrays:
@@ -131,7 +161,7 @@ def _read_safetensors(path: Path) -> Arrays:
             raise ValueError(f"{key} is of type {kind}, which weights of a ResNet do not have")
         values[key] = array.reshape(tensor["shape"])
     header = json.loads(content[8 : 8 + length])
-    values, notes = unwrapped(values)
+    values, notes = _unwrapped(values)
     return Arrays(values, header.get("__metadata__") or {}, notes)
 
 

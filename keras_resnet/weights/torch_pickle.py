@@ -13,7 +13,6 @@ import io
 import math
 import os
 import pickle
-import re
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -39,11 +38,6 @@ _OPCODES = (
     "BINBYTES8 EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 EMPTY_LIST APPEND APPENDS EMPTY_DICT "
     "BINPUT MEMOIZE BINGET LONG_BINGET GLOBAL STACK_GLOBAL BINPERSID"
 )
-
-#: Where training scripts put the state dict, the averaged one first, as timm takes it.
-_WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model", "net")
-#: What wrapping a module puts in front of every key.
-_WRAPPER_PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
 
 #: torch's storage classes and how their elements are stored. Bfloat16 is the upper half of float32.
 _STORAGES: Mapping[str, str] = {
@@ -89,34 +83,6 @@ def read_torch(path: Path) -> Any:
     """
     with path.open("rb") as file:
         return _read_archive(file) if file.read(1) == b"P" else _read_legacy(file)
-
-
-def unwrapped(loaded: Any) -> tuple[dict[str, np.ndarray], list[str]]:
-    """The arrays of a state dict, out of whatever it is wrapped in, and notes for the report.
-
-    Raises:
-        ValueError: there is no state dict.
-    """
-    notes = []
-    for _ in range(3):
-        if not isinstance(loaded, dict):
-            raise ValueError(f"a {type(loaded).__name__} instead of a state dict")
-        wrapper = next((key for key in _WRAPPERS if isinstance(loaded.get(key), dict)), None)
-        if wrapper is None:
-            break
-        notes.append(f"weights taken from {wrapper!r} in the file")
-        loaded = loaded[wrapper]
-    values = {key: value for key, value in loaded.items() if isinstance(value, np.ndarray)}
-    for prefix in (prefix for _ in range(3) for prefix in _WRAPPER_PREFIXES):
-        if values and all(key.startswith(prefix) for key in values):
-            values = {key.removeprefix(prefix): value for key, value in values.items()}
-    if any(key.startswith("backbone.") for key in values):
-        # mmpretrain keeps backbone and head apart.
-        short = {re.sub(r"^(backbone\.|head\.(?=fc\.))", "", key): v for key, v in values.items()}
-        if len(short) < len(values):
-            raise ValueError("a classifier in the backbone and one in the head")
-        values = short
-    return values, notes
 
 
 def _read_archive(file: BinaryIO) -> Any:
