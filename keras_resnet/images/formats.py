@@ -217,12 +217,13 @@ def _decode_gif(data: bytes, max_pixels: int) -> np.ndarray:
     """
     header = GifImagePlugin.GifImageFile(io.BytesIO(data))
     _check_size(*header.size, max_pixels)
-    codec, (left, top, right, bottom), offset, (bits, interlaced, _) = header.tile[0]
+    codec, extents, offset, args = header.tile[0]
+    assert extents is not None
+    assert isinstance(args, tuple)
+    left, top, right, bottom = extents
     _check_size(right - left, bottom - top, max_pixels)
     mode = "L" if header.mode == "L" else "P"
-    picture = Image.frombytes(
-        mode, (right - left, bottom - top), data[offset:], codec, bits, interlaced, -1
-    )
+    picture = Image.frombytes(mode, (right - left, bottom - top), data[offset:], codec, *args)
     screen = Image.new(mode, header.size, header._frame_transparency or 0)
     screen.paste(picture, (left, top))
     return _as_array(_with_palette(screen, header))

@@ -13,14 +13,15 @@ import struct
 from collections.abc import Iterator
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 
-#: HDF5's descriptions of the numbers that variables of Keras are made of; V2 is bfloat16.
-_TYPES = {
+#: HDF5's descriptions of the numbers that variables of Keras are made of.
+_TYPES: dict[bytes, Any] = {
     bytes.fromhex("11200f0002000000 00001000 0a05000a 0f000000"): "<f2",
     bytes.fromhex("11201f0004000000 00002000 17080017 7f000000"): "<f4",
     bytes.fromhex("11203f0008000000 00004000 340b0034 ff030000"): "<f8",
-    bytes.fromhex("1500000002000000"): "V2",
+    bytes.fromhex("1500000002000000"): ml_dtypes.bfloat16,
     bytes.fromhex("1802000001000000 1008000001000000 00000800")
     + b"FALSE\0\0\0TRUE\0\0\0\0\0\1": "?",
 } | {

@@ -67,6 +67,5 @@ def load_model(path: str | os.PathLike[str], **keywords: Any) -> keras.Model:
 def _count_layers(config: Any) -> int:
     """Layers of a serialized model, with those of the models inside it."""
     inside = config.get("config") if isinstance(config, dict) else None
-    if not isinstance(inside, dict):
-        return 1
-    return 1 + sum(_count_layers(layer) for layer in inside.get("layers", ()))
+    layers = inside.get("layers", ()) if isinstance(inside, dict) else ()
+    return 1 + sum(map(_count_layers, layers))

@@ -47,7 +47,6 @@ def download(
     destination: Path,
     *,
     title: str | None = None,
-    timeout: float | None = None,
     attempts: int = 3,
     pause: float = 1.0,
 ) -> None:
@@ -61,17 +60,15 @@ def download(
         file: its address, http or https, and what is known of its content.
         destination: final path; its directory is made.
         title: what the progress calls it; by default its name.
-        timeout: seconds without a byte after which a connection is given up; by default
-            `KERAS_RESNET_TIMEOUT`, or 30.
         attempts: how often in all, where the connection breaks or the server is in trouble.
         pause: seconds before the second attempt, twice as many before each further one.
 
     Raises:
         DownloadError: the file was not to be had, or is another one.
         OSError: the disk is full.
-        ValueError: the directory cannot be written to, or `timeout` is not a number of seconds.
+        ValueError: the directory cannot be written to, or the timeout is no number of seconds.
     """
-    timeout, title = seconds(timeout), title or destination.name
+    timeout, title = timeout_in_seconds(), title or destination.name
     with partial_directory(destination.parent) as staging:
         partial = staging / destination.name
         try:
@@ -111,20 +108,20 @@ def problem(path: Path, expected: Download) -> str | None:
     return None
 
 
-def seconds(timeout: float | None) -> float:
-    """The timeout that was given, else that of `KERAS_RESNET_TIMEOUT`, else 30, in seconds.
+def timeout_in_seconds() -> float:
+    """After how long without a byte a connection is given up: `KERAS_RESNET_TIMEOUT`, or 30.
 
     Raises:
         ValueError: it is not a number of seconds.
     """
-    given = os.environ.get("KERAS_RESNET_TIMEOUT") or 30 if timeout is None else timeout
+    given = os.environ.get("KERAS_RESNET_TIMEOUT") or "30"
     try:
         number = float(given)
     except ValueError:
         number = math.nan
     if not 0 < number < math.inf:
         raise ValueError(
-            "Expected `timeout` or KERAS_RESNET_TIMEOUT to be a number of seconds, more than 0. "
+            "Expected KERAS_RESNET_TIMEOUT to be a number of seconds, more than 0. "
             f"Received: {given!r}"
         )
     return number

@@ -3,7 +3,8 @@
 A few small files come with the package and are used where they lie. Files of Hugging Face lie in
 its own cache and come through its own client, so that its settings hold: `HF_HOME`, `HF_ENDPOINT`,
 `HF_TOKEN`, `HF_HUB_OFFLINE`, `HF_HUB_DOWNLOAD_TIMEOUT`. All others lie below `KERAS_RESNET_HOME`,
-as `weights/<tag>/<file name>`. A file that somebody put there is used first.
+as `weights/<tag>/<file name>`; `KERAS_RESNET_TIMEOUT` is theirs, in seconds. A file that somebody
+put there is used first.
 
 Where the publisher tells no SHA-256, that of the first download is kept in `sha256.json`, and what
 is used later has to have the same.
@@ -23,7 +24,7 @@ import filelock
 
 from keras_resnet.support.files import partial_directory
 from keras_resnet.support.fingerprints import fingerprint_of_file
-from keras_resnet.weights.download import DownloadError, download, problem, say, seconds
+from keras_resnet.weights.download import DownloadError, download, problem, say, timeout_in_seconds
 from keras_resnet.weights.registry import Download, WeightsEntry
 
 __all__ = ["DownloadError", "cache_path", "download", "fetch", "home"]
@@ -43,21 +44,19 @@ def cache_path(entry: WeightsEntry, *, without_top: bool = False) -> Path:
     return home() / "weights" / entry.tag / _file(entry, without_top).file_name
 
 
-def fetch(entry: WeightsEntry, *, without_top: bool = False, timeout: float | None = None) -> Path:
+def fetch(entry: WeightsEntry, *, without_top: bool = False) -> Path:
     """The path of a checkpoint's file on this machine; it is downloaded if it is not there yet.
 
     Args:
         entry: a row of the registry.
         without_top: whether the file without classifier will do, where there is one.
-        timeout: seconds without a byte after which a connection is given up; by default
-            `KERAS_RESNET_TIMEOUT`, or 30. Hugging Face's client has its own setting.
 
     Raises:
         DownloadError: it is not there and cannot be downloaded.
         OSError: the disk is full.
-        ValueError: the timeout is not a number of seconds, or `sha256.json` is damaged.
+        ValueError: `KERAS_RESNET_TIMEOUT` is no number of seconds, or `sha256.json` is damaged.
     """
-    timeout = seconds(timeout)
+    timeout_in_seconds()  # Its error is none of the directory, as others below are.
     file, path = _file(entry, without_top), cache_path(entry, without_top=without_top)
     if file.packaged is not None:
         return _packaged(file, entry.tag)
@@ -69,7 +68,7 @@ def fetch(entry: WeightsEntry, *, without_top: bool = False, timeout: float | No
     try:
         if file.url is None:
             return _fetch_from_hub(file, entry.tag)
-        return _fetch_from_url(file, path, entry.tag, timeout)
+        return _fetch_from_url(file, path, entry.tag)
     except ValueError as error:
         raise DownloadError(
             f"{error}. Set KERAS_RESNET_HOME to another directory, or give the path of a copy of "
@@ -111,11 +110,11 @@ def _is_sound(path: Path, expected: Download) -> bool:
     return wrong is None
 
 
-def _fetch_from_url(file: Download, path: Path, tag: str, timeout: float) -> Path:
+def _fetch_from_url(file: Download, path: Path, tag: str) -> Path:
     with _locked(path.with_name(f".{path.name}.lock"), tag):
         # Another process may have been faster.
         if not path.is_file() or problem(path, file) is not None:
-            download(file, path, title=tag, timeout=timeout)
+            download(file, path, title=tag)
         _record(file, path)
     return path
 

@@ -27,10 +27,9 @@ Pixels = Literal["checkpoint", "model"]
 
 @dataclass
 class Found:
-    """A checkpoint with what is known about it besides its arrays.
+    """A checkpoint, converted, with what is known about it besides its arrays.
 
     Attributes:
-        checkpoint: its arrays by our names, converted.
         entry: its row of the registry.
         inferred: the network that keys and shapes describe; `None` for saved models of ours, which
             describe themselves.
@@ -38,7 +37,7 @@ class Found:
         ignored: names in the description that say nothing.
         reduction: input pixels per position of the last feature map of a saved model.
         constants: mean and deviation that its pixels are normalised with; `None` if not known.
-        certain: whether those constants are said by the file or the registry, not by convention.
+        certain: whether the file or the registry says those constants, and not a convention.
         info: what the file says about class names and the like.
         notes: what was taken from conventions, for the report.
     """
@@ -85,8 +84,7 @@ def open_checkpoint(
     entry = None
     if is_path(source):
         path = Path(source)
-        found = _open_keras(path) if path.suffix.lower() == ".keras" else None
-        if found is not None:
+        if path.suffix.lower() == ".keras" and (found := _open_keras(path)):
             return found
     else:
         # Clients of networks are slow to import, and most models need none.
@@ -97,7 +95,14 @@ def open_checkpoint(
     checkpoint = read_checkpoint(path)
     inferred = infer(checkpoint)
     if entry is not None:
-        inferred = _as_registered(inferred, entry)
+        # What the registry says of pixels is better than conventions.
+        inferred = dataclasses.replace(
+            inferred,
+            config=inferred.config.replace(mean=entry.mean, std=entry.std),
+            bgr=entry.channel_order == "BGR",
+            certain=True,
+            notes=tuple(note for note in inferred.notes if not note.startswith("pixels")),
+        )
     if pixels == "model":
         inferred = dataclasses.replace(inferred, bgr=False)
     convert(checkpoint, inferred)
@@ -112,17 +117,6 @@ def open_checkpoint(
     else:
         _describe_by_convention(found, inferred)
     return found
-
-
-def _as_registered(inferred: Inferred, entry: WeightsEntry) -> Inferred:
-    """What the registry says of pixels is better than conventions."""
-    return dataclasses.replace(
-        inferred,
-        config=inferred.config.replace(mean=entry.mean, std=entry.std),
-        bgr=entry.channel_order == "BGR",
-        certain=True,
-        notes=tuple(note for note in inferred.notes if not note.startswith("pixels")),
-    )
 
 
 def _describe_by_convention(found: Found, inferred: Inferred) -> None:

@@ -18,19 +18,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import safetensors
 
 from keras_resnet.models.archive import checked_members, words
 from keras_resnet.models.hdf5 import Hdf5File
-from keras_resnet.weights.torch_pickle import is_torch_file, read_torch
+from keras_resnet.weights.layers import CONV_ROLES, NORM_ROLES
+from keras_resnet.weights.torch_pickle import read_torch
 
 _TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".th", ".tar", ".ckpt")
 _HDF5_SUFFIXES = (".h5", ".hdf5")
 SUFFIXES = (".keras", *_HDF5_SUFFIXES, ".safetensors", ".npz", *_TORCH_SUFFIXES)
 
 _deserialize: Any = safetensors.deserialize
-_SAFETENSORS_TYPES = {"BOOL": "?"} | {
+_SAFETENSORS_TYPES: dict[str, Any] = {"BOOL": "?", "BF16": ml_dtypes.bfloat16} | {
     f"{kind.upper()}{8 * size}": f"<{kind}{size}" for kind in "fiu" for size in (1, 2, 4, 8)
 }
 
@@ -49,7 +51,6 @@ _KERAS_ROLES = {
     "running_std": "moving_variance",
     "running_variance": "moving_variance",
 }
-
 
 #: Where training scripts put the state dict, the averaged one first, as timm takes it.
 _WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model", "net")
@@ -93,6 +94,8 @@ def read_arrays(path: str | os.PathLike[str]) -> Arrays:
         for key in arrays.values:
             if len(key) > _LONGEST_KEY or not key.isprintable():
                 raise ValueError(f"a name that no layer has: {key}")
+            if arrays.values[key].dtype == ml_dtypes.bfloat16:
+                arrays.values[key] = arrays.values[key].astype(np.float32)
     except Exception as error:
         raise ValueError(
             f"Expected a file of weights that can be read. Received: {path}: {words(error)}"
@@ -112,8 +115,6 @@ def _read(path: Path) -> Arrays:
             return _read_hdf5(archive.read("model.weights.h5"))
     if suffix in _HDF5_SUFFIXES:
         return _read_hdf5(path.read_bytes())
-    if not is_torch_file(path):
-        raise ValueError("neither a zip archive nor a pickle, as torch writes them")
     values, notes = _unwrapped(read_torch(path))
     if sum(value.nbytes for value in values.values()) > 16 * path.stat().st_size:
         raise ValueError("the same tensors under many names")
@@ -152,14 +153,9 @@ def _read_safetensors(path: Path) -> Arrays:
         raise ValueError(f"a list of tensors of {length} bytes")
     for key, tensor in _deserialize(content):
         kind, data = tensor["dtype"], tensor["data"]
-        if kind == "BF16":
-            # Numpy lacks it; it is the upper half of float32.
-            array = (np.frombuffer(data, "<u2").astype("<u4") << 16).view("<f4")
-        elif kind in _SAFETENSORS_TYPES:
-            array = np.frombuffer(data, _SAFETENSORS_TYPES[kind])
-        else:
+        if kind not in _SAFETENSORS_TYPES:
             raise ValueError(f"{key} is of type {kind}, which weights of a ResNet do not have")
-        values[key] = array.reshape(tensor["shape"])
+        values[key] = np.frombuffer(data, _SAFETENSORS_TYPES[kind]).reshape(tensor["shape"])
     header = json.loads(content[8 : 8 + length])
     values, notes = _unwrapped(values)
     return Arrays(values, header.get("__metadata__") or {}, notes)
@@ -168,12 +164,11 @@ def _read_safetensors(path: Path) -> Arrays:
 def _read_npz(path: Path) -> Arrays:
     with zipfile.ZipFile(path) as archive:
         members = checked_members(archive)
-        return Arrays(
-            _collected(
-                (_keras_key(name.removesuffix(".npy")), _npy_array(archive.read(member)))
-                for name, member in members.items()
-            )
+        items = (
+            (_keras_key(name.removesuffix(".npy")), _npy_array(archive.read(member)))
+            for name, member in members.items()
         )
+        return Arrays(_collected(items))
 
 
 def _npy_array(content: bytes) -> np.ndarray:
@@ -222,7 +217,7 @@ def _keras3_weights(file: Hdf5File, groups: Mapping[str, list[str]]) -> Iterator
         if len(names) > 1 or file.inside[group] != set(map(str, range(count))):
             raise ValueError(f"an HDF5 file with a damaged {group}")
         norm = len(file.shape(f"{group}/0")) == 1
-        roles = ("gamma", "beta", "moving_mean", "moving_variance") if norm else ("kernel", "bias")
+        roles = NORM_ROLES if norm else CONV_ROLES
         # Layers with more are none of a ResNet.
         for number, role in enumerate(roles[:count] if count <= len(roles) else ()):
             yield f"{names[0]}.{role}", file.array(f"{group}/{number}")

@@ -13,6 +13,7 @@ from safetensors.numpy import save
 
 from keras_resnet.models.info import ENTRY, get_info
 from keras_resnet.networks.graph import find_network
+from keras_resnet.support.checks import check_choice
 from keras_resnet.support.files import partial_directory, publish
 from keras_resnet.weights.convert import move_zero_channels, torch_arrays
 from keras_resnet.weights.layers import arrays_of, pixel_constants
@@ -51,10 +52,8 @@ def save_torch_state_dict(
     if path.suffix != ".safetensors":
         raise ValueError(f"Expected a path with the suffix `.safetensors`. Received: {path}")
     choices = [name for name in LAYOUTS if name not in ("keras", "caffe")]
-    if layout not in (None, *choices):
-        raise ValueError(f"Expected `layout` among {choices}. Received: layout={layout!r}")
-    if dtype not in ("float32", "float16"):
-        raise ValueError(f"Expected `dtype` 'float32' or 'float16'. Received: dtype={dtype!r}")
+    check_choice("layout", layout, (None, *choices))
+    check_choice("dtype", dtype, ("float32", "float16"))
     network = find_network(model)
     arrays = arrays_of(network)
     v2 = "post_bn" in arrays or "post_gn" in arrays

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar
 
+import ml_dtypes
 import numpy as np
 
 from keras_resnet.models.archive import checked_members
@@ -39,12 +40,12 @@ _OPCODES = (
     "BINPUT MEMOIZE BINGET LONG_BINGET GLOBAL STACK_GLOBAL BINPERSID"
 )
 
-#: torch's storage classes and how their elements are stored. Bfloat16 is the upper half of float32.
-_STORAGES: Mapping[str, str] = {
+#: torch's storage classes and how their elements are stored.
+_STORAGES: Mapping[str, Any] = {
     "DoubleStorage": "<f8",
     "FloatStorage": "<f4",
     "HalfStorage": "<f2",
-    "BFloat16Storage": "bfloat16",
+    "BFloat16Storage": ml_dtypes.bfloat16,
     "LongStorage": "<i8",
     "IntStorage": "<i4",
     "ShortStorage": "<i2",
@@ -66,13 +67,6 @@ _IGNORED = {
 }
 
 
-def is_torch_file(path: Path) -> bool:
-    """Whether the file starts as torch's checkpoints do: as a zip archive or a pickle."""
-    with path.open("rb") as file:
-        start = file.read(4)
-    return start == b"PK\x03\x04" or start[:1] == b"\x80"
-
-
 def read_torch(path: Path) -> Any:
     """What the file holds: dicts and lists of arrays, numbers and strings.
 
@@ -82,7 +76,12 @@ def read_torch(path: Path) -> Any:
         ValueError: the file is damaged, or wants something that no checkpoint needs.
     """
     with path.open("rb") as file:
-        return _read_archive(file) if file.read(1) == b"P" else _read_legacy(file)
+        start = file.read(4)
+        if start == b"PK\x03\x04":
+            return _read_archive(file)
+        if start[:1] == b"\x80":
+            return _read_legacy(file)
+    raise ValueError("neither a zip archive nor a pickle, as torch writes them")
 
 
 def _read_archive(file: BinaryIO) -> Any:
@@ -140,13 +139,13 @@ class _Storage:
 
     __slots__ = ("count", "dtype", "key")
 
-    def __init__(self, key: str, dtype: str, count: int) -> None:
-        self.key, self.dtype, self.count = key, dtype, count
+    def __init__(self, key: str, dtype: Any, count: int) -> None:
+        self.key, self.dtype, self.count = key, np.dtype(dtype), count
 
     @property
     def size(self) -> int:
         """In bytes."""
-        return self.count * (2 if self.dtype == "bfloat16" else np.dtype(self.dtype).itemsize)
+        return self.count * self.dtype.itemsize
 
     def array(self, content: bytes) -> np.ndarray:
         if len(content) != self.size:
@@ -154,9 +153,6 @@ class _Storage:
                 f"a truncated checkpoint: storage {self.key} has {len(content)} of "
                 f"{self.size} bytes"
             )
-        if self.dtype == "bfloat16":
-            upper = np.frombuffer(content, "<u2").astype("<u4") << 16
-            return upper.view("<f4")
         return np.frombuffer(content, self.dtype)
 
 
@@ -199,14 +195,6 @@ class _Function:
     call: Callable[..., Any]
 
 
-_REBUILD = {("torch._utils", "_rebuild_tensor"), ("torch._utils", "_rebuild_tensor_v2")}
-
-_FUNCTIONS: Mapping[tuple[str, str], Callable[..., Any]] = {
-    ("collections", "OrderedDict"): lambda: {},
-    ("torch._utils", "_rebuild_parameter"): lambda data, *_: data,
-}
-
-
 #: The one in C reserves what memory a pickle claims.
 _PythonUnpickler: Any = vars(pickle)["_Unpickler"]
 
@@ -222,14 +210,17 @@ class _Unpickler(_PythonUnpickler):
         self.tensors: list[_Tensor] = []
 
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) in _REBUILD:
-            return _Function(self._rebuild)
-        if (module, name) in _FUNCTIONS:
-            return _Function(_FUNCTIONS[module, name])
-        if module == "torch" and name in _STORAGES:
-            return name
-        if (module, name) in _IGNORED:
-            return _Function(lambda *_: object())
+        match module, name:
+            case "torch._utils", "_rebuild_tensor" | "_rebuild_tensor_v2":
+                return _Function(self._rebuild)
+            case "torch._utils", "_rebuild_parameter":
+                return _Function(lambda data, *_: data)
+            case "collections", "OrderedDict":
+                return _Function(lambda: {})
+            case "torch", _ if name in _STORAGES:
+                return name
+            case _ if (module, name) in _IGNORED:
+                return _Function(lambda *_: object())
         raise ValueError(
             f"a pickle that asks for `{module}.{name}`, which tensors do not need; it was not run"
         )
@@ -249,8 +240,9 @@ class _Unpickler(_PythonUnpickler):
         whole = type(count) is int and 0 <= count < 2**63
         if kind != "storage" or not known or type(key) is not str or not whole:
             raise ValueError("a reference to data that is none of torch's storages")
-        storage = self.storages.setdefault(key, _Storage(key, _STORAGES[storage_type], count))
-        if (storage.dtype, storage.count) != (_STORAGES[storage_type], count):
+        dtype = np.dtype(_STORAGES[storage_type])
+        storage = self.storages.setdefault(key, _Storage(key, dtype, count))
+        if (storage.dtype, storage.count) != (dtype, count):
             raise ValueError(f"a checkpoint that describes storage {key} twice, differently")
         return storage
 
