@@ -10,16 +10,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from keras_resnet.networks.names import place_of
-from keras_resnet.weights.layers import CONV_ROLES, NORM_ROLES
+from keras_resnet.weights.layers import CONV_ROLES, NORM_ROLES, TORCH_ROLES
 from keras_resnet.weights.mapping import Layout, Naming
 from keras_resnet.weights.readers import read_arrays
-
-_TORCH_ROLES = {
-    "weight": ("kernel", "gamma"),
-    "bias": ("bias", "beta"),
-    "running_mean": ("moving_mean", "moving_mean"),
-    "running_var": ("moving_variance", "moving_variance"),
-}
 
 
 @dataclass
@@ -78,7 +71,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
         name = ours.get(prefixes[key])
         norm = name is not None and name.endswith(("_bn", "_gn"))
         suffix = key.rpartition(".")[2]
-        role = _TORCH_ROLES.get(suffix, (suffix, suffix))[norm]
+        role = TORCH_ROLES.get(suffix, (suffix, suffix))[norm]
         if name is None or role not in (NORM_ROLES if norm else CONV_ROLES):
             result.unknown.append(key)
             continue

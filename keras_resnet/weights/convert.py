@@ -9,7 +9,7 @@ import numpy as np
 from keras_resnet.networks.blocks import NORM_EPSILON
 from keras_resnet.weights.checkpoint import Checkpoint
 from keras_resnet.weights.infer import Inferred
-from keras_resnet.weights.layers import Constants, stem_name
+from keras_resnet.weights.layers import TORCH_ROLES, Constants, stem_name
 from keras_resnet.weights.mapping import Naming
 
 #: Epsilon of every BN of keras.applications' ResNets.
@@ -150,9 +150,7 @@ def torch_arrays(
                 f"Received: one with {'a bias in ' if biased else ''}the layer {name!r}"
             )
         for role, array in roles.items():
-            suffix = {"moving_mean": "running_mean", "moving_variance": "running_var"}.get(
-                role, "bias" if role in ("bias", "beta") else "weight"
-            )
+            suffix = next(name for name, ours in TORCH_ROLES.items() if role in ours)
             if array.ndim == 4:
                 array = array.transpose(3, 2, 0, 1)
             elif array.ndim == 2:

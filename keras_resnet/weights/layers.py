@@ -10,6 +10,13 @@ import numpy as np
 #: Kinds of weights a layer may have, in the order in which Keras lists them.
 CONV_ROLES = ("kernel", "bias")
 NORM_ROLES = ("gamma", "beta", "moving_mean", "moving_variance")
+#: What torch calls them: in a convolution or classifier, and in a norm.
+TORCH_ROLES = {
+    "weight": ("kernel", "gamma"),
+    "bias": ("bias", "beta"),
+    "running_mean": ("moving_mean", "moving_mean"),
+    "running_var": ("moving_variance", "moving_variance"),
+}
 
 #: Mean and standard deviation per channel, of pixels in [0, 255].
 Constants = tuple[Sequence[float], Sequence[float]]
