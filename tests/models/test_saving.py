@@ -6,9 +6,11 @@ import zipfile
 from pathlib import Path
 
 import h5py
+import keras
 import pytest
 
 from keras_resnet import ResNetConfig, build, load_model, load_weights
+from keras_resnet.models.hdf5 import Hdf5File
 
 from ..conftest import Run
 
@@ -46,6 +48,26 @@ def test_damaged_files_are_refused_with_their_path(tmp_path: Path) -> None:
         for load in (load_model, lambda path: load_weights(model, path)):
             with pytest.raises(ValueError, match=r"Expected .*read.*\. Received: .*bad.keras: "):
                 load(tmp_path / "bad.keras")
+
+
+def test_weights_of_every_type_are_loaded(tmp_path: Path) -> None:
+    """With the states of an optimizer and of random generators, and with an empty one."""
+
+    class Odd(keras.layers.Layer):
+        def build(self, shape: tuple[int, ...]) -> None:
+            self.add_weight(shape=(0, 3), name="nothing")
+            self.add_weight(shape=(), dtype="bool", initializer="zeros", name="truth")
+
+        def call(self, inputs: object) -> object:
+            return inputs
+
+    layers = [keras.layers.Dense(2, dtype=kind) for kind in ("bfloat16", "float16", "float64")]
+    model = keras.Sequential([keras.Input((3,)), *layers, Odd(), keras.layers.Dropout(0.1)])
+    model.compile("adam", "mse")
+    model.optimizer.build(model.trainable_variables)
+    model.save(tmp_path / "model.keras")
+    with zipfile.ZipFile(tmp_path / "model.keras") as archive:
+        Hdf5File(archive.read("model.weights.h5")).check()
 
 
 def test_hostile_weights_are_refused_before_the_library_in_c_reads_them(
