@@ -24,7 +24,7 @@ from keras_resnet.export.tflite.kernels import keep_properties
 from keras_resnet.export.tflite.layers import LayerNames, nodes_of
 from keras_resnet.export.tflite.ranges import with_ranges
 from keras_resnet.support.quiet import quiet
-from keras_resnet.weights.sources import pixel_constants
+from keras_resnet.weights.layers import pixel_constants
 
 
 def write_float32(exported: ExportedModel, path: Path) -> None:

@@ -10,7 +10,7 @@ import keras
 
 from keras_resnet.analysis.complexity import Complexity
 from keras_resnet.networks.arguments import check_shape
-from keras_resnet.networks.graph import sources
+from keras_resnet.networks.graph import inputs_of
 
 
 def complexity_of_model(model: keras.Model, input_shape: tuple[int, int, int] | None) -> Complexity:
@@ -97,7 +97,7 @@ def _longest_path(model: keras.Model, weighted: Set[str]) -> int:
     kinds = {layer.name: layer for layer in model.layers}
     longest: dict[str, int] = {}
     gates: set[str] = set()
-    graph = sources(model)
+    graph = inputs_of(model)
     for name, inputs in graph.items():
         layer = kinds.get(name)
         if isinstance(layer, keras.layers.Multiply) and not gates.issuperset(inputs):

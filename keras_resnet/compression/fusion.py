@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from keras_resnet.networks.graph import sources
+from keras_resnet.networks.graph import inputs_of
 
 #: Kinds of layers that pass on activations, or some of them: their output has the range of their
 #: input, and in TFLite it has to.
@@ -40,7 +40,7 @@ def fused_groups(model: keras.Model) -> dict[str, tuple[str, ...]]:
     Returns:
         Name of the last layer -> the names of all of its group, in order.
     """
-    inputs = sources(model)
+    inputs = inputs_of(model)
     users: dict[str, list[str]] = {}
     for name, before in inputs.items():
         for source in before:

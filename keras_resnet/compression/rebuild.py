@@ -25,7 +25,7 @@ from keras_resnet.models.info import (
     learned_ranges,
     set_info,
 )
-from keras_resnet.networks.graph import allow_depth, graph_config, sources
+from keras_resnet.networks.graph import allow_depth, graph_config, inputs_of
 from keras_resnet.support.fingerprints import fingerprint_of_weights
 
 _HALF = ("bfloat16", "float16")
@@ -118,7 +118,7 @@ def strip(model: keras.Model) -> keras.Model:
     check_flat(model)
     back: dict[Any, Any] = {new: old for old, new in KINDS.items()}
     shared = {layer.name for layer in compressed_layers(model) if layer.clusters}
-    constrained = {name for name, before in sources(model).items() if shared.intersection(before)}
+    constrained = {name for name, before in inputs_of(model).items() if shared.intersection(before)}
     constrained &= {x.name for x in model.layers if isinstance(x, keras.layers.BatchNormalization)}
 
     def copied(layer: keras.Layer) -> keras.Layer:

@@ -142,25 +142,20 @@ def _reason(error: Exception) -> str:
         return "it does not fit into memory"
     if isinstance(error, ImageFormatError):
         return said
-    if isinstance(error, _ENDS_EARLY) or isinstance(error.__cause__, _ENDS_EARLY):
+    # What parsers raise where a file ends early, and Pillow's own words, where they help nobody.
+    early = (IndexError, struct.error, EOFError)
+    if isinstance(error, early) or isinstance(error.__cause__, early) or said in _UNHELPFUL:
         return "it is truncated or damaged"
-    return _REASONS.get(said, f"Pillow: {said or type(error).__name__}")
+    return f"Pillow: {said or type(error).__name__}"
 
 
-#: What parsers raise where a file ends early.
-_ENDS_EARLY = (IndexError, struct.error, EOFError)
-
-#: Pillow's own words, where they help nobody.
-_REASONS = dict.fromkeys(
-    (
-        "Truncated File Read",
-        "cannot decode image data",
-        "could not create decoder object",
-        "failed to read next frame",
-        "not enough image data",
-        "not identified by this driver",
-    ),
-    "it is truncated or damaged",
+_UNHELPFUL = (
+    "Truncated File Read",
+    "cannot decode image data",
+    "could not create decoder object",
+    "failed to read next frame",
+    "not enough image data",
+    "not identified by this driver",
 )
 
 

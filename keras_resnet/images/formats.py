@@ -16,7 +16,14 @@ import zlib
 from collections.abc import Callable, Iterator
 
 import numpy as np
-from PIL import BmpImagePlugin, Image, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
+from PIL import (
+    BmpImagePlugin,
+    GifImagePlugin,
+    Image,
+    JpegImagePlugin,
+    PngImagePlugin,
+    WebPImagePlugin,
+)
 
 #: Scans of a progressive JPEG. Encoders write about ten; each costs a pass over all pixels.
 _MAX_SCANS = 100
@@ -203,53 +210,23 @@ def _with_palette(image: Image.Image, header: Image.Image) -> Image.Image:
 
 
 def _decode_gif(data: bytes, max_pixels: int) -> np.ndarray:
-    """Decodes the first picture of a GIF (GIF89a specification, 1990).
+    """Decodes the first picture of a GIF.
 
-    Where it leaves part of the screen empty, that has the transparent colour, as with Pillow.
+    Where it leaves part of the screen empty, that has the transparent colour, as with Pillow. Where
+    it is larger than the screen, it heeds `Image.MAX_IMAGE_PIXELS`.
     """
-    width, height, flags = struct.unpack_from("<HHB", data, 6)
-    colours, position = _gif_palette(data, 13, flags, np.arange(256).repeat(3).reshape(-1, 3))
-    empty = 0
-    while data[position] != 0x2C:
-        if data[position] == 0x3B:
-            raise ImageFormatError("it has no picture")
-        if data[position] != 0x21:
-            position += 1
-            continue
-        label, position = data[position + 1], position + 2
-        if label == 0xF9 and data[position] >= 4 and data[position + 1] & 1:
-            empty = data[position + 4]
-        while data[position]:
-            position += data[position] + 1
-        position += 1
-    left, top, columns, rows, flags = struct.unpack_from("<HHHHB", data, position + 1)
-    colours, position = _gif_palette(data, position + 10, flags, colours)
-    _check_size(columns, rows, max_pixels)
-    width, height = max(width, left + columns), max(height, top + rows)
-    _check_size(width, height, max_pixels)
-    interlaced = bool(flags & 0x40)
-    picture = Image.frombytes(
-        "P", (columns, rows), data[position + 1 :], "gif", data[position], interlaced, -1
-    )
-    screen = np.full((height, width), empty, np.uint8)
-    screen[top : top + rows, left : left + columns] = np.asarray(picture)
-    return colours[screen]
-
-
-def _gif_palette(
-    data: bytes, position: int, flags: int, otherwise: np.ndarray
-) -> tuple[np.ndarray, int]:
-    """The palette that `flags` say follows, uint8 `(256, 3)`, and where it ends."""
-    colours = otherwise.astype(np.uint8)
-    if flags & 0x80:
-        end = position + (3 << (flags & 7) + 1)
-        if end > len(data):
-            raise EOFError
-        given = np.frombuffer(data[position:end], np.uint8).reshape(-1, 3)
-        colours = np.zeros((256, 3), np.uint8)
-        colours[: len(given)] = given
-        position = end
-    return colours, position
+    header = GifImagePlugin.GifImageFile(io.BytesIO(data))
+    _check_size(*header.size, max_pixels)
+    codec, extents, offset, args = header.tile[0]
+    assert extents is not None
+    assert isinstance(args, tuple)
+    left, top, right, bottom = extents
+    _check_size(right - left, bottom - top, max_pixels)
+    mode = "L" if header.mode == "L" else "P"
+    picture = Image.frombytes(mode, (right - left, bottom - top), data[offset:], codec, *args)
+    screen = Image.new(mode, header.size, header._frame_transparency or 0)
+    screen.paste(picture, (left, top))
+    return _as_array(_with_palette(screen, header))
 
 
 def _decode_bmp(data: bytes, max_pixels: int) -> np.ndarray:

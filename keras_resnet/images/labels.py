@@ -75,20 +75,9 @@ def decode_predictions(
     """
     check_integer("top", top)
     scores = _scores(predictions)
-    classes = _classes(scores.shape[1], class_names, class_ids)
-    orders = np.argsort(-scores, axis=-1, kind="stable")[:, :top]
-    return [
-        [(*classes[index], float(row[index])) for index in order]
-        for row, order in zip(scores, orders, strict=True)
-    ]
-
-
-def _classes(
-    count: int, class_names: Sequence[str] | None, class_ids: Sequence[str] | None
-) -> list[tuple[str, str]]:
-    """Id and name of every column."""
+    count = scores.shape[1]
     if class_names is None and class_ids is None and count == 1000:
-        return list(imagenet_classes())
+        class_ids, class_names = zip(*imagenet_classes(), strict=True)
     if class_names is None:
         raise ValueError(
             "Expected predictions of ImageNet's 1000 classes, or `class_names`. Received: "
@@ -102,7 +91,11 @@ def _classes(
                 f"Received: {received}"
             )
     ids = range(count) if class_ids is None else class_ids
-    return [(str(own), str(name)) for own, name in zip(ids, class_names, strict=True)]
+    orders = np.argsort(-scores, axis=-1, kind="stable")[:, :top]
+    return [
+        [(str(ids[index]), str(class_names[index]), float(row[index])) for index in order]
+        for row, order in zip(scores, orders, strict=True)
+    ]
 
 
 def _scores(predictions: Any) -> np.ndarray:

@@ -20,18 +20,9 @@ from keras_resnet.support.checks import check_choice, store_integers
 
 Interpolation = Literal["bilinear", "bicubic"]
 
-_PILLOW_FILTERS = {
-    "bilinear": Image.Resampling.BILINEAR,
-    "bicubic": Image.Resampling.BICUBIC,
-}
+_PILLOW_FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 #: TensorFlow's names of the same kernels. Keys' cubic has a = -0.5 in both, unlike OpenCV's.
 _TENSORFLOW_KERNELS = {"bilinear": "triangle", "bicubic": "keyscubic"}
-
-#: Of the short side, what the centre crop takes where nobody says otherwise.
-_CROP_PCT = 0.875
-
-#: Up to here, images are already cut out, as CIFAR's are.
-_THUMBNAIL = 64
 
 #: A resized picture with more pixels is not made as a whole: a strip of 1 x 60,000 pixels would
 #: become one of 256 x 15,360,000.
@@ -70,13 +61,9 @@ class EvalProtocol:
     ) -> EvalProtocol:
         """The protocol of a timm checkpoint: `resize` is `size / crop_pct`, rounded down.
 
-        Args:
-            size: as above.
-            crop_pct: what the crop takes of the short side, more than 0 and at most 1.
-            interpolation: as above.
-
         Raises:
-            ValueError: `crop_pct` is out of that range, or another argument is wrong.
+            ValueError: `crop_pct`, what the crop takes of the short side, is not more than 0 and at
+                most 1, or another argument is wrong.
         """
         if not isinstance(crop_pct, (int, float, np.number)) or not 0 < crop_pct <= 1:
             raise ValueError(
@@ -87,9 +74,9 @@ class EvalProtocol:
     @classmethod
     def of_size(cls, size: int, interpolation: Interpolation = "bilinear") -> EvalProtocol:
         """What is usual for a size: a crop of 87.5 %; up to 64 pixels, as of CIFAR, the whole."""
-        if size <= _THUMBNAIL:
+        if size <= 64:
             return cls(size, size, interpolation)
-        return cls.from_crop_pct(size, _CROP_PCT, interpolation)
+        return cls.from_crop_pct(size, interpolation=interpolation)
 
 
 def eval_transform(
@@ -111,9 +98,7 @@ class EvalTransform:
     Pillow does it, as it did for the published accuracies, and the sizes and offsets follow
     torchvision's rules, so the pixels are the same. Smaller images are enlarged.
 
-    Attributes:
-        protocol: sizes and interpolation.
-        max_pixels: height times width that an image file may have.
+    Attributes: as the arguments of `eval_transform`.
     """
 
     protocol: EvalProtocol
@@ -135,17 +120,14 @@ class EvalTransform:
         warn_if_scaled(images, stacklevel=2)
         if not isinstance(images, (list, tuple)) and getattr(images, "ndim", 3) != 4:
             return self._crop(read_image(cast(ImageSource, images), max_pixels=self.max_pixels))
-        sources = cast(Sequence[ImageSource], images)
-        batch = np.empty((len(sources), self.protocol.size, self.protocol.size, 3), np.uint8)
-        for index, image in enumerate(sources):
-            batch[index] = self._crop_of_batch(index, image)
+        several = cast(Sequence[ImageSource], images)
+        batch = np.empty((len(several), self.protocol.size, self.protocol.size, 3), np.uint8)
+        for index, image in enumerate(several):
+            try:
+                batch[index] = self._crop(read_image(image, max_pixels=self.max_pixels))
+            except UnreadableImageError as error:
+                raise UnreadableImageError(f"{error}, at index {index} of the batch") from error
         return batch
-
-    def _crop_of_batch(self, index: int, image: ImageSource) -> np.ndarray:
-        try:
-            return self._crop(read_image(image, max_pixels=self.max_pixels))
-        except UnreadableImageError as error:
-            raise UnreadableImageError(f"{error}, at index {index} of the batch") from error
 
     def _crop(self, image: np.ndarray) -> np.ndarray:
         size, (height, width) = self.protocol.size, image.shape[:2]

@@ -10,10 +10,10 @@ import dataclasses
 import functools
 import json
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import keras
 
@@ -27,17 +27,19 @@ FILE_NAME = f"{ENTRY}.json"
 _ATTRIBUTE = "keras_resnet_info"
 
 
+T = TypeVar("T")
+
+
 @dataclass(frozen=True)
-class LearnedRanges:
-    """Between which numbers activations lie, as quantization-aware training found.
+class ByLayer(Generic[T]):
+    """What was found out about layers.
 
     Attributes:
-        values: layer -> the ends of what it puts out; of a layer with a sigmoid or softmax, of what
-            that is computed of.
+        values: by layer.
         weights: the fingerprint of the weights that they hold for.
     """
 
-    values: Mapping[str, tuple[float, float]]
+    values: Mapping[str, T]
     weights: str
 
 
@@ -54,17 +56,10 @@ class KernelProperty:
     zeros: int
 
 
-@dataclass(frozen=True)
-class CompressedKernels:
-    """What compression has made of kernels.
-
-    Attributes:
-        values: by layer.
-        weights: the fingerprint of the weights that they hold for.
-    """
-
-    values: Mapping[str, KernelProperty]
-    weights: str
+#: Lowest and highest activation, as quantization-aware training found; of a layer with a sigmoid or
+#: softmax, of what that is computed of.
+LearnedRanges = ByLayer[tuple[float, float]]
+CompressedKernels = ByLayer[KernelProperty]
 
 
 @dataclass(frozen=True)
@@ -104,34 +99,32 @@ class ModelInfo:
         Raises:
             ValueError: the text is something else.
         """
+        readers: dict[str, Callable[[Any], Any]] = {
+            "class_names": lambda names: tuple(map(str, names)),
+            "class_ids": lambda ids: tuple(map(str, ids)),
+            "protocol": lambda fields: EvalProtocol(**fields),
+            "ranges": lambda known: LearnedRanges(
+                {name: (float(low), float(high)) for name, (low, high) in known["values"].items()},
+                str(known["weights"]),
+            ),
+            "kernels": lambda known: CompressedKernels(
+                {name: KernelProperty(**value) for name, value in known["values"].items()},
+                str(known["weights"]),
+            ),
+        }
         try:
-            values = json.loads(text)
-            protocol, ranges = values.get("protocol"), values.get("ranges")
-            names, ids = values.get("class_names"), values.get("class_ids")
+            values = {key: value for key, value in json.loads(text).items() if value is not None}
             return cls(
-                None if names is None else tuple(map(str, names)),
-                None if ids is None else tuple(map(str, ids)),
-                values.get("weights"),
-                None if protocol is None else EvalProtocol(**protocol),
-                values.get("config"),
-                None if ranges is None else _ranges_from(ranges),
-                None if values.get("kernels") is None else _kernels_from(values["kernels"]),
-                values.get("task"),
+                **{
+                    field.name: readers.get(field.name, lambda value: value)(values[field.name])
+                    for field in dataclasses.fields(cls)
+                    if field.name in values
+                }
             )
         except (TypeError, AttributeError, KeyError) as error:
-            raise ValueError(f"Expected what a model knows about itself. Received: {text}") from (
-                error
-            )
-
-
-def _ranges_from(known: Mapping[str, Any]) -> LearnedRanges:
-    values = {name: (float(low), float(high)) for name, (low, high) in known["values"].items()}
-    return LearnedRanges(values, str(known["weights"]))
-
-
-def _kernels_from(known: Mapping[str, Any]) -> CompressedKernels:
-    values = {name: KernelProperty(**value) for name, value in known["values"].items()}
-    return CompressedKernels(values, str(known["weights"]))
+            raise ValueError(
+                f"Expected what a model knows about itself. Received: {text}"
+            ) from error
 
 
 def get_info(model: keras.Model) -> ModelInfo:
@@ -182,18 +175,18 @@ def info_of_file(path: Path) -> ModelInfo:
 
 def learned_ranges(model: keras.Model) -> Mapping[str, tuple[float, float]] | None:
     """The ranges that quantization-aware training has found, if the weights are still the same."""
-    ranges = get_info(model).ranges
-    return ranges.values if ranges is not None and _same_weights(model, ranges) else None
+    return _valid(model, get_info(model).ranges)
 
 
 def compressed_kernels(model: keras.Model) -> Mapping[str, KernelProperty]:
     """What compression has made of kernels, if the weights are still the same; else nothing."""
-    kernels = get_info(model).kernels
-    return kernels.values if kernels is not None and _same_weights(model, kernels) else {}
+    return _valid(model, get_info(model).kernels) or {}
 
 
-def _same_weights(model: keras.Model, learned: LearnedRanges | CompressedKernels) -> bool:
-    return learned.weights == fingerprint_of_weights(model.get_weights())
+def _valid(model: keras.Model, found: ByLayer[T] | None) -> Mapping[str, T] | None:
+    if found is None or found.weights != fingerprint_of_weights(model.get_weights()):
+        return None
+    return found.values
 
 
 def _save_assets(info: ModelInfo, directory: Any) -> None:

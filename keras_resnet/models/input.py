@@ -23,10 +23,7 @@ class ModelInput:
     """
 
     def __init__(
-        self,
-        shape: tuple[int | None, ...],
-        info: ModelInfo,
-        protocol: EvalProtocol | None = None,
+        self, shape: tuple[int | None, ...], info: ModelInfo, protocol: EvalProtocol | None = None
     ) -> None:
         """Takes the model's input shape, what it knows about itself, and what overrules that.
 

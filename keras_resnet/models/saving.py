@@ -11,6 +11,8 @@ from typing import Any
 
 import keras
 
+from keras_resnet.models.archive import checked_members, words
+from keras_resnet.models.hdf5 import Hdf5File
 from keras_resnet.models.info import ModelInfo, info_of_file, set_info
 from keras_resnet.networks.graph import allow_depth
 
@@ -39,9 +41,14 @@ def load_model(path: str | os.PathLike[str], **keywords: Any) -> keras.Model:
         raise ValueError(f"Expected the path of an existing `.keras` file. Received: {path}")
     try:
         with zipfile.ZipFile(path) as archive:
+            checked_members(archive)
             config = json.loads(archive.read("config.json"))
-    except (ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
-        raise ValueError(f"Expected a readable `.keras` file. Received: {path}: {error}") from error
+            # Keras gives this part to a library in C, which crashes or hangs on damaged ones.
+            Hdf5File(archive.read("model.weights.h5")).check()
+    except Exception as error:
+        raise ValueError(
+            f"Expected a readable `.keras` file. Received: {path}: {words(error)}"
+        ) from error
     allow_depth(_count_layers(config))
     if '"keras_resnet>' in json.dumps(config):
         # Layers of compressed networks, which Keras finds once they are imported.
@@ -49,7 +56,7 @@ def load_model(path: str | os.PathLike[str], **keywords: Any) -> keras.Model:
     try:
         model = keras.saving.load_model(path, **keywords)
     except Exception as error:
-        # Keras and HDF5 have many errors for damaged files, and name neither file nor trouble.
+        # Keras has many errors for damaged files, and names neither file nor trouble.
         raise ValueError(f"Expected a readable `.keras` file. Received: {path}: {error}") from error
     info = info_of_file(path)
     if info != ModelInfo():
@@ -60,6 +67,5 @@ def load_model(path: str | os.PathLike[str], **keywords: Any) -> keras.Model:
 def _count_layers(config: Any) -> int:
     """Layers of a serialized model, with those of the models inside it."""
     inside = config.get("config") if isinstance(config, dict) else None
-    if not isinstance(inside, dict):
-        return 1
-    return 1 + sum(_count_layers(layer) for layer in inside.get("layers", ()))
+    layers = inside.get("layers", ()) if isinstance(inside, dict) else ()
+    return 1 + sum(map(_count_layers, layers))

@@ -11,8 +11,8 @@ import keras
 from keras_resnet.networks.builder import build
 from keras_resnet.networks.config import ResNetConfig
 from keras_resnet.networks.table import ROWS, cifar_config, get_config
+from keras_resnet.weights.find import is_path
 from keras_resnet.weights.registry import WeightsEntry, find_weights, list_weights
-from keras_resnet.weights.sources import is_path
 
 
 def weights_config(entry: WeightsEntry, **overrides: Any) -> ResNetConfig:

@@ -10,8 +10,8 @@ import keras
 from keras_resnet.networks.builder import build, warn_of_changes
 from keras_resnet.networks.builders import split_keywords, weights_config
 from keras_resnet.networks.table import get_config
+from keras_resnet.weights.find import open_checkpoint
 from keras_resnet.weights.load import load_found
-from keras_resnet.weights.sources import open_source
 
 
 def from_checkpoint(
@@ -41,7 +41,7 @@ def from_checkpoint(
     overrides, arguments = split_keywords(keywords)
     if arguments.pop("weights", None) is not None:
         raise ValueError("Expected no `weights`: they are the checkpoint. Pass it as `source`")
-    found = open_source(source, None, with_top=arguments.get("include_top", True))
+    found = open_checkpoint(source, None, with_top=arguments.get("include_top", True))
     inferred = found.inferred
     if inferred is None:
         raise ValueError(

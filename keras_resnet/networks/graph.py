@@ -58,7 +58,7 @@ def graph_config(model: keras.Model) -> list[dict[str, Any]]:
     return list(config["layers"])
 
 
-def sources(model: keras.Model) -> dict[str, list[str]]:
+def inputs_of(model: keras.Model) -> dict[str, list[str]]:
     """The names of the layers that every layer takes its input from, in topological order."""
     inputs = {
         layer["name"]: [name for node in layer["inbound_nodes"] for name in _histories(node)]

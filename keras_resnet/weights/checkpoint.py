@@ -4,25 +4,15 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from keras_resnet.networks.names import place_of
+from keras_resnet.weights.layers import CONV_ROLES, NORM_ROLES, TORCH_ROLES
 from keras_resnet.weights.mapping import Layout, Naming
-from keras_resnet.weights.readers import Arrays, read_arrays
-
-#: Kinds of weights a layer may have, in the order in which Keras lists them.
-CONV_ROLES = ("kernel", "bias")
-NORM_ROLES = ("gamma", "beta", "moving_mean", "moving_variance")
-
-_TORCH_ROLES = {
-    "weight": ("kernel", "gamma"),
-    "bias": ("bias", "beta"),
-    "running_mean": ("moving_mean", "moving_mean"),
-    "running_var": ("moving_variance", "moving_variance"),
-}
+from keras_resnet.weights.readers import read_arrays
 
 
 @dataclass
@@ -30,7 +20,7 @@ class Checkpoint:
     """Weights of a ResNet, in Keras' order of axes, by our names of the layers.
 
     Attributes:
-        source: where they come from, for messages.
+        path: of the file, for messages.
         naming: whose names the keys are.
         layers: layer -> role (`kernel`, `bias`, `gamma`, …) -> array.
         keys: (layer, role) -> key in the file.
@@ -40,11 +30,11 @@ class Checkpoint:
         notes: what was decided on the way.
     """
 
-    source: str
+    path: str
     naming: Naming
     layers: dict[str, dict[str, np.ndarray]]
     keys: dict[tuple[str, str], str]
-    unknown: tuple[str, ...] = ()
+    unknown: list[str] = field(default_factory=list)
     metadata: Mapping[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     other_layers: frozenset[str] = frozenset()
@@ -54,25 +44,18 @@ class Checkpoint:
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
-    """Reads a file of weights, and recognises whose names it uses.
+    """Reads a file of weights: with our names of the layers, and arrays in Keras' order.
 
     Raises:
-        ValueError: the file cannot be read, or is not of a ResNet.
+        ValueError: the file cannot be read, its keys are none of a ResNet, or an array is not what
+            its key says, not of floats or not finite.
     """
-    return understand(read_arrays(path), os.fspath(path))
-
-
-def understand(arrays: Arrays, source: str) -> Checkpoint:
-    """Translates keys into our names and arrays into Keras' order.
-
-    Raises:
-        ValueError: the keys are none of a ResNet, or an array is not what its key says, not of
-            floats or not finite.
-    """
-    values = {key: value for key, value in arrays.values.items() if not _is_counter(key)}
+    arrays, path = read_arrays(path), os.fspath(path)
+    # How often torch has updated a BN's statistics has no counterpart.
+    values = {k: value for k, value in arrays.values.items() if not k.endswith("_batches_tracked")}
     if any(key.startswith("embedder.") for key in values):
         values = {f"resnet.{key}": value for key, value in values.items()}
-    naming = _recognise(values, source)
+    naming = _recognise(values, path)
     heads = {} if naming.layout != "keras" else {"probs": "predictions", "fc1000": "predictions"}
     prefixes = {key: key.rpartition(".")[0] for key in values}
     prefixes = {key: heads.get(prefix, prefix) for key, prefix in prefixes.items()}
@@ -83,45 +66,30 @@ def understand(arrays: Arrays, source: str) -> Checkpoint:
         if all(int(n) <= len(values) for n in re.findall(r"\d+", prefix.removeprefix("fc1000")))
     )
     in_keras_order = _in_keras_order(values)
-    layers: dict[str, dict[str, np.ndarray]] = {}
-    keys: dict[tuple[str, str], str] = {}
-    unknown = []
+    result = Checkpoint(path, naming, {}, {}, metadata=arrays.metadata, notes=list(arrays.notes))
     for key, value in values.items():
         name = ours.get(prefixes[key])
         norm = name is not None and name.endswith(("_bn", "_gn"))
-        role = _role(key.rpartition(".")[2], norm=norm)
-        if name is None or role is None:
-            unknown.append(key)
+        suffix = key.rpartition(".")[2]
+        role = TORCH_ROLES.get(suffix, (suffix, suffix))[norm]
+        if name is None or role not in (NORM_ROLES if norm else CONV_ROLES):
+            result.unknown.append(key)
             continue
-        _check_numbers(key, value, source)
-        if (name, role) in keys:
+        if (name, role) in result.keys:
             raise ValueError(
-                f"Expected one {name}/{role}. Received: {keys[name, role]} and {key} in {source}"
+                f"Expected one {name}/{role}. Received: {result.keys[name, role]} and {key} in "
+                f"{path}"
             )
         value = value if in_keras_order else _keras_order(name, value)
-        layers.setdefault(name, {})[role] = value
-        keys[name, role] = key
-    _check_shapes(layers, keys, source)
-    _check_norms(layers, keys, source)
-    result = Checkpoint(
-        source,
-        naming,
-        layers,
-        keys,
-        tuple(sorted(unknown)),
-        arrays.metadata,
-        list(arrays.notes),
-        arrays.layers - layers.keys(),
-    )
-    return _name_group_norms(result)
+        result.layers.setdefault(name, {})[role] = value
+        result.keys[name, role] = key
+    _check(result)
+    result.other_layers = arrays.layers - result.layers.keys()
+    _name_group_norms(result)
+    return result
 
 
-def _is_counter(key: str) -> bool:
-    """How often torch has updated a BN's statistics has no counterpart."""
-    return key.endswith("num_batches_tracked")
-
-
-def _recognise(values: Mapping[str, np.ndarray], source: str) -> Naming:
+def _recognise(values: Mapping[str, np.ndarray], path: str) -> Naming:
     names = {key.rpartition(".")[0] for key in values}
 
     def has(pattern: str) -> bool:
@@ -146,7 +114,7 @@ def _recognise(values: Mapping[str, np.ndarray], source: str) -> Naming:
         some = ", ".join(sorted(values)[:3])
         raise ValueError(
             "Expected weights of a ResNet with the names of torchvision, timm, transformers, Keras "
-            f"or Caffe. Received: {source} with {some}, …"
+            f"or Caffe. Received: {path} with {some}, …"
         )
     projections = [
         value.ndim
@@ -157,58 +125,36 @@ def _recognise(values: Mapping[str, np.ndarray], source: str) -> Naming:
     return Naming(layout, deep, average=4 in projections, numbered=numbered)
 
 
-def _role(suffix: str, *, norm: bool) -> str | None:
-    if suffix in _TORCH_ROLES:
-        return _TORCH_ROLES[suffix][norm]
-    return suffix if suffix in (NORM_ROLES if norm else CONV_ROLES) else None
-
-
-def _check_numbers(key: str, value: np.ndarray, source: str) -> None:
-    if not np.issubdtype(value.dtype, np.floating):
-        raise ValueError(f"Expected floats. Received: {key} of {value.dtype} in {source}")
-    if not np.isfinite(value).all():
-        raise ValueError(f"Expected finite weights. Received: NaN or infinity in {key} in {source}")
-
-
-def _check_shapes(
-    layers: Mapping[str, Mapping[str, np.ndarray]], keys: Mapping[tuple[str, str], str], source: str
-) -> None:
-    """Every array has its axes; a bias and the normalisation behind it will be merged."""
+def _check(checkpoint: Checkpoint) -> None:
+    """Every array has its axes and numbers; a bias and the norm behind it will be merged."""
     channels: dict[str, int] = {}
-    for name, roles in layers.items():
-        for role, value in roles.items():
-            axes = 1 if role != "kernel" else 2 if name == "predictions" else 4
-            same = axes > 1 or value.size == channels.setdefault(
-                re.sub("_(conv|bn|gn)$", "", name), value.size
-            )
-            if value.ndim != axes or not value.size or not same:
-                raise ValueError(
-                    f"Expected {name}/{role} with {axes} axes and the channels of its layer. "
-                    f"Received: {keys[name, role]} of the shape {value.shape} in {source}"
-                )
-
-
-def _check_norms(
-    layers: Mapping[str, Mapping[str, np.ndarray]], keys: Mapping[tuple[str, str], str], source: str
-) -> None:
-    for name, roles in layers.items():
-        variance = roles.get("moving_variance")
-        if variance is not None and (variance < 0).any():
+    for (name, role), key in checkpoint.keys.items():
+        value = checkpoint.layers[name][role]
+        if not np.issubdtype(value.dtype, np.floating):
+            expected, received = "floats", f"{key} of {value.dtype}"
+        elif not np.isfinite(value).all():
+            expected, received = "finite weights", f"NaN or infinity in {key}"
+        elif role == "moving_variance" and (value < 0).any():
             # The mark of statistics that were swapped or shifted on the way.
-            raise ValueError(
-                "Expected variances, which are never negative. "
-                f"Received: {keys[name, 'moving_variance']} in {source}"
-            )
+            expected, received = "variances, which are never negative", key
+        else:
+            axes = 1 if role != "kernel" else 2 if name == "predictions" else 4
+            layer = re.sub("_(conv|bn|gn)$", "", name)
+            same = axes > 1 or value.size == channels.setdefault(layer, value.size)
+            if value.ndim == axes and value.size and same:
+                continue
+            expected = f"{name}/{role} with {axes} axes and the channels of its layer"
+            received = f"{key} of the shape {value.shape}"
+        raise ValueError(f"Expected {expected}. Received: {received} in {checkpoint.path}")
 
 
 def _in_keras_order(values: Mapping[str, np.ndarray]) -> bool:
     """Whether kernels are (height, width, input, output), as Keras has them."""
     shapes = [value.shape for value in values.values() if value.ndim == 4]
-    ahead = sum(shape[:2] in _SQUARES for shape in shapes)
-    return ahead > sum(shape[2:] in _SQUARES for shape in shapes)
-
-
-_SQUARES = ((3, 3), (7, 7))
+    squares = ((3, 3), (7, 7))
+    return sum(shape[:2] in squares for shape in shapes) > sum(
+        shape[2:] in squares for shape in shapes
+    )
 
 
 def _keras_order(name: str, array: np.ndarray) -> np.ndarray:
@@ -219,23 +165,13 @@ def _keras_order(name: str, array: np.ndarray) -> np.ndarray:
     return array.T if array.ndim == 2 else array
 
 
-def _name_group_norms(checkpoint: Checkpoint) -> Checkpoint:
+def _name_group_norms(checkpoint: Checkpoint) -> None:
     """Normalisations without statistics are those of groups."""
-    norms = [name for name in checkpoint.layers if name.endswith("_bn")]
-    without = {name for name in norms if "moving_mean" not in checkpoint.layers[name]}
-    if not norms or without != set(norms):
-        return checkpoint  # What is missing will be named.
-
-    def renamed(name: str) -> str:
-        return re.sub("_bn$", "_gn", name)
-
-    checkpoint.layers = {renamed(name): roles for name, roles in checkpoint.layers.items()}
-    checkpoint.keys = {(renamed(n), role): key for (n, role), key in checkpoint.keys.items()}
-    return checkpoint
-
-
-def names(items: Iterable[str], most: int = 3) -> str:
-    """The first few of `items`, and how many more there are."""
-    listed = list(items)
-    more = f" and {len(listed) - most} more" if len(listed) > most else ""
-    return ", ".join(listed[:most]) + more
+    norms = [roles for name, roles in checkpoint.layers.items() if name.endswith("_bn")]
+    if any("moving_mean" in roles for roles in norms):
+        return  # What is missing will be named.
+    for name in list(checkpoint.layers):
+        checkpoint.layers[re.sub("_bn$", "_gn", name)] = checkpoint.layers.pop(name)
+    checkpoint.keys = {
+        (re.sub("_bn$", "_gn", name), role): key for (name, role), key in checkpoint.keys.items()
+    }

@@ -9,10 +9,8 @@ import numpy as np
 from keras_resnet.networks.blocks import NORM_EPSILON
 from keras_resnet.weights.checkpoint import Checkpoint
 from keras_resnet.weights.infer import Inferred
+from keras_resnet.weights.layers import TORCH_ROLES, Constants, stem_name
 from keras_resnet.weights.mapping import Naming
-
-#: Mean and standard deviation per channel, of pixels in [0, 255].
-Constants = tuple[Sequence[float], Sequence[float]]
 
 #: Epsilon of every BN of keras.applications' ResNets.
 _KERAS_APPLICATIONS_EPSILON = 1.001e-5
@@ -20,9 +18,14 @@ _KERAS_APPLICATIONS_EPSILON = 1.001e-5
 
 def convert(checkpoint: Checkpoint, inferred: Inferred) -> None:
     """Makes the arrays those of our network with the same outputs, in place."""
-    _fold_biases(checkpoint)
-    if inferred.family == "keras_applications":
-        _shift_epsilon(checkpoint, _KERAS_APPLICATIONS_EPSILON - NORM_EPSILON)
+    for name, roles in checkpoint.layers.items():
+        norm = checkpoint.layers.get(name.removesuffix("conv") + "bn", {})
+        if name.endswith("_conv") and "bias" in roles and "moving_mean" in norm:
+            # A bias before a BN is redundant: the BN's mean makes up for it.
+            norm["moving_mean"] = norm["moving_mean"] - roles.pop("bias")
+        if inferred.family == "keras_applications" and "moving_variance" in roles:
+            shift = _KERAS_APPLICATIONS_EPSILON - NORM_EPSILON
+            roles["moving_variance"] = (roles["moving_variance"] + shift).astype(np.float32)
     if checkpoint.naming.layout == "akamaster" and inferred.config.shortcut == "A":
         move_zero_channels(checkpoint.layers, inferred.config.filters, to_end=True)
         checkpoint.notes.append(
@@ -31,25 +34,6 @@ def convert(checkpoint: Checkpoint, inferred: Inferred) -> None:
     if inferred.bgr:
         stem = stem_name(checkpoint.layers)
         checkpoint.layers[stem]["kernel"] = checkpoint.layers[stem]["kernel"][:, :, ::-1]
-
-
-def stem_name(layers: Mapping[str, object]) -> str:
-    """The convolution that sees the image."""
-    return "conv1_conv" if "conv1_conv" in layers else "conv1_1_conv"
-
-
-def _fold_biases(checkpoint: Checkpoint) -> None:
-    """A bias before a BN is redundant: the BN's mean makes up for it."""
-    for name, roles in checkpoint.layers.items():
-        norm = checkpoint.layers.get(name.removesuffix("conv") + "bn", {})
-        if name.endswith("_conv") and "bias" in roles and "moving_mean" in norm:
-            norm["moving_mean"] = norm["moving_mean"] - roles.pop("bias")
-
-
-def _shift_epsilon(checkpoint: Checkpoint, shift: float) -> None:
-    for roles in checkpoint.layers.values():
-        if "moving_variance" in roles:
-            roles["moving_variance"] = (roles["moving_variance"] + shift).astype(np.float32)
 
 
 def move_zero_channels(
@@ -65,6 +49,11 @@ def move_zero_channels(
         filters: channels of every stage.
         to_end: from theirs to ours; else back.
     """
+
+    def take(layer: str, role: str, axis: int, order: np.ndarray) -> None:
+        roles = layers[layer]
+        roles[role] = np.take(roles[role], order if to_end else np.argsort(order), axis)
+
     order = np.arange(filters[0])
     for stage, count in enumerate(filters, start=2):
         before = order
@@ -77,19 +66,13 @@ def move_zero_channels(
         number = 1
         while (name := f"conv{stage}_block{number}") + "_1_conv" in layers:
             reads = before if number == 1 else order
-            _take(layers[f"{name}_1_conv"], "kernel", 2, reads, to_end)
-            _take(layers[f"{name}_2_conv"], "kernel", 3, order, to_end)
+            take(f"{name}_1_conv", "kernel", 2, reads)
+            take(f"{name}_2_conv", "kernel", 3, order)
             for role in layers[f"{name}_2_bn"]:
-                _take(layers[f"{name}_2_bn"], role, 0, order, to_end)
+                take(f"{name}_2_bn", role, 0, order)
             number += 1
     if "predictions" in layers:
-        _take(layers["predictions"], "kernel", 0, order, to_end)
-
-
-def _take(
-    roles: dict[str, np.ndarray], role: str, axis: int, order: np.ndarray, forward: bool
-) -> None:
-    roles[role] = np.take(roles[role], order if forward else np.argsort(order), axis)
+        take("predictions", "kernel", 0, order)
 
 
 def adapt_channels(
@@ -166,17 +149,14 @@ def torch_arrays(
                 f"Expected a network that the layout {naming.layout!r} can describe. "
                 f"Received: one with {'a bias in ' if biased else ''}the layer {name!r}"
             )
-        norm = "gamma" in roles
         for role, array in roles.items():
-            suffix = {"moving_mean": "running_mean", "moving_variance": "running_var"}.get(
-                role, "bias" if role in ("bias", "beta") else "weight"
-            )
+            suffix = next(name for name, ours in TORCH_ROLES.items() if role in ours)
             if array.ndim == 4:
                 array = array.transpose(3, 2, 0, 1)
             elif array.ndim == 2:
                 # timm's pre-activation networks classify by a 1x1 convolution.
                 array = array.T[:, :, None, None] if naming.layout == "timm_resnetv2" else array.T
             state[f"{prefix}.{suffix}"] = np.ascontiguousarray(array)
-        if norm and "moving_mean" in roles:
+        if "moving_mean" in roles:
             state[f"{prefix}.num_batches_tracked"] = np.array(0, np.int64)
     return state

@@ -3,7 +3,8 @@
 A few small files come with the package and are used where they lie. Files of Hugging Face lie in
 its own cache and come through its own client, so that its settings hold: `HF_HOME`, `HF_ENDPOINT`,
 `HF_TOKEN`, `HF_HUB_OFFLINE`, `HF_HUB_DOWNLOAD_TIMEOUT`. All others lie below `KERAS_RESNET_HOME`,
-as `weights/<tag>/<file name>`. A file that somebody put there is used first, whatever the source.
+as `weights/<tag>/<file name>`; `KERAS_RESNET_TIMEOUT` is theirs, in seconds. A file that somebody
+put there is used first.
 
 Where the publisher tells no SHA-256, that of the first download is kept in `sha256.json`, and what
 is used later has to have the same.
@@ -12,25 +13,19 @@ is used later has to have the same.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import filelock
 
 from keras_resnet.support.files import partial_directory
 from keras_resnet.support.fingerprints import fingerprint_of_file
-from keras_resnet.weights.download import (
-    DownloadError,
-    download,
-    problem,
-    say,
-    seconds,
-)
-from keras_resnet.weights.registry import Source, WeightsEntry
+from keras_resnet.weights.download import DownloadError, download, problem, say, timeout_in_seconds
+from keras_resnet.weights.registry import Download, WeightsEntry
 
 __all__ = ["DownloadError", "cache_path", "download", "fetch", "home"]
 
@@ -46,63 +41,56 @@ def home() -> Path:
 
 def cache_path(entry: WeightsEntry, *, without_top: bool = False) -> Path:
     """Where a checkpoint's file is looked for first, and where it may be put by hand."""
-    return home() / "weights" / entry.tag / _source(entry, without_top).file_name
+    return home() / "weights" / entry.tag / _file(entry, without_top).file_name
 
 
-def fetch(entry: WeightsEntry, *, without_top: bool = False, timeout: float | None = None) -> Path:
+def fetch(entry: WeightsEntry, *, without_top: bool = False) -> Path:
     """The path of a checkpoint's file on this machine; it is downloaded if it is not there yet.
 
     Args:
         entry: a row of the registry.
         without_top: whether the file without classifier will do, where there is one.
-        timeout: seconds without a byte after which a connection is given up; by default
-            `KERAS_RESNET_TIMEOUT`, or 30. Hugging Face's client has its own setting.
 
     Raises:
         DownloadError: it is not there and cannot be downloaded.
         OSError: the disk is full.
-        ValueError: the timeout is not a number of seconds, or `sha256.json` is damaged.
+        ValueError: `KERAS_RESNET_TIMEOUT` is no number of seconds, or `sha256.json` is damaged.
     """
-    timeout = seconds(timeout)
-    source, path = _source(entry, without_top), cache_path(entry, without_top=without_top)
-    if source.packaged is not None:
-        return _packaged(source, entry.tag)
-    recorded = None if source.sha256 else _read_record().get(source.location)
-    expected = {
-        "sha256": source.sha256 or recorded,
-        "sha256_prefix": source.sha256_prefix,
-        "md5": source.md5,
-        "size": source.bytes,
-    }
-    if path.is_file() and _is_sound(path, expected):
+    timeout_in_seconds()  # Its error is none of the directory, as others below are.
+    file, path = _file(entry, without_top), cache_path(entry, without_top=without_top)
+    if file.packaged is not None:
+        return _packaged(file, entry.tag)
+    recorded = None if file.sha256 else _read_record().get(file.location)
+    file = dataclasses.replace(file, sha256=file.sha256 or recorded)
+    if path.is_file() and _is_sound(path, file):
         return path
     advice = f"Put the file at {path} by hand, or give the path of a copy as `weights=PATH`"
     try:
-        if source.url is None:
-            return _fetch_from_hub(source, entry.tag, expected)
-        return _fetch_from_url(source, path, entry.tag, expected, timeout)
+        if file.url is None:
+            return _fetch_from_hub(file, entry.tag)
+        return _fetch_from_url(file, path, entry.tag)
     except ValueError as error:
         raise DownloadError(
             f"{error}. Set KERAS_RESNET_HOME to another directory, or give the path of a copy of "
-            f"{source.location} as `weights=PATH`"
+            f"{file.location} as `weights=PATH`"
         ) from error
     except DownloadError as error:
         if recorded and recorded in error.reason:
             advice += f". If its publisher has replaced it, delete its line in {_record_path()}"
         raise DownloadError(
-            f"Expected to get the weights {entry.tag!r} from {source.location}. "
+            f"Expected to get the weights {entry.tag!r} from {file.location}. "
             f"Received: {error.reason}. {advice}",
             error.reason,
         ) from error
 
 
-def _source(entry: WeightsEntry, without_top: bool) -> Source:
-    return (entry.source_without_top if without_top else None) or entry.source
+def _file(entry: WeightsEntry, without_top: bool) -> Download:
+    return (entry.download_without_top if without_top else None) or entry.download
 
 
-def _packaged(source: Source, tag: str) -> Path:
-    path = Path(__file__).parent / "packaged" / str(source.packaged)
-    wrong = problem(path, sha256=source.sha256) if path.is_file() else "no such file"
+def _packaged(file: Download, tag: str) -> Path:
+    path = Path(__file__).parent / "packaged" / str(file.packaged)
+    wrong = problem(path, file) if path.is_file() else "no such file"
     if wrong is not None:
         raise DownloadError(
             f"Expected the weights {tag!r}, which come with the package, at {path}. "
@@ -112,9 +100,9 @@ def _packaged(source: Source, tag: str) -> Path:
     return path
 
 
-def _is_sound(path: Path, expected: dict[str, Any]) -> bool:
+def _is_sound(path: Path, expected: Download) -> bool:
     """Whether a file is as expected; warns if not."""
-    wrong = problem(path, **expected)
+    wrong = problem(path, expected)
     if wrong is not None:
         warnings.warn(
             f"{path} has {wrong}: it is damaged or another file, and is not used.", stacklevel=3
@@ -122,37 +110,34 @@ def _is_sound(path: Path, expected: dict[str, Any]) -> bool:
     return wrong is None
 
 
-def _fetch_from_url(
-    source: Source, path: Path, tag: str, expected: dict[str, Any], timeout: float
-) -> Path:
+def _fetch_from_url(file: Download, path: Path, tag: str) -> Path:
     with _locked(path.with_name(f".{path.name}.lock"), tag):
         # Another process may have been faster.
-        if not path.is_file() or problem(path, **expected) is not None:
-            download(source.location, path, title=tag, timeout=timeout, **expected)
-        _record(source, path)
+        if not path.is_file() or problem(path, file) is not None:
+            download(file, path, title=tag)
+        _record(file, path)
     return path
 
 
-def _fetch_from_hub(source: Source, tag: str, expected: dict[str, Any]) -> Path:
+def _fetch_from_hub(file: Download, tag: str) -> Path:
     # Takes longer to import than this module, and not everybody needs it.
     import huggingface_hub
 
-    repo, file = str(source.repo), str(source.file)
-    cached = huggingface_hub.try_to_load_from_cache(repo, file)
-    damaged = isinstance(cached, str) and not _is_sound(Path(cached), expected)
+    place = str(file.repo), str(file.file)
+    cached = huggingface_hub.try_to_load_from_cache(*place)
+    damaged = isinstance(cached, str) and not _is_sound(Path(cached), file)
     if isinstance(cached, str) and not damaged:
         path = Path(cached)
     else:
         # On a terminal, the hub's client draws its own bar, on standard error as well.
         say(f"Downloading {tag} from Hugging Face")
         try:
-            path = Path(huggingface_hub.hf_hub_download(repo, file, force_download=damaged))
+            path = Path(huggingface_hub.hf_hub_download(*place, force_download=damaged))
         except Exception as error:  # The client's own, those of its HTTP library, those of Xet.
             raise DownloadError(_hub_reason(error)) from error
-        wrong = problem(path, **expected)
-        if wrong is not None:
+        if wrong := problem(path, file):
             raise DownloadError(f"a file with {wrong}")
-    _record(source, path)
+    _record(file, path)
     return path
 
 
@@ -171,7 +156,7 @@ def _record_path() -> Path:
 
 
 def _read_record() -> dict[str, str]:
-    """The SHA-256 that each source's file had when it was first downloaded."""
+    """The SHA-256 that each file had when it was first downloaded."""
     path = _record_path()
     try:
         return dict(json.loads(path.read_text("utf-8")))
@@ -184,15 +169,15 @@ def _read_record() -> dict[str, str]:
         ) from error
 
 
-def _record(source: Source, path: Path) -> None:
+def _record(file: Download, path: Path) -> None:
     """Keeps the SHA-256 of a file that was just downloaded, if none is known."""
     record = _record_path()
-    if source.sha256 is not None or source.location in _read_record():
+    if file.sha256 is not None or file.location in _read_record():
         return
     hashed = fingerprint_of_file(path)
     # Where nothing can be written, nothing is kept; the file is usable all the same.
     with contextlib.suppress(OSError, ValueError), _locked(record.with_name(".sha256.lock")):
-        hashes = {source.location: hashed, **_read_record()}
+        hashes = {file.location: hashed, **_read_record()}
         with partial_directory(record.parent) as staging:
             partial = staging / record.name
             partial.write_text(json.dumps(dict(sorted(hashes.items())), indent=1) + "\n", "utf-8")

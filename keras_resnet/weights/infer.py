@@ -29,14 +29,9 @@ CAFFE_MEAN = (123.68, 116.779, 103.939)
 class Inferred:
     """What a checkpoint is of.
 
-    Attributes:
-        config: the network.
-        classes: width of the classifier; `None` without one.
-        channels: of the images.
-        family: whose conventions fill in what keys and shapes do not say.
-        bgr: whether the stem expects blue first.
-        notes: what was taken from conventions.
-        certain: whether the file itself says how its pixels are normalised.
+    `classes` is None without a classifier. The `family`'s conventions fill in what keys and shapes
+    do not say, and `notes` say what. With `bgr`, the stem expects blue first. `certain`: the file
+    itself says how its pixels are normalised.
     """
 
     config: ResNetConfig
@@ -54,14 +49,13 @@ def infer(checkpoint: Checkpoint) -> Inferred:
     Raises:
         ValueError: they describe no network of this package; the message says where.
     """
-    reader = _Reader(checkpoint)
     try:
-        return reader.read()
+        return _Reader(checkpoint).read()
     except (ValueError, TypeError, OverflowError, RecursionError) as error:
         # In a damaged file of ours, the config may be anything, and of any length.
         raise ValueError(
             f"Expected a checkpoint of a ResNet that `ResNetConfig` describes. "
-            f"Received: {checkpoint.source}: {str(error)[:400]}"
+            f"Received: {checkpoint.path}: {str(error)[:400]}"
         ) from error
 
 
@@ -75,32 +69,31 @@ class _Reader:
     def read(self) -> Inferred:
         metadata = self.checkpoint.metadata
         told = ModelInfo.from_json(metadata.get(ENTRY) or "{}").config
-        fields: dict[str, Any] = {}
         blocks = self.blocks()
         v2 = any(name.startswith("post_") or "_preact_" in name for name in self.layers)
         bottleneck = "conv2_block1_3_conv" in self.layers
-        fields["block"] = "bottleneck" if bottleneck else "basic"
         last = "3" if bottleneck else "2"
         outputs = [self.filters(f"conv{s}_block1_{last}_conv") for s in range(2, len(blocks) + 2)]
+        fields: dict[str, Any] = {"block": "bottleneck" if bottleneck else "basic"}
         expansion = EXPANSION[fields["block"]]
-        fields["blocks"], fields["filters"] = blocks, tuple(out // expansion for out in outputs)
+        fields |= {"blocks": blocks, "filters": tuple(out // expansion for out in outputs)}
         if not all(fields["filters"]):
             raise ValueError(f"bottlenecks that put out {outputs} channels")
         channels = self.stem(fields)
         if bottleneck:
             self.cardinality(fields)
-        fields.update(self.version(bottleneck) if not v2 else self.preactivation())
+        fields.update(self.preactivation() if v2 else self.version() if bottleneck else {})
         stem = fields.get("stem_filters", fields["filters"][0])
         fields.update(self.shortcuts(blocks, stem_changes=stem != outputs[0]))
-        fields.update(self.norm())
-        reduce = self.checkpoint.array("conv2_block1_se_reduce")
-        if reduce is not None:
+        if any(name.endswith("_gn") for name in self.layers):
+            self.notes.append("group normalisation of 32 groups")
+            fields["norm"] = "group"
+        if "conv2_block1_se_reduce" in self.layers:
             fields["se_ratio"] = self.se_ratio(outputs)
         if told is not None:
             # A file of ours: whether it tells the truth shows when its weights are loaded.
             self.notes, fields = [], dict(told)
-        mean, std, bgr = self.pixels(v2, channels)
-        fields.update(mean=mean, std=std)
+        fields["mean"], fields["std"], bgr = self.pixels(v2, channels)
         head = self.checkpoint.array("predictions")
         config = ResNetConfig(**fields)
         if (config.blocks, config.output_widths) != (blocks, tuple(outputs)):
@@ -170,9 +163,7 @@ class _Reader:
         fields["groups"] = groups
         fields["width_per_group"] = 64 * inner // (fields["filters"][0] * groups)
 
-    def version(self, bottleneck: bool) -> dict[str, Any]:
-        if not bottleneck:
-            return {}
+    def version(self) -> dict[str, Any]:
         if self.family in ("keras_applications", "caffe"):
             self.notes.append(
                 "strides on the first 1x1 of a bottleneck (v1), as in the original and "
@@ -208,12 +199,6 @@ class _Reader:
             self.notes.append("D shortcuts, which timm's v2 networks with a C stem have")
         return fields
 
-    def norm(self) -> dict[str, Any]:
-        if not any(name.endswith("_gn") for name in self.layers):
-            return {}
-        self.notes.append("group normalisation of 32 groups")
-        return {"norm": "group"}
-
     def se_ratio(self, outputs: list[int]) -> float:
         widths = [
             self.filters(f"conv{stage}_block1_se_reduce") for stage in range(2, len(outputs) + 2)
@@ -225,26 +210,24 @@ class _Reader:
 
     def pixels(self, v2: bool, channels: int) -> tuple[tuple[float, ...], tuple[float, ...], bool]:
         """Mean and deviation in pixel units, RGB; whether the stem takes blue first."""
-        metadata = self.checkpoint.metadata
+        metadata, keras = self.checkpoint.metadata, self.family == "keras_applications"
         if {"mean", "std"} <= metadata.keys():
-            mean, std = (_numbers(metadata[key], channels) for key in ("mean", "std"))
-            return mean, std, False
-        mean, std, bgr = self.usual_pixels(v2)
+            return _numbers(metadata["mean"], channels), _numbers(metadata["std"], channels), False
+        mean: tuple[float, ...] = IMAGENET_MEAN
+        std: tuple[float, ...] = IMAGENET_STD
+        bgr = False
+        note = "ImageNet's mean and standard deviation"
+        if not v2 and (keras or self.family == "caffe"):
+            mean, std, bgr = CAFFE_MEAN, (1.0,) * 3, True
+            note = "blue first, minus ImageNet's mean, as the original network"
+        elif v2 and (keras or self.family == "torch"):
+            mean = std = (127.5,) * 3
+            note = "(RGB - 127.5) / 127.5, as keras.applications' and timm's v2"
+        self.notes.append(f"pixels: {note}")
         if channels != 3:
             # As the builder does it: every channel gets what the colours have on average.
             mean, std = ((sum(values) / 3,) * channels for values in (mean, std))
         return mean, std, bgr and channels == 3
-
-    def usual_pixels(self, v2: bool) -> tuple[tuple[float, ...], tuple[float, ...], bool]:
-        """The same for colours, by the convention of the family."""
-        if self.family in ("caffe", "keras_applications") and not v2:
-            self.notes.append("pixels: blue first, minus ImageNet's mean, as the original network")
-            return CAFFE_MEAN, (1.0, 1.0, 1.0), True
-        if self.family == "keras_applications" or (self.family == "torch" and v2):
-            self.notes.append("pixels: (RGB - 127.5) / 127.5, as keras.applications' and timm's v2")
-            return (127.5,) * 3, (127.5,) * 3, False
-        self.notes.append("pixels: ImageNet's mean and standard deviation")
-        return IMAGENET_MEAN, IMAGENET_STD, False
 
     def find_family(self) -> Family:
         layout = self.checkpoint.naming.layout

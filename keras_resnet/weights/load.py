@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from typing import get_args
 
 import keras
 import numpy as np
@@ -12,19 +13,18 @@ from keras_resnet.images.labels import dataset_classes
 from keras_resnet.models.info import ModelInfo, get_info, set_info
 from keras_resnet.networks.config import IMAGENET_MEAN
 from keras_resnet.networks.graph import find_network
-from keras_resnet.weights.checkpoint import names
-from keras_resnet.weights.convert import adapt_channels, stem_name
-from keras_resnet.weights.report import LoadReport
-from keras_resnet.weights.sources import (
-    Found,
-    Pixels,
-    Source,
-    has_weights,
-    open_source,
+from keras_resnet.support.checks import check_choice
+from keras_resnet.weights.convert import adapt_channels
+from keras_resnet.weights.find import Found, Pixels, Source, open_checkpoint
+from keras_resnet.weights.layers import (
+    Constants,
     pixel_constants,
     roles,
+    stem_name,
+    weighted_layers,
 )
-from keras_resnet.weights.topology import BLUR, describe, differences, reduction
+from keras_resnet.weights.report import LoadReport
+from keras_resnet.weights.topology import BLUR, describe, differences, first_few, reduction
 
 
 def load_weights(
@@ -55,38 +55,25 @@ def load_weights(
         OSError: a tag's file cannot be downloaded.
     """
     network = find_network(model)
-    found = open_source(source, network.name, with_top=_has_head(network), pixels=pixels)
+    with_top = "predictions" in weighted_layers(network)
+    found = open_checkpoint(source, network.name, with_top=with_top, pixels=pixels)
     return load_found(model, found, strict=strict, pixels=pixels)
-
-
-def _has_head(network: keras.Model) -> bool:
-    return any(layer.name == "predictions" for layer in network.layers)
 
 
 def load_found(
     model: keras.Model, found: Found, *, strict: bool = True, pixels: Pixels = "checkpoint"
 ) -> LoadReport:
     """The second half of `load_weights`: everything but reading."""
-    if pixels not in ("checkpoint", "model"):
-        raise ValueError(
-            f"Expected `pixels` to be 'checkpoint' or 'model'. Received: pixels={pixels!r}"
-        )
+    check_choice("pixels", pixels, get_args(Pixels))
     report = _Loader(find_network(model), found, strict, pixels).load()
-    set_info(model, _info(model, found, "predictions" in report.loaded))
-    return report
-
-
-def _info(model: keras.Model, found: Found, with_head: bool) -> ModelInfo:
-    """What the model knows about itself from now on."""
     info, entry, before = found.info, found.entry, get_info(model)
     if entry is not None:
-        names, ids = dataset_classes(entry.dataset)
-        info = ModelInfo(names, ids, entry.tag, entry.protocol)
-    if not with_head or info.class_names is None:
+        info = ModelInfo(*dataset_classes(entry.dataset), entry.tag, entry.protocol)
+    if "predictions" not in report.loaded or info.class_names is None:
         info = dataclasses.replace(info, class_names=before.class_names, class_ids=before.class_ids)
-    return dataclasses.replace(
-        info, protocol=info.protocol or before.protocol, config=before.config
-    )
+    protocol = info.protocol or before.protocol
+    set_info(model, dataclasses.replace(info, protocol=protocol, config=before.config))
+    return report
 
 
 class _Loader:
@@ -95,7 +82,7 @@ class _Loader:
     def __init__(self, network: keras.Model, found: Found, strict: bool, pixels: Pixels) -> None:
         self.network, self.found, self.checkpoint = network, found, found.checkpoint
         self.strict, self.pixels = strict, pixels
-        self.layers = {layer.name: layer for layer in network.layers if has_weights(layer)}
+        self.layers = weighted_layers(network)
         self.constants = pixel_constants(network)
         self.adapted: dict[str, str] = {}
         self.skipped: dict[str, str] = {}
@@ -122,7 +109,7 @@ class _Loader:
         ]
         unexpected += self.checkpoint.unknown
         if unexpected and self.strict:
-            reason = f"it also has {names(sorted(unexpected))}"
+            reason = f"it also has {first_few(sorted(unexpected))}"
             raise self.refusal(f"{reason}. Pass `strict=False` to `load_weights` for what fits")
         if not values:
             raise self.refusal("nothing in it fits")
@@ -130,7 +117,7 @@ class _Loader:
             self.layers[name].set_weights(arrays)
         entry = self.found.entry
         return LoadReport(
-            self.checkpoint.source,
+            self.checkpoint.path,
             self.checkpoint.naming.layout,
             self.loaded,
             self.adapted,
@@ -144,7 +131,7 @@ class _Loader:
     def refusal(self, reason: str) -> ValueError:
         return ValueError(
             f"Expected `weights` to be of the same network as `{self.network.name}`. "
-            f"Received: {self.checkpoint.source}: {reason}"
+            f"Received: {self.checkpoint.path}: {reason}"
         )
 
     def check_topology(self) -> None:
@@ -176,58 +163,53 @@ class _Loader:
         return bool(same_else and theirs.shape[2] == 3 != kernel.shape[2])
 
     def check_pixels(self) -> None:
-        theirs = self.found.constants
+        theirs, ours = self.found.constants, self.constants
         if theirs is None:
-            if self.found.reduction is not None and self.constants is not None:
+            if self.found.reduction is not None and ours is not None:
                 raise ValueError(
                     "Expected a model that leaves normalising its pixels to the caller, as that in "
-                    f"{self.checkpoint.source} does. Received: `{self.network.name}` with "
-                    f"mean={_words(self.constants[0])}, std={_words(self.constants[1])}. Build it "
-                    "with `include_preprocessing=False`, or pass `pixels='model'` to "
-                    "`load_weights` if the weights want these"
+                    f"{self.checkpoint.path} does. Received: `{self.network.name}` with "
+                    f"{_words(ours)}. Build it with `include_preprocessing=False`, or pass "
+                    "`pixels='model'` to `load_weights` if the weights want these"
                 )
             return
-        words = f"mean={_words(theirs[0])}, std={_words(theirs[1])} (RGB, of [0, 255])"
-        if self.constants is None:
+        words = f"{_words(theirs)} (RGB, of [0, 255])"
+        if ours is None:
             self.checkpoint.notes.append(f"the caller has to normalise pixels with {words}")
             return
         if self.other_channels():
             return
         same = all(
             len(mine) == len(their) and np.allclose(mine, their, rtol=1e-3, atol=1e-3)
-            for mine, their in zip(self.constants, theirs, strict=True)
+            for mine, their in zip(ours, theirs, strict=True)
         )
-        default = np.allclose(np.mean(self.constants[0]), np.mean(IMAGENET_MEAN), atol=1e-3)
+        default = np.allclose(np.mean(ours[0]), np.mean(IMAGENET_MEAN), atol=1e-3)
         if not same and not self.found.certain and not default:
             # The file does not say, and whoever built the model said something.
-            words = f"mean={_words(self.constants[0])}, std={_words(self.constants[1])}"
-            self.checkpoint.notes.append(f"pixels are normalised as the model does it: {words}")
+            self.checkpoint.notes.append(
+                f"pixels are normalised as the model does it: {_words(ours)}"
+            )
         elif not same:
             raise ValueError(
                 f"Expected a model that normalises pixels with {words}, as the weights of "
-                f"{self.checkpoint.source} want them. Received: `{self.network.name}` with "
-                f"mean={_words(self.constants[0])}, std={_words(self.constants[1])}. Build it with "
-                "those, use `from_checkpoint`, or pass `pixels='model'` to `load_weights` if the "
-                "weights want these"
+                f"{self.checkpoint.path} want them. Received: `{self.network.name}` with "
+                f"{_words(ours)}. Build it with those, use `from_checkpoint`, or pass "
+                "`pixels='model'` to `load_weights` if the weights want these"
             )
 
     def set_head_aside(self) -> None:
+        theirs, ours = self.checkpoint.layers.get("predictions"), self.layers.get("predictions")
         head = self.checkpoint.array("predictions")
-        ours = self.layers.get("predictions")
-        if ours is not None and "predictions" not in self.checkpoint.layers:
+        other = head is not None and ours is not None and head.shape[-1] != ours.kernel.shape[-1]
+        if ours is not None and (theirs is None or other):
             self.missing += [f"predictions/{role}" for role in roles(ours)]
             self.fresh_head = True
-        if head is None:
+        if head is None or (ours is not None and not other):
             return
-        if ours is None:
-            reason = "the model has no classifier"
-        elif head.shape[-1] != ours.kernel.shape[-1]:
+        reason = "the model has no classifier"
+        if ours is not None:
             reason = f"it is for {head.shape[-1]} classes, the model for {ours.kernel.shape[-1]}"
-            self.missing += [f"predictions/{role}" for role in roles(ours)]
-            self.fresh_head = True
-        else:
-            return
-        for role in self.checkpoint.layers["predictions"]:
+        for role in theirs or ():
             self.skipped[self.checkpoint.keys["predictions", role]] = reason
 
     def values(self) -> Iterator[tuple[str, list[np.ndarray]]]:
@@ -252,10 +234,10 @@ class _Loader:
         theirs, kinds = self.checkpoint.layers.get(name, {}), roles(layer)
         absent = [f"{name}/{kind}" for kind in kinds if kind not in theirs]
         if absent:
-            return f"it lacks {names(absent)}"
+            return f"it lacks {first_few(absent)}"
         extra = sorted(self.checkpoint.keys[name, kind] for kind in theirs.keys() - set(kinds))
         if extra:
-            return f"it also has {names(extra)}"
+            return f"it also has {first_few(extra)}"
         for kind, weight in zip(kinds, layer.weights, strict=True):
             shape = theirs[kind].shape
             if shape != tuple(weight.shape):
@@ -264,5 +246,6 @@ class _Loader:
         return None
 
 
-def _words(numbers: Sequence[float]) -> str:
-    return "(" + ", ".join(f"{number:.6g}" for number in numbers) + ")"
+def _words(constants: Constants) -> str:
+    mean, std = (", ".join(f"{number:.6g}" for number in numbers) for numbers in constants)
+    return f"mean=({mean}), std=({std})"

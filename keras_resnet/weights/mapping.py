@@ -47,8 +47,12 @@ class Naming:
         name = re.sub("_gn$", "_bn", name)
         place = place_of(name)
         if place is None or not re.fullmatch("[a-z0-9]+_[a-z]+", place.part):
-            return _ends(self).get(name)
+            ends = _DEEP_STEMS.get(self.layout, {}) if self.deep_stem else _ENDS[self.layout]
+            return ends.get(name)
         part, _, kind = place.part.partition("_")
+        plain = self.layout in ("transformers", "akamaster", "caffe")
+        if plain and (self.average or part in ("preact", "se")):
+            return None
         return _BLOCKS[self.layout](self, place.stage, place.block, part, kind)
 
     def inverse(self, prefixes: Iterable[str]) -> dict[str, str]:
@@ -107,23 +111,17 @@ def _timm_resnetv2(naming: Naming, stage: int, number: int, part: str, kind: str
 
 
 def _transformers(naming: Naming, stage: int, number: int, part: str, kind: str) -> str | None:
-    if naming.average or part in ("preact", "se"):
-        return None
     prefix = f"resnet.encoder.stages.{stage - 2}.layers.{number - 1}."
     prefix += "shortcut" if part == "0" else f"layer.{int(part) - 1}"
     return f"{prefix}.{'convolution' if kind == 'conv' else 'normalization'}"
 
 
 def _akamaster(naming: Naming, stage: int, number: int, part: str, kind: str) -> str | None:
-    if naming.average or part in ("preact", "se"):
-        return None
     prefix = f"layer{stage - 1}.{number - 1}."
     return f"{prefix}shortcut.{int(kind == 'bn')}" if part == "0" else f"{prefix}{kind}{part}"
 
 
 def _caffe(naming: Naming, stage: int, number: int, part: str, kind: str) -> str | None:
-    if naming.average or part in ("preact", "se"):
-        return None
     if number == 1:
         letter = "a"
     elif stage in naming.numbered:
@@ -145,11 +143,7 @@ _BLOCKS: Mapping[Layout, Callable[[Naming, int, int, str, str], str | None]] = {
 }
 
 
-def _ends(naming: Naming) -> Mapping[str, str]:
-    """Stem and head."""
-    return _DEEP_STEMS.get(naming.layout, {}) if naming.deep_stem else _ENDS[naming.layout]
-
-
+#: Stem and head.
 _ENDS: Mapping[Layout, Mapping[str, str]] = {
     "torchvision": {"conv1_conv": "conv1", "conv1_bn": "bn1", "predictions": "fc"},
     "timm_resnetv2": {"conv1_conv": "stem.conv", "post_bn": "norm", "predictions": "head.fc"},

@@ -18,18 +18,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import safetensors
 
-from keras_resnet.weights.hdf5 import Hdf5File
-from keras_resnet.weights.torch_pickle import checked_members, is_torch_file, read_torch, unwrapped
+from keras_resnet.models.archive import checked_members, words
+from keras_resnet.models.hdf5 import Hdf5File
+from keras_resnet.weights.layers import CONV_ROLES, NORM_ROLES
+from keras_resnet.weights.torch_pickle import read_torch
 
 _TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".th", ".tar", ".ckpt")
 _HDF5_SUFFIXES = (".h5", ".hdf5")
 SUFFIXES = (".keras", *_HDF5_SUFFIXES, ".safetensors", ".npz", *_TORCH_SUFFIXES)
 
 _deserialize: Any = safetensors.deserialize
-_SAFETENSORS_TYPES = {"BOOL": "?"} | {
+_SAFETENSORS_TYPES: dict[str, Any] = {"BOOL": "?", "BF16": ml_dtypes.bfloat16} | {
     f"{kind.upper()}{8 * size}": f"<{kind}{size}" for kind in "fiu" for size in (1, 2, 4, 8)
 }
 
@@ -48,6 +51,11 @@ _KERAS_ROLES = {
     "running_std": "moving_variance",
     "running_variance": "moving_variance",
 }
+
+#: Where training scripts put the state dict, the averaged one first, as timm takes it.
+_WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model", "net")
+#: What wrapping a module puts in front of every key.
+_WRAPPER_PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
 
 
 @dataclass
@@ -86,13 +94,11 @@ def read_arrays(path: str | os.PathLike[str]) -> Arrays:
         for key in arrays.values:
             if len(key) > _LONGEST_KEY or not key.isprintable():
                 raise ValueError(f"a name that no layer has: {key}")
+            if arrays.values[key].dtype == ml_dtypes.bfloat16:
+                arrays.values[key] = arrays.values[key].astype(np.float32)
     except Exception as error:
-        # Each library, and each kind of damage, has errors of its own.
-        reason = str(error) if type(error) is ValueError else f"damaged or too large: {error!r}"
-        # What comes from the file may be long, and made to confuse a terminal.
-        reason = "".join(char if char.isprintable() else " " for char in reason[:400])
         raise ValueError(
-            f"Expected a file of weights that can be read. Received: {path}: {reason}"
+            f"Expected a file of weights that can be read. Received: {path}: {words(error)}"
         ) from error
     return arrays
 
@@ -109,12 +115,34 @@ def _read(path: Path) -> Arrays:
             return _read_hdf5(archive.read("model.weights.h5"))
     if suffix in _HDF5_SUFFIXES:
         return _read_hdf5(path.read_bytes())
-    if not is_torch_file(path):
-        raise ValueError("neither a zip archive nor a pickle, as torch writes them")
-    values, notes = unwrapped(read_torch(path))
+    values, notes = _unwrapped(read_torch(path))
     if sum(value.nbytes for value in values.values()) > 16 * path.stat().st_size:
         raise ValueError("the same tensors under many names")
     return Arrays(values, notes=notes)
+
+
+def _unwrapped(loaded: Any) -> tuple[dict[str, np.ndarray], list[str]]:
+    """The arrays of a state dict, out of whatever it is wrapped in, and notes for the report."""
+    notes = []
+    for _ in range(3):
+        if not isinstance(loaded, dict):
+            raise ValueError(f"a {type(loaded).__name__} instead of a state dict")
+        wrapper = next((key for key in _WRAPPERS if isinstance(loaded.get(key), dict)), None)
+        if wrapper is None:
+            break
+        notes.append(f"weights taken from {wrapper!r} in the file")
+        loaded = loaded[wrapper]
+    values = {key: value for key, value in loaded.items() if isinstance(value, np.ndarray)}
+    for prefix in (prefix for _ in range(3) for prefix in _WRAPPER_PREFIXES):
+        if values and all(key.startswith(prefix) for key in values):
+            values = {key.removeprefix(prefix): value for key, value in values.items()}
+    if any(key.startswith("backbone.") for key in values):
+        # mmpretrain keeps backbone and head apart.
+        short = {re.sub(r"^(backbone\.|head\.(?=fc\.))", "", key): v for key, v in values.items()}
+        if len(short) < len(values):
+            raise ValueError("a classifier in the backbone and one in the head")
+        values = short
+    return values, notes
 
 
 def _read_safetensors(path: Path) -> Arrays:
@@ -125,28 +153,22 @@ def _read_safetensors(path: Path) -> Arrays:
         raise ValueError(f"a list of tensors of {length} bytes")
     for key, tensor in _deserialize(content):
         kind, data = tensor["dtype"], tensor["data"]
-        if kind == "BF16":
-            # Numpy lacks it; it is the upper half of float32.
-            array = (np.frombuffer(data, "<u2").astype("<u4") << 16).view("<f4")
-        elif kind in _SAFETENSORS_TYPES:
-            array = np.frombuffer(data, _SAFETENSORS_TYPES[kind])
-        else:
+        if kind not in _SAFETENSORS_TYPES:
             raise ValueError(f"{key} is of type {kind}, which weights of a ResNet do not have")
-        values[key] = array.reshape(tensor["shape"])
+        values[key] = np.frombuffer(data, _SAFETENSORS_TYPES[kind]).reshape(tensor["shape"])
     header = json.loads(content[8 : 8 + length])
-    values, notes = unwrapped(values)
+    values, notes = _unwrapped(values)
     return Arrays(values, header.get("__metadata__") or {}, notes)
 
 
 def _read_npz(path: Path) -> Arrays:
     with zipfile.ZipFile(path) as archive:
         members = checked_members(archive)
-        return Arrays(
-            _collected(
-                (_keras_key(name.removesuffix(".npy")), _npy_array(archive.read(member)))
-                for name, member in members.items()
-            )
+        items = (
+            (_keras_key(name.removesuffix(".npy")), _npy_array(archive.read(member)))
+            for name, member in members.items()
         )
+        return Arrays(_collected(items))
 
 
 def _npy_array(content: bytes) -> np.ndarray:
@@ -195,7 +217,7 @@ def _keras3_weights(file: Hdf5File, groups: Mapping[str, list[str]]) -> Iterator
         if len(names) > 1 or file.inside[group] != set(map(str, range(count))):
             raise ValueError(f"an HDF5 file with a damaged {group}")
         norm = len(file.shape(f"{group}/0")) == 1
-        roles = ("gamma", "beta", "moving_mean", "moving_variance") if norm else ("kernel", "bias")
+        roles = NORM_ROLES if norm else CONV_ROLES
         # Layers with more are none of a ResNet.
         for number, role in enumerate(roles[:count] if count <= len(roles) else ()):
             yield f"{names[0]}.{role}", file.array(f"{group}/{number}")

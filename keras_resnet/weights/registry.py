@@ -39,7 +39,7 @@ Dataset = Literal["imagenet", "cifar10"]
 
 
 @dataclass(frozen=True)
-class Source:
+class Download:
     """Where a file lies, and what is known of its content.
 
     Attributes:
@@ -86,8 +86,8 @@ class WeightsEntry:
         dataset: what it was trained for: `"imagenet"` or `"cifar10"`.
         classes: width of its classifier.
         params_millions: trainable parameters of the network, in millions.
-        source: its file.
-        source_without_top: the file without classifier, where one is published.
+        download: its file.
+        download_without_top: the file without classifier, where one is published.
         license: SPDX identifier.
         recipe: how it was trained: a paper's id, or an address; `None` where it is not documented.
         origin: who trained it; `None` for the publisher.
@@ -106,7 +106,7 @@ class WeightsEntry:
     model: str
     classes: int
     params_millions: float
-    source: Source
+    download: Download
     license: str
     protocol: EvalProtocol
     mean: tuple[float, ...]
@@ -115,7 +115,7 @@ class WeightsEntry:
     accuracy_source: str
     config: Mapping[str, Any] = field(default_factory=dict, hash=False)
     dataset: Dataset = "imagenet"
-    source_without_top: Source | None = None
+    download_without_top: Download | None = None
     recipe: str | None = None
     origin: str | None = None
     channel_order: Literal["RGB", "BGR"] = "RGB"
@@ -170,19 +170,13 @@ def find_weights(tag: str, model: str | None = None) -> WeightsEntry:
 
 
 def _default(dataset: str, model: str | None) -> WeightsEntry:
-    defaults = {
-        entry.model: entry
-        for entry in _entries().values()
-        if entry.default and entry.dataset == dataset
-    }
+    entries = [entry for entry in _entries().values() if entry.dataset == dataset]
+    defaults = {entry.model: entry for entry in entries if entry.default}
     if model in defaults:
         return defaults[model]
-    others = _tags_of(model)
-    advice = (
-        f"There are other weights for this network: {', '.join(others)}"
-        if others
-        else f"There are some for {', '.join(sorted(defaults))}"
-    )
+    advice = f"There are some for {', '.join(sorted(defaults))}"
+    if others := _tags_of(model):
+        advice = f"There are other weights for this network: {', '.join(others)}"
     raise ValueError(
         f"Expected `model` to be a network that has default weights for {dataset!r}. "
         f"Received: model={model!r}. {advice}"
@@ -212,22 +206,16 @@ def _name(tag: str) -> str:
 def _entries() -> Mapping[str, WeightsEntry]:
     """Every row by its tag, in alphabetical order."""
     text = importlib.resources.files(__package__).joinpath("registry.json").read_text("utf-8")
-    entries = [_entry(row) for row in json.loads(text)]
-    return {entry.tag: entry for entry in sorted(entries, key=lambda entry: entry.tag)}
-
-
-def _entry(row: dict[str, Any]) -> WeightsEntry:
-    config = {
-        name: tuple(value) if isinstance(value, list) else value
-        for name, value in row.pop("config", {}).items()
+    rows = json.loads(text, object_hook=_with_tuples)
+    return {
+        row["tag"]: WeightsEntry(
+            **row
+            | {key: Download(**row[key]) for key in row if key.startswith("download")}
+            | {"protocol": EvalProtocol(**row["protocol"])}
+        )
+        for row in sorted(rows, key=lambda row: row["tag"])
     }
-    without_top = row.pop("source_without_top", None)
-    return WeightsEntry(
-        config=config,
-        source=Source(**row.pop("source")),
-        source_without_top=without_top and Source(**without_top),
-        protocol=EvalProtocol(**row.pop("protocol")),
-        mean=tuple(row.pop("mean")),
-        std=tuple(row.pop("std")),
-        **row,
-    )
+
+
+def _with_tuples(fields: dict[str, Any]) -> dict[str, Any]:
+    return {key: tuple(v) if isinstance(v, list) else v for key, v in fields.items()}

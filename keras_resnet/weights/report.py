@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -35,18 +37,9 @@ class LoadReport:
     tag: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything in it, as JSON takes it."""
-        return {
-            "source": self.source,
-            "tag": self.tag,
-            "layout": self.layout,
-            "loaded": {layer: list(keys) for layer, keys in self.loaded.items()},
-            "adapted": dict(self.adapted),
-            "skipped": dict(self.skipped),
-            "missing": list(self.missing),
-            "unexpected": list(self.unexpected),
-            "notes": list(self.notes),
-        }
+        """Everything in it, as JSON has it."""
+        as_json: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
+        return as_json
 
     def __str__(self) -> str:
         arrays = sum(len(keys) for keys in self.loaded.values())

@@ -13,10 +13,11 @@ from safetensors.numpy import save
 
 from keras_resnet.models.info import ENTRY, get_info
 from keras_resnet.networks.graph import find_network
+from keras_resnet.support.checks import check_choice
 from keras_resnet.support.files import partial_directory, publish
 from keras_resnet.weights.convert import move_zero_channels, torch_arrays
+from keras_resnet.weights.layers import arrays_of, pixel_constants
 from keras_resnet.weights.mapping import LAYOUTS, Layout, Naming
-from keras_resnet.weights.sources import has_weights, pixel_constants, roles
 
 
 def save_torch_state_dict(
@@ -51,23 +52,17 @@ def save_torch_state_dict(
     if path.suffix != ".safetensors":
         raise ValueError(f"Expected a path with the suffix `.safetensors`. Received: {path}")
     choices = [name for name in LAYOUTS if name not in ("keras", "caffe")]
-    if layout not in (None, *choices):
-        raise ValueError(f"Expected `layout` among {choices}. Received: layout={layout!r}")
-    if dtype not in ("float32", "float16"):
-        raise ValueError(f"Expected `dtype` 'float32' or 'float16'. Received: dtype={dtype!r}")
+    check_choice("layout", layout, (None, *choices))
+    check_choice("dtype", dtype, ("float32", "float16"))
     network = find_network(model)
-    layers = {layer.name: layer for layer in network.layers if has_weights(layer)}
-    v2 = "post_bn" in layers or "post_gn" in layers
+    arrays = arrays_of(network)
+    v2 = "post_bn" in arrays or "post_gn" in arrays
     naming = Naming(
         layout or ("timm_resnetv2" if v2 else "torchvision"),
-        deep_stem="conv1_1_conv" in layers,
+        deep_stem="conv1_1_conv" in arrays,
         average=any(layer.name.endswith("_0_pool") for layer in network.layers),
     )
-    arrays = {
-        name: dict(zip(roles(layer), map(np.asarray, layer.get_weights()), strict=True))
-        for name, layer in layers.items()
-    }
-    if naming.layout == "akamaster" and not any(name.endswith("_0_conv") for name in layers):
+    if naming.layout == "akamaster" and not any(name.endswith("_0_conv") for name in arrays):
         _move_zero_channels(network, arrays)
     state = torch_arrays(arrays, naming)
     if dtype == "float16":

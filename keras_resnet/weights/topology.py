@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 
-from keras_resnet.networks.graph import sources
+from keras_resnet.networks.graph import inputs_of
 from keras_resnet.networks.plan import Conv, NetworkPlan, Norm
 
 #: Layer of the network proper -> what has to be equal.
@@ -61,10 +62,8 @@ def describe_plan(network: NetworkPlan) -> Description:
         for conv in block.convs:
             reduced = _describe_conv(result, conv, reduced)
         if block.se_filters:
-            for suffix, before, after in (
-                ("reduce", block.filters, block.se_filters),
-                ("expand", block.se_filters, block.filters),
-            ):
+            wide, narrow = block.filters, block.se_filters
+            for suffix, before, after in (("reduce", wide, narrow), ("expand", narrow, wide)):
                 weights = [(1, 1, before, after), (after,)]
                 result[f"{block.name}_se_{suffix}"] = {"groups": 1, "weights": weights}
         if block.shortcut is not None:
@@ -77,24 +76,18 @@ def describe_plan(network: NetworkPlan) -> Description:
 def _describe_conv(result: Description, conv: Conv, reduced: int) -> int:
     """Enters a convolution and its normalisation; returns the reduction behind them."""
     size = conv.kernel_size
-    shapes: list[tuple[int, ...]] = [(size, size, conv.input_filters // conv.groups, conv.filters)]
-    if conv.bias:
-        shapes.append((conv.filters,))
-    entry: dict[str, Any] = {"groups": conv.groups, "weights": shapes}
-    if size > 1:
-        entry["pitch"] = reduced * conv.dilation
-    result[f"{conv.name}_conv"] = entry
+    kernel = (size, size, conv.input_filters // conv.groups, conv.filters)
+    weights = [kernel, (conv.filters,)] if conv.bias else [kernel]
+    pitch = {"pitch": reduced * conv.dilation} if size > 1 else {}
+    result[f"{conv.name}_conv"] = {"groups": conv.groups, "weights": weights, **pitch}
     if conv.norm is not None:
         _describe_norm(result, conv.norm)
     return reduced * conv.strides
 
 
 def _describe_norm(result: Description, norm: Norm) -> None:
-    count = 4 if norm.groups is None else 2
-    entry: dict[str, Any] = {"weights": [(norm.filters,)] * count}
-    if norm.groups is not None:
-        entry["groups"] = norm.groups
-    result[norm.name] = entry
+    groups = {} if norm.groups is None else {"groups": norm.groups}
+    result[norm.name] = {**groups, "weights": [(norm.filters,)] * (2 if groups else 4)}
 
 
 def reduction(model: keras.Model) -> int:
@@ -114,27 +107,24 @@ def differences(theirs: Description, ours: Description, ignored: set[str]) -> st
     changed = {name for name in ours.keys() & theirs.keys() if ours[name] != theirs[name]}
     changed -= ignored
     absent, extra = ours.keys() - theirs.keys() - ignored, theirs.keys() - ours.keys() - ignored
-    same_else = all(_but_for_pitch(ours[name]) == _but_for_pitch(theirs[name]) for name in changed)
+    same_else = all({**ours[name], "pitch": 0} == {**theirs[name], "pitch": 0} for name in changed)
     if changed and same_else and not absent and not extra:
         first = min(changed)
         return (
             f"its strides are elsewhere: {first} sees pixels {theirs[first]['pitch']} apart, the "
             f"model's {ours[first]['pitch']}; for bottlenecks, `version` decides (v1 or v1.5)"
         )
-    for problem, found in (
-        ("it lacks", ours.keys() - theirs.keys()),
-        ("it also has", theirs.keys() - ours.keys()),
-        ("it has another", changed),
-    ):
-        parts = [f"{name} {theirs.get(name) or ''}".strip() for name in sorted(found - ignored)]
+    problems = {"it lacks": absent, "it also has": extra, "it has another": changed}
+    for problem, found in problems.items():
+        parts = [f"{name} {theirs.get(name) or ''}".strip() for name in sorted(found)]
         if parts:
-            rest = f" and {len(parts) - 3} more" if len(parts) > 3 else ""
-            return f"{problem} {', '.join(parts[:3])}{rest}"
+            return f"{problem} {first_few(parts)}"
     return None
 
 
-def _but_for_pitch(entry: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in entry.items() if key != "pitch"}
+def first_few(items: Sequence[str]) -> str:
+    """The first three of `items`, and how many more there are."""
+    return ", ".join(items[:3]) + (f" and {len(items) - 3} more" if len(items) > 3 else "")
 
 
 def _pitches(model: keras.Model) -> dict[str, int]:
@@ -145,7 +135,7 @@ def _pitches(model: keras.Model) -> dict[str, int]:
     layers = {layer.name: layer.get_config() for layer in model.layers}
     reduced: dict[str, int] = {}
     pitches = {}
-    for name, inputs in sources(model).items():
+    for name, inputs in inputs_of(model).items():
         before = max((reduced[source] for source in inputs), default=1)
         config = layers.get(name, {})
         pitches[name] = before * max(config.get("dilation_rate", (1,)))

@@ -13,14 +13,16 @@ import io
 import math
 import os
 import pickle
-import re
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar
 
+import ml_dtypes
 import numpy as np
+
+from keras_resnet.models.archive import checked_members
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 
@@ -38,17 +40,12 @@ _OPCODES = (
     "BINPUT MEMOIZE BINGET LONG_BINGET GLOBAL STACK_GLOBAL BINPERSID"
 )
 
-#: Where training scripts put the state dict, the averaged one first, as timm takes it.
-_WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model", "net")
-#: What wrapping a module puts in front of every key.
-_WRAPPER_PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
-
-#: torch's storage classes and how their elements are stored. Bfloat16 is the upper half of float32.
-_STORAGES: Mapping[str, str] = {
+#: torch's storage classes and how their elements are stored.
+_STORAGES: Mapping[str, Any] = {
     "DoubleStorage": "<f8",
     "FloatStorage": "<f4",
     "HalfStorage": "<f2",
-    "BFloat16Storage": "bfloat16",
+    "BFloat16Storage": ml_dtypes.bfloat16,
     "LongStorage": "<i8",
     "IntStorage": "<i4",
     "ShortStorage": "<i2",
@@ -70,13 +67,6 @@ _IGNORED = {
 }
 
 
-def is_torch_file(path: Path) -> bool:
-    """Whether the file starts as torch's checkpoints do: as a zip archive or a pickle."""
-    with path.open("rb") as file:
-        start = file.read(4)
-    return start == b"PK\x03\x04" or start[:1] == b"\x80"
-
-
 def read_torch(path: Path) -> Any:
     """What the file holds: dicts and lists of arrays, numbers and strings.
 
@@ -86,56 +76,12 @@ def read_torch(path: Path) -> Any:
         ValueError: the file is damaged, or wants something that no checkpoint needs.
     """
     with path.open("rb") as file:
-        return _read_archive(file) if file.read(1) == b"P" else _read_legacy(file)
-
-
-def unwrapped(loaded: Any) -> tuple[dict[str, np.ndarray], list[str]]:
-    """The arrays of a state dict, out of whatever it is wrapped in, and notes for the report.
-
-    Raises:
-        ValueError: there is no state dict.
-    """
-    notes = []
-    for _ in range(3):
-        if not isinstance(loaded, dict):
-            raise ValueError(f"a {type(loaded).__name__} instead of a state dict")
-        wrapper = next((key for key in _WRAPPERS if isinstance(loaded.get(key), dict)), None)
-        if wrapper is None:
-            break
-        notes.append(f"weights taken from {wrapper!r} in the file")
-        loaded = loaded[wrapper]
-    values = {key: value for key, value in loaded.items() if isinstance(value, np.ndarray)}
-    for prefix in (prefix for _ in range(3) for prefix in _WRAPPER_PREFIXES):
-        if values and all(key.startswith(prefix) for key in values):
-            values = {key.removeprefix(prefix): value for key, value in values.items()}
-    if any(key.startswith("backbone.") for key in values):
-        # mmpretrain keeps backbone and head apart.
-        short = {re.sub(r"^(backbone\.|head\.(?=fc\.))", "", key): v for key, v in values.items()}
-        if len(short) < len(values):
-            raise ValueError("a classifier in the backbone and one in the head")
-        values = short
-    return values, notes
-
-
-def checked_members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
-    """What is in a zip archive, by name; it unfolds to no more than weights can.
-
-    Raises:
-        ValueError: names are twice there or lead out of the archive, or sizes cannot be true.
-    """
-    members = {member.filename: member for member in archive.infolist()}
-    if len(members) < len(archive.infolist()):
-        raise ValueError("an archive with two files of the same name")
-    if any(name.startswith(("/", "\\")) or ".." in re.split(r"[/\\]", name) for name in members):
-        raise ValueError("an archive with names that lead out of it")
-    size = os.fstat(archive.fp.fileno()).st_size if archive.fp is not None else 0
-    packed = sum(member.compress_size for member in members.values())
-    unpacked = sum(member.file_size for member in members.values())
-    stored = all(member.compress_type == zipfile.ZIP_STORED for member in members.values())
-    # A fresh network is half zeros and ones; a trained one hardly gets smaller.
-    if packed > size or unpacked > (packed if stored else max(2**28, 50 * size)):
-        raise ValueError(f"an archive of {size} bytes that claims to hold {unpacked}")
-    return members
+        start = file.read(4)
+        if start == b"PK\x03\x04":
+            return _read_archive(file)
+        if start[:1] == b"\x80":
+            return _read_legacy(file)
+    raise ValueError("neither a zip archive nor a pickle, as torch writes them")
 
 
 def _read_archive(file: BinaryIO) -> Any:
@@ -193,13 +139,13 @@ class _Storage:
 
     __slots__ = ("count", "dtype", "key")
 
-    def __init__(self, key: str, dtype: str, count: int) -> None:
-        self.key, self.dtype, self.count = key, dtype, count
+    def __init__(self, key: str, dtype: Any, count: int) -> None:
+        self.key, self.dtype, self.count = key, np.dtype(dtype), count
 
     @property
     def size(self) -> int:
         """In bytes."""
-        return self.count * (2 if self.dtype == "bfloat16" else np.dtype(self.dtype).itemsize)
+        return self.count * self.dtype.itemsize
 
     def array(self, content: bytes) -> np.ndarray:
         if len(content) != self.size:
@@ -207,9 +153,6 @@ class _Storage:
                 f"a truncated checkpoint: storage {self.key} has {len(content)} of "
                 f"{self.size} bytes"
             )
-        if self.dtype == "bfloat16":
-            upper = np.frombuffer(content, "<u2").astype("<u4") << 16
-            return upper.view("<f4")
         return np.frombuffer(content, self.dtype)
 
 
@@ -252,14 +195,6 @@ class _Function:
     call: Callable[..., Any]
 
 
-_REBUILD = {("torch._utils", "_rebuild_tensor"), ("torch._utils", "_rebuild_tensor_v2")}
-
-_FUNCTIONS: Mapping[tuple[str, str], Callable[..., Any]] = {
-    ("collections", "OrderedDict"): lambda: {},
-    ("torch._utils", "_rebuild_parameter"): lambda data, *_: data,
-}
-
-
 #: The one in C reserves what memory a pickle claims.
 _PythonUnpickler: Any = vars(pickle)["_Unpickler"]
 
@@ -275,14 +210,17 @@ class _Unpickler(_PythonUnpickler):
         self.tensors: list[_Tensor] = []
 
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) in _REBUILD:
-            return _Function(self._rebuild)
-        if (module, name) in _FUNCTIONS:
-            return _Function(_FUNCTIONS[module, name])
-        if module == "torch" and name in _STORAGES:
-            return name
-        if (module, name) in _IGNORED:
-            return _Function(lambda *_: object())
+        match module, name:
+            case "torch._utils", "_rebuild_tensor" | "_rebuild_tensor_v2":
+                return _Function(self._rebuild)
+            case "torch._utils", "_rebuild_parameter":
+                return _Function(lambda data, *_: data)
+            case "collections", "OrderedDict":
+                return _Function(lambda: {})
+            case "torch", _ if name in _STORAGES:
+                return name
+            case _ if (module, name) in _IGNORED:
+                return _Function(lambda *_: object())
         raise ValueError(
             f"a pickle that asks for `{module}.{name}`, which tensors do not need; it was not run"
         )
@@ -302,8 +240,9 @@ class _Unpickler(_PythonUnpickler):
         whole = type(count) is int and 0 <= count < 2**63
         if kind != "storage" or not known or type(key) is not str or not whole:
             raise ValueError("a reference to data that is none of torch's storages")
-        storage = self.storages.setdefault(key, _Storage(key, _STORAGES[storage_type], count))
-        if (storage.dtype, storage.count) != (_STORAGES[storage_type], count):
+        dtype = np.dtype(_STORAGES[storage_type])
+        storage = self.storages.setdefault(key, _Storage(key, dtype, count))
+        if (storage.dtype, storage.count) != (dtype, count):
             raise ValueError(f"a checkpoint that describes storage {key} twice, differently")
         return storage
 

@@ -34,7 +34,7 @@ def test_weights_are_listed_with_what_they_are_good_for(command_in_process: Comm
     assert entry["tag"] == "akamaster/resnet20.cifar10"
     assert (ours["tag"], ours["default"]) == ("keras_resnet/resnet20.cifar10_jpeg", True)
     assert entry["protocol"] == {"size": 32, "resize": 32, "interpolation": "bilinear"}
-    assert entry["source"]["sha256"].startswith("12fca82f")
+    assert entry["download"]["sha256"].startswith("12fca82f")
 
 
 def test_convert_writes_keras_files_and_state_dicts(
@@ -70,7 +70,7 @@ def test_convert_writes_keras_files_and_state_dicts(
         (["--output", "x.keras", "--layout", "akamaster"], "Expected `--layout` with a .safet"),
         (["--output", __file__], "Expected `--output` with"),
         (["--output", "x.keras", "--dtype", "float16"], "Expected `--dtype` with a .safet"),
-        (["--output", "x.safetensors", "--dtype", "int8"], "'float32' or 'float16'. Received"),
+        (["--output", "x.safetensors", "--dtype", "int8"], "Expected `dtype` to be one of"),
         (["--output", "x.keras", "--arch", "resnet50"], "the same network as `resnet50`"),
         (["--output", "x.keras", "--arch", "resnet51"], "Expected a network of `list_models()`"),
         (["--output", "x.safetensors", "--layout", "timm_resnetv2"], "the layout 'timm_resnetv2'"),

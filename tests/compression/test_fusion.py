@@ -7,7 +7,7 @@ import pytest
 
 from keras_resnet import ResNetConfig, build
 from keras_resnet.compression.fusion import PASSING, activation_name, fused_groups
-from keras_resnet.networks.graph import sources
+from keras_resnet.networks.graph import inputs_of
 
 from ..conftest import randomize
 
@@ -71,7 +71,7 @@ def test_every_computing_layer_is_in_one_group(name: str) -> None:
         assert "Activation" not in kinds[:-1]
         # Nobody else sees what is inside of a group.
         for member in group[:-1]:
-            assert [member in before for before in sources(model).values()].count(True) == 1
+            assert [member in before for before in inputs_of(model).values()].count(True) == 1
             assert member not in model.output_names
 
 

@@ -16,7 +16,7 @@ from keras import layers
 
 from keras_resnet import ResNetConfig, build, list_models
 from keras_resnet.compression import copy_from_twin, copy_to_twin, to_tf_keras
-from keras_resnet.networks.graph import sources
+from keras_resnet.networks.graph import inputs_of
 from keras_resnet.networks.table import VARIANTS
 from keras_resnet.support.extras import require
 
@@ -101,7 +101,7 @@ def assert_equal_outputs(model: keras.Model, twin: Any, inputs: Any, **call: Any
 
 
 def origins(twin: Any) -> dict[str, list[str]]:
-    """`keras_resnet.networks.graph.sources` of a tf_keras model."""
+    """`keras_resnet.networks.graph.inputs_of` of a tf_keras model."""
     found = {}
     for layer in twin.get_config()["layers"]:
         calls = layer["inbound_nodes"]
@@ -135,7 +135,7 @@ def test_twins_equal_their_networks(config: ResNetConfig) -> None:
     model = network(config)
     twin = to_tf_keras(model)
     assert_equal_outputs(model, twin, pictures(model))
-    assert origins(twin) == sources(model)
+    assert origins(twin) == inputs_of(model)
     assert isinstance(twin, require("tf_keras").Model)
     assert twin.name == model.name
 

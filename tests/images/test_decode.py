@@ -304,7 +304,7 @@ def test_other_things_are_type_errors() -> None:
         (b"\xff\xd8\xff", "Pillow: not a JPEG file"),
         (b"\x89PNG\r\n\x1a\n", "it is truncated or damaged"),
         (b"GIF89a", "it is truncated or damaged"),
-        (b"GIF89a" + bytes(7) + b";", "it has no picture"),
+        (b"GIF89a" + bytes(7) + b";", "it is truncated or damaged"),
         (b"BM", "it is truncated or damaged"),
         (b"RIFF\0\0\0\0WEBPVP8 ", "it is truncated or damaged"),
         (png(4, 4, 8, 3, bytes(20)), "it has no palette"),

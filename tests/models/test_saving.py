@@ -1,11 +1,16 @@
 from __future__ import annotations
 
+import io
+import struct
 import zipfile
 from pathlib import Path
 
+import h5py
+import keras
 import pytest
 
 from keras_resnet import ResNetConfig, build, load_model, load_weights
+from keras_resnet.models.hdf5 import Hdf5File
 
 from ..conftest import Run
 
@@ -43,6 +48,64 @@ def test_damaged_files_are_refused_with_their_path(tmp_path: Path) -> None:
         for load in (load_model, lambda path: load_weights(model, path)):
             with pytest.raises(ValueError, match=r"Expected .*read.*\. Received: .*bad.keras: "):
                 load(tmp_path / "bad.keras")
+
+
+def test_weights_of_every_type_are_loaded(tmp_path: Path) -> None:
+    """With the states of an optimizer and of random generators, and with an empty one."""
+
+    class Odd(keras.layers.Layer):
+        def build(self, shape: tuple[int, ...]) -> None:
+            self.add_weight(shape=(0, 3), name="nothing")
+            self.add_weight(shape=(), dtype="bool", initializer="zeros", name="truth")
+
+        def call(self, inputs: object) -> object:
+            return inputs
+
+    layers = [keras.layers.Dense(2, dtype=kind) for kind in ("bfloat16", "float16", "float64")]
+    model = keras.Sequential([keras.Input((3,)), *layers, Odd(), keras.layers.Dropout(0.1)])
+    model.compile("adam", "mse")
+    model.optimizer.build(model.trainable_variables)
+    model.save(tmp_path / "model.keras")
+    with zipfile.ZipFile(tmp_path / "model.keras") as archive:
+        Hdf5File(archive.read("model.weights.h5")).check()
+
+
+def test_hostile_weights_are_refused_before_the_library_in_c_reads_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = build(ResNetConfig("basic", (1,), (8,), stem="cifar"), input_shape=(8, 8, 3))
+    model.compile("adam", "categorical_crossentropy")
+    model.optimizer.build(model.trainable_variables)
+    model.save(tmp_path / "model.keras")
+    with zipfile.ZipFile(tmp_path / "model.keras") as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    good = parts["model.weights.h5"]
+    with h5py.File(io.BytesIO(good)) as file:
+        offset = file["layers/dense/vars/1"].id.get_offset()
+    address = good.index(struct.pack("<QQ", offset, 10 * 4))  # Of the classifier's bias, and size.
+    claimed = struct.pack("<Q", 2**40)
+    tree, middle = good.index(b"TREE"), len(good) // 2
+    external = tmp_path / "external.h5"
+    with h5py.File(external, "w") as file:
+        file["layers/dense/vars/0"] = h5py.ExternalLink("elsewhere.h5", "secret")
+    load_model(tmp_path / "model.keras")
+    monkeypatch.setattr(h5py, "File", None)
+    for bad, reason in (
+        (good[:middle], "truncated"),
+        (good[:-1], "truncated"),
+        (good[: tree + 8] + bytes(range(256)) * 2 + good[tree + 520 :], "HDF5|damaged"),
+        (good[: address + 8] + claimed + good[address + 16 :], "numbers, or of too few"),
+        (good[:address] + claimed + good[address + 8 :], "truncated or damaged"),
+        (good.replace(b"\x11\x20\x1f\0", b"\x16\x20\x1f\0"), "not made of numbers"),
+        (external.read_bytes(), "with links"),
+        (b"", "no HDF5 file"),
+    ):
+        assert bad != good
+        with zipfile.ZipFile(tmp_path / "bad.keras", "w") as archive:
+            for name, content in {**parts, "model.weights.h5": bad}.items():
+                archive.writestr(name, content)
+        with pytest.raises(ValueError, match=rf"Expected a readable .*bad.keras: .*({reason})"):
+            load_model(tmp_path / "bad.keras")
 
 
 DEEP = """

@@ -17,13 +17,15 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import filelock
 import numpy as np
 import pytest
 
-from keras_resnet.weights.fetch import DownloadError, cache_path, download, fetch, home
-from keras_resnet.weights.registry import Source, WeightsEntry, find_weights
+from keras_resnet.weights import download as downloading
+from keras_resnet.weights.fetch import DownloadError, cache_path, fetch, home
+from keras_resnet.weights.registry import Download, WeightsEntry, find_weights
 
 from ..conftest import Run
 
@@ -148,12 +150,16 @@ def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def entry(server: Server) -> WeightsEntry:
     """A row like torchvision's, whose file this server has."""
-    source = Source(server.url("good/net-12345678.pth"), sha256_prefix=SHA256[:8])
-    return dataclasses.replace(find_weights("torchvision/resnet18.IMAGENET1K_V1"), source=source)
+    file = Download(server.url("good/net-12345678.pth"), sha256_prefix=SHA256[:8])
+    return dataclasses.replace(find_weights("torchvision/resnet18.IMAGENET1K_V1"), download=file)
 
 
-def with_source(entry: WeightsEntry, url: str, **known: str) -> WeightsEntry:
-    return dataclasses.replace(entry, source=Source(url, **known))  # type: ignore[arg-type]
+def with_download(entry: WeightsEntry, url: str, **known: str) -> WeightsEntry:
+    return dataclasses.replace(entry, download=Download(url, **known))  # type: ignore[arg-type]
+
+
+def download(url: str, destination: Path, *, known: Any = {}, **settings: Any) -> None:  # noqa: B006
+    downloading.download(Download(url, **known), destination, **settings)
 
 
 def names(directory: Path) -> list[str]:
@@ -164,7 +170,11 @@ def names(directory: Path) -> list[str]:
 def test_good_file_arrives_whole_and_alone(server: Server, tmp_path: Path) -> None:
     for way in ("good", "unsized"):
         destination = tmp_path / way / "deep" / "file.bin"
-        download(server.url(f"{way}/file"), destination, sha256=SHA256, md5=MD5, size=len(BODY))
+        download(
+            server.url(f"{way}/file"),
+            destination,
+            known={"sha256": SHA256, "md5": MD5, "bytes": len(BODY)},
+        )
         assert destination.read_bytes() == BODY
         assert [path.name for path in destination.parent.iterdir()] == ["file.bin"]
     # Its reader's rights are those of any new file, not those of a temporary one.
@@ -185,13 +195,19 @@ def test_good_file_arrives_whole_and_alone(server: Server, tmp_path: Path) -> No
     ],
 )
 def test_bad_answers_leave_what_is_there_alone(
-    server: Server, tmp_path: Path, way: str, reason: str, requests: int
+    server: Server,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    way: str,
+    reason: str,
+    requests: int,
 ) -> None:
     destination = tmp_path / "file.bin"
     destination.write_text("old")
     url = server.url(f"{way}/file")
+    monkeypatch.setenv("KERAS_RESNET_TIMEOUT", "0.2")
     with pytest.raises(DownloadError) as caught:
-        download(url, destination, sha256=SHA256, timeout=0.2, attempts=2, pause=0.01)
+        download(url, destination, known={"sha256": SHA256}, attempts=2, pause=0.01)
     assert re.fullmatch(
         rf"Expected to download {re.escape(url)}\. Received: {reason}.*\. "
         rf"Put the file at {re.escape(str(destination))} by hand",
@@ -228,7 +244,7 @@ def test_unreachable_server_is_one_sentence(tmp_path: Path) -> None:
         ({"sha256": "0" * 64}, f"the sha256 {SHA256} instead of 000"),
         ({"sha256_prefix": "01234567"}, f"the sha256 {SHA256} instead of 01234567"),
         ({"md5": "0" * 32}, f"the md5 {MD5} instead of 000"),
-        ({"size": 5}, "300000 bytes instead of 5"),
+        ({"bytes": 5}, "300000 bytes instead of 5"),
         ({"sha256": SHA256, "sha256_prefix": "01234567"}, "instead of 01234567"),
     ],
 )
@@ -236,13 +252,15 @@ def test_each_known_fact_is_checked(
     server: Server, tmp_path: Path, known: dict[str, object], wrong: str
 ) -> None:
     with pytest.raises(DownloadError, match=f"Received: a file with .*{wrong}"):
-        download(server.url("good/file"), tmp_path / "file.bin", **known)  # type: ignore[arg-type]
+        download(server.url("good/file"), tmp_path / "file.bin", known=known)
     assert names(tmp_path) == []
 
 
 def test_hashes_may_be_written_in_capitals(server: Server, tmp_path: Path) -> None:
     destination = tmp_path / "file.bin"
-    download(server.url("good/file"), destination, sha256=SHA256.upper(), md5=MD5.upper())
+    download(
+        server.url("good/file"), destination, known={"sha256": SHA256.upper(), "md5": MD5.upper()}
+    )
     assert destination.exists()
 
 
@@ -276,13 +294,13 @@ def test_redirects_are_followed_unless_they_leave_https(
 ) -> None:
     destination = tmp_path / "file.bin"
     server.redirect = "/good/elsewhere"
-    download(server.url("redirect/file"), destination, sha256=SHA256)
+    download(server.url("redirect/file"), destination, known={"sha256": SHA256})
     server.redirect = secure_server.url("good/elsewhere")
-    download(server.url("redirect/file"), destination, sha256=SHA256)
+    download(server.url("redirect/file"), destination, known={"sha256": SHA256})
     assert secure_server.count["/good/elsewhere"] == 1
     secure_server.redirect = server.url("good/insecure")
     with pytest.raises(DownloadError, match=r"a redirect from https to http \(http://127.*insec"):
-        download(secure_server.url("redirect/file"), destination, sha256=SHA256)
+        download(secure_server.url("redirect/file"), destination, known={"sha256": SHA256})
     assert server.count["/good/insecure"] == 0
     assert destination.read_bytes() == BODY
 
@@ -324,7 +342,7 @@ def test_progress_goes_to_standard_error(
     assert "3.0/3.0 MB" in bar.err
 
 
-def test_timeout_comes_from_the_argument_or_the_environment(
+def test_timeout_comes_from_the_environment(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("KERAS_RESNET_TIMEOUT", "0.1")
@@ -366,7 +384,7 @@ def test_file_is_downloaded_once(server: Server, entry: WeightsEntry, own_home: 
 
 
 def test_file_without_classifier_is_another_one(server: Server, entry: WeightsEntry) -> None:
-    both = dataclasses.replace(entry, source_without_top=Source(server.url("good/notop.h5")))
+    both = dataclasses.replace(entry, download_without_top=Download(server.url("good/notop.h5")))
     assert fetch(both, without_top=True).name == "notop.h5"
     assert fetch(both).name == fetch(entry, without_top=True).name == "net-12345678.pth"
 
@@ -383,7 +401,7 @@ def test_damaged_file_is_replaced_with_a_warning(server: Server, entry: WeightsE
 def test_damaged_file_stays_until_there_is_a_better_one(
     server: Server, entry: WeightsEntry
 ) -> None:
-    missing = with_source(entry, server.url("missing/net.pth"), md5=MD5)
+    missing = with_download(entry, server.url("missing/net.pth"), md5=MD5)
     path = cache_path(missing)
     path.parent.mkdir(parents=True)
     path.write_text("damaged")
@@ -395,15 +413,15 @@ def test_damaged_file_stays_until_there_is_a_better_one(
 def test_hash_of_the_first_download_is_kept_and_checked(
     server: Server, entry: WeightsEntry, own_home: Path
 ) -> None:
-    unknown = with_source(entry, server.url("good/net.pth"))
+    unknown = with_download(entry, server.url("good/net.pth"))
     path = fetch(unknown)
     record = own_home / "sha256.json"
-    assert json.loads(record.read_text()) == {unknown.source.location: SHA256}
+    assert json.loads(record.read_text()) == {unknown.download.location: SHA256}
     path.write_bytes(BODY[:-1])
     with pytest.warns(UserWarning, match=f"instead of {SHA256}"):
         fetch(unknown)
     assert path.read_bytes() == BODY
-    # Another content at the source is refused, until it is accepted by hand.
+    # Another content at that address is refused, until it is accepted by hand.
     path.unlink()
     server.body = BODY[::-1]
     with pytest.raises(DownloadError, match=f"If its publisher .*, delete its line in {record}$"):
@@ -412,11 +430,11 @@ def test_hash_of_the_first_download_is_kept_and_checked(
     record.write_text("{}")
     assert fetch(unknown).read_bytes() == server.body
     # Other files' hashes stay.
-    fetch(with_source(entry, server.url("good/other.pth")))
+    fetch(with_download(entry, server.url("good/other.pth")))
     assert len(json.loads(record.read_text())) == 2
     # A hash that the publisher tells is not kept.
     fetch(
-        with_source(
+        with_download(
             entry, server.url("good/known.pth"), sha256=hashlib.sha256(server.body).hexdigest()
         )
     )
@@ -433,15 +451,15 @@ def test_damaged_record_is_named(entry: WeightsEntry, own_home: Path) -> None:
 def test_hashes_of_downloads_at_the_same_time_are_all_kept(
     server: Server, entry: WeightsEntry, own_home: Path
 ) -> None:
-    rows = [with_source(entry, server.url(f"good/net{number}.pth")) for number in range(8)]
+    rows = [with_download(entry, server.url(f"good/net{number}.pth")) for number in range(8)]
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(fetch, rows))
     record = json.loads((own_home / "sha256.json").read_text())
-    assert record == {row.source.location: SHA256 for row in rows}
+    assert record == {row.download.location: SHA256 for row in rows}
 
 
 def test_offline_is_one_sentence_that_tells_what_to_do(entry: WeightsEntry, own_home: Path) -> None:
-    offline = with_source(entry, "http://127.0.0.1:9/net.pth", sha256=SHA256)
+    offline = with_download(entry, "http://127.0.0.1:9/net.pth", sha256=SHA256)
     path = cache_path(offline)
     with pytest.raises(DownloadError) as caught:
         fetch(offline)
@@ -472,10 +490,10 @@ def test_directory_that_cannot_be_written_to_is_named(
 PROGRAM = """
 import dataclasses, sys
 from keras_resnet.weights.fetch import fetch
-from keras_resnet.weights.registry import Source, find_weights
+from keras_resnet.weights.registry import Download, find_weights
 entry = find_weights("torchvision/resnet18.IMAGENET1K_V1")
 url, sha256 = sys.argv[1:]
-print(fetch(dataclasses.replace(entry, source=Source(url, sha256=sha256))))
+print(fetch(dataclasses.replace(entry, download=Download(url, sha256=sha256))))
 """
 
 
@@ -511,7 +529,7 @@ def test_without_locks_nothing_breaks(
     monkeypatch.setattr(filelock.FileLock, "acquire", refuse)
     server.body = BODY * 20
     known = {"sha256": hashlib.sha256(server.body).hexdigest()}
-    row = with_source(entry, server.url("good/net.pth"), **known)
+    row = with_download(entry, server.url("good/net.pth"), **known)
     with ThreadPoolExecutor(4) as pool:
         paths = set(pool.map(fetch, [row] * 4))
     assert [path.read_bytes() == server.body for path in paths] == [True]
@@ -523,7 +541,7 @@ def test_killed_download_leaves_no_file_and_the_next_one_succeeds(
 ) -> None:
     process = start(server.url("held/net.pth"))
     assert server.reached.wait(20)
-    row = with_source(entry, server.url("held/net.pth"), sha256=SHA256)
+    row = with_download(entry, server.url("held/net.pth"), sha256=SHA256)
     path = cache_path(row)
     until = time.monotonic() + 10
     while not any(part.stat().st_size for part in path.parent.glob(".partial-*/net.pth")):

@@ -18,13 +18,13 @@ from keras_resnet.weights.registry import find_weights, list_weights
 
 from ..conftest import Run
 
-PACKAGED = [tag for tag in list_weights() if find_weights(tag).source.packaged]
+PACKAGED = [tag for tag in list_weights() if find_weights(tag).download.packaged]
 
 
 def test_every_file_of_the_folder_is_a_row_and_small() -> None:
     folder = Path(str(files("keras_resnet"))) / "weights" / "packaged"
     weights = {path.name: path for path in folder.glob("*.safetensors")}
-    assert set(weights) == {find_weights(tag).source.packaged for tag in PACKAGED}
+    assert set(weights) == {find_weights(tag).download.packaged for tag in PACKAGED}
     for path in weights.values():
         assert path.stat().st_size < 1_000_000
         assert {array.dtype for array in load_file(path).values() if array.dtype.kind == "f"} == {
@@ -36,22 +36,22 @@ def test_every_file_of_the_folder_is_a_row_and_small() -> None:
 def test_every_row_has_its_hash_and_a_card_with_its_figures(tag: str) -> None:
     entry = find_weights(tag)
     path = fetch(entry)
-    assert path.stat().st_size == entry.source.bytes
-    assert entry.source.sha256 is not None
+    assert path.stat().st_size == entry.download.bytes
+    assert entry.download.sha256 is not None
     card = path.with_suffix(".md").read_text("utf-8")
     assert f"{entry.top1:.2f} %" in card
-    assert entry.source.sha256 in card
+    assert entry.download.sha256 in card
     assert entry.license.lower() in card
-    assert entry.source.location == f"keras_resnet/weights/packaged/{path.name}"
+    assert entry.download.location == f"keras_resnet/weights/packaged/{path.name}"
 
 
 def test_damaged_file_is_one_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     entry = find_weights(PACKAGED[0])
-    wrong = dataclasses.replace(entry.source, sha256="0" * 64)
+    wrong = dataclasses.replace(entry.download, sha256="0" * 64)
     with pytest.raises(
         DownloadError, match=r"at .*\. Received: the sha256 .* Install keras_resnet"
     ):
-        fetch(dataclasses.replace(entry, source=wrong))
+        fetch(dataclasses.replace(entry, download=wrong))
     monkeypatch.setattr(fetch_module, "__file__", str(tmp_path / "fetch.py"))
     with pytest.raises(DownloadError, match="Received: no such file. Install keras_resnet anew"):
         fetch(entry)

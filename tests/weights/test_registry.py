@@ -123,24 +123,24 @@ def test_every_row_is_complete(tag: str) -> None:
     assert isinstance(protocol, EvalProtocol)
     assert 32 <= protocol.size <= protocol.resize <= protocol.size * 8 / 7
     assert protocol.interpolation in ("bilinear", "bicubic")
-    for source in (entry.source, entry.source_without_top):
-        if source is None:
+    for file in (entry.download, entry.download_without_top):
+        if file is None:
             continue
-        if source.packaged:
-            assert (source.sha256, source.bytes) != (None, None)
-        elif source.repo:
-            assert (source.repo, source.file) == (tag, "model.safetensors")
-            assert source.location == f"hf://{tag}/model.safetensors"
+        if file.packaged:
+            assert (file.sha256, file.bytes) != (None, None)
+        elif file.repo:
+            assert (file.repo, file.file) == (tag, "model.safetensors")
+            assert file.location == f"hf://{tag}/model.safetensors"
         else:
-            assert re.fullmatch(r"https://[\w./-]+\.(pth|th|h5)", source.location)
-            assert source.file_name == source.location.rsplit("/", 1)[1]
-            assert source.sha256 or source.sha256_prefix or source.md5
-        for digits, length in ((source.sha256, 64), (source.sha256_prefix, 8), (source.md5, 32)):
+            assert re.fullmatch(r"https://[\w./-]+\.(pth|th|h5)", file.location)
+            assert file.file_name == file.location.rsplit("/", 1)[1]
+            assert file.sha256 or file.sha256_prefix or file.md5
+        for digits, length in ((file.sha256, 64), (file.sha256_prefix, 8), (file.md5, 32)):
             assert digits is None or re.fullmatch(rf"[0-9a-f]{{{length}}}", digits)
         # A publisher's file name carries the beginning of the hash.
-        if source.sha256_prefix:
-            assert source.file_name.rpartition(".")[0].endswith(f"-{source.sha256_prefix}")
-    assert (entry.source_without_top is not None) == tag.startswith("keras/")
+        if file.sha256_prefix:
+            assert file.file_name.rpartition(".")[0].endswith(f"-{file.sha256_prefix}")
+    assert (entry.download_without_top is not None) == tag.startswith("keras/")
 
 
 def test_pixels_are_normalised_as_the_publishers_do() -> None:

@@ -107,7 +107,7 @@ def test_every_row_is_a_network_that_the_loader_would_infer_or_be_told(tag: str)
     entry = find_weights(tag)
     config = weights_config(entry)
     assert entry.model in VARIANTS
-    torch = entry.source.file_name.endswith((".safetensors", ".pth", ".th"))
+    torch = entry.download.file_name.endswith((".safetensors", ".pth", ".th"))
     if config.version != "v2" and config.block == "bottleneck":
         assert config.version == ("v1.5" if torch else "v1")
     if config.version == "v2":

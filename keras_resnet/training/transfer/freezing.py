@@ -10,7 +10,7 @@ from typing import Literal, get_args
 
 import keras
 
-from keras_resnet.networks.graph import find_network, sources
+from keras_resnet.networks.graph import find_network, inputs_of
 from keras_resnet.networks.names import levels_of
 from keras_resnet.support.checks import check_choice
 
@@ -133,7 +133,7 @@ def split_levels(network: keras.Model) -> dict[str, list[keras.Layer]]:
     stages = sorted({level for level in named.values() if level and level[0] == "C"})
     names = ["stem", *stages, _HEAD]
     known = {layer: names.index(level) for layer, level in named.items() if level}
-    places = _places(sources(network), known, len(names) - 1)
+    places = _places(inputs_of(network), known, len(names) - 1)
     levels: dict[str, list[keras.Layer]] = {name: [] for name in names}
     for layer in network.layers:
         levels[names[places[layer.name]]].append(layer)
@@ -151,7 +151,7 @@ def _levels(model: keras.Model) -> dict[str, list[keras.Layer]]:
         inputs = {name: order[max(0, i - 1) : i] for i, name in enumerate(order)}
     else:
         # The graph of a subclass is in its code.
-        inputs = sources(model) if hasattr(model, "operations") else {}
+        inputs = inputs_of(model) if hasattr(model, "operations") else {}
     places = _places(inputs, {network.name: 0}, 1)
     before: list[keras.Layer] = []
     for layer in model.layers:

@@ -22,7 +22,7 @@ from keras_resnet.networks.arguments import SMALL_FINAL_MAP, check_shape
 from keras_resnet.networks.builder import build
 from keras_resnet.networks.config import ResNetConfig
 from keras_resnet.networks.features import feature_extractor
-from keras_resnet.networks.graph import allow_depth, find_network, sources
+from keras_resnet.networks.graph import allow_depth, find_network, inputs_of
 from keras_resnet.support.checks import check_choice, is_integer
 from keras_resnet.training.transfer.freezing import split_levels
 
@@ -252,7 +252,7 @@ def _head_range(model: keras.Model) -> dict[str, Any] | None:
 
 def _copied_head(model: keras.Model, x: Any) -> Any:
     """Applies copies of the layers of the head, with new weights, to `x`."""
-    inputs = sources(model)
+    inputs = inputs_of(model)
     *_, before, head = split_levels(model).values()
     layers = {layer.name: layer for layer in head}
     feature_layers = {layer.name for layer in before}

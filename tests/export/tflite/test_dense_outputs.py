@@ -12,7 +12,7 @@ from keras import layers
 from keras_resnet import ResNetConfig, build, feature_extractor
 from keras_resnet.export import export, load_runner, verify
 from keras_resnet.export.tflite import inspect as tflite_inspect
-from keras_resnet.networks.graph import sources
+from keras_resnet.networks.graph import inputs_of
 
 from ...conftest import randomize
 
@@ -82,7 +82,7 @@ def test_functional_subclasses_are_exported(tmp_path: Path) -> None:
             return {"filters": self.filters}
 
     model = Segmenter(4)
-    assert sources(model)["scores"] == ["relu"]
+    assert inputs_of(model)["scores"] == ["relu"]
     images = np.random.default_rng(0).integers(0, 256, (20, 16, 16, 3), dtype=np.uint8)
     targets = ("tflite-int8", "tflite-float32", "onnx")
     export(model, tmp_path, targets, calibration=images, images=images, timing=None)

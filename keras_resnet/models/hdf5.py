@@ -13,17 +13,31 @@ import struct
 from collections.abc import Iterator
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 
-#: HDF5's descriptions of the numbers that weights, and the state of random generators, are.
-_HDF5_TYPES = {
+#: HDF5's descriptions of the numbers that variables of Keras are made of.
+_TYPES: dict[bytes, Any] = {
     bytes.fromhex("11200f0002000000 00001000 0a05000a 0f000000"): "<f2",
     bytes.fromhex("11201f0004000000 00002000 17080017 7f000000"): "<f4",
     bytes.fromhex("11203f0008000000 00004000 340b0034 ff030000"): "<f8",
-    bytes.fromhex("1000000004000000 00002000"): "<u4",
+    bytes.fromhex("1500000002000000"): ml_dtypes.bfloat16,
+    bytes.fromhex("1802000001000000 1008000001000000 00000800")
+    + b"FALSE\0\0\0TRUE\0\0\0\0\0\1": "?",
+} | {
+    struct.pack("<BB2xI2xH", 0x10, 8 * (kind == "i"), size, 8 * size): f"<{kind}{size}"
+    for kind in "iu"
+    for size in (1, 2, 4, 8)
 }
 #: Its messages that matter here: what an array or a group is, and what it is called.
-_SPACE, _TYPE, _ELSEWHERE, _PLACE, _FILTERS, _ATTRIBUTE, _MORE, _GROUP = 1, 3, 7, 8, 11, 12, 16, 17
+_SPACE, _TYPE, _FILL, _ELSEWHERE, _PLACE, _FILTERS, _ATTRIBUTE = 1, 3, 5, 7, 8, 11, 12
+_MORE, _GROUP, _TIME = 16, 17, 18
+
+#: Size and elements of references to strings.
+_HEAPED = bytes.fromhex("10000000 1000000001000000 00000800")
+
+#: What the headers of arrays and groups in `.keras` archives hold besides attributes.
+_WRITTEN = ({_SPACE, _TYPE, _FILL, _PLACE, _TIME}, {_GROUP})
 
 #: Characters of a name, and parts of headers: more than a model of Keras has.
 _LONGEST_NAME, _MOST_PARTS = 256, 2**20
@@ -46,17 +60,22 @@ class Hdf5File:
         self.inside: dict[str, set[str]] = {}
         if content[:8] != b"\x89HDF\r\n\x1a\n":
             raise ValueError("no HDF5 file")
-        version, sizes, base, end, root = self.unpack("<8xB4xH9xQ8xQ16xQ24x", 0)
-        if version or sizes != 0x0808 or base or end > len(content):
+        version, sizes, trees, base, end, driver, root, known, cached = self.unpack(
+            "<8xB4xHxI4xQ8xQQ8xQI4x16s", 0
+        )
+        usual = (version, sizes, trees, base, driver) == (0, 0x0808, 0x100004, 0, 2**64 - 1)
+        if not usual or end > len(content):
             raise ValueError(
                 "an HDF5 file that is truncated, or of a kind that Keras does not write"
             )
-        found = [("", root)]
-        for path, address in found:  # It grows on the way.
+        found = [("", root, known, cached)]
+        for path, address, known, cached in found:  # It grows on the way.
             self.objects[path] = list(self.messages(address))
             group = self.message(path, _GROUP)
+            if known and cached != group:
+                raise ValueError("an HDF5 file with a group that lies in two places")
             children = list(self.children(*struct.unpack_from("<QQ", group)) if group else ())
-            found += [(f"{path}/{name}".lstrip("/"), child) for name, child in children]
+            found += [(f"{path}/{name}".lstrip("/"), *child) for name, child in children]
             self.inside[path] = {name for name, _ in children}
             if len(path) > 4 * _LONGEST_NAME:
                 raise ValueError("an HDF5 file with groups in groups in groups")
@@ -78,6 +97,25 @@ class Hdf5File:
         if any(start < end for (_, end), (start, _) in itertools.pairwise(sorted(self.taken))):
             raise ValueError("an HDF5 file whose parts overlap")
 
+    def check(self) -> None:
+        """Refuses a file in which anything is not as Keras writes it into `.keras` archives.
+
+        The rest is safe to open with the library in C: it finds neither types, links or filters
+        that it would have to interpret, nor sizes that do not fit.
+        """
+        for path, messages in self.objects.items():
+            kinds = sorted(kind for kind, _ in messages if kind != _ATTRIBUTE)
+            fill = self.message(path, _FILL)
+            known = any(kinds == sorted(written & set(kinds)) for written in _WRITTEN)
+            if not known or (fill is not None and (fill[0] != 2 or any(fill[4:]))):
+                raise ValueError(f"an HDF5 file with parts in {path!r} that Keras does not write")
+            for _, form, space, data in self.attributes(path):
+                if form[0] & 15 not in (3, 9) or not list(self.texts(form, space, data)):
+                    raise ValueError(f"an HDF5 file with an attribute of {path!r} that is no text")
+            if kinds and _GROUP not in kinds:
+                self.array(path)
+        self.check_overlaps()
+
     def messages(self, address: int) -> Iterator[tuple[int, memoryview]]:
         version, count, size = self.unpack("<BxH4xI4x", address)
         if version != 1 or len(self.taken) + count > _MOST_PARTS:
@@ -97,32 +135,32 @@ class Hdf5File:
         if count:
             raise ValueError("an HDF5 file that lacks part of a header")
 
-    def children(self, tree: int, heap: int) -> Iterator[tuple[str, int]]:
-        """Names and addresses of what is in a group."""
+    def children(self, tree: int, heap: int) -> Iterator[tuple[str, tuple[int, int, bytes]]]:
+        """What is in a group: names, addresses, and whether and where its own tree and heap lie."""
         signature, size, start = self.unpack("<4s4xQ8xQ", heap)
         names = bytes(self.take(start, size))
         nodes: list[tuple[int, int | None]] = [(tree, None)]
         for address, level in nodes:
             kind, own, used = self.unpack("<5sBH16x", address)
-            if signature != b"HEAP" or kind != b"TREE\0" or level not in (None, own):
+            if signature != b"HEAP" or kind != b"TREE\0" or level not in (None, own) or used > 32:
                 raise ValueError("an HDF5 file with a damaged group")
             below = self.unpack(f"<{2 * used}Q", address + 24)[1::2]
             nodes += [(child, own - 1) for child in below if own]
             for child in below if not own else ():
                 kind, count = self.unpack("<4s2xH", child)
                 entries = self.take(child + 8, 40 * count)
-                for offset, target, link in struct.iter_unpack("<QQI20x", entries):
+                for offset, target, link, cached in struct.iter_unpack("<QQI4x16s", entries):
                     stop = names.find(b"\0", offset, offset + _LONGEST_NAME)
-                    if kind != b"SNOD" or link > 1 or stop <= offset:
+                    if kind != b"SNOD" or count > 8 or link > 1 or stop <= offset:
                         raise ValueError("an HDF5 file with a damaged group, or with links")
-                    yield names[offset:stop].decode(), target
+                    yield names[offset:stop].decode(), (target, link, cached)
 
     def message(self, path: str, kind: int) -> memoryview | None:
         return next((body for own, body in self.objects.get(path, ()) if own == kind), None)
 
     def shape(self, path: str) -> tuple[int, ...]:
         space = self.message(path, _SPACE)
-        if space is None:
+        if space is None or space[0] != 1:
             raise ValueError(f"an HDF5 file without the array {path}")
         return _dimensions(space)
 
@@ -133,28 +171,32 @@ class Hdf5File:
             raise ValueError(
                 f"{path} is compressed, in chunks or elsewhere; Keras writes it plainly"
             )
-        types = [t for known, t in _HDF5_TYPES.items() if kind[: len(known)] == known]
+        types = [t for known, t in _TYPES.items() if kind[: len(known)] == known]
         address, size = struct.unpack_from("<QQ", place, 2)
         if not types or size != math.prod(shape) * np.dtype(types[0]).itemsize:
             raise ValueError(f"{path} is not made of numbers, or of too few for its shape {shape}")
-        return np.frombuffer(self.take(address, size), types[0]).reshape(shape)
+        return np.frombuffer(self.take(address, size) if size else b"", types[0]).reshape(shape)
 
     def strings(self, path: str, name: str) -> list[str] | None:
         """Value of an attribute; `None` if there is none of that name."""
+        for own, *value in self.attributes(path):
+            if bytes(own).rstrip(b"\0") == name.encode():
+                return [text.decode() for text in self.texts(*value)]
+        return None
+
+    def attributes(self, path: str) -> Iterator[list[memoryview]]:
+        """Name, type, dimensions and content of each."""
         for _, body in (item for item in self.objects.get(path, ()) if item[0] == _ATTRIBUTE):
             parts, start = [], 9 if body[0] == 3 else 8
             for size in struct.unpack_from("<HHH", body, 2):
                 parts.append(body[start : start + size])
                 start += -(-size // 8) * 8 if body[0] == 1 else size
-            own, form, space = parts
-            if bytes(own).rstrip(b"\0") == name.encode():
-                return [text.decode() for text in self.texts(form, space, body[start:])]
-        return None
+            yield [*parts, body[start:]]
 
     def texts(self, form: memoryview, space: memoryview, data: memoryview) -> Iterator[bytes]:
         count, (kind, size) = math.prod(_dimensions(space)), struct.unpack_from("<H2xI", form)
         # Strings of one length; references to strings of any length.
-        fixed, heaped = kind & 15 == 3, kind & 0xF0F == 0x109 and size == 16
+        fixed, heaped = kind & 15 == 3, kind & 0xF0F == 0x109 and form[4:20] == _HEAPED
         if count and (not (fixed or heaped) or not 0 < count * size <= len(data)):
             raise ValueError("an HDF5 file with a damaged attribute")
         for start in range(0, count * size, size or 1):

@@ -8,23 +8,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-import keras
-import numpy as np
-
 from keras_resnet.models.info import ENTRY, ModelInfo, info_of_file
 from keras_resnet.models.saving import load_model
 from keras_resnet.networks.graph import find_network
 from keras_resnet.networks.plan import plan
-from keras_resnet.weights.checkpoint import (
-    CONV_ROLES,
-    NORM_ROLES,
-    Checkpoint,
-    read_checkpoint,
-)
-from keras_resnet.weights.convert import Constants, convert
+from keras_resnet.weights.checkpoint import Checkpoint, read_checkpoint
+from keras_resnet.weights.convert import convert
 from keras_resnet.weights.infer import Inferred, infer
+from keras_resnet.weights.layers import Constants, arrays_of, pixel_constants, weighted_layers
 from keras_resnet.weights.mapping import Naming
-from keras_resnet.weights.readers import SUFFIXES, read_arrays
+from keras_resnet.weights.readers import SUFFIXES
 from keras_resnet.weights.registry import WeightsEntry, find_weights
 from keras_resnet.weights.topology import BLUR, Description, describe, describe_plan, reduction
 
@@ -34,10 +27,9 @@ Pixels = Literal["checkpoint", "model"]
 
 @dataclass
 class Found:
-    """A checkpoint with what is known about it besides its arrays.
+    """A checkpoint, converted, with what is known about it besides its arrays.
 
     Attributes:
-        checkpoint: its arrays by our names, converted.
         entry: its row of the registry.
         inferred: the network that keys and shapes describe; `None` for saved models of ours, which
             describe themselves.
@@ -45,7 +37,7 @@ class Found:
         ignored: names in the description that say nothing.
         reduction: input pixels per position of the last feature map of a saved model.
         constants: mean and deviation that its pixels are normalised with; `None` if not known.
-        certain: whether those constants are said by the file or the registry, not by convention.
+        certain: whether the file or the registry says those constants, and not a convention.
         info: what the file says about class names and the like.
         notes: what was taken from conventions, for the report.
     """
@@ -69,7 +61,7 @@ def is_path(source: Source) -> bool:
     )
 
 
-def open_source(
+def open_checkpoint(
     source: Source, model: str | None, *, with_top: bool = True, pixels: Pixels = "checkpoint"
 ) -> Found:
     """Reads a file, or the file of a tag, and converts its arrays.
@@ -92,8 +84,7 @@ def open_source(
     entry = None
     if is_path(source):
         path = Path(source)
-        found = _open_keras(path) if path.suffix.lower() == ".keras" else None
-        if found is not None:
+        if path.suffix.lower() == ".keras" and (found := _open_keras(path)):
             return found
     else:
         # Clients of networks are slow to import, and most models need none.
@@ -104,7 +95,14 @@ def open_source(
     checkpoint = read_checkpoint(path)
     inferred = infer(checkpoint)
     if entry is not None:
-        inferred = _as_registered(inferred, entry)
+        # What the registry says of pixels is better than conventions.
+        inferred = dataclasses.replace(
+            inferred,
+            config=inferred.config.replace(mean=entry.mean, std=entry.std),
+            bgr=entry.channel_order == "BGR",
+            certain=True,
+            notes=tuple(note for note in inferred.notes if not note.startswith("pixels")),
+        )
     if pixels == "model":
         inferred = dataclasses.replace(inferred, bgr=False)
     convert(checkpoint, inferred)
@@ -119,17 +117,6 @@ def open_source(
     else:
         _describe_by_convention(found, inferred)
     return found
-
-
-def _as_registered(inferred: Inferred, entry: WeightsEntry) -> Inferred:
-    """What the registry says of pixels is better than conventions."""
-    return dataclasses.replace(
-        inferred,
-        config=inferred.config.replace(mean=entry.mean, std=entry.std),
-        bgr=entry.channel_order == "BGR",
-        certain=True,
-        notes=tuple(note for note in inferred.notes if not note.startswith("pixels")),
-    )
 
 
 def _describe_by_convention(found: Found, inferred: Inferred) -> None:
@@ -149,18 +136,13 @@ def _describe_by_convention(found: Found, inferred: Inferred) -> None:
 
 def _open_keras(path: Path) -> Found | None:
     """A saved model of ours, which describes itself; `None` if it is of keras.applications."""
-    if path.is_file():
-        read_arrays(path)  # Our reader refuses damage that Keras' goes along with.
     network = find_network(load_model(path, compile=False))
-    layers = {layer.name: layer for layer in network.layers if has_weights(layer)}
+    layers = weighted_layers(network)
     stem = layers.get("conv1_conv")
     ours = {"image", "normalization"} & {layer.name for layer in network.layers}
     if stem is not None and stem.use_bias and ("conv1_bn" in layers or not ours):
         return None
-    weights = {
-        name: dict(zip(roles(layer), layer.get_weights(), strict=True))
-        for name, layer in layers.items()
-    }
+    weights = arrays_of(network)
     keys = {(name, role): f"{name}/{role}" for name, kinds in weights.items() for role in kinds}
     return Found(
         Checkpoint(str(path), Naming("keras"), weights, keys),
@@ -170,24 +152,3 @@ def _open_keras(path: Path) -> Found | None:
         certain=True,
         info=dataclasses.replace(info_of_file(path), weights=path.name, config=None),
     )
-
-
-def has_weights(layer: keras.Layer) -> bool:
-    """Whether a layer has weights to load: the constants of the pixels are none."""
-    return bool(layer.weights) and layer.name != "normalization"
-
-
-def roles(layer: keras.Layer) -> tuple[str, ...]:
-    """What a layer's weights are, in their order."""
-    norms = (keras.layers.BatchNormalization, keras.layers.GroupNormalization)
-    return (NORM_ROLES if isinstance(layer, norms) else CONV_ROLES)[: len(layer.weights)]
-
-
-def pixel_constants(network: keras.Model) -> Constants | None:
-    """Mean and deviation that a network normalises with; `None` if it does not."""
-    for layer in network.layers:
-        if layer.name == "normalization":
-            config = layer.get_config()
-            mean, variance = (np.ravel(config[key]) for key in ("mean", "variance"))
-            return mean.tolist(), np.sqrt(variance).tolist()
-    return None

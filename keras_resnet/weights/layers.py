@@ -1,0 +1,57 @@
+"""The layers of our networks whose weights checkpoints hold, and what their weights are called."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Sequence
+
+import keras
+import numpy as np
+
+#: Kinds of weights a layer may have, in the order in which Keras lists them.
+CONV_ROLES = ("kernel", "bias")
+NORM_ROLES = ("gamma", "beta", "moving_mean", "moving_variance")
+#: What torch calls them: in a convolution or classifier, and in a norm.
+TORCH_ROLES = {
+    "weight": ("kernel", "gamma"),
+    "bias": ("bias", "beta"),
+    "running_mean": ("moving_mean", "moving_mean"),
+    "running_var": ("moving_variance", "moving_variance"),
+}
+
+#: Mean and standard deviation per channel, of pixels in [0, 255].
+Constants = tuple[Sequence[float], Sequence[float]]
+
+
+def stem_name(layers: Container[str]) -> str:
+    """The convolution that sees the image."""
+    return "conv1_conv" if "conv1_conv" in layers else "conv1_1_conv"
+
+
+def weighted_layers(network: keras.Model) -> dict[str, keras.Layer]:
+    """By name, the layers with weights to load: the constants of the pixels are none."""
+    layers = (layer for layer in network.layers if layer.weights)
+    return {layer.name: layer for layer in layers if layer.name != "normalization"}
+
+
+def roles(layer: keras.Layer) -> tuple[str, ...]:
+    """What a layer's weights are, in their order."""
+    norms = (keras.layers.BatchNormalization, keras.layers.GroupNormalization)
+    return (NORM_ROLES if isinstance(layer, norms) else CONV_ROLES)[: len(layer.weights)]
+
+
+def arrays_of(network: keras.Model) -> dict[str, dict[str, np.ndarray]]:
+    """The weights of a network: layer -> role -> array."""
+    return {
+        name: dict(zip(roles(layer), map(np.asarray, layer.get_weights()), strict=True))
+        for name, layer in weighted_layers(network).items()
+    }
+
+
+def pixel_constants(network: keras.Model) -> Constants | None:
+    """Mean and deviation that a network normalises with; `None` if it does not."""
+    for layer in network.layers:
+        if layer.name == "normalization":
+            config = layer.get_config()
+            mean, variance = (np.ravel(config[key]) for key in ("mean", "variance"))
+            return mean.tolist(), np.sqrt(variance).tolist()
+    return None
