@@ -156,8 +156,8 @@ def _words(conv: Conv) -> str:
 
 def _block_words(block: BlockPlan) -> str:
     words = [_words(conv) for conv in block.convs]
-    if block.se_filters:
-        words.append(f"squeeze-and-excitation, {block.se_filters}")
+    if block.gate is not None:
+        words.append(block.gate.words)
     return " · ".join(words)
 
 
@@ -192,11 +192,8 @@ class _Costs:
             self.size = before
         for conv in block.convs:
             self.conv(conv)
-        if block.se_filters:
-            # Two 1x1 convolutions with biases, on the pooled map of one position.
-            weights = 2 * block.filters * block.se_filters
-            outputs = block.filters + block.se_filters
-            self.add(weights + outputs, weights, outputs)
+        for conv in block.gate.convs if block.gate else ():
+            self.add(conv.weights + conv.filters, conv.weights, conv.filters)
 
     def take(self, depth: int) -> Complexity:
         """The sum since it was last taken."""

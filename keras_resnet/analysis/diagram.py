@@ -122,8 +122,8 @@ class _Column:
                 top = self.height - 0.25
         for conv in block.convs:
             self._box(_words(conv), stage)
-        if block.se_filters:
-            self._box(f"squeeze-and-excitation, {block.se_filters}", stage)
+        if block.gate is not None:
+            self._box(block.gate.words, stage)
         bottom = self.height - 0.25
         middle = (top + bottom) / 2
         if block.shortcut is not None:
@@ -151,7 +151,7 @@ def _runs(blocks: Sequence[BlockPlan], collapse: bool) -> list[tuple[BlockPlan, 
 
     def look(block: BlockPlan) -> Any:
         words = [_words(conv) for conv in block.convs]
-        return words, _shortcut_words(block), block.preactivation, block.se_filters
+        return words, _shortcut_words(block), block.preactivation, block.gate and block.gate.words
 
     if not collapse:
         return [(block, 1) for block in blocks]

@@ -12,7 +12,7 @@ from typing import Any
 import keras
 from keras import layers
 
-from keras_resnet.networks.plan import BlockPlan, Conv, Norm
+from keras_resnet.networks.plan import BlockPlan, Conv, Gate, Norm
 
 #: Moving-average momentum of every BatchNormalization (Keras counts it the other way round than
 #: torch, so torch's 0.1 is 0.9 here) and epsilon of every normalisation (torchvision, timm).
@@ -135,18 +135,16 @@ def shortcut(x: Any, block: BlockPlan, *, dtype: Any = None) -> Any:
     return x
 
 
-def squeeze_excite(x: Any, block: BlockPlan, *, dtype: Any = None) -> Any:
+def gate(x: Any, gate: Gate, *, dtype: Any = None) -> Any:
     """Global average, 1x1, ReLU, 1x1, sigmoid; scales the channels (Hu et al. 2018)."""
-    name, settings = f"{block.name}_se", {"data_format": "channels_last", "dtype": dtype}
-    gate = layers.GlobalAveragePooling2D(keepdims=True, name=f"{name}_pool", **settings)(x)
-    settings["kernel_size"] = 1
-    gate = layers.Conv2D(block.se_filters, activation="relu", name=f"{name}_reduce", **settings)(
-        gate
-    )
-    gate = layers.Conv2D(block.filters, activation="sigmoid", name=f"{name}_expand", **settings)(
-        gate
-    )
-    return layers.Multiply(name=f"{name}_scale", dtype=dtype)([x, gate])
+    settings = {"data_format": "channels_last", "dtype": dtype}
+    scale = layers.GlobalAveragePooling2D(keepdims=True, name=f"{gate.name}_pool", **settings)(x)
+    for conv in gate.convs:
+        activation = "sigmoid" if conv is gate.convs[-1] else "relu"
+        scale = layers.Conv2D(conv.filters, 1, activation=activation, name=conv.name, **settings)(
+            scale
+        )
+    return layers.Multiply(name=f"{gate.name}_scale", dtype=dtype)([x, scale])
 
 
 def residual_block(x: Any, block: BlockPlan, *, dtype: Any = None) -> Any:
@@ -158,7 +156,7 @@ def residual_block(x: Any, block: BlockPlan, *, dtype: Any = None) -> Any:
     Pre-activation, basic: BN, ReLU, 3x3, BN, ReLU, 3x3, add. Bottleneck: BN, ReLU, 1x1, BN, ReLU,
     3x3, BN, ReLU, 1x1, add. A shortcut that changes the width starts after the first BN and ReLU.
 
-    Squeeze-and-excitation and stochastic depth come right before the addition.
+    A gate (squeeze-and-excitation) and stochastic depth come right before the addition.
     """
     bypass = residual = x
     if block.preactivation_norm is not None:
@@ -168,8 +166,8 @@ def residual_block(x: Any, block: BlockPlan, *, dtype: Any = None) -> Any:
     for conv in block.convs:
         last = conv is block.convs[-1]
         residual = conv_norm_act(residual, conv, activation=not last, dtype=dtype)
-    if block.se_filters:
-        residual = squeeze_excite(residual, block, dtype=dtype)
+    if block.gate is not None:
+        residual = gate(residual, block.gate, dtype=dtype)
     if block.drop_rate:
         residual = layers.Dropout(
             block.drop_rate, noise_shape=(None, 1, 1, 1), name=f"{block.name}_drop", dtype=dtype

@@ -85,6 +85,22 @@ class Conv:
 
 
 @dataclass(frozen=True)
+class Gate:
+    """What scales the channels of a residual before the addition, as squeeze-and-excitation does.
+
+    Attributes:
+        words: what it is, for tables and drawings.
+        name: prefix of its layers' names, such as `conv2_block1_se`.
+        convs: its 1x1 convolutions, of the average over all positions. Their names are those of
+            their layers, and they have biases.
+    """
+
+    words: str
+    name: str
+    convs: tuple[Conv, ...]
+
+
+@dataclass(frozen=True)
 class BlockPlan:
     """A residual block: its main path and, unless the network is plain, its shortcut.
 
@@ -97,7 +113,7 @@ class BlockPlan:
         preactivation: `None` in a post-activation block; else whether normalisation and ReLU of the
             block's input are its `"own"` or were done `"before"`, by the stem.
         preactivation_norm: the normalisation of its own pre-activation.
-        se_filters: width of the squeeze-and-excitation; 0 for none.
+        gate: what scales its residual, if anything does.
         drop_rate: probability with which training skips the main path.
     """
 
@@ -108,7 +124,7 @@ class BlockPlan:
     average_strides: int | None = None
     preactivation: Preactivation | None = None
     preactivation_norm: Norm | None = None
-    se_filters: int = 0
+    gate: Gate | None = None
     drop_rate: float = 0.0
 
     @property
@@ -266,10 +282,20 @@ class _Planner:
             average_strides=strides if average and kind == "projection" else None,
             preactivation=None if config.version != "v2" else "own" if own else "before",
             preactivation_norm=self.norm(f"{name}_preact", input_filters) if own else None,
-            se_filters=multiple_of_8(filters * config.se_ratio) if config.se_ratio else 0,
+            gate=self.gate(name, filters),
             # Huang et al. 2016, section 3: the rate grows linearly and never divides by zero.
             drop_rate=config.stochastic_depth * self.planned / sum(config.blocks),
         )
+
+    def gate(self, block: str, filters: int) -> Gate | None:
+        if not self.config.se_ratio:
+            return None
+        name, narrow = f"{block}_se", multiple_of_8(filters * self.config.se_ratio)
+        convs = (
+            Conv(f"{name}_reduce", 1, filters, narrow, None, bias=True),
+            Conv(f"{name}_expand", 1, narrow, filters, None, bias=True),
+        )
+        return Gate(f"squeeze-and-excitation, {narrow}", name, convs)
 
     def shortcut(self, width_changes: bool, strides: int) -> ShortcutKind | None:
         config = self.config

@@ -61,11 +61,9 @@ def describe_plan(network: NetworkPlan) -> Description:
                 result[f"{block.name}_0_pool"] = {}
         for conv in block.convs:
             reduced = _describe_conv(result, conv, reduced)
-        if block.se_filters:
-            wide, narrow = block.filters, block.se_filters
-            for suffix, before, after in (("reduce", wide, narrow), ("expand", narrow, wide)):
-                weights = [(1, 1, before, after), (after,)]
-                result[f"{block.name}_se_{suffix}"] = {"groups": 1, "weights": weights}
+        for conv in block.gate.convs if block.gate else ():
+            weights = [(1, 1, conv.input_filters, conv.filters), (conv.filters,)]
+            result[conv.name] = {"groups": 1, "weights": weights}
         if block.shortcut is not None:
             result[f"{block.name}_{'add' if block.preactivation is None else 'out'}"] = {}
     if network.final_norm is not None:

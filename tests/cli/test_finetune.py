@@ -89,7 +89,7 @@ def test_bad_arguments_are_refused_before_anything_is_done(
         (("--stages", "head:0"), "epochs above 0"),
         (("--stages", ""), "Received: ''"),
         (("--stages", "head:1,C9:1"), "levels of this model: head, C4, C3, C2, stem, backbone"),
-        (("--bn", "melted"), "'frozen' or 'training'"),
+        (("--bn", "melted"), "('frozen', 'training')"),
         (("--export", "onnx,coffee"), "Expected targets among"),
         (("--weights", "x"), "no `--weights` with a `.keras`"),
         (("--size", "64"), "Received: --size 64"),

@@ -422,7 +422,7 @@ def test_truncated_weights_are_refused_with_their_path(tmp_path: Path) -> None:
     build(small(), input_shape=(16, 16, 3)).save(tmp_path / "model.keras")
     content = (tmp_path / "model.keras").read_bytes()
     (tmp_path / "half.keras").write_bytes(content[: len(content) // 2])
-    with pytest.raises(ValueError, match=r"weights that can be read. Received: .*half.keras"):
+    with pytest.raises(ValueError, match=r"readable `.keras` file. Received: .*half.keras"):
         build(small(), weights=tmp_path / "half.keras")
 
 
