@@ -224,7 +224,7 @@ def _decode_gif(data: bytes, max_pixels: int) -> np.ndarray:
     _check_size(right - left, bottom - top, max_pixels)
     mode = "L" if header.mode == "L" else "P"
     picture = Image.frombytes(mode, (right - left, bottom - top), data[offset:], codec, *args)
-    screen = Image.new(mode, header.size, header._frame_transparency or 0)
+    screen = Image.new(mode, header.size, header.info.get("transparency", 0))
     screen.paste(picture, (left, top))
     return _as_array(_with_palette(screen, header))
 

@@ -30,6 +30,7 @@ from keras_resnet.training.run.fitting import Fitting
 from keras_resnet.training.run.folder import RunFolder
 from keras_resnet.training.run.interruption import noting_signals
 from keras_resnet.training.run.resolved import (
+    ResolvedRecipe,
     check_classes,
     identity,
     open_data,
@@ -158,24 +159,11 @@ def train(
         if folder is not None:
             known = identity(model, sources, resolved, seed, precision, start)
             _claim(folder, known, resume, setup.is_chief)
-        copy = training_copy(
-            model,
-            dtype=dtype,
-            size=resolved.size,
-            synchronized=synchronized_bn and setup.name in _SEPARATE_STATISTICS,
-            seed=seed,
-        )
-        if start is not None:
-            pull_to_start(copy, recipe.loss.l2_sp, start)
-        compile_copy(
-            copy,
-            resolved.recipe,
-            sources[0],
-            make_schedule(resolved.recipe, 1),
-            jit_compile,
-            weighted_metrics=make_metrics(copy.output_shape[-1]),
-            steps_per_execution=steps_per_execution,
-        )
+        copy = _compiled_copy(
+            model, sources[0], resolved, setup, start,
+            dtype=dtype, synchronized_bn=synchronized_bn, seed=seed,
+            jit_compile=jit_compile, steps_per_execution=steps_per_execution,
+        )  # fmt: skip
         run = Run(copy, resolved)
         fitting = Fitting(model, sources, resolved, run, folder, setup, interruption)
         fitting.fit(callbacks, checkpoint_every, profile)
@@ -186,6 +174,38 @@ def train(
 
 #: Strategies under which every replica takes BN's statistics of its own part; JAX' does not.
 _SEPARATE_STATISTICS = ("mirrored", "multi-worker", "tpu")
+
+
+def _compiled_copy(
+    model: keras.Model,
+    source: Source,
+    resolved: ResolvedRecipe,
+    setup: DeviceSetup,
+    start: Sequence[np.ndarray] | None,
+    *,
+    dtype: str | None,
+    synchronized_bn: bool,
+    seed: int,
+    jit_compile: bool | None,
+    steps_per_execution: int,
+) -> keras.Model:
+    """The copy of `model` that is trained, with optimizer, loss and metrics."""
+    synchronized = synchronized_bn and setup.name in _SEPARATE_STATISTICS
+    copy = training_copy(
+        model, dtype=dtype, size=resolved.size, synchronized=synchronized, seed=seed
+    )
+    if start is not None:
+        pull_to_start(copy, resolved.recipe.loss.l2_sp, start)
+    compile_copy(
+        copy,
+        resolved.recipe,
+        source,
+        make_schedule(resolved.recipe, 1),
+        jit_compile,
+        weighted_metrics=make_metrics(copy.output_shape[-1]),
+        steps_per_execution=steps_per_execution,
+    )
+    return copy
 
 
 def _claim(folder: RunFolder, known: Mapping[str, Any], resume: bool, is_chief: bool) -> None:
