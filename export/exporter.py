@@ -26,6 +26,7 @@ from keras_resnet.export.report.rows import ArtifactReport, ExportReport
 from keras_resnet.export.report.timing import Timing, benchmark
 from keras_resnet.export.runtime import KerasRunner, load_runner
 from keras_resnet.export.targets import TARGETS, Target
+from keras_resnet.images.protocol import DEFAULT_SIZE
 from keras_resnet.models.info import get_info, learned_ranges
 from keras_resnet.support.files import partial_directory, publish, size_of
 from keras_resnet.support.fingerprints import fingerprint_of_artifact
@@ -329,7 +330,7 @@ class _Export:
             batch_sizes=(fixed,) if fixed else timing.batch_sizes,
             threads=timing.threads,
             seconds=timing.seconds,
-            size=height or width or 224,
+            size=height or width or DEFAULT_SIZE,
         ).measurements
 
         def measured(row: ArtifactReport) -> ArtifactReport:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 
+from keras_resnet.images.protocol import DEFAULT_SIZE
 from keras_resnet.models.info import ModelInfo
 from keras_resnet.models.input import ModelInput
 
@@ -258,7 +259,7 @@ def _labels_for(source: Source, info: ModelInfo) -> np.ndarray:
 
 
 def _noise(shape: tuple[int | None, ...]) -> ImageSet:
-    size = (_NOISE_IMAGES, shape[1] or 224, shape[2] or 224, shape[3] or 3)
+    size = (_NOISE_IMAGES, shape[1] or DEFAULT_SIZE, shape[2] or DEFAULT_SIZE, shape[3] or 3)
     pixels = np.random.default_rng(0).integers(0, 256, size)
     return ImageSet(pixels.astype(np.float32), "noise")
 

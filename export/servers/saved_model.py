@@ -17,7 +17,7 @@ from keras_resnet.export.outputs import IMAGE, SIGNATURE, named_outputs
 from keras_resnet.export.servers import tf_serving
 from keras_resnet.export.servers.picture_graph import prepare_files
 from keras_resnet.images.labels import dataset_classes
-from keras_resnet.images.protocol import EvalProtocol
+from keras_resnet.images.protocol import DEFAULT_SIZE, EvalProtocol
 from keras_resnet.models.input import ModelInput
 from keras_resnet.support.quiet import quiet
 
@@ -111,7 +111,7 @@ def file_protocol(exported: ExportedModel) -> EvalProtocol | None:
 def _usual_shape(exported: ExportedModel) -> tuple[int, int, int]:
     """`(height, width, channels)` of the images that the model is likely to get."""
     protocol = file_protocol(exported)
-    side = protocol.size if protocol else 224
+    side = protocol.size if protocol else DEFAULT_SIZE
     height, width, channels = exported.model.input_shape[1:]
     return height or side, width or side, channels
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from keras_resnet.cli.options import parse_settings, print_report
+from keras_resnet.images.protocol import DEFAULT_SIZE
 from keras_resnet.support.quiet import quiet
 from keras_resnet.support.terminal import console, progress_bar
 
@@ -51,7 +52,9 @@ def load_images(
     """Both parts of a data set; `show` prints how large they are."""
     from keras_resnet.data import DataConfig, load_data
 
-    parts = load_data(DataConfig(data, size=side or 224, validation_fraction=validation_fraction))
+    parts = load_data(
+        DataConfig(data, size=side or DEFAULT_SIZE, validation_fraction=validation_fraction)
+    )
     if show:
         console.print(
             f"{parts[0].name}: {len(parts[0]):,} images to train on, {len(parts[1]):,} to "

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, get_args
 
-from keras_resnet.images.protocol import EvalProtocol
+from keras_resnet.images.protocol import DEFAULT_SIZE, EvalProtocol
 from keras_resnet.support.checks import check_choice, check_integer, check_number, store_integers
 
 Crop = Literal["inception", "he2015", "pad", "none"]
@@ -155,7 +155,7 @@ class DataConfig:
     """
 
     source: str
-    size: int = 224
+    size: int = DEFAULT_SIZE
     batch_size: int = 256
     augmentation: Augmentation = field(default_factory=Augmentation)
     protocol: EvalProtocol | None = None

@@ -28,6 +28,12 @@ _TENSORFLOW_KERNELS = {"bilinear": "triangle", "bicubic": "keyscubic"}
 #: become one of 256 x 15,360,000.
 _LARGE = 2**25
 
+#: Height and width of images where nothing says another.
+DEFAULT_SIZE = 224
+
+#: Images of at most this size, as CIFAR's, are evaluated whole.
+_WHOLE = 64
+
 
 @dataclass(frozen=True)
 class EvalProtocol:
@@ -42,7 +48,7 @@ class EvalProtocol:
         ValueError: a field has another value than these.
     """
 
-    size: int = 224
+    size: int = DEFAULT_SIZE
     resize: int = 256
     interpolation: Interpolation = "bilinear"
 
@@ -57,7 +63,10 @@ class EvalProtocol:
 
     @classmethod
     def from_crop_pct(
-        cls, size: int = 224, crop_pct: float = 0.875, interpolation: Interpolation = "bilinear"
+        cls,
+        size: int = DEFAULT_SIZE,
+        crop_pct: float = 0.875,
+        interpolation: Interpolation = "bilinear",
     ) -> EvalProtocol:
         """The protocol of a timm checkpoint: `resize` is `size / crop_pct`, rounded down.
 
@@ -74,9 +83,14 @@ class EvalProtocol:
     @classmethod
     def of_size(cls, size: int, interpolation: Interpolation = "bilinear") -> EvalProtocol:
         """What is usual for a size: a crop of 87.5 %; up to 64 pixels, as of CIFAR, the whole."""
-        if size <= 64:
+        if size <= _WHOLE:
             return cls(size, size, interpolation)
         return cls.from_crop_pct(size, interpolation=interpolation)
+
+    def scaled_to(self, size: int) -> EvalProtocol:
+        """The same for another size, with the short side in proportion; small images are whole."""
+        resize = size if size <= _WHOLE else round(self.resize * (size / self.size))
+        return EvalProtocol(size, resize, self.interpolation)
 
 
 def eval_transform(

@@ -28,6 +28,7 @@ from keras_resnet.export import export, load_runner
 from keras_resnet.export.images import ImageSet, image_sets
 from keras_resnet.export.options import ExportOptions
 from keras_resnet.export.report.timing import Timing
+from keras_resnet.images.protocol import DEFAULT_SIZE
 from keras_resnet.jobs.compression_report import (
     CompressionError,
     CompressionOptions,
@@ -102,7 +103,7 @@ def compress(
     options, out_dir = options or CompressionOptions(), Path(out_dir)
     recipe = find_recipe(recipe) if isinstance(recipe, str) else recipe
     recipe = _gentle(recipe, options.rate)
-    size = model.input_shape[1] or 224
+    size = model.input_shape[1] or DEFAULT_SIZE
     config = DataConfig(data, size=size, validation_fraction=validation_fraction)
     calibration, held_out = image_sets(model.input_shape, get_info(model), config, None, None, seed)
     assert calibration is not None

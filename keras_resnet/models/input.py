@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from keras_resnet.images.decode import UnreadableImageError
-from keras_resnet.images.protocol import EvalProtocol, eval_transform
+from keras_resnet.images.protocol import DEFAULT_SIZE, EvalProtocol, eval_transform
 from keras_resnet.models.info import ModelInfo
 
 #: ITU-R 601, as Pillow's mode L.
@@ -82,4 +82,4 @@ def _protocol(shape: tuple[int | None, ...], info: ModelInfo) -> EvalProtocol:
             f"Received: input shape {shape}. Give arrays of that size, and a `protocol`"
         )
     interpolation = info.protocol.interpolation if info.protocol else "bilinear"
-    return EvalProtocol.of_size(height or 224, interpolation)
+    return EvalProtocol.of_size(height or DEFAULT_SIZE, interpolation)

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 
 from keras_resnet.data import DataConfig, LabeledImages, Source, load_data, steps_per_epoch
-from keras_resnet.images.protocol import EvalProtocol
+from keras_resnet.images.protocol import DEFAULT_SIZE, EvalProtocol
 from keras_resnet.models.info import get_info
 from keras_resnet.support.fingerprints import fingerprint_of_weights
 from keras_resnet.training.devices.strategies import require_whole_executions
@@ -181,13 +181,11 @@ def sizes(model: keras.Model, recipe: Recipe) -> tuple[EvalProtocol, int]:
     side = model.input_shape[1]
     protocol = recipe.protocol
     if protocol is None:
-        protocol = get_info(model).protocol or EvalProtocol.of_size(side or 224)
+        protocol = get_info(model).protocol or EvalProtocol.of_size(side or DEFAULT_SIZE)
     train_size = recipe.train_size or protocol.size
     if side is not None and side != protocol.size:
-        ratio = side / protocol.size
-        train_size = round(train_size * ratio)
-        resize = side if side <= 64 else round(protocol.resize * ratio)
-        protocol = EvalProtocol(side, resize, protocol.interpolation)
+        train_size = round(train_size * (side / protocol.size))
+        protocol = protocol.scaled_to(side)
     return protocol, train_size
 
 
