@@ -1,3 +1,4 @@
+from . import optimizers as optimizers, recipes as recipes
 from .devices.cluster import Cluster as Cluster, cluster_from as cluster_from
 from .devices.strategies import DeviceSetup as DeviceSetup, choose_strategy as choose_strategy
 from .rate_finder import RateCurve as RateCurve, find_rate as find_rate
@@ -7,6 +8,7 @@ from .run.callbacks import DivergedError as DivergedError
 from .run.checkpoint import ResumeError as ResumeError
 from .run.interruption import TrainingInterrupted as TrainingInterrupted
 from .run.trainer import TrainResult as TrainResult, train as train
+from .transfer.baselines import Baselines as Baselines, baselines as baselines
 from .transfer.finetune import FinetuneResult as FinetuneResult, finetune as finetune
 from .transfer.freezing import FreezeReport as FreezeReport, freeze as freeze, unfreeze as unfreeze
 from .transfer.heads import (

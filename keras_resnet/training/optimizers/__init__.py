@@ -1,1 +1,5 @@
 """Optimizers, their parameter groups, schedules and averages of weights."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
