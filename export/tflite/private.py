@@ -10,9 +10,10 @@ from __future__ import annotations
 from typing import Any
 
 try:
-    # Quantizes a model that has ranges already: to int8, except for given operators.
     # The classes and numbers of the file format.
     from tensorflow.lite.python import schema_py_generated
+
+    # Quantizes a model that has ranges already: to int8, except for given operators.
     from tensorflow.lite.python.convert import mlir_quantize as mlir_quantize
 
     # The same to int16 activations.
@@ -25,8 +26,8 @@ try:
     )
 except ImportError as error:
     raise ImportError(
-        "TFLite expected a TensorFlow with the internal modules that TensorFlow 2.21 has. "
-        f"Received: {error}"
+        "Expected a TensorFlow with the internal modules for TFLite that TensorFlow 2.21 has. "
+        f"Received: {error}. Install tensorflow==2.21.*"
     ) from error
 
 schema: Any = schema_py_generated

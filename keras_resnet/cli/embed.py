@@ -1,4 +1,4 @@
-"""`keras-resnet embed`: pictures as vectors in a file."""
+"""`keras-resnet embed`: images as vectors in a file."""
 
 from __future__ import annotations
 

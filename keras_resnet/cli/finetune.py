@@ -13,7 +13,7 @@ from keras_resnet.support.terminal import console
 if TYPE_CHECKING:
     from keras_resnet.training import Phase
 
-Stages = Annotated[
+Phases = Annotated[
     str,
     typer.Option(help="LEVEL:EPOCHS[:FACTOR of the learning rate], separated by commas."),
 ]
@@ -29,7 +29,7 @@ def finetune(
     output: options.RunFolder,
     weights: options.Weights = None,
     recipe: options.Recipe = "finetune",
-    stages: Stages = "head:3,backbone:7:0.1",
+    phases: Phases = "head:3,backbone:7:0.1",
     bn: Annotated[str, typer.Option(help="Batch normalisation: frozen or training.")] = "frozen",
     dropout: Annotated[float, typer.Option(min=0, max=0.99, help="Before a new head.")] = 0.0,
     compare: Annotated[bool, typer.Option(help="Find the accuracy of baselines first.")] = True,
@@ -48,7 +48,7 @@ def finetune(
     """Fine-tune a trained network. After an interruption, the same command goes on."""
     inputs.check_weights(model, weights)
     chosen = inputs.recipe_of(recipe, settings, batch_size)
-    phases = _phases(stages)
+    parsed = _phases(phases)
     targets = [] if export is None else inputs.check_targets(export)
     inputs.seed_everything(seed, deterministic)
     with quiet():
@@ -62,7 +62,7 @@ def finetune(
         inputs.load_images(data, network.input_shape[1], validation_fraction),
         output,
         recipe=chosen,
-        phases=phases,
+        phases=parsed,
         bn=chosen_bn,
         dropout=dropout,
         compare=compare,
@@ -91,7 +91,7 @@ def _phases(text: str) -> list[Phase]:
             phases.append(Phase(level, epochs, rate))
         except ValueError as error:
             raise ValueError(
-                "Expected `--stages` such as head:3,C5:2,backbone:5:0.1, each a level, epochs "
+                "Expected `--phases` such as head:3,C5:2,backbone:5:0.1, each a level, epochs "
                 f"above 0 and perhaps a factor above 0. Received: {text!r}"
             ) from error
     return phases

@@ -30,8 +30,10 @@ def recipe_of(name: str, settings: list[str] | None, batch_size: int | None) -> 
 
 def set_by_user(recipe: Recipe, *prefixes: str) -> list[str]:
     """The fields with one of these prefixes that `--set` has changed."""
-    sources = recipe.citations.items()
-    return [n for n, source in sources if n.startswith(prefixes) and source == "set by the user"]
+    from keras_resnet.training.recipes.recipe import BY_USER
+
+    given = recipe.citations.items()
+    return [name for name, by in given if name.startswith(prefixes) and by == BY_USER]
 
 
 def seed_everything(seed: int, deterministic: bool | None) -> None:
@@ -137,9 +139,11 @@ def check_targets(text: str) -> list[str]:
     names = [name.strip() for name in text.split(",") if name.strip()]
     if names == ["all"]:
         return list(TARGETS)
-    if unknown := [name for name in names if name not in TARGETS]:
+    unknown = [name for name in names if name not in TARGETS]
+    if unknown or not names:
         raise ValueError(
-            f"Expected targets among {', '.join(TARGETS)}, or all. Received: {', '.join(unknown)}"
+            f"Expected targets among {', '.join(TARGETS)}, or all. Received: "
+            f"{', '.join(unknown) or 'none'}"
         )
     return names
 

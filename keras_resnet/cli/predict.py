@@ -1,4 +1,4 @@
-"""`keras-resnet predict`: what is on pictures."""
+"""`keras-resnet predict`: what is on images."""
 
 from __future__ import annotations
 

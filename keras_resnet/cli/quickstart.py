@@ -1,4 +1,4 @@
-"""`keras-resnet quickstart`: the whole way, from pictures to verified artifacts."""
+"""`keras-resnet quickstart`: the whole way, from images to verified artifacts."""
 
 from __future__ import annotations
 

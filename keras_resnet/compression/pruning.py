@@ -149,9 +149,10 @@ class GradualPruning(keras.callbacks.Callback):
 def sparsity_of(model: keras.Model) -> dict[str, float]:
     """The share of zeros in the kernel of every layer that has one, in the order of the network."""
     final = {layer.name: layer.final_kernel() for layer in compressed_layers(model)}
+    values = {layer.name: final.get(layer.name, layer.kernel) for layer in kernels(model)}
     return {
-        layer.name: float(np.mean(final.get(layer.name, layer.kernel) == 0))
-        for layer in kernels(model)
+        name: float(np.mean(keras.ops.convert_to_numpy(kernel) == 0))
+        for name, kernel in values.items()
     }
 
 

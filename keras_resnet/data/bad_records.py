@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import threading
 
+from keras_resnet.support.checks import some_of
+
 _log = logging.getLogger(__name__)
 
 
@@ -49,9 +51,8 @@ class BadRecords:
     def __str__(self) -> str:
         # Names of files may be any bytes; TensorFlow's messages are text.
         names = [name.encode(errors="backslashreplace").decode() for name in self.found]
-        shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
         return (
             f"Expected at most {self._max_fraction:.2%} unreadable images in {self._source}. "
-            f"Received: {len(names)} of {self._count}: {shown}. `keras-resnet data scan` lists "
-            "all; remove them, or raise `max_bad_fraction`"
+            f"Received: {len(names)} of {self._count}: {some_of(names)}. "
+            "`keras-resnet data scan` lists all; remove them, or raise `max_bad_fraction`"
         )

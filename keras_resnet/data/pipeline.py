@@ -41,7 +41,7 @@ WAITING = 2
 _PREFETCHED = 3
 
 
-#: From shapes, which are JPEGs, and seeds of a chunk to what is drawn for it.
+#: From the shapes of a chunk's images, which of them are JPEGs, and seeds to what is drawn.
 Draw = Callable[[Any, Any, Any], Any]
 
 #: From a `RawImage` and what was drawn for it to an image of uint8.

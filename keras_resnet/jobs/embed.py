@@ -148,7 +148,7 @@ def embed_to_file(
     output, paths = Path(output), _checked(images, batch_size)
     # Names of files may be any bytes; those of both formats are text.
     chosen = paths if names is None else names
-    names = [name.encode(errors="backslashreplace").decode() for name in chosen]
+    names = [os.fspath(name).encode(errors="backslashreplace").decode() for name in chosen]
     if len(names) != len(paths):
         raise ValueError(
             f"Expected one of `names` per image. Received: {len(names)} for {len(paths)} images"

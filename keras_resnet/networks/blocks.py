@@ -135,16 +135,16 @@ def shortcut(x: Any, block: BlockPlan, *, dtype: Any = None) -> Any:
     return x
 
 
-def gate(x: Any, gate: Gate, *, dtype: Any = None) -> Any:
+def gate(x: Any, plan: Gate, *, dtype: Any = None) -> Any:
     """Global average, 1x1, ReLU, 1x1, sigmoid; scales the channels (Hu et al. 2018)."""
     settings = {"data_format": "channels_last", "dtype": dtype}
-    scale = layers.GlobalAveragePooling2D(keepdims=True, name=f"{gate.name}_pool", **settings)(x)
-    for conv in gate.convs:
-        activation = "sigmoid" if conv is gate.convs[-1] else "relu"
+    scale = layers.GlobalAveragePooling2D(keepdims=True, name=f"{plan.name}_pool", **settings)(x)
+    for conv in plan.convs:
+        activation = "sigmoid" if conv is plan.convs[-1] else "relu"
         scale = layers.Conv2D(conv.filters, 1, activation=activation, name=conv.name, **settings)(
             scale
         )
-    return layers.Multiply(name=f"{gate.name}_scale", dtype=dtype)([x, scale])
+    return layers.Multiply(name=f"{plan.name}_scale", dtype=dtype)([x, scale])
 
 
 def residual_block(x: Any, block: BlockPlan, *, dtype: Any = None) -> Any:

@@ -116,6 +116,7 @@ def _builder(name: str) -> Builder:
             given = signature.bind(*arguments, **keywords).arguments
         except TypeError as error:
             raise TypeError(f"{name}(): {error}") from None
+        given.setdefault("classes", config.default_classes)
         fields = given.pop("config_overrides", {})
         return build(**_arguments(variant, {**given, **fields}))
 

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
+
+
+def some_of(names: Sequence[str], shown: int = 5) -> str:
+    """The first names, and how many there are besides, for messages."""
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return ", ".join(names[:shown]) + more
 
 
 def check_choice(name: str, value: Any, choices: Collection[Any]) -> None:

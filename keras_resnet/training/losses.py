@@ -8,6 +8,7 @@ from typing import Any, Self
 import keras
 import numpy as np
 
+from keras_resnet.support.checks import check_number
 from keras_resnet.training.recipes.parts import LossConfig
 
 
@@ -53,6 +54,9 @@ class _SmoothedLoss(keras.losses.Loss):
     ) -> None:
         # Keras casts logits and targets to the loss' dtype: float32 under every policy.
         super().__init__(name=name or self.own_name, reduction=reduction, dtype="float32")
+        check_number("label_smoothing", label_smoothing, 0, 1)
+        for weight in class_weights or ():
+            check_number("class_weights", weight)
         self.label_smoothing = float(label_smoothing)
         self.class_weights = None if class_weights is None else [float(w) for w in class_weights]
 
@@ -60,6 +64,11 @@ class _SmoothedLoss(keras.losses.Loss):
         """Losses of images, `(batch,)`, times what their classes count; mixed images: the mean."""
         if self.class_weights is None:
             return losses
+        if len(self.class_weights) != y_pred.shape[-1]:
+            raise ValueError(
+                f"Expected {y_pred.shape[-1]} `class_weights`, one per class. Received: "
+                f"{len(self.class_weights)}"
+            )
         weights = keras.ops.convert_to_tensor(self.class_weights, "float32")
         return losses * keras.ops.sum(shares_of(y_true, y_pred) * weights, axis=-1)
 
@@ -137,6 +146,8 @@ class BinaryCrossEntropy(_SmoothedLoss):
         **keywords: Any,
     ) -> None:
         super().__init__(label_smoothing, class_weights, **keywords)
+        if target_threshold is not None:
+            check_number("target_threshold", target_threshold, 0, 1)
         self.target_threshold = target_threshold
 
     def targets(self, y_true: Any, y_pred: Any) -> Any:

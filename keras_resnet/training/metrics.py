@@ -6,6 +6,7 @@ from typing import Any
 
 import keras
 
+from keras_resnet.support.checks import check_integer
 from keras_resnet.training.losses import is_sparse
 from keras_resnet.training.optimizers.keras_private import set_more_is_better
 
@@ -54,6 +55,7 @@ class Accuracy(keras.metrics.MeanMetricWrapper):
     """
 
     def __init__(self, k: int = 1, name: str | None = None, dtype: Any = None) -> None:
+        check_integer("k", k)
         default = "accuracy" if k == 1 else f"top{k}_accuracy"
         super().__init__(hits, name=name or default, dtype=dtype, k=k)
         self.k = k

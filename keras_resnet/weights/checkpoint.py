@@ -52,7 +52,11 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     """
     arrays, path = read_arrays(path), os.fspath(path)
     # How often torch has updated a BN's statistics has no counterpart.
-    values = {k: value for k, value in arrays.values.items() if not k.endswith("_batches_tracked")}
+    values = {
+        key: value
+        for key, value in arrays.values.items()
+        if not key.endswith("num_batches_tracked")
+    }
     if any(key.startswith("embedder.") for key in values):
         values = {f"resnet.{key}": value for key, value in values.items()}
     naming = _recognise(values, path)

@@ -21,7 +21,7 @@ from keras_resnet.weights.readers import SUFFIXES
 from keras_resnet.weights.registry import WeightsEntry, find_weights
 from keras_resnet.weights.topology import BLUR, Description, describe, describe_plan, reduction
 
-Source = str | os.PathLike[str]
+FileOrTag = str | os.PathLike[str]
 Pixels = Literal["checkpoint", "model"]
 
 
@@ -54,7 +54,7 @@ class Found:
     notes: tuple[str, ...] = ()
 
 
-def is_path(source: Source) -> bool:
+def is_path(source: FileOrTag) -> bool:
     """Whether `source` means a file, and not a tag."""
     return not isinstance(source, str) or (
         Path(source).suffix.lower() in SUFFIXES or Path(source).is_file()
@@ -62,7 +62,7 @@ def is_path(source: Source) -> bool:
 
 
 def open_checkpoint(
-    source: Source, model: str | None, *, with_top: bool = True, pixels: Pixels = "checkpoint"
+    source: FileOrTag, model: str | None, *, with_top: bool = True, pixels: Pixels = "checkpoint"
 ) -> Found:
     """Reads a file, or the file of a tag, and converts its arrays.
 

@@ -13,9 +13,9 @@ from keras_resnet.images.labels import dataset_classes
 from keras_resnet.models.info import ModelInfo, get_info, set_info
 from keras_resnet.networks.config import IMAGENET_MEAN
 from keras_resnet.networks.graph import find_network
-from keras_resnet.support.checks import check_choice
+from keras_resnet.support.checks import check_choice, some_of
 from keras_resnet.weights.convert import adapt_channels
-from keras_resnet.weights.find import Found, Pixels, Source, open_checkpoint
+from keras_resnet.weights.find import FileOrTag, Found, Pixels, open_checkpoint
 from keras_resnet.weights.layers import (
     Constants,
     pixel_constants,
@@ -24,11 +24,11 @@ from keras_resnet.weights.layers import (
     weighted_layers,
 )
 from keras_resnet.weights.report import LoadReport
-from keras_resnet.weights.topology import BLUR, describe, differences, first_few, reduction
+from keras_resnet.weights.topology import BLUR, describe, differences, reduction
 
 
 def load_weights(
-    model: keras.Model, source: Source, *, strict: bool = True, pixels: Pixels = "checkpoint"
+    model: keras.Model, source: FileOrTag, *, strict: bool = True, pixels: Pixels = "checkpoint"
 ) -> LoadReport:
     """Loads weights into a network of this package, layer by layer, by name.
 
@@ -109,7 +109,7 @@ class _Loader:
         ]
         unexpected += self.checkpoint.unknown
         if unexpected and self.strict:
-            reason = f"it also has {first_few(sorted(unexpected))}"
+            reason = f"it also has {some_of(sorted(unexpected), 3)}"
             raise self.refusal(f"{reason}. Pass `strict=False` to `load_weights` for what fits")
         if not values:
             raise self.refusal("nothing in it fits")
@@ -234,10 +234,10 @@ class _Loader:
         theirs, kinds = self.checkpoint.layers.get(name, {}), roles(layer)
         absent = [f"{name}/{kind}" for kind in kinds if kind not in theirs]
         if absent:
-            return f"it lacks {first_few(absent)}"
+            return f"it lacks {some_of(absent, 3)}"
         extra = sorted(self.checkpoint.keys[name, kind] for kind in theirs.keys() - set(kinds))
         if extra:
-            return f"it also has {first_few(extra)}"
+            return f"it also has {some_of(extra, 3)}"
         for kind, weight in zip(kinds, layer.weights, strict=True):
             shape = theirs[kind].shape
             if shape != tuple(weight.shape):

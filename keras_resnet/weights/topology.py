@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
 from typing import Any
 
 import keras
 
 from keras_resnet.networks.graph import inputs_of
 from keras_resnet.networks.plan import Conv, NetworkPlan, Norm
+from keras_resnet.support.checks import some_of
 
 #: Layer of the network proper -> what has to be equal.
 Description = dict[str, dict[str, Any]]
@@ -116,13 +116,8 @@ def differences(theirs: Description, ours: Description, ignored: set[str]) -> st
     for problem, found in problems.items():
         parts = [f"{name} {theirs.get(name) or ''}".strip() for name in sorted(found)]
         if parts:
-            return f"{problem} {first_few(parts)}"
+            return f"{problem} {some_of(parts, 3)}"
     return None
-
-
-def first_few(items: Sequence[str]) -> str:
-    """The first three of `items`, and how many more there are."""
-    return ", ".join(items[:3]) + (f" and {len(items) - 3} more" if len(items) > 3 else "")
 
 
 def _pitches(model: keras.Model) -> dict[str, int]:

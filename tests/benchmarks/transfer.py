@@ -154,7 +154,7 @@ def photographs(folder: Path, output: Path) -> list[str]:
         ["train", "--model", "resnet50", *parts, "--recipe", "finetune", "--epochs", "1",
          "--set", "precise_bn=4", "--output", str(output / "base")],
         ["finetune", "--model", str(output / "base" / "last.keras"), *kinds,
-         "--stages", "head:1,C5:1:0.1,backbone:1:0.1", "--output", str(output / "run"),
+         "--phases", "head:1,C5:1:0.1,backbone:1:0.1", "--output", str(output / "run"),
          "--export", "onnx,tflite-int8"],
     )  # fmt: skip
     for command in commands:

@@ -47,7 +47,7 @@ def test_a_network_is_fine_tuned_and_exported(
 ) -> None:
     output = tmp_path / "run"
     command = arguments(
-        files, output, "--stages", "head:2, C4:1:0.1", "--export", "onnx",
+        files, output, "--phases", "head:2, C4:1:0.1", "--export", "onnx",
         "--set", "loss.class_weights=balanced", "--set", "patience=1",
     )  # fmt: skip
     done = command_in_process(*command)
@@ -75,7 +75,7 @@ def test_a_network_is_fine_tuned_and_exported(
     # The network that came out of it is not the one that it began with.
     wrong = command_in_process(*command, "--model", str(output / "last.keras"))
     assert wrong.returncode == 2
-    assert "Load the same network again and keep the settings, or choose another" in wrong.stderr
+    assert "Go on with the same network, data and settings, or choose another" in wrong.stderr
 
 
 def test_bad_arguments_are_refused_before_anything_is_done(
@@ -83,12 +83,12 @@ def test_bad_arguments_are_refused_before_anything_is_done(
 ) -> None:
     output = tmp_path / "run"
     for more, said in (
-        (("--stages", "head"), "`--stages` such as head:3"),
-        (("--stages", "head:x"), "Received: 'head:x'"),
-        (("--stages", "head:1:1:1"), "Received: 'head:1:1:1'"),
-        (("--stages", "head:0"), "epochs above 0"),
-        (("--stages", ""), "Received: ''"),
-        (("--stages", "head:1,C9:1"), "levels of this model: head, C4, C3, C2, stem, backbone"),
+        (("--phases", "head"), "`--phases` such as head:3"),
+        (("--phases", "head:x"), "Received: 'head:x'"),
+        (("--phases", "head:1:1:1"), "Received: 'head:1:1:1'"),
+        (("--phases", "head:0"), "epochs above 0"),
+        (("--phases", ""), "Received: ''"),
+        (("--phases", "head:1,C9:1"), "levels of this model: head, C4, C3, C2, stem, backbone"),
         (("--bn", "melted"), "('frozen', 'training')"),
         (("--export", "onnx,coffee"), "Expected targets among"),
         (("--weights", "x"), "no `--weights` with a `.keras`"),
@@ -112,7 +112,7 @@ def test_a_network_by_name_has_the_size_that_is_asked_for(
     done = command_in_process(
         *arguments(
             files, tmp_path / "run", "--model", "resnet20", "--weights", str(weights),
-            "--size", "16", "--stages", "head:0.5", "--no-compare",
+            "--size", "16", "--phases", "head:0.5", "--no-compare",
         )
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

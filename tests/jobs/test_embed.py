@@ -316,8 +316,9 @@ def memory(run_python: Run, folder: Path, count: int, *suffixes: str) -> float:
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux' /proc")
 def test_memory_does_not_grow_with_the_images(run_python: Run, tmp_path: Path) -> None:
     few, many = (
-        memory(run_python, tmp_path / str(count), count, "npz", "parquet") for count in (200, 5_000)
+        memory(run_python, tmp_path / str(count), count, "npz", "parquet")
+        for count in (2_000, 10_000)
     )
-    # All of these pictures take 61 MB in integers and 246 MB in float32; what threads and their
-    # allocators keep moves the peak by up to 15 MB.
-    assert many - few < 35, (few, many)
+    # Eight thousand pictures take 98 MB in integers and 393 MB in float32; threads and their
+    # allocators move the peak by up to 50 MB, most of it within the first thousands.
+    assert many - few < 70, (few, many)

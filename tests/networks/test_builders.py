@@ -192,3 +192,10 @@ def test_cifar_networks_of_any_depth() -> None:
             keras_resnet.cifar_resnet(depth, block)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="one of .* Received: 'wide'"):
         keras_resnet.cifar_resnet(20, "wide")
+
+
+def test_the_number_of_classes_is_that_of_the_name() -> None:
+    """As the signature says, whatever fields of the config are replaced."""
+    small = {"width": 0.125, "input_shape": (64, 64, 3)}
+    assert keras_resnet.ResNet18(stem="cifar", **small).output_shape == (None, 1000)
+    assert keras_resnet.ResNet20(stem="imagenet", shortcut="B", **small).output_shape == (None, 10)

@@ -111,10 +111,15 @@ def test_labels_outside_of_the_classes_are_nan(loss: keras.losses.Loss, label: i
 
 
 def test_refusals() -> None:
-    with pytest.raises(ValueError, match="`loss.label_smoothing`.*Received: 1.5"):
-        LossConfig(label_smoothing=1.5)
-    with pytest.raises(ValueError, match="`loss.target_threshold`.*Received: -1"):
-        LossConfig("binary-cross-entropy", target_threshold=-1)
+    with pytest.raises(ValueError, match="Expected `label_smoothing`.*Received: 1.5"):
+        CrossEntropy(1.5)
+    with pytest.raises(ValueError, match="Expected `target_threshold`.*Received: -1"):
+        BinaryCrossEntropy(target_threshold=-1)
+    with pytest.raises(ValueError, match="`class_weights` to be a number at least 0.*-1"):
+        CrossEntropy(class_weights=[1.0, -1.0])
+    # One weight would be taken for all classes.
+    with pytest.raises(ValueError, match="Expected 7 `class_weights`, one per class. Received: 1"):
+        CrossEntropy(class_weights=[2.0])(LABELS, LOGITS)
     for threshold in (0.02, 0.95):
         with pytest.raises(ValueError, match="at least 0.025 and less than 0.925"):
             BinaryCrossEntropy(0.1, threshold)(LABELS[:1] % 4, LOGITS[:1, :4])

@@ -66,3 +66,8 @@ def test_make_metrics_and_serialization() -> None:
         copy.reset_state()
         copy.update_state(np.array([label]), logits)
         assert float(copy.result()) == expected
+
+
+def test_refusals() -> None:
+    with pytest.raises(ValueError, match="Expected `k` to be an integer of at least 1"):
+        Accuracy(0)

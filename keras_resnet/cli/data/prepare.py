@@ -34,10 +34,10 @@ Shards = Annotated[
 ]
 ShortSide = Annotated[
     int | None,
-    typer.Option(min=1, help="Reduce larger pictures to this short side, as JPEG of quality 95."),
+    typer.Option(min=1, help="Reduce larger images to this short side, as JPEG of quality 95."),
 ]
 SkipUnreadable = Annotated[
-    bool, typer.Option("--skip-unreadable", help="Leave unreadable pictures out and list them.")
+    bool, typer.Option("--skip-unreadable", help="Leave unreadable images out and list them.")
 ]
 
 
@@ -52,7 +52,7 @@ def imagenet(
     ] = None,
     val_tar: Annotated[Path | None, typer.Option(help="ILSVRC2012_img_val.tar.")] = None,
     val_dir: Annotated[
-        Path | None, typer.Option(help="Instead: a directory of pictures, or of class folders.")
+        Path | None, typer.Option(help="Instead: a directory of images, or of class folders.")
     ] = None,
     val_labels: Annotated[
         Path | None,
@@ -163,7 +163,7 @@ def _prepare(
         size = sum(shard["bytes"] for shard in files) / 1e6
         left_out = f"; {skipped} unreadable ones are listed in dataset.json" if skipped else ""
         console.print(
-            f"{part}: {described['records']:,} pictures in {len(files):,} shards, {size:,.1f} MB"
+            f"{part}: {described['records']:,} images in {len(files):,} shards, {size:,.1f} MB"
             f"{left_out}"
         )
     console.print(f"Written: {output}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -12,6 +11,7 @@ import numpy as np
 import sklearn.model_selection
 
 from keras_resnet.data.config import check_fraction
+from keras_resnet.support.checks import some_of
 
 
 class Record(NamedTuple):
@@ -140,9 +140,3 @@ def stratified_split(source: Source, fraction: float, seed: int) -> tuple[Source
         Subset(source, train, f"{source.name} (training part)"),
         Subset(source, validation, f"{source.name} (validation part)"),
     )
-
-
-def some_of(names: Sequence[str], shown: int = 5) -> str:
-    """The first names, and how many there are besides."""
-    more = f" and {len(names) - shown} more" if len(names) > shown else ""
-    return ", ".join(names[:shown]) + more

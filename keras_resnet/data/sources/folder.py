@@ -13,9 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_resnet.data.sources.base import Record, some_of
+from keras_resnet.data.sources.base import Record
 from keras_resnet.images.decode import SUFFIXES
 from keras_resnet.images.labels import imagenet_classes
+from keras_resnet.support.checks import some_of
 
 #: Names of the validation part beside `train`; the first that is there is taken.
 VALIDATION_FOLDERS = ("validation", "val", "test")

@@ -14,8 +14,9 @@ import numpy as np
 from keras_resnet.data.shards.dataset import DATASET_FILE, PreparedDataset, read_description
 from keras_resnet.data.shards.example import ClassFeatures, read_example
 from keras_resnet.data.shards.random_access import TFRecordFiles
-from keras_resnet.data.sources.base import Record, Source, Subset, some_of
+from keras_resnet.data.sources.base import Record, Source, Subset
 from keras_resnet.data.sources.tfrecord_classes import Classes, classes_of, read_class_features
+from keras_resnet.support.checks import some_of
 
 #: How the names of the validation part's files start; the first that is there is taken.
 VALIDATION_STARTS = ("validation", "val", "test")

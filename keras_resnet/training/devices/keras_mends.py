@@ -13,8 +13,10 @@ once Keras has one of them no more:
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import sys
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -28,14 +30,16 @@ _MARK = "_keras_resnet_mend"
 def mend_keras() -> None:
     """Mends `fit` and `evaluate` of every Keras model in this process; a second call does nothing.
 
-    Nothing changes for models on one replica.
+    A fault that this Keras has no longer is left alone. Nothing changes for models on one replica.
 
     Raises:
         RuntimeError: the backend is not TensorFlow, or its trainer is not the one that was mended.
     """
     trainer = trainer_module()
-    _put(trainer, "reduce_per_replica", _reduce_per_replica)
-    _put(trainer.TensorFlowTrainer, "_maybe_symbolic_build", _maybe_symbolic_build)
+    if averages_scalars_along_an_axis(trainer):
+        _put(trainer, "reduce_per_replica", _reduce_per_replica)
+    if averages_the_first_batch(trainer):
+        _put(trainer.TensorFlowTrainer, "_maybe_symbolic_build", _maybe_symbolic_build)
     _put(trainer.TensorFlowTrainer, "_make_function", _make_function)
     _put(keras.optimizers.LossScaleOptimizer, "check_finite", _check_finite)
 
@@ -64,6 +68,51 @@ def trainer_module() -> Any:
             "keras==3.15.*, or train on one device"
         )
     return module
+
+
+def averages_scalars_along_an_axis(trainer: Any) -> bool:
+    """Whether this Keras reduces the results of several workers with `axis=0`.
+
+    Makes no tensors: strategies of several workers have to come before the first of them.
+    """
+    axes: list[int | None] = []
+
+    class Probe(tf.distribute.MultiWorkerMirroredStrategy):
+        extended = types.SimpleNamespace(_in_multi_worker_mode=lambda: True)
+
+        def __init__(self) -> None:  # Without a cluster.
+            pass
+
+        def reduce(self, reduce_op: Any, value: Any, axis: int | None = None) -> Any:
+            axes.append(axis)
+            return value
+
+    trainer.reduce_per_replica(1.0, Probe(), reduction="auto")
+    return axes == [0]
+
+
+def averages_the_first_batch(trainer: Any) -> bool:
+    """Whether this Keras reduces a batch over replicas where it needs shapes only.
+
+    Makes no tensors, as above.
+    """
+    reduced: list[Any] = []
+
+    class Batch(tf.distribute.DistributedValues):
+        pass
+
+    strategy = types.SimpleNamespace(
+        reduce=lambda operation, value, axis: reduced.append(value),
+        experimental_local_results=lambda value: (0.0,),
+        scope=contextlib.nullcontext,
+    )
+    model = types.SimpleNamespace(
+        _distribute_strategy=strategy,
+        distribute_strategy=strategy,
+        _symbolic_build=lambda data_batch: None,
+    )
+    trainer.TensorFlowTrainer._maybe_symbolic_build(model, iterator=[(0, 0, iter([Batch()]))])
+    return bool(reduced)
 
 
 def _put(owner: Any, name: str, make: Callable[[Any], Callable[..., Any]]) -> None:

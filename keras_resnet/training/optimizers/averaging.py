@@ -124,23 +124,26 @@ def recompute_bn(model: keras.Model, batches: Iterable[Any]) -> None:
     norms = [layer for layer in _norms(model) if layer.trainable]
     if not norms:
         return
-    counts: list[int] = []
-    statistics: list[list[tuple[np.ndarray, np.ndarray]]] = []
+    count = 0
+    # Of every norm, the sums over all images of values and of their squares.
+    sums: list[list[Any]] = [[0.0, 0.0] for _ in norms]
     with _kept(model.non_trainable_variables), _batch_statistics(model, norms):
         run = _training_pass(model)
         for batch in batches:
             images = np.asarray(batch[0] if isinstance(batch, (tuple, list)) else batch)
             if len(images):
                 run(images)
-                counts.append(len(images))
-                statistics.append([(_read(n.moving_mean), _read(n.moving_variance)) for n in norms])
-    if not counts:
+                count += len(images)
+                for norm, parts in zip(norms, sums, strict=True):
+                    mean = np.asarray(_read(norm.moving_mean), np.float64)
+                    parts[0] = parts[0] + len(images) * mean
+                    parts[1] = parts[1] + len(images) * (_read(norm.moving_variance) + mean**2)
+    if not count:
         raise ValueError("Expected at least one batch of images. Received: none")
-    for norm, parts in zip(norms, zip(*statistics, strict=True), strict=True):
-        means, variances = (np.asarray(part, np.float64) for part in zip(*parts, strict=True))
-        mean = np.average(means, 0, counts)
+    for norm, (values, squares) in zip(norms, sums, strict=True):
+        mean = values / count
         norm.moving_mean.assign(mean)
-        norm.moving_variance.assign(np.average(variances + (means - mean) ** 2, 0, counts))
+        norm.moving_variance.assign(np.maximum(squares / count - mean**2, 0))
 
 
 def average_bn_across_replicas(model: keras.Model) -> None:

@@ -8,11 +8,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, get_args
 
 from keras import ops
 
 from keras_resnet.networks.names import levels_of
+from keras_resnet.support.checks import check_choice, check_number
 from keras_resnet.training.optimizers.keras_private import OpenOptimizer
 from keras_resnet.training.recipes.parts import Decay, VariableKind
 
@@ -88,11 +89,12 @@ class GroupedUpdates(OpenOptimizer):
 
     Args:
         learning_rate: a float or a schedule.
-        weight_decay: as in `OptimizerConfig`, like the next three. Decoupled decay comes before the
-            weight's update.
-        decay: `"coupled"` or `"decoupled"`.
-        decay_on: kinds of variables that decay; see `variable_kind`.
-        rate_groups: keys as for `rate_multipliers`. They multiply decoupled decay as well.
+        weight_decay: at least 0.
+        decay: `"coupled"`: `weight_decay * w` is added to the gradient (L2); `"decoupled"`:
+            `learning_rate * weight_decay * w` is subtracted from the weight before its update.
+        decay_on: kinds of variables that decay, one or several; see `variable_kind`.
+        rate_groups: what the learning rate of some variables is multiplied by, at least 0; keys as
+            for `rate_multipliers`. Decoupled decay is multiplied as well.
         **keywords: those of the Keras optimizer.
 
     Attributes:
@@ -101,7 +103,8 @@ class GroupedUpdates(OpenOptimizer):
             `learning_rate` is their product.
 
     Raises:
-        ValueError: when the variables are known: a key of `rate_groups` reaches none.
+        ValueError: an argument has another value than these; or, when the variables are known, a
+            key of `rate_groups` reaches none.
     """
 
     def __init__(
@@ -110,13 +113,20 @@ class GroupedUpdates(OpenOptimizer):
         *,
         weight_decay: float = 0.0,
         decay: Decay = "coupled",
-        decay_on: Sequence[VariableKind] = ("kernels",),
+        decay_on: VariableKind | Sequence[VariableKind] = ("kernels",),
         rate_groups: Mapping[str, float] | None = None,
         **keywords: Any,
     ) -> None:
+        check_number("weight_decay", weight_decay)
+        check_choice("decay", decay, get_args(Decay))
+        kinds = (decay_on,) if isinstance(decay_on, str) else tuple(decay_on)
+        for kind in kinds:
+            check_choice("decay_on", kind, get_args(VariableKind))
+        for key, factor in (rate_groups or {}).items():
+            check_number(f"rate_groups[{key!r}]", factor)
         super().__init__(learning_rate=learning_rate, weight_decay=float(weight_decay), **keywords)
         self.decay = decay
-        self.decay_on = tuple(decay_on)
+        self.decay_on = kinds
         # Pairs, as Keras would track a dict, and their order counts.
         self._rate_groups = tuple((rate_groups or {}).items())
         self._multipliers: tuple[float, ...] = ()
@@ -178,6 +188,13 @@ class GroupedUpdates(OpenOptimizer):
     def is_selected(self, variable: Any) -> bool:
         """Whether `variable`, or what the backend makes of it, is of a kind in `decay_on`."""
         return self._selected[self.index_of(variable)]
+
+    def exclude_from_weight_decay(self, var_list: Any = None, var_names: Any = None) -> None:
+        """Refused: Keras forgets such a list when a model is saved."""
+        raise ValueError(
+            "Expected variables to be excluded by `decay_on`, which is saved with the model. "
+            f"Received: exclude_from_weight_decay(var_list={var_list}, var_names={var_names})"
+        )
 
     def get_config(self) -> dict[str, Any]:
         return {

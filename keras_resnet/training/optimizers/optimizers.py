@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, get_args
 
 import keras
 from keras import ops
 
+from keras_resnet.support.checks import check_choice, check_number
 from keras_resnet.training.optimizers.groups import GroupedUpdates, rate_multipliers, variable_kind
 from keras_resnet.training.recipes.parts import (
+    Decay,
     MomentumForm,
     OptimizerConfig,
     OptimizerName,
@@ -27,9 +29,10 @@ class SGD(GroupedUpdates, keras.optimizers.SGD):
 
     Args:
         learning_rate: a float or a schedule.
-        momentum: as in `OptimizerConfig`, like the next two.
+        momentum: in [0, 1].
         nesterov: whether the momentum is Nesterov's.
-        form: `"caffe"` (He et al. 2015, Keras) or `"torch"` (fb.resnet.torch, torchvision, timm).
+        form: `"caffe"` (He et al. 2015, Keras) or `"torch"` (fb.resnet.torch, torchvision, timm);
+            see `OptimizerConfig`.
         **keywords: those of `GroupedUpdates` and of `keras.optimizers.SGD`.
     """
 
@@ -41,6 +44,7 @@ class SGD(GroupedUpdates, keras.optimizers.SGD):
         form: MomentumForm = "caffe",
         **keywords: Any,
     ) -> None:
+        check_choice("form", form, get_args(MomentumForm))
         super().__init__(
             learning_rate=learning_rate, momentum=float(momentum), nesterov=nesterov, **keywords
         )
@@ -87,6 +91,8 @@ class LARS(SGD):
         epsilon: float = 0.0,
         **keywords: Any,
     ) -> None:
+        check_number("trust_coefficient", trust_coefficient)
+        check_number("epsilon", epsilon)
         super().__init__(learning_rate=learning_rate, **keywords)
         self.trust_coefficient = trust_coefficient
         self.epsilon = epsilon
@@ -153,10 +159,23 @@ class Adam(GroupedUpdates, keras.optimizers.Adam):
 
 @_register
 class AdamW(GroupedUpdates, keras.optimizers.AdamW):
-    """Adam; its weight decay is decoupled (Loshchilov and Hutter 2019) if `decay` says so.
+    """Adam with decoupled weight decay (Loshchilov and Hutter 2019).
 
     Takes the arguments of `GroupedUpdates` and of `keras.optimizers.AdamW`.
+
+    Raises:
+        ValueError: a weight decay is coupled, or another argument is impossible.
     """
+
+    def __init__(
+        self, learning_rate: Any = 0.001, *, decay: Decay = "decoupled", **keywords: Any
+    ) -> None:
+        if decay == "coupled" and keywords.get("weight_decay"):
+            raise ValueError(
+                "Expected the `decay` of AdamW to be 'decoupled'. Received: 'coupled'. Use Adam "
+                "for coupled decay"
+            )
+        super().__init__(learning_rate, decay=decay, **keywords)
 
 
 @_register

@@ -63,13 +63,13 @@ _FINETUNE = Recipe(
     citations=cited(
         "our own, for a network that is trained already and a data set of thousands of images",
         {
-            "our own: `finetune` sets it by its stages": "duration",
+            "our own: `finetune` sets it by its phases": "duration",
             "our own: a fifth of what such networks are trained with": "optimizer.learning_rate",
             "He et al. 2015 (arXiv:1512.03385), section 3.4": "optimizer.momentum "
             "optimizer.weight_decay",
             "our own: a trained network has seen small crops enough": "augmentation.area",
             "our own: fits every graphics card": "batch_size",
-            "our own: more epochs than the stages have by default": "patience",
+            "our own: more epochs than the phases have by default": "patience",
             "Loshchilov and Hutter 2017 (arXiv:1608.03983)": "schedule.name",
             "Goyal et al. 2017 (arXiv:1706.02677), section 2.2; the length is our own": (
                 "schedule.warmup"

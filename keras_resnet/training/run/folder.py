@@ -122,7 +122,7 @@ class RunFolder:
             if started:
                 raise ResumeError(
                     f"Expected the {what} that {self.path} holds, to go on with it. Received: "
-                    f"{'; '.join(changes)}. Load the same network again and keep the settings, or "
+                    f"{'; '.join(changes)}. Go on with the same network, data and settings, or "
                     "choose another folder"
                 )
         if writes:
@@ -264,11 +264,16 @@ def _write(file: Path, text: str) -> None:
 
 
 def _json(values: Mapping[str, Any]) -> str:
-    # NaN, which Python would write, is not JSON. NumPy's numbers become Python's.
-    text = json.dumps(
-        values, indent=2, ensure_ascii=False, allow_nan=False, default=np.generic.item
-    )
+    # NaN, which Python would write, is not JSON.
+    text = json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False, default=_plain)
     return f"{text}\n"
+
+
+def _plain(value: Any) -> Any:
+    """NumPy's numbers as Python's."""
+    if isinstance(value, np.generic):
+        return value.item()
+    raise ValueError(f"Expected values that JSON takes. Received: {value!r}")
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

@@ -9,7 +9,6 @@ from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import train_test_split
@@ -25,6 +24,7 @@ from keras_resnet.models.input import ModelInput
 from keras_resnet.networks.features import pooled
 from keras_resnet.support.checks import check_integer, is_integer
 from keras_resnet.support.progress import Progress, unseen
+from keras_resnet.training.run.fitting import bad_records_named
 from keras_resnet.training.run.resolved import check_image_shape
 
 #: Inverse strengths of regularisation that the linear probe is tried with, the strongest first.
@@ -128,16 +128,12 @@ def vectors(
     # Padded, so that the network is compiled for one shape.
     batches = evaluation_batches(source, config, pad=True, bad=bad)
     found, labels, steps = [], [], int(batches.cardinality())
-    try:
+    with bad_records_named(bad):
         for step, (images, classes, weights) in enumerate(batches, 1):
             present = weights.numpy() > 0
             found.append(np.asarray(network.predict_on_batch(images.numpy()), np.float32)[present])
             labels.append(classes.numpy()[present])
             progress(f"vectors of {source.name}", step / steps)
-    except tf.errors.OpError:
-        if bad.error is not None:
-            raise bad.error from None
-        raise
     return np.concatenate(found), np.concatenate(labels)
 
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from keras_resnet.data import DataConfig, Source, load_data
 from keras_resnet.models.info import get_info
+from keras_resnet.support.checks import some_of
 from keras_resnet.support.files import partial_directory, publish
 from keras_resnet.support.fingerprints import fingerprint_of_weights
 from keras_resnet.support.progress import Say, unseen
@@ -245,12 +246,11 @@ def _imbalance(source: Source, recipe: Recipe) -> str | None:
     rare = [int(i) for i in counts.argsort(kind="stable") if _RARE * counts[i] < counts[most]]
     if not rare:
         return None
-    told = ", ".join(f"{counts[index]:,} of {names[index]}" for index in rare[:_NAMED])
-    more = f" and {len(rare) - _NAMED} more" if len(rare) > _NAMED else ""
+    told = some_of([f"{counts[index]:,} of {names[index]}" for index in rare], _NAMED)
     balanced = recipe.loss.class_weights == "balanced"
     return (
         f"Classes are imbalanced: {counts[most]:,} training images of {names[most]}, "
-        f"but {told}{more}. "
+        f"but {told}. "
         + ("" if balanced else "With `loss.class_weights=balanced`, ")
         + ("Each class weighs the same." if balanced else "each class would weigh the same.")
     )

@@ -11,7 +11,7 @@ from typing import Literal, get_args
 import keras
 
 from keras_resnet.networks.graph import find_network, inputs_of
-from keras_resnet.networks.names import levels_of
+from keras_resnet.networks.names import levels_of, place_of
 from keras_resnet.support.checks import check_choice
 
 BNMode = Literal["frozen", "training"]
@@ -130,8 +130,8 @@ def split_levels(network: keras.Model) -> dict[str, list[keras.Layer]]:
     that leads to none belongs to the head.
     """
     named = levels_of(layer.name for layer in network.layers)
-    stages = sorted({level for level in named.values() if level and level[0] == "C"})
-    names = ["stem", *stages, _HEAD]
+    stages = sorted({place.stage for place in map(place_of, named) if place})
+    names = ["stem", *(f"C{stage}" for stage in stages), _HEAD]
     known = {layer: names.index(level) for layer, level in named.items() if level}
     places = _places(inputs_of(network), known, len(names) - 1)
     levels: dict[str, list[keras.Layer]] = {name: [] for name in names}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import socket
@@ -16,11 +15,15 @@ from typing import Any
 
 import keras
 import pytest
-import tensorflow as tf
 
 from keras_resnet.training.devices.cluster import Cluster, cluster_from, expand_nodes
 from keras_resnet.training.devices.connect import ClusterError, wait_for_workers
-from keras_resnet.training.devices.keras_mends import mend_keras, trainer_module
+from keras_resnet.training.devices.keras_mends import (
+    averages_scalars_along_an_axis,
+    averages_the_first_batch,
+    mend_keras,
+    trainer_module,
+)
 from keras_resnet.training.devices.launch import free_ports
 from keras_resnet.training.devices.strategies import choose_strategy
 
@@ -157,45 +160,6 @@ def unmended_trainer() -> Any:
             _maybe_symbolic_build=original(class_._maybe_symbolic_build)
         ),
     )
-
-
-def averages_scalars_along_an_axis(trainer: Any) -> bool:
-    """Whether this Keras reduces the results of several workers with `axis=0`."""
-    axes: list[int | None] = []
-
-    class Probe(tf.distribute.MultiWorkerMirroredStrategy):
-        extended = types.SimpleNamespace(_in_multi_worker_mode=lambda: True)
-
-        def __init__(self) -> None:  # Without a cluster.
-            pass
-
-        def reduce(self, reduce_op: Any, value: Any, axis: int | None = None) -> Any:
-            axes.append(axis)
-            return value
-
-    trainer.reduce_per_replica(1.0, Probe(), reduction="auto")
-    return axes == [0]
-
-
-def averages_the_first_batch(trainer: Any) -> bool:
-    """Whether this Keras reduces a batch over replicas where it needs shapes only."""
-    reduced: list[Any] = []
-
-    class Batch(tf.distribute.DistributedValues):
-        pass
-
-    strategy = types.SimpleNamespace(
-        reduce=lambda operation, value, axis: reduced.append(value),
-        experimental_local_results=lambda value: (0.0,),
-        scope=contextlib.nullcontext,
-    )
-    model = types.SimpleNamespace(
-        _distribute_strategy=strategy,
-        distribute_strategy=strategy,
-        _symbolic_build=lambda data_batch: None,
-    )
-    trainer.TensorFlowTrainer._maybe_symbolic_build(model, iterator=[(0, 0, iter([Batch()]))])
-    return bool(reduced)
 
 
 def test_keras_still_has_the_faults_of_several_workers() -> None:

@@ -362,8 +362,8 @@ class Evaluation(keras.callbacks.Callback):
     # Asking for `self.model` would bring the weights into the model.
 
     def on_train_batch_end(self, batch, logs):
-        average.update(model)
         if (batch + 1) % 2 == 0 or batch == 0:
+            average.update(model)
             seen.append(model.get_weights())
 
     def on_test_begin(self, logs):

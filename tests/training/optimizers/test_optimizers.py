@@ -508,19 +508,20 @@ def test_idle_groups_are_refused(groups: dict[str, float], message: str) -> None
         SGD(rate_groups=groups).build(variables_of(STARTS))
 
 
-def wrong(value: Any) -> Any:
-    return value
-
-
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: OptimizerConfig(weight_decay=-1), "weight_decay` to be .* at least 0. .*: -1"),
-        (lambda: OptimizerConfig(decay=wrong("l2")), "decay` to be one of.*Received: 'l2'"),
-        (lambda: OptimizerConfig(decay_on=wrong(["bn"])), "decay_on` to be one of.*: 'bn'"),
-        (lambda: OptimizerConfig(rate_groups={"stem": -1}), r"rate_groups\['stem'\]`.*: -1"),
-        (lambda: OptimizerConfig(form=wrong("keras")), "form` to be one of.*Received: 'keras'"),
-        (lambda: OptimizerConfig("lars", epsilon=-1), "epsilon` to be .* at least 0. .*: -1"),
+        (lambda: SGD(weight_decay=-1), "`weight_decay` to be a number at least 0. Received: -1"),
+        (lambda: SGD(decay="l2"), "`decay` to be one of.*Received: 'l2'"),
+        (lambda: SGD(decay_on=("bn",)), "`decay_on` to be one of.*Received: 'bn'"),
+        (lambda: SGD(rate_groups={"stem": -1}), r"`rate_groups\['stem'\]`.*Received: -1"),
+        (lambda: SGD(form="keras"), "`form` to be one of.*Received: 'keras'"),
+        (lambda: LARS(epsilon=-1), "`epsilon` to be a number at least 0. Received: -1"),
+        (lambda: SGD().exclude_from_weight_decay(var_names=["bn"]), "`decay_on`.*bn"),
+        (
+            lambda: AdamW(weight_decay=0.1, decay="coupled"),
+            "'decoupled'. Received: 'coupled'. Use Adam",
+        ),
         (
             lambda: OptimizerConfig("adamw", weight_decay=0.1),
             "adamw to be decoupled; adam's may be coupled. Received: coupled",
@@ -648,3 +649,8 @@ def test_replicas_clip_the_sum_of_their_gradients(run_python: Run) -> None:
     assert done.returncode == 0, done.stderr
     expected = [1 - 0.6 - 0.5, 1 - 0.8 - 0.5]
     assert [float(v) for v in done.stdout.split()] == pytest.approx(expected, abs=1e-6)
+
+
+def test_adamw_is_decoupled_by_default_and_one_kind_may_be_named_alone() -> None:
+    assert AdamW(weight_decay=0.1).decay == "decoupled"
+    assert SGD(decay_on="biases").decay_on == ("biases",)

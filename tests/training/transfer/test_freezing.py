@@ -320,3 +320,9 @@ def test_unknown_levels_and_modes_are_refused() -> None:
         with pytest.raises(ValueError, match="with 0 of them"):
             call(keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)]))
     assert flags(model) == before
+
+
+def test_stages_are_in_the_order_of_their_numbers() -> None:
+    config = ResNetConfig("basic", (1,) * 9, (8,) * 9, stem="cifar")
+    levels = split_levels(build(config, input_shape=(512, 512, 3), classes=3))
+    assert list(levels) == ["stem", *(f"C{number}" for number in range(2, 11)), "head"]
