@@ -16,13 +16,23 @@ from keras_resnet.models.hdf5 import Hdf5File
 from keras_resnet.models.info import ModelInfo, info_of_file, set_info
 from keras_resnet.networks.graph import allow_depth
 
+#: What registers classes with Keras, which finds them in a file once they are imported: layers of
+#: compressed networks, and what a network was compiled with.
+_REGISTERING = (
+    "compression.layers",
+    "training.losses",
+    "training.metrics",
+    "training.optimizers.optimizers",
+    "training.optimizers.schedules",
+)
+
 
 def load_model(path: str | os.PathLike[str], **keywords: Any) -> keras.Model:
     """Loads a `.keras` file, as `keras.saving.load_model` does, but of any depth.
 
     Keras stops at Python's recursion limit in networks like ResNet-1202; this raises it. Class
     names that were saved with the model come back, too, and so do the layers of compressed networks
-    in a process that has not imported them.
+    and this package's optimizers and losses in a process that has not imported them.
 
     Args:
         path: a `.keras` file.
@@ -51,8 +61,8 @@ def load_model(path: str | os.PathLike[str], **keywords: Any) -> keras.Model:
         ) from error
     allow_depth(_count_layers(config))
     if '"keras_resnet>' in json.dumps(config):
-        # Layers of compressed networks, which Keras finds once they are imported.
-        importlib.import_module("keras_resnet.compression.layers")
+        for module in _REGISTERING:
+            importlib.import_module(f"keras_resnet.{module}")
     try:
         model = keras.saving.load_model(path, **keywords)
     except Exception as error:
