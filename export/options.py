@@ -33,8 +33,8 @@ class ExportOptions:
 
     def __post_init__(self) -> None:
         store_integers(self, ("batch_size", "version"))
-        for size in self.serving_batch_sizes:
-            check_integer("serving_batch_sizes", size)
+        sizes = (check_integer("serving_batch_sizes", size) for size in self.serving_batch_sizes)
+        object.__setattr__(self, "serving_batch_sizes", tuple(sizes))
         check_choice("layout", self.layout, ("NHWC", "NCHW"))
         if not self.serving_batch_sizes:
             raise ValueError("Expected at least one of `serving_batch_sizes`. Received: none")

@@ -19,12 +19,22 @@ _SCOPE = re.compile(r"[A-Za-z0-9.][A-Za-z0-9_.\-]*")
 
 
 def leaf_layers(model: keras.Model) -> Iterator[keras.Layer]:
-    """The layers of a model and of the models inside, without these models themselves."""
+    """The layers of a model and of the models inside, without these models themselves.
+
+    Layers that have layers of their own, such as wrappers, come before these.
+    """
     for layer in model.layers:
-        if isinstance(layer, keras.Model):
-            yield from leaf_layers(layer)
-        else:
-            yield layer
+        yield from leaf_layers(layer) if isinstance(layer, keras.Model) else _with_inner(layer)
+
+
+def _with_inner(layer: keras.Layer) -> Iterator[keras.Layer]:
+    yield layer
+    found: list[keras.Layer] = []
+    for value in vars(layer).values():
+        several = isinstance(value, (list, tuple))
+        found += [x for x in (value if several else [value]) if isinstance(x, keras.layers.Layer)]
+    for inner in {id(x): x for x in found}.values():
+        yield from leaf_layers(inner) if isinstance(inner, keras.Model) else _with_inner(inner)
 
 
 @contextlib.contextmanager

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
+import h5py
 import pytest
+
+from keras_resnet.models.hdf5 import Hdf5File
 
 from .conftest import Run
 
@@ -37,3 +41,12 @@ def test_onednn_writes_outside_of_its_memory(run_new_python: Run) -> None:
     }
     assert run_new_python(GRADIENT, TF_ENABLE_ONEDNN_OPTS="1", **checks).returncode < 0
     assert run_new_python(GRADIENT, TF_ENABLE_ONEDNN_OPTS="0", **checks).returncode == 0
+
+
+def test_h5py_writes_what_load_model_checks() -> None:
+    """HDF5's first format; `models/hdf5.py` has to learn a later one before h5py writes it."""
+    file = io.BytesIO()
+    with h5py.File(file, "w") as written:
+        written["values"] = [1.0]
+    assert file.getvalue()[:9] == b"\x89HDF\r\n\x1a\n\x00"
+    Hdf5File(file.getvalue()).check()

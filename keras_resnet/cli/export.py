@@ -65,6 +65,7 @@ def export(
         storage_uri,
     )
     batches, cores = parse_integers(batch, 1), parse_integers(threads, 0)
+    names = inputs.check_targets(targets) if targets else []
     network = inputs.load_network(model, weights, seed=seed)
     if labels is not None:
         set_class_names(network, labels.read_text("utf-8").splitlines())
@@ -72,7 +73,7 @@ def export(
     inputs.export_network(
         network,
         output,
-        inputs.check_targets(targets),
+        names,
         as_json,
         "The weights are random ones: to export trained ones, pass --weights."
         if is_random

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from keras_resnet.cli.options import parse_settings, print_report
-from keras_resnet.images.protocol import DEFAULT_SIZE
 from keras_resnet.support.quiet import quiet
 from keras_resnet.support.terminal import console, progress_bar
 
@@ -53,6 +52,7 @@ def load_images(
 ) -> tuple[Source, Source]:
     """Both parts of a data set; `show` prints how large they are."""
     from keras_resnet.data import DataConfig, load_data
+    from keras_resnet.images.protocol import DEFAULT_SIZE
 
     parts = load_data(
         DataConfig(data, size=side or DEFAULT_SIZE, validation_fraction=validation_fraction)

@@ -90,10 +90,10 @@ def convert(
         )
     model = load_model(source) if whole_model else from_checkpoint(source, network=arch, **keywords)
     _save(model, output, layout, dtype)
-    if whole_model:
+    if as_json:
+        print_json({"output": str(output)} if whole_model else model.load_report.to_dict())
+    elif whole_model:
         console.print(f"Written: {output}")
-    elif as_json:
-        print_json(model.load_report.to_dict())
     else:
         console.print(str(model.load_report))
         console.print(f"Written: {output}, a {model.name} with {model.count_params():,} numbers.")

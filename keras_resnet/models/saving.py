@@ -55,11 +55,12 @@ def load_model(path: str | os.PathLike[str], **keywords: Any) -> keras.Model:
             config = json.loads(archive.read("config.json"))
             # Keras gives this part to a library in C, which crashes or hangs on damaged ones.
             Hdf5File(archive.read("model.weights.h5")).check()
+            layers = _count_layers(config)
     except Exception as error:
         raise ValueError(
             f"Expected a readable `.keras` file. Received: {path}: {words(error)}"
         ) from error
-    allow_depth(_count_layers(config))
+    allow_depth(layers)
     if '"keras_resnet>' in json.dumps(config):
         for module in _REGISTERING:
             importlib.import_module(f"keras_resnet.{module}")
@@ -77,5 +78,5 @@ def load_model(path: str | os.PathLike[str], **keywords: Any) -> keras.Model:
 def _count_layers(config: Any) -> int:
     """Layers of a serialized model, with those of the models inside it."""
     inside = config.get("config") if isinstance(config, dict) else None
-    layers = inside.get("layers", ()) if isinstance(inside, dict) else ()
-    return 1 + sum(map(_count_layers, layers))
+    layers = inside.get("layers") if isinstance(inside, dict) else None
+    return 1 + sum(map(_count_layers, layers or ()))

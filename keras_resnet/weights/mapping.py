@@ -59,7 +59,7 @@ class Naming:
         """Our names of the layers that some `prefixes` of keys mean; unknown ones are left out."""
         wanted = set(prefixes)
         if self.layout == "keras":
-            return {p: p for p in wanted if place_of(p) or re.fullmatch(_STEM_AND_HEAD, p)}
+            return {prefix: prefix for prefix in wanted if re.fullmatch(_OURS, prefix)}
         most = max((int(n) for p in wanted for n in re.findall(r"\d{1,4}", p)), default=0)
         most = min(most, len(wanted))  # A name may say any number.
         found = {}
@@ -70,8 +70,11 @@ class Naming:
         return found
 
 
-#: Layers with weights outside of the residual blocks, by our names.
-_STEM_AND_HEAD = r"conv1(_[1-3])?_(conv|bn|gn)|post_(bn|gn)|predictions"
+#: Our names of layers with weights: convolutions, norms, and the two of squeeze-and-excitation.
+_OURS = (
+    r"conv1(_[1-3])?_(conv|bn|gn)|post_(bn|gn)|predictions"
+    r"|conv\d+_block\d+_[a-z0-9]+_(conv|bn|gn|reduce|expand)"
+)
 
 
 def _names(blocks: int) -> Iterator[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -88,6 +89,17 @@ def test_export_verify_and_benchmark(
         (path, batch) for path in (artifact, onnx) for batch in (1, 2)
     ]
     assert measured[0]["ratio"] == 1.0
+
+
+def test_without_targets_those_of_the_function_are_exported(
+    files: Path, command_in_process: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(model: keras.Model, directory: Path, targets: Any, **keywords: Any) -> None:
+        raise ValueError(f"asked for {targets}")
+
+    monkeypatch.setattr("keras_resnet.export.export", stop)
+    done = command_in_process("export", str(files / "model.keras"), "--output", str(tmp_path / "x"))
+    assert done.stderr == "keras-resnet: asked for None.\n"
 
 
 @pytest.mark.parametrize(

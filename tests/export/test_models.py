@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -10,11 +11,10 @@ import pytest
 import tensorflow as tf
 
 from keras_resnet import ResNetConfig, build, feature_extractor
-from keras_resnet.export import (
-    export,
-    load_runner,
-)
+from keras_resnet.export import ExportOptions, export, load_runner
+from keras_resnet.export.onnx.graph import group_norms
 from keras_resnet.export.outputs import output_names
+from keras_resnet.export.tracing import leaf_layers
 
 from ..conftest import randomize
 
@@ -184,3 +184,42 @@ def test_probabilities_stay_probabilities_however_the_model_ends(
     runner = load_runner(tmp_path / "model-float32.tflite")
     assert runner.outputs == ("probabilities",)
     np.testing.assert_allclose(runner.predict(images[:8]), model(images[:8]), atol=1e-5)
+
+
+class Composite(keras.layers.Layer):
+    """A layer that has layers of its own."""
+
+    def __init__(self, **keywords: Any) -> None:
+        super().__init__(**keywords)
+        self.grouped = keras.layers.Conv2D(8, 3, padding="same", groups=2, name="inner_conv")
+        self.normalisations = [keras.layers.GroupNormalization(2, name="inner_norm")]
+
+    def build(self, shape: tuple[int, ...]) -> None:
+        self.grouped.build(shape)
+        self.normalisations[0].build((*shape[:-1], 8))
+
+    def call(self, x: Any) -> Any:
+        return self.normalisations[0](self.grouped(x))
+
+
+def test_layers_inside_of_layers_are_traced_as_others_are(
+    images: np.ndarray, tmp_path: Path
+) -> None:
+    keras.utils.set_random_seed(0)
+    image = keras.Input((32, 32, 3))
+    x = keras.layers.Conv2D(8, 3, strides=4, name="first")(keras.layers.Rescaling(1 / 255)(image))
+    x = keras.layers.GlobalAveragePooling2D()(Composite(name="composite")(x))
+    model = keras.Model(image, keras.layers.Dense(4, activation="softmax", name="head")(x))
+    assert [layer.name for layer in leaf_layers(model)][3:6] == [
+        "composite", "inner_conv", "inner_norm"
+    ]  # fmt: skip
+    targets = ("tflite-float32", "onnx", "onnx-float16")
+    report = export(model, tmp_path, targets, images=images[:8], timing=None)
+    assert not report.failures
+    assert group_norms(model) == {"inner_norm"}
+    kept = ExportOptions(keep_float=("inner_conv",))
+    report = export(
+        model, tmp_path / "kept", ("onnx-int8",), images=images[:8], calibration=images[8:],
+        options=kept, timing=None, allow_disagreement=True,
+    )  # fmt: skip
+    assert report.artifacts[-1].float_layers == ("inner_conv",)

@@ -239,8 +239,9 @@ def _check(model: keras.Model, source: Source, config: DataConfig) -> None:
         )
     shape, classes = (None, config.size, config.size, 3), len(source.class_names)
     # A side of None takes any.
-    asked = tuple(side or own for side, own in zip(model.input_shape[1:], shape[1:], strict=False))
-    if (None, *asked) != shape or model.output_shape != (None, classes):
+    given = model.input_shape
+    asked = tuple(side or own for side, own in zip(given[1:], shape[1:], strict=False))
+    if len(given) != 4 or (None, *asked) != shape or model.output_shape != (None, classes):
         raise ValueError(
             f"Expected a model {shape} -> {(None, classes)}, for the images and classes of "
             f"{source.name}. Received: {model.name}, {model.input_shape} -> {model.output_shape}"

@@ -260,7 +260,7 @@ def read_description(directory: Path) -> PreparedDataset | None:
         if not isinstance(described, dict) or described.get("format") != FORMAT:
             return None
         return PreparedDataset(directory, described)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"Expected {DATASET_FILE} as `keras-resnet data prepare` writes it. Received: {path} "
             f"({type(error).__name__}: {error})"

@@ -216,6 +216,11 @@ def _check(parts: Mapping[str, Source], short_side: int | None, seed: int) -> No
             f"Expected the part 'train' and perhaps 'validation'. Received: {sorted(parts)}"
         )
     train = parts["train"]
+    if len(train.class_names) < 2:
+        raise ValueError(
+            f"Expected images of at least 2 classes. Received: {train.name}, with "
+            f"{', '.join(train.class_names) or 'none'}"
+        )
     for part, source in parts.items():
         if len(source) == 0:
             raise ValueError(f"Expected images for {part}. Received: none in {source.name}")

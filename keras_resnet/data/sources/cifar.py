@@ -7,7 +7,7 @@ import io
 import pickle
 import tarfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence, Set
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -87,12 +87,13 @@ def load_cifar(path: str) -> tuple[LabeledImages, LabeledImages]:
         if place.is_file():
             files = _in_archive(place)
         else:
-            there = (place / name for name in _FILES)
-            files = {file.name: file.read_bytes() for file in there if file.is_file()}
+            there = {name for name in _FILES if (place / name).is_file()}
+            wanted = _version_of(there, place).files
+            files = {name: (place / name).read_bytes() for name in wanted}
     except OSError as error:
         message = f"Expected CIFAR files that can be read. Received: {path} ({error})"
         raise OSError(message) from error
-    version = _version_of(files, place)
+    version = _version_of(files.keys(), place)
     names = _class_names(version, files[version.meta], f"{path}: {version.meta}")
 
     def part(members: Sequence[str], name: str) -> LabeledImages:
@@ -139,17 +140,17 @@ def _check_one(names: Sequence[str], path: Path) -> None:
         )
 
 
-def _version_of(files: Mapping[str, bytes], where: Path) -> _Version:
+def _version_of(files: Set[str], where: Path) -> _Version:
     if not files:
         raise ValueError(
             "Expected the files of CIFAR-10 or CIFAR-100, such as data_batch_1. Received: "
             f"{where}, which has none of them"
         )
-    complete = [version for version in _VERSIONS if files.keys() >= {*version.files}]
+    complete = [version for version in _VERSIONS if files >= {*version.files}]
     _check_one([version.directory for version in complete], where)
     if complete:
         return complete[0]
-    version = max(_VERSIONS, key=lambda version: len(files.keys() & {*version.files}))
+    version = max(_VERSIONS, key=lambda version: len(files & {*version.files}))
     missing = [name for name in version.files if name not in files]
     raise ValueError(
         f"Expected all files of {version.directory}. Received: {where} without {', '.join(missing)}"

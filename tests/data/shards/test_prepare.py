@@ -132,7 +132,7 @@ def test_archives_become_imagenet_records(
     output = tmp_path / "records"
     done = command_in_process("data", "prepare", "imagenet", *tars, *words, "--output", str(output))
     assert (done.returncode, done.stderr) == (0, "")
-    assert "train: 15 pictures in 4 shards" in done.stdout
+    assert "train: 15 images in 4 shards" in done.stdout
     assert hidden == [([], "GPU")]
     assert (os.environ["CUDA_VISIBLE_DEVICES"], os.environ["HIP_VISIBLE_DEVICES"]) == ("", "-1")
     shards = [f"train-{number:05d}-of-00004" for number in range(4)]

@@ -67,5 +67,5 @@ def test_bytes_become_objects_and_bytes_again() -> None:
 def test_another_tensorflow_is_told_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tensorflow.lite.python.convert", None)
     monkeypatch.delitem(sys.modules, private.__name__)
-    with pytest.raises(ImportError, match="expected a TensorFlow with .*Received: .*convert"):
+    with pytest.raises(ImportError, match="Expected a TensorFlow with .*Received: .*convert"):
         importlib.import_module(private.__name__)
