@@ -125,15 +125,25 @@ def test_results_are_not_overwritten_unasked(small: Demo, command_in_process: Co
     assert (output / "report.json").read_bytes() == before
 
 
-#: The command with a network, and digits, that are trained in a second, and without timing.
+#: The command with a network, and digits, that are trained in a second, and without timing. In the
+#: step of the export that HOLD names, it waits for a signal.
 SMALL = """
-import functools
+import os, time
 from keras_resnet import ResNetConfig, build
 from keras_resnet.jobs import quickstart
 from keras_resnet.cli import main
 digits = quickstart.load_digits
 quickstart.load_digits = lambda: digits(16)
-quickstart.export = functools.partial(quickstart.export, timing=None)
+export = quickstart.export
+
+def export_and_hold(*arguments, progress, **keywords):
+    def held(step, done):
+        progress(step, done)
+        if step == os.environ.get("HOLD"):
+            time.sleep(100)
+    return export(*arguments, progress=held, timing=None, **keywords)
+
+quickstart.export = export_and_hold
 config = ResNetConfig("basic", (1, 1), (8, 16), stem="cifar")
 quickstart.ResNet20 = lambda classes: build(
     config, input_shape=(16, 16, 3), classes=classes, name="resnet20"
@@ -169,7 +179,7 @@ def test_interrupted_run_leaves_earlier_results_and_nothing_half_written(
     for name in RESULTS - {"saved_model"}:
         (tmp_path / name).write_text("earlier")
     arguments = ("quickstart", "--output", str(tmp_path), "--epochs", "1", "--overwrite")
-    process = start_program("-c", SMALL, *arguments)
+    process = start_program("-c", SMALL, *arguments, HOLD=at)
     process.wait_for_output(at)
     process.send_signal(number)
     _, errors = process.communicate(timeout=120)

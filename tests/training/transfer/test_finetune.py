@@ -247,7 +247,7 @@ def test_another_network_or_other_data_are_refused_where_only_the_folder_tells(
     other = trained()
     for weight in other.trainable_weights[:1]:
         weight.assign(2 * weight)
-    refused = "model.weights_at_start: '.*Load the same network again and .* another folder"
+    refused = "model.weights_at_start: '.*Go on with the same network, .* another folder"
     # What has gone on training is another one, too, if its head stays.
     for model in (other, done.model):
         with pytest.raises(ResumeError, match=refused):
