@@ -334,7 +334,7 @@ def test_what_cannot_be_read_is_named_with_the_reason(tmp_path: Path) -> None:
         ("x" * 300, "File name too long"),
         ("", "it is a directory"),
         ("pipe", "it is not a regular file"),
-        ("null\0.jpg", "embedded null byte"),
+        ("null\0.jpg", "(stat: )?embedded null (byte|character in path)"),
     ):
         with pytest.raises(UnreadableImageError, match=rf"Received: .*{name[:4]}.* \({reason}\)$"):
             read_image(tmp_path / name)
