@@ -91,6 +91,7 @@ def test_bad_arguments_are_refused_before_anything_is_done(
         (("--phases", "head:1,C9:1"), "levels of this model: head, C4, C3, C2, stem, backbone"),
         (("--bn", "melted"), "('frozen', 'training')"),
         (("--export", "onnx,coffee"), "Expected targets among"),
+        (("--export", ","), "or all. Received: none"),
         (("--weights", "x"), "no `--weights` with a `.keras`"),
         (("--size", "64"), "Received: --size 64"),
         (("--set", "network.stochastic_depth=0.1"), "Received: network.stochastic_depth"),

@@ -160,8 +160,10 @@ def test_predict_skips_what_is_not_there(folder: Path, command_in_process: Comma
 
 def test_convert_takes_saved_models_to_torch(folder: Path, command_in_process: Command) -> None:
     output = folder / "model.safetensors"
-    done = command_in_process("convert", str(folder / "model.keras"), "--output", str(output))
+    arguments = ["convert", str(folder / "model.keras"), "--output", str(output), "--json"]
+    done = command_in_process(*arguments)
     assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == {"output": str(output)}
     model = from_checkpoint(output)
     images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
     expected = load_model(folder / "model.keras")(images)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from pathlib import Path
 
 import keras
@@ -32,6 +34,12 @@ from keras_resnet.export import (
 def test_impossible_options_are_refused(fields: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ExportOptions(**fields)  # type: ignore[arg-type]
+
+
+def test_integers_of_numpy_become_such_that_json_takes() -> None:
+    two = np.int64(2)
+    options = ExportOptions(batch_size=two, version=two, serving_batch_sizes=(two,))  # type: ignore[arg-type]
+    assert json.loads(json.dumps(dataclasses.asdict(options)))["serving_batch_sizes"] == [2]
 
 
 @pytest.mark.full

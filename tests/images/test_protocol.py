@@ -78,6 +78,12 @@ def by_definition(image: np.ndarray, protocol: EvalProtocol) -> np.ndarray:
     return whole[top : top + protocol.size, left : left + protocol.size]
 
 
+def test_protocols_are_scaled_but_small_images_are_whole() -> None:
+    assert EvalProtocol(224, 256, "bicubic").scaled_to(112) == EvalProtocol(112, 128, "bicubic")
+    assert EvalProtocol(224, 256).scaled_to(64) == EvalProtocol(64, 64)
+    assert EvalProtocol(224, 256).scaled_to(65) == EvalProtocol(65, 74)
+
+
 SIZES = [(60, 90), (90, 61), (33, 33), (20, 31), (47, 160), (56, 56)]
 
 

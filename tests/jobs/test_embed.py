@@ -126,7 +126,8 @@ def test_both_formats_hold_the_vectors_and_names(
 ) -> None:
     output = tmp_path / f"vectors{suffix}"
     names = [f"größe [{index}].png" for index in range(19)] + [os.fsdecode(b"\xff.png")]
-    report = embed_to_file(tiny_model, paths, output, names=names, batch_size=8)
+    given = [Path(names[0]), *names[1:]]
+    report = embed_to_file(tiny_model, paths, output, names=given, batch_size=8)
     files, vectors = read(output)
     assert files == [*names[:-1], "\\udcff.png"]
     np.testing.assert_allclose(vectors, expected, atol=1e-5)

@@ -552,6 +552,8 @@ def test_bad_arguments_are_named(archives: Path, bad_arguments: Callable[..., st
     )
     images = np.zeros((2, 4, 4, 3), np.uint8)
     other = LabeledImages(images, np.zeros(2, np.int32), ("a", "b"), name="others")
+    alone = LabeledImages(images, np.zeros(2, np.int32), ("a",), name="others")
+    assert "at least 2 classes. Received: others, with a" in bad_arguments({"train": alone})
     assert "same classes in imagenet (training) and others" in bad_arguments(
         {"train": parts["train"], "validation": other}
     )

@@ -29,6 +29,7 @@ from keras_resnet.training.devices.strategies import choose_strategy
 
 from ...conftest import ROOT, Start, ended
 from ...fork_server import Process
+from .test_strategies import check_cells
 from .worker_program import BATCH, facts_of_training, network
 
 MENDED = "Keras is mended: remove the patch from keras_resnet/training/devices/keras_mends.py"
@@ -137,13 +138,7 @@ def test_every_combination_of_two_workers_trains_or_is_refused(start_program: St
     results = said(processes[0])
     assert [result["cell"] for result in results] == cells
     assert results == said(processes[1])
-    for result in results:
-        if result["cell"][2]:
-            assert "Pass `jit_compile=False`" in result["refused"]
-        else:
-            assert result["steps"] == 3
-            assert result["replicas"] == 2
-            assert result["loss"] == pytest.approx(results[0]["loss"], abs=0.01)
+    check_cells(results)
 
 
 def unmended_trainer() -> Any:
