@@ -164,8 +164,9 @@ def _words(conv: Conv) -> str:
     details = [f"{conv.kernel_size}x{conv.kernel_size} conv", str(conv.filters)]
     if conv.groups > 1:
         details.append(f"{conv.groups} groups")
-    if conv.strides > 1:
-        details.append(f"/{conv.strides}" + " blurred" * conv.blur)
+    if conv.strides > 1 or conv.blur:
+        strides = f"/{conv.strides} " if conv.strides > 1 else ""
+        details.append((strides + "blurred" * conv.blur).strip())
     if conv.dilation > 1:
         details.append(f"dilated {conv.dilation}")
     return ", ".join(details)

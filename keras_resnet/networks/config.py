@@ -76,7 +76,7 @@ class ResNetConfig:
             rounded to a multiple of 8, at least 8, e.g. `1 / 16`. 0: none.
         blur_pool: whether the stride of the main path and of the max pooling is done by a binomial
             3x3 filter instead (Zhang 2019), after the activation, as timm does. Projections keep
-            their strides.
+            their strides. Where `output_stride` removes a stride, the filter stays.
         stochastic_depth: probability with which training skips the last block; it grows linearly
             with depth (Huang et al. 2016).
         zero_init_residual: whether the last normalisation of every block starts with a zero scale
@@ -85,8 +85,12 @@ class ResNetConfig:
         output_stride: input pixels per position of the last feature map, e.g. 8, 16 or 32; once it
             is reached, further strides become dilation. By default that of the stem and the stages.
             The weights are those of the network without it, and so is what it computes at the
-            positions that both have; not with blur pooling or D shortcuts (as in timm), nor with
-            squeeze-and-excitation or group normalisation, which average over all positions.
+            positions that both have, with two exceptions. Squeeze-and-excitation and group
+            normalisation average over all positions. Blur pooling and D shortcuts average
+            neighbours, which are nearer behind a removed stride, so with them only the first
+            removed stride changes nothing. Blur pooling gives timm's numbers; D shortcuts do but at
+            the bottom and right edges, where timm averages zero padding in, and this package only
+            what is there, as both do without `output_stride`.
         mean: per-channel mean that the graph subtracts from pixels in [0, 255], RGB.
         std: per-channel standard deviation (not variance) that it then divides by, in the same
             unit.

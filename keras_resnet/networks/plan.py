@@ -57,7 +57,8 @@ class Conv:
         groups: cardinality.
         dilation: distance between the pixels under the kernel.
         bias: whether it has one; with a normalisation behind it, that would be redundant.
-        blur: whether blur pooling, after the activation, does the striding instead.
+        blur: whether blur pooling, after the activation, does the striding instead; where the stride
+            became dilation, it blurs all the same.
         zero_init: whether its kernel starts at zero.
     """
 
@@ -276,7 +277,7 @@ class _Planner:
         own = config.version == "v2" and not first
         return BlockPlan(
             name,
-            self.main_path(name, index, input_filters, strides, before),
+            self.main_path(name, index, input_filters, (wanted_strides, strides), before),
             kind,
             projection=projection if kind == "projection" else None,
             average_strides=strides if average and kind == "projection" else None,
@@ -308,10 +309,15 @@ class _Planner:
         return "zero_padded" if width_changes else "identity"
 
     def main_path(
-        self, name: str, index: int, input_filters: int, strides: int, dilation: int
+        self, name: str, index: int, input_filters: int, strides: tuple[int, int], dilation: int
     ) -> tuple[Conv, ...]:
-        """The block's convolutions; `dilation` counts up to the strided one, its own after it."""
+        """The block's convolutions.
+
+        `strides` are those without and with `output_stride`; `dilation` counts up to the strided
+        convolution, its own after it.
+        """
         config = self.config
+        wanted_strides, kept_strides = strides
         filters, inner = config.output_widths[index], config.inner_widths[index]
         if config.block == "basic":
             layers, strided = [(3, inner), (3, filters)], 0
@@ -330,12 +336,12 @@ class _Planner:
                 input_filters,
                 width,
                 self.norm(prefix, width, zero) if normalised else None,
-                strides=strides if number == strided else 1,
+                strides=kept_strides if number == strided else 1,
                 # Those of basic blocks are 1.
                 groups=config.groups if kernel == 3 else 1,
                 dilation=1 if kernel == 1 else dilation if number <= strided else self.dilation,
                 bias=self.stride_last and not normalised,
-                blur=config.blur_pool and number == strided and strides > 1,
+                blur=config.blur_pool and number == strided and wanted_strides > 1,
                 zero_init=zero and not normalised,
             )
             convs.append(conv)

@@ -19,7 +19,7 @@ from keras_resnet.weights.layers import Constants, arrays_of, pixel_constants, w
 from keras_resnet.weights.mapping import Naming
 from keras_resnet.weights.readers import SUFFIXES
 from keras_resnet.weights.registry import WeightsEntry, find_weights
-from keras_resnet.weights.topology import BLUR, Description, describe, describe_plan, reduction
+from keras_resnet.weights.topology import BLUR, Description, describe, describe_plan
 
 FileOrTag = str | os.PathLike[str]
 Pixels = Literal["checkpoint", "model"]
@@ -35,7 +35,6 @@ class Found:
             describe themselves.
         description: what network it is of, layer by layer; `None` where the file does not say.
         ignored: names in the description that say nothing.
-        reduction: input pixels per position of the last feature map of a saved model.
         constants: mean and deviation that its pixels are normalised with; `None` if not known.
         certain: whether the file or the registry says those constants, and not a convention.
         info: what the file says about class names and the like.
@@ -47,7 +46,6 @@ class Found:
     inferred: Inferred | None = None
     description: Description | None = None
     ignored: set[str] = field(default_factory=set)
-    reduction: int | None = None
     constants: Constants | None = None
     certain: bool = False
     info: ModelInfo = field(default_factory=ModelInfo)
@@ -147,7 +145,6 @@ def _open_keras(path: Path) -> Found | None:
     return Found(
         Checkpoint(str(path), Naming("keras"), weights, keys),
         description=describe(network),
-        reduction=reduction(network),
         constants=pixel_constants(network),
         certain=True,
         info=dataclasses.replace(info_of_file(path), weights=path.name, config=None),

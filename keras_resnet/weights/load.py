@@ -24,7 +24,7 @@ from keras_resnet.weights.layers import (
     weighted_layers,
 )
 from keras_resnet.weights.report import LoadReport
-from keras_resnet.weights.topology import BLUR, describe, differences, reduction
+from keras_resnet.weights.topology import describe, differences
 
 
 def load_weights(
@@ -140,10 +140,8 @@ class _Loader:
             return
         ours = describe(self.network)
         ignored = {*self.found.ignored, "normalization", "predictions"}
-        if self.found.reduction is None:
+        if self.found.inferred is not None:
             ignored |= {name for name in ours if name.startswith("pool1")}
-        elif self.found.reduction != reduction(self.network):
-            ignored.add(BLUR)  # It goes where strides become dilation.
         stem = stem_name(self.layers)
         if self.other_channels():
             theirs = {**theirs, stem: {**theirs[stem], "weights": ours[stem]["weights"]}}
@@ -165,7 +163,7 @@ class _Loader:
     def check_pixels(self) -> None:
         theirs, ours = self.found.constants, self.constants
         if theirs is None:
-            if self.found.reduction is not None and ours is not None:
+            if self.found.inferred is None and ours is not None:
                 raise ValueError(
                     "Expected a model that leaves normalising its pixels to the caller, as that in "
                     f"{self.checkpoint.path} does. Received: `{self.network.name}` with "

@@ -6,7 +6,6 @@ every layer is and where it looks, before any weights are copied.
 
 from __future__ import annotations
 
-import math
 import re
 from typing import Any
 
@@ -86,12 +85,6 @@ def _describe_conv(result: Description, conv: Conv, reduced: int) -> int:
 def _describe_norm(result: Description, norm: Norm) -> None:
     groups = {} if norm.groups is None else {"groups": norm.groups}
     result[norm.name] = {**groups, "weights": [(norm.filters,)] * (2 if groups else 4)}
-
-
-def reduction(model: keras.Model) -> int:
-    """Input pixels per position of the last feature map."""
-    layers = (layer.get_config() for layer in model.layers if "_0_" not in layer.name)
-    return math.prod(max(config.get("strides", (1,))) for config in layers)
 
 
 def differences(theirs: Description, ours: Description, ignored: set[str]) -> str | None:
