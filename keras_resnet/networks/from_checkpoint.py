@@ -19,9 +19,13 @@ def from_checkpoint(
 ) -> keras.Model:
     """Builds the network that a checkpoint's keys and shapes describe, and loads it.
 
-    What they do not show (which convolution of a bottleneck has the stride, how pixels are
-    normalised, how many groups a group normalisation has) follows the convention of the package
-    that the checkpoint is from; the report, the model's attribute `load_report`, says what.
+    What they do not show is asked of the file's metadata, else of a `config.json` of timm or
+    transformers beside it, else of the file's name and repository: networks that are known to
+    compute something else with the same keys (timm's BiT and `resnetaa*`, other activations, …) are
+    refused, `resnetblur*` get their blur pooling. The rest (which convolution of a bottleneck has
+    the stride, how pixels are normalised, how many groups a group normalisation has) follows the
+    convention of the package that the checkpoint is from. The report, the model's attribute
+    `load_report`, says what, and lists what keys cannot show.
 
     Args:
         source: path of a `.safetensors`, `.pth`, `.bin`, `.th`, `.h5` or `.npz` file, or a tag of
@@ -58,8 +62,9 @@ def from_checkpoint(
         network = found.entry.model
         config = weights_config(found.entry, **overrides)
     elif network is not None:
-        pixels = {"mean": inferred.config.mean, "std": inferred.config.std}
-        config = get_config(network, **{**pixels, **overrides})
+        fields = ("mean", "std", "output_stride")
+        known = {field: getattr(inferred.config, field) for field in fields}
+        config = get_config(network, **{**known, **overrides})
     else:
         config = inferred.config.replace(**overrides)
     arguments["name"] = arguments.get("name") or network

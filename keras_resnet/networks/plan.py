@@ -57,8 +57,8 @@ class Conv:
         groups: cardinality.
         dilation: distance between the pixels under the kernel.
         bias: whether it has one; with a normalisation behind it, that would be redundant.
-        blur: whether blur pooling, after the activation, does the striding instead; where the stride
-            became dilation, it blurs all the same.
+        blur: whether blur pooling, after the activation, does the striding instead. Where the
+            stride became dilation, it blurs all the same.
         zero_init: whether its kernel starts at zero.
     """
 

@@ -12,11 +12,13 @@ from keras_resnet.models.info import ENTRY, ModelInfo, info_of_file
 from keras_resnet.models.saving import load_model
 from keras_resnet.networks.graph import find_network
 from keras_resnet.networks.plan import plan
+from keras_resnet.networks.table import get_config
 from keras_resnet.weights.checkpoint import Checkpoint, read_checkpoint
 from keras_resnet.weights.convert import convert
 from keras_resnet.weights.infer import Inferred, infer
 from keras_resnet.weights.layers import Constants, arrays_of, pixel_constants, weighted_layers
 from keras_resnet.weights.mapping import Naming
+from keras_resnet.weights.origin import Origin
 from keras_resnet.weights.readers import SUFFIXES
 from keras_resnet.weights.registry import WeightsEntry, find_weights
 from keras_resnet.weights.topology import BLUR, Description, describe, describe_plan
@@ -91,16 +93,9 @@ def open_checkpoint(
         entry = find_weights(str(source), model)
         path = fetch(entry, without_top=not with_top)
     checkpoint = read_checkpoint(path)
-    inferred = infer(checkpoint)
+    inferred = infer(checkpoint, entry and _registered(entry), with_top=with_top)
     if entry is not None:
-        # What the registry says of pixels is better than conventions.
-        inferred = dataclasses.replace(
-            inferred,
-            config=inferred.config.replace(mean=entry.mean, std=entry.std),
-            bgr=entry.channel_order == "BGR",
-            certain=True,
-            notes=tuple(note for note in inferred.notes if not note.startswith("pixels")),
-        )
+        inferred = dataclasses.replace(inferred, bgr=entry.channel_order == "BGR")
     if pixels == "model":
         inferred = dataclasses.replace(inferred, bgr=False)
     convert(checkpoint, inferred)
@@ -109,21 +104,27 @@ def open_checkpoint(
     found.info = dataclasses.replace(info, weights=path.name, config=None)
     if inferred.family == "keras_resnet":
         found.notes = (
-            "such a file says nothing of strides, shortcuts without weights and pixels: they were "
-            "not compared",
+            "such a file says nothing of strides, dilation and pixels; they were not compared, nor "
+            "were layers without weights: shortcuts, pooling and anti-aliasing",
         )
     else:
         _describe_by_convention(found, inferred)
     return found
 
 
+def _registered(entry: WeightsEntry) -> Origin:
+    """What the registry says is better than conventions."""
+    blur = get_config(entry.model, **entry.config).blur_pool
+    return Origin(entry.model, {"blur_pool": blur}, (entry.mean, entry.std))
+
+
 def _describe_by_convention(found: Found, inferred: Inferred) -> None:
     found.description = describe_plan(plan(inferred.config, inferred.channels))
     found.constants = (inferred.config.mean, inferred.config.std)
     found.certain = inferred.certain
-    if inferred.config.blur_pool or (found.entry is not None and "blur" in found.entry.model):
+    if inferred.config.blur_pool:
         found.description[BLUR] = {}
-    elif found.entry is None and not inferred.certain:
+    elif not inferred.certain:
         found.ignored.add(BLUR)  # It has no weights.
     if inferred.certain:
         return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -17,6 +18,7 @@ from keras_resnet.networks.config import (
 from keras_resnet.networks.names import place_of
 from keras_resnet.networks.plan import plan
 from keras_resnet.weights.checkpoint import Checkpoint
+from keras_resnet.weights.origin import Origin, find_origin
 
 #: Whose training made it, as far as the keys tell: `keras_resnet` is ours.
 Family = Literal["torch", "keras_applications", "caffe", "keras_resnet"]
@@ -31,7 +33,8 @@ class Inferred:
 
     `classes` is None without a classifier. The `family`'s conventions fill in what keys and shapes
     do not say, and `notes` say what. With `bgr`, the stem expects blue first. `certain`: the file
-    itself says how its pixels are normalised.
+    itself, or `config.json` beside it, says how its pixels are normalised. `complete`: it is of
+    this package and says everything.
     """
 
     config: ResNetConfig
@@ -41,16 +44,24 @@ class Inferred:
     bgr: bool
     notes: tuple[str, ...]
     certain: bool = False
+    complete: bool = False
 
 
-def infer(checkpoint: Checkpoint) -> Inferred:
-    """Reads the network off the keys and shapes.
+def infer(
+    checkpoint: Checkpoint, origin: Origin | None = None, *, with_top: bool = True
+) -> Inferred:
+    """Reads the network off the keys and shapes, and off what is said of it besides.
+
+    Args:
+        checkpoint: its arrays.
+        origin: what is known besides; by default it is looked for in and beside the file.
+        with_top: whether the classifier is wanted.
 
     Raises:
         ValueError: they describe no network of this package; the message says where.
     """
     try:
-        return _Reader(checkpoint).read()
+        return _Reader(checkpoint, origin, with_top).read()
     except (ValueError, TypeError, OverflowError, RecursionError) as error:
         # In a damaged file of ours, the config may be anything, and of any length.
         raise ValueError(
@@ -60,15 +71,17 @@ def infer(checkpoint: Checkpoint) -> Inferred:
 
 
 class _Reader:
-    def __init__(self, checkpoint: Checkpoint) -> None:
+    def __init__(self, checkpoint: Checkpoint, origin: Origin | None, with_top: bool) -> None:
         self.checkpoint = checkpoint
         self.notes: list[str] = []
         self.layers = checkpoint.layers
         self.family = self.find_family()
+        self.told = ModelInfo.from_json(checkpoint.metadata.get(ENTRY) or "{}").config
+        if origin is None and self.told is None and self.family == "torch":
+            origin = find_origin(checkpoint.path, checkpoint.metadata, with_top)
+        self.origin = origin or Origin()
 
     def read(self) -> Inferred:
-        metadata = self.checkpoint.metadata
-        told = ModelInfo.from_json(metadata.get(ENTRY) or "{}").config
         blocks = self.blocks()
         v2 = any(name.startswith("post_") or "_preact_" in name for name in self.layers)
         bottleneck = "conv2_block1_3_conv" in self.layers
@@ -86,13 +99,15 @@ class _Reader:
         stem = fields.get("stem_filters", fields["filters"][0])
         fields.update(self.shortcuts(blocks, stem_changes=stem != outputs[0]))
         if any(name.endswith("_gn") for name in self.layers):
+            self.refuse_standardised()
             self.notes.append("group normalisation of 32 groups")
             fields["norm"] = "group"
         if "conv2_block1_se_reduce" in self.layers:
             fields["se_ratio"] = self.se_ratio(outputs)
-        if told is not None:
+        fields |= self.origin.fields | self.seen(v2)
+        if self.told is not None:
             # A file of ours: whether it tells the truth shows when its weights are loaded.
-            self.notes, fields = [], dict(told)
+            self.notes, fields = [], dict(self.told)
         fields["mean"], fields["std"], bgr = self.pixels(v2, channels)
         head = self.checkpoint.array("predictions")
         config = ResNetConfig(**fields)
@@ -106,9 +121,41 @@ class _Reader:
             channels,
             self.family,
             bgr,
-            tuple(self.notes),
-            certain={"mean", "std"} <= metadata.keys(),
+            (*self.origin.notes, *self.notes),
+            certain=self.tells_pixels or self.origin.constants is not None,
+            complete=self.told is not None,
         )
+
+    def seen(self, v2: bool) -> dict[str, Any]:
+        """What the layers without weights show, which HDF5 files of ours list."""
+        names, fields = self.checkpoint.other_layers, {}
+        if self.family != "keras_resnet" or not names:
+            return {}
+        self.notes.append("no dilation, which such a file does not show")
+        if any("_blur" in name for name in names):
+            fields["blur_pool"] = True
+        if any(name.endswith("_0_pool") for name in names):
+            fields["downsample"] = "average"
+        if not any(name.endswith("_out" if v2 else "_add") for name in names):
+            fields["shortcut"] = None
+        return fields
+
+    @property
+    def tells_pixels(self) -> bool:
+        return {"mean", "std"} <= self.checkpoint.metadata.keys()
+
+    def refuse_standardised(self) -> None:
+        """Refuses timm's BiT, whose weights have the keys of networks that use theirs as they are.
+
+        Of timm's v2 networks with group normalisation, only one with a C stem does not standardise.
+        """
+        naming, known = self.checkpoint.naming, self.told or self.origin.architecture
+        if naming.layout == "timm_resnetv2" and not naming.deep_stem and not known:
+            raise ValueError(
+                "group normalisation in a v2 network of timm, whose convolutions standardise their "
+                "weights then (BiT). If these do not, put the architecture into the file's name, "
+                "e.g. resnetv2_50_gn"
+            )
 
     def blocks(self) -> tuple[int, ...]:
         """Blocks per stage, none left out."""
@@ -164,6 +211,8 @@ class _Reader:
         fields["width_per_group"] = 64 * inner // (fields["filters"][0] * groups)
 
     def version(self) -> dict[str, Any]:
+        if "version" in self.origin.fields:
+            return {}  # It is said.
         if self.family in ("keras_applications", "caffe"):
             self.notes.append(
                 "strides on the first 1x1 of a bottleneck (v1), as in the original and "
@@ -211,23 +260,26 @@ class _Reader:
     def pixels(self, v2: bool, channels: int) -> tuple[tuple[float, ...], tuple[float, ...], bool]:
         """Mean and deviation in pixel units, RGB; whether the stem takes blue first."""
         metadata, keras = self.checkpoint.metadata, self.family == "keras_applications"
-        if {"mean", "std"} <= metadata.keys():
+        if self.tells_pixels:
             return _numbers(metadata["mean"], channels), _numbers(metadata["std"], channels), False
-        mean: tuple[float, ...] = IMAGENET_MEAN
-        std: tuple[float, ...] = IMAGENET_STD
+        mean: Sequence[float] = IMAGENET_MEAN
+        std: Sequence[float] = IMAGENET_STD
         bgr = False
-        note = "ImageNet's mean and standard deviation"
-        if not v2 and (keras or self.family == "caffe"):
+        note: str | None = "ImageNet's mean and standard deviation"
+        if self.origin.constants is not None:
+            (mean, std), note = self.origin.constants, None
+        elif not v2 and (keras or self.family == "caffe"):
             mean, std, bgr = CAFFE_MEAN, (1.0,) * 3, True
             note = "blue first, minus ImageNet's mean, as the original network"
         elif v2 and (keras or self.family == "torch"):
             mean = std = (127.5,) * 3
             note = "(RGB - 127.5) / 127.5, as keras.applications' and timm's v2"
-        self.notes.append(f"pixels: {note}")
-        if channels != 3:
+        if note is not None:
+            self.notes.append(f"pixels: {note}")
+        if channels != len(mean) == 3:
             # As the builder does it: every channel gets what the colours have on average.
             mean, std = ((sum(values) / 3,) * channels for values in (mean, std))
-        return mean, std, bgr and channels == 3
+        return tuple(mean), tuple(std), bgr and channels == 3
 
     def find_family(self) -> Family:
         layout = self.checkpoint.naming.layout

@@ -11,6 +11,7 @@ import numpy as np
 
 from keras_resnet.images.labels import dataset_classes
 from keras_resnet.models.info import ModelInfo, get_info, set_info
+from keras_resnet.networks.blocks import NORM_EPSILON
 from keras_resnet.networks.config import IMAGENET_MEAN
 from keras_resnet.networks.graph import find_network
 from keras_resnet.support.checks import check_choice, some_of
@@ -24,7 +25,7 @@ from keras_resnet.weights.layers import (
     weighted_layers,
 )
 from keras_resnet.weights.report import LoadReport
-from keras_resnet.weights.topology import describe, differences
+from keras_resnet.weights.topology import BLUR, describe, differences
 
 
 def load_weights(
@@ -124,7 +125,7 @@ class _Loader:
             self.skipped,
             tuple(self.missing),
             tuple(sorted(unexpected)),
-            (*self.checkpoint.notes, *self.found.notes),
+            (*self.checkpoint.notes, *self.found.notes, *self.unseen()),
             entry.tag if entry else None,
         )
 
@@ -132,6 +133,24 @@ class _Loader:
         return ValueError(
             f"Expected `weights` to be of the same network as `{self.network.name}`. "
             f"Received: {self.checkpoint.path}: {reason}"
+        )
+
+    def unseen(self) -> Iterator[str]:
+        """What a file of another package does not show, as the network has it."""
+        inferred = self.found.inferred
+        if inferred is None or inferred.complete or inferred.family == "keras_resnet":
+            return
+        if self.found.entry is not None:
+            return  # Its row tells.
+        convs = [x for x in self.network.layers if isinstance(x, keras.layers.Conv2D)]
+        names = {layer.name for layer in self.network.layers}
+        stem = "3x3 max pooling" if "pool1_pool" in names else "no pooling"
+        yield (
+            "keys do not show these, which are as the model has them: ReLU, "
+            f"{'blur pooling' if BLUR in describe(self.network) else 'no anti-aliasing'}, "
+            f"{'dilation' if any(max(x.dilation_rate) > 1 for x in convs) else 'no dilation'}, "
+            f"{stem} in the stem, {'maximum' if 'max_pool' in names else 'average'} before the "
+            f"classifier, no weight standardisation, epsilon {NORM_EPSILON}"
         )
 
     def check_topology(self) -> None:

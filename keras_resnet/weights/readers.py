@@ -115,10 +115,14 @@ def _read(path: Path) -> Arrays:
             return _read_hdf5(archive.read("model.weights.h5"))
     if suffix in _HDF5_SUFFIXES:
         return _read_hdf5(path.read_bytes())
-    values, notes = _unwrapped(read_torch(path))
+    loaded = read_torch(path)
+    values, notes = _unwrapped(loaded)
     if sum(value.nbytes for value in values.values()) > 16 * path.stat().st_size:
         raise ValueError("the same tensors under many names")
-    return Arrays(values, notes=notes)
+    # timm's and torchvision's training scripts say what they trained.
+    architecture = loaded.get("arch")
+    metadata = {"architecture": architecture} if isinstance(architecture, str) else {}
+    return Arrays(values, metadata, notes)
 
 
 def _unwrapped(loaded: Any) -> tuple[dict[str, np.ndarray], list[str]]:

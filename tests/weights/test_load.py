@@ -428,8 +428,8 @@ def test_our_weights_files_say_what_they_do_not_say(tmp_path: Path) -> None:
         fresh = build(config, input_shape=(64, 64, 3), classes=7)
         report = load_weights(fresh, tmp_path / "model.weights.h5")
         assert report.notes == (
-            "such a file says nothing of strides, shortcuts without weights and pixels: they were "
-            "not compared",
+            "such a file says nothing of strides, dilation and pixels; they were not compared, nor "
+            "were layers without weights: shortcuts, pooling and anti-aliasing",
         )
         np.testing.assert_array_equal(fresh.get_weights()[-1], model.get_weights()[-1])
 

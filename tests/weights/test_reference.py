@@ -50,13 +50,13 @@ NETWORKS: list[tuple[str, str, str, dict[str, Any]]] = [
 ]
 
 
-def torch_network(package: str, name: str) -> Any:
+def torch_network(package: str, name: str, **fields: Any) -> Any:
     torch = pytest.importorskip("torch")
     torch.manual_seed(0)
     if package == "torchvision":
         network = getattr(pytest.importorskip("torchvision").models, name)(weights=None)
     elif package == "timm":
-        network = pytest.importorskip("timm").create_model(name, pretrained=False)
+        network = pytest.importorskip("timm").create_model(name, pretrained=False, **fields)
     else:
         transformers = pytest.importorskip("transformers")
         basic = name == "basic"
@@ -77,6 +77,33 @@ def torch_network(package: str, name: str) -> Any:
         elif key.endswith("weight") and value.ndim == 1:
             value.uniform_(0.5, 1.0)
     return network.eval()
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "message"),
+    [
+        ("resnetaa34d", {}, "average pooling in place of strides"),
+        ("resnetv2_50x1_bit", {}, "standardise their weights"),
+        ("resnet18", {"act_layer": "silu"}, "act_layer='silu'"),
+        ("resnet18", {"global_pool": "max"}, "global_pool='max'"),
+        ("resnetblur18", {"output_stride": 16}, None),
+    ],
+)
+def test_what_timm_writes_beside_weights_tells_networks_of_equal_keys_apart(
+    name: str, fields: dict[str, Any], message: str | None, tmp_path: Path
+) -> None:
+    hub = pytest.importorskip("timm.models._hub")
+    network = torch_network("timm", name, **fields)
+    hub.save_for_hf(network, tmp_path, safe_serialization=True)
+    settings: dict[str, Any] = {"classifier_activation": None, "include_preprocessing": False}
+    if message is not None:
+        with pytest.raises(ValueError, match=message):
+            from_checkpoint(tmp_path / "model.safetensors", **settings)
+        return
+    model = from_checkpoint(tmp_path / "model.safetensors", **settings)
+    images = np.random.default_rng(0).normal(size=(1, 224, 224, 3)).astype("float32")
+    expected = torch_logits(network, images)
+    np.testing.assert_allclose(model(images), expected, rtol=1e-4, atol=1e-4)
 
 
 def torch_logits(network: Any, images: np.ndarray) -> np.ndarray:
@@ -105,10 +132,9 @@ def test_full_size_networks_agree_both_ways(
         "classifier_activation": None,
         "include_preprocessing": False,
     }
-    torch.save({"state_dict": network.state_dict()}, tmp_path / "theirs.pth")
-    # Blur pooling has no weights that would show it.
-    hidden = {"blur_pool": True} if theirs == "resnetblur50" else {}
-    model = from_checkpoint(tmp_path / "theirs.pth", **settings, **hidden)
+    # Blur pooling has no weights that would show it, but its name does.
+    torch.save({"state_dict": network.state_dict()}, tmp_path / f"{theirs}.pth")
+    model = from_checkpoint(tmp_path / f"{theirs}.pth", **settings)
     expected = torch_logits(network, images)
     np.testing.assert_allclose(model(images), expected, rtol=1e-4, atol=1e-4)
 

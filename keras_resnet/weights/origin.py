@@ -1,0 +1,175 @@
+"""What is said of a checkpoint besides its keys: in the file, in `config.json` beside it, by names.
+
+Keys and shapes show neither activations nor anti-aliasing, dilation, pooling or standardised
+weights: networks that compute something else may have those of ours.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from keras_resnet.models.archive import words
+from keras_resnet.weights.layers import Constants
+
+#: Architectures with the keys of a network that computes something else, and what they have.
+_OTHERS = {
+    r"resne(t|xt)aa\d": "average pooling in place of strides and of max pooling",
+    r"resnetv2_\d+x\d+_bit|_gn_ws": "convolutions that standardise their weights",
+    r"resne(t|xt)\d+\w*_(caffe|msra)": "the strides and the pixels of Caffe",
+}
+_BLURRED = r"resne(t|xt)blur\d"
+
+#: timm's arguments that keys and shapes show, or that matter in training only.
+_SHOWN = {
+    *("avg_down", "base_width", "block_reduce_first", "bottle_ratio", "cardinality", "channels"),
+    *("down_kernel_size", "drop_block_rate", "drop_path_rate", "drop_rate", "img_size", "in_chans"),
+    *("layers", "num_classes", "replace_stem_pool", "stem_chs", "stem_width", "width_factor"),
+    "zero_init_last",
+}
+#: Others, with the values that make them those of this package's networks.
+_SAME = {
+    "act_layer": ("relu",),
+    "global_pool": ("", "avg", "fast", "fastavg"),
+    "norm_layer": ("batchnorm", "batchnorm2d", "batchnormact2d", "groupnorm", "groupnormact"),
+    "output_stride": ("32",),
+    "stem_type": ("", "deep"),
+}
+#: Bytes of a `config.json`. Names of 21,000 classes take two million.
+_LARGEST_CONFIG = 2**24
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What is known of a checkpoint's network besides its keys.
+
+    Attributes:
+        architecture: its name; `None` if nobody says one.
+        fields: fields of `ResNetConfig` that keys do not show.
+        constants: mean and deviation of its pixels in [0, 255].
+        notes: what was taken from where, for the report.
+    """
+
+    architecture: str | None = None
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    constants: Constants | None = None
+    notes: tuple[str, ...] = ()
+
+
+def find_origin(path: str, metadata: Mapping[str, str], with_top: bool) -> Origin:
+    """Asks the file's metadata, else `config.json` beside it, else its name and repository.
+
+    Args:
+        path: of the checkpoint.
+        metadata: what the file says besides its arrays.
+        with_top: whether the classifier is wanted, so that the pooling before it matters.
+
+    Raises:
+        ValueError: it is of a network that this package does not have; the message says why.
+    """
+    notes: list[str] = []
+    for place, facts in (("its metadata", _parsed(metadata)), ("config.json", _read(path, notes))):
+        if facts.get("model_type") == "resnet":
+            fields = _of_transformers(facts, place)
+        elif any(key in facts for key in ("architecture", "model_args", "pretrained_cfg")):
+            fields = _of_timm(facts, place, with_top)
+        else:
+            continue
+        said = str(facts.get("architecture") or facts.get("model_type"))[:80]
+        notes += [", ".join([f"{place} says {said!r}", *(f"{k}={v}" for k, v in fields.items())])]
+        # Before timm 0.9, everything was on one level.
+        if constants := _constants(_mapping(facts.get("pretrained_cfg")) or facts):
+            notes.append(f"pixels: mean and standard deviation of {place}")
+        return Origin(said, fields, constants, tuple(notes))
+    for name in _names(path):
+        if re.search("resne(t|xt)", name):
+            fields = _of_architecture(name, "its name", ". Rename it if it has not")
+            notes += [f"its name says blur pooling: {name}"] if fields else []
+            return Origin(name, fields, None, tuple(notes))
+    return Origin(notes=tuple(notes))
+
+
+def _of_architecture(name: str, place: str, advice: str = "") -> dict[str, Any]:
+    for pattern, what in _OTHERS.items():
+        if re.search(pattern, name):
+            raise ValueError(f"{place} says {name}, which has {what}{advice}")
+    return {"blur_pool": True} if re.search(_BLURRED, name) else {}
+
+
+def _of_timm(facts: Mapping[str, Any], place: str, with_top: bool) -> dict[str, Any]:
+    fields = _of_architecture(str(facts.get("architecture")).lower(), place)
+    arguments = {"global_pool": facts.get("global_pool"), **_mapping(facts.get("model_args"))}
+    for name, value in arguments.items():
+        same = str(value).lower().replace("_", "") in _SAME.get(name, ())
+        if value is None or same or name in _SHOWN or (name == "global_pool" and not with_top):
+            continue
+        if name == "output_stride":
+            fields[name] = value
+        elif name == "aa_layer" and value in ("blur", "blurpool", "blur_pool"):
+            fields["blur_pool"] = True
+        else:
+            advice = ". Pass `include_top=False`" if name == "global_pool" else ""
+            raise ValueError(
+                f"{place} says {name}={value!r}, which this package does not have{advice}"
+            )
+    return fields
+
+
+def _of_transformers(facts: Mapping[str, Any], place: str) -> dict[str, Any]:
+    for name, same in (("hidden_act", "relu"), ("downsample_in_first_stage", False)):
+        if facts.get(name, same) != same:
+            raise ValueError(
+                f"{place} says {name}={facts[name]!r}, which this package does not have"
+            )
+    return {"version": "v1"} if facts.get("downsample_in_bottleneck") else {}
+
+
+def _constants(pretrained: Mapping[str, Any]) -> Constants | None:
+    """timm's mean and deviation of pixels in [0, 1], as ours of [0, 255]."""
+    if not {"mean", "std"} <= pretrained.keys():
+        return None
+    mean, std = (tuple(round(255 * x, 4) for x in pretrained[key]) for key in ("mean", "std"))
+    return mean, std
+
+
+def _parsed(metadata: Mapping[str, str]) -> dict[str, Any]:
+    facts: dict[str, Any] = {}
+    for key, text in metadata.items():
+        try:
+            facts[key] = json.loads(text)
+        except (ValueError, TypeError, RecursionError):
+            facts[key] = text
+    return {**_mapping(facts.get("config")), **facts}
+
+
+def _read(path: str, notes: list[str]) -> dict[str, Any]:
+    """What `config.json` beside a file says."""
+    file = Path(path).with_name("config.json")
+    if not file.is_file():
+        return {}
+    try:
+        if file.stat().st_size > _LARGEST_CONFIG:
+            raise ValueError(f"more than {_LARGEST_CONFIG} bytes")
+        return _mapping(json.loads(file.read_text("utf-8-sig")))
+    except (OSError, ValueError, RecursionError) as error:
+        notes.append(f"config.json beside it was not read: {words(error)}")
+        return {}
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _names(path: str) -> Iterator[str]:
+    """Names of a file, of its repository in the cache of Hugging Face, and of its folder."""
+    # A file of the cache is a link to one that is called by its hash.
+    given, real = Path(path).absolute(), Path(os.path.realpath(path))
+    names = [given.name, real.name]
+    names += [part for part in (*given.parts, *real.parts) if part.startswith("models--")]
+    for name in (*names, given.parent.name):
+        yield name.rpartition("--")[2].lower()
