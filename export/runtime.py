@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
@@ -31,6 +32,10 @@ from keras_resnet.support.quiet import quiet
 
 class Runner(ABC):
     """An artifact loaded into its runtime.
+
+    Any number of threads may call one runner, with batches of any sizes: each gets the answers to
+    its own images. Keras models, SavedModels and ONNX files compute them at the same time, TFLite
+    files one batch after the other, each on all cores.
 
     Attributes:
         input_shape: `(batch, height, width, channels)`, `None` where any size is taken.
@@ -151,9 +156,10 @@ class SavedModelRunner(Runner):
 
 
 class TFLiteRunner(Runner):
-    """A TFLite file in LiteRT."""
+    """A TFLite file in LiteRT, whose interpreter holds one batch: calls wait for one another."""
 
     def __init__(self, path: Path) -> None:
+        self._lock = threading.Lock()
         interpreter = require("ai_edge_litert.interpreter").Interpreter
         with quiet():
             self._interpreter = interpreter(model_path=str(path), num_threads=usable_cores())
@@ -170,7 +176,9 @@ class TFLiteRunner(Runner):
     def run(self, batch: np.ndarray) -> dict[str, np.ndarray]:
         from keras_resnet.export.tflite.inspect import dequantize_output, quantize_input
 
-        values = self._signature(**{IMAGE: quantize_input(batch, self._input)})
+        pixels = quantize_input(batch, self._input)
+        with self._lock:
+            values = self._signature(**{IMAGE: pixels})
         return {name: dequantize_output(value, self._ends[name]) for name, value in values.items()}
 
 

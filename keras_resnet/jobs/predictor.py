@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from keras_resnet.support.checks import check_integer
 
 class Predictor:
     """Classifies images with a Keras model or an artifact, through one compiled function.
+
+    Any number of threads may call one predictor, as `keras_resnet.export.load_runner` says.
 
     Attributes:
         protocol: how image files are resized and cropped.
@@ -122,9 +125,13 @@ class Predictor:
 
 
 class _OtherBackend:
-    """A Keras model under another backend than TensorFlow's, compiled in that one's way."""
+    """A Keras model under another backend than TensorFlow's, compiled in that one's way.
+
+    Keras moves the model's state into such a call and back, so calls wait for one another.
+    """
 
     def __init__(self, model: keras.Model) -> None:
+        self._lock = threading.Lock()
         if get_info(model).task == "values":
             raise ValueError(
                 "Expected a classifier. Received: a network for values, a regression. Call its "
@@ -141,7 +148,9 @@ class _OtherBackend:
             raise ValueError(
                 f"Expected images with pixels in [0, 255]. Received: pixels in [{low:g}, {high:g}]"
             )
-        result = np.asarray(self._model.predict_on_batch(images.astype(np.float32)), np.float32)
+        with self._lock:
+            answers = self._model.predict_on_batch(images.astype(np.float32))
+        result = np.asarray(answers, np.float32)
         if self._is_logits:
             result = keras.ops.convert_to_numpy(keras.ops.softmax(result))
         return result
