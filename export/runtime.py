@@ -23,6 +23,7 @@ from keras_resnet.export.outputs import (
     output_names,
     output_ranks,
 )
+from keras_resnet.export.servers.safety import check_only_computes
 from keras_resnet.models.info import ModelInfo, get_info
 from keras_resnet.models.saving import load_model
 from keras_resnet.support.cores import usable_cores
@@ -220,17 +221,23 @@ _LOADERS: dict[str, Callable[[Path], Runner]] = {
 }
 
 
-def load_runner(path: str | os.PathLike[str]) -> Runner:
+def load_runner(path: str | os.PathLike[str], *, trust: bool = False) -> Runner:
     """Loads a `.keras`, `.tflite` or `.onnx` file or a SavedModel directory into its runtime.
 
     A SavedModel may be given by its version directory (`saved_model/1`) or by the one above, as TF
     Serving takes it; the highest version is loaded then.
 
+    Args:
+        path: the file or directory.
+        trust: whether a SavedModel may have operators that do more than compute: its graph is a
+            program, which may read and write files. The other formats only compute.
+
     Raises:
-        ValueError: it is none of these, cannot be read, or is no artifact of this package.
+        ValueError: it is none of these, cannot be read, is no artifact of this package, or is a
+            SavedModel that may do more than compute.
         ImportError: the runtime is not installed; the message has the pip line.
     """
-    found = artifact_path(path)
+    found = checked_artifact(path, trust)
     try:
         return _LOADERS.get(found.suffix, SavedModelRunner)(found)
     except ImportError:
@@ -241,6 +248,14 @@ def load_runner(path: str | os.PathLike[str]) -> Runner:
             f"Expected an artifact with the input `{IMAGE}` (for `.keras`: a classifier). "
             f"Received: {path}: {error}"
         ) from error
+
+
+def checked_artifact(path: str | os.PathLike[str], trust: bool) -> Path:
+    """`artifact_path`; refuses SavedModels that may do more than compute, unless trusted."""
+    found = artifact_path(path)
+    if not trust and found.suffix not in _LOADERS:
+        check_only_computes(found)
+    return found
 
 
 def artifact_path(path: str | os.PathLike[str]) -> Path:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -37,6 +36,7 @@ class Predictor:
         *,
         protocol: EvalProtocol | None = None,
         class_names: Sequence[str] | None = None,
+        trust: bool = False,
     ) -> None:
         """Loads an artifact, or takes a model as it is.
 
@@ -46,6 +46,7 @@ class Predictor:
             protocol: how image files are resized and cropped; by default what the model knows
                 about itself, else for its input size, of which the crop takes 87.5 %.
             class_names: one per class, in place of those that the model knows.
+            trust: as of `keras_resnet.export.load_runner`.
 
         Raises:
             ValueError: the artifact cannot be read, or is no classifier of images.
@@ -57,8 +58,10 @@ class Predictor:
             # Artifacts and the compiled function are TensorFlow's.
             from keras_resnet.export.runtime import KerasRunner, load_runner
 
-            keras_model = isinstance(model, keras.Model)
-            self._runner = KerasRunner(model) if keras_model else load_runner(Path(model))
+            if isinstance(model, keras.Model):
+                self._runner = KerasRunner(model)
+            else:
+                self._runner = load_runner(model, trust=trust)
             info = self._runner.info
         self.input_shape: tuple[int | None, ...] = self._runner.input_shape
         self._input = ModelInput(self.input_shape, info, protocol)
