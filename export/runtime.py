@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +23,7 @@ from keras_resnet.export.outputs import (
     output_names,
     output_ranks,
 )
+from keras_resnet.export.servers.safety import check_only_computes
 from keras_resnet.models.info import ModelInfo, get_info
 from keras_resnet.models.saving import load_model
 from keras_resnet.support.cores import usable_cores
@@ -31,6 +33,10 @@ from keras_resnet.support.quiet import quiet
 
 class Runner(ABC):
     """An artifact loaded into its runtime.
+
+    Any number of threads may call one runner, with batches of any sizes: each gets the answers to
+    its own images. Keras models, SavedModels and ONNX files compute them at the same time, TFLite
+    files one batch after the other, each on all cores.
 
     Attributes:
         input_shape: `(batch, height, width, channels)`, `None` where any size is taken.
@@ -151,9 +157,10 @@ class SavedModelRunner(Runner):
 
 
 class TFLiteRunner(Runner):
-    """A TFLite file in LiteRT."""
+    """A TFLite file in LiteRT, whose interpreter holds one batch: calls wait for one another."""
 
     def __init__(self, path: Path) -> None:
+        self._lock = threading.Lock()
         interpreter = require("ai_edge_litert.interpreter").Interpreter
         with quiet():
             self._interpreter = interpreter(model_path=str(path), num_threads=usable_cores())
@@ -170,7 +177,9 @@ class TFLiteRunner(Runner):
     def run(self, batch: np.ndarray) -> dict[str, np.ndarray]:
         from keras_resnet.export.tflite.inspect import dequantize_output, quantize_input
 
-        values = self._signature(**{IMAGE: quantize_input(batch, self._input)})
+        pixels = quantize_input(batch, self._input)
+        with self._lock:
+            values = self._signature(**{IMAGE: pixels})
         return {name: dequantize_output(value, self._ends[name]) for name, value in values.items()}
 
 
@@ -212,17 +221,23 @@ _LOADERS: dict[str, Callable[[Path], Runner]] = {
 }
 
 
-def load_runner(path: str | os.PathLike[str]) -> Runner:
+def load_runner(path: str | os.PathLike[str], *, trust: bool = False) -> Runner:
     """Loads a `.keras`, `.tflite` or `.onnx` file or a SavedModel directory into its runtime.
 
     A SavedModel may be given by its version directory (`saved_model/1`) or by the one above, as TF
     Serving takes it; the highest version is loaded then.
 
+    Args:
+        path: the file or directory.
+        trust: whether a SavedModel may have operators that do more than compute: its graph is a
+            program, which may read and write files. The other formats only compute.
+
     Raises:
-        ValueError: it is none of these, cannot be read, or is no artifact of this package.
+        ValueError: it is none of these, cannot be read, is no artifact of this package, or is a
+            SavedModel that may do more than compute.
         ImportError: the runtime is not installed; the message has the pip line.
     """
-    found = artifact_path(path)
+    found = checked_artifact(path, trust)
     try:
         return _LOADERS.get(found.suffix, SavedModelRunner)(found)
     except ImportError:
@@ -233,6 +248,14 @@ def load_runner(path: str | os.PathLike[str]) -> Runner:
             f"Expected an artifact with the input `{IMAGE}` (for `.keras`: a classifier). "
             f"Received: {path}: {error}"
         ) from error
+
+
+def checked_artifact(path: str | os.PathLike[str], trust: bool) -> Path:
+    """`artifact_path`; refuses SavedModels that may do more than compute, unless trusted."""
+    found = artifact_path(path)
+    if not trust and found.suffix not in _LOADERS:
+        check_only_computes(found)
+    return found
 
 
 def artifact_path(path: str | os.PathLike[str]) -> Path:

@@ -40,6 +40,7 @@ def verify(
     *,
     limits: Limits | None = None,
     seed: int = 0,
+    trust: bool = False,
 ) -> ArtifactReport:
     """Runs an artifact in its own runtime and compares it with the model that it is of.
 
@@ -51,6 +52,7 @@ def verify(
         limits: how far it may be off; by default those of its target, if the artifact lies where
             `export` has put it, else a top-1 agreement of 98 % and an accuracy drop of one point.
         seed: of the choice among the images of a data source.
+        trust: as of `load_runner`.
 
     Returns:
         The comparison, and what is outside the limits.
@@ -59,8 +61,8 @@ def verify(
         ValueError: there is no such artifact, or it is of another kind of model.
     """
     path = artifact_path(artifact)
-    theirs = load_runner(path)
-    ours = _reference(against)
+    theirs = load_runner(path, trust=trust)
+    ours = _reference(against, trust)
     same = ours.is_classifier == theirs.is_classifier
     if not same or (not ours.is_classifier and set(ours.outputs) != set(theirs.outputs)):
         raise ValueError(
@@ -84,12 +86,12 @@ def verify(
     )
 
 
-def _reference(against: keras.Model | str | PathLike[str]) -> Runner:
+def _reference(against: keras.Model | str | PathLike[str], trust: bool) -> Runner:
     """What an artifact is compared with: as `export` does, a Keras model in float32."""
     if not isinstance(against, keras.Model):
         path = artifact_path(against)
         if path.suffix != ".keras":
-            return load_runner(path)
+            return load_runner(path, trust=trust)
         against = load_model(path, compile=False)
     return KerasRunner(as_float32(against))
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from keras_resnet.export.runtime import artifact_path
+from keras_resnet.export.runtime import checked_artifact
 from keras_resnet.support import terminal
 from keras_resnet.support.progress import Progress, unseen
 
@@ -130,6 +130,7 @@ def benchmark(
     threads: Sequence[int] = (0,),
     seconds: float = 3.0,
     size: int = 224,
+    trust: bool = False,
     progress: Progress = unseen,
 ) -> BenchmarkReport:
     """Times artifacts, of this package or of others, with random pixels.
@@ -145,6 +146,7 @@ def benchmark(
         seconds: how long each artifact is timed at each batch size and number of threads; at least
             one call is.
         size: side of the images where an artifact takes any.
+        trust: as of `load_runner`.
         progress: called with the name of every step and the share that is done.
 
     Raises:
@@ -164,7 +166,7 @@ def benchmark(
     paths: dict[str, Path] = {}
     for number, artifact in enumerate(artifacts, 1):
         again = f" ({number})" if str(artifact) in paths else ""
-        paths[f"{artifact}{again}"] = artifact_path(artifact)
+        paths[f"{artifact}{again}"] = checked_artifact(artifact, trust)
     batch_sizes, threads = tuple(dict.fromkeys(batch_sizes)), tuple(dict.fromkeys(threads))
     rows: list[Measurement] = []
     cells = [(count, batch) for count in threads for batch in batch_sizes]

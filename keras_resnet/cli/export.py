@@ -98,6 +98,7 @@ def verify(
     max_drop: Annotated[float | None, typer.Option(help="Of the accuracy, from 0 to 1.")] = None,
     seed: options.Seed = 0,
     validation_fraction: options.ValidationFraction = 0.1,
+    trust: options.Trust = False,
     as_json: options.AsJson = False,
 ) -> int:
     """Compare an artifact with the model that it is of (exit code 1: it disagrees)."""
@@ -109,7 +110,7 @@ def verify(
         # What is not given stays as the artifact's target has it.
         limits = dataclasses.replace(limits_of(artifact), **given)
         images = _source(data, validation_fraction)
-        row = run(artifact, against, images, limits=limits, seed=seed)
+        row = run(artifact, against, images, limits=limits, seed=seed, trust=trust)
     if as_json:
         print_json(dataclasses.asdict(row))
         return 1 if row.disagreements else 0
@@ -135,6 +136,7 @@ def benchmark(
     threads: options.Threads = "0",
     seconds: Annotated[float, typer.Option(min=0.01, help="Of each timing.")] = 3.0,
     size: Annotated[int, typer.Option(min=1, help="Of images, where any is taken.")] = 224,
+    trust: options.Trust = False,
     as_json: options.AsJson = False,
 ) -> int:
     """Time artifacts in turns, also those of others; ratios are to the first."""
@@ -147,6 +149,7 @@ def benchmark(
             threads=parse_integers(threads, 0),
             seconds=seconds,
             size=size,
+            trust=trust,
             progress=step,
         )
     options.print_report(report, as_json)

@@ -63,6 +63,9 @@ TimedBatches = Annotated[
 ]
 Threads = Annotated[str, typer.Option(help="Numbers of threads to time; 0: all cores.")]
 
+Trust = Annotated[
+    bool, typer.Option("--trust", help="Run a SavedModel that may read and write files.")
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 

@@ -22,6 +22,7 @@ def predict(
     ],
     images: Annotated[list[str], typer.Argument(help="Image files, directories or patterns.")],
     top: Annotated[int, typer.Option(min=1, help="How many classes per image.")] = 5,
+    trust: options.Trust = False,
     as_json: options.AsJson = False,
 ) -> int:
     """Classify image files; those that cannot be read are named and skipped (exit code 1)."""
@@ -39,7 +40,7 @@ def predict(
     if not paths:
         raise ValueError(next(iter(bad.values())))
     with quiet():
-        predictor = Predictor(model)
+        predictor = Predictor(model, trust=trust)
 
     with progress_bar("predict", hidden=as_json or len(paths) <= _BATCH, lines=0) as step:
         for start in range(0, len(paths), _BATCH):

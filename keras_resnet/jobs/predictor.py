@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -21,6 +21,8 @@ from keras_resnet.support.checks import check_integer
 class Predictor:
     """Classifies images with a Keras model or an artifact, through one compiled function.
 
+    Any number of threads may call one predictor, as `keras_resnet.export.load_runner` says.
+
     Attributes:
         protocol: how image files are resized and cropped.
         class_names: one per class; `None` if nobody named them.
@@ -34,6 +36,7 @@ class Predictor:
         *,
         protocol: EvalProtocol | None = None,
         class_names: Sequence[str] | None = None,
+        trust: bool = False,
     ) -> None:
         """Loads an artifact, or takes a model as it is.
 
@@ -43,6 +46,7 @@ class Predictor:
             protocol: how image files are resized and cropped; by default what the model knows
                 about itself, else for its input size, of which the crop takes 87.5 %.
             class_names: one per class, in place of those that the model knows.
+            trust: as of `keras_resnet.export.load_runner`.
 
         Raises:
             ValueError: the artifact cannot be read, or is no classifier of images.
@@ -54,8 +58,10 @@ class Predictor:
             # Artifacts and the compiled function are TensorFlow's.
             from keras_resnet.export.runtime import KerasRunner, load_runner
 
-            keras_model = isinstance(model, keras.Model)
-            self._runner = KerasRunner(model) if keras_model else load_runner(Path(model))
+            if isinstance(model, keras.Model):
+                self._runner = KerasRunner(model)
+            else:
+                self._runner = load_runner(model, trust=trust)
             info = self._runner.info
         self.input_shape: tuple[int | None, ...] = self._runner.input_shape
         self._input = ModelInput(self.input_shape, info, protocol)
@@ -122,9 +128,13 @@ class Predictor:
 
 
 class _OtherBackend:
-    """A Keras model under another backend than TensorFlow's, compiled in that one's way."""
+    """A Keras model under another backend than TensorFlow's, compiled in that one's way.
+
+    Keras moves the model's state into such a call and back, so calls wait for one another.
+    """
 
     def __init__(self, model: keras.Model) -> None:
+        self._lock = threading.Lock()
         if get_info(model).task == "values":
             raise ValueError(
                 "Expected a classifier. Received: a network for values, a regression. Call its "
@@ -141,7 +151,9 @@ class _OtherBackend:
             raise ValueError(
                 f"Expected images with pixels in [0, 255]. Received: pixels in [{low:g}, {high:g}]"
             )
-        result = np.asarray(self._model.predict_on_batch(images.astype(np.float32)), np.float32)
+        with self._lock:
+            answers = self._model.predict_on_batch(images.astype(np.float32))
+        result = np.asarray(answers, np.float32)
         if self._is_logits:
             result = keras.ops.convert_to_numpy(keras.ops.softmax(result))
         return result

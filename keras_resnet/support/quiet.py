@@ -6,8 +6,12 @@ import contextlib
 import os
 import sys
 import tempfile
+import threading
 import warnings
 from collections.abc import Iterator
+
+#: The descriptor and Python's warning filters are the whole process's: one thread at a time.
+_LOCK = threading.RLock()
 
 
 @contextlib.contextmanager
@@ -17,24 +21,25 @@ def quiet() -> Iterator[None]:
     They log from C++, past `sys.stderr` and Python's logging, so the file descriptor itself is
     redirected.
     """
-    try:
-        descriptor = sys.__stderr__.fileno() if sys.__stderr__ else -1
-        saved = os.dup(descriptor)
-    except (OSError, ValueError):
-        # Nothing is connected to standard error, so nothing can be hidden.
-        yield
-        return
-    with tempfile.TemporaryFile() as hidden, warnings.catch_warnings():
-        # TensorFlow's own converter uses the interpreter that TensorFlow deprecates.
-        warnings.filterwarnings("ignore", message=".*tf.lite.Interpreter is deprecated.*")
-        os.dup2(hidden.fileno(), descriptor)
+    with _LOCK:
         try:
+            descriptor = sys.__stderr__.fileno() if sys.__stderr__ else -1
+            saved = os.dup(descriptor)
+        except (OSError, ValueError):
+            # Nothing is connected to standard error, so nothing can be hidden.
             yield
-        except Exception:
-            os.dup2(saved, descriptor)
-            hidden.seek(0)
-            os.write(descriptor, hidden.read())
-            raise
-        finally:
-            os.dup2(saved, descriptor)
-            os.close(saved)
+            return
+        with tempfile.TemporaryFile() as hidden, warnings.catch_warnings():
+            # TensorFlow's own converter uses the interpreter that TensorFlow deprecates.
+            warnings.filterwarnings("ignore", message=".*tf.lite.Interpreter is deprecated.*")
+            os.dup2(hidden.fileno(), descriptor)
+            try:
+                yield
+            except Exception:
+                os.dup2(saved, descriptor)
+                hidden.seek(0)
+                os.write(descriptor, hidden.read())
+                raise
+            finally:
+                os.dup2(saved, descriptor)
+                os.close(saved)
