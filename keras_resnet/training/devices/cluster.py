@@ -177,7 +177,7 @@ def _from_tf_config(text: str) -> Cluster | None:
                 "parameter servers and evaluators have nothing to do"
             )
     chief, others = hosts.get("chief", []), hosts.get("worker", [])
-    index = task.get("index")
+    index: Any = task.get("index")
     addresses = (*chief, *others) if all(isinstance(x, list) for x in (chief, others)) else (0,)
     # Some services write the index as a string.
     if isinstance(index, str) and index.isdecimal():

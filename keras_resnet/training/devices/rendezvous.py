@@ -119,8 +119,8 @@ class Rendezvous:
             with contextlib.suppress(TimeoutError):
                 trouble = self._admit(_Line(listener.accept()[0]))
             # They say nothing more before all are there, so what can be read is an end.
-            gone = wait(self._lines.values(), 0)
-            self._lines = {i: line for i, line in self._lines.items() if line not in gone}
+            for index in self._readable(self._lines, 0):
+                del self._lines[index]
             missing = set(range(1, self._cluster.workers)) - self._lines.keys()
             self._tell({"waiting": sorted(missing)})
             waiting.say(missing)
@@ -137,7 +137,8 @@ class Rendezvous:
             message = line.receive(5)
         if not isinstance(message, dict) or message.get("greeting") != _GREETING:
             return ""
-        index, addresses = message.get("index"), message.get("addresses")
+        index: Any = message.get("index")
+        addresses = message.get("addresses")
         trouble = ""
         if addresses != list(self._cluster.addresses):
             trouble = (
@@ -174,12 +175,12 @@ class Rendezvous:
 
     def _compare(self, facts: Any) -> dict[str, Any]:
         """The chief's part: takes the others' facts, and tells all what differs."""
-        waiting, lost = _Waiting(self._cluster), []
+        waiting = _Waiting(self._cluster)
+        lost: list[int] = []
         known: dict[int, Any] = {}
         pending = set(self._lines)
         while pending and not lost:
-            ready = wait([self._lines[index] for index in pending], _TELL_SECONDS)
-            for index in [index for index in pending if self._lines[index] in ready]:
+            for index in self._readable(pending, _TELL_SECONDS):
                 try:
                     theirs = self._lines[index].receive(_TELL_SECONDS)
                 except (OSError, ValueError):
@@ -227,6 +228,12 @@ class Rendezvous:
                 missing = message["waiting"]
             waiting.say(missing)
         raise TimeoutError
+
+    def _readable(self, workers: Iterable[int], seconds: float) -> list[int]:
+        """Those of the workers who have said something or left, once there are any."""
+        files = {self._lines[index].fileno(): index for index in workers}
+        ready = wait(files, seconds)
+        return [index for file, index in files.items() if file in ready]
 
     def _tell(self, message: Mapping[str, Any], workers: Iterable[int] | None = None) -> None:
         """Sends a message to the others; that one has left is noticed when it is waited for."""

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from keras_resnet.training.devices import connect
 from keras_resnet.training.devices.cluster import Cluster
-from keras_resnet.training.devices.connect import ClusterError
+from keras_resnet.training.devices.rendezvous import ClusterError
 from keras_resnet.training.devices.strategies import (
     DeviceSetup,
     _check_combination,
