@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -56,3 +56,31 @@ def check_number(name: str, value: Any, low: float = 0.0, high: float = math.inf
     if not number or not math.isfinite(value) or not low <= value <= high:
         bounds = f"at least {low:g}" if high == math.inf else f"in [{low:g}, {high:g}]"
         raise ValueError(f"Expected `{name}` to be a number {bounds}. Received: {value!r}")
+
+
+def differences(
+    old: Mapping[str, Any], new: Mapping[str, Any], words: str = "{} in the run, now {}"
+) -> list[str]:
+    """Says in which values two nested mappings differ, one line each.
+
+    Args:
+        old: of the run, as JSON gives it back.
+        new: of what is asked for now, as JSON gives it back. None is a value like any other.
+        words: what is said of an old value and a new one.
+
+    Returns:
+        Lines such as `"recipe.optimizer.learning_rate: 0.1 in the run, now 0.2"`, in the order of
+        `old`, then of `new`; none if they agree.
+    """
+    lines = []
+    for key in (*old, *(key for key in new if key not in old)):
+        before, now = (side.get(key, _ABSENT) for side in (old, new))
+        if isinstance(before, Mapping) and isinstance(now, Mapping):
+            lines += [f"{key}.{line}" for line in differences(before, now, words)]
+        elif before != now:
+            values = ("absent" if value is _ABSENT else repr(value) for value in (before, now))
+            lines.append(f"{key}: {words.format(*values)}")
+    return lines
+
+
+_ABSENT = object()

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from keras_resnet.support.checks import is_integer
+
 _ADDRESS = re.compile(r"([A-Za-z0-9._-]+):([0-9]{1,5})")
+
+_LOCAL = {"localhost": "127.0.0.1"}
 
 #: Ports of Slurm jobs: below those that Linux gives to outgoing connections, and another range of
 #: them for every job, as jobs share nodes.
@@ -44,13 +48,16 @@ class Cluster:
                     f"Expected addresses `host:port` of workers. Received: {address!r}, from "
                     f"{self.origin}"
                 )
-        double = next((a for a in self.addresses if self.addresses.count(a) > 1), None)
-        if double is not None:
+        places = self.hosts_and_ports
+        same = [
+            a for a, place in zip(self.addresses, places, strict=True) if places.count(place) > 1
+        ]
+        if same:
             raise ValueError(
-                f"Expected another address for every worker. Received: {double} twice, from "
+                f"Expected another address for every worker. Received: {' and '.join(same)}, from "
                 f"{self.origin}"
             )
-        if not 0 <= self.index < len(self.addresses):
+        if not is_integer(self.index, 0) or self.index >= len(self.addresses):
             raise ValueError(
                 f"Expected the index of one of the {len(self.addresses)} workers, from 0 to "
                 f"{len(self.addresses) - 1}. Received: {self.index}, from {self.origin}"
@@ -65,9 +72,15 @@ class Cluster:
         return self.index == 0
 
     @property
+    def hosts_and_ports(self) -> tuple[tuple[str, int], ...]:
+        """The addresses in one spelling: hosts in lower case, and 127.0.0.1 for localhost."""
+        parts = (address.lower().rpartition(":") for address in self.addresses)
+        return tuple((_LOCAL.get(host, host), int(port)) for host, _, port in parts)
+
+    @property
     def neighbours(self) -> tuple[int, ...]:
         """Indices of the workers on this worker's host, itself included."""
-        hosts = [address.rpartition(":")[0] for address in self.addresses]
+        hosts = [host for host, _ in self.hosts_and_ports]
         return tuple(i for i, host in enumerate(hosts) if host == hosts[self.index])
 
     def tf_config(self) -> str:
@@ -130,12 +143,7 @@ def _expand(name: str) -> list[str]:
         return [name]
     ranges, _, after = rest.partition("]")
     numbers: list[str] = []
-    for part in ranges.split(","):
-        match = re.fullmatch(r"([0-9]+)(?:-([0-9]+))?", part)
-        if match is None:
-            raise ValueError(
-                f"Expected ranges of numbers in brackets. Received: {name!r}, from Slurm"
-            )
+    for match in _matches(r"([0-9]+)(?:-([0-9]+))?", ranges, "ranges of numbers such as 01-04,7"):
         first, last = match[1], match[2] or match[1]
         # Zeros in front of the first number say how wide all are.
         numbers += [f"{n:0{len(first)}d}" for n in range(int(first), int(last) + 1)]
@@ -169,15 +177,17 @@ def _from_tf_config(text: str) -> Cluster | None:
                 "parameter servers and evaluators have nothing to do"
             )
     chief, others = hosts.get("chief", []), hosts.get("worker", [])
-    index = task.get("index", 0)
+    index: Any = task.get("index")
     addresses = (*chief, *others) if all(isinstance(x, list) for x in (chief, others)) else (0,)
     # Some services write the index as a string.
     if isinstance(index, str) and index.isdecimal():
         index = int(index)
-    if not all(isinstance(a, str) for a in addresses) or not isinstance(index, int):
+    if not all(isinstance(a, str) for a in addresses):
         raise refused(text)
+    if not is_integer(index, 0):
+        raise refused(f"the index {index!r}")
     own = chief if task["type"] == "chief" else others
-    if len(chief) > 1 or not 0 <= index < len(own):
+    if len(chief) > 1 or index >= len(own):
         raise refused(f"{task['type']} {index} of {len(own)}, and {len(chief)} chiefs")
     return Cluster(addresses, index + len(chief) * (own is others), "TF_CONFIG")
 
@@ -211,15 +221,17 @@ def _from_slurm(environ: Mapping[str, str]) -> Cluster:
 
 def _counts(text: str) -> list[int]:
     """Tasks of each node: `2(x3),1` is 2, 2, 2, 1."""
-    counts: list[int] = []
+    matches = _matches(r"([0-9]+)(?:\(x([0-9]+)\))?", text, "tasks per node such as 2(x3),1")
+    return [int(match[1]) for match in matches for _ in range(int(match[2] or 1))]
+
+
+def _matches(pattern: str, text: str, expected: str) -> Iterator[re.Match[str]]:
+    """What a pattern finds in the parts of a list that Slurm has written."""
     for part in text.split(","):
-        match = re.fullmatch(r"([0-9]+)(?:\(x([0-9]+)\))?", part)
+        match = re.fullmatch(pattern, part)
         if match is None:
-            raise ValueError(
-                f"Expected tasks per node such as 2(x3),1. Received: {text!r}, from Slurm"
-            )
-        counts += [int(match[1])] * int(match[2] or 1)
-    return counts
+            raise ValueError(f"Expected {expected}. Received: {text!r}, from Slurm")
+        yield match
 
 
 def _number(environ: Mapping[str, str], name: str, default: str = "") -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -14,14 +14,9 @@ import tensorflow as tf
 
 from keras_resnet.support.checks import check_choice, check_integer
 from keras_resnet.training.devices.cluster import Cluster
-from keras_resnet.training.devices.connect import (
-    START_SECONDS,
-    ClusterError,
-    connect_tpu,
-    connect_workers,
-    gpus_of,
-)
+from keras_resnet.training.devices.connect import connect_tpu, connect_workers, gpus_of
 from keras_resnet.training.devices.keras_mends import mend_keras
+from keras_resnet.training.devices.rendezvous import START_SECONDS, Rendezvous, lost_workers
 
 StrategyName = Literal["auto", "cpu", "gpu", "mirrored", "multi-worker", "tpu"]
 Precision = Literal["float32", "bfloat16", "float16"]
@@ -38,6 +33,7 @@ class DeviceSetup:
         replicas: copies of the model, on all workers together; each gets its part of a batch.
         cluster: the workers, if there are several.
         notes: sentences for the user about what was chosen, and why.
+        rendezvous: where the workers have met, if there are several.
     """
 
     name: str
@@ -45,6 +41,7 @@ class DeviceSetup:
     replicas: int
     cluster: Cluster | None
     notes: tuple[str, ...]
+    rendezvous: Rendezvous | None = None
 
     @property
     def worker(self) -> int:
@@ -90,27 +87,23 @@ class DeviceSetup:
         """Whether `flag` is true on any worker; all of them have to ask at the same time."""
         if self.cluster is None:
             return flag
-        return self._sum(float(flag)) > 0
+        values = self.strategy.experimental_distribute_values_from_function(
+            lambda context: tf.constant(float(flag), tf.float32)
+        )
+        return float(self.strategy.reduce(tf.distribute.ReduceOp.SUM, values, axis=None)) > 0
 
-    def require_same(self, value: int, what: str) -> None:
-        """Refuses a number that is not the same on all workers.
+    def require_same(self, facts: Mapping[str, Any]) -> None:
+        """Refuses what is not the same on all workers; all of them have to ask at the same time.
+
+        Args:
+            facts: what has to be the same, fit for JSON.
 
         Raises:
-            ClusterError: it is another one elsewhere.
+            ValueError: something differs; the message says what, and on which worker.
+            ClusterError: another worker has ended.
         """
-        if self.cluster is not None and self._sum(float(value)) != value * self.workers:
-            raise ClusterError(
-                f"Expected the same number of {what} on all workers. Received: {value} on worker "
-                f"{self.worker}, another elsewhere. They need one output folder that all can read"
-            )
-
-    def _sum(self, value: float) -> float:
-        """Over workers."""
-        values = self.strategy.experimental_distribute_values_from_function(
-            lambda context: tf.constant(value, tf.float32)
-        )
-        total = self.strategy.reduce(tf.distribute.ReduceOp.SUM, values, axis=None)
-        return float(total) / (self.replicas // self.workers)
+        if self.rendezvous is not None:
+            self.rendezvous.require_same(facts)
 
     @contextlib.contextmanager
     def explaining_lost_workers(self) -> Iterator[None]:
@@ -132,12 +125,7 @@ class DeviceSetup:
             tasks = set(map(int, re.findall(r"/job:worker/replica:0/task:(\d+)", text)))
             others = set(range(self.workers)) - {self.worker}
             # Of a silent chief, TensorFlow says only that the connection is lost.
-            gone = sorted(tasks & others or others)
-            names = " or ".join(f"{index} ({self.cluster.addresses[index]})" for index in gone)
-            raise ClusterError(
-                f"Expected {self.workers} workers until the end. Received: no more from worker "
-                f"{names}. See what it said, and start all workers again"
-            ) from error
+            raise lost_workers(self.cluster, tasks & others or others) from error
 
 
 _LOST = (
@@ -204,13 +192,13 @@ def choose_strategy(
         _check_combination("multi-worker", replicas, dtype, jit_compile)
         _check_batch(batch_size, replicas)
         mend_keras()
-        strategy = connect_workers(cluster, start_seconds)
+        strategy, rendezvous = connect_workers(cluster, start_seconds)
         note = (
             f"{cluster.workers} workers from {cluster.origin}, this is {cluster.index} "
             f"({cluster.addresses[cluster.index]}): every batch is divided among them."
         )
         replicas = strategy.num_replicas_in_sync
-        return DeviceSetup("multi-worker", strategy, replicas, cluster, (note,))
+        return DeviceSetup("multi-worker", strategy, replicas, cluster, (note,), rendezvous)
     if name == "tpu":
         _check_combination("tpu", 1, dtype, jit_compile)
         strategy = connect_tpu(tpu, start_seconds)

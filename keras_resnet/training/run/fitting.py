@@ -78,7 +78,6 @@ class Fitting:
     ) -> None:
         """Takes all steps that are left."""
         run, setup = self._run, self._setup
-        setup.require_same(run.batches, "batches that were taken before")
         progress = ProgressBar(run, self._resolved.training.batch_size)
         if setup.is_chief:
             for note in setup.notes:

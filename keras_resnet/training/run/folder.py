@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_resnet.support.checks import check_integer
+from keras_resnet.support.checks import check_integer, differences
 from keras_resnet.support.files import partial_directory, remove_leftovers, replace_durably
 from keras_resnet.training.run.checkpoint import (
     DamagedError,
@@ -87,9 +87,7 @@ class RunFolder:
         """
         return _read_json(self.config_file)
 
-    def claim(
-        self, settings: Mapping[str, Any], what: str, started: bool = True, writes: bool = True
-    ) -> dict[str, Any]:
+    def claim(self, settings: Mapping[str, Any], what: str, started: bool = True) -> dict[str, Any]:
         """Notes in `config.json` what is made in the folder, or makes sure that it is the same.
 
         Settings of what never started, such as those of a call that was refused, are replaced.
@@ -98,7 +96,6 @@ class RunFolder:
             settings: what must not change when it goes on, fit for JSON.
             what: a noun for messages, such as `"fine-tuning"`.
             started: whether the folder has more of it than `config.json`.
-            writes: whether this process may write; of several workers, one may.
 
         Returns:
             What `config.json` has besides these settings.
@@ -125,8 +122,7 @@ class RunFolder:
                     f"{'; '.join(changes)}. Go on with the same network, data and settings, or "
                     "choose another folder"
                 )
-        if writes:
-            self.write_config(settings)
+        self.write_config(settings)
         return {}
 
     def write_environment(self, environment: Mapping[str, Any]) -> None:
@@ -274,31 +270,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, np.generic):
         return value.item()
     raise ValueError(f"Expected values that JSON takes. Received: {value!r}")
-
-
-def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Says in which values two nested mappings differ, one line each.
-
-    Args:
-        old: of the run, as JSON gives it back.
-        new: of what is asked for now, as JSON gives it back. None is a value like any other.
-
-    Returns:
-        Lines such as `"recipe.optimizer.learning_rate: 0.1 in the run, now 0.2"`, in the order of
-        `old`, then of `new`; none if they agree.
-    """
-    lines = []
-    for key in (*old, *(key for key in new if key not in old)):
-        before, now = (side.get(key, _ABSENT) for side in (old, new))
-        if isinstance(before, Mapping) and isinstance(now, Mapping):
-            lines += [f"{key}.{line}" for line in differences(before, now)]
-        elif before != now:
-            was, is_ = ("absent" if value is _ABSENT else repr(value) for value in (before, now))
-            lines.append(f"{key}: {was} in the run, now {is_}")
-    return lines
-
-
-_ABSENT = object()
 
 
 def _step_of(path: Path) -> int:

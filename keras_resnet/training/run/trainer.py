@@ -14,6 +14,7 @@ import numpy as np
 
 from keras_resnet.data import DataConfig, Source
 from keras_resnet.models.info import get_info, set_class_names, set_info
+from keras_resnet.support.fingerprints import fingerprint_of_file, fingerprint_of_weights
 from keras_resnet.training.devices.strategies import DeviceSetup, StrategyName, choose_strategy
 from keras_resnet.training.metrics import make_metrics
 from keras_resnet.training.optimizers.schedules import make_schedule
@@ -125,7 +126,8 @@ def train(
             model has.
 
     Raises:
-        ValueError: model, data and recipe do not go together, or an argument is impossible.
+        ValueError: model, data and recipe do not go together, an argument is impossible, or another
+            worker was called otherwise: the message says what differs.
         ResumeError: `out_dir` holds a run with another model, recipe, data set, seed or dtype.
         DivergedError: the loss became infinite, no number, or far larger than that of guessing.
         TooManyBadRecordsError: too many images cannot be read.
@@ -140,25 +142,28 @@ def train(
     start = _start(model, recipe, pull_to)
     set_class_names(model, sources[0].class_names, sources[0].class_ids)
     setup = _set_up(strategy, model, recipe, dtype, steps_per_execution, bool(jit_compile))
+    resolved = resolve_recipe(
+        model,
+        sources[0],
+        recipe,
+        config=config,
+        epochs=epochs,
+        seed=seed,
+        workers=setup.workers,
+        steps_per_execution=steps_per_execution,
+    )
+    # How its accuracy is measured is how its images are to be prepared from now on.
+    protocol = resolved.evaluation.eval_protocol
+    set_info(model, dataclasses.replace(get_info(model), protocol=protocol))
+    folder = None if out_dir is None else RunFolder(out_dir, keep)
+    precision = precision_of(model, dtype)
+    known = identity(model, sources, resolved, seed, precision, start)
+    _begin(
+        setup, model, known, folder, resume,
+        synchronized_bn=synchronized_bn, jit_compile=jit_compile,
+        steps_per_execution=steps_per_execution, checkpoint_every=checkpoint_every,
+    )  # fmt: skip
     with noting_signals() as interruption, setup.explaining_lost_workers(), setup.scope():
-        resolved = resolve_recipe(
-            model,
-            sources[0],
-            recipe,
-            config=config,
-            epochs=epochs,
-            seed=seed,
-            workers=setup.workers,
-            steps_per_execution=steps_per_execution,
-        )
-        # How its accuracy is measured is how its images are to be prepared from now on.
-        protocol = resolved.evaluation.eval_protocol
-        set_info(model, dataclasses.replace(get_info(model), protocol=protocol))
-        folder = None if out_dir is None else RunFolder(out_dir, keep)
-        precision = precision_of(model, dtype)
-        if folder is not None:
-            known = identity(model, sources, resolved, seed, precision, start)
-            _claim(folder, known, resume, setup.is_chief)
         copy = _compiled_copy(
             model, sources[0], resolved, setup, start,
             dtype=dtype, synchronized_bn=synchronized_bn, seed=seed,
@@ -208,17 +213,42 @@ def _compiled_copy(
     return copy
 
 
-def _claim(folder: RunFolder, known: Mapping[str, Any], resume: bool, is_chief: bool) -> None:
+def _begin(
+    setup: DeviceSetup,
+    model: keras.Model,
+    known: Mapping[str, Any],
+    folder: RunFolder | None,
+    resume: bool,
+    **options: Any,
+) -> None:
+    """Makes sure that all workers begin the same run, in a folder that is for it.
+
+    `known` identifies the run; `options` are what does not, but has to be the same on all workers.
+    While a worker waits for others, signals end it.
+    """
+    if setup.workers > 1:
+        weights = fingerprint_of_weights(model.get_weights())[:16]
+        setup.require_same({**known, "weights": weights, "out_dir": folder is not None, **options})
+    if folder is None:
+        return
+    if setup.is_chief:
+        _claim(folder, known, resume)
+    if setup.workers > 1:
+        # One that does not see the chief's checkpoints would begin anew.
+        newest = {path.name: fingerprint_of_file(path)[:16] for path in folder.checkpoints()[-1:]}
+        setup.require_same({"checkpoint in the output folder": newest})
+
+
+def _claim(folder: RunFolder, known: Mapping[str, Any], resume: bool) -> None:
     """Prepares the folder, or makes sure that what it holds is this run."""
     if not resume and folder.read_config() is not None:
         raise ValueError(
             f"Expected a folder without a training run. Received: {folder.path}. Choose another "
             "one, or go on with it"
         )
-    folder.claim(known, "training run", writes=is_chief)
-    if is_chief:
-        folder.clear_partial()
-        folder.write_environment(describe_environment())
+    folder.claim(known, "training run")
+    folder.clear_partial()
+    folder.write_environment(describe_environment())
 
 
 def _start(

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import tensorflow as tf
 
 from keras_resnet.training.devices import connect
 from keras_resnet.training.devices.cluster import Cluster
-from keras_resnet.training.devices.connect import ClusterError
+from keras_resnet.training.devices.rendezvous import ClusterError
 from keras_resnet.training.devices.strategies import (
     DeviceSetup,
     _check_combination,
@@ -119,7 +120,7 @@ def test_executions_have_to_be_whole() -> None:
 def test_a_process_that_has_begun_its_work_is_no_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     tf.constant(1)
     monkeypatch.setattr(tf.config, "set_visible_devices", lambda devices, kind: None)
-    monkeypatch.setattr(connect, "wait_for_workers", lambda cluster, seconds: None)
+    monkeypatch.setattr(connect, "Rendezvous", Mock())
     for _ in range(2):
         with pytest.raises(RuntimeError, match="before any work of TensorFlow"):
             connect.connect_workers(CLUSTER)

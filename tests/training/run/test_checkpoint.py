@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 from safetensors import SafetensorError, safe_open
 
+from keras_resnet.support.checks import differences
 from keras_resnet.training.run import checkpoint
 from keras_resnet.training.run.checkpoint import ResumeError, RunState
-from keras_resnet.training.run.folder import RunFolder, differences
+from keras_resnet.training.run.folder import RunFolder
 
 VALUES = {
     "step": 7,

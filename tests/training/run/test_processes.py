@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,10 @@ import keras
 import numpy as np
 import pytest
 
-from ...conftest import Command, Start
+import keras_resnet
+from keras_resnet.training.devices.launch import free_ports
+
+from ...conftest import Command, Start, ended
 from ...fork_server import Process
 from .histories import read_history
 
@@ -174,9 +178,63 @@ class TestWorkers:
         given[given.index("digits")] = pictures
         return (*given, *self.SAME, *others, "--output", str(output))
 
+    def check_refused(
+        self, start_command: Start, arguments: Sequence[tuple[str, ...]], *messages: str
+    ) -> None:
+        """Starts a worker with each of the arguments; all have to end with all messages."""
+        addresses = ",".join(f"127.0.0.1:{port}" for port in free_ports(len(arguments)))
+        processes = [
+            start_command(*own, "--workers", addresses, "--worker-index", str(index))
+            for index, own in enumerate(arguments)
+        ]
+        for done in [ended(process, 120) for process in processes]:
+            assert done.returncode == 2, done.stderr
+            for message in messages:
+                assert message in done.stderr
+
+    def test_other_settings_are_refused_on_all(
+        self, start_command: Start, pictures: str, tmp_path: Path
+    ) -> None:
+        output = tmp_path / "out"
+        one = self.arguments(pictures, output)
+        other = (*one, "--seed", "5", "--set", "optimizer.learning_rate=0.5", "--dtype", "bfloat16")
+        self.check_refused(
+            start_command,
+            (one, (*other, "--checkpoint-every", "7")),
+            "recipe.optimizer.learning_rate: 0.05 on worker 0, 0.5 on worker 1; ",
+            "seed: 3 on worker 0, 5 on worker 1; ",
+            "dtype: 'float32' on worker 0, 'bfloat16' on worker 1; ",
+            "checkpoint_every: 5 on worker 0, 7 on worker 1. Start all workers alike",
+        )
+        assert not output.exists()
+
+    @pytest.mark.full
+    def test_other_data_and_weights_are_refused_on_all(
+        self, start_command: Start, pictures: str, tmp_path: Path
+    ) -> None:
+        one = self.arguments(pictures, tmp_path / "out")
+        other = list(one)
+        other[other.index(pictures)] += "/train"
+        self.check_refused(
+            start_command, (one, tuple(other)), "train_data.images: 96 on worker 0, "
+        )
+        given = keras_resnet.create_model(
+            "resnet20", blocks=(1, 1, 1), filters=(8, 16, 24), classes=2, input_shape=(16, 16, 3)
+        )
+        files = [tmp_path / f"{index}.weights.h5" for index in range(2)]
+        for index, file in enumerate(files):
+            given.set_weights([weight + index for weight in given.get_weights()])
+            given.save_weights(file)
+        weighted = [(*one, "--weights", str(file)) for file in files]
+        self.check_refused(start_command, weighted, "weights: '")
+
     @pytest.mark.full
     def test_together_they_are_one(
-        self, keras_resnet_command: Command, pictures: str, tmp_path: Path
+        self,
+        keras_resnet_command: Command,
+        start_command: Start,
+        pictures: str,
+        tmp_path: Path,
     ) -> None:
         alone = keras_resnet_command(*self.arguments(pictures, tmp_path / "one"))
         assert alone.returncode == 0, alone.stderr
@@ -196,6 +254,10 @@ class TestWorkers:
         # Only the chief speaks and writes.
         assert not re.search(r"^\[1\] Epoch", done.stdout, re.MULTILINE)
         assert len(list((tmp_path / "two" / "tensorboard" / "train").iterdir())) == 1
+        # The other worker has to see the checkpoints of the chief.
+        folders = [self.arguments(pictures, tmp_path / name) for name in ("two", "elsewhere")]
+        message = "checkpoint in the output folder.step-0000000004.safetensors: '"
+        self.check_refused(start_command, folders, message, "' on worker 0, absent on worker 1")
 
     @pytest.mark.slow
     @pytest.mark.parametrize("signal_number", [signal.SIGKILL, signal.SIGTERM])
