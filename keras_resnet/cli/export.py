@@ -20,7 +20,7 @@ Calibration = Annotated[str | None, typer.Option(help="Images for int8, e.g. fol
 Data = Annotated[
     str | None, typer.Option(help="Labelled images to verify on; by default of --calibration.")
 ]
-Labels = Annotated[Path | None, typer.Option(help="Text file of class names, one per line.")]
+Labels = Annotated[Path | None, typer.Option(help="File of class names: lines, CSV or JSON.")]
 KeepFloat = Annotated[list[str] | None, typer.Option(help="A layer that int8 leaves in float.")]
 BatchSize = Annotated[int | None, typer.Option(min=1, help="The only one of TFLite and ONNX.")]
 Serving = Annotated[str, typer.Option(help="Batch sizes that servers prepare for.")]
@@ -55,6 +55,7 @@ def export(
     """Export a model to files for servers and phones; each is run and compared with Keras."""
     with quiet():
         from keras_resnet.export import ExportOptions, Timing
+        from keras_resnet.images.label_files import read_class_names
         from keras_resnet.models.info import set_class_names
     wanted = ExportOptions(
         batch_size,
@@ -68,7 +69,7 @@ def export(
     names = inputs.check_targets(targets) if targets else []
     network = inputs.load_network(model, weights, seed=seed)
     if labels is not None:
-        set_class_names(network, labels.read_text("utf-8").splitlines())
+        set_class_names(network, *read_class_names(labels))
     is_random = weights is None and not model.endswith(".keras")
     inputs.export_network(
         network,

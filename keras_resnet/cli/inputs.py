@@ -53,9 +53,11 @@ def load_images(
     """Both parts of a data set; `show` prints how large they are."""
     from keras_resnet.data import DataConfig, load_data
     from keras_resnet.images.protocol import DEFAULT_SIZE
+    from keras_resnet.support.progress import unsaid
 
     parts = load_data(
-        DataConfig(data, size=side or DEFAULT_SIZE, validation_fraction=validation_fraction)
+        DataConfig(data, size=side or DEFAULT_SIZE, validation_fraction=validation_fraction),
+        console.print if show else unsaid,
     )
     if show:
         console.print(

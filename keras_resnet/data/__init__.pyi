@@ -14,4 +14,5 @@ from .sources import (
     Source as Source,
     load_data as load_data,
     load_digits as load_digits,
+    load_part as load_part,
 )

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import functools
 import importlib.resources
-from collections.abc import Sequence
+import itertools
+import re
+import unicodedata
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
 from keras_resnet.support.checks import check_integer
+
+_WORDNET_ID = re.compile(r"n[0-9]{8}")
 
 
 @functools.cache
@@ -47,6 +52,32 @@ def dataset_classes(dataset: str) -> tuple[tuple[str, ...], tuple[str, ...] | No
         return CIFAR10_CLASSES, None
     ids, names = zip(*imagenet_classes(), strict=True)
     return names, ids
+
+
+def names_and_ids(classes: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...] | None]:
+    """Names of classes, and their ids if all are called by WordNet ids.
+
+    Ids get ImageNet's names; one that is not among its classes is its own name.
+    """
+    if not are_wordnet_ids(classes):
+        return tuple(classes), None
+    known = dict(imagenet_classes())
+    return tuple(known.get(wordnet_id, wordnet_id) for wordnet_id in classes), tuple(classes)
+
+
+def are_wordnet_ids(names: Sequence[str]) -> bool:
+    """Whether all of these are WordNet ids of nouns, such as `n01440764`."""
+    return all(_WORDNET_ID.fullmatch(name) for name in names)
+
+
+def alike_names(names: Iterable[str]) -> list[tuple[str, ...]]:
+    """Those that differ only in case, Unicode form or outer spaces, in groups."""
+
+    def form(name: str) -> str:
+        return unicodedata.normalize("NFKC", name).casefold().strip()
+
+    groups = itertools.groupby(sorted(names, key=form), form)
+    return [group for _, own in groups if len(group := tuple(own)) > 1]
 
 
 def decode_predictions(

@@ -23,7 +23,8 @@ from keras_resnet.compression import (
 )
 from keras_resnet.compression.pruning import prunable
 from keras_resnet.compression.rebuild import kernels
-from keras_resnet.data import DataConfig, load_data
+from keras_resnet.data import DataConfig, Source, load_data
+from keras_resnet.data.identity import identity_of
 from keras_resnet.export import export, load_runner
 from keras_resnet.export.images import ImageSet, image_sets
 from keras_resnet.export.options import ExportOptions
@@ -107,12 +108,12 @@ def compress(
     config = DataConfig(data, size=size, validation_fraction=validation_fraction)
     calibration, held_out = image_sets(model.input_shape, get_info(model), config, None, None, seed)
     assert calibration is not None
-    sources = load_data(config)
+    sources = load_data(config, say)
     # What cannot be is refused before anything trains.
     check_classes(model, sources[0])
     for _ in _phases(model, calibration.images, options, seed):
         pass
-    _claim(out_dir, model, config, options, seed)
+    _claim(out_dir, model, sources, options, seed)
     # A network that has no artifacts is refused now, too.
     say("Exporting the network before")
     images = (calibration, held_out)
@@ -192,15 +193,19 @@ def _exported(
 
 
 def _claim(
-    out_dir: Path, model: keras.Model, data: DataConfig, options: CompressionOptions, seed: int
+    out_dir: Path,
+    model: keras.Model,
+    data: tuple[Source, Source],
+    options: CompressionOptions,
+    seed: int,
 ) -> None:
     """Notes in the folder what is compressed there and how, and refuses to do another thing."""
     started = any(out_dir.glob("[0-9]*-*")) or (out_dir / MODEL_FILE).exists()
     settings = {
         "network": model.name,
         "weights": fingerprint_of_weights(model.get_weights()),
-        "data": data.source,
-        "validation_fraction": data.validation_fraction,
+        "train_data": identity_of(data[0]),
+        "validation_data": identity_of(data[1]),
         "options": dataclasses.asdict(options),
         "seed": seed,
     }

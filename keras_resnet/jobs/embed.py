@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
+from keras_resnet.data.identity import states_of
 from keras_resnet.images.decode import UnreadableImageError
 from keras_resnet.images.protocol import EvalProtocol
 from keras_resnet.jobs.vector_files import UnfinishedVectors, check_output
@@ -158,7 +159,9 @@ def embed_to_file(
     begin = time.perf_counter()
     work = UnfinishedVectors(output, network.channels)
     with work.held():
-        resumed = work.resume({**network.identity(), "files": [_state_of(path) for path in paths]})
+        full = map(os.path.abspath, paths)  # Leaves links alone.
+        files = [list(pair) for pair in zip(full, states_of(paths), strict=True)]
+        resumed = work.resume({**network.identity(), "files": files})
         if resumed:
             progress(f"{resumed} of {len(paths)} images", resumed / len(paths))
         for batch in network.batches(paths, batch_size, resumed):
@@ -195,16 +198,6 @@ def _checked(images: Paths, batch_size: int) -> list[str]:
         given = repr(images) if single else "none"
         raise ValueError(f"Expected a list of at least one image file. Received: {given}")
     return [os.fspath(image) for image in images]
-
-
-def _state_of(path: str) -> list[Any]:
-    """What changes when another image is put in the place of this one."""
-    full = os.path.abspath(path)  # noqa: PTH100 – leaves links alone
-    try:
-        found = Path(path).stat()
-    except OSError:
-        return [full]
-    return [full, found.st_size, found.st_mtime_ns]
 
 
 class _Network:

@@ -11,5 +11,9 @@ Progress = Callable[[str, float], None]
 Say = Callable[[str], None]
 
 
+def unsaid(sentence: str) -> None:
+    """A `Say` that shows nothing."""
+
+
 def unseen(step: str, done: float) -> None:
     """A `Progress` that shows nothing."""

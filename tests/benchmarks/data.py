@@ -49,7 +49,7 @@ def decoding(folder: Path) -> Callable[[], int]:
         # One stands for them all: pictures of different sizes cannot be batched.
         return tf.io.decode_jpeg(tf.io.read_file(path), channels=3)[0, 0]
 
-    source, _ = load_folder(str(folder))
+    source = load_folder(str(folder)).train
     cores = len(os.sched_getaffinity(0))
     # The same photograph many times in a row would be decoded from the processor's caches.
     paths = random.Random(0).sample(source.paths, len(source.paths))
@@ -62,7 +62,7 @@ def ours(folder: Path, augmentation: Any) -> Callable[[], int]:
     from keras_resnet.data import DataConfig, training_batches
     from keras_resnet.data.sources.folder import load_folder
 
-    source, _ = load_folder(str(folder))
+    source = load_folder(str(folder)).train
     config = DataConfig("folder", size=SIZE, batch_size=BATCH, augmentation=augmentation)
     return images_in(training_batches(source, config, 10_000), lambda batch: len(batch[1]))
 

@@ -207,7 +207,7 @@ def test_other_work_starts_anew(tiny_model: keras.Model, paths: list[Path], tmp_
         with pytest.raises(SystemExit):
             embed_to_file(tiny_model, shown, output, batch_size=8, progress=interrupt_after(8))
         if images is shown and model is tiny_model and level == "avg":
-            os.utime(shown[5], (0, 0))
+            shown[5].write_bytes(shown[4].read_bytes())
         with pytest.warns(UserWarning, match=f"vectors.npz.partial is of {said}: starting anew"):
             report = embed_to_file(model, images, output, batch_size=8, level=level)
         assert report.resumed == 0

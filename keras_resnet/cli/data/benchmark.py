@@ -51,7 +51,7 @@ def benchmark(
         from keras_resnet.data.sources.load import load_parts
         from keras_resnet.networks.builders import create_model
     config = DataConfig(source, size=size, augmentation=_augmentation(augmentation, antialias))
-    images, _ = load_parts(config)
+    images = load_parts(config).train
     config = dataclasses.replace(config, batch_size=min(batch_size, len(images)))
     network = None
     if model is not None:

@@ -103,16 +103,14 @@ def folder(
 ) -> None:
     """Prepare a directory with a folder of images per class, or any other source.
 
-    A source without a validation part stays undivided; whoever loads the shards divides it.
+    Parts stay as they are: whoever loads the shards divides off what there is to validate on.
     """
 
     def load(progress: Progress) -> dict[str, Source]:
-        from keras_resnet.data.sources.load import load_parts
+        from keras_resnet.data.sources.load import load_every_part
 
         is_path = Path(source).expanduser().is_dir()
-        parts = load_parts(f"folder:{source}" if is_path else source)
-        names = ("train", "validation")
-        return {name: part for name, part in zip(names, parts, strict=True) if part is not None}
+        return load_every_part(f"folder:{source}" if is_path else source)
 
     numbers = {} if shards is None else {"train": shards}
     _prepare(load, output, numbers, short_side, seed, skip_unreadable, overwrite)

@@ -44,8 +44,8 @@ def scan(
         check_new(output, overwrite)
     with quiet():
         from keras_resnet.data.check import scan as scanning
-        from keras_resnet.data.sources.load import load_parts
-    sources = [part for part in load_parts(source) if part is not None]
+        from keras_resnet.data.sources.load import load_every_part
+    sources = list(load_every_part(source).values())
     # Without a terminal, a hundred lines of progress would help nobody.
     with progress_bar("scan", hidden=as_json, lines=0) as step:
         report = scanning.scan(sources, small=small, progress=step)

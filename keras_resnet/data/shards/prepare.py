@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import itertools
-import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import PIL
 
+from keras_resnet.data.identity import identity_of
 from keras_resnet.data.shards.dataset import (
     CHECKSUMS_FILE,
     DATASET_FILE,
@@ -28,14 +27,13 @@ from keras_resnet.data.shards.dataset import (
 )
 from keras_resnet.data.shards.example import serialized_example, stored_image
 from keras_resnet.data.sources.base import Source
+from keras_resnet.data.sources.parts import PARTS
 from keras_resnet.data.threads import map_in_threads
-from keras_resnet.support.checks import check_integer
+from keras_resnet.support.checks import check_integer, some_of
 from keras_resnet.support.files import publish
-from keras_resnet.support.fingerprints import fingerprint_of_file
+from keras_resnet.support.fingerprints import fingerprint, fingerprint_of_file
 from keras_resnet.support.progress import Progress, unseen
 from keras_resnet.support.unfinished import UnfinishedWork, read_json, write_json
-
-PARTS = ("train", "validation")
 
 #: Where unfinished work lies, inside the output directory.
 WORK_DIRECTORY = ".preparing"
@@ -79,7 +77,7 @@ def prepare(
     of an uninterrupted run. Only when all is done does anything get its final name.
 
     Args:
-        parts: `"train"` and, if there is one, `"validation"`, of the same classes.
+        parts: `"train"` and, if there are any, `"validation"` and `"test"`, of the same classes.
         output: directory for the results.
         shards: number of shards per part; by default so many that each has about 150 MB.
         short_side: pixels of the shorter side that larger images are reduced to; None keeps every
@@ -164,7 +162,7 @@ class _UnfinishedShards(UnfinishedWork):
             ]
             raise ValueError(
                 f"Expected the arguments of the unfinished work in {self.directory}. Received: "
-                f"{', '.join(changes)}. Pass the same ones, or --overwrite to discard that work"
+                f"{some_of(changes)}. Pass the same ones, or --overwrite to discard that work"
             )
         self.begin(arguments)
 
@@ -213,7 +211,8 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def _check(parts: Mapping[str, Source], short_side: int | None, seed: int) -> None:
     if not parts or "train" not in parts or not set(parts) <= set(PARTS):
         raise ValueError(
-            f"Expected the part 'train' and perhaps 'validation'. Received: {sorted(parts)}"
+            "Expected the part 'train' and perhaps 'validation' and 'test'. "
+            f"Received: {sorted(parts)}"
         )
     train = parts["train"]
     if len(train.class_names) < 2:
@@ -263,14 +262,10 @@ def _tasks(part: str, source: Source, number: int, seed: int) -> Iterator[_Task]
 
 def _identity(source: Source, shards: int) -> dict[str, Any]:
     """Identifies a part, so that only work with the same images and labels is taken up."""
-    digest = hashlib.sha256(source.labels.astype("<i4").tobytes())
-    for index in range(len(source)):
-        digest.update(source.name_of(index).encode(errors="surrogateescape") + b"\0")
-    digest.update(json.dumps([source.class_names, source.class_ids]).encode())
     return {
-        "source": source.name,
-        "records": len(source),
-        "names_and_labels": digest.hexdigest(),
+        **identity_of(source),
+        "labels": fingerprint(source.labels),
+        "class_ids": source.class_ids and list(source.class_ids),
         "shards": shards,
     }
 

@@ -2,7 +2,7 @@
 
 from keras_resnet.data.sources.base import Record, Source, Subset, stratified_split
 from keras_resnet.data.sources.folder import ImageFiles
-from keras_resnet.data.sources.load import load_data
+from keras_resnet.data.sources.load import load_data, load_part
 from keras_resnet.data.sources.memory import LabeledImages, load_digits
 from keras_resnet.data.sources.synthetic import SyntheticImages
 
@@ -15,5 +15,6 @@ __all__ = [
     "SyntheticImages",
     "load_data",
     "load_digits",
+    "load_part",
     "stratified_split",
 ]

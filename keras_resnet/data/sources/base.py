@@ -33,7 +33,9 @@ class Source(Protocol):
     in memory.
 
     A source of files may have a method `path_of(index)` besides: the path of the file that holds
-    the data of a record and nothing else, or None. TensorFlow then reads it faster than Python.
+    the data of a record and nothing else, or None. TensorFlow then reads it faster than Python. One
+    of files with several records each may have `files`, their paths. Both tell `identity_of` when
+    the data change.
     """
 
     @property

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from keras_resnet.data.sources.memory import LabeledImages
+from keras_resnet.data.sources.parts import Parts
 
 _PIXELS = 3 * 32 * 32
 
@@ -64,7 +65,7 @@ _VERSIONS = (
 _FILES = {name for version in _VERSIONS for name in version.files}
 
 
-def load_cifar(path: str) -> tuple[LabeledImages, LabeledImages]:
+def load_cifar(path: str) -> Parts:
     """Reads CIFAR-10 or CIFAR-100 (its fine labels), of Krizhevsky 2009, into memory.
 
     Pickles of the python version may put together arrays, lists and dicts, and nothing else: they
@@ -75,8 +76,9 @@ def load_cifar(path: str) -> tuple[LabeledImages, LabeledImages]:
             either. Python and binary versions have the same images.
 
     Returns:
-        The training part and the test part. Classes are in the order of the published labels, which
-        the metadata in the archive has; it is not always that of the sorted names.
+        The training part of 50,000 and the test part of 10,000 images. Classes are in the order of
+        the published labels, which the metadata in the archive has; it is not always that of the
+        sorted names.
 
     Raises:
         ValueError: there is no CIFAR, more than one, files are missing, damaged or truncated.
@@ -104,9 +106,9 @@ def load_cifar(path: str) -> tuple[LabeledImages, LabeledImages]:
             np.ascontiguousarray(images.transpose(0, 2, 3, 1)), labels, names, None, name
         )
 
-    return (
+    return Parts(
         part(version.train, f"cifar:{path} (training)"),
-        part([version.test], f"cifar:{path} (test)"),
+        test=lambda: part([version.test], f"cifar:{path} (test)"),
     )
 
 

@@ -5,15 +5,14 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from keras_resnet.data.sources.folder import ImageFiles
-
-#: What may stand in the column `split`, and the part that it means.
-SPLITS = {"train": "train", "validation": "validation", "val": "validation", "test": "validation"}
+from keras_resnet.data.sources.parts import PARTS, Parts, open_parts, part_of
 
 _INTEGER = re.compile(r"[+-]?[0-9]+")
 
@@ -24,23 +23,20 @@ class _Row(NamedTuple):
     split: str
 
 
-def load_csv(path: str) -> tuple[ImageFiles, ImageFiles | None]:
+def load_csv(path: str) -> Parts:
     """Lists the images of a CSV file with a header and the columns `path` and `label`.
 
     Labels are names of classes, which are sorted as text, or, if all are integers, as numbers. A
-    third column `split` is optional: `train`, or `validation`, for which `val` and `test` stand,
-    too. Other columns are ignored. A listed file may be missing: reading it raises an OSError.
+    third column `split` is optional; parts have their usual names there (`part_of`). Other columns
+    are ignored. A listed file may be missing: reading it raises an OSError.
 
     Args:
         path: of the CSV file, UTF-8 with or without a byte order mark. Paths in it are relative to
             its directory.
 
-    Returns:
-        The training part and the validation part, None if no row is for validation.
-
     Raises:
-        ValueError: there is no such file, it is no such CSV file, a row is incomplete, all rows are
-            for validation, or no listed file exists.
+        ValueError: there is no such file, it is no such CSV file, a row is incomplete, or no listed
+            file exists.
         OSError: the file cannot be read.
     """
     file = Path(path)
@@ -68,13 +64,7 @@ def load_csv(path: str) -> tuple[ImageFiles, ImageFiles | None]:
             [row.path for row in chosen], labels, names, None, f"csv:{file} ({split})"
         )
 
-    train, validation = part("train"), part("validation")
-    if not len(train):
-        raise ValueError(
-            f"Expected rows with the split `train`. Received: {file}, where all {len(rows)} are "
-            "for validation"
-        )
-    return train, validation if len(validation) else None
+    return open_parts({split: partial(part, split) for split in {row.split for row in rows}})
 
 
 def _read(file: Path) -> Iterator[_Row]:
@@ -114,8 +104,10 @@ def _rows(lines: Iterable[str], file: Path) -> Iterator[_Row]:
                     f"Expected a `{column}` in every row. Received: an empty one in {where}"
                 )
         split = (row["split"] or "").strip() if "split" in columns else "train"
-        if split not in SPLITS:
+        part = part_of(split)
+        if part is None:
             raise ValueError(
-                f"Expected `split` to be one of {', '.join(SPLITS)}. Received: {split!r} in {where}"
+                f"Expected `split` to be one of {', '.join(PARTS)}, or another usual name of these "
+                f"parts. Received: {split!r} in {where}"
             )
-        yield _Row(str(file.parent / path), label, SPLITS[split])
+        yield _Row(str(file.parent / path), label, part)

@@ -5,23 +5,20 @@ from __future__ import annotations
 import errno
 import itertools
 import os
-import re
 import stat
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from keras_resnet.data.sources.base import Record
+from keras_resnet.data.sources.parts import Parts, named_parts, open_parts, part_of
 from keras_resnet.images.decode import SUFFIXES
-from keras_resnet.images.labels import imagenet_classes
+from keras_resnet.images.labels import alike_names, names_and_ids
 from keras_resnet.support.checks import some_of
-
-#: Names of the validation part beside `train`; the first that is there is taken.
-VALIDATION_FOLDERS = ("validation", "val", "test")
-
-_WORDNET_ID = re.compile(r"n[0-9]{8}")
 
 
 @dataclass(frozen=True)
@@ -51,7 +48,7 @@ class ImageFiles:
         return self.paths[index]
 
 
-def load_folder(path: str) -> tuple[ImageFiles, ImageFiles | None]:
+def load_folder(path: str) -> Parts:
     """Lists the images of a directory with one folder per class.
 
     Class names are the names of the folders, sorted as text by code points: `10` comes before `2`.
@@ -59,37 +56,57 @@ def load_folder(path: str) -> tuple[ImageFiles, ImageFiles | None]:
     ImageNet's classes; ids that are not among these are their own names.
 
     An image is a file with an image suffix at any depth below a class folder. Hidden files and
-    folders are left out; links are followed, but not in a circle.
+    folders are left out; links are followed, but not to a folder that they are in.
 
     Args:
-        path: the directory; or one with the parts `train` and `validation`, `val` or `test` (the
-            first of these that is there), each with the same class folders.
-
-    Returns:
-        The training part and the validation part, None if there is only one part.
+        path: the directory; or one with folders that are named as parts usually are (`part_of`),
+            in itself or in the only folder in it, each with the same class folders.
 
     Raises:
-        ValueError: there is no such directory, it has no class folders, one of them has
-            no images, or the parts have different classes.
+        ValueError: there is no such directory, it has no class folders, one of them has no images
+            or seems to be no class, two have the same ones, or the parts have different classes.
         OSError: a directory cannot be read.
     """
     root = Path(path)
-    parts = [root / name for name in VALIDATION_FOLDERS if (root / name).is_dir()]
-    if not (root / "train").is_dir() or not parts:
-        return _images_of(root), None
-    train, validation = root / "train", parts[0]
-    first, second = set(_folders_in(train)), set(_folders_in(validation))
+    parts = _parts_in(root)
+    if not parts:
+        return Parts(_images_of(root))
+    train = parts.get("train")
+    return open_parts({part: partial(_part, parts[part], train) for part in parts})
+
+
+def _parts_in(root: Path, deeper: bool = True) -> dict[str, Path]:
+    """The folders of the parts, in the order of `PARTS`; none if there are only classes."""
+    folders = _folders_in(root)
+    found = named_parts(folders, str(root))
+    if len(folders) == 1 and not found and deeper:
+        return _parts_in(root / folders[0], deeper=False)
+    if len(found) < len(folders) and not ("train" in found and len(found) > 1):
+        return {}
+    parts = {part: root / name for part, name in found.items()}
+    for part, folder in parts.items():
+        # As in `seg_train/seg_train`.
+        inner = _folders_in(folder)
+        if len(inner) == 1 and part_of(inner[0]) == part:
+            parts[part] = folder / inner[0]
+    return parts
+
+
+def _part(folder: Path, train: Path | None) -> ImageFiles:
+    """The images of a part, which must have the class folders of the training part, if any."""
+    expected, received = set(_folders_in(train or folder)), set(_folders_in(folder))
     differences = [
         f"{some_of(sorted(extra))} only in {where}"
-        for extra, where in ((first - second, train), (second - first, validation))
-        if extra
+        for extra, where in ((expected - received, train), (received - expected, folder))
+        if extra and received
     ]
     if differences:
+        alike = ", in another case or Unicode form" if alike_names(expected | received) else ""
         raise ValueError(
-            "Expected the same class folders for training and validation. Received: "
-            f"{' and '.join(differences)}"
+            "Expected the same class folders in all parts. Received: "
+            f"{' and '.join(differences)}{alike}"
         )
-    return _images_of(train), _images_of(validation)
+    return _images_of(folder)
 
 
 def _images_of(root: Path) -> ImageFiles:
@@ -101,51 +118,86 @@ def _images_of(root: Path) -> ImageFiles:
             f"Expected one folder of images per class. Received: {where} {root}. Put the images of "
             "every class into a folder with its name"
         )
-    found = [list(_images_below(str(root / folder))) for folder in folders]
-    empty = [folder for folder, paths in zip(folders, found, strict=True) if not paths]
+    found = _found_in(root, folders)
+    empty = [folder for folder, paths in found.items() if not paths]
     if empty:
         which = "none of them" if len(empty) == len(folders) else f"none in {some_of(empty)}"
         raise ValueError(
             f"Expected images ({', '.join(sorted(SUFFIXES))}) in every class folder. Received: "
             f"{root}, with {which}"
         )
-    if folders == ["train"]:
-        raise ValueError(
-            "Expected one folder per class, or `train` beside one of "
-            f"{', '.join(VALIDATION_FOLDERS)}. Received: {root}, with `train` alone. Pass "
-            f"{root / 'train'}"
-        )
+    _check_are_classes(root, found)
     names, ids = names_and_ids(folders)
-    labels = np.repeat(np.arange(len(folders), dtype=np.int32), [len(paths) for paths in found])
-    return ImageFiles(list(itertools.chain(*found)), labels, names, ids, f"folder:{root}")
+    counts = [len(paths) for paths in found.values()]
+    labels = np.repeat(np.arange(len(folders), dtype=np.int32), counts)
+    paths = list(itertools.chain(*found.values()))
+    return ImageFiles(paths, labels, names, ids, f"folder:{root}")
 
 
-def names_and_ids(classes: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...] | None]:
-    """Names of classes, and their ids if all are called by WordNet ids.
+def _found_in(root: Path, folders: Sequence[str]) -> dict[str, list[str]]:
+    """The images of every class folder; no folder is followed into two of them."""
+    real = os.path.realpath(root)
+    # Through a link to one of these, a class would get the images of others.
+    above = (real, *map(str, Path(real).parents))
+    classes: dict[str, str] = {}
+    found = {}
+    for folder in folders:
+        visited: list[str] = []
+        found[folder] = list(_images_below(str(root / folder), above, visited))
+        for place in visited:
+            if (other := classes.setdefault(place, folder)) != folder:
+                raise ValueError(
+                    f"Expected every image in one class. Received: {root}, where {other} and "
+                    f"{folder} lead to the same folder {place}. Remove one of the links"
+                )
+    return found
 
-    Ids get ImageNet's names; one that is not among its classes is its own name.
-    """
-    if not are_wordnet_ids(classes):
-        return tuple(classes), None
-    known = dict(imagenet_classes())
-    return tuple(known.get(wordnet_id, wordnet_id) for wordnet_id in classes), tuple(classes)
 
-
-def are_wordnet_ids(names: Sequence[str]) -> bool:
-    """Whether all of these are WordNet ids of nouns, such as `n01440764`."""
-    return all(_WORDNET_ID.fullmatch(name) for name in names)
+def _check_are_classes(root: Path, found: Mapping[str, Sequence[str]]) -> None:
+    """Refuses folders that hold classes, or parts of them, where they should be classes."""
+    inner: dict[str, frozenset[str]] = {}
+    for folder, paths in found.items():
+        start = len(str(root / folder)) + 1
+        only_folders = all(os.sep in path[start:] for path in paths)
+        names = (path[start:].partition(os.sep)[0] for path in paths if only_folders)
+        inner[folder] = frozenset(names)
+    doubtful = [
+        folder
+        for folder, names in inner.items()
+        if len(names) > 1
+        and (
+            part_of(folder)
+            or len({part_of(name) for name in names} - {None}) > 1
+            or (len(found) > 1 and len(set(inner.values())) == 1)
+        )
+    ]
+    if doubtful:
+        raise ValueError(
+            "Expected one folder of images per class, inside of those of the parts if there are "
+            f"any. Received: {root}, with nothing but folders in {some_of(doubtful)}, such as "
+            f"{some_of(sorted(inner[doubtful[0]]), 2)}. If these are the classes, pass one of the "
+            "folders around them, or name those train, validation and test; if not, move the "
+            "images of every class directly into its folder"
+        )
 
 
 def _folders_in(root: Path) -> list[str]:
     return [entry.name for entry in _entries(str(root)) if _is_folder(entry)]
 
 
-def _images_below(directory: str, above: tuple[str, ...] = ()) -> Iterator[str]:
-    """What `find_images` lists, in the same order, without asking the disk about every file."""
+def _images_below(directory: str, above: tuple[str, ...], visited: list[str]) -> Iterator[str]:
+    """What `find_images` lists, in the same order, without asking the disk about every file.
+
+    Folders that are not followed are those `above`; the others are noted as `visited`, by their
+    real paths.
+    """
     real = os.path.realpath(directory)
-    for entry in _entries(directory) if real not in above else ():
+    if real in above:
+        return
+    visited.append(real)
+    for entry in _entries(directory):
         if _is_folder(entry):
-            yield from _images_below(entry.path, (*above, real))
+            yield from _images_below(entry.path, (*above, real), visited)
         elif _has_suffix(entry.name):
             yield entry.path
 
@@ -156,11 +208,16 @@ def _has_suffix(name: str) -> bool:
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
-        return entry.is_dir()
+        is_folder = entry.is_dir()
     except OSError as error:
-        if error.errno == errno.ELOOP:  # A link to itself.
-            return False
-        raise _unreadable(entry.path, error) from error
+        if error.errno != errno.ELOOP:  # A link to itself.
+            raise _unreadable(entry.path, error) from error
+        is_folder = False
+    # Of images, reading says it.
+    is_link = not is_folder and entry.is_symlink() and not _has_suffix(entry.name)
+    if is_link and not Path(entry.path).exists():
+        warnings.warn(f"{entry.path} is left out: it is a link to nothing", stacklevel=2)
+    return is_folder
 
 
 def _unreadable(path: str, error: OSError) -> OSError:

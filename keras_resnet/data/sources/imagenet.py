@@ -13,15 +13,10 @@ from typing import IO, NamedTuple
 import numpy as np
 
 from keras_resnet.data.sources.base import Record, Source
-from keras_resnet.data.sources.folder import (
-    ImageFiles,
-    are_wordnet_ids,
-    load_folder,
-    names_and_ids,
-)
+from keras_resnet.data.sources.folder import ImageFiles, load_folder
 from keras_resnet.data.sources.imagenet_labels import validation_synsets
 from keras_resnet.images.decode import SUFFIXES, find_images
-from keras_resnet.images.labels import imagenet_classes
+from keras_resnet.images.labels import are_wordnet_ids, imagenet_classes, names_and_ids
 from keras_resnet.support.progress import Progress, unseen
 
 #: Images of ILSVRC-2012: Russakovsky et al. 2015, table 2.
@@ -45,6 +40,10 @@ class ArchivedImages:
     class_names: tuple[str, ...]
     class_ids: tuple[str, ...] | None
     name: str
+
+    @property
+    def files(self) -> tuple[str]:
+        return (str(self.path),)
 
     def __len__(self) -> int:
         return len(self.members)
@@ -155,7 +154,8 @@ def _source(path: Path, listing: _Listing, ids: tuple[str, ...], name: str) -> S
 
 
 def _folders(path: Path) -> _Listing:
-    images, _ = load_folder(str(path))
+    images = load_folder(str(path)).train
+    assert isinstance(images, ImageFiles)
     if images.class_ids is None:
         raise ValueError(
             "Expected folders named by WordNet ids, such as n01440764. Received: "

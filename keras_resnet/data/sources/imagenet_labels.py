@@ -10,7 +10,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from keras_resnet.data.sources.folder import are_wordnet_ids
+from keras_resnet.images.label_files import read_lines
+from keras_resnet.images.labels import are_wordnet_ids
 
 _META, _GROUND_TRUTH = "meta.mat", "ILSVRC2012_validation_ground_truth.txt"
 
@@ -48,11 +49,7 @@ def validation_synsets(path: Path, stems: Sequence[str]) -> list[str]:
 def _lookup(path: Path) -> Callable[[str], str | None]:
     if path.is_file() and tarfile.is_tarfile(path):
         return _by_number(_from_devkit(path))
-    try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except UnicodeDecodeError:
-        lines = []
-    lines = [line.strip() for line in lines if line.strip()]
+    lines = read_lines(path)
     if lines and lines[0].startswith("ImageId,"):
         rows = [row for row in csv.reader(lines[1:]) if len(row) == 2]
         return {stem: (words.split() or [""])[0] for stem, words in rows}.get

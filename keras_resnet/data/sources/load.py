@@ -1,7 +1,8 @@
-"""From the text that names a source to its training and validation parts."""
+"""From the text that names a source to its parts."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -12,11 +13,13 @@ from keras_resnet.data.sources.cifar import load_cifar
 from keras_resnet.data.sources.csv_file import load_csv
 from keras_resnet.data.sources.folder import load_folder
 from keras_resnet.data.sources.memory import load_digits
+from keras_resnet.data.sources.parts import PARTS, Parts
 from keras_resnet.data.sources.synthetic import load_synthetic
 from keras_resnet.data.sources.tfds import load_tfds
 from keras_resnet.data.sources.tfrecord import load_tfrecord
-
-Parts = tuple[Source, Source | None]
+from keras_resnet.images.labels import alike_names
+from keras_resnet.support.checks import check_choice
+from keras_resnet.support.progress import Say, unsaid
 
 
 class SourceKind(NamedTuple):
@@ -24,8 +27,7 @@ class SourceKind(NamedTuple):
 
     Attributes:
         usage: how it is written; what is optional is in brackets.
-        load: from what stands behind the colon and the configuration to the parts; the second one
-            is None if there is no validation part.
+        load: from what stands behind the colon and the configuration to the parts.
     """
 
     usage: str
@@ -39,43 +41,90 @@ def _at(load: Callable[[str], Parts]) -> Callable[[str, DataConfig], Parts]:
 
 #: What stands before the colon -> how it is opened; each function says what it takes.
 SOURCE_KINDS = {
-    "digits": SourceKind("digits", lambda _, config: load_digits(config.size)),
+    "digits": SourceKind("digits", lambda _, config: Parts(*load_digits(config.size))),
     "folder": SourceKind("folder:PATH", _at(load_folder)),
     "csv": SourceKind("csv:FILE", _at(load_csv)),
     "cifar": SourceKind("cifar:PATH", _at(load_cifar)),
     "tfds": SourceKind("tfds:NAME[/CONFIG]", lambda name, _: load_tfds(name)),
     "tfrecord": SourceKind("tfrecord:GLOB", _at(load_tfrecord)),
     "synthetic": SourceKind(
-        "synthetic[:COUNT[xHEIGHTxWIDTH]]", lambda text, config: load_synthetic(text, config.size)
+        "synthetic[:COUNT[xHEIGHTxWIDTH]]",
+        lambda text, config: Parts(*load_synthetic(text, config.size)),
     ),
 }
 
 
-def load_data(config: DataConfig | str) -> tuple[Source, Source]:
+def load_data(config: DataConfig | str, say: Say = unsaid) -> tuple[Source, Source]:
     """Opens the source of a configuration: its training part and its validation part.
 
     Nothing is decoded, and files are read when records are asked for. Of a source without a
-    validation part, `config.validation_fraction` of every class is put aside.
+    validation part, `config.validation_fraction` of every class is put aside for it; a test part is
+    left alone, for `load_part`.
 
     Args:
         config: what to open; a string stands for `DataConfig(that)`. Its source is written as one
             of `keras_resnet.data.sources.load.SOURCE_KINDS`, such as `folder:PATH`.
+        say: is told if the training part is divided.
 
     Raises:
-        ValueError: there is no such source, it is not as it should be, or a class is too small to
-            be divided.
+        ValueError: there is no such source, it is not as it should be, has a test part alone, or a
+            class is too small to be divided.
         OSError: it cannot be read.
     """
     if isinstance(config, str):
         config = DataConfig(config)
-    train, validation = load_parts(config)
-    if validation is None:
-        return stratified_split(train, config.validation_fraction, config.split_seed)
-    return train, validation
+    train, validation, test = load_parts(config)
+    if validation is not None:
+        return train, validation
+    if test is not None and not len(train):
+        raise ValueError(
+            f"Expected images to train on or to choose by. Received: {config.source}, which has a "
+            "test part alone"
+        )
+    parts = stratified_split(train, config.validation_fraction, config.split_seed)
+    say(
+        f"{train.name} has no validation part: {len(parts[1]):,} of its {len(train):,} images, "
+        f"{config.validation_fraction:.0%} of every class, are put aside for validation."
+        + (" Its test part is not read." if test else "")
+    )
+    return parts
+
+
+def load_part(config: DataConfig | str, part: str) -> Source:
+    """Opens one part of a source: `"train"`, `"validation"`, both as of `load_data`, or `"test"`.
+
+    Raises:
+        ValueError: the source has no test part, or as for `load_data`.
+        OSError: it cannot be read.
+    """
+    check_choice("part", part, PARTS)
+    if part != "test":
+        return load_data(config)[PARTS.index(part)]
+    test = load_parts(config).test
+    if test is None:
+        source = config if isinstance(config, str) else config.source
+        raise ValueError(f"Expected a source with a test part. Received: {source}, without one")
+    return test()
+
+
+def load_every_part(config: DataConfig | str) -> dict[str, Source]:
+    """Opens all parts of a source that have images, undivided, by the names in `PARTS`.
+
+    A test part that is no set of labelled images, as of many a competition, is left out with a
+    warning. Arguments and errors are those of `load_data`.
+    """
+    train, validation, test = load_parts(config)
+    found: dict[str, Source | None] = {"train": train, "validation": validation}
+    if test is not None:
+        try:
+            found["test"] = test()
+        except ValueError as error:
+            warnings.warn(f"The test part is left out: {error}", stacklevel=2)
+    return {part: source for part, source in found.items() if source is not None and len(source)}
 
 
 def load_parts(config: DataConfig | str) -> Parts:
-    """Opens a source without dividing it: its second part is None if there is only one.
+    """Opens a source as it is divided, be it not at all.
 
     Arguments and errors are those of `load_data`.
     """
@@ -89,10 +138,17 @@ def load_parts(config: DataConfig | str) -> Parts:
     takes, needs = ":" in kind.usage, kind.usage.startswith(f"{name}:")
     if (argument and not takes) or (not argument and (needs or colon)):
         raise ValueError(f"Expected a source {kind.usage}. Received: {config.source!r}")
-    train, validation = kind.load(argument, config)
-    if len(train.class_names) < 2:
+    parts = kind.load(argument, config)
+    names = parts.train.class_names
+    if len(names) < 2:
         raise ValueError(
             f"Expected images of at least 2 classes. Received: {config.source}, with "
-            f"{', '.join(train.class_names) or 'none'}"
+            f"{', '.join(names) or 'none'}"
         )
-    return train, validation
+    for alike in alike_names(names):
+        warnings.warn(
+            f"{config.source} has {len(alike)} classes whose names differ only in case, spaces or "
+            f"Unicode form: {', '.join(map(repr, alike))}. Are they one?",
+            stacklevel=2,
+        )
+    return parts

@@ -60,11 +60,11 @@ _DIGITS_SPLIT_SEED = 0
 
 
 def load_digits(size: int = 32) -> tuple[LabeledImages, LabeledImages]:
-    """The handwritten digits that ship inside scikit-learn, as a training and a test part.
+    """The handwritten digits that ship inside scikit-learn, as a training and a validation part.
 
     1,797 real 8x8 grey images (UCI ML hand-written digits, 43 writers), enlarged bilinearly to
-    `size` and repeated on three channels. The stratified division is fixed: 1,437 for training, 360
-    for testing.
+    `size` and repeated on three channels. The stratified division is this package's own, and
+    fixed: 1,437 for training, 360 held out.
     """
     digits = sklearn.datasets.load_digits()
     # Grey levels are 0 to 16.
@@ -85,5 +85,5 @@ def load_digits(size: int = 32) -> tuple[LabeledImages, LabeledImages]:
     names = tuple(str(name) for name in digits.target_names)
     return (
         LabeledImages(images[train], labels[train], names, name="digits (training)"),
-        LabeledImages(images[test], labels[test], names, name="digits (test)"),
+        LabeledImages(images[test], labels[test], names, name="digits (held out)"),
     )

@@ -91,9 +91,10 @@ def load_synthetic(argument: str, size: int) -> tuple[SyntheticImages, Synthetic
             "Expected synthetic:COUNT or synthetic:COUNTxHEIGHTxWIDTH, with a count of at least 1 "
             f"and sides of 1 to {_LONGEST} pixels. Received: synthetic:{argument}"
         )
+    name = f"synthetic:{count}x{height}x{width}"
     return (
-        SyntheticImages(count, height, width, 0, "synthetic (training)"),
-        SyntheticImages(-(-count // 10), height, width, 1, "synthetic (validation)"),
+        SyntheticImages(count, height, width, 0, f"{name} (training)"),
+        SyntheticImages(-(-count // 10), height, width, 1, f"{name} (validation)"),
     )
 
 

@@ -5,17 +5,16 @@ from __future__ import annotations
 import difflib
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from keras_resnet.data.shards.random_access import TFRecordFiles
 from keras_resnet.data.sources.base import Record
-from keras_resnet.data.sources.folder import names_and_ids
-
-#: The first of these splits that a data set has is its validation part.
-VALIDATION_SPLITS = ("validation", "test")
+from keras_resnet.data.sources.parts import PARTS, Parts, named_parts, open_parts
+from keras_resnet.images.labels import names_and_ids
 
 
 class _Features(NamedTuple):
@@ -40,11 +39,13 @@ class TfdsImages:
     Records hold image files as they are stored there; grey ones become RGB where they are decoded.
     """
 
-    def __init__(self, name: str, examples: Any, features: _Features) -> None:
-        """Args: what reports call it; serialized examples by index; and what is in them."""
+    def __init__(
+        self, name: str, examples: Any, features: _Features, files: Sequence[str] = ()
+    ) -> None:
+        """Args: what reports call it; serialized examples; what is in them; their files."""
         self.name = name
         self.class_names, self.class_ids = names_and_ids(features.names)
-        self._examples, self._features = examples, features
+        self._examples, self._features, self.files = examples, features, tuple(map(str, files))
 
     @functools.cached_property
     def labels(self) -> np.ndarray:
@@ -80,24 +81,21 @@ class TfdsImages:
         return f"{self.name}: example {index}"
 
 
-def load_tfds(name: str) -> tuple[TfdsImages, TfdsImages | None]:
+def load_tfds(name: str) -> Parts:
     """Opens a data set for classification of tensorflow_datasets, and prepares it if need be.
 
     It is looked for, and prepared, in the directory of the environment variable `TFDS_DATA_DIR`, or
-    in `~/tensorflow_datasets`. Training is on the split `train`. Classes are in the data set's own
-    order; where it names them by WordNet ids, these are the ids, and ImageNet's names the names.
+    in `~/tensorflow_datasets`. Its splits are the parts that they are called by (`part_of`), others
+    are left out. Classes are in the data set's own order; where it names them by WordNet ids, these
+    are the ids, and ImageNet's names the names.
 
     Args:
         name: as `tfds.builder` takes it, such as `cifar10` or `imagenet2012` or
             `imagenet_resized/64x64`.
 
-    Returns:
-        The training part and the first of the splits `validation` and `test` that there is, None if
-        there is none.
-
     Raises:
-        ValueError: there is no such data set, no split `train`, or its examples are not one image
-            and one label each.
+        ValueError: there is no such data set, none of its splits is a part, or its examples are not
+            one image and one label each.
         OSError: it cannot be downloaded, prepared or read.
     """
     builder = _builder(name)
@@ -113,18 +111,20 @@ def load_tfds(name: str) -> tuple[TfdsImages, TfdsImages | None]:
         ) from error
     features = _features_of(builder, name)
     # Under `tfds.testing.mock_data`, no split is known, and every one is there.
-    splits = tuple(builder.info.splits) or ("train", *VALIDATION_SPLITS)
-    if "train" not in splits:
+    splits = tuple(builder.info.splits) or PARTS
+    parts = named_parts(splits, f"tfds:{name}")
+    if not parts:
         raise ValueError(
-            f"Expected a data set with the split `train`. Received: tfds:{name}, with "
-            f"{', '.join(splits)}"
+            f"Expected a data set with splits such as {', '.join(PARTS)}. Received: tfds:{name}, "
+            f"with {', '.join(splits)}"
         )
-    validation = next((split for split in VALIDATION_SPLITS if split in splits), None)
 
     def part(split: str) -> TfdsImages:
-        return TfdsImages(f"tfds:{name} ({split})", _examples(builder, split, name), features)
+        info = builder.info.splits.get(split)
+        examples, files = _examples(builder, split, name), info.filepaths if info else ()
+        return TfdsImages(f"tfds:{name} ({split})", examples, features, files)
 
-    return part("train"), part(validation) if validation else None
+    return open_parts({name: partial(part, split) for name, split in parts.items()})
 
 
 def _builder(name: str) -> Any:

@@ -6,7 +6,8 @@ import functools
 import glob
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +15,10 @@ import numpy as np
 from keras_resnet.data.shards.dataset import DATASET_FILE, PreparedDataset, read_description
 from keras_resnet.data.shards.example import ClassFeatures, read_example
 from keras_resnet.data.shards.random_access import TFRecordFiles
-from keras_resnet.data.sources.base import Record, Source, Subset
+from keras_resnet.data.sources.base import Record
+from keras_resnet.data.sources.parts import PARTS, Parts, open_parts, part_of
 from keras_resnet.data.sources.tfrecord_classes import Classes, classes_of, read_class_features
 from keras_resnet.support.checks import some_of
-
-#: How the names of the validation part's files start; the first that is there is taken.
-VALIDATION_STARTS = ("validation", "val", "test")
 
 #: Suffixes of what lies beside TFRecord files in the same directory.
 _OTHER_SUFFIXES = frozenset({".json", ".npy", ".sha256", ".txt", ".md", ".csv", ".pbtxt"})
@@ -44,6 +43,7 @@ class TFRecordImages:
         self._files, self._classes, self._labels = files, classes, labels
         self.name = name
         self.class_names, self.class_ids = classes.names, classes.ids
+        self.files = files.paths
 
     @functools.cached_property
     def labels(self) -> np.ndarray:
@@ -76,7 +76,7 @@ class TFRecordImages:
         return label
 
 
-def load_tfrecord(pattern: str) -> tuple[Source, Source | None]:
+def load_tfrecord(pattern: str) -> Parts:
     """Finds the records of TFRecord files, which are `tf.train.Example`.
 
     Of files that `keras-resnet data prepare` wrote, classes, labels and places of records are in
@@ -87,14 +87,10 @@ def load_tfrecord(pattern: str) -> tuple[Source, Source | None]:
     is a 0.
 
     Args:
-        pattern: a directory, or a pattern of files with `*`, `?`, `[…]` and `**`. Files whose names
-            start with `train` are the training part; those with `validation`, `val` or `test` (the
-            first of these that is there) are the validation part. If nothing is called so, all are
-            training.
-
-    Returns:
-        The training part, empty if there are only files of a validation part, and the validation
-        part, None if there is none.
+        pattern: a directory, or a pattern of files with `*`, `?`, `[…]` and `**`. The first usual
+            name of a part (`part_of`) among the words of its name says of which part a file is; or,
+            of files in several folders, of its folder's name. If no file is of a part, all are
+            training; otherwise those of no part are left out.
 
     Raises:
         ValueError: there are no such files, some of them are missing, damaged or of another size
@@ -105,42 +101,49 @@ def load_tfrecord(pattern: str) -> tuple[Source, Source | None]:
     every = [path for paths in parts.values() for path in paths]
     _check_complete(every)
     dataset = _dataset_of(every)
-    classes, files, labels = _of_others(parts) if dataset is None else _prepared(dataset, parts)
     if dataset is not None and Path(pattern).is_dir():
         dataset.check_present(every)
-    sources = {
-        part: TFRecordImages(own, classes, f"tfrecord:{pattern} ({part})", known)
-        for part, own, known in zip(parts, files, labels, strict=True)
-    }
-    validation = sources.get("validation")
-    if "training" in sources:
-        return sources["training"], validation
-    assert validation is not None
-    empty = np.zeros(0, np.int64)
-    return Subset(validation, empty, f"tfrecord:{pattern} (training)"), validation
+    opened = _of_others(parts) if dataset is None else _prepared(dataset, parts)
+
+    def source(part: str) -> TFRecordImages:
+        files, classes, labels = opened[part]()
+        return TFRecordImages(files, classes, f"tfrecord:{pattern} ({part})", labels)
+
+    return open_parts({part: partial(source, part) for part in parts})
 
 
-#: The classes; and for each part its records and, if they are known, their labels.
-_Opened = tuple[Classes, list[TFRecordFiles], list[np.ndarray | None]]
+#: Of each part, what finds its records, the classes of all parts and, if they are known, its
+#: labels.
+_Opened = dict[str, Callable[[], tuple[TFRecordFiles, Classes, np.ndarray | None]]]
 
 
 def _prepared(dataset: PreparedDataset, parts: Mapping[str, Sequence[Path]]) -> _Opened:
     classes = Classes(dataset.class_names, dataset.class_ids, dataset.label_offset)
-    indices = [dataset.index_of(paths) for paths in parts.values()]
-    files = [
-        TFRecordFiles(paths, lengths)
-        for paths, (lengths, _) in zip(parts.values(), indices, strict=True)
-    ]
-    return classes, files, [labels for _, labels in indices]
+
+    def opened(paths: Sequence[Path]) -> tuple[TFRecordFiles, Classes, np.ndarray | None]:
+        lengths, labels = dataset.index_of(paths)
+        return TFRecordFiles(paths, lengths), classes, labels
+
+    return {part: partial(opened, paths) for part, paths in parts.items()}
 
 
 def _of_others(parts: Mapping[str, Sequence[Path]]) -> _Opened:
-    files = [TFRecordFiles(paths) for paths in parts.values()]
-    for paths, own in zip(parts.values(), files, strict=True):
-        if len(own) == 0:
+    def records(paths: Sequence[Path]) -> TFRecordFiles:
+        files = TFRecordFiles(paths)
+        if len(files) == 0:
             raise ValueError(f"Expected records. Received: none in {paths[0].parent}")
-    classes, labels = classes_of(files)
-    return classes, files, labels
+        return files
+
+    # The test part has no say in what classes there are.
+    read = {part: records(paths) for part, paths in parts.items() if part != "test"}
+    read = read or {"test": records(parts["test"])}
+    classes, labels = classes_of(list(read.values()))
+    opened: _Opened = {}
+    for part, known in zip(read, labels, strict=True):
+        opened[part] = partial(lambda *found: found, read[part], classes, known)
+    if "test" in parts:
+        opened.setdefault("test", lambda: (records(parts["test"]), classes, None))
+    return opened
 
 
 def _found(pattern: str) -> list[Path]:
@@ -166,16 +169,18 @@ def _found(pattern: str) -> list[Path]:
 
 
 def _divided(files: list[Path]) -> dict[str, list[Path]]:
-    """The files of each part that there is, `training` first."""
-    by_start = {
-        start: [path for path in files if path.name.startswith(start)]
-        for start in ("train", *VALIDATION_STARTS)
-    }
-    validation = next(filter(None, map(by_start.get, VALIDATION_STARTS)), None)
-    if not by_start["train"] and not validation:
-        return {"training": files}
-    parts = {"training": by_start["train"], "validation": validation}
-    return {part: paths for part, paths in parts.items() if paths}
+    """The files of each part that there is, in the order of `PARTS`."""
+    several = len({path.parent for path in files}) > 1
+    named = [
+        (_part_of(path.name) or (_part_of(path.parent.name) if several else None), path)
+        for path in files
+    ]
+    parts = {part: [path for own, path in named if own == part] for part in PARTS}
+    return {part: paths for part, paths in parts.items() if paths} or {"train": files}
+
+
+def _part_of(name: str) -> str | None:
+    return next(filter(None, map(part_of, re.split(r"[\W_]+", name))), None)
 
 
 def _check_complete(files: Sequence[Path]) -> None:

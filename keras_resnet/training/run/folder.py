@@ -26,6 +26,9 @@ from keras_resnet.training.run.checkpoint import (
 from keras_resnet.training.run.history_plot import history_plot
 
 _EPOCH = "epoch"
+
+#: So many differences from what a folder holds are named.
+_NAMED = 10
 _CHECKPOINT = re.compile(r"step-(\d{10,})\.safetensors")
 
 
@@ -117,10 +120,12 @@ class RunFolder:
             if not changes:
                 return before
             if started:
+                named = "; ".join(changes[:_NAMED])
+                more = f"; and {len(changes) - _NAMED} more" if len(changes) > _NAMED else ""
                 raise ResumeError(
                     f"Expected the {what} that {self.path} holds, to go on with it. Received: "
-                    f"{'; '.join(changes)}. Go on with the same network, data and settings, or "
-                    "choose another folder"
+                    f"{named}{more}. Go on with the same network, data and settings, or choose "
+                    "another folder"
                 )
         self.write_config(settings)
         return {}

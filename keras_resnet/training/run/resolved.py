@@ -11,10 +11,12 @@ from typing import Any, Literal
 import keras
 import numpy as np
 
-from keras_resnet.data import DataConfig, LabeledImages, Source, load_data, steps_per_epoch
+from keras_resnet.data import DataConfig, Source, load_data, steps_per_epoch
+from keras_resnet.data.identity import identity_of
 from keras_resnet.images.protocol import DEFAULT_SIZE, EvalProtocol
 from keras_resnet.models.info import get_info
 from keras_resnet.support.fingerprints import fingerprint_of_weights
+from keras_resnet.support.terminal import console
 from keras_resnet.training.devices.strategies import require_whole_executions
 from keras_resnet.training.recipes.recipe import Recipe
 
@@ -73,7 +75,7 @@ def open_data(
     if isinstance(data, str):
         data = DataConfig(data)
     if isinstance(data, DataConfig):
-        return load_data(data), data
+        return load_data(data, console.print), data
     return data, DataConfig(data[0].name)
 
 
@@ -220,16 +222,3 @@ def identity(
         "seed": seed,
         "dtype": dtype,
     }
-
-
-def identity_of(source: Source) -> dict[str, Any]:
-    """Identifies a data set, so that a resumed run can check that it is the same; fit for JSON."""
-    known: dict[str, Any] = {
-        "source": source.name,
-        "images": len(source),
-        "classes": list(source.class_names),
-    }
-    # Labels of shards may not be known before all are read.
-    if isinstance(source, LabeledImages) or hasattr(source, "path_of"):
-        known["labels"] = hashlib.sha256(source.labels.tobytes()).hexdigest()[:16]
-    return known

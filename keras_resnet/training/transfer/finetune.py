@@ -15,6 +15,7 @@ import keras
 import numpy as np
 
 from keras_resnet.data import DataConfig, Source, load_data
+from keras_resnet.data.identity import identity_of
 from keras_resnet.models.info import get_info
 from keras_resnet.support.checks import some_of
 from keras_resnet.support.files import partial_directory, publish
@@ -29,7 +30,7 @@ from keras_resnet.training.run.card import CardFacts, model_card
 from keras_resnet.training.run.copy import precision_of
 from keras_resnet.training.run.environment import describe_environment
 from keras_resnet.training.run.folder import RunFolder
-from keras_resnet.training.run.resolved import identity_of, resolve_recipe, sizes
+from keras_resnet.training.run.resolved import resolve_recipe, sizes
 from keras_resnet.training.run.trainer import TrainResult, train
 from keras_resnet.training.transfer.freezing import BNMode
 from keras_resnet.training.transfer.heads import check_image_size, replace_head
@@ -131,7 +132,7 @@ def finetune(
     recipe = find_recipe(recipe) if isinstance(recipe, str) else recipe
     _check(phases, options)
     data = DataConfig(data) if isinstance(data, str) else data
-    sources = load_data(data) if isinstance(data, DataConfig) else data
+    sources = load_data(data, say) if isinstance(data, DataConfig) else data
     keras.utils.set_random_seed(seed)
     network = with_head(model, sources[0], dropout)
     recipes = phase_recipes(network, recipe, phases, bn)

@@ -212,7 +212,7 @@ def test_mixed_images_and_a_linear_classifier_can_be_trained_on() -> None:
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
 def test_files_are_read_and_decoded(tmp_path: Path, kind: str) -> None:
     write_images(tmp_path, kind)
-    source, _ = load_folder(str(tmp_path))
+    source = load_folder(str(tmp_path)).train
     config = DataConfig("folder", size=32, batch_size=4)
     result = benchmark(source, config, seconds=0.05, rounds=1)
     assert list(result.images_per_second) == ["reading", "decoding", "training"]
@@ -234,7 +234,7 @@ def test_too_many_damaged_files_are_named(tmp_path: Path) -> None:
     write_images(tmp_path, "JPEG")
     for path in tmp_path.glob("*/*"):
         path.write_bytes(b"no image")
-    source, _ = load_folder(str(tmp_path))
+    source = load_folder(str(tmp_path)).train
     with pytest.raises(TooManyBadRecordsError, match=r"at most 1.00% unreadable.*class [01]/"):
         benchmark(source, DataConfig("folder", size=32, batch_size=4), seconds=0.01)
 
@@ -270,7 +270,7 @@ def test_the_command_prints_a_table_and_a_sentence(command_in_process: Any) -> N
         "reading",
         "decoding",
     ]
-    assert "Batches of 20 images: synthetic (training) has no more." in lines
+    assert "Batches of 20 images: synthetic:20x32x32 (training) has no more." in lines
     assert "takes most of the time per image; the data comes at" in lines[-1]
 
 

@@ -183,7 +183,7 @@ def test_description_checksums_and_reading_back(archives: Path, tmp_path: Path) 
         words = ["sha256sum", "--strict", "-c", "checksums.sha256"]
         done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
         assert (done.returncode, done.stdout.count(": OK")) == (0, 7)
-    source, validation = load_tfrecord(str(tmp_path))
+    source, validation, _ = load_tfrecord(str(tmp_path))
     assert validation is not None
     assert (source.class_names, source.class_ids, len(validation)) == (NAMES, IDS, 8)
     kept = {data for pictures in TRAIN.values() for data in pictures.values()}
@@ -332,7 +332,7 @@ def folder_of(path: Path, pictures: dict[str, bytes]) -> Source:
     for name, data in pictures.items():
         (path / name).parent.mkdir(parents=True, exist_ok=True)
         (path / name).write_bytes(data)
-    return load_folder(str(path))[0]
+    return load_folder(str(path)).train
 
 
 def test_larger_pictures_are_reduced_and_smaller_ones_left_alone(tmp_path: Path) -> None:
@@ -367,7 +367,7 @@ def test_pixels_lose_nothing(tmp_path: Path) -> None:
     images = np.random.default_rng(0).integers(0, 256, (6, 8, 9, 3), dtype=np.uint8)
     labels = np.arange(6, dtype=np.int32) % 2
     prepare({"train": LabeledImages(images, labels, ("even", "odd"))}, tmp_path, seed=3)
-    source, _ = load_tfrecord(str(tmp_path))
+    source = load_tfrecord(str(tmp_path)).train
     found = [source[index] for index in range(6)]
     originals = {image.tobytes(): label for image, label in zip(images, labels, strict=True)}
     assert {read_image(r.data).tobytes(): r.label for r in found} == originals
@@ -393,7 +393,7 @@ def test_unreadable_pictures_are_named_or_listed(tmp_path: Path) -> None:
     train = dataset["parts"]["train"]
     assert (train["records"], train["class_counts"]) == (5, [4, 1])
     assert train["skipped"] == [str(tmp_path / "in" / "dog" / "bad.jpg")]
-    assert len(load_tfrecord(str(output))[0]) == 5
+    assert len(load_tfrecord(str(output)).train) == 5
 
 
 #: Says what TensorFlow is imported with, and runs the command.
@@ -505,7 +505,7 @@ def test_failure_leaves_earlier_results_and_success_replaces_them(
     prepare(parts_of(archives), tmp_path, shards={"train": 2}, overwrite=True)
     assert len(list(tmp_path.glob("train-*"))) == 2
     assert (tmp_path / "notes.md").read_text() == "mine"
-    assert len(load_tfrecord(str(tmp_path))[0]) == 15
+    assert len(load_tfrecord(str(tmp_path)).train) == 15
 
 
 def test_shards_of_others_are_never_mixed_in(archives: Path, tmp_path: Path) -> None:
@@ -547,8 +547,8 @@ def test_bad_arguments_are_named(archives: Path, bad_arguments: Callable[..., st
     assert "from 1 to 15 shards" in bad_arguments(shards={"train": 16})
     assert "`short_side` to be an integer of at least 1. Received: 0" in bad_arguments(short_side=0)
     assert "`seed` to be from 0 to 2**32 - 1. Received: -1" in bad_arguments(seed=-1)
-    assert "Received: ['test', 'train']" in bad_arguments(
-        {"train": parts["train"], "test": parts["train"]}
+    assert "Received: ['dev', 'train']" in bad_arguments(
+        {"train": parts["train"], "dev": parts["train"]}
     )
     images = np.zeros((2, 4, 4, 3), np.uint8)
     other = LabeledImages(images, np.zeros(2, np.int32), ("a", "b"), name="others")

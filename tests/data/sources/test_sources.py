@@ -21,8 +21,16 @@ import sklearn.datasets
 from PIL import Image
 
 from keras_resnet.data.config import DataConfig
-from keras_resnet.data.sources import ImageFiles, LabeledImages, Source, load_data, load_digits
+from keras_resnet.data.sources import (
+    ImageFiles,
+    LabeledImages,
+    Source,
+    load_data,
+    load_digits,
+    load_part,
+)
 from keras_resnet.data.sources.folder import load_folder
+from keras_resnet.data.sources.load import load_parts
 from keras_resnet.images.decode import find_images, read_image
 
 from ...conftest import Run
@@ -216,13 +224,16 @@ def test_images_are_those_that_find_images_finds(tmp_path: Path) -> None:
     (root / "a/link").symlink_to(elsewhere)
     (root / "a/self.png").symlink_to("self.png")
     (root / "a/gone.png").symlink_to("nowhere.png")
-    (root / "c").symlink_to(elsewhere)
-    train, none = load_folder(str(root))
-    assert none is None
+    (root / "c").symlink_to(fill(tmp_path / "third", {"1.png": 5}))
+    train = load_folder(str(root)).train
+    assert isinstance(train, ImageFiles)
     assert train.class_names == ("a", "b", "c")
-    assert train.paths == [str(path) for name in "abc" for path in find_images([root / name])]
+    found = [str(path) for name in "abc" for path in find_images([root / name])]
+    # The labels of what is behind the link to all classes would be wrong.
+    assert train.paths == [path for path in found if "/circle/" not in path]
     assert sum(path.endswith("link/in/1.png") for path in train.paths) == 1
     assert str(root / "a/b.jpg/2.png") in train.paths
+    assert str(root / "c/1.png") in train.paths
 
 
 def test_no_disk_is_asked_about_every_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -230,20 +241,9 @@ def test_no_disk_is_asked_about_every_file(tmp_path: Path, monkeypatch: pytest.M
     asked: list[object] = []
     real = os.stat
     monkeypatch.setattr(os, "stat", lambda *a, **k: (asked.append(a), real(*a, **k))[1])
-    train, _ = load_folder(str(tmp_path))
+    train = load_folder(str(tmp_path)).train
     assert len(train) == 100
     assert len(asked) < 20
-
-
-@pytest.mark.parametrize("name", ["val", "test"])
-def test_the_validation_folder_has_several_names(tmp_path: Path, name: str) -> None:
-    files: dict[str, bytes | int] = {f"train/{label}/1.png": 1 for label in "ab"}
-    files |= {f"{name}/{label}/1.png": 2 for label in "ab"}
-    train, validation = load_data(f"folder:{fill(tmp_path, files)}")
-    assert [seen(part)[0] for part in (train, validation)] == [(picture(1), 0), (picture(2), 0)]
-    # The first of the names wins.
-    fill(tmp_path, {f"validation/{label}/1.png": 3 for label in "ab"})
-    assert seen(load_data(f"folder:{tmp_path}")[1])[0] == (picture(3), 0)
 
 
 def test_wordnet_ids_get_imagenets_names(tmp_path: Path) -> None:
@@ -276,7 +276,6 @@ def test_different_classes_of_the_parts_are_named(tmp_path: Path) -> None:
         ({"x.png": 1, "y.png": 1}, "images such as x.png directly in .*Put the images of every"),
         ({"x.txt": b""}, "Expected one folder of images per class. Received: none in"),
         ({"cat/x.png": 1}, "at least 2 classes. Received: .*, with cat$"),
-        ({"train/a/x.png": 1, "train/b/x.png": 1}, "with `train` alone. Pass .*/train$"),
         (
             {"train/a/x.png": 1, "train/b/x.png": 1, "val/a/x.png": 1, "val/b/x.txt": b""},
             "Received: .*/val, with none in b$",
@@ -332,7 +331,7 @@ def test_csv_lists_images_of_both_parts(tmp_path: Path, encoding: str) -> None:
         "path, label, split, taken\n"
         "3.png,öl,train,monday\n"
         f'"{absolute}",bee,validation,\n'
-        "gone.png,ant,test,\n\n"
+        "gone.png,ant,dev,\n\n"
         "1.png, bee ,train,\n"
         "2.png,ant,val,\n",
         encoding,
@@ -374,9 +373,12 @@ def test_csv_without_a_split_is_divided(tmp_path: Path) -> None:
         ("path,label\n ,a\n", "Expected a `path` in every row. .*, line 2$"),
         ("path,label\n0.png,a\n1,2.png,b\n", "Expected 2 fields .* Received: 3 in .*, line 3. Put"),
         ("path,label\n", "Expected a row per image after the header. Received: .*, with none$"),
-        ("path,label,split\n0.png,a,train\n1.png,b,dev\n", "Received: 'dev' in .*, line 3$"),
-        ("path,label,split\n0.png,a,\n", "validation, val, test. Received: '' in .*, line 2$"),
-        ("path,label,split\n0.png,a,val\n1.png,b,test\n", "where all 2 are for validation$"),
+        ("path,label,split\n0.png,a,train\n1.png,b,x\n", "Received: 'x' in .*, line 3$"),
+        (
+            "path,label,split\n0.png,a,\n",
+            "of train, validation, test, .* Received: '' in .*, line 2$",
+        ),
+        ("path,label,split\n0.png,a,test\n1.png,b,test\n", "which has a test part alone$"),
         ("path,label\n0.png,a\n1.png,a\n", "at least 2 classes. Received: .*, with a$"),
         ("path,label\nx/0.png,a\nx/1.png,b\n", "none of 2 exists, such as .*/x/0.png$"),
     ],
@@ -559,7 +561,7 @@ def archive(path: Path, data: Cifar) -> Path:
 
 
 def check_cifar(source: str, data: Cifar) -> None:
-    parts = load_data(source)
+    parts = load_parts(source).train, load_part(source, "test")
     for part, (images, labels) in zip(parts, (data.train, data.test), strict=True):
         assert isinstance(part, LabeledImages)
         np.testing.assert_array_equal(part.images, images)
@@ -660,7 +662,7 @@ def test_cifar_pickles_that_are_no_batches(tmp_path: Path, content: Any, message
 @pytest.mark.parametrize("binary", [False, True])
 def test_truncated_cifar_files(tmp_path: Path, kept: int, binary: bool) -> None:
     data = cifar(100, binary)
-    member = "test.bin" if binary else "test"
+    member = "train.bin" if binary else "train"
     files = {**data.files, member: data.files[member][:kept]}
     with pytest.raises(ValueError, match=f": {member}, w.*is truncated or damaged"):
         load_data(f"cifar:{fill(tmp_path, files)}")
@@ -668,10 +670,10 @@ def test_truncated_cifar_files(tmp_path: Path, kept: int, binary: bool) -> None:
 
 def test_cifar_labels_and_names_have_to_fit(tmp_path: Path) -> None:
     data = cifar(10, binary=True)
-    wrong = bytearray(data.files["test_batch.bin"])
+    wrong = bytearray(data.files["data_batch_1.bin"])
     wrong[3073] = 10
-    fill(tmp_path, {**data.files, "test_batch.bin": bytes(wrong)})
-    with pytest.raises(ValueError, match=r"test_batch.bin, with labels in \[0, 10\]$"):
+    fill(tmp_path, {**data.files, "data_batch_1.bin": bytes(wrong)})
+    with pytest.raises(ValueError, match=r"data_batch_1.bin, with labels in \[0, 10\]$"):
         load_data(f"cifar:{tmp_path}")
     fill(tmp_path, {**data.files, "batches.meta.txt": b"a\nb\na\n"})
     with pytest.raises(ValueError, match="names of 10 classes. Received: .*meta.txt, with 2. Get"):

@@ -12,7 +12,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from keras_resnet.data.config import DataConfig
-from keras_resnet.data.sources import load_data
+from keras_resnet.data.sources import load_data, load_part
 from keras_resnet.data.sources.tfds import load_tfds
 from keras_resnet.images.decode import read_image
 from keras_resnet.images.labels import imagenet_classes
@@ -41,7 +41,7 @@ class KerasResnetToys(tfds.core.GeneratorBasedBuilder):
             "files",
             "train_only",
             "test_only",
-            "with_validation",
+            "with_test",
             "two_images",
             "pair",
             "wordnet",
@@ -86,9 +86,9 @@ class KerasResnetToys(tfds.core.GeneratorBasedBuilder):
     def _split_generators(self, manager: Any) -> dict[str, Any]:
         if self.own == "late":
             self.info.features["kind"].names = ["zebra", "ant", "bee"]
-        splits = {"train": range(6), "test": range(100, 104)}
-        if self.own == "with_validation":
-            splits["validation"] = range(200, 204)
+        splits = {"train": range(6), "validation": range(100, 104)}
+        if self.own == "with_test":
+            splits["test"] = range(200, 204)
         elif self.own in ("train_only", "test_only"):
             splits = {self.own.removesuffix("_only"): range(12)}
         return {split: self._generate_examples(seeds) for split, seeds in splits.items()}
@@ -148,7 +148,7 @@ def test_a_prepared_data_set_is_read_in_its_format(data_dir: Path, file_format: 
         assert part.labels.tolist() == [part[index].label for index in range(len(part))]
         assert part.labels.dtype == np.int32
     assert train.name == "tfds:keras_resnet_toys/colour (train)"
-    assert validation.name == "tfds:keras_resnet_toys/colour (test)"
+    assert validation.name == "tfds:keras_resnet_toys/colour (validation)"
     place = "-train.tfrecord-00000-of-00001: record 2"
     if file_format == "array_record":
         place = "tfds:keras_resnet_toys/colour (train): example 2"
@@ -199,13 +199,15 @@ def test_grey_images_become_rgb_and_files_stay_as_they_are(
     assert {train[index].data for index in range(6)} == {jpeg(seed) for seed in range(6)}
 
 
-def test_validation_comes_before_test_and_is_taken_from_training_at_last(data_dir: Path) -> None:
-    for config in ("with_validation", "train_only"):
+def test_only_load_part_opens_the_split_test(data_dir: Path) -> None:
+    for config in ("with_test", "train_only"):
         prepare(config, data_dir)
-    _, validation = load_data("tfds:keras_resnet_toys/with_validation")
-    assert sorted(by_seed(validation, 4)) == list(range(200, 204))
+    _, validation = load_data("tfds:keras_resnet_toys/with_test")
+    assert sorted(by_seed(validation, 4)) == list(range(100, 104))
     assert validation.name.endswith("(validation)")
-    assert load_tfds("keras_resnet_toys/train_only")[1] is None
+    test = load_part("tfds:keras_resnet_toys/with_test", "test")
+    assert sorted(by_seed(test, 4)) == list(range(200, 204))
+    assert load_tfds("keras_resnet_toys/train_only")[1:] == (None, None)
     train, validation = load_data(
         DataConfig("tfds:keras_resnet_toys/train_only", validation_fraction=0.25)
     )
@@ -249,9 +251,10 @@ def test_data_sets_for_other_purposes_are_refused(config: str, message: str) -> 
 
 def test_a_data_set_without_training_is_refused(data_dir: Path) -> None:
     prepare("test_only", data_dir)
-    message = "Expected a data set with the split `train`. Received: .*/test_only, with test$"
+    message = "Received: tfds:keras_resnet_toys/test_only, which has a test part alone$"
     with pytest.raises(ValueError, match=message):
         load_data("tfds:keras_resnet_toys/test_only")
+    assert len(load_part("tfds:keras_resnet_toys/test_only", "test")) == 12
 
 
 def test_examples_without_a_label_are_no_records(data_dir: Path) -> None:

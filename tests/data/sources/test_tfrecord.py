@@ -137,7 +137,7 @@ def test_prepared_records_and_their_labels_without_reading_them(
         raise AssertionError(path)
 
     monkeypatch.setattr(tfrecord_files, "_lengths", scan)
-    train, validation = load_tfrecord(str(prepared))
+    train, validation, _ = load_tfrecord(str(prepared))
     assert validation is not None
     assert (len(train), len(validation)) == (14, 5)
     assert (train.class_names, train.class_ids) == (("red", "green", "blue"), ("r", "g", "b"))
@@ -148,17 +148,17 @@ def test_prepared_records_and_their_labels_without_reading_them(
         records = [source[index] for index in range(len(source))]
         assert [record.label for record in records] == source.labels.tolist()
         assert {read_image(record.data).shape for record in records} == {(6, 7, 3)}
-    only, none = load_tfrecord(str(prepared / "train-*"))
+    only, none, _ = load_tfrecord(str(prepared / "train-*"))
     assert (len(only), none) == (14, None)
-    empty, part = load_tfrecord(str(prepared / "validation-*"))
+    empty, part, _ = load_tfrecord(str(prepared / "validation-*"))
     assert part is not None
     assert (len(empty), len(part), empty.class_names) == (0, 5, ("red", "green", "blue"))
 
 
 def test_without_the_index_records_say_the_same(prepared: Path) -> None:
-    expected, _ = load_tfrecord(str(prepared))
+    expected = load_tfrecord(str(prepared)).train
     (prepared / "index.npy").unlink()
-    source, _ = load_tfrecord(str(prepared))
+    source = load_tfrecord(str(prepared)).train
     np.testing.assert_array_equal(source.labels, expected.labels)
     assert [source[n] for n in range(14)] == [expected[n] for n in range(14)]
 
@@ -248,7 +248,7 @@ def test_foreign_imagenet_has_all_classes_and_is_not_read(
     write(tmp_path / "train-00000-of-00001", *records, numbered(9, image_class_synset=b"n00000000"))
     write(tmp_path / "val-00000-of-00001", records[1])
     write(tmp_path / "test-00000-of-00001", *records)
-    train, validation = load_tfrecord(str(tmp_path))
+    train, validation, _ = load_tfrecord(str(tmp_path))
     assert validation is not None
     assert (len(train.class_names), train.class_names[1]) == (1000, "goldfish")
     assert [train[index].label for index in range(3)] == [1, 999, 0]
@@ -292,8 +292,8 @@ def test_other_records_are_read_once_for_their_classes(
     labels = [least + 2, least + 1, least + 1, least + 2]
     write(tmp_path / "train.tfrecord", *(numbered(n, **features(n)) for n in labels))
     # The least label is only here.
-    write(tmp_path / "test.tfrecord", numbered(least, **features(least)))
-    train, validation = load_tfrecord(str(tmp_path))
+    write(tmp_path / "eval.tfrecord", numbered(least, **features(least)))
+    train, validation, _ = load_tfrecord(str(tmp_path))
     assert validation is not None
     assert (train.class_names, train.class_ids) == (names, ids)
     assert train.labels.tolist() == [2, 1, 1, 2]
@@ -307,10 +307,10 @@ def test_files_of_no_part_are_training(tmp_path: Path) -> None:
         write(tmp_path / f"flowers-{number}.tfrecord", numbered(number), numbered(number))
     (tmp_path / "labels.txt").write_text("not a record")
     (tmp_path / ".hidden").write_text("not a record")
-    train, validation = load_tfrecord(str(tmp_path))
+    train, validation, _ = load_tfrecord(str(tmp_path))
     assert validation is None
     assert train.labels.tolist() == [0, 0, 1, 1, 2, 2]
-    some, _ = load_tfrecord(str(tmp_path / "flowers-[12].tfrecord"))
+    some = load_tfrecord(str(tmp_path / "flowers-[12].tfrecord")).train
     assert some.labels.tolist() == [0, 0, 1, 1]
 
 

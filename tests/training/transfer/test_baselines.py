@@ -209,7 +209,7 @@ def test_damaged_files_are_left_out_up_to_a_share(tiny_model: keras.Model, tmp_p
         folder = tmp_path / NAMES[label]
         folder.mkdir(exist_ok=True)
         Image.fromarray(image).save(folder / f"{index}.png")
-    files, _ = load_folder(tmp_path)
+    files = load_folder(tmp_path).train
     whole = module.pooled(tiny_model)(np.stack([read_image(files[i].data) for i in range(16)]))
     labels = files.labels
     Path(files.name_of(2)).write_bytes(b"no picture")

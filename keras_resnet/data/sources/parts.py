@@ -1,0 +1,76 @@
+"""The parts of a data set: what they are for, and the names that they go by."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from keras_resnet.data.sources.base import Source, Subset
+
+#: Names of the parts, in their order.
+PARTS = ("train", "validation", "test")
+
+#: What people call them, in any case, with a year or `set` or the like: `Training_Set`, `val2017`.
+_USUAL = re.compile(
+    r"(?:seg)?[\W\d_]*"
+    r"(?:(?P<train>train(?:ing)?)"
+    r"|(?P<validation>val(?:id(?:ation)?)?|dev(?:elopment)?|eval(?:uation)?)"
+    r"|(?P<test>test(?:ing)?))"
+    r"[\W\d_]*(?:set|data|dataset|images?|split)?[\W\d_]*",
+    re.IGNORECASE,
+)
+
+
+class Parts(NamedTuple):
+    """A data set as its source divides it.
+
+    Attributes:
+        train: to train on. Empty if there is another part alone.
+        validation: to choose by, such as the best epoch; None if there is none.
+        test: opens what is only for a last figure; None if there is no such part. Nothing of it is
+            listed or read before.
+    """
+
+    train: Source
+    validation: Source | None = None
+    test: Callable[[], Source] | None = None
+
+
+def part_of(name: str) -> str | None:
+    """Which of `PARTS` a usual name stands for: `valid`, `dev` and `eval` for `validation`."""
+    match = _USUAL.fullmatch(name)
+    return match and match.lastgroup
+
+
+def named_parts(names: Iterable[str], where: str) -> dict[str, str]:
+    """Those names that stand for parts: part -> name, in the order of `PARTS`.
+
+    Raises:
+        ValueError: two of them, in `where`, stand for the same part.
+    """
+    found: dict[str, str] = {}
+    for name in names:
+        part = part_of(name)
+        if part is not None and found.setdefault(part, name) != name:
+            raise ValueError(
+                f"Expected one name for the {part} part. Received: {where}, with {found[part]} and "
+                f"{name}. Rename or remove one of them"
+            )
+    return {part: found[part] for part in PARTS if part in found}
+
+
+def open_parts(openers: Mapping[str, Callable[[], Source]]) -> Parts:
+    """The parts that these functions open, at least one; a test part stays closed.
+
+    Beside a part alone, the training part is an empty one, of the same classes.
+    """
+    test = openers.get("test")
+    validation = openers["validation"]() if "validation" in openers else None
+    if "train" in openers:
+        return Parts(openers["train"](), validation, test)
+    other = validation or openers["test"]()
+    empty = Subset(other, np.zeros(0, np.int64), f"{other.name} without a training part")
+    return Parts(empty, validation, test)

@@ -1,0 +1,170 @@
+"""Files with names of classes, as people save them."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from keras_resnet.images.labels import are_wordnet_ids, names_and_ids
+from keras_resnet.support.checks import some_of
+
+#: `0 cat`, `1: cat`, `2. cat`, `n02123045 tabby`.
+_KEYED = re.compile(r"(\d+|n\d{8})[ \t]*[\s:;,=.)][ \t]*(.+)")
+
+#: Headings of columns in tables, in lower case; the first that is there counts.
+_NAMES = ("name", "class_name", "label_name", "class", "label", "category")
+_KEYS = ("index", "class_index", "class_id", "id", "label_id", "number", "wnid", "synset", "label")
+
+Classes = tuple[tuple[str, ...], tuple[str, ...] | None]
+
+_KINDS = (
+    "a name per line, perhaps after its number or WordNet id; a .csv or .tsv table of them; or a "
+    ".json list of names, or object of number and name"
+)
+
+
+def read_class_names(path: Path) -> Classes:
+    """Reads the names of classes, in the order of a model's outputs.
+
+    Text is UTF-8, or UTF-16 with a byte order mark. Lines may be numbered from 0 or 1, all of them,
+    and are put into the order of the numbers; or begin with WordNet ids. Empty lines at the end are
+    passed over. Tables have these columns under usual headings or, without headings, a name, or a
+    number or id before it. JSON is a list of names, an object of numbers and names in either order,
+    or keras.applications' object of numbers and `[id, name]`.
+
+    Args:
+        path: of the file; its suffix says whether it is a table or JSON.
+
+    Returns:
+        Names, and ids of the classes if there are any. Where there are only WordNet ids, names are
+        those of ImageNet's classes.
+
+    Raises:
+        ValueError: the file is none of these, a name is missing or there twice, or numbers are.
+        OSError: it cannot be read.
+    """
+    suffix = path.suffix.lower()
+    if suffix == ".json":
+        pairs = _pairs_of_json(read_text(path), path)
+    elif suffix in (".csv", ".tsv"):
+        pairs = _pairs_of_table(read_text(path), path)
+    else:
+        pairs = _pairs_of_lines(read_lines(path))
+    keys, names = [key for key, _ in pairs], [name for _, name in pairs]
+    ids: tuple[str, ...] | None = None
+    if pairs and None not in keys:
+        if are_wordnet_ids(keys):
+            ids = tuple(keys)
+        else:
+            names = _in_order(keys, names, path)
+    elif names and are_wordnet_ids(names):
+        known, ids = names_and_ids(names)
+        names = list(known)
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if not all(names) or twice or not names:
+        reason = f"{some_of(twice)} twice" if twice else "an empty name" if names else "none"
+        raise ValueError(f"Expected different names of classes. Received: {path}, with {reason}")
+    return tuple(names), ids
+
+
+def read_text(path: Path) -> str:
+    """The text of a file in UTF-8, or in UTF-16 with a byte order mark, which is no part of it.
+
+    Raises:
+        ValueError: it is in another encoding.
+        OSError: it cannot be read.
+    """
+    data = path.read_bytes()
+    wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    try:
+        return data.decode("utf-16" if wide else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"Expected a text in UTF-8. Received: {path} ({error})") from error
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a text without spaces around them, and without empty ones at the end.
+
+    Raises:
+        ValueError: another line is empty, so that those after it would be miscounted; or as for
+            `read_text`.
+        OSError: it cannot be read.
+    """
+    lines = [line.strip() for line in re.split(r"\r\n|\n|\r", read_text(path).rstrip())]
+    lines = lines if lines != [""] else []
+    if "" in lines:
+        raise ValueError(
+            f"Expected no empty line before the end. Received: {path}, where line "
+            f"{lines.index('') + 1} is empty"
+        )
+    return lines
+
+
+def _pairs_of_lines(lines: Sequence[str]) -> list[tuple[Any, str]]:
+    matches = [_KEYED.fullmatch(line) for line in lines]
+    keys = [match[1] for match in matches if match]
+    # Otherwise numbers belong to the names, as in `3 doors` and `5 doors`.
+    if len(keys) == len(lines) and (_count(keys) or are_wordnet_ids(keys)):
+        return [(match[1], match[2].strip()) for match in matches if match]
+    return [(None, line) for line in lines]
+
+
+def _pairs_of_table(text: str, path: Path) -> list[tuple[Any, str]]:
+    first = text.lstrip().partition("\n")[0]
+    delimiter = max(",;\t", key=first.count)
+    rows = [
+        [cell.strip() for cell in row]
+        for row in csv.reader(text.splitlines(), delimiter=delimiter, skipinitialspace=True)
+        if any(map(str.strip, row))
+    ]
+    heading = [cell.lower() for cell in rows[0]] if rows else []
+    name = next((heading.index(known) for known in _NAMES if known in heading), None)
+    if name is not None:
+        others = (heading.index(known) for known in _KEYS if known in heading)
+        key = next((column for column in others if column != name), None)
+        rows = rows[1:]
+    else:
+        key, name = (0, 1) if len(heading) == 2 else (None, 0)
+    width = len(heading)
+    if (width > 2 and key is None) or any(len(row) != width for row in rows):
+        raise ValueError(f"Expected {_KINDS}. Received: {path}, a table of {width} columns")
+    return [(None if key is None else row[key], row[name]) for row in rows]
+
+
+def _pairs_of_json(text: str, path: Path) -> list[tuple[Any, str]]:
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"Expected JSON. Received: {path} ({error})") from error
+    if isinstance(content, Mapping):
+        pairs = list(content.items())
+        if all(type(value) is int for value in content.values()):
+            pairs = [(str(number), name) for name, number in pairs]
+        if all(isinstance(value, list) and len(value) == 2 for _, value in pairs):
+            ordered = _in_order([key for key, _ in pairs], [value for _, value in pairs], path)
+            pairs = list(map(tuple, ordered))
+    else:
+        pairs = [(None, value) for value in content] if isinstance(content, list) else [(0, 0)]
+    if not all(isinstance(value, str) for _, value in pairs):
+        raise ValueError(f"Expected {_KINDS}. Received: {path}, with other JSON")
+    return [(key, value.strip()) for key, value in pairs]
+
+
+def _in_order(keys: Sequence[str], values: Sequence[Any], path: Path) -> list[Any]:
+    """The values in the order of their numbers, which count from 0 or 1."""
+    if not _count(keys):
+        raise ValueError(
+            f"Expected classes that are numbered from 0 or 1. Received: {path}, with the numbers "
+            f"{some_of([str(key) for key in keys])}"
+        )
+    return [values[index] for index in sorted(range(len(keys)), key=lambda at: int(keys[at]))]
+
+
+def _count(keys: Sequence[str]) -> bool:
+    numbers = sorted(int(key) for key in keys if str(key).isdecimal())
+    return bool(keys) and numbers in (list(range(len(keys))), list(range(1, len(keys) + 1)))
