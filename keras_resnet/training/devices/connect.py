@@ -22,6 +22,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from keras_resnet.support.json_text import parse_json
 from keras_resnet.training.devices.cluster import Cluster
 
 #: Workers of one run may start that far apart: queues, imports and cold disks.
@@ -170,7 +171,7 @@ def _receive(connection: socket.socket, deadline: float) -> dict[str, Any]:
             if not part:
                 break
             data += part
-        message = json.loads(data)
+        message = parse_json(data)
         if isinstance(message, dict):
             return message
     return {}
