@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from keras_resnet.models.info import ENTRY, FILE_NAME, ModelInfo
+from keras_resnet.support.json_text import parse_json
 
 #: Entry of an ONNX file: in which order the sides of its images are.
 _LAYOUT = f"{ENTRY}.layout"
@@ -55,7 +56,7 @@ def entry_of_tflite(model: Any) -> dict[str, Any]:
     """Our entry in the metadata of a TFLite flatbuffer, as it was given; `{}` if there is none."""
     for entry in model.metadata or []:
         if entry.name == ENTRY.encode():
-            values = json.loads(bytes(model.buffers[entry.buffer].data).decode())
+            values = parse_json(bytes(model.buffers[entry.buffer].data))
             return values if isinstance(values, dict) else {}
     return {}
 

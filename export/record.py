@@ -16,6 +16,7 @@ from keras_resnet.export.targets import Target
 from keras_resnet.models.info import learned_ranges
 from keras_resnet.support.extras import installed_versions
 from keras_resnet.support.fingerprints import fingerprint, fingerprint_of_artifact
+from keras_resnet.support.json_text import load_json
 
 #: Written after every target; a whole export has a page and a card besides.
 REPORT_FILE = "export.json"
@@ -77,7 +78,7 @@ def finished(directory: Path, model: str) -> dict[str, ArtifactReport]:
         model: what `Fingerprints.model` says of it.
     """
     try:
-        record: dict[str, Any] = json.loads((directory / REPORT_FILE).read_text("utf-8"))
+        record: dict[str, Any] = load_json(directory / REPORT_FILE)
         same = record["model"]["fingerprint"] == model
         rows = [ArtifactReport.from_dict(row) for row in record["artifacts"]] if same else []
     except (OSError, ValueError, KeyError, TypeError, AttributeError):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from os import PathLike
 from pathlib import Path
@@ -21,6 +20,7 @@ from keras_resnet.export.targets import TARGETS
 from keras_resnet.models.saving import load_model
 from keras_resnet.support.files import size_of
 from keras_resnet.support.fingerprints import fingerprint_of_artifact
+from keras_resnet.support.json_text import load_json
 
 if TYPE_CHECKING:
     from keras_resnet.data import DataConfig
@@ -107,7 +107,7 @@ def target_of(artifact: Path) -> str | None:
     path = artifact.absolute()
     for folder in list(path.parents)[:_LEVELS]:
         try:
-            rows = json.loads((folder / REPORT_FILE).read_text("utf-8"))["artifacts"]
+            rows = load_json(folder / REPORT_FILE)["artifacts"]
             for row in rows:
                 if row["file_name"] and folder / row["file_name"] in (path, *path.parents):
                     return str(row["target"])

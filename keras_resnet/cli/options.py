@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from keras_resnet.support.json_text import parse_json
 from keras_resnet.support.terminal import console
 
 # Before TensorFlow is imported: its C++ notes about instruction sets and missing GPUs are not for
@@ -90,8 +91,8 @@ def parse_settings(settings: list[str] | None, none: Any = None) -> dict[str, An
         if not equals or not field:
             raise ValueError(f"Expected `--set field=value`. Received: --set {setting}")
         try:
-            parsed[field] = json.loads(value)
-        except json.JSONDecodeError:
+            parsed[field] = parse_json(value)
+        except ValueError:
             parsed[field] = none if value == "none" else value
     return parsed
 

@@ -101,7 +101,7 @@ class Reader:
         if self._path_of is None or (path := self._path_of(number)) is None:
             return None
         with open(path, "rb", buffering=0) as file:  # noqa: PTH123 – faster
-            size = plain_jpeg_size(file.read(_HEAD), MAX_PIXELS)
+            size = plain_jpeg_size(file.read(_HEAD), MAX_PIXELS, whole=False)
             if size is not None and hasattr(os, "posix_fadvise"):
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
         if size is None:

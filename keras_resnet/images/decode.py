@@ -23,6 +23,9 @@ MAX_PIXELS = 1024**3 // 4 // 3
 #: Suffixes, in lower case, of the files that `find_images` looks for.
 SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".webp"})
 
+#: Of a PNG of 16 bits and four channels that is not compressed; and what may come on top.
+_BYTES_PER_PIXEL, _LARGEST_METADATA = 8, 2**26
+
 _FORMATS = "JPEG, PNG, GIF, BMP or WebP"
 
 
@@ -58,7 +61,7 @@ def read_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> np.ndarr
     if isinstance(source, (bytes, bytearray)):
         name, data = "the given bytes", bytes(source)
     elif isinstance(source, (str, os.PathLike)):
-        name, data = os.fspath(source), _contents(source)
+        name, data = os.fspath(source), _contents(source, max_pixels)
     else:
         raise TypeError(
             "Expected an image as path, bytes or NumPy array. Received: "
@@ -159,17 +162,19 @@ _UNHELPFUL = (
 )
 
 
-def _contents(source: str | os.PathLike[str]) -> bytes:
+def _contents(source: str | os.PathLike[str], max_pixels: int) -> bytes:
     """The bytes of a file; of one that starts like no image, only the first."""
     name = os.fspath(source)
     try:
         path = Path(source)
-        mode = path.stat().st_mode
+        mode, size = path.stat().st_mode, path.stat().st_size
         if stat.S_ISDIR(mode):
             _refuse(name, "it is a directory")
         # Reading a pipe or a device might never end.
         if not stat.S_ISREG(mode):
             _refuse(name, "it is not a regular file")
+        if size > _BYTES_PER_PIXEL * max_pixels + _LARGEST_METADATA:
+            _refuse(name, f"it has {size:,} bytes, too many for `max_pixels={max_pixels}`")
         with path.open("rb") as file:
             data = file.read(16)
             return data + file.read() if decoder_of(data) else data

@@ -25,11 +25,16 @@ from PIL import (
     WebPImagePlugin,
 )
 
-#: Scans of a progressive JPEG. Encoders write about ten; each costs a pass over all pixels.
-_MAX_SCANS = 100
+#: Scans of a progressive JPEG, and pixels times scans. Encoders write about ten scans; each costs a
+#: pass over all pixels.
+_MAX_SCANS, _MAX_SCANNED_PIXELS = 100, 2 * 10**9
 
-#: Pixels of a run-length encoded BMP: Pillow decodes it in Python, a million in a quarter second.
-_MAX_RUN_LENGTH_PIXELS = 4_000_000
+#: Segments, chunks or blocks that are looked at. The largest PNG in 8 KiB chunks has 90,000.
+_MAX_PARTS = 100_000
+
+#: Pixels, and bytes, of a run-length encoded BMP: Pillow decodes it in Python, a million in a
+#: quarter second.
+_MAX_RUN_LENGTH = 4_000_000
 
 
 class ImageFormatError(ValueError):
@@ -58,6 +63,11 @@ def _check_size(width: int, height: int, max_pixels: int) -> None:
         raise ImageFormatError(
             f"it claims {width} x {height} pixels, more than `max_pixels={max_pixels}`"
         )
+
+
+def _check_parts(count: int) -> None:
+    if count > _MAX_PARTS:
+        raise ImageFormatError(f"it is made of more than {_MAX_PARTS:,} parts")
 
 
 def _as_array(image: Image.Image, orientation: int = 1) -> np.ndarray:
@@ -99,26 +109,37 @@ _MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 
 def jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
     """Marker, start and end of each segment up to the end of the image."""
-    position = 2
+    position, count = 2, 0
     while match := _MARKER.search(data, position):
         marker, position = data[match.end() - 1], match.end()
         if marker == 0xD9:
             return
+        count += 1
+        _check_parts(count)
         if marker in (0x01, 0xD8):  # These have no length.
             continue
-        position += struct.unpack_from(">H", data, position)[0]
+        length = struct.unpack_from(">H", data, position)[0]
+        if length < 2:  # It counts its own two bytes.
+            raise ImageFormatError("it is truncated or damaged")
+        position += length
         yield marker, match.start(), position
 
 
-def plain_jpeg_size(data: bytes, max_pixels: int) -> tuple[int, int] | None:
+def plain_jpeg_size(data: bytes, max_pixels: int, *, whole: bool = True) -> tuple[int, int] | None:
     """Height and width of a JPEG of which any decoder makes the same; None of all else.
 
-    That is an upright one, grey or in colours, not CMYK, not too large. Only the header is looked
-    at, so what follows may still be damaged.
+    That is an upright one, grey or in colours, not CMYK, not too large, of as many scans as we
+    read. Only the header is looked at, so what follows may still be damaged.
+
+    Args:
+        data: the file, or its beginning.
+        max_pixels: height times width that it may claim.
+        whole: whether `data` are the whole file. If not, none that is progressive counts as plain,
+            as its scans cannot be counted.
     """
     if not data.startswith(b"\xff\xd8\xff"):
         return None
-    size = None
+    size, scans = None, 1
     try:
         for marker, start, _ in jpeg_segments(data):
             if marker == 0xE1 and data.startswith(b"Exif\0\0", start + 4):
@@ -132,11 +153,17 @@ def plain_jpeg_size(data: bytes, max_pixels: int) -> tuple[int, int] | None:
                 if not small or precision != 8 or components not in (1, 3):
                     return None
                 size = (height, width)
+                if marker == 0xC2:
+                    scans = data.count(b"\xff\xda") if whole else _MAX_SCANS + 1
             elif marker == 0xDA:
-                return size
-    except struct.error:
+                return size if size and not _too_many_scans(scans, *size) else None
+    except (struct.error, ImageFormatError):
         pass
     return None
+
+
+def _too_many_scans(scans: int, width: int, height: int) -> bool:
+    return scans > _MAX_SCANS or scans * width * height > _MAX_SCANNED_PIXELS
 
 
 def _decode_jpeg(data: bytes, max_pixels: int) -> np.ndarray:
@@ -164,6 +191,8 @@ def _decode_jpeg(data: bytes, max_pixels: int) -> np.ndarray:
     plain = b"".join(kept)
     header = JpegImagePlugin.JpegImageFile(io.BytesIO(plain))
     _check_size(*header.size, max_pixels)
+    if _too_many_scans(scans, *header.size):
+        raise ImageFormatError(f"it has {scans} scans, too many for so large an image")
     # Adobe's CMYK is inverted. Pillow takes all for Adobe's; libjpeg's own convention does not.
     inverted = header.mode == "CMYK" and "adobe" in header.info
     rawmode = "CMYK;I" if inverted else header.mode
@@ -173,8 +202,10 @@ def _decode_jpeg(data: bytes, max_pixels: int) -> np.ndarray:
 
 def _decode_png(data: bytes, max_pixels: int) -> np.ndarray:
     """Decodes the chunks of a PNG that have to do with pixels, and no others."""
-    header, pixels, orientation, position = [data[:8]], [], 1, 8
+    header, pixels, orientation, position, count = [data[:8]], [], 1, 8, 0
     while position + 12 <= len(data):
+        count += 1
+        _check_parts(count)
         length, kind = struct.unpack_from(">I4s", data, position)
         start, position = position, position + 12 + length
         content = data[start + 8 : position - 4]
@@ -215,6 +246,7 @@ def _decode_gif(data: bytes, max_pixels: int) -> np.ndarray:
     Where it leaves part of the screen empty, that has the transparent colour, as with Pillow. Where
     it is larger than the screen, it heeds `Image.MAX_IMAGE_PIXELS`.
     """
+    _check_gif_blocks(data)
     header = GifImagePlugin.GifImageFile(io.BytesIO(data))
     _check_size(*header.size, max_pixels)
     codec, extents, offset, args = header.tile[0]
@@ -229,14 +261,30 @@ def _decode_gif(data: bytes, max_pixels: int) -> np.ndarray:
     return _as_array(_with_palette(screen, header))
 
 
+def _check_gif_blocks(data: bytes) -> None:
+    """Counts what comes before the first picture as Pillow reads it: GIF89a, sections 15 to 26."""
+    flags = data[10]
+    position = 13 + (3 << (flags & 7) + 1 if flags & 0x80 else 0)
+    count = 0
+    while data[position] not in b",;":
+        is_extension, count, position = data[position] == 0x21, count + 1, position + 1
+        if is_extension:
+            position += 1
+            while size := data[position]:
+                count, position = count + 1, position + 1 + size
+                _check_parts(count)
+            position += 1
+        _check_parts(count)
+
+
 def _decode_bmp(data: bytes, max_pixels: int) -> np.ndarray:
     header = BmpImagePlugin.BmpImageFile(io.BytesIO(data))
     _check_size(*header.size, max_pixels)
     codec, _, offset, args = header.tile[0]
     if codec != "raw":
-        if header.width * header.height > _MAX_RUN_LENGTH_PIXELS:
+        if max(header.width * header.height, len(data)) > _MAX_RUN_LENGTH:
             raise ImageFormatError(
-                f"it is run-length encoded and has more than {_MAX_RUN_LENGTH_PIXELS} pixels"
+                f"it is run-length encoded and has more than {_MAX_RUN_LENGTH:,} pixels or bytes"
             )
         # This decoder has to read from the file itself, and heeds no settings.
         header.load()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import codecs
 import csv
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 from keras_resnet.images.labels import are_wordnet_ids, names_and_ids
 from keras_resnet.support.checks import some_of
+from keras_resnet.support.json_text import parse_json
 
 #: `0 cat`, `1: cat`, `2. cat`, `n02123045 tabby`.
 _KEYED = re.compile(r"(\d+|n\d{8})[ \t]*[\s:;,=.)][ \t]*(.+)")
@@ -138,8 +138,8 @@ def _pairs_of_table(text: str, path: Path) -> list[tuple[Any, str]]:
 
 def _pairs_of_json(text: str, path: Path) -> list[tuple[Any, str]]:
     try:
-        content = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        content = parse_json(text)
+    except ValueError as error:
         raise ValueError(f"Expected JSON. Received: {path} ({error})") from error
     if isinstance(content, Mapping):
         pairs = list(content.items())

@@ -39,8 +39,8 @@ _HEAPED = bytes.fromhex("10000000 1000000001000000 00000800")
 #: What the headers of arrays and groups in `.keras` archives hold besides attributes.
 _WRITTEN = ({_SPACE, _TYPE, _FILL, _PLACE, _TIME}, {_GROUP})
 
-#: Characters of a name, and parts of headers: more than a model of Keras has.
-_LONGEST_NAME, _MOST_PARTS = 256, 2**20
+#: Characters of a name, and messages in headers: more than a model of Keras has.
+_LONGEST_NAME, _MOST_MESSAGES = 256, 2**19
 
 
 class Hdf5File:
@@ -55,6 +55,7 @@ class Hdf5File:
         self.content = memoryview(content)
         self.taken: list[tuple[int, int]] = []
         self.left, self.left_to_say = len(content), len(content)
+        self.left_to_describe = _MOST_MESSAGES
         self.heaps: dict[int, dict[int, memoryview]] = {}
         self.objects: dict[str, list[tuple[int, memoryview]]] = {}
         self.inside: dict[str, set[str]] = {}
@@ -118,7 +119,8 @@ class Hdf5File:
 
     def messages(self, address: int) -> Iterator[tuple[int, memoryview]]:
         version, count, size = self.unpack("<BxH4xI4x", address)
-        if version != 1 or len(self.taken) + count > _MOST_PARTS:
+        self.left_to_describe -= count
+        if version != 1 or self.left_to_describe < 0:
             raise ValueError("an HDF5 file of a kind that Keras does not write")
         blocks = [self.take(address + 16, size)]
         for block in blocks:

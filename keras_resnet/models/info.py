@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ import keras
 
 from keras_resnet.images.protocol import EvalProtocol
 from keras_resnet.support.fingerprints import fingerprint_of_weights
+from keras_resnet.support.json_text import parse_json
 
 #: Name of the file in a `.keras` archive or a SavedModel, and of the entry in TFLite and ONNX.
 ENTRY = "keras_resnet"
@@ -100,8 +100,8 @@ class ModelInfo:
             ValueError: the text is something else.
         """
         readers: dict[str, Callable[[Any], Any]] = {
-            "class_names": lambda names: tuple(map(str, names)),
-            "class_ids": lambda ids: tuple(map(str, ids)),
+            "class_names": _strings,
+            "class_ids": _strings,
             "protocol": lambda fields: EvalProtocol(**fields),
             "ranges": lambda known: LearnedRanges(
                 {name: (float(low), float(high)) for name, (low, high) in known["values"].items()},
@@ -113,7 +113,7 @@ class ModelInfo:
             ),
         }
         try:
-            values = {key: value for key, value in json.loads(text).items() if value is not None}
+            values = {key: value for key, value in parse_json(text).items() if value is not None}
             return cls(
                 **{
                     field.name: readers.get(field.name, lambda value: value)(values[field.name])
@@ -121,10 +121,25 @@ class ModelInfo:
                     if field.name in values
                 }
             )
-        except (TypeError, AttributeError, KeyError) as error:
+        except (TypeError, AttributeError, KeyError, ValueError, OverflowError) as error:
             raise ValueError(
-                f"Expected what a model knows about itself. Received: {text}"
+                f"Expected what a model knows about itself, as in its `{FILE_NAME}`. "
+                f"Received: {text[:80]!r} ({error})"
             ) from error
+
+    def check_names(self, output_shape: Any) -> None:
+        """Compares the names of the classes with a model's output `(batch, classes)`.
+
+        Raises:
+            ValueError: there are more or fewer of them than classes.
+        """
+        classes = output_shape[-1] if len(output_shape) == 2 else None
+        for what, names in (("class_names", self.class_names), ("class_ids", self.class_ids)):
+            # One output tells two classes apart.
+            if names is not None and isinstance(classes, int) and len(names) != classes > 1:
+                raise ValueError(
+                    f"Expected {classes} `{what}`, one per class. Received: {len(names)} of them"
+                )
 
 
 def get_info(model: keras.Model) -> ModelInfo:
@@ -165,14 +180,6 @@ def set_class_names(
     set_info(model, dataclasses.replace(get_info(model), class_names=tuple(names), class_ids=ids))
 
 
-def info_of_file(path: Path) -> ModelInfo:
-    """What a `.keras` file says about its model."""
-    with zipfile.ZipFile(path) as archive:
-        if f"assets/{FILE_NAME}" not in archive.namelist():
-            return ModelInfo()
-        return ModelInfo.from_json(archive.read(f"assets/{FILE_NAME}").decode())
-
-
 def learned_ranges(model: keras.Model) -> Mapping[str, tuple[float, float]] | None:
     """The ranges that quantization-aware training has found, if the weights are still the same."""
     return _valid(model, get_info(model).ranges)
@@ -187,6 +194,12 @@ def _valid(model: keras.Model, found: ByLayer[T] | None) -> Mapping[str, T] | No
     if found is None or found.weights != fingerprint_of_weights(model.get_weights()):
         return None
     return found.values
+
+
+def _strings(values: Any) -> tuple[str, ...]:
+    if not isinstance(values, list):
+        raise TypeError("no list of names")
+    return tuple(map(str, values))
 
 
 def _save_assets(info: ModelInfo, directory: Any) -> None:

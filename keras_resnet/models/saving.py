@@ -5,16 +5,16 @@ from __future__ import annotations
 import importlib
 import json
 import os
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import keras
 
-from keras_resnet.models.archive import checked_members, words
+from keras_resnet.models.archive import opened_archive, words
 from keras_resnet.models.hdf5 import Hdf5File
-from keras_resnet.models.info import ModelInfo, info_of_file, set_info
+from keras_resnet.models.info import FILE_NAME, ModelInfo, set_info
 from keras_resnet.networks.graph import allow_depth
+from keras_resnet.support.json_text import parse_json
 
 #: What registers classes with Keras, which finds them in a file once they are imported: layers of
 #: compressed networks, and what a network was compiled with.
@@ -25,6 +25,10 @@ _REGISTERING = (
     "training.optimizers.optimizers",
     "training.optimizers.schedules",
 )
+
+
+#: Files in a `.keras` archive: two descriptions, the weights, and the assets of layers.
+_MOST_MEMBERS = 1000
 
 
 def load_model(path: str | os.PathLike[str], **keywords: Any) -> keras.Model:
@@ -50,12 +54,8 @@ def load_model(path: str | os.PathLike[str], **keywords: Any) -> keras.Model:
     if path.suffix != ".keras" or not path.is_file():
         raise ValueError(f"Expected the path of an existing `.keras` file. Received: {path}")
     try:
-        with zipfile.ZipFile(path) as archive:
-            checked_members(archive)
-            config = json.loads(archive.read("config.json"))
-            # Keras gives this part to a library in C, which crashes or hangs on damaged ones.
-            Hdf5File(archive.read("model.weights.h5")).check()
-            layers = _count_layers(config)
+        config, info = _checked(path)
+        layers = _count_layers(config)
     except Exception as error:
         raise ValueError(
             f"Expected a readable `.keras` file. Received: {path}: {words(error)}"
@@ -66,13 +66,26 @@ def load_model(path: str | os.PathLike[str], **keywords: Any) -> keras.Model:
             importlib.import_module(f"keras_resnet.{module}")
     try:
         model = keras.saving.load_model(path, **keywords)
+        info.check_names(model.output_shape)
     except Exception as error:
         # Keras has many errors for damaged files, and names neither file nor trouble.
         raise ValueError(f"Expected a readable `.keras` file. Received: {path}: {error}") from error
-    info = info_of_file(path)
     if info != ModelInfo():
         set_info(model, info)
     return model
+
+
+def _checked(path: Path) -> tuple[Any, ModelInfo]:
+    """What a file says about its model, once nothing in it can harm who loads it."""
+    with opened_archive(path) as archive:
+        if len(archive.members) > _MOST_MEMBERS:
+            raise ValueError(f"an archive of {len(archive.members):,} files")
+        # Keras unfolds them all, and believes their sizes.
+        contents = {name: archive.read(name) for name in archive.members}
+    # Keras gives this part to a library in C, which crashes or hangs on damaged ones.
+    Hdf5File(contents["model.weights.h5"]).check()
+    info = contents.get(f"assets/{FILE_NAME}", b"{}")
+    return parse_json(contents["config.json"]), ModelInfo.from_json(info.decode())
 
 
 def _count_layers(config: Any) -> int:

@@ -88,7 +88,7 @@ def read_json(path: Path) -> Any:
     """What a file says; None if it is missing, or no whole file, as after a power failure."""
     try:
         return json.loads(path.read_text())
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, ValueError, RecursionError):
         return None
 
 

@@ -24,6 +24,7 @@ import filelock
 
 from keras_resnet.support.files import partial_directory
 from keras_resnet.support.fingerprints import fingerprint_of_file
+from keras_resnet.support.json_text import load_json
 from keras_resnet.weights.download import DownloadError, download, problem, say, timeout_in_seconds
 from keras_resnet.weights.registry import Download, WeightsEntry
 
@@ -159,7 +160,7 @@ def _read_record() -> dict[str, str]:
     """The SHA-256 that each file had when it was first downloaded."""
     path = _record_path()
     try:
-        return dict(json.loads(path.read_text("utf-8")))
+        return dict(load_json(path))
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except (TypeError, ValueError) as error:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from keras_resnet.models.info import ENTRY, ModelInfo, info_of_file
+from keras_resnet.models.info import ENTRY, ModelInfo, get_info
 from keras_resnet.models.saving import load_model
 from keras_resnet.networks.graph import find_network
 from keras_resnet.networks.plan import plan
@@ -135,7 +135,8 @@ def _describe_by_convention(found: Found, inferred: Inferred) -> None:
 
 def _open_keras(path: Path) -> Found | None:
     """A saved model of ours, which describes itself; `None` if it is of keras.applications."""
-    network = find_network(load_model(path, compile=False))
+    model = load_model(path, compile=False)
+    network = find_network(model)
     layers = weighted_layers(network)
     stem = layers.get("conv1_conv")
     ours = {"image", "normalization"} & {layer.name for layer in network.layers}
@@ -148,5 +149,5 @@ def _open_keras(path: Path) -> Found | None:
         description=describe(network),
         constants=pixel_constants(network),
         certain=True,
-        info=dataclasses.replace(info_of_file(path), weights=path.name, config=None),
+        info=dataclasses.replace(get_info(model), weights=path.name, config=None),
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -17,6 +16,7 @@ from keras_resnet.networks.config import (
 )
 from keras_resnet.networks.names import place_of
 from keras_resnet.networks.plan import plan
+from keras_resnet.support.json_text import parse_json
 from keras_resnet.weights.checkpoint import Checkpoint
 from keras_resnet.weights.origin import Origin, find_origin
 
@@ -62,7 +62,7 @@ def infer(
     """
     try:
         return _Reader(checkpoint, origin, with_top).read()
-    except (ValueError, TypeError, OverflowError, RecursionError) as error:
+    except (ValueError, TypeError, OverflowError) as error:
         # In a damaged file of ours, the config may be anything, and of any length.
         raise ValueError(
             f"Expected a checkpoint of a ResNet that `ResNetConfig` describes. "
@@ -295,7 +295,7 @@ class _Reader:
 
 def _numbers(text: str, channels: int) -> tuple[float, ...]:
     """Mean or deviation of pixels, as our own files have them: JSON, one number per channel."""
-    values = json.loads(text)
+    values = parse_json(text)
     valid = isinstance(values, list) and len(values) in (3, channels)
     if not valid or any(type(n) not in (int, float) or not abs(n) < 1e6 for n in values):
         raise ValueError(f"a mean or deviation of pixels that is none: {text[:80]!r}")

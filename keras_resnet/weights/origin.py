@@ -6,7 +6,6 @@ weights: networks that compute something else may have those of ours.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from keras_resnet.models.archive import words
+from keras_resnet.support.json_text import load_json, parse_json
 from keras_resnet.weights.layers import Constants
 
 #: Architectures with the keys of a network that computes something else, and what they have.
@@ -40,8 +40,6 @@ _SAME = {
     "output_stride": ("32",),
     "stem_type": ("", "deep"),
 }
-#: Bytes of a `config.json`. Names of 21,000 classes take two million.
-_LARGEST_CONFIG = 2**24
 
 
 @dataclass(frozen=True)
@@ -141,8 +139,8 @@ def _parsed(metadata: Mapping[str, str]) -> dict[str, Any]:
     facts: dict[str, Any] = {}
     for key, text in metadata.items():
         try:
-            facts[key] = json.loads(text)
-        except (ValueError, TypeError, RecursionError):
+            facts[key] = parse_json(text)
+        except (ValueError, TypeError):
             facts[key] = text
     return {**_mapping(facts.get("config")), **facts}
 
@@ -153,10 +151,8 @@ def _read(path: str, notes: list[str]) -> dict[str, Any]:
     if not file.is_file():
         return {}
     try:
-        if file.stat().st_size > _LARGEST_CONFIG:
-            raise ValueError(f"more than {_LARGEST_CONFIG} bytes")
-        return _mapping(json.loads(file.read_text("utf-8-sig")))
-    except (OSError, ValueError, RecursionError) as error:
+        return _mapping(load_json(file))
+    except (OSError, ValueError) as error:
         notes.append(f"config.json beside it was not read: {words(error)}")
         return {}
 

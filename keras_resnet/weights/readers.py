@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import io
 import itertools
-import json
 import math
 import os
 import re
-import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,8 +20,9 @@ import ml_dtypes
 import numpy as np
 import safetensors
 
-from keras_resnet.models.archive import checked_members, words
+from keras_resnet.models.archive import opened_archive, words
 from keras_resnet.models.hdf5 import Hdf5File
+from keras_resnet.support.json_text import parse_json
 from keras_resnet.weights.layers import CONV_ROLES, NORM_ROLES
 from keras_resnet.weights.torch_pickle import read_torch
 
@@ -40,7 +39,7 @@ _SAFETENSORS_TYPES: dict[str, Any] = {"BOOL": "?", "BF16": ml_dtypes.bfloat16} |
 _Item = tuple[str, np.ndarray]
 
 #: More than any ResNet has: characters of a key, bytes that list tensors.
-_LONGEST_KEY, _LONGEST_LIST = 256, 2**24
+_LONGEST_KEY, _LONGEST_LIST = 256, 2**22
 
 #: What Keras has called the weights of a layer over the years, in HDF5 files.
 _KERAS_ROLES = {
@@ -110,8 +109,7 @@ def _read(path: Path) -> Arrays:
     if suffix == ".npz":
         return _read_npz(path)
     if suffix == ".keras":
-        with zipfile.ZipFile(path) as archive:
-            checked_members(archive)
+        with opened_archive(path) as archive:
             return _read_hdf5(archive.read("model.weights.h5"))
     if suffix in _HDF5_SUFFIXES:
         return _read_hdf5(path.read_bytes())
@@ -155,22 +153,21 @@ def _read_safetensors(path: Path) -> Arrays:
     length = int.from_bytes(content[:8], "little")
     if length > _LONGEST_LIST:
         raise ValueError(f"a list of tensors of {length} bytes")
+    header = parse_json(content[8 : 8 + length])
     for key, tensor in _deserialize(content):
         kind, data = tensor["dtype"], tensor["data"]
         if kind not in _SAFETENSORS_TYPES:
             raise ValueError(f"{key} is of type {kind}, which weights of a ResNet do not have")
         values[key] = np.frombuffer(data, _SAFETENSORS_TYPES[kind]).reshape(tensor["shape"])
-    header = json.loads(content[8 : 8 + length])
     values, notes = _unwrapped(values)
     return Arrays(values, header.get("__metadata__") or {}, notes)
 
 
 def _read_npz(path: Path) -> Arrays:
-    with zipfile.ZipFile(path) as archive:
-        members = checked_members(archive)
+    with opened_archive(path) as archive:
         items = (
-            (_keras_key(name.removesuffix(".npy")), _npy_array(archive.read(member)))
-            for name, member in members.items()
+            (_keras_key(name.removesuffix(".npy")), _npy_array(archive.read(name)))
+            for name in archive.members
         )
         return Arrays(_collected(items))
 

@@ -13,7 +13,6 @@ import io
 import math
 import os
 import pickle
-import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,12 +21,13 @@ from typing import Any, BinaryIO, ClassVar
 import ml_dtypes
 import numpy as np
 
-from keras_resnet.models.archive import checked_members
+from keras_resnet.models.archive import opened_archive
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 
-#: Ten times that of ResNet-1202 with an optimizer's state. What is read takes much more memory.
-_LARGEST_PICKLE = 16 * 2**20
+#: Bytes, and instructions with their arguments: several times those of ResNet-1202 with an
+#: optimizer's state. What three bytes make takes up to 70 times as much memory.
+_LARGEST_PICKLE, _MOST_READS = 16 * 2**20, 2**21
 
 #: Axes of an array or arguments of a function; dicts in dicts: no checkpoint comes near.
 _MOST, _DEEPEST = 16, 50
@@ -78,32 +78,32 @@ def read_torch(path: Path) -> Any:
     with path.open("rb") as file:
         start = file.read(4)
         if start == b"PK\x03\x04":
-            return _read_archive(file)
+            return _read_archive(path)
         if start[:1] == b"\x80":
             return _read_legacy(file)
     raise ValueError("neither a zip archive nor a pickle, as torch writes them")
 
 
-def _read_archive(file: BinaryIO) -> Any:
-    with zipfile.ZipFile(file) as archive:
-        entries = checked_members(archive)
+def _read_archive(path: Path) -> Any:
+    with opened_archive(path) as archive:
+        entries = archive.members
         pickles = [name for name in entries if name.endswith("/data.pkl") or name == "data.pkl"]
         if len(pickles) != 1:
             raise ValueError("an archive without the one `data.pkl` of torch's checkpoints")
-        if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries.values()):
+        if archive.is_compressed:
             raise ValueError("a compressed archive, which torch does not write")
         if entries[pickles[0]].file_size > _LARGEST_PICKLE:
             raise ValueError("a checkpoint whose list of tensors alone takes more than 16 MiB")
         root = pickles[0].removesuffix("data.pkl")
-        order = entries.get(f"{root}byteorder")
-        if order is not None and archive.read(order).strip() != b"little":
+        order = f"{root}byteorder"
+        if order in entries and archive.read(order).strip() != b"little":
             raise ValueError("a checkpoint in big-endian byte order")
 
         def read(storage: _Storage) -> bytes:
-            entry = entries.get(f"{root}data/{storage.key}")
-            return b"" if entry is None else archive.read(entry)
+            name = f"{root}data/{storage.key}"
+            return archive.read(name) if name in entries else b""
 
-        unpickler = _Unpickler(io.BytesIO(archive.read(pickles[0])))
+        unpickler = _Unpickler(_Pickles(archive.read(pickles[0])))
         return _filled(unpickler.load(), unpickler.tensors, read)
 
 
@@ -111,7 +111,7 @@ def _read_legacy(file: BinaryIO) -> Any:
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
     # Of a file, Python reserves as much memory as shall be read, of bytes only what is there.
-    pickles = io.BytesIO(file.read(min(size, _LARGEST_PICKLE)))
+    pickles = _Pickles(file.read(min(size, _LARGEST_PICKLE)))
     if _Unpickler(pickles).load() != _LEGACY_MAGIC:
         raise ValueError("a pickle that torch has not written")
     for _ in ("protocol", "system"):
@@ -132,6 +132,18 @@ def _read_legacy(file: BinaryIO) -> Any:
             raise ValueError(f"a truncated checkpoint: storage {key} is not there")
         contents[key] = file.read(storage.size)
     return _filled(loaded, unpickler.tensors, lambda storage: contents.get(storage.key, b""))
+
+
+class _Pickles(io.BytesIO):
+    """The bytes of pickles, of which no more instructions are read than a checkpoint has."""
+
+    _reads = 0
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self._reads += 1
+        if self._reads > _MOST_READS:
+            raise ValueError("a pickle of more instructions than any checkpoint has")
+        return super().read(size)
 
 
 class _Storage:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
@@ -14,6 +13,7 @@ from keras_resnet.data.shards.example import LABEL_OFFSET
 from keras_resnet.data.shards.random_access import FRAME_BYTES
 from keras_resnet.support.files import partial_directory
 from keras_resnet.support.fingerprints import fingerprint_of_file
+from keras_resnet.support.json_text import load_json
 from keras_resnet.support.unfinished import write_json
 
 #: What `dataset.json` calls its own format.
@@ -256,7 +256,7 @@ def read_description(directory: Path) -> PreparedDataset | None:
     """
     path = directory / DATASET_FILE
     try:
-        described = json.loads(path.read_text(encoding="utf-8"))
+        described = load_json(path)
         if not isinstance(described, dict) or described.get("format") != FORMAT:
             return None
         return PreparedDataset(directory, described)

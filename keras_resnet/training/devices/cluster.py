@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from keras_resnet.support.checks import is_integer
+from keras_resnet.support.json_text import parse_json
 
 _ADDRESS = re.compile(r"([A-Za-z0-9._-]+):([0-9]{1,5})")
 
@@ -159,8 +160,8 @@ def _from_tf_config(text: str) -> Cluster | None:
         )
 
     try:
-        config: Any = json.loads(text)
-    except json.JSONDecodeError as error:
+        config: Any = parse_json(text)
+    except ValueError as error:
         raise refused(f"no JSON ({error})") from error
     if not isinstance(config, dict):
         raise refused(text)

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from keras_resnet.support.checks import differences
+from keras_resnet.support.json_text import parse_json
 from keras_resnet.support.terminal import console
 from keras_resnet.training.devices.cluster import Cluster
 
@@ -277,7 +278,7 @@ class _Line:
             if len(self._data) > _LONGEST_MESSAGE:
                 raise ValueError
         text, _, self._data = self._data.partition(b"\n")
-        return json.loads(text)
+        return parse_json(text)
 
 
 class _Waiting:

@@ -17,6 +17,8 @@ import numpy as np
 import safetensors
 from safetensors.numpy import save_file
 
+from keras_resnet.support.json_text import parse_json
+
 _deserialize: Any = safetensors.deserialize
 
 #: safetensors' names of the types that a run may have, as numpy's.
@@ -101,7 +103,7 @@ def read_checkpoint(path: Path) -> RunState:
     _, there, digest = _digest(io.BytesIO(content))
     if there != digest:
         raise DamagedError("its SHA-256 is another")
-    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    header = parse_json(content[8 : 8 + int.from_bytes(content[:8], "little")])
     metadata = header["__metadata__"]
     if metadata.get("version") != _VERSION:
         raise ResumeError(
@@ -112,7 +114,7 @@ def read_checkpoint(path: Path) -> RunState:
     for name, tensor in _deserialize(content):
         array = np.frombuffer(tensor["data"], _TYPES[tensor["dtype"]])
         arrays[name] = array.reshape(tensor["shape"])
-    return RunState(arrays, json.loads(metadata["values"]))
+    return RunState(arrays, parse_json(metadata["values"]))
 
 
 def _digest(file: BinaryIO) -> tuple[int, bytes, bytes]:

@@ -16,6 +16,7 @@ import numpy as np
 
 from keras_resnet.support.checks import check_integer, differences
 from keras_resnet.support.files import partial_directory, remove_leftovers, replace_durably
+from keras_resnet.support.json_text import load_json
 from keras_resnet.training.run.checkpoint import (
     DamagedError,
     ResumeError,
@@ -285,7 +286,7 @@ def _read_json(file: Path) -> dict[str, Any] | None:
     if not file.is_file():
         return None
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
+        values = load_json(file)
     except ValueError as error:
         raise OSError(f"Expected a file of JSON. Received: {file} ({error})") from error
     if not isinstance(values, dict):
