@@ -17,6 +17,7 @@ from keras_resnet.data.shards.random_access import TFRecordFiles
 from keras_resnet.data.sources.base import Record, Source, Subset
 from keras_resnet.data.sources.tfrecord_classes import Classes, classes_of, read_class_features
 from keras_resnet.support.checks import some_of
+from keras_resnet.support.files import is_being_replaced
 
 #: How the names of the validation part's files start; the first that is there is taken.
 VALIDATION_STARTS = ("validation", "val", "test")
@@ -204,6 +205,11 @@ def _check_complete(files: Sequence[Path]) -> None:
 def _dataset_of(files: Sequence[Path]) -> PreparedDataset | None:
     """What `data prepare` wrote beside the files, if it did."""
     directories = sorted({path.parent for path in files})
+    for directory in filter(is_being_replaced, directories):
+        raise ValueError(
+            f"Expected a whole data set. Received: {directory}, where another one is taking its "
+            "place, or a process was killed meanwhile. Run `keras-resnet data prepare` again"
+        )
     described = [directory for directory in directories if (directory / DATASET_FILE).is_file()]
     datasets = [dataset for dataset in map(read_description, described) if dataset is not None]
     if datasets and len(directories) > 1:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -140,7 +141,8 @@ def train(
     start = _start(model, recipe, pull_to)
     set_class_names(model, sources[0].class_names, sources[0].class_ids)
     setup = _set_up(strategy, model, recipe, dtype, steps_per_execution, bool(jit_compile))
-    with noting_signals() as interruption, setup.explaining_lost_workers(), setup.scope():
+    folder = None if out_dir is None else RunFolder(out_dir, keep)
+    with noting_signals() as interruption, _working(folder, setup):
         resolved = resolve_recipe(
             model,
             sources[0],
@@ -154,7 +156,6 @@ def train(
         # How its accuracy is measured is how its images are to be prepared from now on.
         protocol = resolved.evaluation.eval_protocol
         set_info(model, dataclasses.replace(get_info(model), protocol=protocol))
-        folder = None if out_dir is None else RunFolder(out_dir, keep)
         precision = precision_of(model, dtype)
         if folder is not None:
             known = identity(model, sources, resolved, seed, precision, start)
@@ -208,6 +209,14 @@ def _compiled_copy(
     return copy
 
 
+@contextlib.contextmanager
+def _working(folder: RunFolder | None, setup: DeviceSetup) -> Iterator[None]:
+    """Inside, models are for the devices; of several workers, the chief holds the folder."""
+    held = folder.held() if folder is not None and setup.is_chief else contextlib.nullcontext()
+    with held, setup.explaining_lost_workers(), setup.scope():
+        yield
+
+
 def _claim(folder: RunFolder, known: Mapping[str, Any], resume: bool, is_chief: bool) -> None:
     """Prepares the folder, or makes sure that what it holds is this run."""
     if not resume and folder.read_config() is not None:
@@ -217,7 +226,6 @@ def _claim(folder: RunFolder, known: Mapping[str, Any], resume: bool, is_chief: 
         )
     folder.claim(known, "training run", writes=is_chief)
     if is_chief:
-        folder.clear_partial()
         folder.write_environment(describe_environment())
 
 
