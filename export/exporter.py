@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from os import PathLike
@@ -28,7 +27,7 @@ from keras_resnet.export.runtime import KerasRunner, load_runner
 from keras_resnet.export.targets import TARGETS, Target
 from keras_resnet.images.protocol import DEFAULT_SIZE
 from keras_resnet.models.info import get_info, learned_ranges
-from keras_resnet.support.files import partial_directory, publish, size_of
+from keras_resnet.support.files import held, partial_directory, publish, size_of
 from keras_resnet.support.fingerprints import fingerprint_of_artifact
 from keras_resnet.support.progress import Progress, unseen
 
@@ -79,9 +78,10 @@ def export(
     output is `probabilities`, or `logits` if a classifier ends without an activation; other outputs
     have the names that they have in the model. An artifact gets its final name when it has been
     found to agree with Keras. The same call again, after an interruption, does the targets that are
-    missing.
+    missing. With `overwrite`, all targets are done, and then all get their names at once.
 
-    Besides the artifacts, the directory gets `export.json`, `export.html` and `model_card.md`.
+    Besides the artifacts, the directory gets `export.json`, which lists them, and in the end
+    `export.html` and `model_card.md`.
 
     Args:
         model: a Keras model that takes RGB pixels in [0, 255], in any dtype policy; exported in
@@ -106,7 +106,8 @@ def export(
         allow_disagreement: whether artifacts outside their target's limits are kept all the same.
         timing: how latency and memory are measured; `None`: not at all, which saves seconds.
         seed: of the choice among the images of a data source.
-        overwrite: whether artifacts of another export that are there may be replaced.
+        overwrite: whether another export that is there is replaced: its artifacts, also those of
+            other targets, give way as soon as a new one agrees.
         progress: called with the name of every step and the share that is done.
 
     Returns:
@@ -130,9 +131,11 @@ def export(
     chosen = _choose(targets, has_ranges, options.keep_float)
     info = get_info(model)
     images_of = image_sets(model.input_shape, info, calibration, images, labels, seed)
-    export_ = _Export(as_float32(model), Path(directory), images_of, options, allow_disagreement)
-    export_.facts["weights"] = info.weights
-    with partial_directory(Path(directory)) as staging:
+    with held(Path(directory)), partial_directory(Path(directory)) as staging:
+        export_ = _Export(
+            as_float32(model), Path(directory), images_of, options, allow_disagreement
+        )
+        export_.facts["weights"] = info.weights
         report = export_.run(chosen, staging, timing, overwrite, progress)
     if export_.failed:
         raise ExportError(report)
@@ -200,54 +203,64 @@ class _Export:
         progress: Progress,
     ) -> ExportReport:
         """Makes what is missing, measures, and writes the reports."""
-        known = record.finished(self._directory, self._fingerprints.model)
+        model, there = record.finished(self._directory)
+        known = there if model == self._fingerprints.model else {}
         places = {target.name: target.place(self._options) for target in targets}
+        # What was made of the same model before stays in the report.
+        kept = {place: row for place, row in known.items() if place not in places.values()}
+        replaced = [row for place, row in there.items() if place not in kept]
+        gone = [name for row in replaced for name in self._names(row, places)]
         done = {} if overwrite else self._finished(targets, known)
         if not overwrite:
             missing = [target for target in targets if target.name not in done]
-            self._refuse_foreign(missing, known)
+            self._refuse_foreign(missing, known, [] if known else gone)
         workspace = Path(tempfile.mkdtemp(dir=staging))
         keras_path = workspace / "model.keras"
         self._model.save(keras_path)
         rows = [ArtifactReport("keras", None, size_of(keras_path), self._compare(self._expected))]
-        # What was made of the same model before stays in the report.
-        kept = [row for place, row in known.items() if place not in places.values()]
         images = None if self._calibration is None else self._calibration.images
         outputs, info = self._keras.outputs, self._keras.info
         exported = ExportedModel(self._model, images, workspace, outputs, info, self._options)
+        new: list[str] = []
         for index, target in enumerate(targets):
             progress(target.name, index / (len(targets) + 1))
-            if target.name in done:
-                rows.append(done[target.name])
-                continue
-            try:
-                row = self._write(target, exported, staging)
-            except ValueError as error:
-                if len(targets) == 1:
-                    raise
-                # Other formats may still have what this one lacks.
-                self._refusals[target.name] = str(error)
+            row = done.get(target.name) or self._written(target, exported, staging, len(targets))
+            if row is None:
                 continue
             rows.append(row)
-            names = [places[target.name], *target.companions]
-            if not row.disagreements or self._allow:
-                # The record comes first: what it names and is not there is made again.
-                note = record.write(staging, self._report([*rows, *kept])).name
-                self._publish(staging, [note, *names])
-            elif places[target.name] in known and not overwrite:
-                self._remove(names)
-        disagrees = any(row.disagreements for row in rows)
-        self.failed = bool(self._refusals) or (disagrees and not self._allow)
-        rows += kept
+            if target.name in done or (row.disagreements and not self._allow):
+                continue
+            names = (places[target.name], *target.companions)
+            new += [name for name in names if (staging / name).exists()]
+            if not overwrite:
+                record.write(staging, self._report([*rows, *kept.values()]))
+                publish(staging, [*new, record.REPORT_FILE])
+                new = []
+        wrong = [row for row in rows if row.disagreements and not self._allow]
+        self.failed = bool(self._refusals or wrong)
+        rows += kept.values()
         if timing is not None:
             progress("latency and memory", len(targets) / (len(targets) + 1))
-            rows = self._measured(rows, keras_path, timing)
+            rows = self._measured(rows, keras_path, staging, timing)
         report = self._report(rows)
+        if overwrite and gone and not new:
+            return report  # What is there has nothing to give way to.
+        if not overwrite:
+            # What was kept when disagreement was allowed.
+            gone = [n for row in wrong if row.file_name in known for n in self._names(row, places)]
         record.write(staging, report)
         (staging / PAGE_FILE).write_text(report_page(report), encoding="utf-8")
         (staging / CARD_FILE).write_text(model_card(report), encoding="utf-8")
-        self._publish(staging, [PAGE_FILE, CARD_FILE, record.REPORT_FILE])
+        publish(staging, [*new, PAGE_FILE, CARD_FILE, record.REPORT_FILE], gone)
         return report
+
+    @staticmethod
+    def _names(row: ArtifactReport, places: Mapping[str, str]) -> list[str]:
+        """What goes with an artifact that is replaced; another version for servers stays."""
+        target = TARGETS.get(row.target)
+        if target is not None and target.versioned and row.file_name not in places.values():
+            return []
+        return [str(row.file_name), *(target.companions if target is not None else ())]
 
     def _finished(
         self, targets: list[Target], known: Mapping[str, ArtifactReport]
@@ -261,9 +274,14 @@ class _Export:
             and (self._allow or not row.disagreements)
         }
 
-    def _refuse_foreign(self, targets: list[Target], known: Mapping[str, ArtifactReport]) -> None:
-        """Refuses to replace artifacts, except one that this very export would not have kept."""
-        existing = [
+    def _refuse_foreign(
+        self, targets: list[Target], known: Mapping[str, ArtifactReport], others: list[str]
+    ) -> None:
+        """Refuses to replace artifacts, except one that this very export would not have kept.
+
+        `others` are those of another model, which its reports would be lost of.
+        """
+        existing = others or [
             place
             for target in targets
             if (self._directory / (place := target.place(self._options))).exists()
@@ -275,6 +293,19 @@ class _Export:
                 f"Received: {self._directory}, which holds {', '.join(existing)}. Choose another "
                 "directory or allow overwriting"
             )
+
+    def _written(
+        self, target: Target, exported: ExportedModel, staging: Path, targets: int
+    ) -> ArtifactReport | None:
+        """The row of an artifact that was written; None if it cannot be made, and others can."""
+        try:
+            return self._write(target, exported, staging)
+        except ValueError as error:
+            if targets == 1:
+                raise
+            # Other formats may still have what this one lacks.
+            self._refusals[target.name] = str(error)
+            return None
 
     def _write(self, target: Target, exported: ExportedModel, staging: Path) -> ArtifactReport:
         """Writes an artifact under its name in `staging` and runs it."""
@@ -314,11 +345,15 @@ class _Export:
         return compare_outputs(expected, received, self._verification.labels if step == 1 else None)
 
     def _measured(
-        self, rows: list[ArtifactReport], keras_path: Path, timing: Timing
+        self, rows: list[ArtifactReport], keras_path: Path, staging: Path, timing: Timing
     ) -> list[ArtifactReport]:
         """The rows with latency and memory of all artifacts that are kept."""
+
+        def path_of(name: str) -> Path:
+            return next(p for p in (staging / name, self._directory / name) if p.exists())
+
         paths = {
-            row.file_name: self._directory / row.file_name if row.file_name else keras_path
+            row.file_name: path_of(row.file_name) if row.file_name else keras_path
             for row in rows
             if not row.disagreements or self._allow
         }
@@ -350,17 +385,4 @@ class _Export:
             self._verification.summary(),
             record.versions(),
             dict(self._refusals),
-        )
-
-    def _remove(self, names: list[str]) -> None:
-        """Removes an artifact that was kept when disagreement was allowed."""
-        for path in (self._directory / name for name in names):
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink(missing_ok=True)
-
-    def _publish(self, staging: Path, names: list[str]) -> None:
-        publish(
-            {staging / name: self._directory / name for name in names if (staging / name).exists()}
         )

@@ -70,20 +70,18 @@ class Fingerprints:
         return fingerprint(self.model, self._verification, text)
 
 
-def finished(directory: Path, model: str) -> dict[str, ArtifactReport]:
-    """Artifacts of the same model that lie there as they were written, by file name.
+def finished(directory: Path) -> tuple[str | None, dict[str, ArtifactReport]]:
+    """What `Fingerprints.model` says of the model of an export; its artifacts, by file name.
 
-    Args:
-        directory: of the export.
-        model: what `Fingerprints.model` says of it.
+    Those that lie there as they were written.
     """
     try:
         record: dict[str, Any] = load_json(directory / REPORT_FILE)
-        same = record["model"]["fingerprint"] == model
-        rows = [ArtifactReport.from_dict(row) for row in record["artifacts"]] if same else []
+        model = str(record["model"]["fingerprint"])
+        rows = [ArtifactReport.from_dict(row) for row in record["artifacts"]]
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return {}  # None, or one that cannot be read: nothing is known to be finished.
-    return {
+        return None, {}  # None, or one that cannot be read: nothing is known to be finished.
+    return model, {
         row.file_name: row
         for row in rows
         if row.file_name is not None
@@ -92,9 +90,7 @@ def finished(directory: Path, model: str) -> dict[str, ArtifactReport]:
     }
 
 
-def write(directory: Path, report: ExportReport) -> Path:
-    """Writes the report as JSON; returns its path."""
-    path = directory / REPORT_FILE
+def write(directory: Path, report: ExportReport) -> None:
+    """Writes the report as JSON."""
     text = json.dumps(report.to_dict(), indent=1, ensure_ascii=False)
-    path.write_text(f"{text}\n", "utf-8")
-    return path
+    (directory / REPORT_FILE).write_text(f"{text}\n", "utf-8")

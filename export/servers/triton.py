@@ -142,7 +142,7 @@ def write_folder(destination: Path, overwrite: bool, make: Callable[[Path], None
         )
     with partial_directory(destination.parent) as staging:
         make(staging / destination.name)
-        publish({staging / destination.name: destination})
+        publish(staging, [destination.name])
     return destination
 
 

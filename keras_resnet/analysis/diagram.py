@@ -14,7 +14,7 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from keras_resnet.analysis.complexity import complexity, summarize
 from keras_resnet.networks.config import ResNetConfig
 from keras_resnet.networks.plan import BlockPlan, Conv, NetworkPlan, plan
-from keras_resnet.support.files import partial_directory, publish
+from keras_resnet.support.files import whole_file
 
 #: Networks with more convolutions are drawn with equal neighbouring blocks as one.
 MOST_CONVOLUTIONS = 64
@@ -61,11 +61,10 @@ def draw(
         f"{cost.macs / 1e9:.2f} G multiply-accumulates",
         fontsize=10,
     )
-    with partial_directory(path.parent) as staging:
+    with whole_file(path) as partial:
         # Without the date, equal networks are equal files.
         metadata = {"Date": None} if path.suffix == ".svg" else None
-        figure.savefig(staging / path.name, dpi=120, metadata=metadata)
-        publish({staging / path.name: path})
+        figure.savefig(partial, dpi=120, metadata=metadata)
 
 
 class _Column:

@@ -39,7 +39,7 @@ from keras_resnet.jobs.compression_report import (
 )
 from keras_resnet.models.info import compressed_kernels, get_info
 from keras_resnet.support import terminal
-from keras_resnet.support.files import whole_file
+from keras_resnet.support.files import partial_directory, publish
 from keras_resnet.support.fingerprints import fingerprint_of_weights
 from keras_resnet.support.progress import Say
 from keras_resnet.training import Recipe, find_recipe, override, train
@@ -57,6 +57,9 @@ _TIMING = Timing()
 
 MODEL_FILE = "model.keras"
 REPORT_FILE = "compression.json"
+
+#: What is there when all is done, besides the phases.
+_RESULTS = ("before", "after", MODEL_FILE, REPORT_FILE)
 
 
 def compress(
@@ -76,7 +79,7 @@ def compress(
 
     Every phase is a run of `train` in a folder of its own, `1-prune` and so on, so that the same
     call goes on after an interruption. `before` and `after` have artifacts with their reports: what
-    was reached is read from these files.
+    was reached is read from these files. They appear in the end, together.
 
     Args:
         model: a flat network of this package with trained weights, for the classes of `data`; it
@@ -113,31 +116,33 @@ def compress(
     check_classes(model, sources[0])
     for _ in _phases(model, calibration.images, options, seed):
         pass
-    _claim(out_dir, model, sources, options, seed)
-    # A network that has no artifacts is refused now, too.
-    say("Exporting the network before")
-    images = (calibration, held_out)
-    rows = _exported(model, out_dir, "before", options, images, None, timing)
-    network, count = model, 0
-    for phase in _phases(model, calibration.images, options, seed):
-        network = phase.network
-        if phase.epochs:
-            count += 1
-            say(f"Phase {count}: {phase.name}")
-            folder = out_dir / f"{count}-{phase.name}"
-            _train(phase, sources, recipe, folder, options.sparsity, seed=seed, **keywords)
-    classes = network.predict(held_out.images, verbose=0).argmax(-1)
-    result = strip(network)
-    for layer in result.layers:
-        # What `freeze_ranges` froze may train on in what is made of the network next.
-        layer.trainable = model.get_layer(layer.name).trainable
-    with whole_file(out_dir / MODEL_FILE) as partial:
-        result.save(partial)
-    say("Exporting the network after")
-    rows += _exported(result, out_dir, "after", options, images, classes, timing)
-    outcome = CompressionReport(tuple(rows), options, out_dir)
-    with whole_file(out_dir / REPORT_FILE) as partial:
-        partial.write_text(json.dumps(outcome.to_dict(), indent=1) + "\n", "utf-8")
+    images, folder = (calibration, held_out), RunFolder(out_dir)
+    with folder.held(), partial_directory(out_dir) as staging:
+        settings = _settings(model, sources, options, seed)
+        folder.claim(settings, "compression", replaces=True, others=_RESULTS)
+        # A network that has no artifacts is refused now, too.
+        say("Exporting the network before")
+        rows = _exported(model, staging, "before", options, images, None, timing)
+        network, count = model, 0
+        for phase in _phases(model, calibration.images, options, seed):
+            network = phase.network
+            if phase.epochs:
+                count += 1
+                say(f"Phase {count}: {phase.name}")
+                path = out_dir / f"{count}-{phase.name}"
+                _train(phase, sources, recipe, path, options.sparsity, seed=seed, **keywords)
+        classes = network.predict(held_out.images, verbose=0).argmax(-1)
+        result = strip(network)
+        for layer in result.layers:
+            # What `freeze_ranges` froze may train on in what is made of the network next.
+            layer.trainable = model.get_layer(layer.name).trainable
+        result.save(staging / MODEL_FILE)
+        say("Exporting the network after")
+        rows += _exported(result, staging, "after", options, images, classes, timing)
+        outcome = CompressionReport(tuple(rows), options, out_dir)
+        text = json.dumps(outcome.to_dict(), indent=1)
+        (staging / REPORT_FILE).write_text(f"{text}\n", "utf-8")
+        publish(staging, _RESULTS)
     _check_agreement(outcome, len(held_out.images))
     return outcome
 
@@ -154,14 +159,14 @@ def _gentle(recipe: Recipe, rate: float) -> Recipe:
 
 def _exported(
     network: keras.Model,
-    out_dir: Path,
+    folder: Path,
     name: str,
     options: CompressionOptions,
     images: tuple[ImageSet, ImageSet],
     classes: np.ndarray | None,
     timing: Timing | None,
 ) -> list[CompressionRow]:
-    """The rows of artifacts in the folder `name`; `classes` are what they have to agree with."""
+    """The rows of artifacts in `folder/name`; `classes` are what they have to agree with."""
     calibration, held_out = images
     quantized = "qat" in options.methods
     targets = ["tflite-int8"]
@@ -169,7 +174,7 @@ def _exported(
     targets += ["onnx-int8"] if quantized else []
     found = export(
         network,
-        out_dir / name,
+        folder / name,
         targets,
         calibration=calibration.images,
         images=held_out.images,
@@ -179,29 +184,23 @@ def _exported(
         # rounded, so that it is the trained network which artifacts have to agree with.
         allow_disagreement=True,
         timing=timing,
-        overwrite=True,
     )
     rows = []
     for artifact in found.artifacts[1:]:
         agreement = None
         if classes is not None:
-            path = out_dir / name / str(artifact.file_name)
+            path = folder / name / str(artifact.file_name)
             answers = load_runner(path).predict(held_out.images).argmax(-1)
             agreement = float(np.mean(answers == classes))
-        rows.append(row_of(name, artifact, out_dir, agreement))
+        rows.append(row_of(name, artifact, folder, agreement))
     return rows
 
 
-def _claim(
-    out_dir: Path,
-    model: keras.Model,
-    data: tuple[Source, Source],
-    options: CompressionOptions,
-    seed: int,
-) -> None:
-    """Notes in the folder what is compressed there and how, and refuses to do another thing."""
-    started = any(out_dir.glob("[0-9]*-*")) or (out_dir / MODEL_FILE).exists()
-    settings = {
+def _settings(
+    model: keras.Model, data: tuple[Source, Source], options: CompressionOptions, seed: int
+) -> dict[str, Any]:
+    """What must not change when a compression goes on, fit for JSON."""
+    return {
         "network": model.name,
         "weights": fingerprint_of_weights(model.get_weights()),
         "train_data": identity_of(data[0]),
@@ -209,7 +208,6 @@ def _claim(
         "options": dataclasses.asdict(options),
         "seed": seed,
     }
-    RunFolder(out_dir).claim(settings, "compression", started)
 
 
 def _check_agreement(outcome: CompressionReport, images: int) -> None:

@@ -20,7 +20,7 @@ from keras_resnet.export.report.page import html_table
 from keras_resnet.export.runtime import KerasRunner
 from keras_resnet.networks.builders import ResNet20
 from keras_resnet.support.extras import installed_versions
-from keras_resnet.support.files import partial_directory, publish
+from keras_resnet.support.files import held, partial_directory, publish
 from keras_resnet.support.pages import page, picture, section
 from keras_resnet.support.terminal import console, progress_bar
 from keras_resnet.training import RECIPES, TrainResult, train
@@ -77,7 +77,7 @@ def quickstart(
     for target in TARGETS:
         target.require_modules()
     started = time.perf_counter()
-    with partial_directory(output) as staging:
+    with held(output), partial_directory(output) as staging:
         existing = [name for name in _RESULTS if (output / name).exists()]
         if existing and not overwrite:
             raise FileExistsError(
@@ -99,10 +99,14 @@ def quickstart(
         about = {"seed": seed, "recipe": recipe.as_dict(), "seconds": round(seconds, 1)}
         _write_reports(staging, model, result, report, data[1], about)
         if failure is not None:
-            publish({staging: output / FAILED})
+            made = [path for path in staging.iterdir() if not path.name.startswith(".")]
+            (staging / FAILED).mkdir()
+            for path in made:
+                path.rename(staging / FAILED / path.name)
+            publish(staging, [FAILED])
             console.print(f"The run is kept in {output / FAILED}")
             raise failure
-        publish({staging / name: output / name for name in _RESULTS})
+        publish(staging, _RESULTS)
     console.print(f"Report: {output / 'report.html'} and {output / 'report.json'}")
     console.print(f"Done in {seconds:.0f} s.")
     return report

@@ -1,31 +1,81 @@
-"""Writing so that nothing is lost: under a temporary name first, then renamed."""
+"""Writing so that nothing is lost: under a temporary name first, then renamed, all or nothing."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 import shutil
 import signal
 import tempfile
 import threading
-import time
-from collections.abc import Iterator, Mapping
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
-try:
-    import fcntl
-except ImportError:  # Windows: leftovers of killed processes stay there.
-    fcntl = None  # type: ignore[assignment]
+from keras_resnet.support.locks import BusyError, locked
 
 PARTIAL_PREFIX = ".partial-"
+
+#: The lock of a folder in which a process is at work, and that of a partial directory.
+LOCK_FILE, _OWNER_FILE = ".lock", ".owner"
+
+#: In a directory with results: that they are whole, and what becomes of them; see `publish`.
+_JOURNAL = "publish.json"
+
+#: Beside it, what they replace.
+_REPLACED = "replaced"
 
 #: With less than this left, a failed write failed for want of space, whatever the library that
 #: wrote says.
 _FULL = 64 * 1024
 
-#: Younger temporary directories are never taken for leftovers: their lock may be about to be taken.
-_LEFTOVER_AGE = 60
+
+@contextlib.contextmanager
+def held(folder: Path, output: Path | None = None) -> Iterator[Callable[[], bool]]:
+    """Holds a folder against other processes, and makes it if it is missing.
+
+    What killed processes have left there is finished or removed first. In the end, a folder that
+    was made here and is still empty is removed.
+
+    Args:
+        folder: the folder.
+        output: what messages call it.
+
+    Yields:
+        A function that says whether the folder is still where it was.
+
+    Raises:
+        ValueError: it cannot be written to, or another process is at work there.
+    """
+    output, made = output or folder, not folder.exists()
+    with contextlib.ExitStack() as stack:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            if made:
+                stack.callback(_remove_if_empty, folder)
+            is_there = stack.enter_context(locked(folder / LOCK_FILE))
+        except BusyError as error:
+            raise ValueError(
+                f"Expected one process at a time. Received: {output}, where {error} is at work. "
+                "Wait for it, or choose another output"
+            ) from error
+        except OSError as error:
+            raise _unwritable(output, error) from error
+        recover(folder)
+        yield is_there
+
+
+def _remove_if_empty(folder: Path) -> None:
+    with contextlib.suppress(OSError):
+        folder.rmdir()
+
+
+def _unwritable(folder: Path, error: OSError) -> ValueError:
+    return ValueError(
+        f"Expected a directory that can be written to. Received: {folder} ({error.strerror})"
+    )
 
 
 @contextlib.contextmanager
@@ -33,29 +83,59 @@ def partial_directory(parent: Path) -> Iterator[Path]:
     """A temporary directory inside `parent`: on the same disk, so that renaming is atomic.
 
     It is removed on every way out; what should stay has to be moved out of it with `publish`. What
-    killed processes have left in `parent` is removed, too: a living one holds a lock on its own.
+    killed processes have left in `parent` is finished or removed, too: a living one holds a lock on
+    its own.
 
     Raises:
         ValueError: `parent` cannot be written to.
         OSError: the disk filled up, here or inside the block.
     """
-    try:
-        parent.mkdir(parents=True, exist_ok=True)
-        remove_leftovers(parent)
-        path = Path(tempfile.mkdtemp(prefix=PARTIAL_PREFIX, dir=parent))
-    except OSError as error:
-        _raise_if_full(parent, error)
-        raise ValueError(
-            f"Expected a directory that can be written to. Received: {parent} ({error.strerror})"
-        ) from error
-    try:
-        with _locked(path):
+    with contextlib.ExitStack() as stack:
+        try:
+            parent.mkdir(parents=True, exist_ok=True)
+            recover(parent)
+            path = _locked_directory(parent, stack)
+        except OSError as error:
+            _raise_if_full(parent, error)
+            raise _unwritable(parent, error) from error
+        try:
             yield path
-    except Exception as error:
-        _raise_if_full(parent, error)
-        raise
-    finally:
-        shutil.rmtree(path, ignore_errors=True)
+        except Exception as error:
+            _raise_if_full(parent, error)
+            raise
+
+
+def _locked_directory(parent: Path, stack: contextlib.ExitStack) -> Path:
+    """A new directory that is locked, and then removed, when the stack ends."""
+    while True:
+        path = Path(tempfile.mkdtemp(prefix=PARTIAL_PREFIX, dir=parent))
+        stack.callback(_remove, path)
+        # Before it was locked, another process may have taken it for a leftover.
+        with contextlib.suppress(BusyError, FileNotFoundError):
+            stack.enter_context(locked(path / _OWNER_FILE))
+            return path
+
+
+def _remove(directory: Path) -> None:
+    # What is decided and not carried out is for the next one to finish.
+    if not (directory / _JOURNAL).exists():
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def recover(parent: Path) -> None:
+    """Finishes what killed processes have begun to publish in a folder, removes their other files.
+
+    Raises:
+        OSError: something cannot be renamed; all is as it was before that was begun.
+    """
+    for leftover in sorted(parent.glob(f"{PARTIAL_PREFIX}*")):
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(locked(leftover / _OWNER_FILE))
+            except (BusyError, OSError):
+                continue
+            finish_publishing(leftover)
+            shutil.rmtree(leftover, ignore_errors=True)
 
 
 def check_new(path: Path, overwrite: bool) -> None:
@@ -68,45 +148,104 @@ def check_new(path: Path, overwrite: bool) -> None:
 def whole_file(path: Path) -> Iterator[Path]:
     """A temporary path to write to; the file appears at `path` when the block ends without error.
 
+    What was at `path` is there until the whole new file is.
+
     Raises:
         ValueError: the directory cannot be written to.
         OSError: the disk filled up.
     """
-    with partial_directory(path.absolute().parent) as staging:
+    path = path.absolute()
+    with partial_directory(path.parent) as staging:
         yield staging / path.name
-        publish({staging / path.name: path.absolute()})
+        replace_durably(staging / path.name, path)
 
 
-def publish(moves: Mapping[Path, Path]) -> None:
-    """Renames files or directories from `moves`' keys to its values, all of them or none.
+def publish(staging: Path, names: Sequence[str], gone: Iterable[str] = ()) -> None:
+    """Moves files and directories from `staging` into the folder around it, all of them or none.
 
-    What is there already is moved aside first, put back if anything fails, and removed in the end.
-    SIGINT and SIGTERM wait until it is done. Only a SIGKILL in between can leave some of the old
-    ones aside, in a directory `.replaced-…`, where they are kept.
+    First, a journal in `staging` says that they are whole. From then on, they are published even if
+    the process is killed: whoever writes in the folder next finishes it, see `recover`. Until then,
+    the folder has some of the old ones or some of the new ones, never some of both: the old ones
+    leave first, in the opposite order, and then the new ones come.
 
     Args:
-        moves: new path -> final path; all on one disk.
+        staging: a directory whose lock this process holds, such as a `partial_directory`.
+        names: of what is moved, in this order: where the last one is, the others are. What has
+            these names in the folder is replaced.
+        gone: names of what is removed from the folder, as the new results replace it.
 
     Raises:
         OSError: a rename failed; everything is where it was.
     """
-    parents = {destination.parent for destination in moves.values()}
-    for parent in parents:
-        parent.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        if not _is_there(staging / name):
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(staging / name))
+        for path in (staging / name, *(staging / name).rglob("*")):
+            if path.is_file():
+                _synchronize(path)
+    new = staging / f"{_JOURNAL}.new"
+    new.write_text(json.dumps({"names": [*names], "gone": sorted({*gone} - {*names})}))
     with _signals_deferred():
-        aside = Path(tempfile.mkdtemp(prefix=".replaced-", dir=next(iter(parents))))
-        undo: list[tuple[Path, Path]] = []
-        try:
-            for number, (source, destination) in enumerate(moves.items()):
-                if destination.exists():
-                    undo.append((destination.replace(aside / str(number)), destination))
-                undo.append((source.replace(destination), source))
-        except OSError:
-            for now, before in reversed(undo):
-                now.replace(before)
-            raise
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
+        replace_durably(new, staging / _JOURNAL)
+        _carry_out(staging)
+
+
+def finish_publishing(staging: Path) -> bool:
+    """Carries out what a killed process has not, and warns of it; False if there is nothing.
+
+    Raises:
+        OSError: as for `publish`.
+    """
+    if not (staging / _JOURNAL).exists():
+        return False
+    _carry_out(staging)
+    warnings.warn(
+        f"A process was killed while it published its results in {staging.parent}: they are all "
+        "there now",
+        stacklevel=2,
+    )
+    return True
+
+
+def is_being_replaced(folder: Path) -> bool:
+    """Whether results are being published in a folder, or a process was killed meanwhile."""
+    return any(folder.glob(f".*/{_JOURNAL}"))
+
+
+def _carry_out(staging: Path) -> None:
+    """Does what the journal says, or what is left of it: after a kill, from any step on."""
+    folder, replaced = staging.parent, staging / _REPLACED
+    journal = json.loads((staging / _JOURNAL).read_text())
+    names, gone = journal["names"], journal["gone"]
+    places = {name: replaced / str(number) for number, name in enumerate([*names, *gone])}
+    replaced.mkdir(exist_ok=True)
+    try:
+        for name in (*reversed(names), *gone):
+            # What has left `staging` is a new one.
+            is_old = name in gone or _is_there(staging / name)
+            if is_old and _is_there(folder / name):
+                (folder / name).replace(places[name])
+        for name in names:
+            if _is_there(staging / name):
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                (staging / name).replace(folder / name)
+    except OSError:
+        for name in reversed(names):
+            if not _is_there(staging / name) and _is_there(folder / name):
+                (folder / name).replace(staging / name)
+        for name, place in places.items():
+            if _is_there(place):
+                place.replace(folder / name)
+        (staging / _JOURNAL).unlink()
+        raise
+    _synchronize(folder)
+    (staging / _JOURNAL).unlink()
+    shutil.rmtree(replaced, ignore_errors=True)
+
+
+def _is_there(path: Path) -> bool:
+    """Also a link that leads nowhere."""
+    return os.path.lexists(path)
 
 
 def replace_durably(source: Path, destination: Path) -> None:
@@ -117,10 +256,9 @@ def replace_durably(source: Path, destination: Path) -> None:
     Raises:
         OSError: the disk filled up, or the rename failed; `destination` is what it was.
     """
-    _synchronize(source, os.O_RDWR)
+    _synchronize(source)
     source.replace(destination)
-    if fcntl is not None:  # Windows cannot open directories.
-        _synchronize(destination.parent, os.O_RDONLY)
+    _synchronize(destination.parent)
 
 
 def size_of(path: Path) -> int:
@@ -148,50 +286,15 @@ def _raise_if_full(parent: Path, error: Exception) -> None:
     raise OSError(errno.ENOSPC, message) from error
 
 
-def _synchronize(path: Path, flags: int) -> None:
+def _synchronize(path: Path) -> None:
     """Waits until the disk has the contents of a file or directory."""
-    with _opened(path, flags) as descriptor:
-        os.fsync(descriptor)
-
-
-@contextlib.contextmanager
-def _opened(path: Path, flags: int = os.O_RDONLY) -> Iterator[int]:
-    descriptor = os.open(path, flags)
+    if os.name == "nt" and path.is_dir():  # Windows cannot open directories.
+        return
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
     try:
-        yield descriptor
+        os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-@contextlib.contextmanager
-def _locked(directory: Path) -> Iterator[None]:
-    """Holds a lock on a directory that ends with the process, however the process ends."""
-    if fcntl is None:
-        yield
-        return
-    with _opened(directory) as descriptor:
-        with contextlib.suppress(OSError):  # Some network disks have no locks.
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-
-
-def remove_leftovers(parent: Path, age: float = _LEFTOVER_AGE) -> None:
-    """Removes the temporary directories in `parent` whose processes were killed.
-
-    Args:
-        parent: what `partial_directory` was called with.
-        age: of the youngest that are removed, in seconds. Below the default, only where no other
-            process can be about to lock its own.
-    """
-    if fcntl is None:
-        return
-    for leftover in parent.glob(f"{PARTIAL_PREFIX}*"):
-        with contextlib.suppress(OSError):
-            if time.time() - leftover.stat().st_mtime < age:
-                continue
-            with _opened(leftover) as descriptor:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(leftover, ignore_errors=True)
 
 
 @contextlib.contextmanager

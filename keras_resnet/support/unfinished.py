@@ -9,11 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import filelock
-
-from keras_resnet.support.files import replace_durably
-
-_LOCK = "lock"
+from keras_resnet.support.files import LOCK_FILE, held, partial_directory, replace_durably
 
 
 class UnfinishedWork:
@@ -43,24 +39,11 @@ class UnfinishedWork:
             ValueError: it cannot be written to, or another process holds it.
         """
         try:
-            self.directory.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ValueError(
-                "Expected an output in a directory that can be written to. "
-                f"Received: {self._output} ({error.strerror})"
-            ) from error
-        lock = filelock.FileLock(self.directory / _LOCK)
-        try:
-            lock.acquire(timeout=0)
-        except filelock.Timeout as error:
-            raise ValueError(
-                f"Expected one process at a time. Received: {self._output}, which another one is "
-                "writing. Wait for it, or choose another output"
-            ) from error
-        try:
-            yield
+            with held(self.directory, self._output):
+                yield
         finally:
-            lock.release()
+            with contextlib.suppress(OSError):
+                self.directory.rmdir()  # Nothing has begun.
 
     def arguments(self) -> Any:
         """What the parts depend on, as `begin` was given it; None if nothing has begun."""
@@ -75,13 +58,14 @@ class UnfinishedWork:
         for path in self.directory.iterdir():
             if path.is_dir():
                 shutil.rmtree(path)
-            elif path.name != _LOCK:
+            elif path.name != LOCK_FILE:
                 path.unlink()
         write_json(self.directory / self._journal, arguments)
 
     def remove(self) -> None:
-        """Removes the directory."""
-        shutil.rmtree(self.directory, ignore_errors=True)
+        """Removes the directory: at once, so that it is never taken for the rest of something."""
+        with partial_directory(self.directory.parent) as leftover:
+            self.directory.rename(leftover / self.directory.name)
 
 
 def read_json(path: Path) -> Any:

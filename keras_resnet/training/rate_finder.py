@@ -105,7 +105,7 @@ class RateCurve:
                 for row in zip(self.rates, self.losses, self.smoothed, strict=True):
                     writer.writerow([repr(value) for value in row])
             rate_plot(self).savefig(staging / "rates.png", dpi=120)
-            publish({path: folder / path.name for path in list(staging.iterdir())})
+            publish(staging, ("rates.csv", "rates.png"))
 
 
 def find_rate(

@@ -14,7 +14,7 @@ from safetensors.numpy import save
 from keras_resnet.models.info import ENTRY, get_info
 from keras_resnet.networks.graph import find_network
 from keras_resnet.support.checks import check_choice
-from keras_resnet.support.files import partial_directory, publish
+from keras_resnet.support.files import whole_file
 from keras_resnet.weights.convert import move_zero_channels, torch_arrays
 from keras_resnet.weights.layers import arrays_of, pixel_constants
 from keras_resnet.weights.mapping import LAYOUTS, Layout, Naming
@@ -72,10 +72,9 @@ def save_torch_state_dict(
     constants = pixel_constants(network)
     if constants is not None:
         metadata |= {"mean": json.dumps(constants[0]), "std": json.dumps(constants[1])}
-    with partial_directory(path.absolute().parent) as staging:
+    with whole_file(path) as partial:
         # Not `save_file`, whose files nobody but their owner may read.
-        (staging / path.name).write_bytes(save(state, metadata))
-        publish({staging / path.name: path.absolute()})
+        partial.write_bytes(save(state, metadata))
     return path
 
 

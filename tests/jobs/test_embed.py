@@ -273,8 +273,8 @@ def test_bad_arguments_are_refused(
     assert there.read_bytes() == b"earlier"
     (tmp_path / "v.npz.partial").mkdir()
     with (
-        filelock.FileLock(tmp_path / "v.npz.partial" / "lock"),
-        pytest.raises(ValueError, match="one process at a time. Received: .*v.npz, which another"),
+        filelock.FileLock(tmp_path / "v.npz.partial" / ".lock"),
+        pytest.raises(ValueError, match="one process at a time. Received: .*v.npz, where another"),
     ):
         embed_to_file(tiny_model, paths, tmp_path / "v.npz")
     monkeypatch.setitem(sys.modules, "pyarrow", None)

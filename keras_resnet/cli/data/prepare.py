@@ -142,9 +142,10 @@ def _prepare(
 ) -> None:
     _hide_accelerators()
     with quiet():
-        from keras_resnet.data.shards.prepare import prepare, refuse_existing
-    # Before the source is listed, which takes minutes.
-    refuse_existing(output, overwrite)
+        from keras_resnet.data.shards.prepare import WORK_DIRECTORY, prepare, refuse_existing
+    # Before the source is listed, which takes minutes; unless what is there may be of this command.
+    if not (output / WORK_DIRECTORY).exists():
+        refuse_existing(output, overwrite)
     with progress_bar("prepare") as progress:
         dataset = prepare(
             load(progress),

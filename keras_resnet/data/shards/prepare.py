@@ -30,7 +30,7 @@ from keras_resnet.data.sources.base import Source
 from keras_resnet.data.sources.parts import PARTS
 from keras_resnet.data.threads import map_in_threads
 from keras_resnet.support.checks import check_integer, some_of
-from keras_resnet.support.files import publish
+from keras_resnet.support.files import finish_publishing, publish
 from keras_resnet.support.fingerprints import fingerprint, fingerprint_of_file
 from keras_resnet.support.progress import Progress, unseen
 from keras_resnet.support.unfinished import UnfinishedWork, read_json, write_json
@@ -97,7 +97,6 @@ def prepare(
         OSError: something cannot be read or written.
     """
     output = Path(output).absolute()
-    refuse_existing(output, overwrite)
     _check(parts, short_side, seed)
     numbers = {
         part: _number_of_shards(source, (shards or {}).get(part), short_side)
@@ -116,8 +115,16 @@ def prepare(
     }
     names = [task.name for task in tasks]
     work = _UnfinishedShards(output / WORK_DIRECTORY, output)
-    _refuse_others(output, names, work, overwrite)
     with work.held():
+        finish_publishing(work.directory)
+        done, same = work.published(), work.arguments() == arguments
+        if done is not None and (same or not overwrite):
+            # A process was killed when nothing else was left to do.
+            work.remove()
+            if same:
+                return done
+        refuse_existing(output, overwrite)
+        _refuse_others(output, names, overwrite)
         work.resume(arguments, overwrite)
         finished = work.finished(names, progress)
         _write_missing(work, tasks, finished, short_side, skip_unreadable, progress)
@@ -175,22 +182,24 @@ class _UnfinishedShards(UnfinishedWork):
                 continue
             shard = Shard(**entry)
             progress(f"checking {name}", 0.0)
-            # A process that was killed while renaming has left some under their final names.
-            for path in (self.directory / name, self._output / name):
-                is_whole = path.is_file() and path.stat().st_size == shard.bytes
-                if is_whole and fingerprint_of_file(path) == shard.sha256:
-                    path.replace(self.directory / name)
-                    found[name] = shard
-                    break
+            path = self.directory / name
+            is_whole = path.is_file() and path.stat().st_size == shard.bytes
+            if is_whole and fingerprint_of_file(path) == shard.sha256:
+                found[name] = shard
         return found
 
-    def half_published(self, names: Sequence[str]) -> set[str]:
-        """Which of these shards have left the directory before all was done."""
-        return {
-            name
-            for name in names
-            if self._entry(name).exists() and not (self.directory / name).exists()
-        }
+    def published(self) -> dict[str, Any] | None:
+        """What `dataset.json` of the output says, if its shards are those that were made here."""
+        dataset, shards = _earlier(self._output)
+        for shard in shards:
+            name, place = shard["name"], self._output / shard["name"]
+            made = read_json(self._entry(name)) or {}
+            is_whole = place.is_file() and place.stat().st_size == shard["bytes"]
+            if made.get("sha256") != shard["sha256"] or not is_whole:
+                return None
+            if (self.directory / name).exists():
+                return None
+        return dataset if shards else None
 
     def record(self, shard: Shard) -> None:
         """Notes that a shard is finished."""
@@ -270,17 +279,14 @@ def _identity(source: Source, shards: int) -> dict[str, Any]:
     }
 
 
-def _refuse_others(
-    output: Path, names: Sequence[str], work: _UnfinishedShards, overwrite: bool
-) -> None:
-    """Raises if shards are there that would be replaced unasked, or taken for the data set's."""
-    allowed = work.half_published(names)
-    if overwrite:
-        allowed |= {*_earlier_shards(output), *names}
+def _refuse_others(output: Path, names: Sequence[str], overwrite: bool) -> None:
+    """Raises if files are there that would be replaced unasked, or taken for the data set's."""
+    beside = (INDEX_FILE, CHECKSUMS_FILE)
+    allowed = {*_earlier_names(output), *names, *beside} if overwrite else set()
     others = sorted(
         path.name
         for path in output.glob("*")
-        if _SHARD_NAME.fullmatch(path.name) and path.name not in allowed
+        if (_SHARD_NAME.fullmatch(path.name) or path.name in beside) and path.name not in allowed
     )
     if others:
         raise FileExistsError(
@@ -289,12 +295,16 @@ def _refuse_others(
         )
 
 
-def _earlier_shards(output: Path) -> list[str]:
-    """Names of the shards of an earlier result."""
+def _earlier(output: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """What `dataset.json` of an earlier result says, and what it says of each shard."""
     dataset = read_json(output / DATASET_FILE) or {}
     if dataset.get("format") != FORMAT:
-        return []
-    return [shard["name"] for part in dataset["parts"].values() for shard in part["shards"]]
+        return {}, []
+    return dataset, [shard for part in dataset["parts"].values() for shard in part["shards"]]
+
+
+def _earlier_names(output: Path) -> set[str]:
+    return {shard["name"] for shard in _earlier(output)[1]}
 
 
 def _write_missing(
@@ -345,10 +355,7 @@ def _write_missing(
 
 def _publish(work: _UnfinishedShards, output: Path, names: Sequence[str]) -> None:
     """Gives the results their final names and removes what they replace."""
-    replaced = set(_earlier_shards(output)) - set(names)
     # Last: its presence says that the results are complete.
     order = (*names, INDEX_FILE, CHECKSUMS_FILE, DATASET_FILE)
-    publish({work.directory / name: output / name for name in order})
-    for name in replaced:
-        (output / name).unlink(missing_ok=True)
+    publish(work.directory, order, _earlier_names(output))
     work.remove()

@@ -19,6 +19,7 @@ from keras_resnet.data.sources.base import Record
 from keras_resnet.data.sources.parts import PARTS, Parts, open_parts, part_of
 from keras_resnet.data.sources.tfrecord_classes import Classes, classes_of, read_class_features
 from keras_resnet.support.checks import some_of
+from keras_resnet.support.files import is_being_replaced
 
 #: Suffixes of what lies beside TFRecord files in the same directory.
 _OTHER_SUFFIXES = frozenset({".json", ".npy", ".sha256", ".txt", ".md", ".csv", ".pbtxt"})
@@ -209,6 +210,11 @@ def _check_complete(files: Sequence[Path]) -> None:
 def _dataset_of(files: Sequence[Path]) -> PreparedDataset | None:
     """What `data prepare` wrote beside the files, if it did."""
     directories = sorted({path.parent for path in files})
+    for directory in filter(is_being_replaced, directories):
+        raise ValueError(
+            f"Expected a whole data set. Received: {directory}, where another one is taking its "
+            "place, or a process was killed meanwhile. Run `keras-resnet data prepare` again"
+        )
     described = [directory for directory in directories if (directory / DATASET_FILE).is_file()]
     datasets = [dataset for dataset in map(read_description, described) if dataset is not None]
     if datasets and len(directories) > 1:

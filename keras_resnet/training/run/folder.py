@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
 import os
 import re
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from keras_resnet.support.checks import check_integer, differences
-from keras_resnet.support.files import partial_directory, remove_leftovers, replace_durably
+from keras_resnet.support.checks import check_integer, differences, some_of
+from keras_resnet.support.files import held, recover, whole_file
 from keras_resnet.support.json_text import load_json
 from keras_resnet.training.run.checkpoint import (
     DamagedError,
@@ -37,8 +38,9 @@ class RunFolder:
     """The output folder of a training run.
 
     Every file is written under a temporary name, flushed to the disk and renamed, so that it is
-    there whole or not at all. One process at a time writes here. Whatever writes raises ValueError
-    if the folder cannot be written to, and OSError if the disk is full.
+    there whole or not at all. One process at a time writes here, see `held`. Whatever writes raises
+    ValueError if the folder cannot be written to, and OSError if the disk is full, or if the folder
+    was moved or removed while it was held.
 
     Args:
         path: of the folder; it need not exist.
@@ -73,15 +75,54 @@ class RunFolder:
         self.plot_file = self.path / "history.png"
         self.card_file = self.path / "model_card.md"
         self._keep = check_integer("keep", keep)
+        self._is_there: Callable[[], bool] = lambda: True
 
-    def clear_partial(self) -> None:
-        """Removes what killed processes have begun to write; for the start of a run."""
-        for folder in (self.path, self.checkpoints_folder):
-            remove_leftovers(folder, age=0)
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Holds the folder against other processes while a run writes there, and makes it.
+
+        What killed processes have begun to write is removed.
+
+        Raises:
+            ValueError: another process is at work there, or there are folders in the place of
+                files, or files in that of folders.
+        """
+        with held(self.path) as self._is_there:
+            self._check_kinds()
+            recover(self.checkpoints_folder)
+            yield
+
+    def _check_kinds(self) -> None:
+        inside = self.checkpoints_folder
+        checkpoints = inside.iterdir() if inside.is_dir() else ()
+        files = [
+            *(self.config_file, self.environment_file, *self._results),
+            *(path for path in checkpoints if _CHECKPOINT.fullmatch(path.name)),
+        ]
+        for kind, wrong in (
+            ("file", [path for path in files if path.is_dir()]),
+            ("folder", [p for p in (inside, self.tensorboard_folder) if p.is_file()]),
+        ):
+            if wrong:
+                raise ValueError(
+                    f"Expected a {kind} or nothing. Received: {wrong[0]}, which is none. Move it "
+                    "away, or choose another folder"
+                )
+
+    @property
+    def _results(self) -> tuple[Path, ...]:
+        models = (self.best_file, self.last_file)
+        return (*models, self.history_file, self.plot_file, self.card_file)
+
+    def results(self) -> list[str]:
+        """Names of what a run, its phases and its checkpoints have left in the folder."""
+        phases = self.path.glob("[0-9]*-*/config.json")
+        found = [*phases, *self.checkpoints(), *(file for file in self._results if file.exists())]
+        return [str(path.relative_to(self.path)) for path in found]
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Writes `config.json`, whose values are dicts, lists, strings, numbers, booleans, None."""
-        _write(self.config_file, _json(config))
+        self._write(self.config_file, _json(config))
 
     def read_config(self) -> dict[str, Any] | None:
         """The contents of `config.json`; None if there is none.
@@ -91,24 +132,37 @@ class RunFolder:
         """
         return _read_json(self.config_file)
 
-    def claim(self, settings: Mapping[str, Any], what: str, started: bool = True) -> dict[str, Any]:
+    def claim(
+        self,
+        settings: Mapping[str, Any],
+        what: str,
+        *,
+        replaces: bool = False,
+        others: Sequence[str] = (),
+    ) -> dict[str, Any]:
         """Notes in `config.json` what is made in the folder, or makes sure that it is the same.
-
-        Settings of what never started, such as those of a call that was refused, are replaced.
 
         Args:
             settings: what must not change when it goes on, fit for JSON.
             what: a noun for messages, such as `"fine-tuning"`.
-            started: whether the folder has more of it than `config.json`.
+            replaces: whether settings of what never started, such as those of a call that was
+                refused, are replaced.
+            others: names of results besides those of `results`.
 
         Returns:
             What `config.json` has besides these settings.
 
         Raises:
-            ResumeError: the folder holds another one, or something else.
+            ResumeError: the folder holds another one, something else, or nobody knows what.
             OSError: `config.json` is damaged.
         """
         before = self.read_config()
+        results = [*self.results(), *(name for name in others if (self.path / name).exists())]
+        if before is None and results:
+            raise ResumeError(
+                f"Expected {self.config_file.name}, which says what {self.path} holds. Received: "
+                f"none beside {some_of(results)}. Bring it back, or choose another folder"
+            )
         if before is not None:
             # What never started is replaced only if it was of the same kind.
             if not settings.keys() <= before.keys():
@@ -120,7 +174,7 @@ class RunFolder:
             changes = differences(known, json.loads(_json(settings)))
             if not changes:
                 return before
-            if started:
+            if results or not replaces:
                 named = "; ".join(changes[:_NAMED])
                 more = f"; and {len(changes) - _NAMED} more" if len(changes) > _NAMED else ""
                 raise ResumeError(
@@ -134,15 +188,18 @@ class RunFolder:
     def write_environment(self, environment: Mapping[str, Any]) -> None:
         """Writes `environment.json`; where a run goes on elsewhere, `earlier` in it has the others.
 
-        Raises:
-            OSError: what is there is damaged.
+        What is damaged there is replaced, with a warning.
         """
-        before = _read_json(self.environment_file) or {}
-        earlier = before.pop("earlier", [])
+        try:
+            before = _read_json(self.environment_file) or {}
+            earlier = list(before.pop("earlier", []))
+        except (OSError, TypeError) as error:
+            warnings.warn(f"{self.environment_file} is written anew: {error}", stacklevel=2)
+            before, earlier = {}, []
         if before and before != json.loads(_json(environment)):
             earlier = [*earlier, before]
         others = {"earlier": earlier} if earlier else {}
-        _write(self.environment_file, _json({**environment, **others}))
+        self._write(self.environment_file, _json({**environment, **others}))
 
     def write_history(self, history: Mapping[str, Sequence[float]]) -> None:
         """Writes `history.csv` anew: columns `epoch`, from 1, and those of the history.
@@ -158,20 +215,20 @@ class RunFolder:
         writer.writerow([_EPOCH, *history])
         for number, row in enumerate(zip(*history.values(), strict=True), 1):
             writer.writerow([number, *(repr(float(value)) for value in row)])
-        _write(self.history_file, text.getvalue())
+        self._write(self.history_file, text.getvalue())
 
     def write_plot(self, history: Mapping[str, Sequence[float]], title: str = "") -> None:
         """Draws `history.png`; see `history_plot`."""
         figure = history_plot(history, title)
-        _put(self.plot_file, lambda new: figure.savefig(new, dpi=120))
+        self._put(self.plot_file, lambda new: figure.savefig(new, dpi=120))
 
     def write_card(self, text: str) -> None:
         """Writes `model_card.md`; see `model_card`."""
-        _write(self.card_file, text)
+        self._write(self.card_file, text)
 
     def write_model(self, model: Any, file: Path) -> None:
         """Saves a Keras model as `file`, one of `best_file` and `last_file`."""
-        _put(file, model.save)
+        self._put(file, model.save)
 
     def checkpoints(self) -> list[Path]:
         """The files of the checkpoints, damaged ones included, by step."""
@@ -196,7 +253,7 @@ class RunFolder:
         """
         path = self.checkpoints_folder / f"step-{step:010d}.safetensors"
         damaged = self._damaged_after(step)
-        _put(path, lambda new: write_checkpoint(new, state))
+        self._put(path, lambda new: write_checkpoint(new, state))
         for old in (*damaged, *self.checkpoints()[: -self._keep]):
             if old != path:
                 old.unlink(missing_ok=True)
@@ -237,6 +294,21 @@ class RunFolder:
             )
         return None
 
+    def _put(self, file: Path, write: Callable[[Path], Any]) -> None:
+        if not self._is_there():
+            raise OSError(
+                f"Expected {self.path} to stay in its place during the run. Received: a folder "
+                "that was moved or removed. Move it back, and the same call goes on from its last "
+                "checkpoint"
+            )
+        with whole_file(file) as new:
+            write(new)
+
+    def _write(self, file: Path, text: str) -> None:
+        # Names of files that are not UTF-8 become escapes, which JSON reads back.
+        keywords = {"encoding": "utf-8", "errors": "backslashreplace", "newline": "\n"}
+        self._put(file, lambda new: new.write_text(text, **keywords))
+
     def _damaged_after(self, step: int) -> list[Path]:
         """The damaged checkpoints of later steps, from which a run has fallen back."""
         later = [path for path in self.checkpoints() if _step_of(path) > step]
@@ -250,19 +322,6 @@ class RunFolder:
                 f"checkpoint. Received: {step}. Resume from it, or train in another folder"
             )
         return later
-
-
-def _put(file: Path, write: Callable[[Path], Any]) -> None:
-    with partial_directory(file.parent) as staging:
-        new = staging / file.name
-        write(new)
-        replace_durably(new, file)
-
-
-def _write(file: Path, text: str) -> None:
-    # Names of files that are not UTF-8 become escapes, which JSON reads back.
-    keywords = {"encoding": "utf-8", "errors": "backslashreplace", "newline": "\n"}
-    _put(file, lambda new: new.write_text(text, **keywords))
 
 
 def _json(values: Mapping[str, Any]) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -158,12 +159,16 @@ def train(
     folder = None if out_dir is None else RunFolder(out_dir, keep)
     precision = precision_of(model, dtype)
     known = identity(model, sources, resolved, seed, precision, start)
-    _begin(
-        setup, model, known, folder, resume,
-        synchronized_bn=synchronized_bn, jit_compile=jit_compile,
-        steps_per_execution=steps_per_execution, checkpoint_every=checkpoint_every,
-    )  # fmt: skip
-    with noting_signals() as interruption, setup.explaining_lost_workers(), setup.scope():
+    with (
+        _begun(
+            setup, model, known, folder, resume,
+            synchronized_bn=synchronized_bn, jit_compile=jit_compile,
+            steps_per_execution=steps_per_execution, checkpoint_every=checkpoint_every,
+        ),
+        noting_signals() as interruption,
+        setup.explaining_lost_workers(),
+        setup.scope(),
+    ):  # fmt: skip
         copy = _compiled_copy(
             model, sources[0], resolved, setup, start,
             dtype=dtype, synchronized_bn=synchronized_bn, seed=seed,
@@ -213,30 +218,35 @@ def _compiled_copy(
     return copy
 
 
-def _begin(
+@contextlib.contextmanager
+def _begun(
     setup: DeviceSetup,
     model: keras.Model,
     known: Mapping[str, Any],
     folder: RunFolder | None,
     resume: bool,
     **options: Any,
-) -> None:
-    """Makes sure that all workers begin the same run, in a folder that is for it.
+) -> Iterator[None]:
+    """Holds the folder, and makes sure that all workers begin the same run in it.
 
     `known` identifies the run; `options` are what does not, but has to be the same on all workers.
     While a worker waits for others, signals end it.
     """
-    if setup.workers > 1:
-        weights = fingerprint_of_weights(model.get_weights())[:16]
-        setup.require_same({**known, "weights": weights, "out_dir": folder is not None, **options})
-    if folder is None:
-        return
-    if setup.is_chief:
-        _claim(folder, known, resume)
-    if setup.workers > 1:
-        # One that does not see the chief's checkpoints would begin anew.
-        newest = {path.name: fingerprint_of_file(path)[:16] for path in folder.checkpoints()[-1:]}
-        setup.require_same({"checkpoint in the output folder": newest})
+    # Of several workers, the chief writes.
+    held = folder.held() if folder is not None and setup.is_chief else contextlib.nullcontext()
+    with held:
+        if setup.workers > 1:
+            weights = fingerprint_of_weights(model.get_weights())[:16]
+            in_folder = folder is not None
+            setup.require_same({**known, "weights": weights, "out_dir": in_folder, **options})
+        if folder is not None and setup.is_chief:
+            _claim(folder, known, resume)
+        if folder is not None and setup.workers > 1:
+            # One that does not see the chief's checkpoints would begin anew.
+            newest = folder.checkpoints()[-1:]
+            seen = {path.name: fingerprint_of_file(path)[:16] for path in newest}
+            setup.require_same({"checkpoint in the output folder": seen})
+        yield
 
 
 def _claim(folder: RunFolder, known: Mapping[str, Any], resume: bool) -> None:
@@ -247,7 +257,6 @@ def _claim(folder: RunFolder, known: Mapping[str, Any], resume: bool) -> None:
             "one, or go on with it"
         )
     folder.claim(known, "training run")
-    folder.clear_partial()
     folder.write_environment(describe_environment())
 
 

@@ -143,32 +143,32 @@ def finetune(
     if (found := _imbalance(sources[0], recipe)) is not None:
         say(found)
     # Folders from before phases were called so have to go on, too.
-    asked = {"stages": [dataclasses.asdict(phase) for phase in phases], "bn": bn}
-    start_and_data = _identity(model, network, sources)
-    settings = {**start_and_data, **asked, "dropout": dropout, "seed": seed}
+    asked: dict[str, Any] = {"stages": [dataclasses.asdict(phase) for phase in phases], "bn": bn}
+    settings = {**_identity(model, network, sources), **asked, "dropout": dropout, "seed": seed}
     folder = None if out_dir is None else RunFolder(out_dir)
-    known = {} if folder is None else _claimed(folder, settings)
-    compared = None
-    if compare:
-        compared = _compared(network, sources, data, recipe, seed, known.get("baselines"))
+    with contextlib.nullcontext() if folder is None else folder.held():
+        known = {} if folder is None else folder.claim(settings, "fine-tuning", replaces=True)
+        compared = None
+        if compare:
+            compared = _compared(network, sources, data, recipe, seed, known.get("baselines"))
+            if folder is not None:
+                # For the same call after an interruption.
+                folder.write_config({**settings, "baselines": compared.to_dict()})
+            say(str(compared))
+        start = network.get_weights() if recipe.loss.l2_sp else None
+        results: list[TrainResult] = []
+        for number, (phase, own) in enumerate(zip(phases, recipes, strict=True), 1):
+            say(f"Phase {number} of {len(phases)}. {thaw(network, phase, bn)}")
+            path = None if folder is None else folder.path / f"{number}-{phase.downto}"
+            result = train(
+                network, data, own, path, epochs=phase.epochs, seed=seed, pull_to=start, **options
+            )
+            _check_best(result)
+            results.append(result)
         if folder is not None:
-            # For the same call after an interruption.
-            folder.write_config({**settings, "baselines": compared.to_dict()})
-        say(str(compared))
-    start = network.get_weights() if recipe.loss.l2_sp else None
-    results: list[TrainResult] = []
-    for number, (phase, own) in enumerate(zip(phases, recipes, strict=True), 1):
-        say(f"Phase {number} of {len(phases)}. {thaw(network, phase, bn)}")
-        path = None if folder is None else folder.path / f"{number}-{phase.downto}"
-        result = train(
-            network, data, own, path, epochs=phase.epochs, seed=seed, pull_to=start, **options
-        )
-        _check_best(result)
-        results.append(result)
-    if folder is not None:
-        done = list(zip(phases, recipes, results, strict=True))
-        dtype = precision_of(network, options.get("dtype"))
-        _finish(folder, network, sources, recipe, done, bn, seed, dtype, compared)
+            done = list(zip(phases, recipes, results, strict=True))
+            dtype = options.get("dtype")
+            _finish(folder, network, sources, recipe, done, bn, seed, dtype, compared)
     best = max(result.best for result in results)
     if compared is not None:
         gain = 100 * (best - max(compared.linear_probe, compared.nearest_neighbours))
@@ -282,13 +282,6 @@ def _compared(
         return baselines(network, *sources, limit=limit, seed=seed, progress=step, **keywords)
 
 
-def _claimed(folder: RunFolder, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What `config.json` has besides the settings, which must not be other ones."""
-    results = (folder.history_file, folder.best_file, folder.last_file)
-    started = any(folder.path.glob("[0-9]*-*")) or any(map(Path.is_file, results))
-    return folder.claim(settings, "fine-tuning", started)
-
-
 def _check_best(result: TrainResult) -> None:
     """Makes sure that nobody has removed the best network of a finished phase."""
     if result.folder is not None and not (best := RunFolder(result.folder).best_file).is_file():
@@ -306,7 +299,7 @@ def _finish(
     done: Sequence[tuple[Phase, Recipe, TrainResult]],
     bn: BNMode,
     seed: int,
-    dtype: str,
+    dtype: str | None,
     baselines: Baselines | None,
 ) -> None:
     """Writes the files of all phases together."""
@@ -332,20 +325,19 @@ def _finish(
         history=history,
         best_epoch=epochs_before + best.best_epoch,
         seed=seed,
-        dtype=dtype,
+        dtype=precision_of(network, dtype),
         phases=len(done),
         environment=describe_environment(),
     )
-    folder.write_history(history)
-    folder.write_plot(history, f"{network.name}, {recipe.name}")
-    folder.write_card(model_card(facts) + _card_of_phases(done, bn, baselines))
     with partial_directory(folder.path) as staging:
-        moves = {}
-        for file, result in ((folder.best_file, best), (folder.last_file, results[-1])):
+        new = RunFolder(staging)
+        for file, result in ((new.best_file, best), (new.last_file, results[-1])):
             assert result.folder is not None
-            shutil.copyfile(result.folder / file.name, staging / file.name)
-            moves[staging / file.name] = file
-        publish(moves)
+            shutil.copyfile(result.folder / file.name, file)
+        new.write_history(history)
+        new.write_plot(history, f"{network.name}, {recipe.name}")
+        new.write_card(model_card(facts) + _card_of_phases(done, bn, baselines))
+        publish(staging, new.results())
 
 
 def _card_of_phases(

@@ -461,28 +461,8 @@ def contents_of_files(directory: Path) -> dict[str, bytes]:
     return {
         path.name: path.read_bytes()
         for path in directory.iterdir()
-        if path.is_file() and path.name != "lock"
+        if path.is_file() and path.name != ".lock"
     }
-
-
-def test_killed_while_publishing_the_result_is_the_same(
-    archives: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    prepare(parts_of(archives), tmp_path / "whole", shards={"train": 3})
-
-    def half(moves: dict[Path, Path]) -> None:
-        for source, destination in list(moves.items())[:3]:
-            source.replace(destination)
-        raise SystemExit
-
-    monkeypatch.setattr(preparation, "publish", half)
-    output = tmp_path / "half"
-    with pytest.raises(SystemExit):
-        prepare(parts_of(archives), output, shards={"train": 3})
-    assert len(list(output.glob("train-*"))) == 3
-    monkeypatch.undo()
-    prepare(parts_of(archives), output, shards={"train": 3})
-    assert contents(output) == contents(tmp_path / "whole")
 
 
 def test_failure_leaves_earlier_results_and_success_replaces_them(
@@ -521,7 +501,7 @@ def test_one_process_at_a_time(archives: Path, tmp_path: Path) -> None:
 
     def second(step: str, done: float) -> None:
         if not problems:
-            with pytest.raises(ValueError, match="which another one is writing") as caught:
+            with pytest.raises(ValueError, match="process \\d+ on .* is at work") as caught:
                 prepare(parts_of(archives), tmp_path)
             problems.append(str(caught.value))
 

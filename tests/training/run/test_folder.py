@@ -203,7 +203,8 @@ def test_leftovers_of_killed_runs_are_removed(tmp_path: Path) -> None:
     for parent in (tmp_path, folder.checkpoints_folder):
         (parent / ".partial-x").mkdir(parents=True)
         (parent / ".partial-x" / "file").touch()
-    folder.clear_partial()
+    with folder.held():
+        pass
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoints"]
     assert list(folder.checkpoints_folder.iterdir()) == []
 
