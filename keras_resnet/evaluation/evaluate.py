@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,6 +11,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
+from keras_resnet.data.config import DataConfig
 from keras_resnet.data.sources.base import Source
 from keras_resnet.data.sources.folder import ImageFiles
 from keras_resnet.data.sources.load import load_data
@@ -81,9 +83,9 @@ def evaluate(
     models: Sequence[Model] = model_or_artifact if several else [model_or_artifact]  # type: ignore[assignment,list-item]
     shares = _shares(ensemble_weights, len(models))
     label_file = None if labels is None else LabelFile(labels)
-    source = _source(data, split, label_file)
     fields = {"resize": resize, "size": crop, "interpolation": interpolation}
     members = [Member(model, name, weights, **fields) for model in models]
+    source = _source(data, split, label_file, members[0].how.size)
     classes = _classes_of(source, members[0].classes)
     for member in members:
         member.answer_for(classes, match_names)
@@ -162,7 +164,7 @@ def _batches(
     begin = time.perf_counter()
     for start in range(0, len(kept), batch_size):
         chunk = kept[start : start + batch_size]
-        prepared = dict(zip(chunk.tolist(), images))  # noqa: B905 – takes as many as there are
+        prepared = dict(zip(chunk.tolist(), itertools.islice(images, len(chunk)), strict=True))
         good = {index: found for index, found in prepared.items() if not isinstance(found, str)}
         answers = np.zeros((0, 0), np.float32)
         if good:
@@ -193,8 +195,11 @@ def _shares(weights: Sequence[float] | None, members: int) -> np.ndarray:
     return np.array(values) / sum(values)
 
 
-def _source(data: Data, split: Split, label_file: LabelFile | None) -> Source:
-    """The images; what is named by a text is opened."""
+def _source(data: Data, split: Split, label_file: LabelFile | None, size: int) -> Source:
+    """The images; what is named by a text is opened.
+
+    `size`: of images that are made for it, such as the digits.
+    """
     if isinstance(data, tuple):
         images, labels = data
         images = np.asarray(images)
@@ -207,7 +212,7 @@ def _source(data: Data, split: Split, label_file: LabelFile | None) -> Source:
     if label_file is not None and kind == "folder":
         paths = [str(path) for path in find_images([path])]
         return ImageFiles(paths, np.full(len(paths), -1, np.int32), (), None, data)
-    return load_data(data)[1]
+    return load_data(DataConfig(data, size=size))[1]
 
 
 def _classes_of(source: Source, model: Classes) -> Classes:
