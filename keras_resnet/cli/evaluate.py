@@ -12,58 +12,70 @@ from keras_resnet.cli import options
 from keras_resnet.support.quiet import quiet
 from keras_resnet.support.terminal import console, progress_bar, table
 
+Models = Annotated[
+    list[str] | None,
+    typer.Argument(
+        help="A .keras, .tflite or .onnx file, a SavedModel, a tag of `keras-resnet weights`, or a "
+        "network with --weights; several: an ensemble."
+    ),
+]
+Data = Annotated[
+    str | None, typer.Option(help="Images with labels, e.g. digits, folder:PATH, csv:FILE.")
+]
+Protocol = Annotated[str, typer.Option(help="single, flip, ten-crop or multi-scale.")]
+Split = Annotated[str, typer.Option(help="validation, test, train or all.")]
+Resize = Annotated[int | None, typer.Option(min=1, help="Short side before crops.")]
+Crop = Annotated[int | None, typer.Option(min=1, help="Side of crops.")]
+Interpolation = Annotated[str | None, typer.Option(help="bilinear or bicubic.")]
+Shares = Annotated[
+    str | None, typer.Option(help="What each model of an ensemble counts, separated by commas.")
+]
+Tags = Annotated[
+    str | None, typer.Option(help="Instead of models: every tag that matches, one by one.")
+]
+MatchNames = Annotated[
+    bool, typer.Option("--match-names", help="Find the data's classes in the model by name.")
+]
+Labels = Annotated[
+    Path | None,
+    typer.Option(help="Right classes by file: ImageNet-ReaL's real.json, the devkit, ..."),
+]
+Output = Annotated[
+    Path | None, typer.Option(help="Folder for evaluation.json and evaluation.html.")
+]
+Predictions = Annotated[
+    Path | None, typer.Option(help="A row per image: new file, .csv or .parquet.")
+]
+Compare = Annotated[
+    tuple[Path, Path] | None,
+    typer.Option(help="Instead: two evaluation.json of the same images, side by side."),
+]
+
 
 @options.app.command()
 def evaluate(
-    models: Annotated[
-        list[str] | None,
-        typer.Argument(
-            help="A .keras, .tflite or .onnx file, a SavedModel, a tag of `keras-resnet weights`, "
-            "or a network with --weights; several: an ensemble."
-        ),
-    ] = None,
-    data: Annotated[
-        str | None, typer.Option(help="Images with labels, e.g. digits, folder:PATH, csv:FILE.")
-    ] = None,
-    protocol: Annotated[
-        str, typer.Option(help="single, flip, ten-crop or multi-scale.")
-    ] = "single",
-    split: Annotated[str, typer.Option(help="validation, test, train or all.")] = "validation",
-    resize: Annotated[int | None, typer.Option(min=1, help="Short side before crops.")] = None,
-    crop: Annotated[int | None, typer.Option(min=1, help="Side of crops.")] = None,
-    interpolation: Annotated[str | None, typer.Option(help="bilinear or bicubic.")] = None,
+    models: Models = None,
+    data: Data = None,
+    protocol: Protocol = "single",
+    split: Split = "validation",
+    resize: Resize = None,
+    crop: Crop = None,
+    interpolation: Interpolation = None,
     weights: options.Weights = None,
-    ensemble_weights: Annotated[
-        str | None, typer.Option(help="What each model counts, separated by commas.")
-    ] = None,
-    tags: Annotated[
-        str | None, typer.Option(help="Instead of models: every tag that matches, one by one.")
-    ] = None,
-    match_names: Annotated[
-        bool, typer.Option("--match-names", help="Find the data's classes in the model by name.")
-    ] = False,
-    labels: Annotated[
-        Path | None,
-        typer.Option(help="Right classes by file: ImageNet-ReaL's real.json, the devkit, ..."),
-    ] = None,
+    ensemble_weights: Shares = None,
+    tags: Tags = None,
+    match_names: MatchNames = False,
+    labels: Labels = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images at once.")] = 32,
-    output: Annotated[
-        Path | None, typer.Option(help="Folder for evaluation.json and evaluation.html.")
-    ] = None,
-    predictions: Annotated[
-        Path | None, typer.Option(help="A row per image: new file, .csv or .parquet.")
-    ] = None,
-    compare: Annotated[
-        tuple[Path, Path] | None,
-        typer.Option(help="Instead: two evaluation.json of the same images, side by side."),
-    ] = None,
+    output: Output = None,
+    predictions: Predictions = None,
+    compare: Compare = None,
     overwrite: options.Overwrite = False,
     as_json: options.AsJson = False,
 ) -> int:
     """Measure accuracy, calibration and confusions (exit code 1: images could not be read)."""
     if compare is not None:
-        _compare(compare, as_json)
-        return 0
+        return _compare(compare, as_json)
     if data is None or bool(models) == bool(tags):
         raise ValueError(
             "Expected --data, and either models or --tags (or --compare with two files). Received: "
@@ -72,12 +84,8 @@ def evaluate(
     with quiet():
         from keras_resnet.evaluation.save import check_predictions
         from keras_resnet.evaluation.views import check_protocol
-        from keras_resnet.weights.registry import list_weights
-    check_protocol(protocol)
-    if predictions is not None:
-        check_predictions(predictions, overwrite)
     keywords: dict[str, Any] = {
-        "protocol": protocol,
+        "protocol": check_protocol(protocol),
         "split": split,
         "resize": resize,
         "crop": crop,
@@ -86,14 +94,14 @@ def evaluate(
         "labels": labels,
         "batch_size": batch_size,
     }
-    if tags is None:
-        shares = None if ensemble_weights is None else _numbers(ensemble_weights)
-        keywords |= {"weights": weights, "ensemble_weights": shares}
-        return _evaluate_one(models or [], data, output, predictions, as_json, keywords)
-    found = list_weights(tags)
-    if not found:
-        raise ValueError(f"Expected --tags to match tags of `list_weights()`. Received: {tags!r}")
-    return _evaluate_series(found, data, output, as_json, keywords)
+    if tags is not None:
+        return _evaluate_series(tags, data, output, as_json, keywords)
+    if predictions is not None:
+        check_predictions(predictions, overwrite)
+    keywords["weights"] = weights
+    if ensemble_weights is not None:
+        keywords["ensemble_weights"] = _numbers(ensemble_weights)
+    return _evaluate_one(models or [], data, output, predictions, as_json, keywords)
 
 
 def _evaluate_one(
@@ -123,10 +131,17 @@ def _evaluate_one(
 
 
 def _evaluate_series(
-    tags: list[str], data: str, output: Path | None, as_json: bool, keywords: dict[str, Any]
+    pattern: str, data: str, output: Path | None, as_json: bool, keywords: dict[str, Any]
 ) -> int:
     """Evaluates published weights one by one; a table of all stands at the end."""
     from keras_resnet.evaluation.save import save_evaluation
+    from keras_resnet.weights.registry import list_weights
+
+    tags = list_weights(pattern)
+    if not tags:
+        raise ValueError(
+            f"Expected --tags to match tags of `keras-resnet weights`. Received: {pattern!r}"
+        )
 
     shown = table(("weights", "top-1", "published", "top-5", "published", "images"))
     reports = []
@@ -153,7 +168,7 @@ def _report(models: Any, data: str, as_json: bool, keywords: dict[str, Any]) -> 
         return evaluate(models, data, progress=step, **keywords)
 
 
-def _compare(files: tuple[Path, Path], as_json: bool) -> None:
+def _compare(files: tuple[Path, Path], as_json: bool) -> int:
     from keras_resnet.evaluation.comparison import compare_evaluations
 
     values = []
@@ -165,6 +180,7 @@ def _compare(files: tuple[Path, Path], as_json: bool) -> None:
                 f"Expected an `evaluation.json`. Received: {file} ({error})"
             ) from error
     options.print_report(compare_evaluations(*values), as_json)
+    return 0
 
 
 def _numbers(text: str) -> list[float]:

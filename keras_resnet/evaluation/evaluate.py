@@ -7,28 +7,20 @@ import itertools
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 
-from keras_resnet.data.config import DataConfig
-from keras_resnet.data.sources.base import Source
-from keras_resnet.data.sources.folder import ImageFiles
-from keras_resnet.data.sources.load import load_data
-from keras_resnet.data.sources.memory import LabeledImages
-from keras_resnet.evaluation.classes import Classes
-from keras_resnet.evaluation.label_file import LabelFile, targets_of
+from keras_resnet.evaluation.images import Data, LabelledImages, Split, open_images
+from keras_resnet.evaluation.label_file import LabelFile
 from keras_resnet.evaluation.member import Member, Model
 from keras_resnet.evaluation.report import Evaluation
 from keras_resnet.evaluation.views import check_protocol, views
-from keras_resnet.images.decode import find_images, read_image
+from keras_resnet.images.decode import read_image
 from keras_resnet.images.protocol import EvalProtocol, Interpolation
 from keras_resnet.support.ahead import results_in_order
 from keras_resnet.support.checks import check_choice, check_integer, check_number
 from keras_resnet.support.progress import Progress, unseen
-
-Split = Literal["validation", "test", "train", "all"]
-Data = str | Source | tuple[Any, Any]
 
 
 def evaluate(
@@ -85,49 +77,37 @@ def evaluate(
     label_file = None if labels is None else LabelFile(labels)
     fields = {"resize": resize, "size": crop, "interpolation": interpolation}
     members = [Member(model, name, weights, **fields) for model in models]
-    source = _source(data, split, label_file, members[0].how.size)
-    classes = _classes_of(source, members[0].classes)
+    first = members[0]
+    images = open_images(data, split, label_file, first.classes, first.how.size)
     for member in members:
-        member.answer_for(classes, match_names)
-    right = None
-    numbers = _labels_of(source, classes)
-    kept = np.arange(len(source))
-    if label_file is not None:
-        names = [source.name_of(index) for index in range(len(source))]
-        right = label_file.right_classes(names, classes)
-        kept = np.array([index for index, several in enumerate(right) if several], int)
-        # The folder's class stays the one of the confusion matrix where it is right, too.
-        pairs = zip(numbers.tolist(), right, strict=True)
-        numbers = np.array([n if n in several else (several or [0])[0] for n, several in pairs])
+        member.answer_for(images.classes, match_names)
     begin = time.perf_counter()
-    found = list(_batches(source, kept, members, name, shares, batch_size, progress))
-    rows = np.array([row for batch in found for row in batch.rows], int)
+    found = list(_batches(images, members, name, shares, batch_size, progress))
     seconds = time.perf_counter() - begin
-    targets = None if right is None else targets_of([right[i] for i in rows], len(classes))
-    unreadable = {source.name_of(i): why for batch in found for i, why in batch.bad.items()}
+    rows = np.array([row for batch in found for row in batch.rows], int)
+    name_of = images.source.name_of
+    unreadable = {name_of(row): reason for batch in found for row, reason in batch.bad.items()}
     if not len(rows):
-        reason = next(iter(unreadable.values()), "none there")
+        reason = next(iter(unreadable.values()), "no labelled image")
         raise ValueError(
-            f"Expected at least one image that can be read. Received: {source.name} ({reason})"
+            f"Expected at least one image that can be read. Received: {images.source.name} "
+            f"({reason})"
         )
+    hows = [dataclasses.asdict(member.how) for member in members]
     return Evaluation(
         tuple(member.name for member in members),
-        source.name,
-        {
-            "name": name,
-            "members": [dataclasses.asdict(member.how) for member in members],
-            "ensemble_weights": shares.tolist(),
-        },
-        classes.names,
-        tuple(source.name_of(index) for index in rows.tolist()),
-        numbers[rows],
+        images.source.name,
+        {"name": name, "members": hows, "ensemble_weights": shares.tolist()},
+        images.classes.names,
+        tuple(name_of(row) for row in rows.tolist()),
+        images.labels[rows],
         np.concatenate([batch.probabilities for batch in found if batch.rows]),
-        targets,
+        images.targets(rows),
         unreadable,
-        len(source) - len(kept),
+        len(images.source) - len(images.kept),
         seconds,
-        members[0].published if len(members) == 1 else None,
-        source,
+        first.published if len(members) == 1 else None,
+        images.source,
         rows,
     )
 
@@ -141,8 +121,7 @@ class _Batch(NamedTuple):
 
 
 def _batches(
-    source: Source,
-    kept: np.ndarray,
+    images: LabelledImages,
     members: Sequence[Member],
     protocol: Any,
     shares: np.ndarray,
@@ -154,17 +133,18 @@ def _batches(
 
     def read(index: int) -> dict[EvalProtocol, list[np.ndarray]] | str:
         try:
-            image = read_image(source[index].data)
+            image = read_image(images.source[index].data)
         # Whatever a damaged file or a broken disk makes a library raise.
         except (OSError, ValueError) as error:
             return str(error)
         return {how: views(image, protocol, how) for how in hows}
 
-    images = results_in_order(read, kept.tolist(), 2 * batch_size)
+    kept = images.kept
+    read_ahead = results_in_order(read, kept.tolist(), 2 * batch_size)
     begin = time.perf_counter()
     for start in range(0, len(kept), batch_size):
         chunk = kept[start : start + batch_size]
-        prepared = dict(zip(chunk.tolist(), itertools.islice(images, len(chunk)), strict=True))
+        prepared = dict(zip(chunk.tolist(), itertools.islice(read_ahead, len(chunk)), strict=True))
         good = {index: found for index, found in prepared.items() if not isinstance(found, str)}
         answers = np.zeros((0, 0), np.float32)
         if good:
@@ -193,42 +173,3 @@ def _shares(weights: Sequence[float] | None, members: int) -> np.ndarray:
             f"a sum above 0. Received: {weights!r}"
         )
     return np.array(values) / sum(values)
-
-
-def _source(data: Data, split: Split, label_file: LabelFile | None, size: int) -> Source:
-    """The images; what is named by a text is opened.
-
-    `size`: of images that are made for it, such as the digits.
-    """
-    if isinstance(data, tuple):
-        images, labels = data
-        images = np.asarray(images)
-        if images.dtype != np.uint8 and images.ndim == 4:
-            images = np.stack([read_image(image) for image in images])
-        return LabeledImages(images, np.asarray(labels), ())
-    if not isinstance(data, str):
-        return data
-    kind, _, path = data.partition(":")
-    if label_file is not None and kind == "folder":
-        paths = [str(path) for path in find_images([path])]
-        return ImageFiles(paths, np.full(len(paths), -1, np.int32), (), None, data)
-    return load_data(DataConfig(data, size=size))[1]
-
-
-def _classes_of(source: Source, model: Classes) -> Classes:
-    """The classes of the labels: the model's own, where the images come without names."""
-    if not source.class_names:
-        return model
-    return Classes(len(source.class_names), source.class_names, source.class_ids)
-
-
-def _labels_of(source: Source, classes: Classes) -> np.ndarray:
-    labels = source.labels
-    outside = labels[(labels < -1) | (labels >= len(classes))]
-    if not len(labels) or len(outside):
-        received = f"{outside[0]} (one of {len(outside)})" if len(outside) else "no images"
-        raise ValueError(
-            f"Expected images with labels from 0 to {len(classes) - 1}. Received: {received} in "
-            f"{source.name}"
-        )
-    return labels

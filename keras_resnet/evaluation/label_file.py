@@ -9,8 +9,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
-import numpy as np
-
 from keras_resnet.data.sources.imagenet_labels import validation_synsets
 from keras_resnet.evaluation.classes import Classes
 
@@ -93,13 +91,3 @@ class LabelFile:
                 f"{len(self._values)}, as {self._path} goes by the number. Received: {name}"
             )
         return int(match[1])
-
-
-def targets_of(right: Sequence[Sequence[int]], classes: int) -> np.ndarray | None:
-    """Right classes as `(n, classes)`, bool; None where every image has one."""
-    if all(len(indices) == 1 for indices in right):
-        return None
-    targets = np.zeros((len(right), classes), bool)
-    for row, indices in zip(targets, right, strict=True):
-        row[list(indices)] = True
-    return targets

@@ -14,7 +14,7 @@ from keras_resnet.analysis.studies.blocks import take_apart
 from keras_resnet.analysis.studies.lesion import lesion_study
 from keras_resnet.analysis.studies.responses import first_filters, layer_responses
 
-from ..conftest import randomize
+from ..conftest import Command, randomize
 
 
 def network(blocks: tuple[int, ...] = (1, 3, 1), **fields) -> keras.Model:
@@ -124,16 +124,20 @@ def test_filters_are_scaled_alike(trained: keras.Model) -> None:
     assert np.allclose((filters - 0.5) / (kernel.transpose(3, 0, 1, 2)), 0.5 / np.abs(kernel).max())
 
 
-def test_commands_write_pictures_and_json(digits_file: Path, tmp_path: Path, start_command) -> None:
-    process = start_command(
-        *("analyze", "lesion", str(digits_file), "--data", "digits", "--images", "60"),
-        *("--several", "1,2", "--output", str(tmp_path)),
-        merged=True,
-    )
-    output, _ = process.communicate(300)
-    assert process.wait() == 0, output
-    assert "Top-1 error of the whole network" in output
-    assert "s left" in output
-    assert {path.name for path in tmp_path.iterdir()} == {"lesion.png", "lesion.svg", "lesion.json"}
+def test_commands_write_pictures_and_json(
+    digits_file: Path, tmp_path: Path, command_in_process: Command
+) -> None:
+    common = (str(digits_file), "--output", str(tmp_path))
+    images = ("--data", "digits", "--images", "60")
+    done = command_in_process("analyze", "lesion", *common, *images, "--several", "1,2")
+    assert done.returncode == 0, done.stderr
+    assert "Top-1 error of the whole network" in done.stdout
+    assert "s left" in done.stdout
+    for name, arguments in (("responses", images), ("filters", ())):
+        done = command_in_process("analyze", name, *common, *arguments)
+        assert done.returncode == 0, done.stderr
+    names = {path.name for path in tmp_path.iterdir()}
+    studies = ("lesion", "responses", "filters")
+    assert names == {f"{study}.{suffix}" for study in studies for suffix in ("png", "svg", "json")}
     study = json.loads((tmp_path / "lesion.json").read_text())
     assert len(study["errors"]) == len(study["names"])
