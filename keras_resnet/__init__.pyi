@@ -2,6 +2,7 @@ from . import (
     analysis as analysis,
     compression as compression,
     data as data,
+    evaluation as evaluation,
     export as export,
     images as images,
     training as training,

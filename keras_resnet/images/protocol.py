@@ -143,21 +143,43 @@ class EvalTransform:
                 raise UnreadableImageError(f"{error}, at index {index} of the batch") from error
         return batch
 
+    def five_crops(self, image: np.ndarray) -> np.ndarray:
+        """The corners and the centre of one image, in the order of torchvision's `FiveCrop`.
+
+        Args:
+            image: `(height, width, 3)`, uint8, RGB.
+
+        Returns:
+            `(5, size, size, 3)`, uint8: top left, top right, bottom left, bottom right, centre.
+        """
+        rows, columns = _resized_sides(image, self.protocol.resize)
+        bottom, right = rows - self.protocol.size, columns - self.protocol.size
+        corners = ((0, 0), (0, right), (bottom, 0), (bottom, right), self._centre(rows, columns))
+        return np.stack(self._crops(image, corners))
+
     def _crop(self, image: np.ndarray) -> np.ndarray:
-        size, (height, width) = self.protocol.size, image.shape[:2]
-        short = min(height, width)
-        # The long side is rounded down.
-        rows, columns = (self.protocol.resize * side // short for side in (height, width))
-        # Python rounds halves to even, and so does torchvision.
-        top, left = (round((side - size) / 2) for side in (rows, columns))
-        picture = Image.fromarray(image)
-        kernel = _PILLOW_FILTERS[self.protocol.interpolation]
+        rows, columns = _resized_sides(image, self.protocol.resize)
+        return self._crops(image, [self._centre(rows, columns)])[0]
+
+    def _centre(self, rows: int, columns: int) -> tuple[int, int]:
+        """Top and left of the centre crop; halves are rounded to even, as torchvision does."""
+        top, left = (round((side - self.protocol.size) / 2) for side in (rows, columns))
+        return top, left
+
+    def _crops(self, image: np.ndarray, corners: Sequence[tuple[int, int]]) -> list[np.ndarray]:
+        """Squares of the resized image, by their top left corners."""
+        size, protocol = self.protocol.size, self.protocol
+        rows, columns = _resized_sides(image, protocol.resize)
         if rows * columns > _LARGE:
-            down, right = height / rows, width / columns
-            box = (left * right, top * down, (left + size) * right, (top + size) * down)
-            return np.array(picture.resize((size, size), kernel, box))
-        resized = np.asarray(picture.resize((columns, rows), kernel))
-        return resized[top : top + size, left : left + size].copy()
+            picture, kernel = Image.fromarray(image), _PILLOW_FILTERS[protocol.interpolation]
+            down, right = image.shape[0] / rows, image.shape[1] / columns
+            boxes = (
+                (left * right, top * down, (left + size) * right, (top + size) * down)
+                for top, left in corners
+            )
+            return [np.array(picture.resize((size, size), kernel, box)) for box in boxes]
+        resized = resize_short_side(image, protocol.resize, protocol.interpolation)
+        return [resized[top : top + size, left : left + size].copy() for top, left in corners]
 
     def graph(self, image: Any) -> Any:
         """The same as TensorFlow operations, for `tf.data` and for models that take any size.
@@ -209,6 +231,31 @@ class EvalTransform:
             pixels = tf.floor(tf.clip_by_value(pixels, 0, 255) + 0.5)
         shape = (self.protocol.size, self.protocol.size, 3)
         return tf.ensure_shape(tf.cast(pixels[0], tf.uint8), shape)
+
+
+def resize_short_side(
+    image: np.ndarray, resize: int, interpolation: Interpolation = "bilinear"
+) -> np.ndarray:
+    """The image with a short side of `resize` pixels, as torchvision's `Resize` makes it.
+
+    Args:
+        image: `(height, width, 3)`, uint8, RGB.
+        resize: pixels of the short side.
+        interpolation: `"bilinear"` or `"bicubic"`, with antialiasing.
+
+    Returns:
+        `(height, width, 3)`, uint8.
+    """
+    rows, columns = _resized_sides(image, resize)
+    picture = Image.fromarray(image)
+    return np.asarray(picture.resize((columns, rows), _PILLOW_FILTERS[interpolation]))
+
+
+def _resized_sides(image: np.ndarray, resize: int) -> tuple[int, int]:
+    """Height and width with a short side of `resize`; the long side is rounded down."""
+    height, width = image.shape[:2]
+    short = min(height, width)
+    return resize * height // short, resize * width // short
 
 
 def preprocess_input(x: Any) -> Any:

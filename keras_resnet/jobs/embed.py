@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import collections
 import dataclasses
+import itertools
 import json
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,13 +22,13 @@ from keras_resnet.jobs.vector_files import UnfinishedVectors, check_output
 from keras_resnet.models.info import get_info
 from keras_resnet.models.input import ModelInput
 from keras_resnet.networks.features import pooled
+from keras_resnet.support.ahead import results_in_order
 from keras_resnet.support.checks import check_integer
-from keras_resnet.support.cores import usable_cores
 from keras_resnet.support.fingerprints import fingerprint
 from keras_resnet.support.progress import Progress, unseen
 
-#: Batches that are decoded while one is in the network, and threads that decode them.
-_AHEAD, _THREADS = 2, 8
+#: Batches that are decoded while one is in the network.
+_AHEAD = 2
 
 Paths = Sequence[str | os.PathLike[str]]
 
@@ -226,21 +225,11 @@ class _Network:
         # Of one size always: compiled once, and an image's vector is the same to the bit after an
         # interruption.
         rows = min(size, len(paths))
-        pool = ThreadPoolExecutor(min(usable_cores(), _THREADS), "embed")
-        starts = iter(range(begin, len(paths), size))
-        waiting: collections.deque[tuple[int, list[Future[np.ndarray | str]]]] = collections.deque()
-        try:
-            while True:
-                while len(waiting) <= _AHEAD and (start := next(starts, None)) is not None:
-                    chunk = range(start, min(start + size, len(paths)))
-                    decoded = [pool.submit(self._decoded, paths[index], index) for index in chunk]
-                    waiting.append((start, decoded))
-                if not waiting:
-                    return
-                start, futures = waiting.popleft()
-                yield self._run(start, [future.result() for future in futures], rows)
-        finally:
-            pool.shutdown(cancel_futures=True)
+        indices = range(begin, len(paths))
+        decoded = results_in_order(lambda i: self._decoded(paths[i], i), indices, _AHEAD * size)
+        for start in range(begin, len(paths), size):
+            count = min(size, len(paths) - start)
+            yield self._run(start, list(itertools.islice(decoded, count)), rows)
 
     def _decoded(self, path: str, index: int) -> np.ndarray | str:
         """Pixels as the network takes them, or why there are none."""

@@ -26,6 +26,7 @@ class Predictor:
     Attributes:
         protocol: how image files are resized and cropped.
         class_names: one per class; `None` if nobody named them.
+        class_ids: identifiers of the classes, such as WordNet's, if there are any.
         input_shape: `(batch, height, width, channels)`, `None` where any size is taken.
         traces: how often the function of a Keras model was compiled.
     """
@@ -69,7 +70,7 @@ class Predictor:
         if isinstance(class_names, str):
             raise ValueError(f"Expected a list of `class_names`. Received: {class_names!r}")
         self.class_names = tuple(class_names) if class_names is not None else info.class_names
-        self._ids = None if class_names is not None else info.class_ids
+        self.class_ids = None if class_names is not None else info.class_ids
 
     @property
     def traces(self) -> int:
@@ -105,6 +106,19 @@ class Predictor:
         batches = (self._batch(images[start : start + batch_size], start) for start in starts)
         return np.concatenate([self._runner.predict(batch, batch_size) for batch in batches])
 
+    def predict_prepared(self, images: np.ndarray, batch_size: int = 32) -> np.ndarray:
+        """Class probabilities `(n, classes)`, float32, of images that are cropped already.
+
+        Args:
+            images: `(n, height, width, 3)`, uint8, RGB, of a size that the model takes; a model of
+                one channel gets them in grey.
+            batch_size: how many are run at once, at most.
+        """
+        probabilities: np.ndarray = self._runner.predict(
+            self._input.with_channels(images), batch_size
+        )
+        return probabilities
+
     def classify(
         self, images: ImageSource | Sequence[ImageSource], top: int = 5
     ) -> list[list[tuple[str, str, float]]]:
@@ -116,7 +130,7 @@ class Predictor:
         names: Sequence[str] | None = self.class_names
         if names is None and probabilities.shape[-1] != 1000:
             names = [str(index) for index in range(probabilities.shape[-1])]
-        return decode_predictions(probabilities, top, names, self._ids)
+        return decode_predictions(probabilities, top, names, self.class_ids)
 
     def _batch(self, images: Any, start: int) -> np.ndarray:
         """Images as the model takes them; `start` is the index of the first one."""

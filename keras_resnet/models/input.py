@@ -60,16 +60,26 @@ class ModelInput:
             prepared: np.ndarray = self._transform(image)
         except UnreadableImageError as error:
             raise UnreadableImageError(f"{error}, at index {index}") from error
+        try:
+            return self.with_channels(prepared)
+        except ValueError as error:
+            raise ValueError(f"{error}, at index {index}") from error
+
+    def with_channels(self, images: np.ndarray) -> np.ndarray:
+        """Images `(…, 3)`, uint8, RGB, with the model's number of channels.
+
+        Raises:
+            ValueError: the model takes other channels than colours or grey.
+        """
         channels = self.shape[3]
         if channels == 1:
-            grey = prepared.astype(np.float32) @ _GREY
-            return grey.round().astype(np.uint8)[..., None]
+            return (images.astype(np.float32) @ _GREY).round().astype(np.uint8)[..., None]
         if channels != 3:
             raise ValueError(
                 f"Expected arrays of shape (n, height, width, {channels}): image files have three "
-                f"channels at most. Received: another image, at index {index}"
+                "channels at most. Received: another image"
             )
-        return prepared
+        return images
 
 
 def _protocol(shape: tuple[int | None, ...], info: ModelInfo) -> EvalProtocol:

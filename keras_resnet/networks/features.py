@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
 
 import keras
 
@@ -30,7 +29,7 @@ def feature_extractor(model: keras.Model, levels: Sequence[str] | None = None) -
     Raises:
         ValueError: the model has no such level.
     """
-    outputs = _outputs(model)
+    outputs = {level: layer.output for level, layer in level_layers(model).items()}
     if not outputs:
         nested = [layer.name for layer in model.layers if isinstance(layer, keras.Model)]
         inner = f" Pass the model inside: `model.get_layer({nested[0]!r})`" if nested else ""
@@ -80,8 +79,8 @@ def pooled(model: keras.Model, level: str = "avg") -> keras.Model:
     return keras.Model(model.input, average(chosen), name=f"{model.name}_{level}")
 
 
-def _outputs(model: keras.Model) -> dict[str, Any]:
-    """The tensor of every level."""
+def level_layers(model: keras.Model) -> dict[str, keras.Layer]:
+    """The layer that puts out the feature map of every level of a flat network."""
     stages: dict[int, dict[int, list[keras.Layer]]] = {}
     for layer in model.layers:
         if place := place_of(layer.name):
@@ -91,10 +90,10 @@ def _outputs(model: keras.Model) -> dict[str, Any]:
     stride_last = any(
         re.fullmatch(r"conv1_(\d_)?conv", layer.name) and layer.use_bias for layer in model.layers
     )
-    outputs = {}
+    found = {}
     for stage, blocks in sorted(stages.items()):
         last = max(blocks) - (stride_last and stage < max(stages))
-        outputs[f"C{stage}"] = blocks[last][-1].output
+        found[f"C{stage}"] = blocks[last][-1]
     if stages and any(layer.name == "post_relu" for layer in model.layers):
-        outputs[f"C{max(stages)}"] = model.get_layer("post_relu").output
-    return outputs
+        found[f"C{max(stages)}"] = model.get_layer("post_relu")
+    return found

@@ -1,0 +1,107 @@
+"""A network taken apart: stem, residual blocks and head, which share its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+
+from keras_resnet.networks.names import place_of
+
+#: From a batch of feature maps to another one.
+Function = Callable[[Any], Any]
+
+
+@dataclass(frozen=True)
+class Block:
+    """A residual block, or a plain one.
+
+    Attributes:
+        name: such as `conv2_block1`.
+        stage: its number, from 2 on.
+        whole: the block itself.
+        shortcut: its shortcut alone, projection and subsampling included; of a plain block, the
+            identity. None of a plain block that changes the shape of its input.
+        residual: its residual branch alone; None of a plain block.
+        tail: what comes after the addition: the last ReLU, if there is one.
+        keeps_shape: whether its output has the shape of its input.
+    """
+
+    name: str
+    stage: int
+    whole: Function
+    shortcut: Function | None
+    residual: Function | None
+    tail: Function
+    keeps_shape: bool
+
+    def without_residual(self, x: Any) -> Any:
+        """The block with its residual branch deleted."""
+        assert self.shortcut is not None
+        # A plain block that is deleted takes its ReLU along: its input has had one.
+        return self.shortcut(x) if self.residual is None else self.tail(self.shortcut(x))
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network in parts: `head(blocks(stem(images)))`."""
+
+    stem: Function
+    blocks: tuple[Block, ...]
+    head: Function
+
+
+def take_apart(model: keras.Model) -> Network:
+    """The parts of a flat network of this package, fresh, fine-tuned, compressed or reloaded.
+
+    Raises:
+        ValueError: the model has no blocks named as in `keras_resnet.build`.
+    """
+    layers: dict[tuple[int, int], list[keras.Layer]] = {}
+    for layer in model.layers:
+        if place := place_of(layer.name):
+            layers.setdefault((place.stage, place.block), []).append(layer)
+    if not layers:
+        raise ValueError(
+            "Expected a flat network with layers named as in `keras_resnet.build`. Received: "
+            f"{model.name!r} without any; pass the network inside, if there is one"
+        )
+    places = sorted(layers)
+    ends = [layers[place][-1].output for place in places]
+    starts = [layers[places[0]][0].input, *ends[:-1]]
+    blocks = [
+        _block(place, layers[place], start, end)
+        for place, start, end in zip(places, starts, ends, strict=True)
+    ]
+    stem, head = _function(model.input, starts[0]), _function(ends[-1], model.output)
+    return Network(stem, tuple(blocks), head)
+
+
+def _block(place: tuple[int, int], layers: list[keras.Layer], start: Any, end: Any) -> Block:
+    whole = _function(start, end)
+    additions = [layer for layer in layers if isinstance(layer, keras.layers.Add)]
+    keeps_shape = tuple(start.shape) == tuple(end.shape)
+    name = f"conv{place[0]}_block{place[1]}"
+    if not additions:
+        identity = (lambda x: x) if keeps_shape else None
+        return Block(name, place[0], whole, identity, None, lambda x: x, keeps_shape)
+    shortcut, residual = additions[-1].input
+    return Block(
+        name,
+        place[0],
+        whole,
+        _function(start, shortcut),
+        _function(start, residual),
+        _function(additions[-1].output, end),
+        keeps_shape,
+    )
+
+
+def _function(start: Any, end: Any) -> Function:
+    """What a graph computes between two of its tensors, without training."""
+    if start is end:
+        return lambda x: x
+    part = keras.Model(start, end)
+    return lambda x: part(x, training=False)

@@ -1,0 +1,250 @@
+"""Which parts of an image speak for a class: Grad-CAM and others."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any, Literal, get_args
+
+import keras
+import numpy as np
+import tensorflow as tf
+from PIL import Image
+
+from keras_resnet.models.info import get_info
+from keras_resnet.networks.features import level_layers
+from keras_resnet.networks.graph import find_network
+from keras_resnet.support.checks import check_choice, check_integer, is_integer
+
+Method = Literal["grad_cam", "grad_cam_pp", "integrated_gradients", "occlusion"]
+
+
+def explain(
+    model: keras.Model,
+    images: Any,
+    class_index: int | str | None = None,
+    method: Method = "grad_cam",
+    **keywords: Any,
+) -> np.ndarray:
+    """A map of every image by one of the methods: `(n, height, width)`, float32, in [0, 1].
+
+    Args:
+        model, images, class_index: as for `grad_cam`.
+        method: the name of one of the functions of this module.
+        keywords: of that function.
+    """
+    check_choice("method", method, get_args(Method))
+    functions = {
+        "grad_cam": grad_cam,
+        "grad_cam_pp": grad_cam_pp,
+        "integrated_gradients": integrated_gradients,
+        "occlusion": occlusion,
+    }
+    return functions[method](model, images, class_index, **keywords)
+
+
+def grad_cam(
+    model: keras.Model, images: Any, class_index: int | str | None = None, level: str | None = None
+) -> np.ndarray:
+    """Grad-CAM (Selvaraju et al. 2017, arXiv:1610.02391).
+
+    The channels of a feature map, weighted by the mean of their gradient and added up; negative
+    values become 0, and the greatest one of each image 1. The gradient is that of the class's
+    logit, so that a probability close to 1 does not flatten it.
+
+    Args:
+        model: a classifier that is a network of this package, or has one inside: fresh, fine-tuned
+            or reloaded.
+        images: `(n, height, width, channels)` as the model takes them, RGB in [0, 255].
+        class_index: index or name of the class to explain; by default every image's top-1 class.
+        level: the feature map: `"C2"` and so on; by default the last one.
+
+    Returns:
+        `(n, height, width)`, float32, in [0, 1], enlarged bilinearly to the images' size. An image
+        none of whose features speaks for the class has zeros.
+
+    Raises:
+        ValueError: there is no such class or level, or no network.
+    """
+    features, gradients = _features_and_gradients(model, images, class_index, level)
+    weights = gradients.mean(axis=(1, 2), keepdims=True)
+    return _finished((features * weights).sum(axis=-1), np.shape(images)[1:3])
+
+
+def grad_cam_pp(
+    model: keras.Model, images: Any, class_index: int | str | None = None, level: str | None = None
+) -> np.ndarray:
+    """Grad-CAM++ (Chattopadhay et al. 2018, arXiv:1710.11063), which finds several objects better.
+
+    Arguments, result and errors are those of `grad_cam`.
+    """
+    features, gradients = _features_and_gradients(model, images, class_index, level)
+    # Equation 19, with an exponential behind the logit: its derivatives are powers of the gradient.
+    squares, cubes = gradients**2, gradients**3
+    total = features.sum(axis=(1, 2), keepdims=True)
+    below = 2 * squares + total * cubes
+    alphas = np.divide(squares, below, out=np.zeros_like(squares), where=below != 0)
+    weights = (alphas * np.maximum(gradients, 0)).sum(axis=(1, 2), keepdims=True)
+    return _finished((features * weights).sum(axis=-1), np.shape(images)[1:3])
+
+
+def integrated_gradients(
+    model: keras.Model,
+    images: Any,
+    class_index: int | str | None = None,
+    *,
+    steps: int = 32,
+    baseline: float = 0.0,
+) -> np.ndarray:
+    """Integrated gradients (Sundararajan et al. 2017, arXiv:1703.01365), as absolute values.
+
+    Args:
+        model, images, class_index: as for `grad_cam`; any classifier of images.
+        steps: points on the way from the baseline to the image.
+        baseline: value of the pixels where the way begins, in [0, 255].
+    """
+    check_integer("steps", steps)
+    pixels = np.asarray(images, np.float32)
+    classes = _classes(model, pixels, class_index)
+    total = np.zeros_like(pixels)
+    with _logits(model) as call:
+        # The middles of the steps, which a sum approximates an integral best with.
+        for share in (np.arange(steps) + 0.5) / steps:
+            point = tf.constant(baseline + share * (pixels - baseline), tf.float32)
+            with tf.GradientTape() as tape:
+                tape.watch(point)
+                score = _score(call(point), classes)
+            total += tape.gradient(score, point).numpy()
+    attributions = (pixels - baseline) * total / steps
+    return _finished(np.abs(attributions).sum(axis=-1), pixels.shape[1:3])
+
+
+def occlusion(
+    model: keras.Model,
+    images: Any,
+    class_index: int | str | None = None,
+    *,
+    patch: int | None = None,
+    stride: int | None = None,
+) -> np.ndarray:
+    """How much the class's probability falls where a grey square covers the image (Zeiler 2013).
+
+    Args:
+        model, images, class_index: as for `grad_cam`; any classifier of images.
+        patch: side of the square, in pixels; by default an eighth of the image's shorter side.
+        stride: distance of the squares; by default half of `patch`.
+    """
+    pixels = np.asarray(images, np.float32)
+    height, width = pixels.shape[1:3]
+    side = check_integer("patch", patch or max(1, min(height, width) // 8))
+    step = check_integer("stride", stride or max(1, side // 2))
+    rows = np.arange(len(pixels))
+    classes = _classes(model, pixels, class_index)
+    whole = _answers(model, pixels)[rows, classes]
+    drops, counts = np.zeros(pixels.shape[:3]), np.zeros((height, width))
+    for top in range(0, max(height - side, 0) + 1, step):
+        for left in range(0, max(width - side, 0) + 1, step):
+            covered = pixels.copy()
+            covered[:, top : top + side, left : left + side] = pixels.mean(axis=(1, 2, 3))[
+                :, np.newaxis, np.newaxis, np.newaxis
+            ]
+            drop = whole - _answers(model, covered)[rows, classes]
+            drops[:, top : top + side, left : left + side] += drop[:, np.newaxis, np.newaxis]
+            counts[top : top + side, left : left + side] += 1
+    return _finished(drops / np.maximum(counts, 1), (height, width))
+
+
+def overlay(image: np.ndarray, heat: np.ndarray, opacity: float = 0.5) -> np.ndarray:
+    """An image with a map over it in colours: `(height, width, 3)`, uint8.
+
+    Args:
+        image: `(height, width, 3)`, uint8, RGB.
+        heat: `(height, width)`, in [0, 1].
+        opacity: of the colours where the map is 1.
+    """
+    import matplotlib
+
+    colours = matplotlib.colormaps["inferno"](heat)[..., :3] * 255
+    shares = opacity * heat[..., np.newaxis]
+    return (image * (1 - shares) + colours * shares).round().astype(np.uint8)
+
+
+def _features_and_gradients(
+    model: keras.Model, images: Any, class_index: int | str | None, level: str | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """The feature maps, `(n, h, w, channels)`, and the gradients of the classes' logits there."""
+    layers = level_layers(find_network(model))
+    level = level or list(layers)[-1]
+    check_choice("level", level, tuple(layers))
+    pixels = np.asarray(images, np.float32)
+    classes = _classes(model, pixels, class_index)
+    layer, seen = layers[level], []
+    original = layer.call
+    with _logits(model) as call, tf.GradientTape() as tape:
+
+        def watched(*arguments: Any, **keywords: Any) -> Any:
+            output = original(*arguments, **keywords)
+            tape.watch(output)
+            seen.append(output)
+            return output
+
+        # The layer may be inside of a nested model, whose tensors no outer graph has.
+        layer.call = watched
+        try:
+            score = _score(call(pixels), classes)
+        finally:
+            layer.call = original
+    (gradient,) = tape.gradient(score, seen)
+    return tf.cast(seen[0], tf.float32).numpy(), tf.cast(gradient, tf.float32).numpy()
+
+
+@contextlib.contextmanager
+def _logits(model: keras.Model) -> Iterator[Any]:
+    """The model as a function to logits: its last activation is left out meanwhile."""
+    last = model.layers[-1]
+    while isinstance(last, keras.Model):
+        last = last.layers[-1]
+    activation = getattr(last, "activation", None)
+    is_probability = activation in (keras.activations.softmax, keras.activations.sigmoid)
+    if is_probability:
+        last.activation = keras.activations.linear
+    try:
+        yield lambda images: model(images, training=False)
+    finally:
+        if is_probability:
+            last.activation = activation
+
+
+def _score(logits: Any, classes: np.ndarray) -> Any:
+    return tf.reduce_sum(tf.gather(logits, classes, axis=1, batch_dims=1))
+
+
+def _classes(model: keras.Model, pixels: np.ndarray, class_index: Any) -> np.ndarray:
+    """The class to explain of every image: `(n,)`, int."""
+    answers = _answers(model, pixels)
+    if class_index is None:
+        found: np.ndarray = answers.argmax(axis=1)
+        return found
+    names = get_info(model).class_names or ()
+    index = names.index(class_index) if class_index in names else class_index
+    if not is_integer(index, 0) or index >= answers.shape[1]:
+        raise ValueError(
+            f"Expected `class_index` to be an index below {answers.shape[1]} or the name of a "
+            f"class. Received: {class_index!r}"
+        )
+    return np.full(len(pixels), index)
+
+
+def _answers(model: keras.Model, pixels: np.ndarray) -> np.ndarray:
+    return np.asarray(model.predict_on_batch(pixels))
+
+
+def _finished(maps: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Without negative values, the greatest of each image 1, and of the images' size."""
+    found = np.zeros((len(maps), *size), np.float32)
+    for target, values in zip(found, np.maximum(maps, 0).astype(np.float32), strict=True):
+        if values.max() > 0:
+            picture = Image.fromarray(values / values.max())
+            enlarged = np.asarray(picture.resize((size[1], size[0]), Image.Resampling.BILINEAR))
+            target[:] = enlarged / enlarged.max()
+    return found

@@ -1,0 +1,190 @@
+"""`keras-resnet evaluate`: how good a classifier is."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from keras_resnet.cli import options
+from keras_resnet.support.quiet import quiet
+from keras_resnet.support.terminal import console, progress_bar, table
+
+Models = Annotated[
+    list[str] | None,
+    typer.Argument(
+        help="A .keras, .tflite or .onnx file, a SavedModel, a tag of `keras-resnet weights`, or a "
+        "network with --weights; several: an ensemble."
+    ),
+]
+Data = Annotated[
+    str | None, typer.Option(help="Images with labels, e.g. digits, folder:PATH, csv:FILE.")
+]
+Protocol = Annotated[str, typer.Option(help="single, flip, ten-crop or multi-scale.")]
+Split = Annotated[str, typer.Option(help="validation, test, train or all.")]
+Resize = Annotated[int | None, typer.Option(min=1, help="Short side before crops.")]
+Crop = Annotated[int | None, typer.Option(min=1, help="Side of crops.")]
+Interpolation = Annotated[str | None, typer.Option(help="bilinear or bicubic.")]
+Shares = Annotated[
+    str | None, typer.Option(help="What each model of an ensemble counts, separated by commas.")
+]
+Tags = Annotated[
+    str | None, typer.Option(help="Instead of models: every tag that matches, one by one.")
+]
+MatchNames = Annotated[
+    bool, typer.Option("--match-names", help="Find the data's classes in the model by name.")
+]
+Labels = Annotated[
+    Path | None,
+    typer.Option(help="Right classes by file: ImageNet-ReaL's real.json, the devkit, ..."),
+]
+Output = Annotated[
+    Path | None, typer.Option(help="Folder for evaluation.json and evaluation.html.")
+]
+Predictions = Annotated[
+    Path | None, typer.Option(help="A row per image: new file, .csv or .parquet.")
+]
+Compare = Annotated[
+    tuple[Path, Path] | None,
+    typer.Option(help="Instead: two evaluation.json of the same images, side by side."),
+]
+
+
+@options.app.command()
+def evaluate(
+    models: Models = None,
+    data: Data = None,
+    protocol: Protocol = "single",
+    split: Split = "validation",
+    resize: Resize = None,
+    crop: Crop = None,
+    interpolation: Interpolation = None,
+    weights: options.Weights = None,
+    ensemble_weights: Shares = None,
+    tags: Tags = None,
+    match_names: MatchNames = False,
+    labels: Labels = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images at once.")] = 32,
+    output: Output = None,
+    predictions: Predictions = None,
+    compare: Compare = None,
+    overwrite: options.Overwrite = False,
+    as_json: options.AsJson = False,
+) -> int:
+    """Measure accuracy, calibration and confusions (exit code 1: images could not be read)."""
+    if compare is not None:
+        return _compare(compare, as_json)
+    if data is None or bool(models) == bool(tags):
+        raise ValueError(
+            "Expected --data, and either models or --tags (or --compare with two files). Received: "
+            f"data={data}, models={', '.join(models or ()) or None}, tags={tags}"
+        )
+    with quiet():
+        from keras_resnet.evaluation.save import check_predictions
+        from keras_resnet.evaluation.views import check_protocol
+    keywords: dict[str, Any] = {
+        "protocol": check_protocol(protocol),
+        "split": split,
+        "resize": resize,
+        "crop": crop,
+        "interpolation": interpolation,
+        "match_names": match_names,
+        "labels": labels,
+        "batch_size": batch_size,
+    }
+    if tags is not None:
+        return _evaluate_series(tags, data, output, as_json, keywords)
+    if predictions is not None:
+        check_predictions(predictions, overwrite)
+    keywords["weights"] = weights
+    if ensemble_weights is not None:
+        keywords["ensemble_weights"] = _numbers(ensemble_weights)
+    return _evaluate_one(models or [], data, output, predictions, as_json, keywords)
+
+
+def _evaluate_one(
+    models: list[str],
+    data: str,
+    output: Path | None,
+    predictions: Path | None,
+    as_json: bool,
+    keywords: dict[str, Any],
+) -> int:
+    from keras_resnet.evaluation.save import save_evaluation, save_predictions
+
+    report = _report(models if len(models) > 1 else models[0], data, as_json, keywords)
+    if output is not None:
+        save_evaluation(report, output)
+    if predictions is not None:
+        save_predictions(report, predictions, overwrite=True)
+    if as_json:
+        options.print_json(report.to_dict())
+    else:
+        console.print(report.to_table())
+        for note in report.notes:
+            console.print(note)
+        if output is not None:
+            console.print(f"Report: {output / 'evaluation.html'} and {output / 'evaluation.json'}")
+    return 1 if report.unreadable else 0
+
+
+def _evaluate_series(
+    pattern: str, data: str, output: Path | None, as_json: bool, keywords: dict[str, Any]
+) -> int:
+    """Evaluates published weights one by one; a table of all stands at the end."""
+    from keras_resnet.evaluation.save import save_evaluation
+    from keras_resnet.weights.registry import list_weights
+
+    tags = list_weights(pattern)
+    if not tags:
+        raise ValueError(
+            f"Expected --tags to match tags of `keras-resnet weights`. Received: {pattern!r}"
+        )
+
+    shown = table(("weights", "top-1", "published", "top-5", "published", "images"))
+    reports = []
+    for tag in tags:
+        report = _report(tag, data, as_json, keywords)
+        if output is not None:
+            save_evaluation(report, output / tag)
+        stated = report.published or {}
+        of = [f"{stated[key]:.2f}%" if stated.get(key) else "–" for key in ("top1", "top5")]
+        shares = f"{report.accuracy:.2%}", f"{report.top5_accuracy:.2%}"
+        shown.add_row(tag, shares[0], of[0], shares[1], of[1], f"{report.images:,}")
+        reports.append(report)
+    if as_json:
+        options.print_json([report.to_dict() for report in reports])
+    else:
+        console.print(shown)
+    return 1 if any(report.unreadable for report in reports) else 0
+
+
+def _report(models: Any, data: str, as_json: bool, keywords: dict[str, Any]) -> Any:
+    with quiet():
+        from keras_resnet.evaluation.evaluate import evaluate
+    with progress_bar("evaluate", hidden=as_json, lines=10) as step:
+        return evaluate(models, data, progress=step, **keywords)
+
+
+def _compare(files: tuple[Path, Path], as_json: bool) -> int:
+    from keras_resnet.evaluation.comparison import compare_evaluations
+
+    values = []
+    for file in files:
+        try:
+            values.append(json.loads(file.read_text(encoding="utf-8")))
+        except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+            raise ValueError(
+                f"Expected an `evaluation.json`. Received: {file} ({error})"
+            ) from error
+    options.print_report(compare_evaluations(*values), as_json)
+    return 0
+
+
+def _numbers(text: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise ValueError(f"Expected numbers, separated by commas. Received: {text!r}") from None

@@ -1,0 +1,117 @@
+"""Two evaluations of the same images, side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+
+from keras_resnet.evaluation.metrics import mcnemar
+from keras_resnet.evaluation.report import LISTED
+from keras_resnet.support import terminal
+from keras_resnet.support.checks import some_of
+
+
+@dataclass(frozen=True)
+class EvaluationComparison:
+    """What differs between two evaluations.
+
+    Attributes:
+        images: how many images were compared.
+        accuracies: top-1 accuracy of each, 0 to 1.
+        only_first: images that only the first one classifies rightly.
+        only_second: those that only the second one does.
+        disagreements: images that they give different classes: name, label, both predictions.
+        p_value: of McNemar's exact test, that both are equally often right.
+    """
+
+    images: int
+    accuracies: tuple[float, float]
+    only_first: int
+    only_second: int
+    disagreements: list[dict[str, str]]
+    p_value: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain data for JSON."""
+        return {**vars(self), "accuracies": list(self.accuracies)}
+
+    def to_table(self) -> Table:
+        """For a terminal."""
+        first, second = self.accuracies
+        table = terminal.table(("figure", "value"))
+        for row in (
+            ("images", f"{self.images:,}"),
+            ("accuracy of the first", f"{first:.2%}"),
+            ("accuracy of the second", f"{second:.2%}"),
+            ("difference", f"{second - first:+.2%}"),
+            ("only the first is right", f"{self.only_first:,}"),
+            ("only the second is right", f"{self.only_second:,}"),
+            ("McNemar's exact test, p", f"{self.p_value:.4f}"),
+            ("different answers", f"{len(self.disagreements):,}"),
+        ):
+            table.add_row(*row)
+        for row in self.disagreements[:LISTED]:
+            table.add_row(f"{row['image']} ({row['label']})", f"{row['first']} / {row['second']}")
+        return table
+
+
+def compare_evaluations(
+    first: Mapping[str, Any], second: Mapping[str, Any]
+) -> EvaluationComparison:
+    """Compares two evaluations, as `Evaluation.to_dict` gives them, image by image.
+
+    Raises:
+        ValueError: they are of different images or labels, or something else.
+    """
+    tables = [_rows_by_image(values) for values in (first, second)]
+    different = sorted(tables[0].keys() ^ tables[1].keys())
+    if different:
+        raise ValueError(
+            "Expected two evaluations of the same images. Received: "
+            f"{some_of(different)} in one of them only"
+        )
+    pairs = [(row, tables[1][name]) for name, row in tables[0].items()]
+    relabelled = [row["image"] for row, other in pairs if row["label"] != other["label"]]
+    if relabelled:
+        raise ValueError(
+            "Expected two evaluations with the same labels. Received: other labels of "
+            f"{some_of(relabelled)}"
+        )
+    right = np.array([[row["right"], other["right"]] for row, other in pairs], bool).T
+    return EvaluationComparison(
+        len(pairs),
+        (float(right[0].mean()), float(right[1].mean())),
+        int((right[0] & ~right[1]).sum()),
+        int((right[1] & ~right[0]).sum()),
+        [
+            {
+                "image": row["image"],
+                "label": row["label"],
+                "first": row["prediction"],
+                "second": other["prediction"],
+            }
+            for row, other in pairs
+            if row["prediction"] != other["prediction"]
+        ],
+        mcnemar(*right),
+    )
+
+
+def _rows_by_image(values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    try:
+        rows = {str(row["image"]): row for row in values["predictions"]}
+        complete = rows and all(
+            {"label", "prediction", "right"} <= row.keys() for row in rows.values()
+        )
+    except (TypeError, KeyError, AttributeError):
+        complete = False
+    if not complete:
+        raise ValueError(
+            "Expected the contents of an `evaluation.json` with at least one image. Received: "
+            "something else"
+        )
+    return rows

@@ -1,0 +1,158 @@
+"""A model or artifact that is evaluated, alone or in an ensemble."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_resnet.evaluation.classes import Classes, columns_of
+from keras_resnet.evaluation.views import Protocol
+from keras_resnet.images.protocol import EvalProtocol
+from keras_resnet.jobs.predictor import Predictor
+from keras_resnet.models.info import get_info, set_info
+from keras_resnet.models.saving import load_model
+from keras_resnet.networks.builders import create_model
+from keras_resnet.networks.table import list_models
+from keras_resnet.support.checks import check_integer
+from keras_resnet.weights.find import is_path
+from keras_resnet.weights.registry import find_weights
+
+#: What may be evaluated: a model, a file or directory of one, or the tag of published weights.
+Model = keras.Model | str | os.PathLike[str]
+
+
+class Member:
+    """A classifier, and the views of images that it takes.
+
+    Attributes:
+        name: file, tag or name of the model.
+        how: sizes and interpolation of its views.
+        classes: what it answers.
+        published: see `Evaluation`.
+    """
+
+    def __init__(
+        self, model: Model, protocol: Protocol, weights: str | None, **fields: Any
+    ) -> None:
+        """Loads the model.
+
+        Args:
+            model: see `Model`; or the name of a network, with `weights`.
+            protocol: what its views are.
+            weights: of a network by name.
+            fields: of `EvalProtocol`, in place of those that the model knows; None: as it knows.
+
+        Raises:
+            ValueError: there is no such model, or it takes no images of such sizes.
+        """
+        self.name, network, self.published = _opened(model, weights)
+        predictor = Predictor(network)
+        self.how = _changed(predictor.protocol, fields)
+        wanted = (None, None) if protocol == "multi_scale" else (self.how.size, self.how.size)
+        taken = predictor.input_shape[1:3]
+        if taken not in (wanted, (None, None)):
+            network = _of_any_size(network, self.name, predictor.input_shape)
+            predictor = Predictor(network, protocol=self.how)
+        self._predictor = predictor
+        probe = np.zeros((1, self.how.size, self.how.size, 3), np.uint8)
+        count = predictor.predict_prepared(probe).shape[1]
+        self.classes = Classes(count, predictor.class_names, predictor.class_ids)
+        self._columns: np.ndarray | None = None
+
+    def answer_for(self, data: Classes, match_names: bool) -> None:
+        """Lets `probabilities` have the classes of the data; see `columns_of`."""
+        self._columns = columns_of(self.classes, data, match_names)
+
+    def probabilities(self, images: Sequence[Sequence[np.ndarray]], batch_size: int) -> np.ndarray:
+        """Mean probabilities over the views of every image.
+
+        Args:
+            images: per image, what `views` gives.
+            batch_size: views that are run at once.
+
+        Returns:
+            `(images, classes)`, float32.
+        """
+        if all(len(batches) == 1 for batches in images):
+            found = self._run(np.concatenate([batch for (batch,) in images]), batch_size)
+            mean = found.reshape(len(images), -1, found.shape[1]).mean(axis=1)
+        else:
+            # Scales differ in size, and so do the images at each.
+            per_image = ([self._run(batch, batch_size) for batch in batches] for batches in images)
+            mean = np.stack([np.concatenate(found).mean(axis=0) for found in per_image])
+        if self._columns is None:
+            return mean
+        chosen = mean[:, self._columns]
+        return chosen / np.maximum(chosen.sum(axis=1, keepdims=True), np.finfo(np.float32).tiny)
+
+    def _run(self, batch: np.ndarray, batch_size: int) -> np.ndarray:
+        return self._predictor.predict_prepared(batch, batch_size)
+
+
+def _opened(
+    model: Model, weights: str | None
+) -> tuple[str, keras.Model | Path, Mapping[str, Any] | None]:
+    """Name, the model or the path of an artifact, and what its publisher states."""
+    if isinstance(model, keras.Model):
+        return model.name, model, None
+    text = os.fspath(model)
+    if text.endswith(".keras"):
+        return text, load_model(text, compile=False), None
+    if weights is None and Path(text).exists():
+        return text, Path(text), None
+    if weights is not None and is_path(weights):
+        return f"{text} with {weights}", create_model(text, weights=weights), None
+    if weights is None and text in list_models():
+        raise ValueError(
+            "Expected weights with the name of a network (`weights`, --weights), or the tag of "
+            f"some. Received: {text!r} alone"
+        )
+    entry = find_weights(text if weights is None else weights, None if weights is None else text)
+    network = create_model(entry.model if weights is None else text, weights=entry.tag)
+    stated = {
+        "top1": entry.top1,
+        "top5": entry.top5,
+        "protocol": dataclasses.asdict(entry.protocol),
+        "source": entry.accuracy_source,
+    }
+    return entry.tag, network, stated
+
+
+def _changed(protocol: EvalProtocol, fields: Mapping[str, Any]) -> EvalProtocol:
+    """The protocol with the fields that are given.
+
+    With another crop alone, the short side changes in proportion.
+    """
+    given = {name: value for name, value in fields.items() if value is not None}
+    if "size" in given and "resize" not in given:
+        protocol = protocol.scaled_to(check_integer("crop", given["size"]))
+    return dataclasses.replace(protocol, **given)
+
+
+def _of_any_size(
+    network: keras.Model | Path, name: str, shape: tuple[int | None, ...]
+) -> keras.Model:
+    """The same network for images of any size."""
+    size = f"{shape[1]}x{shape[2]}"
+    if not isinstance(network, keras.Model):
+        raise ValueError(
+            f"Expected an artifact that takes images of any size, for other sizes than {size}. "
+            f"Received: {name}. Export a model with `input_shape=(None, None, 3)`, or evaluate its "
+            ".keras file"
+        )
+    try:
+        free = keras.models.clone_model(network, keras.Input((None, None, shape[3])))
+        free.set_weights(network.get_weights())
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"Expected a model that can take images of any size, for other sizes than {size}. "
+            f"Received: {name}, which depends on it: {error}"
+        ) from error
+    set_info(free, get_info(network))
+    return free

@@ -1,0 +1,66 @@
+"""Evaluations as files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from keras_resnet.evaluation.page import evaluation_page
+from keras_resnet.evaluation.report import Evaluation
+from keras_resnet.support.files import check_new, partial_directory, publish, whole_file
+
+#: Formats of files of predictions, by suffix.
+PREDICTION_FORMATS = (".csv", ".parquet")
+
+
+def save_evaluation(report: Evaluation, output: Path) -> None:
+    """Writes `evaluation.json` and `evaluation.html` into a folder, or neither.
+
+    Earlier ones are replaced.
+
+    Args:
+        report: what was found.
+        output: the folder; made if it is not there.
+    """
+    with partial_directory(output) as staging:
+        text = json.dumps(report.to_dict(), indent=2, allow_nan=False)
+        (staging / "evaluation.json").write_text(text + "\n", encoding="utf-8")
+        (staging / "evaluation.html").write_text(evaluation_page(report), "utf-8")
+        publish({file: output / file.name for file in sorted(staging.iterdir())})
+
+
+def check_predictions(path: Path, overwrite: bool) -> None:
+    """Refuses a file that predictions cannot be written to.
+
+    Raises:
+        ValueError: it has another suffix than those of `PREDICTION_FORMATS`.
+        FileExistsError: it is there, and is not to be overwritten.
+    """
+    if path.suffix not in PREDICTION_FORMATS:
+        raise ValueError(
+            f"Expected a file {' or '.join(PREDICTION_FORMATS)} for predictions. Received: {path}"
+        )
+    check_new(path, overwrite)
+
+
+def save_predictions(report: Evaluation, path: Path, overwrite: bool = False) -> None:
+    """Writes a row per image, with all probabilities, as CSV or Parquet, by the suffix.
+
+    The columns are `image`, `label`, `prediction`, `probability`, `right`, and the name of every
+    class with its probability.
+    """
+    import pyarrow
+    import pyarrow.csv
+    import pyarrow.parquet
+
+    check_predictions(path, overwrite)
+    rows = report.rows()
+    columns = {name: [row[name] for row in rows] for name in rows[0]}
+    taken = set(columns)
+    for index, name in enumerate(report.class_names):
+        column = f"class {index}" if name in taken else name
+        taken.add(column)
+        columns[column] = report.probabilities[:, index]
+    with whole_file(path) as staging:
+        writer = pyarrow.csv.write_csv if path.suffix == ".csv" else pyarrow.parquet.write_table
+        writer(pyarrow.table(columns), staging)

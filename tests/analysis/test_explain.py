@@ -1,0 +1,163 @@
+"""What speaks for a class, against direct computations."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+import keras_resnet
+from keras_resnet.analysis import grad_cam
+from keras_resnet.analysis.studies.explain import (
+    explain,
+    grad_cam_pp,
+    integrated_gradients,
+    occlusion,
+    overlay,
+)
+from keras_resnet.analysis.studies.overlays import explain_files
+
+
+def direct_grad_cam(model: keras.Model, images: np.ndarray, index: int) -> np.ndarray:
+    """Grad-CAM as in the paper, from a model of maps and logits."""
+    pooled = model.get_layer("avg_pool")
+    kernel, bias = model.layers[-1].get_weights()
+    probe = keras.Model(model.input, [pooled.input, pooled.output])
+    with tf.GradientTape() as tape:
+        maps, _ = probe(images.astype(np.float32), training=False)
+        tape.watch(maps)
+        score = tf.reduce_sum((tf.reduce_mean(maps, (1, 2)) @ kernel + bias)[:, index])
+    weights = tape.gradient(score, maps).numpy().mean((1, 2), keepdims=True)
+    heat = np.maximum((maps.numpy() * weights).sum(-1), 0)
+    return heat / heat.max((1, 2), keepdims=True)
+
+
+def enlarged(heat: np.ndarray, side: int = 32) -> np.ndarray:
+    pictures = (Image.fromarray(x).resize((side, side), Image.Resampling.BILINEAR) for x in heat)
+    found = np.stack([np.asarray(picture) for picture in pictures])
+    return found / found.max((1, 2), keepdims=True)
+
+
+def test_flat_model(tiny_model: keras.Model, images: np.ndarray) -> None:
+    index = int(np.asarray(tiny_model(images[:1])).argmax())
+    found = grad_cam(tiny_model, images[:3], index)
+    assert found.shape == (3, 32, 32)
+    assert found.dtype == np.float32
+    assert np.allclose(found, enlarged(direct_grad_cam(tiny_model, images[:3], index)), atol=1e-4)
+    # The model is as it was.
+    assert tiny_model.layers[-1].activation is keras.activations.softmax
+
+
+def test_nested_and_reloaded_models(
+    tiny_model: keras.Model, images: np.ndarray, tmp_path: Path
+) -> None:
+    flat = grad_cam(tiny_model, images[:2], 3)
+    image = keras.Input((32, 32, 3))
+    nested = keras.Model(image, tiny_model(image))
+    assert np.allclose(grad_cam(nested, images[:2], 3), flat, atol=1e-5)
+    nested.save(tmp_path / "nested.keras")
+    again = keras_resnet.load_model(tmp_path / "nested.keras")
+    assert np.allclose(grad_cam(again, images[:2], 3), flat, atol=1e-5)
+
+    backbone = keras_resnet.feature_extractor(tiny_model, ("C4",))
+    pooled = keras.layers.GlobalAveragePooling2D()(backbone(image)["C4"])
+    head = keras.layers.Dense(10, activation="softmax")
+    own = keras.Model(image, head(pooled))
+    head.set_weights(tiny_model.layers[-1].get_weights())
+    assert np.allclose(grad_cam(own, images[:2], 3), flat, atol=1e-5)
+
+
+def test_levels_and_names_of_classes(tiny_model: keras.Model, images: np.ndarray) -> None:
+    top = np.asarray(tiny_model(images[:2])).argmax(-1)
+    each = [grad_cam(tiny_model, images[i : i + 1], int(top[i])) for i in range(2)]
+    assert np.allclose(grad_cam(tiny_model, images[:2]), np.concatenate(each), atol=1e-5)
+    coarse, fine = (grad_cam(tiny_model, images[:2], 3, level) for level in ("C4", "C2"))
+    assert not np.allclose(coarse, fine)
+    named = keras.models.clone_model(tiny_model)
+    named.set_weights(tiny_model.get_weights())
+    keras_resnet.set_class_names(named, [f"digit {index}" for index in range(10)])
+    assert np.allclose(grad_cam(named, images[:2], "digit 3"), grad_cam(tiny_model, images[:2], 3))
+    with pytest.raises(ValueError, match="Expected `level` to be one of"):
+        grad_cam(tiny_model, images[:2], 3, "C5")
+    for wrong in (10, -1, "digit 3", 1.5):
+        with pytest.raises(ValueError, match="Expected `class_index` to be an index below 10"):
+            grad_cam(tiny_model, images[:2], wrong)
+
+
+def test_integrated_gradients_add_up_to_the_logit(
+    tiny_model: keras.Model, images: np.ndarray
+) -> None:
+    # Completeness (the paper's proposition 1) holds for the signed sum; of a linear model, the
+    # attributions are exactly weight times pixel.
+    image = keras.Input((8, 8, 3))
+    flat = keras.layers.Flatten()(image)
+    linear = keras.Model(image, keras.layers.Dense(2)(flat))
+    kernel = linear.layers[-1].get_weights()[0][:, 1].reshape(8, 8, 3)
+    pixels = images[:1, :8, :8].astype(np.float32)
+    expected = np.abs(kernel * pixels[0]).sum(-1)
+    found = integrated_gradients(linear, pixels, 1, steps=4)[0]
+    assert np.allclose(found, expected / expected.max(), atol=1e-5)
+
+
+def test_occlusion_by_hand() -> None:
+    image = keras.Input((4, 4, 3))
+    # The probability of class 0 depends on the top left quarter alone.
+    quarter = keras.layers.Cropping2D(((0, 2), (0, 2)))(image)
+    mean = keras.layers.GlobalAveragePooling2D()(quarter)
+    model = keras.Model(image, keras.layers.Dense(2, "softmax")(mean))
+    model.layers[-1].set_weights([np.array([[0.01, 0]] * 3, np.float32), np.zeros(2, np.float32)])
+    pixels = np.zeros((1, 4, 4, 3), np.float32)
+    pixels[:, :2, :2] = 255
+    found = occlusion(model, pixels, 0, patch=2, stride=2)[0]
+    assert found[:2, :2].min() == 1
+    assert found[2:].max() == found[:, 2:].max() == 0
+
+
+@pytest.mark.parametrize("method", ["grad_cam", "grad_cam_pp", "integrated_gradients", "occlusion"])
+def test_what_is_pointed_at_matters_more_than_the_rest(digits_file: Path, method: str) -> None:
+    """Deletion: the probability falls faster where the map is high than where it is low."""
+    from keras_resnet.data.sources.memory import load_digits
+
+    model = keras_resnet.load_model(digits_file)
+    pixels = load_digits(32)[1].images[:40]
+    top = model.predict(pixels, verbose=0).argmax(-1)
+    heat = explain(model, pixels, None, method)
+    assert heat.min() >= 0
+    assert heat.max() <= 1
+    order = heat.reshape(40, -1).argsort(-1, kind="stable")
+    probabilities = []
+    for chosen in (order[:, -200:], order[:, :200]):
+        deleted = pixels.copy().reshape(40, -1, 3)
+        deleted[np.arange(40)[:, np.newaxis], chosen] = 0
+        answers = model.predict(deleted.reshape(pixels.shape), verbose=0)
+        probabilities.append(answers[np.arange(40), top].mean())
+    assert probabilities[0] < probabilities[1]
+
+
+def test_grad_cam_pp_weights_by_positive_gradients(
+    tiny_model: keras.Model, images: np.ndarray
+) -> None:
+    found = grad_cam_pp(tiny_model, images[:2], 3)
+    assert found.shape == (2, 32, 32)
+    assert not np.allclose(found, grad_cam(tiny_model, images[:2], 3))
+
+
+def test_overlays_of_files(digits_file: Path, tmp_path: Path) -> None:
+    model = keras_resnet.load_model(digits_file)
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        Image.new("RGB", (40, 50), "white").save(tmp_path / folder / "x.png")
+    (tmp_path / "bad.png").write_bytes(b"")
+    paths = [tmp_path / "a" / "x.png", tmp_path / "b" / "x.png", tmp_path / "bad.png"]
+    bad = explain_files(model, paths, tmp_path / "out")
+    assert list(bad) == [str(paths[2])]
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"x.png", "x-1.png"}
+    with Image.open(tmp_path / "out" / "x.png") as picture:
+        assert picture.size == (32, 32)
+    black = np.zeros((2, 2, 3), np.uint8)
+    assert overlay(black, np.array([[0.0, 1.0], [0.0, 0.0]]))[0, 0].tolist() == [0, 0, 0]
+    assert overlay(black, np.array([[0.0, 1.0], [0.0, 0.0]]))[0, 1].max() > 100

@@ -1,0 +1,143 @@
+"""Lesions, responses and filters."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+import keras_resnet
+from keras_resnet.analysis.studies.blocks import take_apart
+from keras_resnet.analysis.studies.lesion import lesion_study
+from keras_resnet.analysis.studies.responses import first_filters, layer_responses
+
+from ..conftest import Command, randomize
+
+
+def network(blocks: tuple[int, ...] = (1, 3, 1), **fields) -> keras.Model:
+    config = keras_resnet.ResNetConfig(
+        "basic", blocks, (8, 16, 24), stem="cifar", **{"shortcut": "A", **fields}
+    )
+    keras.utils.set_random_seed(0)
+    model = keras_resnet.build(config, input_shape=(32, 32, 3), classes=10)
+    randomize(model)
+    return model
+
+
+@pytest.fixture(scope="module")
+def trained() -> keras.Model:
+    return network()
+
+
+def copy_weights(source: keras.Model, target: keras.Model) -> None:
+    for layer in target.layers:
+        layer.set_weights(source.get_layer(layer.name).get_weights())
+
+
+@pytest.mark.parametrize("fields", [{}, {"shortcut": "B"}, {"preactivation": "resnetv2"}])
+def test_parts_in_a_row_are_the_network(fields: dict, images: np.ndarray) -> None:
+    if "preactivation" in fields:
+        fields = {"version": "v2"}
+    model = network(**fields)
+    parts = take_apart(model)
+    x = parts.stem(images[:4].astype(np.float32))
+    for block in parts.blocks:
+        assert block.residual is not None
+        total = block.shortcut(x) + block.residual(x)
+        y = block.whole(x)
+        assert np.allclose(block.tail(total), y, atol=1e-5)
+        x = y
+    assert np.allclose(parts.head(x), model(images[:4]), atol=1e-5)
+
+
+def test_lesion_of_a_block_is_the_network_rebuilt_without_it(
+    trained: keras.Model, images: np.ndarray
+) -> None:
+    without = network((1, 2, 1))
+    copy_weights(trained, without)
+    parts = take_apart(trained)
+    x = parts.stem(images.astype(np.float32))
+    for block in parts.blocks:
+        x = block.without_residual(x) if block.name == "conv3_block3" else block.whole(x)
+    expected = np.asarray(without(images))
+    assert np.allclose(parts.head(x), expected, atol=1e-5)
+
+    # Its errors are counted against the answers of the rebuilt network: it has none then.
+    study = lesion_study(trained, (images, expected.argmax(-1)), batch_size=16)
+    assert study.names[3] == "conv3_block3"
+    assert len(study.names) == 5
+    assert study.errors[3] == 0
+    own = np.asarray(trained(images)).argmax(-1)
+    assert study.error == pytest.approx((own != expected.argmax(-1)).mean())
+
+
+def test_deleting_several_blocks_and_swapping(trained: keras.Model, images: np.ndarray) -> None:
+    labels = np.asarray(trained(images)).argmax(-1)
+    study = lesion_study(trained, (images, labels), several=(1, 5), swaps=(1,), draws=3)
+    assert {number: len(errors) for number, errors in study.several.items()} == {1: 3, 5: 3}
+    assert set(study.several[1]) <= set(study.errors)
+    # All five blocks: the choice is always the same.
+    assert len(set(study.several[5])) == 1
+    # The second and third block of the second stage are the only ones of one shape.
+    assert len(set(study.swapped[1])) == 1
+    json.dumps(study.to_dict())
+    with pytest.raises(ValueError, match="Expected `several` to be numbers of 1 to 5"):
+        lesion_study(trained, (images, labels), several=(6,))
+
+
+def test_plain_networks_lose_whole_blocks(images: np.ndarray) -> None:
+    plain = network((1, 2, 2), shortcut=None)
+    labels = np.asarray(plain(images)).argmax(-1)
+    study = lesion_study(plain, (images, labels))
+    assert study.kept == ("conv3_block1", "conv4_block1")
+    assert study.names == ("conv2_block1", "conv3_block2", "conv4_block2")
+
+
+def test_labels_have_to_be_there(trained: keras.Model, images: np.ndarray) -> None:
+    with pytest.raises(ValueError, match="Expected a label per image"):
+        lesion_study(trained, (images, np.zeros(3)))
+    flat = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Flatten()])
+    with pytest.raises(ValueError, match="Expected a flat network with layers named as in"):
+        lesion_study(flat, (images, np.zeros(40)))
+
+
+def test_responses_are_deviations_after_normalisation(
+    trained: keras.Model, images: np.ndarray
+) -> None:
+    found = layer_responses(trained, images, batch_size=16)
+    assert len(found.names) == 10
+    assert found.names[:2] == ("conv2_block1_1_conv", "conv2_block1_2_conv")
+    norm = trained.get_layer("conv2_block1_2_bn").output
+    expected = np.asarray(keras.Model(trained.input, norm)(images)).std()
+    assert found.deviations[1] == pytest.approx(expected, rel=1e-4)
+    assert found.to_dict()["sorted"] == sorted(found.deviations, reverse=True)
+
+
+def test_filters_are_scaled_alike(trained: keras.Model) -> None:
+    filters = first_filters(trained)
+    kernel = trained.get_layer("conv1_conv").get_weights()[0]
+    assert filters.shape == (8, 3, 3, 3)
+    assert filters.max() == 1 or filters.min() == 0
+    assert np.allclose((filters - 0.5) / (kernel.transpose(3, 0, 1, 2)), 0.5 / np.abs(kernel).max())
+
+
+def test_commands_write_pictures_and_json(
+    digits_file: Path, tmp_path: Path, command_in_process: Command
+) -> None:
+    common = (str(digits_file), "--output", str(tmp_path))
+    images = ("--data", "digits", "--images", "60")
+    done = command_in_process("analyze", "lesion", *common, *images, "--several", "1,2")
+    assert done.returncode == 0, done.stderr
+    assert "Top-1 error of the whole network" in done.stdout
+    assert "s left" in done.stdout
+    for name, arguments in (("responses", images), ("filters", ())):
+        done = command_in_process("analyze", name, *common, *arguments)
+        assert done.returncode == 0, done.stderr
+    names = {path.name for path in tmp_path.iterdir()}
+    studies = ("lesion", "responses", "filters")
+    assert names == {f"{study}.{suffix}" for study in studies for suffix in ("png", "svg", "json")}
+    study = json.loads((tmp_path / "lesion.json").read_text())
+    assert len(study["errors"]) == len(study["names"])

@@ -1,0 +1,232 @@
+"""Evaluating models, artifacts and ensembles."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+
+import keras_resnet
+from keras_resnet.evaluation import (
+    compare_evaluations,
+    evaluate,
+    save_evaluation,
+    save_predictions,
+)
+from keras_resnet.evaluation.classes import Classes, columns_of
+
+from ..conftest import randomize
+
+
+@pytest.fixture(scope="module")
+def labels(tiny_model: keras.Model, images: np.ndarray) -> np.ndarray:
+    """The network's own answers, but for every fourth image."""
+    own = np.asarray(tiny_model(images)).argmax(-1)
+    return np.where(np.arange(len(own)) % 4, own, (own + 1) % 10)
+
+
+@pytest.fixture(scope="module")
+def other_model(tiny_config: keras_resnet.ResNetConfig) -> keras.Model:
+    keras.utils.set_random_seed(3)
+    model = keras_resnet.build(tiny_config, input_shape=(None, None, 3), name="other")
+    randomize(model)
+    model.layers[-1].bias.assign_add(np.linspace(-1, 1, 10))
+    return model
+
+
+def test_single_crop_of_arrays(
+    tiny_model: keras.Model, images: np.ndarray, labels: np.ndarray
+) -> None:
+    report = evaluate(tiny_model, (images, labels), batch_size=16)
+    assert (report.images, report.accuracy) == (40, 0.75)
+    expected = np.asarray(tiny_model(images))
+    assert np.allclose(report.probabilities, expected, atol=1e-5)
+    assert report.confusion.sum() == 40
+    assert report.class_names == tuple(map(str, range(10)))
+
+
+def test_mirror_images_are_averaged(
+    tiny_model: keras.Model, images: np.ndarray, labels: np.ndarray
+) -> None:
+    report = evaluate(tiny_model, (images, labels), "flip")
+    both = [np.asarray(tiny_model(x)) for x in (images, images[:, :, ::-1])]
+    assert np.allclose(report.probabilities, np.mean(both, axis=0), atol=1e-5)
+
+
+def test_ensemble_is_the_weighted_mean(
+    tiny_model: keras.Model, other_model: keras.Model, images: np.ndarray, labels: np.ndarray
+) -> None:
+    models = [tiny_model, other_model]
+    alone = [evaluate(model, (images, labels)).probabilities for model in models]
+    mean = evaluate(models, (images, labels)).probabilities
+    assert np.allclose(mean, np.mean(alone, axis=0), atol=1e-6)
+    weighted = evaluate(models, (images, labels), ensemble_weights=[3, 1]).probabilities
+    assert np.allclose(weighted, 0.75 * alone[0] + 0.25 * alone[1], atol=1e-6)
+    with pytest.raises(ValueError, match="Expected 2 numbers of at least 0"):
+        evaluate(models, (images, labels), ensemble_weights=[1])
+
+
+def test_scales_are_averaged_and_average_pooling_is_fully_convolutional(
+    tiny_model: keras.Model, images: np.ndarray, labels: np.ndarray
+) -> None:
+    report = evaluate(tiny_model, (images[:3], labels[:3]), "multi_scale")
+    # By hand: the classifier as a 1x1 convolution at every place, its scores averaged.
+    features = keras_resnet.feature_extractor(tiny_model, ("C4",))
+    free = keras.models.clone_model(features, keras.Input((None, None, 3)))
+    free.set_weights(features.get_weights())
+    kernel, bias = tiny_model.layers[-1].get_weights()
+    for image, found in zip(images[:3], report.probabilities, strict=True):
+        answers = []
+        for side in (32, 37, 55, 69, 91):
+            picture = Image.fromarray(image).resize((side, side), Image.Resampling.BILINEAR)
+            for view in (np.asarray(picture), np.asarray(picture)[:, ::-1]):
+                maps = np.asarray(free(view[np.newaxis].astype(np.float32))["C4"])
+                scores = (maps @ kernel + bias).mean(axis=(0, 1, 2))
+                answers.append(np.exp(scores - scores.max()) / np.exp(scores - scores.max()).sum())
+        assert np.allclose(found, np.mean(answers, axis=0), atol=1e-5)
+
+
+def test_artifacts_of_one_size_refuse_other_sizes(digits_file: Path, tmp_path: Path) -> None:
+    from keras_resnet.export import export
+
+    model = keras_resnet.load_model(digits_file)
+    export(model, tmp_path, ["tflite-float32"], timing=None)
+    (file,) = tmp_path.glob("*.tflite")
+    single = evaluate(str(file), "digits")
+    assert single.accuracy == evaluate(str(digits_file), "digits").accuracy
+    with pytest.raises(ValueError, match="Expected an artifact that takes images of any size"):
+        evaluate(str(file), "digits", "multi-scale")
+
+
+def test_unreadable_images_are_named_and_not_counted(digits_file: Path, tmp_path: Path) -> None:
+    for label in range(10):
+        folder = tmp_path / str(label)
+        folder.mkdir()
+        for index in range(2):
+            grey = np.full((32, 32), 20 * label, np.uint8)
+            Image.fromarray(grey).save(folder / f"{index}.png")
+    (tmp_path / "3" / "1.png").write_bytes(b"no image")
+    report = evaluate(str(digits_file), f"folder:{tmp_path}", split="all")
+    assert report.images == 19
+    (bad,) = report.unreadable
+    assert bad.endswith("3/1.png")
+    assert "1 images could not be read" in report.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([0, 10], "Expected images with labels from 0 to 9. Received: 10"),
+        ([0], "Expected 2 labels, one per image"),
+    ],
+)
+def test_impossible_labels_are_refused(
+    tiny_model: keras.Model, images: np.ndarray, labels: list[int], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        evaluate(tiny_model, (images[:2], labels))
+
+
+@pytest.mark.parametrize(
+    ("keywords", "message"),
+    [
+        ({"protocol": "triple"}, "Expected `protocol` to be one of"),
+        ({"split": "half"}, "Expected `split` to be one of"),
+        ({"batch_size": 0}, "Expected `batch_size`"),
+        ({"crop": 40, "resize": 30}, "Expected `resize`"),
+    ],
+)
+def test_wrong_arguments(
+    tiny_model: keras.Model, images: np.ndarray, keywords: dict, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        evaluate(tiny_model, (images[:2], [0, 1]), **keywords)
+
+
+def test_names_of_networks_need_weights_and_tags_are_looked_up() -> None:
+    with pytest.raises(ValueError, match="Expected weights with the name of a network"):
+        evaluate("resnet50", "digits")
+    with pytest.raises(ValueError, match="Expected a tag of"):
+        evaluate("timm/resnet50.none", "digits")
+
+
+def test_classes_have_to_be_the_same_or_are_matched_by_name() -> None:
+    model = Classes(3, ["cat", "dog", "eel"])
+    assert columns_of(model, Classes(3, ["cat", "dog", "eel"]), False) is None
+    with pytest.raises(ValueError, match="in another order.*class 0 is cat"):
+        columns_of(model, Classes(3, ["dog", "cat", "eel"]), False)
+    with pytest.raises(ValueError, match="eel only in the model; fox only in the data"):
+        columns_of(model, Classes(3, ["cat", "dog", "fox"]), False)
+    found = columns_of(model, Classes(2, ["eel", "cat"]), True)
+    assert found is not None
+    assert found.tolist() == [2, 0]
+    with pytest.raises(ValueError, match="Received: fox, which are none"):
+        columns_of(model, Classes(2, ["cat", "fox"]), True)
+    # ImageNet-V2's folders are called by the index.
+    numbers = columns_of(model, Classes(3, ["0", "1", "2"]), True)
+    assert numbers is not None
+    assert numbers.tolist() == [0, 1, 2]
+
+
+def test_classes_that_the_data_lacks_are_left_out_of_the_answers(
+    tiny_model: keras.Model, images: np.ndarray
+) -> None:
+    from keras_resnet.data.sources.memory import LabeledImages
+
+    source = LabeledImages(images, np.zeros(40, int), ("7", "2"))
+    report = evaluate(tiny_model, source, match_names=True)
+    own = np.asarray(tiny_model(images))[:, [7, 2]]
+    assert np.allclose(report.probabilities, own / own.sum(1, keepdims=True), atol=1e-5)
+
+
+def test_labels_from_a_file(tiny_model: keras.Model, images: np.ndarray, tmp_path: Path) -> None:
+    folder = tmp_path / "flat"
+    folder.mkdir()
+    own = np.asarray(tiny_model(images[:4])).argmax(-1).tolist()
+    for index in range(4):
+        Image.fromarray(images[index]).save(folder / f"ILSVRC2012_val_0000000{index + 1}.png")
+    # The second right class of the first one, no right class of the third one.
+    real = [[(own[0] + 1) % 10, own[0]], [own[1]], [], [(own[3] + 1) % 10]]
+    (tmp_path / "real.json").write_text(json.dumps(real))
+    report = evaluate(tiny_model, f"folder:{folder}", labels=tmp_path / "real.json")
+    assert (report.images, report.unlabelled) == (3, 1)
+    assert report.is_right.tolist() == [True, True, False]
+    (tmp_path / "real.json").write_text("[[0]]")
+    with pytest.raises(ValueError, match="with a number of at most 1"):
+        evaluate(tiny_model, f"folder:{folder}", labels=tmp_path / "real.json")
+
+
+def test_files(
+    tiny_model: keras.Model,
+    other_model: keras.Model,
+    images: np.ndarray,
+    labels: np.ndarray,
+    tmp_path: Path,
+) -> None:
+    report = evaluate(tiny_model, (images, labels))
+    save_evaluation(report, tmp_path)
+    values = json.loads((tmp_path / "evaluation.json").read_text())
+    assert values["accuracy"] == 0.75
+    assert values["confusion"] == report.confusion.tolist()
+    page = (tmp_path / "evaluation.html").read_text()
+    # Two pictures, and a thumbnail of each of the ten mistakes.
+    assert page.count("<img") == 12
+    save_predictions(report, tmp_path / "rows.csv")
+    lines = (tmp_path / "rows.csv").read_text().splitlines()
+    assert len(lines) == 41
+    assert lines[0].startswith('"image","label","prediction","probability","right","0"')
+    with pytest.raises(ValueError, match=r"Expected a file .csv or .parquet"):
+        save_predictions(report, tmp_path / "rows.txt")
+
+    other = evaluate(other_model, (images, labels))
+    found = compare_evaluations(values, other.to_dict())
+    assert found.images == 40
+    assert found.accuracies == (0.75, other.accuracy)
+    assert found.only_first == int((report.is_right & ~other.is_right).sum())
+    assert len(found.disagreements) == int((report.predictions != other.predictions).sum())
+    with pytest.raises(ValueError, match="Expected two evaluations of the same images"):
+        compare_evaluations(values, evaluate(other_model, (images[:9], labels[:9])).to_dict())
