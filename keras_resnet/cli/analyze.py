@@ -154,11 +154,10 @@ def _save(output: Path, name: str, figure: Figure, values: dict[str, Any]) -> No
     """Writes a study as a picture in two formats and as JSON, or nothing of it."""
     from keras_resnet.support.files import partial_directory, publish
 
+    names = [f"{name}.{suffix}" for suffix in ("png", "svg", "json")]
     with partial_directory(output) as staging:
-        for suffix in ("png", "svg"):
-            figure.savefig(staging / f"{name}.{suffix}", dpi=150)
-        (staging / f"{name}.json").write_text(json.dumps(values, indent=2) + "\n", "utf-8")
-        publish({file: output / file.name for file in sorted(staging.iterdir())})
-    console.print(
-        f"Written: {', '.join(str(output / f'{name}.{s}') for s in ('png', 'svg', 'json'))}"
-    )
+        for picture in names[:2]:
+            figure.savefig(staging / picture, dpi=150)
+        (staging / names[2]).write_text(json.dumps(values, indent=2) + "\n", "utf-8")
+        publish(staging, names)
+    console.print(f"Written: {', '.join(str(output / name) for name in names)}")

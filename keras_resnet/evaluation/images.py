@@ -9,9 +9,9 @@ from typing import Any, Literal
 import numpy as np
 
 from keras_resnet.data.config import DataConfig
-from keras_resnet.data.sources.base import Source
+from keras_resnet.data.sources.base import Source, Union
 from keras_resnet.data.sources.folder import ImageFiles
-from keras_resnet.data.sources.load import load_data
+from keras_resnet.data.sources.load import load_every_part, load_part
 from keras_resnet.data.sources.memory import LabeledImages
 from keras_resnet.evaluation.classes import Classes
 from keras_resnet.evaluation.label_file import LabelFile
@@ -99,4 +99,8 @@ def _opened(data: Data, split: Split, label_file: LabelFile | None, size: int) -
     if label_file is not None and kind == "folder":
         paths = [str(path) for path in find_images([path])]
         return ImageFiles(paths, np.full(len(paths), -1, np.int32), (), None, data)
-    return load_data(DataConfig(data, size=size))[1]
+    config = DataConfig(data, size=size)
+    if split != "all":
+        return load_part(config, split)
+    parts = load_every_part(config)
+    return Union(tuple(parts.values()), data)

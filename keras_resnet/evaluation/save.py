@@ -26,7 +26,7 @@ def save_evaluation(report: Evaluation, output: Path) -> None:
         text = json.dumps(report.to_dict(), indent=2, allow_nan=False)
         (staging / "evaluation.json").write_text(text + "\n", encoding="utf-8")
         (staging / "evaluation.html").write_text(evaluation_page(report), "utf-8")
-        publish({file: output / file.name for file in sorted(staging.iterdir())})
+        publish(staging, ("evaluation.html", "evaluation.json"))
 
 
 def check_predictions(path: Path, overwrite: bool) -> None:

@@ -45,6 +45,7 @@ def explain_files(
     inputs = ModelInput((None, *model.input_shape[1:]), get_info(model))
     bad: dict[str, str] = {}
     with partial_directory(output) as staging:
+        names: list[str] = []
         for number, path in enumerate(paths):
             try:
                 pixels = inputs.prepared(path, number)
@@ -53,9 +54,10 @@ def explain_files(
                 continue
             heat = explain(model, pixels[np.newaxis], class_index, method, **keywords)[0]
             name = f"{Path(path).stem}.png"
-            if (staging / name).exists():
+            if name in names:
                 name = f"{Path(path).stem}-{number}.png"
             Image.fromarray(overlay(pixels[..., :3], heat)).save(staging / name)
+            names.append(name)
             progress(f"{number + 1} of {len(paths)} images", (number + 1) / len(paths))
-        publish({file: output / file.name for file in sorted(staging.iterdir())})
+        publish(staging, names)
     return bad

@@ -103,6 +103,45 @@ class Subset:
         return None if path_of is None else path_of(int(self.indices[index]))
 
 
+@dataclass(frozen=True)
+class Union:
+    """Several parts of one data set as a source: the records of the first, then of the next."""
+
+    parts: tuple[Source, ...]
+    name: str
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return self.parts[0].class_names
+
+    @property
+    def class_ids(self) -> tuple[str, ...] | None:
+        return self.parts[0].class_ids
+
+    @functools.cached_property
+    def labels(self) -> np.ndarray:
+        return np.concatenate([part.labels for part in self.parts])
+
+    def __len__(self) -> int:
+        return sum(map(len, self.parts))
+
+    def __getitem__(self, index: int) -> Record:
+        part, place = self._find(index)
+        return part[place]
+
+    def name_of(self, index: int) -> str:
+        part, place = self._find(index)
+        return part.name_of(place)
+
+    def _find(self, index: int) -> tuple[Source, int]:
+        """The part that has a record, and its place there."""
+        for part in self.parts:
+            if index < len(part):
+                return part, index
+            index -= len(part)
+        raise IndexError(index)
+
+
 def stratified_split(source: Source, fraction: float, seed: int) -> tuple[Source, Source]:
     """Divides a source so that both parts have the same share of every class.
 

@@ -144,15 +144,9 @@ def train(
     set_class_names(model, sources[0].class_names, sources[0].class_ids)
     setup = _set_up(strategy, model, recipe, dtype, steps_per_execution, bool(jit_compile))
     resolved = resolve_recipe(
-        model,
-        sources[0],
-        recipe,
-        config=config,
-        epochs=epochs,
-        seed=seed,
-        workers=setup.workers,
-        steps_per_execution=steps_per_execution,
-    )
+        model, sources[0], recipe, config=config, epochs=epochs, seed=seed,
+        workers=setup.workers, steps_per_execution=steps_per_execution,
+    )  # fmt: skip
     # How its accuracy is measured is how its images are to be prepared from now on.
     protocol = resolved.evaluation.eval_protocol
     set_info(model, dataclasses.replace(get_info(model), protocol=protocol))
