@@ -78,12 +78,13 @@ def load_folder(path: str) -> Parts:
 def _parts_in(root: Path, deeper: bool = True) -> dict[str, Path]:
     """The folders of the parts, in the order of `PARTS`; none if there are only classes."""
     folders = _folders_in(root)
-    found = named_parts(folders, str(root))
-    if len(folders) == 1 and not found and deeper:
+    found = {part_of(name) for name in folders}
+    if len(folders) == 1 and found == {None} and deeper:
         return _parts_in(root / folders[0], deeper=False)
-    if len(found) < len(folders) and not ("train" in found and len(found) > 1):
+    # Beside other folders, one called so may be a class.
+    if None in found and not ("train" in found and len(found) > 2):
         return {}
-    parts = {part: root / name for part, name in found.items()}
+    parts = {part: root / name for part, name in named_parts(folders, str(root)).items()}
     for part, folder in parts.items():
         # As in `seg_train/seg_train`.
         inner = _folders_in(folder)

@@ -86,7 +86,7 @@ _HE2015_CIFAR10 = Recipe(
             "schedule.factor augmentation.crop augmentation.padding augmentation.flip",
             f"{_HE2015}, section 4.2: 182 epochs of 45,000 images, 164 of 50,000": "duration",
             _KERNELS_ONLY: "optimizer.decay_on",
-            f"{_HE2015}, Table 6": "expected",
+            f"{_HE2015}, Table 6, of the test images": "expected",
         },
     ),
     expected={"resnet20": 91.25, "resnet32": 92.49, "resnet44": 92.83, "resnet56": 93.03},

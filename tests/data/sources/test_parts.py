@@ -199,6 +199,7 @@ def test_folders_of_classes_are_no_classes(tmp_path: Path, folders: tuple[str, .
         ("cat/indoor", "cat/outdoor", "dog/indoor"),
         ("valid", "invalid"),
         ("train", "plane"),
+        ("test1", "control"),
     ],
 )
 def test_these_are_classes(tmp_path: Path, folders: tuple[str, ...]) -> None:
