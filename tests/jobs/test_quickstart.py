@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import signal
 import subprocess
 from html.parser import HTMLParser
@@ -197,6 +198,26 @@ def test_interrupted_run_leaves_earlier_results_and_nothing_half_written(
     assert "Traceback" not in errors
     assert errors.strip().endswith("Earlier results are untouched.")
     assert errors.count("\n") == 1
+
+
+@pytest.mark.full
+def test_killed_anywhere_results_are_the_old_or_the_new_ones(
+    small: Demo, run_python: Run, tmp_path: Path
+) -> None:
+    output = tmp_path / "out"
+    shutil.copytree(small[1], output)
+    code = f"""
+from pathlib import Path
+from keras_resnet.jobs import quickstart
+from tests.killing import EveryKill
+quickstart.publish = EveryKill(Path({str(tmp_path)!r}))
+"""
+    words = ("--output", str(output), "--epochs", "12", "--seed", "1", "--overwrite")
+    done = run_python(code + SMALL, "quickstart", *words)
+    assert done.returncode == 0, done.stderr
+    assert {path.name for path in output.iterdir()} == RESULTS
+    assert json.loads((output / "report.json").read_text())["seed"] == 1
+    assert len(list(tmp_path.iterdir())) == 2, "copies of the folder"
 
 
 @pytest.mark.full
