@@ -8,6 +8,7 @@ from typing import Any
 
 import keras
 
+from keras_resnet.networks.graph import only
 from keras_resnet.networks.names import place_of
 
 
@@ -45,7 +46,7 @@ def feature_extractor(model: keras.Model, levels: Sequence[str] | None = None) -
             f"Expected `levels` to be some of {tuple(outputs)}. Received: levels={levels!r}"
         )
     maps = {level: outputs[level] for level in wanted}
-    return keras.Model(model.input, maps, name=f"{model.name}_features")
+    return keras.Model(only(model.input), maps, name=f"{model.name}_features")
 
 
 def pooled(model: keras.Model, level: str = "avg") -> keras.Model:
@@ -67,7 +68,7 @@ def pooled(model: keras.Model, level: str = "avg") -> keras.Model:
     names = ("avg_pool", "max_pool")
     head = next((x for x in model.layers if x.name in names and isinstance(x, pools)), None)
     if level == "avg" and head is not None:
-        return keras.Model(model.input, head.output, name=f"{model.name}_avg")
+        return keras.Model(only(model.input), head.output, name=f"{model.name}_avg")
     maps = feature_extractor(model).output
     if level != "avg" and level not in maps:
         raise ValueError(
@@ -77,7 +78,7 @@ def pooled(model: keras.Model, level: str = "avg") -> keras.Model:
     average = keras.layers.GlobalAveragePooling2D(
         data_format="channels_last", dtype="float32", name=f"{level}_vector"
     )
-    return keras.Model(model.input, average(chosen), name=f"{model.name}_{level}")
+    return keras.Model(only(model.input), average(chosen), name=f"{model.name}_{level}")
 
 
 def _outputs(model: keras.Model) -> dict[str, Any]:

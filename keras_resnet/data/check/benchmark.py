@@ -31,6 +31,7 @@ from keras_resnet.data.sources.base import Record, Source, Subset
 from keras_resnet.data.sources.memory import LabeledImages
 from keras_resnet.images.decode import MAX_PIXELS
 from keras_resnet.images.formats import plain_jpeg_size
+from keras_resnet.models.outputs import bare
 from keras_resnet.support.cores import usable_cores
 from keras_resnet.support.progress import Progress, unseen
 
@@ -333,7 +334,7 @@ def _decoding(chunks: tf.data.Dataset, source: Source, bad: BadRecords) -> Take:
 
 def _model(model: keras.Model, images: Any, labels: Any) -> Take:
     """Training steps of a copy of the model on one batch."""
-    trained = keras.models.clone_model(model)
+    trained = keras.models.clone_model(bare(model))
     is_linear = getattr(model.layers[-1], "activation", None) is keras.activations.linear
     # Where images are mixed, labels are shares of classes.
     mixed = len(labels.shape) > 1

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 from keras_resnet.data import Source
+from keras_resnet.models.outputs import bare
 from keras_resnet.training.losses import TrainedModel, balanced_weights, make_loss
 from keras_resnet.training.optimizers.optimizers import make_optimizer
 from keras_resnet.training.recipes.recipe import Recipe
@@ -75,6 +76,7 @@ def training_copy(
         ValueError: the model is no such classifier, or there is no such `dtype`.
     """
     policy = None if dtype is None else _policy_of(dtype)
+    model = bare(model)
     head = _head(model)
     float32 = _float32_layers(model)
     count = iter(range(2**20))
@@ -99,7 +101,7 @@ def training_copy(
     if size is not None and tuple(model.input_shape[1:3]) != (side, side):
         inputs = keras.Input((side, side, model.input_shape[-1]), name=model.inputs[0].name)
     clone = keras.models.clone_model(model, input_tensors=inputs, clone_function=copied)
-    copy = TrainedModel(clone.inputs, clone.outputs[0], name=model.name)
+    copy = TrainedModel(clone.inputs[0], clone.outputs[0], name=model.name)
     copy_weights(model, copy)
     return copy
 

@@ -22,7 +22,7 @@ from keras_resnet.networks.arguments import SMALL_FINAL_MAP, check_shape
 from keras_resnet.networks.builder import build
 from keras_resnet.networks.config import ResNetConfig
 from keras_resnet.networks.features import feature_extractor
-from keras_resnet.networks.graph import allow_depth, find_network, inputs_of
+from keras_resnet.networks.graph import allow_depth, find_network, inputs_of, only
 from keras_resnet.support.checks import check_choice, is_integer
 from keras_resnet.training.transfer.freezing import split_levels
 
@@ -95,7 +95,7 @@ def replace_head(
     else:
         x = CompressedDense(int(classes), rounding="channel", observed=observed, **options)(x)
     allow_depth(len(model.layers))
-    result = keras.Model(model.input, x, name=name or model.name)
+    result = keras.Model(only(model.input), x, name=name or model.name)
     other = None if task == "classes" else task
     set_info(
         result, dataclasses.replace(get_info(model), class_names=None, class_ids=None, task=other)
