@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ class Limits:
         max_error: largest difference of any probability; of feature maps, in parts of the largest
             value of the map. `None` for any.
         min_agreement: smallest share of images with the same top-1 class.
-        max_accuracy_drop: how much accuracy may be lost, if labels are given.
+        max_accuracy_drop: how much accuracy may be lost.
         min_cosine: smallest mean cosine of an image's outputs.
     """
 
@@ -53,6 +54,13 @@ class Comparison:
     accuracy: float | None = None
     keras_accuracy: float | None = None
 
+    @property
+    def not_measured(self) -> dict[str, str]:
+        """Of agreement and accuracy, what could not be measured, and why."""
+        if self.agreement is None:
+            return dict.fromkeys(("agreement", "accuracy"), "the model puts out no classes")
+        return {} if self.accuracy is not None else {"accuracy": "there are no labels"}
+
 
 def compare(
     expected: np.ndarray, received: np.ndarray, labels: np.ndarray | None = None
@@ -68,7 +76,11 @@ def compare(
         ValueError: the shapes differ.
     """
     found = _difference(expected, received)
-    expected_class, received_class = expected.argmax(-1), received.argmax(-1)
+    # A single column is that of one label.
+    expected_class, received_class = (
+        array.argmax(-1) if array.shape[1] > 1 else array[:, 0] > 0.5
+        for array in (expected, received)
+    )
     return Comparison(
         len(expected),
         *found,
@@ -136,9 +148,24 @@ def _common_top5(expected: np.ndarray, received: np.ndarray) -> float:
     return float(np.mean(common)) / 5
 
 
+def measured(limits: Limits, comparison: Comparison) -> Limits:
+    """The limits without those of what could not be measured."""
+    missing = comparison.not_measured
+    return dataclasses.replace(
+        limits,
+        min_agreement=0.0 if "agreement" in missing else limits.min_agreement,
+        max_accuracy_drop=None if "accuracy" in missing else limits.max_accuracy_drop,
+    )
+
+
 def disagreements(comparison: Comparison, limits: Limits) -> list[str]:
-    """What is outside the limits, in words; empty if the artifact agrees."""
-    found = []
+    """What is outside the limits or could not be measured, in words; empty if it agrees."""
+    asked = {
+        "agreement": limits.min_agreement > 0,
+        "accuracy": limits.max_accuracy_drop is not None,
+    }
+    missing = comparison.not_measured
+    found = [f"{what} not measured: {why}" for what, why in missing.items() if asked[what]]
     of_what = "output" if comparison.agreement is None else "probability"
     if not math.isfinite(comparison.max_error):
         # Otherwise NaN would pass where only classes are compared: argmax finds one in it.

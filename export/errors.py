@@ -13,8 +13,9 @@ import tensorflow as tf
 from keras_resnet.compression.fusion import fused_groups
 from keras_resnet.export.images import image_array
 from keras_resnet.export.model import ExportedModel
-from keras_resnet.export.outputs import last_layer, named_outputs
+from keras_resnet.export.outputs import named_outputs
 from keras_resnet.export.tracing import leaf_layers, with_calls
+from keras_resnet.models.outputs import last_layer
 
 _SQUASHING = (keras.activations.softmax, keras.activations.sigmoid)
 

@@ -15,7 +15,7 @@ import numpy as np
 from keras_resnet.compression import strip
 from keras_resnet.compression.layers import compressed_layers, ranges
 from keras_resnet.export import record
-from keras_resnet.export.comparison import Comparison, compare_outputs, disagreements
+from keras_resnet.export.comparison import Comparison, compare_outputs, disagreements, measured
 from keras_resnet.export.images import ImageSet, image_sets
 from keras_resnet.export.model import ExportedModel, as_float32, check_backend
 from keras_resnet.export.options import ExportOptions
@@ -27,6 +27,7 @@ from keras_resnet.export.runtime import KerasRunner, load_runner
 from keras_resnet.export.targets import TARGETS, Target
 from keras_resnet.images.protocol import DEFAULT_SIZE
 from keras_resnet.models.info import get_info, learned_ranges
+from keras_resnet.models.outputs import bare
 from keras_resnet.support.files import held, partial_directory, publish, size_of
 from keras_resnet.support.fingerprints import fingerprint_of_artifact
 from keras_resnet.support.progress import Progress, unseen
@@ -123,7 +124,10 @@ def export(
         OSError: the disk is full.
     """
     check_backend()
-    output_names(model)
+    output_names(model)  # Refuses what cannot be exported.
+    model = bare(model)
+    if labels is not None:
+        KerasRunner(model).check_classifier()
     if compressed_layers(model) or ranges(model):
         model = strip(model)
     options = options or ExportOptions()
@@ -314,7 +318,7 @@ class _Export:
         path, images = staging / place, self._verification.images
         step = self._step(target)
         comparison = self._compare(load_runner(path, trust=True).answers(images[::step]), step)
-        wrong = tuple(disagreements(comparison, target.limits))
+        wrong = tuple(disagreements(comparison, measured(target.limits, comparison)))
         suspects: dict[str, float] = {}
         if wrong and target.layer_errors is not None:
             found = target.layer_errors(exported, images[:_SEARCH_IMAGES])
@@ -341,8 +345,8 @@ class _Export:
 
     def _compare(self, received: dict[str, np.ndarray], step: int = 1) -> Comparison:
         expected = {name: values[::step] for name, values in self._expected.items()}
-        # An accuracy on other images than those of the other rows would mislead.
-        return compare_outputs(expected, received, self._verification.labels if step == 1 else None)
+        labels = self._verification.labels
+        return compare_outputs(expected, received, None if labels is None else labels[::step])
 
     def _measured(
         self, rows: list[ArtifactReport], keras_path: Path, staging: Path, timing: Timing

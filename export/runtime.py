@@ -25,6 +25,7 @@ from keras_resnet.export.outputs import (
 )
 from keras_resnet.export.servers.safety import check_only_computes
 from keras_resnet.models.info import ModelInfo, get_info
+from keras_resnet.models.outputs import bare, class_probabilities
 from keras_resnet.models.saving import load_model
 from keras_resnet.support.cores import usable_cores
 from keras_resnet.support.extras import require
@@ -55,6 +56,17 @@ class Runner(ABC):
         """Whether it puts out probabilities or logits `(n, classes)`."""
         return classifies(self.outputs, self.ranks)
 
+    def check_classifier(self) -> None:
+        """Raises a `ValueError` if this is no classifier."""
+        if not self.is_classifier:
+            outputs = [
+                f"{name} of {rank} dimensions" if rank != 2 else name
+                for name, rank in zip(self.outputs, self.ranks, strict=True)
+            ]
+            raise ValueError(
+                f"Expected a classifier. Received: a model that puts out {', '.join(outputs)}"
+            )
+
     def predict(self, images: Any, batch_size: int = 32) -> np.ndarray:
         """Class probabilities `(n, classes)`, float32.
 
@@ -64,20 +76,11 @@ class Runner(ABC):
         Raises:
             ValueError: the images have the wrong shape or range, or this is no classifier.
         """
-        if not self.is_classifier:
-            outputs = [
-                f"{name} of {rank} dimensions" if rank != 2 else name
-                for name, rank in zip(self.outputs, self.ranks, strict=True)
-            ]
-            raise ValueError(
-                f"Expected a classifier. Received: a model that puts out {', '.join(outputs)}"
-            )
+        self.check_classifier()
         result = self.compute(images, batch_size)[self.outputs[0]]
-        if self.outputs != ("logits",):
-            return result
-        # In NumPy: TensorFlow would take a GPU for it.
-        exponentials = np.exp(result - result.max(axis=-1, keepdims=True))
-        return exponentials / exponentials.sum(axis=-1, keepdims=True)
+        return class_probabilities(
+            result, logits=self.outputs == ("logits",), pairs=self.info.task is None
+        )
 
     def compute(self, images: Any, batch_size: int = 32) -> dict[str, np.ndarray]:
         """All outputs by name, float32, as the artifact gives them.
@@ -121,6 +124,7 @@ class KerasRunner(Runner):
     """
 
     def __init__(self, model: keras.Model) -> None:
+        model = bare(model)
         self.outputs = output_names(model)
         self.ranks = output_ranks(model, self.outputs)
         self.input_shape = (None, *model.input_shape[1:])

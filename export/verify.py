@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import keras
 import numpy as np
 
-from keras_resnet.export.comparison import Limits, compare_outputs, disagreements
+from keras_resnet.export.comparison import Limits, compare_outputs, disagreements, measured
 from keras_resnet.export.images import image_sets
 from keras_resnet.export.model import as_float32
 from keras_resnet.export.record import REPORT_FILE
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from keras_resnet.data import DataConfig
 
 #: Of artifacts of which nobody knows how exact they should be.
-DEFAULT_LIMITS = Limits(min_agreement=0.98, max_accuracy_drop=0.01)
+DEFAULT_LIMITS = Limits(min_agreement=0.98, max_accuracy_drop=0.01, min_cosine=0.95)
 
 #: How far above an artifact a report may lie: servers want it in folders of folders.
 _LEVELS = 5
@@ -38,7 +39,7 @@ def verify(
     images: str | DataConfig | Iterable[Any] | np.ndarray | None = None,
     labels: Sequence[int] | np.ndarray | None = None,
     *,
-    limits: Limits | None = None,
+    limits: Limits | Mapping[str, float] | None = None,
     seed: int = 0,
     trust: bool = False,
 ) -> ArtifactReport:
@@ -49,8 +50,10 @@ def verify(
         against: the model, or another artifact of it.
         images: images to compare on, or a data source, as for `export`; by default noise.
         labels: their classes, if these are images.
-        limits: how far it may be off; by default those of its target, if the artifact lies where
-            `export` has put it, else a top-1 agreement of 98 % and an accuracy drop of one point.
+        limits: how far it may be off, or some fields of that; what cannot be measured counts as a
+            disagreement. By default those of its target, if the artifact lies where `export` has
+            put it, else a top-1 agreement of 98 %, an accuracy drop of one point and a mean cosine
+            of 0.95, as far as they can be measured.
         seed: of the choice among the images of a data source.
         trust: as of `load_runner`.
 
@@ -69,9 +72,14 @@ def verify(
             f"Expected an artifact that puts out {', '.join(ours.outputs)}. "
             f"Received: {artifact}, which puts out {', '.join(theirs.outputs)}"
         )
+    if labels is not None:
+        ours.check_classifier()
     _, chosen = image_sets(ours.input_shape, ours.info, None, images, labels, seed)
     expected, received = ours.answers(chosen.images), theirs.answers(chosen.images)
     comparison = compare_outputs(expected, received, chosen.labels)
+    if not isinstance(limits, Limits):
+        own = measured(limits_of(path), comparison)
+        limits = dataclasses.replace(own, **(limits or {}))
     target = target_of(path)
     known = TARGETS.get(target or "")
     return ArtifactReport(
@@ -79,7 +87,7 @@ def verify(
         str(artifact),
         size_of(Path(artifact)),
         comparison,
-        tuple(disagreements(comparison, limits or limits_of(path))),
+        tuple(disagreements(comparison, limits)),
         {} if known is None else known.operators(path),
         () if known is None else known.float_layers(path),
         sha256=fingerprint_of_artifact(Path(artifact)),

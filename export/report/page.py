@@ -12,6 +12,7 @@ from keras_resnet.export.report.rows import (
     COLUMNS,
     ExportReport,
     cells,
+    not_measured_in_words,
     refused,
     share_in_words,
 )
@@ -30,7 +31,7 @@ _Row = tuple[Sequence[str], str]
 def html_table(report: ExportReport) -> str:
     """The artifacts as an HTML table."""
     rows = (
-        (cells(artifact), "failed" if artifact.disagreements else "passed")
+        (cells(artifact, report.images), "failed" if artifact.disagreements else "passed")
         for artifact in report.artifacts
     )
     missing = ((refused(target), "failed") for target in report.refusals)
@@ -50,6 +51,7 @@ def report_page(report: ExportReport) -> str:
     """A self-contained HTML page: verdict, pictures, tables, operators, images, versions."""
     failures = report.failures
     words = "; ".join(failures) or "Every artifact agrees with Keras within its target's limits."
+    words = f"{words} {not_measured_in_words(report.artifacts)}".rstrip()
     bars = picture(figure(report), "Bars: size, latency and accuracy of every artifact")
     sections = [
         f'<p class="verdict{" failed" if failures else ""}">{html.escape(words)}</p>',
@@ -175,7 +177,9 @@ def model_card(report: ExportReport) -> str:
     else:
         lines += ["Licence and training data are not known to the exporter.", ""]
     lines += ["## Artifacts", "", f"| {' | '.join(COLUMNS)} |", "|---" * len(COLUMNS) + "|"]
-    lines += [f"| {' | '.join(cells(artifact))} |" for artifact in report.artifacts]
+    lines += [f"| {' | '.join(cells(artifact, report.images))} |" for artifact in report.artifacts]
+    if missing := not_measured_in_words(report.artifacts):
+        lines += ["", missing]
     lines += ["", "Latency: median of one call, on the machine that exported.", "", "## Images", ""]
     for name, count, source, span, _ in _images(report):
         lines.append(f"- {name}: {source}; images: {count}; pixels: {span}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -97,6 +97,11 @@ class ExportReport:
     refusals: Mapping[str, str] = field(default_factory=dict)
 
     @property
+    def images(self) -> int:
+        """How many images there were to compare on."""
+        return self.artifacts[0].comparison.images
+
+    @property
     def failures(self) -> list[str]:
         """One sentence per artifact that disagrees with Keras or cannot be made."""
         found = [_failure(artifact) for artifact in self.artifacts if artifact.disagreements]
@@ -105,15 +110,18 @@ class ExportReport:
     def to_dict(self) -> dict[str, Any]:
         """The report as plain data for JSON; figures that are no numbers are `None`."""
         values: dict[str, Any] = _finite(dataclasses.asdict(self))
-        return values
+        return {**values, "not_measured": not_measured_in_words(self.artifacts)}
 
     def to_table(self) -> Table:
         """The report for a terminal."""
-        table = terminal.table(COLUMNS)
+        table = terminal.table(COLUMNS, wrap=("verdict",))
         for artifact in self.artifacts:
-            table.add_row(*cells(artifact), style="red" if artifact.disagreements else None)
+            table.add_row(
+                *cells(artifact, self.images), style="red" if artifact.disagreements else None
+            )
         for target in self.refusals:
             table.add_row(*refused(target), style="red")
+        table.caption = not_measured_in_words(self.artifacts)
         return table
 
 
@@ -146,9 +154,25 @@ def refused(target: str) -> tuple[str, ...]:
     return (target, *["–"] * (len(COLUMNS) - 2), "refused")
 
 
-def cells(artifact: ArtifactReport) -> tuple[str, ...]:
-    """One row of the table, in words."""
+def not_measured_in_words(artifacts: Iterable[ArtifactReport]) -> str:
+    """What could not be measured and why, in sentences; empty if all was."""
+    found: dict[str, set[str]] = {}
+    for artifact in artifacts:
+        for what, why in artifact.comparison.not_measured.items():
+            found.setdefault(why, set()).add(what)
+    return " ".join(
+        f"Not measured, as {why}: {' and '.join(sorted(whats))}." for why, whats in found.items()
+    )
+
+
+def cells(artifact: ArtifactReport, images: int) -> tuple[str, ...]:
+    """One row of the table, in words; of an accuracy on less than all `images`, on how many."""
     found = artifact.comparison
+    accuracy = share_in_words(found.accuracy)
+    if found.accuracy is not None and found.images < images:
+        accuracy += f" of {found.images}"
+    missing = " and ".join(sorted(found.not_measured))
+    verdict = f"{missing} not measured" if missing else "ok"
     latency = memory = "–"
     if artifact.measurements:
         first = artifact.measurements[0]
@@ -157,12 +181,12 @@ def cells(artifact: ArtifactReport) -> tuple[str, ...]:
     return (
         artifact.target,
         f"{artifact.size / 1000:,.0f} kB",
-        share_in_words(found.accuracy),
+        accuracy,
         share_in_words(found.agreement),
         f"{found.max_error:.1e}",
         latency,
         memory,
-        "disagrees" if artifact.disagreements else "ok",
+        "disagrees" if artifact.disagreements else verdict,
     )
 
 

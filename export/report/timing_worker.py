@@ -159,9 +159,10 @@ def _load_saved_model(artifact: Path) -> Loaded:
 def _load_keras(artifact: Path) -> Loaded:
     import tensorflow as tf
 
+    from keras_resnet.models.outputs import bare
     from keras_resnet.models.saving import load_model
 
-    model = load_model(artifact, compile=False)
+    model = bare(load_model(artifact, compile=False))
     shape = (None, *model.input_shape[1:])
     function = tf.function(
         lambda image: model(image, training=False), [tf.TensorSpec(shape, tf.float32)]

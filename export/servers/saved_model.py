@@ -18,6 +18,7 @@ from keras_resnet.export.servers import tf_serving
 from keras_resnet.export.servers.picture_graph import prepare_files
 from keras_resnet.images.labels import dataset_classes
 from keras_resnet.images.protocol import DEFAULT_SIZE, EvalProtocol
+from keras_resnet.models.info import class_count
 from keras_resnet.models.input import ModelInput
 from keras_resnet.support.quiet import quiet
 
@@ -91,7 +92,7 @@ def class_names(exported: ExportedModel) -> tuple[str, ...] | None:
     """
     if not exported.is_classifier:
         return None
-    count = int(exported.model.output_shape[-1])
+    count = class_count(exported.model)
     if exported.info.class_names is not None:
         return exported.info.class_names
     return dataset_classes("imagenet")[0] if count == 1000 else tuple(map(str, range(count)))
@@ -123,6 +124,7 @@ class _Resources(tf.Module):
         super().__init__()
         self.weights = [variable.value for variable in exported.model.variables]
         self.names = _names_table(exported)
+        self.classes = class_count(exported.model) if exported.is_classifier else 0
 
 
 def _signatures(exported: ExportedModel, resources: _Resources) -> dict[str, Any]:
@@ -143,7 +145,7 @@ def _signatures(exported: ExportedModel, resources: _Resources) -> dict[str, Any
         return {name: values[name] for name in outputs}
 
     def serve(image: Any) -> dict[str, Any]:
-        return _named(served(image), resources.names)
+        return _named(served(image), resources)
 
     functions: dict[str, tuple[_Function, Any]] = {
         SIGNATURE: (serve, floats),
@@ -153,7 +155,7 @@ def _signatures(exported: ExportedModel, resources: _Resources) -> dict[str, Any
 
         def serve_bytes(files: Any) -> dict[str, Any]:
             images = prepare_files(files, protocol, floats.shape[-1])
-            return _named(served(images), resources.names, scores=True)
+            return _named(served(images), resources, scores=True)
 
         functions[SIGNATURE_BYTES] = serve_bytes, tf.TensorSpec((None,), tf.string, name=BYTES)
     if pooled is not None:
@@ -164,14 +166,18 @@ def _signatures(exported: ExportedModel, resources: _Resources) -> dict[str, Any
     }
 
 
-def _named(values: dict[str, Any], names: Any, scores: bool = False) -> dict[str, Any]:
+def _named(values: dict[str, Any], resources: _Resources, scores: bool = False) -> dict[str, Any]:
     """Adds the names of the most probable classes and, if asked for, their probabilities."""
-    if names is None:
+    if resources.names is None:
         return values
     ((name, result),) = values.items()
+    if result.shape[-1] < resources.classes:
+        # A single unit, as in `class_probabilities`.
+        first = tf.zeros_like(result) if name == "logits" else 1 - result
+        result = tf.concat([first, result], axis=-1)
     probabilities = tf.nn.softmax(result) if name == "logits" else result
-    best, indices = tf.math.top_k(probabilities, min(TOP, int(result.shape[-1])))
-    values = {**values, CLASSES: names.lookup(tf.cast(indices, tf.int64))}
+    best, indices = tf.math.top_k(probabilities, min(TOP, resources.classes))
+    values = {**values, CLASSES: resources.names.lookup(tf.cast(indices, tf.int64))}
     return {**values, SCORES: best} if scores else values
 
 

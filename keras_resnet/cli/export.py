@@ -106,16 +106,15 @@ def verify(
     own = {"max_error": max_error, "min_agreement": min_agreement, "max_accuracy_drop": max_drop}
     given = {name: value for name, value in own.items() if value is not None}
     with quiet():
-        from keras_resnet.export import limits_of, verify as run
+        from keras_resnet.export import verify as run
+        from keras_resnet.export.report.rows import not_measured_in_words
 
-        # What is not given stays as the artifact's target has it.
-        limits = dataclasses.replace(limits_of(artifact), **given)
         images = _source(data, validation_fraction)
-        row = run(artifact, against, images, limits=limits, seed=seed, trust=trust)
-    if as_json:
-        print_json(dataclasses.asdict(row))
-        return 1 if row.disagreements else 0
+        row = run(artifact, against, images, limits=given, seed=seed, trust=trust)
     found = row.comparison
+    if as_json:
+        print_json({**dataclasses.asdict(row), "not_measured": found.not_measured})
+        return 1 if row.disagreements else 0
     console.print(f"{found.images} images: largest error {found.max_error:.2g}")
     for words, share in (
         ("top-1 agreement", found.agreement),
@@ -126,7 +125,9 @@ def verify(
         if share is not None:
             console.print(f"{words}: {share:.2%}")
     console.print(f"mean cosine: {found.cosine:.6f}")
-    console.print("; ".join(row.disagreements) or "It agrees.")
+    missing = not_measured_in_words([row])
+    agrees = f"What was measured agrees. {missing}" if missing else "It agrees."
+    console.print("; ".join(row.disagreements) or agrees)
     return 1 if row.disagreements else 0
 
 

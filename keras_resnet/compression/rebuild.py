@@ -25,6 +25,7 @@ from keras_resnet.models.info import (
     learned_ranges,
     set_info,
 )
+from keras_resnet.models.outputs import bare
 from keras_resnet.networks.graph import allow_depth, graph_config, inputs_of
 from keras_resnet.support.fingerprints import fingerprint_of_weights
 
@@ -165,8 +166,9 @@ def _copy(
 ) -> keras.Model:
     allow_depth(len(model.layers))
     # Not of the model itself, which Keras would compile anew, with whatever it was compiled with.
-    bare = keras.Model(model.input, model.output, name=model.name)
-    copy = keras.models.clone_model(bare, clone_function=copied, call_function=call)
+    plain = bare(model)
+    plain = keras.Model(plain.input, plain.output, name=model.name)
+    copy = keras.models.clone_model(plain, clone_function=copied, call_function=call)
     # By name: layers and variables are not the same in both.
     before = {layer.name: layer for layer in model.layers}
     for layer in copy.layers:

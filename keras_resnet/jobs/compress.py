@@ -29,6 +29,7 @@ from keras_resnet.export import export, load_runner
 from keras_resnet.export.images import ImageSet, image_sets
 from keras_resnet.export.options import ExportOptions
 from keras_resnet.export.report.timing import Timing
+from keras_resnet.export.runtime import KerasRunner
 from keras_resnet.images.protocol import DEFAULT_SIZE
 from keras_resnet.jobs.compression_report import (
     CompressionError,
@@ -131,7 +132,7 @@ def compress(
                 say(f"Phase {count}: {phase.name}")
                 path = out_dir / f"{count}-{phase.name}"
                 _train(phase, sources, recipe, path, options.sparsity, seed=seed, **keywords)
-        classes = network.predict(held_out.images, verbose=0).argmax(-1)
+        classes = KerasRunner(network).predict(held_out.images).argmax(-1)
         result = strip(network)
         for layer in result.layers:
             # What `freeze_ranges` froze may train on in what is made of the network next.

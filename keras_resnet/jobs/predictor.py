@@ -15,6 +15,7 @@ from keras_resnet.images.labels import decode_predictions
 from keras_resnet.images.protocol import EvalProtocol, warn_if_scaled
 from keras_resnet.models.info import get_info
 from keras_resnet.models.input import ModelInput
+from keras_resnet.models.outputs import bare, class_probabilities, output_kind
 from keras_resnet.support.checks import check_integer
 
 
@@ -149,15 +150,14 @@ class _OtherBackend:
 
     def __init__(self, model: keras.Model) -> None:
         self._lock = threading.Lock()
-        if get_info(model).task == "values":
+        self._model, self._kind = bare(model), output_kind(model)
+        if self._kind not in ("probabilities", "logits"):
             raise ValueError(
-                "Expected a classifier. Received: a network for values, a regression. Call its "
-                "`predict` method"
+                f"Expected a classifier. Received: {model.name}, which puts out "
+                f"{self._kind or 'several outputs'}. Call its `predict` method"
             )
-        self._model = model
-        self.input_shape = model.input_shape
-        last = getattr(model.layers[-1], "activation", None)
-        self._is_logits = last not in (keras.activations.softmax, keras.activations.sigmoid)
+        self._pairs = get_info(model).task is None
+        self.input_shape = self._model.input_shape
 
     def predict(self, images: np.ndarray, batch_size: int) -> np.ndarray:
         low, high = float(images.min()), float(images.max())
@@ -168,6 +168,4 @@ class _OtherBackend:
         with self._lock:
             answers = self._model.predict_on_batch(images.astype(np.float32))
         result = np.asarray(answers, np.float32)
-        if self._is_logits:
-            result = keras.ops.convert_to_numpy(keras.ops.softmax(result))
-        return result
+        return class_probabilities(result, logits=self._kind == "logits", pairs=self._pairs)

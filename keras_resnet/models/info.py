@@ -67,7 +67,8 @@ class ModelInfo:
     """What a model knows about itself.
 
     Attributes:
-        class_names: one per column of its output, in their order.
+        class_names: one per column of its output, in their order; of a single column, which is the
+            probability of the second class, both.
         class_ids: identifiers of the classes, such as WordNet's.
         weights: tag or path of the weights that it started from.
         protocol: how images are prepared for it.
@@ -155,20 +156,27 @@ def set_info(model: keras.Model, info: ModelInfo) -> None:
     model.save_assets = functools.partial(_save_assets, info)
 
 
+def class_count(model: keras.Model) -> int:
+    """How many classes, labels or values a model with one output tells apart: by one unit, two."""
+    shape, task = model.output_shape, get_info(model).task
+    return 2 if len(shape) == 2 and shape[-1] == 1 and task is None else shape[-1]
+
+
 def set_class_names(
     model: keras.Model, names: Sequence[str], ids: Sequence[str] | None = None
 ) -> None:
     """Names the classes of a classifier; they travel with it into files and artifacts.
 
     Args:
-        model: a classifier `(batch, height, width, channels)` -> `(batch, classes)`.
+        model: a classifier `(batch, height, width, channels)` -> `(batch, classes)`, or
+            `(batch, 1)`, the probability of the second of two classes.
         names: one per class, in the order of the model's outputs.
         ids: identifiers of the classes, such as WordNet's, if there are any.
 
     Raises:
         ValueError: not one name per class.
     """
-    count = model.output_shape[-1]
+    count = class_count(model)
     for what, values in (("names", names), ("ids", ids)):
         valid = not isinstance(values, str) and all(isinstance(v, str) for v in values or ())
         if values is not None and (not valid or len(values) != count):

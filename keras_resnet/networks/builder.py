@@ -50,8 +50,10 @@ def build(
             224x224x3 (CIFAR stem: 32x32x3), or any size of 3 channels if `include_top` is false.
         pooling: without the top: `None` for the last feature map `(batch, h, w, c)`, `"avg"` or
             `"max"` for its global pooling `(batch, c)`.
-        classes: width of the classifier; by default 1000 (CIFAR stem: 10).
-        classifier_activation: activation of the classifier; `None` for logits.
+        classes: width of the classifier; by default 1000 (CIFAR stem: 10). 1 is for two classes:
+            the model puts out the probability of the second one.
+        classifier_activation: activation of the classifier; `None` for logits. Of a single unit,
+            softmax stands for a sigmoid, as it would always be 1.
         name: name of the model.
         include_preprocessing: whether the graph contains the normalisation. If not, the caller
             passes normalised pixels. For other than 3 channels the average of the RGB constants
@@ -88,8 +90,11 @@ def build(
         name_of_pool = f"{pooling or 'avg'}_pool"
         x = pool(data_format="channels_last", name=name_of_pool, dtype="float32")(x)
     if include_top:
+        units = int(classes or config.default_classes)
+        if units == 1 and classifier_activation in ("softmax", keras.activations.softmax):
+            classifier_activation = "sigmoid"
         x = layers.Dense(
-            int(classes or config.default_classes),
+            units,
             activation=classifier_activation,
             # Uniform within 1/sqrt(inputs), as in fb.resnet.torch and torchvision.
             kernel_initializer=keras.initializers.VarianceScaling(1 / 3, "fan_in", "uniform"),

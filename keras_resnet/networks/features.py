@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import keras
 
+from keras_resnet.networks.graph import only
 from keras_resnet.networks.names import place_of
 
 
@@ -44,7 +45,7 @@ def feature_extractor(model: keras.Model, levels: Sequence[str] | None = None) -
             f"Expected `levels` to be some of {tuple(outputs)}. Received: levels={levels!r}"
         )
     maps = {level: outputs[level] for level in wanted}
-    return keras.Model(model.input, maps, name=f"{model.name}_features")
+    return keras.Model(only(model.input), maps, name=f"{model.name}_features")
 
 
 def pooled(model: keras.Model, level: str = "avg") -> keras.Model:
@@ -66,7 +67,7 @@ def pooled(model: keras.Model, level: str = "avg") -> keras.Model:
     names = ("avg_pool", "max_pool")
     head = next((x for x in model.layers if x.name in names and isinstance(x, pools)), None)
     if level == "avg" and head is not None:
-        return keras.Model(model.input, head.output, name=f"{model.name}_avg")
+        return keras.Model(only(model.input), head.output, name=f"{model.name}_avg")
     maps = feature_extractor(model).output
     if level != "avg" and level not in maps:
         raise ValueError(
@@ -76,7 +77,7 @@ def pooled(model: keras.Model, level: str = "avg") -> keras.Model:
     average = keras.layers.GlobalAveragePooling2D(
         data_format="channels_last", dtype="float32", name=f"{level}_vector"
     )
-    return keras.Model(model.input, average(chosen), name=f"{model.name}_{level}")
+    return keras.Model(only(model.input), average(chosen), name=f"{model.name}_{level}")
 
 
 def level_layers(model: keras.Model) -> dict[str, keras.Layer]:

@@ -46,6 +46,12 @@ def _is_network(layer: keras.Layer) -> bool:
     return isinstance(layer, keras.Model) and any(place_of(inner.name) for inner in layer.layers)
 
 
+def only(structure: Any) -> Any:
+    """The element of a structure that has one, however deep; another structure as it is."""
+    flat = keras.tree.flatten(structure)
+    return flat[0] if len(flat) == 1 else structure
+
+
 def graph_config(model: keras.Model) -> list[dict[str, Any]]:
     """The configs of a functional model's layers, and of its operations that are none.
 

@@ -181,7 +181,12 @@ class TrainedModel(keras.Model):
     Keras has one loss for both. Compiled with `CrossEntropy` or `BinaryCrossEntropy`, this model
     takes `loss.for_evaluation()` wherever it does not train; with any other loss, it is a
     `keras.Model`. It has one output, the logits.
+
+    Attributes:
+        single_unit: whether its two logits are 0 and that of a single unit.
     """
+
+    single_unit = False
 
     def compute_loss(
         self,
@@ -233,14 +238,16 @@ def balanced_weights(labels: np.ndarray, classes: int) -> list[float]:
 
 
 def make_loss(
-    config: LossConfig, class_weights: Sequence[float] | None = None
+    config: LossConfig, class_weights: Sequence[float] | None = None, *, single_unit: bool = False
 ) -> keras.losses.Loss:
     """The loss that a recipe names; compile a `TrainedModel` with it.
 
     Args:
         config: of the recipe.
         class_weights: what the images of each class count; None: all the same.
+        single_unit: whether the logits are 0 and that of a single unit, whose binary cross-entropy
+            is the cross-entropy of both.
     """
-    if config.name == "cross-entropy":
+    if single_unit or config.name == "cross-entropy":
         return CrossEntropy(config.label_smoothing, class_weights)
     return BinaryCrossEntropy(config.label_smoothing, config.target_threshold, class_weights)

@@ -75,7 +75,11 @@ def test_export_verify_and_benchmark(
     looser = ("--max-error", "0.3", "--min-agreement", "0.8")
     done = command_in_process("verify", artifact, *against, *looser)
     assert done.returncode == 0, done.stdout
-    assert "It agrees." in done.stdout
+    assert "agrees. Not measured, as there are no labels: accuracy." in done.stdout
+    # What is asked for and cannot be measured is no agreement.
+    done = command_in_process("verify", artifact, *against, *looser, "--max-drop", "0.1")
+    assert done.returncode == 1
+    assert "accuracy not measured: there are no labels" in done.stdout
     done = command_in_process("verify", artifact, *against, "--max-error", "1e-9", "--json")
     assert done.returncode == 1
     assert "largest probability error" in json.loads(done.stdout)["disagreements"][0]

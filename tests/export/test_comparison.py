@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from keras_resnet.export import Limits
-from keras_resnet.export.comparison import compare, compare_features, disagreements
+from keras_resnet.export.comparison import compare, compare_features, disagreements, measured
 
 EXPECTED = np.array([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4], [0.3, 0.7]], np.float32)
 
@@ -18,6 +18,27 @@ def test_comparison_counts_by_hand() -> None:
     assert comparison.agreement == 0.75
     assert (comparison.keras_accuracy, comparison.accuracy) == (0.75, 0.5)
     assert compare(EXPECTED, received).accuracy is None
+    assert not comparison.not_measured
+
+
+def test_limits_of_what_was_not_measured_are_kept_by_nobody() -> None:
+    without_labels = compare(EXPECTED, EXPECTED)
+    limits = Limits(min_agreement=0.9, max_accuracy_drop=0.1)
+    said = ["accuracy not measured: there are no labels"]
+    assert disagreements(without_labels, limits) == said
+    assert measured(limits, without_labels) == Limits(min_agreement=0.9)
+    maps = compare_features({"C3": EXPECTED}, {"C3": EXPECTED})
+    assert [words.partition(":")[0] for words in disagreements(maps, limits)] == [
+        "agreement not measured", "accuracy not measured"
+    ]  # fmt: skip
+    assert measured(limits, maps) == Limits()
+
+
+def test_a_single_column_agrees_where_it_says_the_same() -> None:
+    expected = np.array([[0.9], [0.2], [0.6], [0.4]])
+    comparison = compare(expected, np.array([[0.6], [0.1], [0.4], [0.3]]), np.array([1, 0, 1, 1]))
+    assert comparison.agreement == 0.75
+    assert (comparison.keras_accuracy, comparison.accuracy) == (0.75, 0.5)
 
 
 def test_every_limit_is_enforced_and_inclusive() -> None:

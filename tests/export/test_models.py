@@ -11,9 +11,10 @@ import pytest
 import tensorflow as tf
 
 from keras_resnet import ResNetConfig, build, feature_extractor
-from keras_resnet.export import ExportOptions, export, load_runner
+from keras_resnet.export import ExportOptions, Limits, export, load_runner, verify
 from keras_resnet.export.onnx.graph import group_norms
 from keras_resnet.export.outputs import output_names
+from keras_resnet.export.report.rows import cells
 from keras_resnet.export.tracing import leaf_layers
 
 from ..conftest import randomize
@@ -98,15 +99,15 @@ def test_flex_and_custom_operators_are_refused_by_name(tmp_path: Path) -> None:
 
 def test_only_models_of_one_image_are_exported(tmp_path: Path) -> None:
     image = keras.Input((32, 32, 3))
-    one_class = keras.Model(image, keras.layers.Dense(1)(keras.layers.Flatten()(image)))
+    one_class = keras.Model(image, keras.layers.Dense(1, "softmax")(keras.layers.Flatten()(image)))
     two = keras.Model([image, keras.Input((32, 32, 3))], keras.layers.Flatten()(image))
     for model, message in (
         (two, "with one input .*Received: Functional with input"),
         (keras.Sequential(), "with one input"),
         ("model.keras", "with one input .*Received: str"),
-        (one_class, "at least two classes"),
+        (one_class, "a softmax of one number"),
     ):
-        with pytest.raises(ValueError, match=f"Expected a Keras .*{message}"):
+        with pytest.raises(ValueError, match=f"Expected a .*{message}"):
             export(model, tmp_path, ("onnx",))
 
 
@@ -151,6 +152,17 @@ def test_embeddings_are_features_not_logits(images: np.ndarray, tmp_path: Path) 
     report = export(model, tmp_path, ("onnx",), images=images, timing=None)
     assert report.artifacts[1].comparison.agreement is None
     assert load_runner(tmp_path / "model.onnx").outputs == ("features",)
+    said = "Not measured, as the model puts out no classes: accuracy and agreement."
+    assert report.to_dict()["not_measured"] == said
+    assert said in (tmp_path / "model_card.md").read_text()
+    assert said in (tmp_path / "export.html").read_text()
+    assert cells(report.artifacts[1], 40)[-1] == "accuracy and agreement not measured"
+    with pytest.raises(ValueError, match="Expected a classifier. Received: .* features"):
+        export(model, tmp_path, ("onnx",), images=images, labels=np.zeros(40, int), timing=None)
+    # What is asked for has to be measured.
+    assert verify(tmp_path / "model.onnx", model, images).disagreements == ()
+    row = verify(tmp_path / "model.onnx", model, images, limits=Limits(min_agreement=0.5))
+    assert row.disagreements == ("agreement not measured: the model puts out no classes",)
 
 
 def endings(image: keras.KerasTensor, logits: keras.KerasTensor) -> dict[str, keras.Model]:

@@ -31,6 +31,8 @@ from keras_resnet.data.sources.base import Record, Source, Subset
 from keras_resnet.data.sources.memory import LabeledImages
 from keras_resnet.images.decode import MAX_PIXELS
 from keras_resnet.images.formats import plain_jpeg_size
+from keras_resnet.models.info import class_count
+from keras_resnet.models.outputs import bare
 from keras_resnet.support.cores import usable_cores
 from keras_resnet.support.progress import Progress, unseen
 
@@ -241,7 +243,8 @@ def _check(model: keras.Model, source: Source, config: DataConfig) -> None:
     # A side of None takes any.
     given = model.input_shape
     asked = tuple(side or own for side, own in zip(given[1:], shape[1:], strict=False))
-    if len(given) != 4 or (None, *asked) != shape or model.output_shape != (None, classes):
+    classifies = len(model.output_shape) == 2 and class_count(model) == classes
+    if len(given) != 4 or (None, *asked) != shape or not classifies:
         raise ValueError(
             f"Expected a model {shape} -> {(None, classes)}, for the images and classes of "
             f"{source.name}. Received: {model.name}, {model.input_shape} -> {model.output_shape}"
@@ -333,15 +336,17 @@ def _decoding(chunks: tf.data.Dataset, source: Source, bad: BadRecords) -> Take:
 
 def _model(model: keras.Model, images: Any, labels: Any) -> Take:
     """Training steps of a copy of the model on one batch."""
-    trained = keras.models.clone_model(model)
+    trained = keras.models.clone_model(bare(model))
     is_linear = getattr(model.layers[-1], "activation", None) is keras.activations.linear
     # Where images are mixed, labels are shares of classes.
     mixed = len(labels.shape) > 1
-    kind = (
-        keras.losses.CategoricalCrossentropy
-        if mixed
-        else keras.losses.SparseCategoricalCrossentropy
-    )
+    if model.output_shape[-1] == 1:
+        kind = keras.losses.BinaryCrossentropy
+        labels = labels[:, 1:] if mixed else labels[:, None]
+    elif mixed:
+        kind = keras.losses.CategoricalCrossentropy
+    else:
+        kind = keras.losses.SparseCategoricalCrossentropy
     loss = kind(from_logits=is_linear)
     trained.compile(keras.optimizers.SGD(1e-3, momentum=0.9), loss=loss)
     trained.make_train_function()

@@ -9,6 +9,8 @@ import keras
 import numpy as np
 
 from keras_resnet.data import Source
+from keras_resnet.models.info import class_count
+from keras_resnet.models.outputs import bare, check_single_unit
 from keras_resnet.training.losses import TrainedModel, balanced_weights, make_loss
 from keras_resnet.training.optimizers.optimizers import make_optimizer
 from keras_resnet.training.recipes.recipe import Recipe
@@ -56,13 +58,13 @@ def training_copy(
 ) -> TrainedModel:
     """A copy of a classifier for training, with equal weights and variables of its own.
 
-    It puts out float32 logits: losses of probabilities lose small numbers. Made inside the scope of
-    a `tf.distribute` strategy, its variables belong to the strategy. What it learns goes back by
-    `copy_weights`.
+    It puts out float32 logits, as many as classes: losses of probabilities lose small numbers. Made
+    inside the scope of a `tf.distribute` strategy, its variables belong to the strategy. What it
+    learns goes back by `copy_weights`.
 
     Args:
         model: a functional classifier `(batch, height, width, 3)` -> `(batch, classes)`, which ends
-            with a softmax, a sigmoid or logits.
+            with a softmax, a sigmoid or logits, or `(batch, 1)` with a sigmoid or a logit.
         dtype: `"float32"`, `"bfloat16"` or `"float16"`; in the latter two, variables, the
             normalisation of pixels, global pooling and the head stay float32. None: as the model
             has it.
@@ -75,6 +77,7 @@ def training_copy(
         ValueError: the model is no such classifier, or there is no such `dtype`.
     """
     policy = None if dtype is None else _policy_of(dtype)
+    model = bare(model)
     head = _head(model)
     float32 = _float32_layers(model)
     count = iter(range(2**20))
@@ -99,7 +102,13 @@ def training_copy(
     if size is not None and tuple(model.input_shape[1:3]) != (side, side):
         inputs = keras.Input((side, side, model.input_shape[-1]), name=model.inputs[0].name)
     clone = keras.models.clone_model(model, input_tensors=inputs, clone_function=copied)
-    copy = TrainedModel(clone.inputs, clone.outputs[0], name=model.name)
+    logits = clone.outputs[0]
+    single_unit = logits.shape[-1] == 1 and class_count(model) == 2
+    if single_unit:
+        # The sigmoid of a logit is the softmax of 0 and that logit.
+        logits = keras.ops.pad(logits, [[0, 0], [1, 0]])
+    copy = TrainedModel(clone.inputs[0], logits, name=model.name)
+    copy.single_unit = single_unit
     copy_weights(model, copy)
     return copy
 
@@ -172,7 +181,7 @@ def compile_copy(
     optimizer.build(model.trainable_variables)
     if jit_compile is None:
         jit_compile = keras.backend.backend() == "jax"
-    loss = make_loss(recipe.loss, weights)
+    loss = make_loss(recipe.loss, weights, single_unit=model.single_unit)
     model.compile(optimizer, loss=loss, jit_compile=jit_compile, **keywords)
 
 
@@ -197,6 +206,8 @@ def _head(model: keras.Model) -> keras.Layer:
             f"{type(model).__name__} with input {shapes[0]} and output {shapes[1]} that ends with "
             f"{getattr(layer, 'name', None)}"
         )
+    if shapes[1][-1] == 1:
+        check_single_unit(layer)
     return layer
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from keras_resnet.data import DataConfig, Source, load_data, steps_per_epoch
 from keras_resnet.data.identity import identity_of
 from keras_resnet.images.protocol import DEFAULT_SIZE, EvalProtocol
-from keras_resnet.models.info import get_info
+from keras_resnet.models.info import class_count, get_info
 from keras_resnet.support.fingerprints import fingerprint_of_weights
 from keras_resnet.support.terminal import console
 from keras_resnet.training.devices.strategies import require_whole_executions
@@ -111,6 +111,12 @@ def resolve_recipe(
         ValueError: recipe, network and data do not go together.
     """
     check_image_shape(model)
+    threshold = recipe.loss.target_threshold
+    if threshold is not None and model.output_shape[-1] == 1:
+        raise ValueError(
+            "Expected `loss.target_threshold` to be none with a single unit, whose two classes "
+            f"exclude each other. Received: {threshold:g}. Or build the network with `classes=2`"
+        )
     protocol, train_size = sizes(model, recipe)
     accumulation = recipe.optimizer.accumulation
     training = dataclasses.replace(
@@ -146,11 +152,16 @@ def check_classes(model: keras.Model, source: Source) -> None:
     Raises:
         ValueError: there are more or fewer of them, or they have another order.
     """
-    classes = len(source.class_names)
-    if model.output_shape[-1] != classes:
+    classes, known_classes = len(source.class_names), class_count(model)
+    if classes < 2:
+        raise ValueError(
+            "Expected images of at least two classes, to tell them apart. "
+            f"Received: {source.name} with {classes}"
+        )
+    if known_classes != classes:
         raise ValueError(
             f"Expected a model of the {classes} classes of {source.name}. Received: "
-            f"{model.name}, of {model.output_shape[-1]} classes. Build it with "
+            f"{model.name}, of {known_classes} classes. Build it with "
             f"`classes={classes}`, or give it another head with `replace_head`"
         )
     names, known = tuple(source.class_names), get_info(model).class_names

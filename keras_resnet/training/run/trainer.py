@@ -96,8 +96,9 @@ def train(
 
     Args:
         model: a functional classifier `(batch, height, width, 3)` -> `(batch, classes)` that ends
-            with a softmax, a sigmoid or logits. It takes over the names of the classes and the
-            protocol of evaluation, see `get_info`.
+            with a softmax, a sigmoid or logits; of two classes, also one `(batch, 1)` that ends
+            with a sigmoid or a logit, and is trained by binary cross-entropy. It takes over the
+            names of the classes and the protocol of evaluation, see `get_info`.
         data: the images to train on, and those to evaluate after every epoch, which are used for
             nothing else but to choose `best.keras`; or what `load_data` takes. The recipe, the
             model and `seed` replace what a `DataConfig` says of images, batches and order.

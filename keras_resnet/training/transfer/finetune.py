@@ -16,7 +16,7 @@ import numpy as np
 
 from keras_resnet.data import DataConfig, Source, load_data
 from keras_resnet.data.identity import identity_of
-from keras_resnet.models.info import get_info
+from keras_resnet.models.info import class_count, get_info
 from keras_resnet.support.checks import some_of
 from keras_resnet.support.files import partial_directory, publish
 from keras_resnet.support.fingerprints import fingerprint_of_weights
@@ -208,7 +208,7 @@ def with_head(model: keras.Model, source: Source, dropout: float = 0.0) -> keras
     """
     names, info = tuple(source.class_names), get_info(model)
     # A head for labels or values may have the same names.
-    is_classifier = info.task is None and model.output_shape[-1] == len(names)
+    is_classifier = info.task is None and class_count(model) == len(names)
     if is_classifier and info.class_names == names:
         if dropout:
             raise ValueError(

@@ -22,8 +22,8 @@ from keras_resnet.networks.arguments import SMALL_FINAL_MAP, check_shape
 from keras_resnet.networks.builder import build
 from keras_resnet.networks.config import ResNetConfig
 from keras_resnet.networks.features import feature_extractor
-from keras_resnet.networks.graph import allow_depth, find_network, inputs_of
-from keras_resnet.support.checks import check_choice, is_integer
+from keras_resnet.networks.graph import allow_depth, find_network, inputs_of, only
+from keras_resnet.support.checks import check_choice, check_integer
 from keras_resnet.training.transfer.freezing import split_levels
 
 Task = Literal["classes", "labels", "values"]
@@ -53,8 +53,9 @@ def replace_head(
     Args:
         model: a flat network of this package, with its head, `include_top=False` or both that and
             `pooling`.
-        classes: width of the new layer `"predictions"`: at least 2 for `"classes"`, else 1.
-        task: `"classes"`: one class per image, softmax; `"labels"`: any number of labels per image,
+        classes: width of the new layer `"predictions"`.
+        task: `"classes"`: one class per image, softmax, or of `classes=1` a sigmoid: the
+            probability of the second of two classes; `"labels"`: any number of labels per image,
             a sigmoid each; `"values"`: regression, no activation.
         names: of the classes, labels or values, in the order of the outputs; see
             `set_class_names`. Those of `model` do not stay.
@@ -70,12 +71,7 @@ def replace_head(
     """
     _check_flat(model)
     check_choice("task", task, get_args(Task))
-    least = 2 if task == "classes" else 1
-    if not is_integer(classes, least):
-        raise ValueError(
-            f"Expected `classes` to be an integer of at least {least} with `task={task!r}`. "
-            f"Received: classes={classes!r}"
-        )
+    check_integer("classes", classes)
     if isinstance(dropout, bool) or not isinstance(dropout, (int, float)) or not 0 <= dropout < 1:
         raise ValueError(
             f"Expected `dropout` to be 0 or more and less than 1. Received: dropout={dropout!r}"
@@ -84,7 +80,7 @@ def replace_head(
     if dropout:
         x = keras.layers.Dropout(float(dropout), name="head_drop", dtype="float32")(x)
     options: dict[str, Any] = {
-        "activation": _ACTIVATIONS[task],
+        "activation": "sigmoid" if classes == 1 and task == "classes" else _ACTIVATIONS[task],
         # As in `keras_resnet.build`.
         "kernel_initializer": keras.initializers.VarianceScaling(1 / 3, "fan_in", "uniform"),
         "name": "predictions",
@@ -95,7 +91,7 @@ def replace_head(
     else:
         x = CompressedDense(int(classes), rounding="channel", observed=observed, **options)(x)
     allow_depth(len(model.layers))
-    result = keras.Model(model.input, x, name=name or model.name)
+    result = keras.Model(only(model.input), x, name=name or model.name)
     other = None if task == "classes" else task
     set_info(
         result, dataclasses.replace(get_info(model), class_names=None, class_ids=None, task=other)
