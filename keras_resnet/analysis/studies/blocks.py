@@ -8,6 +8,7 @@ from typing import Any
 
 import keras
 
+from keras_resnet.models.outputs import bare
 from keras_resnet.networks.names import place_of
 
 #: From a batch of feature maps to another one.
@@ -59,6 +60,7 @@ def take_apart(model: keras.Model) -> Network:
     Raises:
         ValueError: the model has no blocks named as in `keras_resnet.build`.
     """
+    model = bare(model)
     layers: dict[tuple[int, int], list[keras.Layer]] = {}
     for layer in model.layers:
         if place := place_of(layer.name):

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 
 from keras_resnet.analysis.studies.blocks import Network, take_apart
+from keras_resnet.models.outputs import class_probabilities
 from keras_resnet.support.checks import check_integer
 from keras_resnet.support.progress import Progress, unseen
 
@@ -188,4 +189,6 @@ def _swaps(
 
 
 def _errors(outputs: Any, labels: np.ndarray) -> int:
-    return int((keras.ops.convert_to_numpy(outputs).argmax(axis=-1) != labels).sum())
+    values = np.asarray(keras.ops.convert_to_numpy(outputs))
+    # A single unit is that of the second of two classes.
+    return int((class_probabilities(values, logits=False, pairs=True).argmax(-1) != labels).sum())
