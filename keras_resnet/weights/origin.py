@@ -40,8 +40,8 @@ _SAME = {
     "output_stride": ("32",),
     "stem_type": ("", "deep"),
 }
-#: Bytes of a `config.json`. Names of 21,000 classes take two million.
-_LARGEST_CONFIG = 2**24
+#: Of JSON, in bytes. Names of 21,000 classes take two million.
+_LONGEST = 2**22
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ def _parsed(metadata: Mapping[str, str]) -> dict[str, Any]:
     facts: dict[str, Any] = {}
     for key, text in metadata.items():
         try:
-            facts[key] = json.loads(text)
+            facts[key] = json.loads(text) if len(text) <= _LONGEST else text
         except (ValueError, TypeError, RecursionError):
             facts[key] = text
     return {**_mapping(facts.get("config")), **facts}
@@ -153,8 +153,8 @@ def _read(path: str, notes: list[str]) -> dict[str, Any]:
     if not file.is_file():
         return {}
     try:
-        if file.stat().st_size > _LARGEST_CONFIG:
-            raise ValueError(f"more than {_LARGEST_CONFIG} bytes")
+        if file.stat().st_size > _LONGEST:
+            raise ValueError(f"more than {_LONGEST} bytes")
         return _mapping(json.loads(file.read_text("utf-8-sig")))
     except (OSError, ValueError, RecursionError) as error:
         notes.append(f"config.json beside it was not read: {words(error)}")
