@@ -11,7 +11,7 @@ from keras_resnet.networks.graph import inputs_of
 #: Kinds of layers that pass on activations, or some of them: their output has the range of their
 #: input, and in TFLite it has to.
 PASSING = (
-    *("AveragePooling2D", "Dropout", "Flatten", "GlobalMaxPooling2D", "InputLayer"),
+    *("AveragePooling2D", "Cropping2D", "Dropout", "Flatten", "GlobalMaxPooling2D", "InputLayer"),
     *("MaxPooling2D", "Pad", "Permute", "Reshape", "ZeroPadding2D"),
 )
 

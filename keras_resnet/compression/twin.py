@@ -26,6 +26,7 @@ _OPTIONS: Mapping[str, tuple[str, ...]] = {
     "BatchNormalization": ("axis", "momentum", "epsilon", "center", "scale", "synchronized"),
     "Concatenate": ("axis",),
     "Conv2D": (*_CONVOLUTION, "filters", "groups", "use_bias"),
+    "Cropping2D": ("cropping", "data_format"),
     "Dense": ("units", "activation", "use_bias"),
     "DepthwiseConv2D": (*_CONVOLUTION, "depth_multiplier", "use_bias"),
     "Dropout": ("rate", "noise_shape", "seed"),

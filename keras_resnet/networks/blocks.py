@@ -78,13 +78,25 @@ def blur_pooling(x: Any, name: str, strides: int, *, dtype: Any = None) -> Any:
     Averaging over two pixels twice is that filter, and unlike a frozen depthwise kernel it has no
     weights that anyone could train, decay or lose.
     """
-    # The padding is an operation without a layer: no layer reflects.
-    x = keras.ops.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="reflect")
+    before = 1
+    if None in x.shape[1:3]:
+        # A single pixel has no neighbour to reflect; its copies are the edges. So a copy stands
+        # behind the last pixel until the edge before the first is there.
+        x = _padded(x, 0, 1, "symmetric")
+        x = _padded(x, 1, 0, "reflect")
+        settings = {"data_format": "channels_last", "name": f"{name}_blur_crop", "dtype": dtype}
+        x, before = layers.Cropping2D(((0, 1), (0, 1)), **settings)(x), 0
+    x = _padded(x, before, 1, "reflect")
     for number, step in enumerate((1, strides), start=1):
         x = layers.AveragePooling2D(
             2, strides=step, data_format="channels_last", name=f"{name}_blur{number}", dtype=dtype
         )(x)
     return x
+
+
+def _padded(x: Any, before: int, after: int, mode: str) -> Any:
+    """Height and width padded by an operation without a layer: no layer reflects."""
+    return keras.ops.pad(x, ((0, 0), (before, after), (before, after), (0, 0)), mode=mode)
 
 
 def max_pooling(x: Any, padding: str, blur: bool, *, dtype: Any = None) -> Any:

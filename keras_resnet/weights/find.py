@@ -93,7 +93,7 @@ def open_checkpoint(
         entry = find_weights(str(source), model)
         path = fetch(entry, without_top=not with_top)
     checkpoint = read_checkpoint(path)
-    inferred = infer(checkpoint, entry and _registered(entry), with_top=with_top)
+    inferred = infer(checkpoint, _registered(entry) if entry else None, with_top=with_top)
     if entry is not None:
         inferred = dataclasses.replace(inferred, bgr=entry.channel_order == "BGR")
     if pixels == "model":

@@ -104,7 +104,8 @@ class _Reader:
             fields["norm"] = "group"
         if "conv2_block1_se_reduce" in self.layers:
             fields["se_ratio"] = self.se_ratio(outputs)
-        fields |= self.origin.fields | self.seen(v2)
+        fields.update(self.origin.fields)
+        fields.update(self.seen(v2))
         if self.told is not None:
             # A file of ours: whether it tells the truth shows when its weights are loaded.
             self.notes, fields = [], dict(self.told)
@@ -128,7 +129,8 @@ class _Reader:
 
     def seen(self, v2: bool) -> dict[str, Any]:
         """What the layers without weights show, which HDF5 files of ours list."""
-        names, fields = self.checkpoint.other_layers, {}
+        names = self.checkpoint.other_layers
+        fields: dict[str, Any] = {}
         if self.family != "keras_resnet" or not names:
             return {}
         self.notes.append("no dilation, which such a file does not show")

@@ -10,10 +10,11 @@ import pytest
 
 import keras_resnet
 from keras_resnet import ResNetConfig, build
+from keras_resnet.networks.blocks import blur_pooling
 from keras_resnet.weights.load import load_weights
 
 from ..conftest import Run, randomize
-from .numpy_network import NumpyNetwork
+from .numpy_network import NumpyNetwork, blurred
 
 
 def small(block: str = "bottleneck", **fields: object) -> ResNetConfig:
@@ -171,6 +172,26 @@ def test_heads_and_inputs() -> None:
         16,
         3,
     )
+
+
+@pytest.mark.parametrize("name", ["blur pooling", "D shortcut", "v2 with everything"])
+def test_networks_of_free_size_take_any_image(name: str) -> None:
+    """Down to one pixel, which blur pooling repeats as NumPy's reflection does."""
+    model = build(CONFIGS[name], include_top=False, pooling="avg")
+    fixed = build(CONFIGS[name], include_top=False, pooling="avg", input_shape=SHAPE)
+    fixed.set_weights(model.get_weights())
+    images = np.random.default_rng(0).integers(0, 256, (2, *SHAPE), dtype=np.uint8)
+    np.testing.assert_allclose(model(images), fixed(images), rtol=1e-5, atol=1e-5)
+    for height, width in ((1, 1), (1, 9), (4, 2), (17, 1)):
+        assert np.isfinite(model(images[:, :height, :width])).all()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 5), (2, 1), (7, 6)])
+def test_blur_pooling_of_any_size_is_numpys(size: tuple[int, int]) -> None:
+    tensor = keras.Input((None, None, 2))
+    model = keras.Model(tensor, blur_pooling(tensor, "x", 2))
+    pixels = np.random.default_rng(0).random((1, *size, 2), dtype=np.float32)
+    np.testing.assert_allclose(model(pixels), blurred(pixels), rtol=1e-6)
 
 
 def test_mixed_precision_keeps_normalization_and_head_in_float32() -> None:
