@@ -120,7 +120,7 @@ def export(
         FileExistsError: an artifact of another export is there already.
         ImportError: a target's packages are not installed.
         ExportError: an artifact is outside its target's limits, or cannot be made of this model;
-            it is not kept, the ones that agree are.
+            it is not kept, the ones that agree are. If none does, `overwrite` replaces nothing.
         OSError: the disk is full.
     """
     check_backend()

@@ -178,7 +178,9 @@ def export_network(
             report, failure = error.report, error
     print_report(report, as_json)
     if not as_json:
-        console.print(f"Report: {output / 'export.html'} and {output / 'export.json'}")
+        # Without a new artifact, that of the export to be replaced is still there.
+        if failure is None or not keywords.get("overwrite"):
+            console.print(f"Report: {output / 'export.html'} and {output / 'export.json'}")
         if note is not None:
             console.print(note)
     if failure is not None:

@@ -185,7 +185,12 @@ def _part_of(name: str) -> str | None:
 
 
 def _check_complete(files: Sequence[Path]) -> None:
-    """Raises if of `…-00000-of-00010` and so on not all ten are there."""
+    """Raises if of `…-00000-of-00010` and so on not all ten are there, or if they are replaced."""
+    for directory in filter(is_being_replaced, {path.parent for path in files}):
+        raise ValueError(
+            f"Expected a whole data set. Received: {directory}, where another one is taking its "
+            "place, or a process was killed meanwhile. Run `keras-resnet data prepare` again"
+        )
     numbers: dict[tuple[str, str, str], dict[str, set[int]]] = defaultdict(dict)
     for path in files:
         if match := _NUMBERED.fullmatch(path.name):
@@ -210,11 +215,6 @@ def _check_complete(files: Sequence[Path]) -> None:
 def _dataset_of(files: Sequence[Path]) -> PreparedDataset | None:
     """What `data prepare` wrote beside the files, if it did."""
     directories = sorted({path.parent for path in files})
-    for directory in filter(is_being_replaced, directories):
-        raise ValueError(
-            f"Expected a whole data set. Received: {directory}, where another one is taking its "
-            "place, or a process was killed meanwhile. Run `keras-resnet data prepare` again"
-        )
     described = [directory for directory in directories if (directory / DATASET_FILE).is_file()]
     datasets = [dataset for dataset in map(read_description, described) if dataset is not None]
     if datasets and len(directories) > 1:
