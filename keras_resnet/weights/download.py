@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import requests
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -26,6 +25,8 @@ from rich.progress import (
 
 from keras_resnet.support.files import partial_directory
 from keras_resnet.support.fingerprints import fingerprint_of_file
+from keras_resnet.support.terminal import Console
+from keras_resnet.support.text import printable
 from keras_resnet.weights.registry import Download
 
 _CHUNK = 64 * 1024
@@ -140,7 +141,7 @@ def timeout_in_seconds() -> float:
 
 def say(sentence: str) -> None:
     """Prints a line on standard error."""
-    _console().print(sentence)
+    Console(stderr=True).print(sentence)
 
 
 class _Session(requests.Session):
@@ -275,10 +276,6 @@ def _in_words(
     return DownloadError(f"{what} ({innermost})", temporary=True)
 
 
-def _console() -> Console:
-    return Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
-
-
 @contextlib.contextmanager
 def _progress(title: str, total: int | None) -> Iterator[Callable[[int], None]]:
     """Shows how much has come: a bar on a terminal, a line for every quarter elsewhere.
@@ -286,7 +283,7 @@ def _progress(title: str, total: int | None) -> Iterator[Callable[[int], None]]:
     Yields:
         A function of the bytes so far.
     """
-    console = _console()
+    console = Console(stderr=True)
     if not console.is_terminal:
         size = "" if total is None else f" of {total / 1e6:.1f}"
         shown = -1
@@ -305,5 +302,5 @@ def _progress(title: str, total: int | None) -> Iterator[Callable[[int], None]]:
         *(BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()),
     )
     with Progress(*columns, console=console) as bars:
-        task = bars.add_task(f"Downloading {title}", total=total)
+        task = bars.add_task(printable(f"Downloading {title}"), total=total)
         yield lambda received: bars.update(task, completed=received)
