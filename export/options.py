@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from typing import Any
 
 from keras_resnet.support.checks import check_choice, check_integer, store_integers
+
+
+def check_storage_uri(uri: Any) -> None:
+    """Raises ValueError if `uri` is no address in the characters of RFC 3986, without quotes."""
+    if not re.fullmatch(r"[a-z][a-z0-9+.-]*://[A-Za-z0-9._~:/?#@!$&()*+,;=%\[\]-]+", str(uri)):
+        raise ValueError(
+            f"Expected a `storage_uri` such as 's3://bucket/folder'. Received: {uri!r}"
+        )
 
 
 @dataclass(frozen=True)
@@ -36,6 +46,8 @@ class ExportOptions:
         sizes = (check_integer("serving_batch_sizes", size) for size in self.serving_batch_sizes)
         object.__setattr__(self, "serving_batch_sizes", tuple(sizes))
         check_choice("layout", self.layout, ("NHWC", "NCHW"))
+        if self.storage_uri is not None:
+            check_storage_uri(self.storage_uri)
         if not self.serving_batch_sizes:
             raise ValueError("Expected at least one of `serving_batch_sizes`. Received: none")
         if isinstance(self.keep_float, str):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -17,7 +16,8 @@ from keras_resnet.export.report.rows import (
     share_in_words,
 )
 from keras_resnet.export.report.timing import SPEED_COLUMNS
-from keras_resnet.support.pages import page, picture, section
+from keras_resnet.support.pages import escaped, page, picture, section
+from keras_resnet.support.text import markdown
 from keras_resnet.weights.registry import find_weights, list_weights
 
 #: Of Okabe and Ito (2008), told apart with every kind of colour blindness.
@@ -40,9 +40,9 @@ def html_table(report: ExportReport) -> str:
 
 def _table(columns: Sequence[str], rows: Iterable[_Row], kind: str = "figures") -> str:
     """`kind`: `"figures"`, or `"words"`, which wrap."""
-    lines = [f"<tr>{''.join(f'<th>{html.escape(column)}</th>' for column in columns)}</tr>"]
+    lines = [f"<tr>{''.join(f'<th>{escaped(column)}</th>' for column in columns)}</tr>"]
     for row, style in rows:
-        inside = "".join(f"<td>{html.escape(cell)}</td>" for cell in row)
+        inside = "".join(f"<td>{escaped(cell)}</td>" for cell in row)
         lines.append(f"<tr class='{style}'>{inside}</tr>")
     return f"<table class='{kind}'>{''.join(lines)}</table>"
 
@@ -54,13 +54,13 @@ def report_page(report: ExportReport) -> str:
     words = f"{words} {not_measured_in_words(report.artifacts)}".rstrip()
     bars = picture(figure(report), "Bars: size, latency and accuracy of every artifact")
     sections = [
-        f'<p class="verdict{" failed" if failures else ""}">{html.escape(words)}</p>',
+        f'<p class="verdict{" failed" if failures else ""}">{escaped(words)}</p>',
         section("Artifacts", html_table(report)),
         section("Size, latency, accuracy", bars),
         *(section(title, _table(*table)) for title, table in _tables(report) if table[1]),
     ]
     versions = ", ".join(f"{name} {number}" for name, number in report.versions.items())
-    sections.append(f"<footer>{html.escape(versions)}</footer>")
+    sections.append(f"<footer>{escaped(versions)}</footer>")
     return page(f"Export of {report.model.get('name', 'a model')}", sections)
 
 
@@ -161,7 +161,7 @@ def model_card(report: ExportReport) -> str:
     if entry is not None:
         front["license"] = entry.license.lower()
     lines = ["---", *(f"{key}: {value}" for key, value in front.items()), "---", ""]
-    lines += [f"# {model['name']}", ""]
+    lines += [f"# {markdown(model['name'])}", ""]
     names = ("batch", "height", "width", "channels")
     sides = (str(side or name) for side, name in zip(model["input"], names, strict=True))
     shape = f"({', '.join(sides)}), NHWC"
@@ -173,17 +173,18 @@ def model_card(report: ExportReport) -> str:
         published = f"{entry.top1:g} % ({entry.accuracy_source})"
         lines += [f"Published accuracy of those weights: {published}.", ""]
     elif tag:
-        lines += [f"It started from the weights {tag}, of unknown licence.", ""]
+        lines += [f"It started from the weights {markdown(tag)}, of unknown licence.", ""]
     else:
         lines += ["Licence and training data are not known to the exporter.", ""]
     lines += ["## Artifacts", "", f"| {' | '.join(COLUMNS)} |", "|---" * len(COLUMNS) + "|"]
-    lines += [f"| {' | '.join(cells(artifact, report.images))} |" for artifact in report.artifacts]
+    for artifact in report.artifacts:
+        lines.append(f"| {' | '.join(map(markdown, cells(artifact, report.images)))} |")
     if missing := not_measured_in_words(report.artifacts):
-        lines += ["", missing]
+        lines += ["", markdown(missing)]
     lines += ["", "Latency: median of one call, on the machine that exported.", "", "## Images", ""]
     for name, count, source, span, _ in _images(report):
-        lines.append(f"- {name}: {source}; images: {count}; pixels: {span}")
+        lines.append(f"- {name}: {markdown(source)}; images: {count}; pixels: {span}")
     if report.refusals:
         lines += ["", "## Not exported", ""]
-        lines += [f"- {target}: {why}" for target, why in report.refusals.items()]
+        lines += [f"- {target}: {markdown(why)}" for target, why in report.refusals.items()]
     return "\n".join(lines) + "\n"

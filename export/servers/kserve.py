@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from keras_resnet.export.options import check_storage_uri
 from keras_resnet.export.runtime import artifact_path
 from keras_resnet.export.servers.triton import check_request, fill, interface_of, write_folder
 
@@ -56,10 +57,7 @@ def write_kserve(
             f"does not end with `-`. Received: {name!r}"
         )
     uri = f"pvc://{name}/models" if storage_uri is None else storage_uri
-    if not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^\s\"'\\]+", uri):
-        raise ValueError(
-            f"Expected a `storage_uri` such as 's3://bucket/folder'. Received: {storage_uri!r}"
-        )
+    check_storage_uri(uri)
     found = artifact_path(artifact)
 
     def make(folder: Path) -> None:

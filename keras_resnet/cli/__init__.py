@@ -15,9 +15,9 @@ import warnings
 from types import FrameType
 from typing import Any, NoReturn
 
-import typer
-
 from keras_resnet.cli.options import app
+from keras_resnet.support.terminal import complain
+from keras_resnet.support.text import sentence
 
 # Every module of this package adds its commands to the application.
 for _module in pkgutil.walk_packages(__path__, f"{__name__}."):
@@ -44,7 +44,7 @@ def main() -> NoReturn:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
     # A warning is a sentence, without the place in the source that it comes from.
-    warnings.formatwarning = lambda message, *_, **__: f"keras-resnet: {message}\n"
+    warnings.formatwarning = lambda message, *_, **__: f"keras-resnet: {sentence(str(message))}\n"
     try:
         code = app(standalone_mode=False)
     except SystemExit as interruption:
@@ -74,6 +74,6 @@ def _sentence(error: Exception) -> str:
     return str(getattr(error, "format_message", lambda: error)()) or type(error).__name__
 
 
-def _fail(sentence: str, code: Any) -> NoReturn:
-    typer.echo(f"keras-resnet: {sentence.rstrip('.')}.", err=True)
+def _fail(text: str, code: Any) -> NoReturn:
+    complain(f"{text.rstrip('.')}.")
     sys.exit(code)

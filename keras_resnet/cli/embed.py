@@ -12,7 +12,7 @@ import typer
 from keras_resnet.cli import inputs, options
 from keras_resnet.cli.options import print_json
 from keras_resnet.support.quiet import quiet
-from keras_resnet.support.terminal import console, progress_bar
+from keras_resnet.support.terminal import complain, console, progress_bar
 
 
 @options.app.command()
@@ -70,10 +70,9 @@ def embed(
             f"({report.images_per_second:,.0f} images/s)."
         )
     if report.unreadable:
-        typer.echo(
-            f"keras-resnet: {len(report.unreadable):,} of {len(images):,} images could not be "
-            f"read, see {report.bad_file}",
-            err=True,
+        complain(
+            f"{len(report.unreadable):,} of {len(images):,} images could not be read, see "
+            f"{report.bad_file}"
         )
     return 1 if report.unreadable else 0
 

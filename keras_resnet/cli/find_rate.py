@@ -10,7 +10,7 @@ import typer
 from keras_resnet.cli import inputs, options
 from keras_resnet.cli.options import print_json
 from keras_resnet.support.quiet import quiet
-from keras_resnet.support.terminal import console, progress_bar
+from keras_resnet.support.terminal import console, print_lines, progress_bar
 
 if TYPE_CHECKING:
     import keras
@@ -58,7 +58,7 @@ def find_rate(
     if freeze is not None:
         frozen = freeze_levels(network, freeze)
         if not as_json:
-            console.print(str(frozen))
+            print_lines(str(frozen))
     with progress_bar("Finding a rate", hidden=as_json) as step:
         curve = run(
             network,

@@ -8,6 +8,7 @@ import typer
 
 from keras_resnet.cli.options import app
 from keras_resnet.support.quiet import quiet
+from keras_resnet.support.terminal import complain
 
 
 @app.command(
@@ -32,7 +33,5 @@ def launch(
     with quiet():
         from keras_resnet.training.devices.launch import launch as run
 
-    code = run(
-        context.args, local_workers, lambda text: typer.echo(f"keras-resnet: {text}", err=True)
-    )
+    code = run(context.args, local_workers, complain)
     raise typer.Exit(code)

@@ -9,7 +9,7 @@ import typer
 
 from keras_resnet.cli import options
 from keras_resnet.support.quiet import quiet
-from keras_resnet.support.terminal import console, progress_bar
+from keras_resnet.support.terminal import complain, console, progress_bar
 
 #: Images that are decoded, and then run, at once.
 _BATCH = 32
@@ -64,8 +64,8 @@ def predict(
     if as_json:
         options.print_json({"predictions": results, "unreadable": bad})
     for message in bad.values():
-        typer.echo(f"keras-resnet: {message}", err=True)
+        complain(message)
     if bad:
         count = len(results) + len(bad)
-        typer.echo(f"keras-resnet: {len(bad)} of {count} images skipped.", err=True)
+        complain(f"{len(bad)} of {count} images skipped.")
     return 1 if bad else 0

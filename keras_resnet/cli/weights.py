@@ -12,7 +12,7 @@ from keras_resnet.cli import options
 from keras_resnet.cli.options import parse_settings, print_json
 from keras_resnet.support.files import check_new, whole_file
 from keras_resnet.support.quiet import quiet
-from keras_resnet.support.terminal import console, table
+from keras_resnet.support.terminal import console, print_lines, table
 
 if TYPE_CHECKING:
     import keras
@@ -95,7 +95,7 @@ def convert(
     elif whole_model:
         console.print(f"Written: {output}")
     else:
-        console.print(str(model.load_report))
+        print_lines(str(model.load_report))
         console.print(f"Written: {output}, a {model.name} with {model.count_params():,} numbers.")
 
 

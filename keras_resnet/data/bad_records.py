@@ -6,6 +6,7 @@ import logging
 import threading
 
 from keras_resnet.support.checks import some_of
+from keras_resnet.support.text import sentence
 
 _log = logging.getLogger(__name__)
 
@@ -46,7 +47,8 @@ class BadRecords:
                 self.error = TooManyBadRecordsError(str(self))
                 raise self.error
         if is_new:
-            _log.warning("Skipped: %s", reason if name in reason else f"{name}: {reason}")
+            said = reason if name in reason else f"{name}: {reason}"
+            _log.warning("Skipped: %s", sentence(said))
 
     def __str__(self) -> str:
         # Names of files may be any bytes; TensorFlow's messages are text.

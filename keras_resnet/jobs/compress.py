@@ -73,7 +73,7 @@ def compress(
     validation_fraction: float = 0.1,
     seed: int = 0,
     timing: Timing | None = _TIMING,
-    say: Say = terminal.console.print,
+    say: Say = terminal.print_lines,
     **keywords: Any,
 ) -> CompressionReport:
     """Compresses a trained network while it trains on, and compares artifacts before and after.

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from keras_resnet.support.text import printable
+from keras_resnet.support.text import sentence
 
 #: Bytes of the list of what is in an archive: ten times that of ResNet-1202 and its optimizer.
 _LONGEST_LIST = 2**23
@@ -96,4 +96,4 @@ def words(error: Exception) -> str:
     errors of its own.
     """
     reason = str(error) if type(error) is ValueError else f"damaged or too large: {error!r}"
-    return printable(reason[:400])
+    return sentence(reason[:400])

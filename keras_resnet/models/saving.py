@@ -15,6 +15,7 @@ from keras_resnet.models.hdf5 import Hdf5File
 from keras_resnet.models.info import FILE_NAME, ModelInfo, set_info
 from keras_resnet.networks.graph import allow_depth
 from keras_resnet.support.json_text import parse_json
+from keras_resnet.support.text import sentence
 
 #: What registers classes with Keras, which finds them in a file once they are imported: layers of
 #: compressed networks, and what a network was compiled with.
@@ -69,7 +70,9 @@ def load_model(path: str | os.PathLike[str], **keywords: Any) -> keras.Model:
         info.check_names(model.output_shape)
     except Exception as error:
         # Keras has many errors for damaged files, and names neither file nor trouble.
-        raise ValueError(f"Expected a readable `.keras` file. Received: {path}: {error}") from error
+        raise ValueError(
+            f"Expected a readable `.keras` file. Received: {path}: {sentence(str(error))}"
+        ) from error
     if info != ModelInfo():
         set_info(model, info)
     return model

@@ -8,6 +8,8 @@ import io
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from keras_resnet.support.text import printable
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -33,9 +35,14 @@ footer { margin-top: 3rem; color: #5b6472; font-size: .85rem }
 """
 
 
+def escaped(text: str) -> str:
+    """A text as HTML that shows it, without the marks of direction and control of other texts."""
+    return html.escape(printable(text))
+
+
 def page(title: str, sections: Iterable[str]) -> str:
     """A complete page; `sections` are HTML already."""
-    heading = html.escape(title)
+    heading = escaped(title)
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{heading}</title>'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -45,7 +52,7 @@ def page(title: str, sections: Iterable[str]) -> str:
 
 def section(title: str, content: str) -> str:
     """A titled part of a page; `content` is HTML already. Wide tables scroll inside it."""
-    return f'<h2>{html.escape(title)}</h2><div class="scroll">{content}</div>'
+    return f'<h2>{escaped(title)}</h2><div class="scroll">{content}</div>'
 
 
 def picture(figure: Figure, description: str) -> str:
@@ -53,4 +60,4 @@ def picture(figure: Figure, description: str) -> str:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110, bbox_inches="tight")
     data = base64.b64encode(buffer.getvalue()).decode()
-    return f'<img src="data:image/png;base64,{data}" alt="{html.escape(description)}">'
+    return f'<img src="data:image/png;base64,{data}" alt="{escaped(description)}">'

@@ -1,26 +1,62 @@
-"""What commands print: one console, its tables, and progress as a bar or as plain lines."""
+"""What commands print: one console, its tables, and progress as a bar or as plain lines.
+
+Names and messages may come from anywhere: every string that is printed here is one line, cleaned by
+`support.text`.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import rich.box
-from rich.console import Console
+import rich.console
+import rich.table
 from rich.progress import BarColumn, Progress as Bars, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
 from keras_resnet.support.progress import Progress, unseen
-
-#: Colours say something here (red: disagrees) or are not used, and brackets in paths are brackets.
-#: Sentences are not cut into lines; tables need a width, and files and pipes have none.
-console = Console(
-    highlight=False, markup=False, soft_wrap=True, width=None if sys.stdout.isatty() else 100
-)
+from keras_resnet.support.text import printable, sentence
 
 
-def table(columns: Sequence[str], left: int = 1, wrap: Sequence[str] = ()) -> Table:
+class Console(rich.console.Console):
+    """Colours say something here (red: disagrees) or are not used; brackets are brackets.
+
+    Sentences are not cut into lines.
+    """
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(highlight=False, markup=False, soft_wrap=True, **settings)
+
+    def print(self, *objects: Any, **settings: Any) -> None:
+        super().print(*_cleaned(objects), **settings)
+
+
+class _Table(rich.table.Table):
+    def add_row(self, *cells: Any, **settings: Any) -> None:
+        super().add_row(*_cleaned(cells), **settings)
+
+
+def _cleaned(objects: Iterable[Any]) -> list[Any]:
+    return [printable(item) if isinstance(item, str) else item for item in objects]
+
+
+#: Tables need a width, and files and pipes have none.
+console = Console(width=None if sys.stdout.isatty() else 100)
+
+
+def print_lines(text: str) -> None:
+    """Prints a text of this package that has several lines."""
+    console.print(*text.splitlines(), sep="\n")
+
+
+def complain(text: str) -> None:
+    """Says on standard error, in one line, what is wrong."""
+    sys.stderr.write(f"keras-resnet: {sentence(text)}\n")
+
+
+def table(columns: Sequence[str], left: int = 1, wrap: Sequence[str] = ()) -> rich.table.Table:
     """An empty table.
 
     Args:
@@ -28,7 +64,7 @@ def table(columns: Sequence[str], left: int = 1, wrap: Sequence[str] = ()) -> Ta
         left: the first so many columns are words, the others numbers.
         wrap: columns that a narrow terminal may break into lines.
     """
-    result = Table(box=rich.box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    result = _Table(box=rich.box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for index, column in enumerate(columns):
         justify = "left" if index < left else "right"
         result.add_column(
@@ -64,12 +100,12 @@ def progress_bar(title: str, hidden: bool = False, lines: int | None = None) -> 
         yield unseen if hidden else print_line
         return
     columns = (
-        TextColumn(title),
+        TextColumn(title, markup=False),
         BarColumn(),
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         TimeElapsedColumn(),
     )
     with Bars(*columns, console=console) as bars:
         task = bars.add_task("", total=1.0)
-        yield lambda step, done: bars.update(task, description=step, completed=done)
+        yield lambda step, done: bars.update(task, description=printable(step), completed=done)
         bars.update(task, description="done", completed=1.0)

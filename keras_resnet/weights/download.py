@@ -6,13 +6,14 @@ import contextlib
 import itertools
 import math
 import os
+import queue
+import threading
 import time
 import urllib.parse
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import requests
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -24,9 +25,17 @@ from rich.progress import (
 
 from keras_resnet.support.files import partial_directory
 from keras_resnet.support.fingerprints import fingerprint_of_file
+from keras_resnet.support.terminal import Console
+from keras_resnet.support.text import printable
 from keras_resnet.weights.registry import Download
 
 _CHUNK = 64 * 1024
+
+#: Bytes per second that a download makes on the whole, and seconds besides, or it is given up.
+_SLOWEST, _PATIENCE = 10_000, 30
+
+#: Bytes of a file of unknown size, and redirects that lead to it.
+_LARGEST, _MOST_REDIRECTS = 2**32, 30
 
 
 class DownloadError(OSError):
@@ -49,9 +58,11 @@ def download(
     title: str | None = None,
     attempts: int = 3,
     pause: float = 1.0,
+    largest: int = _LARGEST,
 ) -> None:
     """Downloads a file; what is at `destination` is replaced once the new one is whole and right.
 
+    No more is read than the file has, or `largest`, nor for longer than that takes at 10 kB/s.
     Redirects are followed, but none from https to http. Proxies and certificates are those of
     `requests`: `HTTPS_PROXY`, `REQUESTS_CA_BUNDLE`. Progress goes to standard error: standard
     output may be read by a machine.
@@ -62,6 +73,7 @@ def download(
         title: what the progress calls it; by default its name.
         attempts: how often in all, where the connection breaks or the server is in trouble.
         pause: seconds before the second attempt, twice as many before each further one.
+        largest: bytes that it may have where `file` does not say how many it has.
 
     Raises:
         DownloadError: the file was not to be had, or is another one.
@@ -74,7 +86,7 @@ def download(
         try:
             for attempt in itertools.count(1):
                 try:
-                    _transfer(file.location, partial, title, timeout)
+                    _Transfer(file, partial, title, timeout, largest).run()
                     break
                 except DownloadError as error:
                     if not error.temporary or attempt == attempts:
@@ -129,32 +141,70 @@ def timeout_in_seconds() -> float:
 
 def say(sentence: str) -> None:
     """Prints a line on standard error."""
-    _console().print(sentence)
+    Console(stderr=True).print(sentence)
 
 
 class _Session(requests.Session):
-    """Follows redirects, but none that gives encryption up."""
+    """Leaves redirects to `_Transfer`: requests would read their contents, of whatever size."""
 
-    def get_redirect_target(self, resp: requests.Response) -> str | None:
-        target = super().get_redirect_target(resp)
-        if target is not None:
-            following = urllib.parse.urljoin(resp.url, target)
-            if resp.url.startswith("https:") and not following.lower().startswith("https:"):
-                raise DownloadError(f"a redirect from https to http ({following})")
-        return target
+    def get_redirect_target(self, resp: requests.Response) -> None:
+        return None
 
 
-def _transfer(url: str, path: Path, title: str, timeout: float) -> None:
-    """One attempt at downloading into `path`."""
-    # The bytes as they are: compressed ones would have another number.
-    headers = {"Accept-Encoding": "identity"}
-    received: int | None = None
-    total: int | None = None
-    try:
-        with (
-            _Session() as session,
-            session.get(url, headers=headers, stream=True, timeout=timeout) as response,
-        ):
+class _Transfer:
+    """One attempt at downloading a file.
+
+    It has a thread of its own, which is left alone if it takes too long: wherever it waits for a
+    server, in the handshake, the headers or the body, that may send a byte now and then for ever.
+    """
+
+    def __init__(
+        self, file: Download, path: Path, title: str, timeout: float, largest: int
+    ) -> None:
+        self._url, self._path, self._title = file.location, path, title
+        self._timeout, self._known, self._most = timeout, file.bytes, file.bytes or largest
+        self._total: int | None = None
+        self._received: int | None = None
+        self._error: Exception | None = None
+        self._given_up = False
+        #: How many bytes there are, again and again; None in the end.
+        self._steps: queue.SimpleQueue[int | None] = queue.SimpleQueue()
+
+    def run(self) -> None:
+        start, received = time.monotonic(), 0
+        threading.Thread(target=self._work, daemon=True).start()
+        try:
+            with contextlib.ExitStack() as stack:
+                report: Callable[[int], None] | None = None
+                while (step := self._next(start, received)) is not None:
+                    received = step
+                    report = report or stack.enter_context(_progress(self._title, self._total))
+                    report(received)
+        finally:
+            self._given_up = True
+        if self._error is not None:
+            raise self._error
+
+    def _next(self, start: float, received: int) -> int | None:
+        left = start + _PATIENCE + self._timeout + received / _SLOWEST - time.monotonic()
+        try:
+            return self._steps.get(timeout=left) if left > 0 else self._steps.get_nowait()
+        except queue.Empty:
+            raise DownloadError(
+                f"{received:,} bytes at first, and then less than {_SLOWEST / 1000:g} kB/s"
+            ) from None
+
+    def _work(self) -> None:
+        try:
+            self._transfer()
+        except requests.RequestException as error:
+            self._error = _in_words(error, self._timeout, self._received)
+        except Exception as error:
+            self._error = error
+        self._steps.put(None)
+
+    def _transfer(self) -> None:
+        with _Session() as session, self._opened(session) as response:
             status = response.status_code
             if status != requests.codes.ok:
                 known = {
@@ -165,19 +215,46 @@ def _transfer(url: str, path: Path, title: str, timeout: float) -> None:
                     f"{status} {response.reason}{known.get(status, '')}",
                     temporary=status in (408, 429) or status >= 500,
                 )
-            received = 0
             length = response.headers.get("Content-Length", "")
             if length.isdigit() and "Content-Encoding" not in response.headers:
-                total = int(length)
-            with path.open("wb") as file, _progress(title, total) as report:
+                self._total = int(length)
+            self._count(0)
+            with self._path.open("wb") as file:
                 for chunk in response.iter_content(_CHUNK):
-                    received += file.write(chunk)
-                    report(received)
-    except requests.RequestException as error:
-        raise _in_words(error, timeout, received) from error
-    # urllib3 before version 2 does not notice.
-    if total not in (None, received):
-        raise DownloadError(f"{received} of {total} bytes", temporary=True)
+                    if self._given_up:
+                        return
+                    self._count((self._received or 0) + len(chunk))
+                    file.write(chunk)
+        # urllib3 before version 2 does not notice.
+        if self._total not in (None, self._received):
+            raise DownloadError(f"{self._received} of {self._total} bytes", temporary=True)
+
+    def _count(self, received: int) -> None:
+        self._received = received
+        if max(received, self._total or 0) > self._most:
+            found = self._total or f"at least {received}"
+            expected = self._known or f"at most {self._most}"
+            raise DownloadError(f"a file with {found} bytes instead of {expected}")
+        self._steps.put(received)
+
+    def _opened(self, session: requests.Session) -> requests.Response:
+        """The answer that redirects lead to."""
+        # The bytes as they are: compressed ones would have another number.
+        headers = {"Accept-Encoding": "identity"}
+        url = self._url
+        for _ in range(_MOST_REDIRECTS + 1):
+            response = session.get(
+                url, headers=headers, stream=True, timeout=self._timeout, allow_redirects=False
+            )
+            target = requests.Session.get_redirect_target(session, response)
+            if target is None:
+                return response
+            response.close()
+            following = urllib.parse.urljoin(url, target)
+            if url.lower().startswith("https:") and not following.lower().startswith("https:"):
+                raise DownloadError(f"a redirect from https to http ({following})")
+            url = following
+        raise DownloadError(f"more than {_MOST_REDIRECTS} redirects")
 
 
 def _in_words(
@@ -199,10 +276,6 @@ def _in_words(
     return DownloadError(f"{what} ({innermost})", temporary=True)
 
 
-def _console() -> Console:
-    return Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
-
-
 @contextlib.contextmanager
 def _progress(title: str, total: int | None) -> Iterator[Callable[[int], None]]:
     """Shows how much has come: a bar on a terminal, a line for every quarter elsewhere.
@@ -210,7 +283,7 @@ def _progress(title: str, total: int | None) -> Iterator[Callable[[int], None]]:
     Yields:
         A function of the bytes so far.
     """
-    console = _console()
+    console = Console(stderr=True)
     if not console.is_terminal:
         size = "" if total is None else f" of {total / 1e6:.1f}"
         shown = -1
@@ -229,5 +302,5 @@ def _progress(title: str, total: int | None) -> Iterator[Callable[[int], None]]:
         *(BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()),
     )
     with Progress(*columns, console=console) as bars:
-        task = bars.add_task(f"Downloading {title}", total=total)
+        task = bars.add_task(printable(f"Downloading {title}"), total=total)
         yield lambda received: bars.update(task, completed=received)

@@ -69,7 +69,7 @@ def fetch(entry: WeightsEntry, *, without_top: bool = False) -> Path:
     try:
         if file.url is None:
             return _fetch_from_hub(file, entry.tag)
-        return _fetch_from_url(file, path, entry.tag)
+        return _fetch_from_url(file, path, entry)
     except ValueError as error:
         raise DownloadError(
             f"{error}. Set KERAS_RESNET_HOME to another directory, or give the path of a copy of "
@@ -111,11 +111,13 @@ def _is_sound(path: Path, expected: Download) -> bool:
     return wrong is None
 
 
-def _fetch_from_url(file: Download, path: Path, tag: str) -> Path:
-    with _locked(path.with_name(f".{path.name}.lock"), tag):
+def _fetch_from_url(file: Download, path: Path, entry: WeightsEntry) -> Path:
+    # A checkpoint may hold the state of an optimizer besides, in numbers of 64 bits.
+    largest = int(32e6 * entry.params_millions) + 2**24
+    with _locked(path.with_name(f".{path.name}.lock"), entry.tag):
         # Another process may have been faster.
         if not path.is_file() or problem(path, file) is not None:
-            download(file, path, title=tag)
+            download(file, path, title=entry.tag, largest=largest)
         _record(file, path)
     return path
 

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from keras_resnet.support.text import printable
+
 
 @dataclass(frozen=True)
 class LoadReport:
@@ -44,8 +46,8 @@ class LoadReport:
     def __str__(self) -> str:
         arrays = sum(len(keys) for keys in self.loaded.values())
         lines = [
-            f"{self.tag or self.source}: {arrays} arrays into {len(self.loaded)} layers, "
-            f"names of {self.layout}"
+            f"{self.tag or printable(self.source)}: {arrays} arrays into {len(self.loaded)} "
+            f"layers, names of {self.layout}"
         ]
         lines += [f"adapted  {layer}: {how}" for layer, how in self.adapted.items()]
         lines += [f"skipped  {key}: {why}" for key, why in self.skipped.items()]

@@ -28,6 +28,17 @@ from keras_resnet.export import (
         ({"serving_batch_sizes": (1, True)}, "`serving_batch_sizes` .*. Received: True"),
         ({"serving_batch_sizes": ()}, "at least one of `serving_batch_sizes`. Received: none"),
         ({"layout": "CHW"}, r"`layout` to be one of \('NHWC', 'NCHW'\). Received: 'CHW'"),
+        *(
+            ({"storage_uri": uri}, "Expected a `storage_uri` such as")
+            for uri in (
+                's3://a"b',
+                "s3://a'b",
+                "s3://a\nb: c",
+                "s3://a\x1b[2J",
+                "s3://a b",
+                "models",
+            )
+        ),
         ({"keep_float": "conv1_conv"}, "a tuple of layers as `keep_float`. Received: 'conv1_conv'"),
     ],
 )

@@ -100,7 +100,7 @@ def test_memory_is_bounded_by_the_size_of_the_file(
     assert len(lines) == len(hostile), done.stderr
     for (grown, _, reason), (expected, path) in zip(lines, hostile.items(), strict=True):
         assert expected in reason
-        assert int(grown) < 100 * 2**20, path
+        assert int(grown) < (200 if path.suffix == ".pth" else 80) * 2**20, path
 
 
 def test_compressed_files_are_still_loaded(parts: Parts, tmp_path: Path) -> None:
@@ -120,8 +120,7 @@ def test_compressed_files_are_still_loaded(parts: Parts, tmp_path: Path) -> None
         ["verify", "{}", "--against", "{}", "--data", "digits"],
         ["export", "{}", "--output", "{out}", "--calibration", "digits"],
         ["compress", "{}", "--method", "prune", "--data", "digits", "--output", "{out}"],
-        ["finetune", "--model", "resnet20", "--weights", "{}", "--data", "digits", "--output"]
-        + ["{out}"],
+        ["finetune", "--model=resnet20", "--weights={}", "--data=digits", "--output={out}"],
         ["convert", "{}", "--output", "{out}.keras"],
     ],
     ids=lambda arguments: arguments[0],

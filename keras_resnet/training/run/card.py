@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from keras_resnet.support.text import markdown
 from keras_resnet.training.recipes.recipe import BY_USER, Recipe
 from keras_resnet.training.recipes.table import RECIPES
 
@@ -84,7 +85,7 @@ def model_card(facts: CardFacts) -> str:
     """
     sections = (
         _FRONT_MATTER,
-        f"# {_text(facts.network)} trained on {_text(facts.data)}\n\n{_summary(facts)}",
+        f"# {markdown(facts.network)} trained on {markdown(facts.data)}\n\n{_summary(facts)}",
         f"## Results\n\n{_results(facts)}",
         f"## Published results\n\n{_published(facts)}",
         f"## How to load it\n\n{_loading(facts)}",
@@ -151,7 +152,7 @@ def _published(facts: CardFacts) -> str:
     if not recipe.expected:
         return "None are known for this recipe, so there is nothing to compare with."
     rows = [
-        (_text(name) + (" (this network)" if name == facts.network else ""), f"{value:.2f} %")
+        (markdown(name) + (" (this network)" if name == facts.network else ""), f"{value:.2f} %")
         for name, value in recipe.expected.items()
     ]
     text = f"With the recipe `{recipe.name}` as published, top-1 accuracy:\n\n" + _table(
@@ -190,13 +191,13 @@ def _network(facts: CardFacts) -> str:
 
 
 def _data(facts: CardFacts) -> str:
-    names = [_text(name) for name in facts.class_names]
+    names = [markdown(name) for name in facts.class_names]
     listed = ", ".join(names[:_MOST_CLASSES])
     if len(names) > _MOST_CLASSES:
         listed += f" and {len(names) - _MOST_CLASSES} more; the model's file has them all"
     training, validation = facts.images
     return (
-        f"{_text(facts.data)}: {training:,} images to train on, {validation:,} to validate.\n\n"
+        f"{markdown(facts.data)}: {training:,} images to train on, {validation:,} to validate.\n\n"
         f"Classes, in the order of the outputs: {listed}."
     )
 
@@ -212,7 +213,7 @@ def _recipe(facts: CardFacts) -> str:
     whole = recipe.citations.get("")
     intro = [
         f"`{recipe.name}`, with seed {facts.seed}.",
-        f"Source: {_text(whole)}." if whole else "",
+        f"Source: {markdown(whole)}." if whole else "",
         f"The peak learning rate at this batch size is {recipe.learning_rate:g}.",
         "Fields that this run changed are in bold. Those that are not listed have their defaults; "
         f"`config.json`{' of each phase' if facts.phases else ''} has all.",
@@ -231,7 +232,7 @@ def _environment(facts: CardFacts) -> str:
             rows.append((name, ", ".join(map(str, value))))
         else:
             rows.append((name, str(value)))
-    return _table(("what", "version or value"), [(key, _text(value)) for key, value in rows])
+    return _table(("what", "version or value"), [(key, markdown(value)) for key, value in rows])
 
 
 def _recipe_fields(recipe: Recipe) -> list[tuple[str, Any, str, bool]]:
@@ -249,7 +250,7 @@ def _recipe_fields(recipe: Recipe) -> list[tuple[str, Any, str, bool]]:
             before = f"`{_json(published[name])}`" if name in published else "nothing"
             source = f"{BY_USER if marked else 'changed for this run'}; the recipe has {before}"
             marked = True
-        rows.append((name, value, _text(source) if not marked else source, marked))
+        rows.append((name, value, markdown(source) if not marked else source, marked))
     return rows
 
 
@@ -273,12 +274,6 @@ def _figure(name: str, value: float) -> str:
 
 def _json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, default=list)
-
-
-def _text(text: str) -> str:
-    """A text that Markdown takes as it is, in one line and one cell of a table."""
-    escaped = "".join(f"\\{letter}" if letter in "\\`*_[]<>|#" else letter for letter in text)
-    return " ".join(escaped.split())
 
 
 def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -21,7 +21,7 @@ from keras_resnet.support.checks import some_of
 from keras_resnet.support.files import partial_directory, publish
 from keras_resnet.support.fingerprints import fingerprint_of_weights
 from keras_resnet.support.progress import Say, unseen
-from keras_resnet.support.terminal import console, progress_bar
+from keras_resnet.support.terminal import console, print_lines, progress_bar
 from keras_resnet.training.devices.cluster import cluster_from
 from keras_resnet.training.devices.strategies import DeviceSetup, StrategyName
 from keras_resnet.training.recipes.recipe import Recipe
@@ -91,7 +91,7 @@ def finetune(
     dropout: float = 0.0,
     compare: bool = True,
     seed: int = 0,
-    say: Say = console.print,
+    say: Say = print_lines,
     **options: Unpack[TrainOptions],
 ) -> FinetuneResult:
     """Gives a network a head for the classes of a data set and trains it, head first.

@@ -1,0 +1,111 @@
+"""What comes from elsewhere reaches the terminal as text: it moves no cursor and makes no lines."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from keras_resnet import ResNetConfig, build
+from keras_resnet.models.info import set_class_names
+from keras_resnet.support import terminal
+from keras_resnet.support.pages import escaped
+from keras_resnet.support.text import markdown, printable, sentence
+
+from ..conftest import Command
+
+#: Clears the screen; begins a line that looks like ours; turns the direction; C1 control; a name
+#: that is no UTF-8.
+HOSTILE = "\x1b[2Jcat\nkeras-resnet: All is well.\r\u202e\x9b31m\udcff"
+SHOWN = r"\x1b[2Jcat\nkeras-resnet: All is well.\r\u202e\x9b31m\udcff"
+
+
+def assert_clean(output: str, lines: int | None = None) -> None:
+    assert all(line.isprintable() for line in output.split("\n")), repr(output)
+    assert "\nkeras-resnet: All is well" not in output
+    if lines is not None:
+        assert output.count("\n") == lines
+
+
+def test_what_is_not_printable_is_shown_as_python_writes_it() -> None:
+    assert printable(HOSTILE) == SHOWN
+    assert printable("Grüße, 日本 [x] \\ C:\\new") == "Grüße, 日本 [x] \\ C:\\new"
+    assert sentence("a\n  b\x1b c\n") == r"a b\x1b c"
+    assert markdown("a|b\n#\x07") == r"a\|b \#\\x07"
+    assert escaped("<b>\x07") == r"&lt;b&gt;\x07"
+
+
+@pytest.mark.parametrize("is_terminal", [False, True])
+def test_everything_goes_through_one_function(
+    is_terminal: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = io.StringIO()
+    console = terminal.Console(file=file, force_terminal=is_terminal, no_color=True, width=200)
+    monkeypatch.setattr(terminal, "console", console)
+    console.print(HOSTILE, HOSTILE)
+    rows = terminal.table(("name",))
+    rows.add_row(HOSTILE)
+    console.print(rows)
+    with terminal.progress_bar("work") as step:
+        step(HOSTILE, 0.5)
+    terminal.print_lines("one\n\x1b[2Jtwo")
+    # Less what rich itself writes for bars and colours.
+    assert_clean(re.sub(r"\x1b\[(\?25[lh]|[0-9;]*[mAK])|\r", "", file.getvalue()))
+    terminal.complain(HOSTILE)
+    assert_clean(capsys.readouterr().err, 1)
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    network = build(
+        ResNetConfig("basic", (1,), (8,), stem="cifar"), input_shape=(8, 8, 3), classes=2
+    )
+    set_class_names(network, [HOSTILE.replace("\udcff", ""), "dog"])
+    network.save(tmp_path / "model.keras")
+    return tmp_path / "model.keras"
+
+
+def test_names_of_files_and_classes(
+    model: Path, tmp_path: Path, command_in_process: Command
+) -> None:
+    (tmp_path / f"bad{HOSTILE}.png").touch()
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / f"{HOSTILE}.png", "PNG")
+    done = command_in_process("predict", str(model), *map(str, tmp_path.glob("*.png")))
+    assert done.returncode == 1
+    assert_clean(done.stdout, 3)
+    assert_clean(done.stderr, 2)
+    assert f"{SHOWN}.png\n" in done.stdout
+    assert r"%  \x1b[2Jcat\n" in done.stdout
+    for arguments in (
+        ["predict", f"{HOSTILE}.keras", str(tmp_path / f"{HOSTILE}.png")],
+        ["info", HOSTILE],
+        [HOSTILE],
+        ["list", f"--{HOSTILE}"],
+        ["convert", f"{HOSTILE}.pth", "--output", "x.keras"],
+        ["train", "--model", "resnet20", "--data", f"folder:{HOSTILE}", "--output", str(tmp_path)],
+    ):
+        done = command_in_process(*arguments)
+        assert done.returncode in (1, 2)
+        assert_clean(done.stdout + done.stderr)
+        assert done.stderr.startswith("keras-resnet: ")
+
+
+def test_json_is_for_machines_and_clean(
+    model: Path, tmp_path: Path, command_in_process: Command
+) -> None:
+    path = tmp_path / "\x1b[2J.png"
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(path, "PNG")
+    done = command_in_process("predict", str(model), str(path), "--json")
+    assert_clean(done.stdout)
+    assert json.loads(done.stdout)["predictions"][0]["file"] == str(path)
+
+
+def test_warnings_are_clean(command_in_process: Command) -> None:
+    command_in_process("list", "resnet20")
+    assert_clean(warnings.formatwarning(HOSTILE, UserWarning, "", 1), 1)
