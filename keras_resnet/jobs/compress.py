@@ -204,7 +204,8 @@ def _claim(
         "options": dataclasses.asdict(options),
         "seed": seed,
     }
-    RunFolder(out_dir).claim(settings, "compression", started)
+    defaults = {"options": dataclasses.asdict(CompressionOptions())}
+    RunFolder(out_dir).claim(settings, "compression", defaults, started)
 
 
 def _check_agreement(outcome: CompressionReport, images: int) -> None:

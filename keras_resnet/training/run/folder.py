@@ -25,7 +25,13 @@ from keras_resnet.training.run.checkpoint import (
 )
 from keras_resnet.training.run.history_plot import history_plot
 
+#: Of `config.json`; raised where a value in it gets another meaning. A field that is added needs
+#: nothing: absent, it has its default. Files from before there were formats have none.
+FORMAT = 1
+
 _EPOCH = "epoch"
+_ABSENT = object()
+_NONE: Mapping[str, Any] = {}
 _CHECKPOINT = re.compile(r"step-(\d{10,})\.safetensors")
 
 
@@ -77,18 +83,30 @@ class RunFolder:
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Writes `config.json`, whose values are dicts, lists, strings, numbers, booleans, None."""
-        _write(self.config_file, _json(config))
+        _write(self.config_file, _json({"format": FORMAT, **config}))
 
     def read_config(self) -> dict[str, Any] | None:
-        """The contents of `config.json`; None if there is none.
+        """What `config.json` was written of; None if there is none.
 
         Raises:
             OSError: it is not what `write_config` wrote.
+            ResumeError: a later version of this package wrote it.
         """
-        return _read_json(self.config_file)
+        config = _read_json(self.config_file)
+        if config is not None and (format_ := config.pop("format", 0)) > FORMAT:
+            raise ResumeError(
+                f"Expected a {self.config_file.name} of format {FORMAT}. Received: "
+                f"{self.config_file}, of format {format_}. Update keras-resnets"
+            )
+        return config
 
     def claim(
-        self, settings: Mapping[str, Any], what: str, started: bool = True, writes: bool = True
+        self,
+        settings: Mapping[str, Any],
+        what: str,
+        defaults: Mapping[str, Any],
+        started: bool = True,
+        writes: bool = True,
     ) -> dict[str, Any]:
         """Notes in `config.json` what is made in the folder, or makes sure that it is the same.
 
@@ -97,6 +115,7 @@ class RunFolder:
         Args:
             settings: what must not change when it goes on, fit for JSON.
             what: a noun for messages, such as `"fine-tuning"`.
+            defaults: what settings have that are absent in the folder; see `differences`.
             started: whether the folder has more of it than `config.json`.
             writes: whether this process may write; of several workers, one may.
 
@@ -110,13 +129,13 @@ class RunFolder:
         before = self.read_config()
         if before is not None:
             # What never started is replaced only if it was of the same kind.
-            if not settings.keys() <= before.keys():
+            if not settings.keys() <= before.keys() | defaults.keys():
                 raise ResumeError(
                     f"Expected a folder for a {what}. Received: {self.path}, whose "
                     f"{self.config_file.name} is of something else. Choose another folder"
                 )
-            known = {name: before.pop(name) for name in settings}
-            changes = differences(known, json.loads(_json(settings)))
+            known = {name: before.pop(name) for name in settings if name in before}
+            changes = differences(known, *(json.loads(_json(x)) for x in (settings, defaults)))
             if not changes:
                 return before
             if started:
@@ -276,12 +295,16 @@ def _plain(value: Any) -> Any:
     raise ValueError(f"Expected values that JSON takes. Received: {value!r}")
 
 
-def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+def differences(
+    old: Mapping[str, Any], new: Mapping[str, Any], defaults: Mapping[str, Any] = _NONE
+) -> list[str]:
     """Says in which values two nested mappings differ, one line each.
 
     Args:
         old: of the run, as JSON gives it back.
         new: of what is asked for now, as JSON gives it back. None is a value like any other.
+        defaults: what stands for values that `old` lacks, as it is from before they existed; of a
+            list, for those of each of its mappings.
 
     Returns:
         Lines such as `"recipe.optimizer.learning_rate: 0.1 in the run, now 0.2"`, in the order of
@@ -289,16 +312,19 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """
     lines = []
     for key in (*old, *(key for key in new if key not in old)):
-        before, now = (side.get(key, _ABSENT) for side in (old, new))
-        if isinstance(before, Mapping) and isinstance(now, Mapping):
-            lines += [f"{key}.{line}" for line in differences(before, now)]
+        default = defaults.get(key, _ABSENT)
+        before, now = old.get(key, default), new.get(key, _ABSENT)
+        inner = default if isinstance(default, Mapping) else _NONE
+        pairs = [(key, before, now)]
+        if isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
+            pairs = [(f"{key}[{i}]", *pair) for i, pair in enumerate(zip(before, now, strict=True))]
+        if all(isinstance(side, Mapping) for _, *sides in pairs for side in sides):
+            for name, was, is_ in pairs:
+                lines += [f"{name}.{line}" for line in differences(was, is_, inner)]
         elif before != now:
             was, is_ = ("absent" if value is _ABSENT else repr(value) for value in (before, now))
             lines.append(f"{key}: {was} in the run, now {is_}")
     return lines
-
-
-_ABSENT = object()
 
 
 def _step_of(path: Path) -> int:

@@ -30,6 +30,7 @@ from keras_resnet.training.run.fitting import Fitting
 from keras_resnet.training.run.folder import RunFolder
 from keras_resnet.training.run.interruption import noting_signals
 from keras_resnet.training.run.resolved import (
+    DEFAULTS,
     ResolvedRecipe,
     check_classes,
     identity,
@@ -215,7 +216,7 @@ def _claim(folder: RunFolder, known: Mapping[str, Any], resume: bool, is_chief: 
             f"Expected a folder without a training run. Received: {folder.path}. Choose another "
             "one, or go on with it"
         )
-    folder.claim(known, "training run", writes=is_chief)
+    folder.claim(known, "training run", DEFAULTS, writes=is_chief)
     if is_chief:
         folder.clear_partial()
         folder.write_environment(describe_environment())

@@ -29,7 +29,7 @@ from keras_resnet.training.run.card import CardFacts, model_card
 from keras_resnet.training.run.copy import precision_of
 from keras_resnet.training.run.environment import describe_environment
 from keras_resnet.training.run.folder import RunFolder
-from keras_resnet.training.run.resolved import identity_of, resolve_recipe, sizes
+from keras_resnet.training.run.resolved import DEFAULTS, identity_of, resolve_recipe, sizes
 from keras_resnet.training.run.trainer import TrainResult, train
 from keras_resnet.training.transfer.freezing import BNMode
 from keras_resnet.training.transfer.heads import check_image_size, replace_head
@@ -285,7 +285,8 @@ def _claimed(folder: RunFolder, settings: Mapping[str, Any]) -> dict[str, Any]:
     """What `config.json` has besides the settings, which must not be other ones."""
     results = (folder.history_file, folder.best_file, folder.last_file)
     started = any(folder.path.glob("[0-9]*-*")) or any(map(Path.is_file, results))
-    return folder.claim(settings, "fine-tuning", started)
+    defaults = {**DEFAULTS, "stages": dataclasses.asdict(Phase("head", 1))}
+    return folder.claim(settings, "fine-tuning", defaults, started)
 
 
 def _check_best(result: TrainResult) -> None:
