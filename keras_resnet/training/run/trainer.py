@@ -241,16 +241,18 @@ def _set_up(
     steps_per_execution: int,
     jit_compile: bool,
 ) -> DeviceSetup:
-    setup = strategy
     accumulation = recipe.optimizer.accumulation
-    if not isinstance(setup, DeviceSetup):
-        setup = choose_strategy(
-            setup,
-            batch_size=recipe.batch_size // accumulation,
-            dtype=precision_of(model, dtype),
-            steps_per_execution=steps_per_execution,
-            jit_compile=jit_compile,
-        )
+    needs: dict[str, Any] = {
+        "batch_size": recipe.batch_size // accumulation,
+        "dtype": precision_of(model, dtype),
+        "steps_per_execution": steps_per_execution,
+        "jit_compile": jit_compile,
+    }
+    if isinstance(strategy, DeviceSetup):
+        setup = strategy
+        setup.require_trainable(**needs)
+    else:
+        setup = choose_strategy(strategy, **needs)
     if accumulation > 1 and setup.replicas > 1:
         raise ValueError(
             "Expected `optimizer.accumulation=1` with several replicas, as Keras cannot accumulate "
