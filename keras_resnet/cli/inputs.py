@@ -67,6 +67,27 @@ def load_images(
     return parts
 
 
+def network_fields(name: str, recipe: Recipe) -> dict[str, Any]:
+    """What a recipe and `--set network.…` change in the network of that name.
+
+    Raises:
+        ValueError: the recipe is for networks of another kind than the name says.
+    """
+    from keras_resnet.networks.config import ResNetConfig
+    from keras_resnet.networks.table import get_config
+
+    own, given = get_config(name), set_by_user(recipe, "network.")
+    for field, value in recipe.network.items():
+        default = getattr(ResNetConfig, field, None)
+        if f"network.{field}" not in given and getattr(own, field) not in (default, value):
+            raise ValueError(
+                f"Expected a network with `{field}={value!r}`, as the recipe {recipe.name} has it. "
+                f"Received: {name}, with {getattr(own, field)!r}. Choose another recipe, or pass "
+                f"`--set network.{field}={getattr(own, field)}`"
+            )
+    return dict(recipe.network)
+
+
 def new_network(
     name: str,
     data: str,
@@ -80,11 +101,12 @@ def new_network(
     from keras_resnet.networks.builders import create_model
     from keras_resnet.networks.table import get_config
 
-    side = size or get_config(name, **recipe.network).default_size
+    fields = network_fields(name, recipe)
+    side = size or get_config(name, **fields).default_size
     parts = load_images(data, side, validation_fraction, show)
     arguments: dict[str, Any] = {"weights": weights, "input_shape": (side, side, 3)}
     classes = len(parts[0].class_names)
-    return create_model(name, classes=classes, **arguments, **recipe.network), parts
+    return create_model(name, classes=classes, **arguments, **fields), parts
 
 
 def load_network(
@@ -109,7 +131,7 @@ def load_network(
             # The same ones every time, so that an export that was interrupted goes on.
             keras.utils.set_random_seed(seed)
         shape = None if size is None else (size, size, 3)
-        fields = {} if recipe is None else recipe.network
+        fields = {} if recipe is None else network_fields(model, recipe)
         return create_model(model, weights=weights, input_shape=shape, **fields)
     changed = [] if recipe is None else set_by_user(recipe, "network.")
     if changed or size is not None:

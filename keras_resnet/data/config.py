@@ -10,7 +10,11 @@ from keras_resnet.images.protocol import DEFAULT_SIZE, EvalProtocol
 from keras_resnet.support.checks import check_choice, check_integer, check_number, store_integers
 
 Crop = Literal["inception", "he2015", "pad", "none"]
-AutoAugment = Literal["none", "randaugment", "trivialaugment"]
+AutoAugment = Literal["none", "timm-randaugment", "trivialaugment-wide"]
+
+#: Mean colours, RGB, of CIFAR-10 (datasets/cifar10.lua of facebookarchive/fb.resnet.torch) and of
+#: ImageNet (torchvision's and timm's), rounded.
+CIFAR_COLOUR, IMAGENET_COLOUR = (125, 123, 114), (124, 116, 104)
 
 
 def _number(default: float, high: float = float("inf")) -> Any:
@@ -29,8 +33,8 @@ class Augmentation:
             100 % of the area, with an aspect ratio of 3/4 to 4/3 (Szegedy et al. 2015, section 6,
             as torchvision's `RandomResizedCrop`). `"he2015"`: the short side is resized to
             `short_side` pixels, and a square is cut out (He et al. 2015, section 3.4). `"pad"`: the
-            image, with `padding` black pixels around it, is cropped back to its size (section
-            4.2). `"none"`: what evaluation takes.
+            image, with `padding` pixels of the colour `fill` around it, is cropped back to its size
+            (section 4.2). `"none"`: what evaluation takes.
         area: least and greatest share of the area, of `"inception"`.
         aspect: least and greatest width over height, of `"inception"`.
         short_side: least and greatest length, of `"he2015"`, at a network's size of 224; in
@@ -40,9 +44,16 @@ class Augmentation:
             twice the time. JPEGs of at least twice the size are averaged by their decoder anyway.
         padding: of `"pad"`, in pixels.
         flip: probability of a horizontal flip.
-        auto: `"randaugment"` (Cubuk et al. 2020) or `"trivialaugment"` (Müller and Hutter 2021).
-        auto_layers: operations per image, of `"randaugment"`.
-        auto_magnitude: their strength, 0 to 10, of `"randaugment"`.
+        fill: red, green and blue, 0 to 255, of what `"pad"` puts around an image, and of where
+            `auto` moves it away.
+        auto: `"timm-randaugment"`: timm's variant of RandAugment (Cubuk et al. 2020), with
+            operations that grow with the magnitude (`inc1`) and are interpolated bilinearly or
+            bicubically at random. `"trivialaugment-wide"`: TrivialAugment (Müller and Hutter 2021)
+            as in torchvision's training script, with bilinear interpolation.
+        auto_layers: operations that are drawn for an image, of `"timm-randaugment"`.
+        auto_magnitude: mean of their magnitudes, 0 to 10, of `"timm-randaugment"`.
+        auto_deviation: standard deviation of the magnitudes, of `"timm-randaugment"` (`mstd`).
+        auto_probability: of applying an operation that is drawn, of `"timm-randaugment"`.
         auto_contrast: probability of stretching every channel to [0, 255].
         brightness: greatest relative change; the factor is in [1 - brightness, 1 + brightness].
         contrast: likewise.
@@ -67,9 +78,12 @@ class Augmentation:
     antialias: bool = False
     padding: int = 4
     flip: float = _number(0.0, 1)
+    fill: tuple[int, int, int] = (0, 0, 0)
     auto: AutoAugment = "none"
     auto_layers: int = 2
     auto_magnitude: float = _number(9.0, 10)
+    auto_deviation: float = _number(0.0)
+    auto_probability: float = _number(0.5, 1)
     auto_contrast: float = _number(0.0, 1)
     brightness: float = _number(0.0, 1)
     contrast: float = _number(0.0, 1)
@@ -106,6 +120,13 @@ class Augmentation:
                 )
             object.__setattr__(self, name, tuple(pair))
 
+        fill = self.fill
+        if not isinstance(fill, (tuple, list)) or len(fill) != 3:
+            raise ValueError(f"Expected `fill` to be red, green and blue. Received: {fill!r}")
+        for value in fill:
+            check_number("fill", value, 0, 255)
+        object.__setattr__(self, "fill", tuple(check_integer("fill", value, 0) for value in fill))
+
     @property
     def mixes(self) -> bool:
         """Whether images are mixed with each other, so that labels become shares of classes."""
@@ -113,10 +134,10 @@ class Augmentation:
 
 
 #: The papers' augmentations. `lighting` and colour changes of fb.resnet.torch are not in He et al.
-#: 2015, which takes Krizhevsky's.
+#: 2015, which takes Krizhevsky's. Padding follows the subtraction of the mean there.
 AUGMENTATIONS = {
     "none": Augmentation(),
-    "cifar": Augmentation(crop="pad", flip=0.5),
+    "cifar": Augmentation(crop="pad", flip=0.5, fill=CIFAR_COLOUR),
     "he2015": Augmentation(crop="he2015", flip=0.5, lighting=0.1),
     "inception": Augmentation(crop="inception", flip=0.5),
 }

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
-from collections.abc import Iterator, Sequence
+import re
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +38,37 @@ def identity_of(source: Source) -> dict[str, Any]:
         "classes": list(source.class_names),
         **_contents_of(source),
     }
+
+
+#: What identities of before contents were noted do not have.
+_CONTENTS = ("files", "pixels", "chosen", "names")
+
+
+def defaults_of_earlier(
+    settings: Mapping[str, Any], earlier: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """Stands in for the contents of data in settings of before they were noted.
+
+    Warns that nobody knows whether they are the same, if these are such settings.
+
+    Args:
+        settings: what is asked for, with `identity_of` as `train_data` and `validation_data`.
+        earlier: what was noted.
+    """
+    found: dict[str, Any] = {}
+    unknown = False
+    for part in ("train_data", "validation_data"):
+        contents = {name: settings[part][name] for name in _CONTENTS if name in settings[part]}
+        before = (earlier or {}).get(part)
+        unknown |= isinstance(before, Mapping) and not contents.keys() <= before.keys()
+        found[part] = contents
+    if unknown:
+        warnings.warn(
+            "The run is from before the contents of images were noted: whether they are the same "
+            "as then is not known",
+            stacklevel=3,
+        )
+    return found
 
 
 def states_of(paths: Sequence[str | os.PathLike[str]]) -> list[str]:
@@ -70,14 +104,15 @@ def _contents_of(source: Source) -> dict[str, Any]:
     path_of = getattr(source, "path_of", lambda _: None)
     paths: list[Any] = [path_of(index) for index in range(len(source))]
     if paths and None not in paths:
-        return {"labels": _short(source.labels), "files": dict(_by_class(source, paths))}
+        return {"labels": _labels(source), "files": dict(_by_class(source, paths))}
     if isinstance(source, LabeledImages):
-        return {"labels": _short(source.labels), "pixels": _short(source.images)}
+        return {"labels": _labels(source), "pixels": _short(source.images)}
     if isinstance(source, Subset):
-        return {**_contents_of(source.source), "chosen": _short(source.indices)}
+        chosen = {"labels": _labels(source), "chosen": _short(source.indices)}
+        return {**_contents_of(source.source), **chosen}
     if files := getattr(source, "files", ()):
-        states = dict(zip(map(str, files), states_of(files), strict=True))
-        return {"files": {path: _short(state) for path, state in states.items()}}
+        states = zip(map(str, files), states_of(files), strict=True)
+        return {"files": {path: _in_words([state]) for path, state in states}}
     return {"names": _short("\0".join(map(source.name_of, range(len(source)))))}
 
 
@@ -88,8 +123,30 @@ def _by_class(source: Source, paths: Sequence[str]) -> Iterator[tuple[str, str]]
     for name, start, end in zip(source.class_names, ends[:-1], ends[1:], strict=True):
         own = order[start:end].tolist()
         names = _short("\0".join(paths[index] for index in own))
-        contents = _short("\0".join(states[index] for index in own))
-        yield name, f"{len(own)} images, names {names}, contents {contents}"
+        yield name, f"{len(own)} images, names {names}, {_in_words([states[i] for i in own])}"
+
+
+def _in_words(states: Sequence[str]) -> str:
+    """The states of several files, shortened."""
+    if not any(" " in state for state in states):
+        return f"contents {_short(chr(0).join(states))}"
+    sizes, times = (
+        _short("\0".join(state.split(" ")[place] for state in states if " " in state))
+        for place in (0, 1)
+    )
+    return f"sizes {sizes}, times {times}"
+
+
+def without_times(known: Mapping[str, Any]) -> dict[str, Any]:
+    """What identifies data on another machine, too, whose copies may be of other times."""
+    result: dict[str, Any] = json.loads(
+        re.sub(r", times \w+", "", json.dumps(known, default=np.generic.item))
+    )
+    return result
+
+
+def _labels(source: Source) -> str:
+    return hashlib.sha256(source.labels.tobytes()).hexdigest()[:16]
 
 
 def _short(content: str | np.ndarray) -> str:

@@ -120,7 +120,8 @@ def compress(
     images, folder = (calibration, held_out), RunFolder(out_dir)
     with folder.held(), partial_directory(out_dir) as staging:
         settings = _settings(model, sources, options, seed)
-        folder.claim(settings, "compression", replaces=True, others=_RESULTS)
+        defaults = {"options": dataclasses.asdict(CompressionOptions())}
+        folder.claim(settings, "compression", defaults, replaces=True, others=_RESULTS)
         # A network that has no artifacts is refused now, too.
         say("Exporting the network before")
         rows = _exported(model, staging, "before", options, images, None, timing)

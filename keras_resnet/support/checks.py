@@ -8,6 +8,9 @@ from typing import Any
 
 import numpy as np
 
+_ABSENT = object()
+_NONE: Mapping[str, Any] = {}
+
 
 def some_of(names: Sequence[str], shown: int = 5) -> str:
     """The first names, and how many there are besides, for messages."""
@@ -59,13 +62,18 @@ def check_number(name: str, value: Any, low: float = 0.0, high: float = math.inf
 
 
 def differences(
-    old: Mapping[str, Any], new: Mapping[str, Any], words: str = "{} in the run, now {}"
+    old: Mapping[str, Any],
+    new: Mapping[str, Any],
+    defaults: Mapping[str, Any] = _NONE,
+    words: str = "{} in the run, now {}",
 ) -> list[str]:
     """Says in which values two nested mappings differ, one line each.
 
     Args:
         old: of the run, as JSON gives it back.
         new: of what is asked for now, as JSON gives it back. None is a value like any other.
+        defaults: what stands for values that `old` lacks, as it is from before they existed; of a
+            list, for those of each of its mappings.
         words: what is said of an old value and a new one.
 
     Returns:
@@ -74,13 +82,16 @@ def differences(
     """
     lines = []
     for key in (*old, *(key for key in new if key not in old)):
-        before, now = (side.get(key, _ABSENT) for side in (old, new))
-        if isinstance(before, Mapping) and isinstance(now, Mapping):
-            lines += [f"{key}.{line}" for line in differences(before, now, words)]
+        default = defaults.get(key, _ABSENT)
+        before, now = old.get(key, default), new.get(key, _ABSENT)
+        inner = default if isinstance(default, Mapping) else _NONE
+        pairs = [(key, before, now)]
+        if isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
+            pairs = [(f"{key}[{i}]", *pair) for i, pair in enumerate(zip(before, now, strict=True))]
+        if all(isinstance(side, Mapping) for _, *sides in pairs for side in sides):
+            for name, was, is_ in pairs:
+                lines += [f"{name}.{line}" for line in differences(was, is_, inner, words)]
         elif before != now:
             values = ("absent" if value is _ABSENT else repr(value) for value in (before, now))
             lines.append(f"{key}: {words.format(*values)}")
     return lines
-
-
-_ABSENT = object()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
+from keras_resnet.cli.inputs import network_fields, recipe_of
 from keras_resnet.training.recipes.table import RECIPES
 
 from ..conftest import Command
@@ -41,6 +43,46 @@ def test_a_recipe_is_printed_with_its_sources(command_in_process: Command) -> No
     # From 0.1 to 0.1 * 512 / 256, then a tenth at 30, 60 and 80 epochs.
     for row in ("0 0.00 0.1", "12,515 5.00 0.2", "75,090 30.00 0.02", "200,240 80.00 0.0002"):
         assert row in lines
+
+
+@pytest.mark.parametrize(
+    ("name", "field", "said"),
+    [
+        ("rsb-a2", "augmentation.crop", "draws bilinear or bicubic, here it is bilinear"),
+        ("rsb-a1", "augmentation.mixup", "timm draws once for a batch"),
+        ("rsb-a3", "optimizer.clip_norm", "timm's LAMB clips the norm of all gradients at 1"),
+        ("rsb-a2", "schedule.name", "timm changes the rate once an epoch, here at every step"),
+        ("torchvision-v2", "augmentation.erasing", "the rectangle gets the mean colour"),
+        ("he2015-cifar10", "augmentation.fill", "The mean colour of CIFAR-10"),
+        ("he2016-cifar", "optimizer.form", "the paper's experiments ran in Caffe"),
+        ("goyal2017", "augmentation.crop", "here it is 3/4 to 4/3, and bilinear"),
+        ("quick-digits", "augmentation.fill", "the paper pads with the mean"),
+    ],
+)
+def test_what_is_approximated_is_said_of_the_field(
+    name: str, field: str, said: str, command_in_process: Command
+) -> None:
+    lines = lines_of(command_in_process("recipes", name).stdout)
+    start = next(index for index, line in enumerate(lines) if line.startswith(f"{field} "))
+    source = RECIPES[name].citations[field]
+    assert said in source
+    # The last words of it stand below the field.
+    assert any(source.split()[-1] in line for line in lines[start : start + 12])
+
+
+def test_a_recipe_does_not_make_another_network_of_a_name(
+    command_in_process: Command, tmp_path: Path
+) -> None:
+    arguments = ("--data", "digits", "--recipe", "he2015-imagenet", "--output", str(tmp_path))
+    done = command_in_process("train", "--model", "resnet18v2", *arguments)
+    assert done.returncode == 2
+    expected = "a network with `version='v1'`, as the recipe he2015-imagenet has it. Received: res"
+    assert expected in " ".join(done.stderr.split())
+    assert "pass `--set network.version=v2`" in " ".join(done.stderr.split())
+    recipe = recipe_of("he2015-imagenet", None, None)
+    assert network_fields("resnet50", recipe) == {"version": "v1"}
+    recipe = recipe_of("he2015-imagenet", ["network.version=v2"], None)
+    assert network_fields("resnet50v2", recipe) == {"version": "v2"}
 
 
 def test_what_the_rates_depend_on_is_said(command_in_process: Command) -> None:

@@ -41,6 +41,12 @@ def test_protocol_follows_the_size_where_none_is_given() -> None:
         ({"short_side": (200, 300)}, "at least 224"),
         ({"repeats": 0}, "`repeats` to be an integer of at least 1"),
         ({"hue": 0.6}, "`hue`"),
+        ({"fill": 3}, "`fill` to be red, green and blue. Received: 3"),
+        ({"fill": (0, 0)}, "`fill` to be red"),
+        ({"fill": (0, 0, 256)}, r"`fill` to be a number in \[0, 255\]"),
+        ({"fill": (0, 0, 0.5)}, "`fill` to be an integer"),
+        ({"auto_deviation": -1}, "`auto_deviation`"),
+        ({"auto_probability": 2}, "`auto_probability`"),
     ],
 )
 def test_impossible_augmentations_are_refused(fields: dict[str, Any], words: str) -> None:

@@ -121,7 +121,8 @@ def test_two_runs_with_one_seed_give_identical_bytes(source: Source, name: str) 
 EVERYTHING = Augmentation(
     "inception",
     flip=0.5,
-    auto="randaugment",
+    auto="timm-randaugment",
+    auto_deviation=0.5,
     auto_contrast=0.5,
     brightness=0.4,
     contrast=0.4,
@@ -206,15 +207,28 @@ def test_half_of_the_images_are_flipped() -> None:
     assert abs(flipped.mean() - 0.5) < 3 * 0.5 / 20
 
 
-def test_crop_is_a_window_of_the_padded_image() -> None:
-    image = np.random.default_rng(0).integers(1, 256, (6, 5, 3), dtype=np.uint8)
-    padded = np.pad(image, ((2, 2), (2, 2), (0, 0)))
+@pytest.mark.parametrize("fill", [(0, 0, 0), (125, 123, 114)])
+def test_crop_is_a_window_of_the_padded_image(fill: tuple[int, int, int]) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (6, 5, 3), dtype=np.uint8)
+    padded = np.empty((10, 9, 3), np.uint8)
+    padded[:] = fill
+    padded[2:8, 2:7] = image
     windows = {padded[y : y + 6, x : x + 5].tobytes() for y in range(5) for x in range(5)}
     crops = {
-        pad_and_crop(tf.constant(image), [seed, 3], padding=2).numpy().tobytes()
+        pad_and_crop(tf.constant(image), [seed, 3], padding=2, fill=fill).numpy().tobytes()
         for seed in range(300)
     }
     assert crops == windows
+
+
+def test_the_colour_reaches_padding_and_moved_images(numbered: LabeledImages) -> None:
+    for how in (
+        Augmentation("pad", fill=(1, 2, 3)),
+        Augmentation(fill=(1, 2, 3), auto="timm-randaugment", auto_probability=1.0),
+        Augmentation(fill=(1, 2, 3), auto="trivialaugment-wide"),
+    ):
+        batches = training_batches(numbered, config_of(augmentation=how), 2).as_numpy_iterator()
+        assert any((images == (1, 2, 3)).all(axis=-1).any() for images, _ in batches)
 
 
 def test_evaluation_shows_every_image_once_in_order(source: Source) -> None:

@@ -1,96 +1,118 @@
-"""RandAugment and TrivialAugment, as pure functions of an image and a seed.
+"""timm's RandAugment and torchvision's TrivialAugment, as pure functions of an image and a seed.
 
 An image is `(height, width, 3)`, uint8, RGB in [0, 255], and so is what becomes of it; a seed is
 two integers, int32 or int64.
-The operations are Pillow's, level by level, as the papers and torchvision use them on images;
-geometric ones take the nearest pixel, and grey where there is none.
+The operations are Pillow's, level by level, but for a level here and there of moved pixels, which
+are computed in float32.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
 from keras_resnet.data.augment.colour import along_row, auto_contrast, image_rows
 
-#: What geometric operations put where the image does not reach.
-FILL = 128
+#: Shares of every range that TrivialAugment draws from.
+_SHARES = [bin_ / 30 for bin_ in range(31)]
 
-#: Strengths that TrivialAugment draws from.
-_BINS = 31
+
+class Sampling(NamedTuple):
+    """How operations that move pixels find their values.
+
+    Attributes:
+        fill: red, green and blue where the image does not reach.
+        cubic: a bool or a scalar of bool: whether pixels are interpolated bicubically or
+            bilinearly.
+    """
+
+    fill: Sequence[int]
+    cubic: Any
 
 
 def rand_augment(
-    image: tf.Tensor, seed: tf.Tensor, layers: int = 2, magnitude: float = 9.0
+    image: tf.Tensor,
+    seed: tf.Tensor,
+    fill: Sequence[int],
+    layers: int = 2,
+    magnitude: float = 9.0,
+    deviation: float = 0.0,
+    probability: float = 0.5,
 ) -> tf.Tensor:
-    """Applies `layers` random operations of one strength, one after the other.
+    """Applies up to `layers` random operations of `RAND_AUGMENT`, one after the other.
 
-    Cubuk et al. 2020, with the ranges of torchvision; see `OPERATIONS`. Each operation is drawn
-    from all of them, and its strength is negative with probability 1/2 if it has a sign.
+    timm's variant of Cubuk et al. 2020, with operations that grow with the magnitude
+    (`rand-m9-n2-p0.5-mstd0-inc1`). Each operation is drawn from all of them. Its strength is
+    negative with probability 1/2 if it has a sign, and pixels are interpolated bilinearly or
+    bicubically with the same probability.
 
     Args:
         image: to start with.
         seed: of all that is drawn.
-        layers: how many operations.
-        magnitude: 0 for the start of every range, 10 for its end.
+        fill: red, green and blue where the image does not reach.
+        layers: how many operations are drawn.
+        magnitude: mean of the magnitudes: 0 for the start of every range, 10 for its end.
+        deviation: their standard deviation. What is beyond 0 or 10 is taken as 0 or 10.
+        probability: of applying an operation that is drawn.
     """
-    share = tf.constant(magnitude / 10, tf.float32)
 
     def layer(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-        draws = tf.random.stateless_uniform((2,), seed)
-        return _one_of_all(image, draws[0], draws[1], share, wide=False)
+        draws = tf.random.stateless_uniform((4,), seed)
+        normal = tf.random.stateless_normal((), tf.random.fold_in(seed, 1))
+        share = tf.clip_by_value(magnitude + deviation * normal, 0, 10) * 0.1
+        how = Sampling(fill, draws[2] < 0.5)
+        applied = draws[3] < probability
+        return _one_of(RAND_AUGMENT, image, draws[0], draws[1], share, how, applied)
 
     # A loop, as tracing all operations once takes a second.
     return tf.foldl(layer, tf.random.split(seed, num=layers), initializer=image)
 
 
-def trivial_augment(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-    """Applies one random operation of a random strength.
+def trivial_augment(image: tf.Tensor, seed: tf.Tensor, fill: Sequence[int]) -> tf.Tensor:
+    """Applies one operation of `TRIVIAL_AUGMENT` with one of 31 strengths.
 
-    TrivialAugment (Wide) of Müller and Hutter 2021: one of 31 strengths from the whole of each wide
-    range; see `OPERATIONS`.
+    TrivialAugment (Wide) of Müller and Hutter 2021, as torchvision's, with bilinear interpolation
+    as in torchvision's training script.
     """
     draws = tf.random.stateless_uniform((3,), seed)
-    share = tf.floor(draws[2] * _BINS) / (_BINS - 1)
-    return _one_of_all(image, draws[0], draws[1], share, wide=True)
+    share = tf.constant(_SHARES)[tf.cast(draws[2] * len(_SHARES), tf.int32)]
+    how = Sampling(fill, False)
+    return _one_of(TRIVIAL_AUGMENT, image, draws[0], draws[1], share, how, True)
 
 
-def _one_of_all(
-    image: tf.Tensor, choice: tf.Tensor, sign: tf.Tensor, share: tf.Tensor, wide: bool
+def _one_of(
+    operations: Sequence[Operation],
+    image: tf.Tensor,
+    choice: tf.Tensor,
+    sign: tf.Tensor,
+    share: tf.Tensor,
+    how: Sampling,
+    applied: Any,
 ) -> tf.Tensor:
     """Applies the operation that `choice`, in [0, 1), stands for; only that one runs."""
 
-    def branch(operation: Operation) -> tf.Tensor:
-        strength = operation.strength(image, share, wide)
+    def result(operation: Operation) -> tf.Tensor:
+        strength = operation.strength(image, share)
         if operation.signed:
             strength = tf.where(sign < 0.5, -strength, strength)
         return operation.apply(image, strength)
 
-    index = tf.cast(choice * len(OPERATIONS), tf.int32)
-    return tf.switch_case(index, [partial(branch, operation) for operation in OPERATIONS])
-
-
-def translate_x(image: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
-    """Moves an image to the right by `strength` pixels, less their fraction."""
-    return _affine(image, (1.0, 0.0, -_whole(strength)), (0.0, 1.0, 0.0))
-
-
-def translate_y(image: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
-    """Moves an image down by `strength` pixels, less their fraction."""
-    return _affine(image, (1.0, 0.0, 0.0), (0.0, 1.0, -_whole(strength)))
-
-
-def rotate(image: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
-    """Turns an image counterclockwise about its centre by `strength` degrees."""
-    angle = strength * (math.pi / 180)
-    cos, sin = tf.cos(angle), tf.sin(angle)
-    size = tf.cast(tf.shape(image), tf.float32)
-    x, y = size[1] / 2, size[0] / 2
-    return _affine(image, (cos, -sin, x - cos * x + sin * y), (sin, cos, y - sin * x - cos * y))
+    # Those that move pixels come first, and share a branch, which takes longer to trace than all
+    # others.
+    moves = [operation for operation in operations if operation.moves]
+    index = tf.cast(choice * len(operations), tf.int32)
+    branches = [
+        lambda: moved(image, tf.stack([result(operation) for operation in moves])[index], how),
+        *(partial(result, operation) for operation in operations[len(moves) :]),
+        lambda: tf.identity(image),
+    ]
+    branch = tf.maximum(index - len(moves) + 1, 0)
+    return tf.switch_case(tf.where(applied, branch, len(branches) - 1), branches)
 
 
 def contrast(image: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
@@ -133,7 +155,12 @@ def solarize(image: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
     return tf.bitwise.bitwise_xor(image, 255 * inverted)
 
 
-def equalize(image: tf.Tensor, strength: tf.Tensor | None = None) -> tf.Tensor:
+def solarize_add(image: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
+    """Adds `strength`, a whole number up to 128, to every value below 128."""
+    return image + tf.cast(strength, tf.uint8) * tf.cast(image < 128, tf.uint8)
+
+
+def equalize(image: tf.Tensor) -> tf.Tensor:
     """Makes all levels of every channel about equally frequent, as Pillow's `ImageOps.equalize`."""
     levels = tf.cast(image_rows(image), tf.int32) + along_row(tf.constant([0, 256, 512]), image)
     # What `tf.math.bincount` calls, without its passes over the data that look for the greatest.
@@ -151,82 +178,185 @@ def equalize(image: tf.Tensor, strength: tf.Tensor | None = None) -> tf.Tensor:
     return tf.reshape(tf.gather(tf.reshape(table, [-1]), levels), tf.shape(image))
 
 
+def _shear_x(image: tf.Tensor, by: tf.Tensor) -> tf.Tensor:
+    return _matrix(1, by, 0, 0, 1, 0)
+
+
+def _shear_y(image: tf.Tensor, by: tf.Tensor) -> tf.Tensor:
+    return _matrix(1, 0, 0, by, 1, 0)
+
+
+def _translation_x(image: tf.Tensor, by: tf.Tensor) -> tf.Tensor:
+    return _matrix(1, 0, -by, 0, 1, 0)
+
+
+def _translation_y(image: tf.Tensor, by: tf.Tensor) -> tf.Tensor:
+    return _matrix(1, 0, 0, 0, 1, -by)
+
+
+def _rotation(image: tf.Tensor, degrees: tf.Tensor) -> tf.Tensor:
+    """Of a turn counterclockwise about the centre."""
+    angle = degrees * (math.pi / 180)
+    cos, sin = tf.cos(angle), tf.sin(angle)
+    size = tf.cast(tf.shape(image), tf.float32)
+    x, y = size[1] / 2, size[0] / 2
+    return _matrix(cos, -sin, x - cos * x + sin * y, sin, cos, y - sin * x - cos * y)
+
+
+def _matrix(*values: Any) -> tf.Tensor:
+    return tf.reshape(tf.stack([tf.cast(value, tf.float32) for value in values]), (2, 3))
+
+
 @dataclass(frozen=True)
 class Operation:
-    """What RandAugment and TrivialAugment do to an image, and how strongly.
+    """What is done to an image, and how strongly.
 
     Args:
         name: the papers' name of it.
-        apply: function of an image and a strength, a float32 scalar.
+        apply: function of an image and a strength, a float32 scalar: what becomes of the image, or
+            with `moves`, the matrix that `moved` takes.
+        start: the least strength.
+        end: the greatest strength.
         signed: whether half of the strengths are negative.
-        start: the strength at magnitude 0.
-        end: the strength at magnitude 10 of RandAugment.
-        wide: the greatest strength of TrivialAugment.
-        side: the axis whose length `end`, but not `wide`, is a share of.
+        whole: whether fractions of the distance from `start` are cut off.
+        side: the axis whose length `end` is a share of.
+        moves: whether pixels are moved. In a table, such operations come first.
     """
 
     name: str
     apply: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
-    signed: bool = False
     start: float = 0.0
     end: float = 0.0
-    wide: float = 0.0
+    signed: bool = False
+    whole: bool = False
     side: int | None = None
+    moves: bool = False
 
-    def strength(self, image: tf.Tensor, share: tf.Tensor, wide: bool) -> tf.Tensor:
+    def strength(self, image: tf.Tensor, share: tf.Tensor) -> tf.Tensor:
         """The strength at a share, from 0 to 1, of the range from start to end."""
-        value = self.start + share * ((self.wide if wide else self.end) - self.start)
-        if self.side is None or wide:
-            return value
-        return value * tf.cast(tf.shape(image)[self.side], tf.float32)
+        distance = share * (self.end - self.start)
+        if self.side is not None:
+            distance *= tf.cast(tf.shape(image)[self.side], tf.float32)
+        if self.whole:
+            # A little more, so that 0.7 * 110 is no less than 77 in float32.
+            distance = tf.cast(tf.cast(distance * (1 + 1e-6), tf.int32), tf.float32)
+        return self.start + distance
 
 
-#: The operations and ranges of torchvision's `RandAugment` and `TrivialAugmentWide`
-#: (torchvision/transforms/autoaugment.py), but that solarizing starts at 256, as in Müller and
-#: Hutter's automl/trivialaugment: at 255, the least strength would turn white into black.
-OPERATIONS = (
+def _moving(name: str, apply: Any, end: float, **others: Any) -> Operation:
+    return Operation(name, apply, end=end, signed=True, moves=True, **others)
+
+
+def _blends(end: float) -> tuple[Operation, ...]:
+    return (
+        Operation("Brightness", lambda image, by: _blend(image, 0.0, by), end=end, signed=True),
+        Operation("Color", lambda image, by: _blend(image, _grey(image), by), end=end, signed=True),
+        Operation("Contrast", contrast, end=end, signed=True),
+        Operation("Sharpness", sharpness, end=end, signed=True),
+    )
+
+
+_AUTO_CONTRAST = Operation("AutoContrast", lambda image, strength: auto_contrast(image))
+_EQUALIZE = Operation("Equalize", lambda image, strength: equalize(image))
+
+#: timm's: `_RAND_INCREASING_TRANSFORMS` in timm/data/auto_augment.py.
+RAND_AUGMENT = (
+    _moving("ShearX", _shear_x, 0.3),
+    _moving("ShearY", _shear_y, 0.3),
+    _moving("TranslateX", _translation_x, 0.45, side=1),
+    _moving("TranslateY", _translation_y, 0.45, side=0),
+    _moving("Rotate", _rotation, 30),
+    *_blends(0.9),
+    Operation("Posterize", posterize, 4, 0, whole=True),
+    Operation("Solarize", solarize, 256, 0, whole=True),
+    Operation("SolarizeAdd", solarize_add, 0, 110, whole=True),
+    Operation("Invert", lambda image, strength: tf.bitwise.invert(image)),
+    _AUTO_CONTRAST,
+    _EQUALIZE,
+)
+
+#: torchvision's: `TrivialAugmentWide` in torchvision/transforms/autoaugment.py. The least strength
+#: of solarizing turns white into black there, and so it does here.
+TRIVIAL_AUGMENT = (
+    _moving("ShearX", _shear_x, 0.99),
+    _moving("ShearY", _shear_y, 0.99),
+    _moving("TranslateX", _translation_x, 32, whole=True),
+    _moving("TranslateY", _translation_y, 32, whole=True),
+    _moving("Rotate", _rotation, 135),
+    *_blends(0.99),
+    Operation("Posterize", posterize, 8, 2),
+    Operation("Solarize", solarize, 255, 0),
     Operation("Identity", lambda image, strength: tf.identity(image)),
-    Operation(
-        "ShearX", lambda image, by: _affine(image, (1, by, 0), (0, 1, 0)), True, 0, 0.3, 0.99
-    ),
-    Operation(
-        "ShearY", lambda image, by: _affine(image, (1, 0, 0), (by, 1, 0)), True, 0, 0.3, 0.99
-    ),
-    Operation("TranslateX", translate_x, True, 0, 150 / 331, 32, side=1),
-    Operation("TranslateY", translate_y, True, 0, 150 / 331, 32, side=0),
-    Operation("Rotate", rotate, True, 0, 30, 135),
-    Operation("Brightness", lambda image, by: _blend(image, 0.0, by), True, 0, 0.9, 0.99),
-    Operation("Color", lambda image, by: _blend(image, _grey(image), by), True, 0, 0.9, 0.99),
-    Operation("Contrast", contrast, True, 0, 0.9, 0.99),
-    Operation("Sharpness", sharpness, True, 0, 0.9, 0.99),
-    Operation("Posterize", posterize, False, 8, 4, 2),
-    Operation("Solarize", solarize, False, 256, 0, 0),
-    Operation("AutoContrast", lambda image, strength: auto_contrast(image)),
-    Operation("Equalize", equalize),
+    _AUTO_CONTRAST,
+    _EQUALIZE,
 )
 
 
-def _affine(
-    image: tf.Tensor, to_x: tuple[tf.Tensor, ...], to_y: tuple[tf.Tensor, ...]
-) -> tf.Tensor:
-    """Takes each pixel from where the matrix sends its centre, as Pillow's `AFFINE` and `NEAREST`.
+def moved(image: tf.Tensor, matrix: tf.Tensor, how: Sampling) -> tf.Tensor:
+    """Takes each pixel from where a matrix sends its centre, as Pillow's `AFFINE`.
 
-    `to_x` and `to_y` are factors of x and y, and a constant; the centre of the first pixel is at
-    (0.5, 0.5).
+    `matrix`, `(2, 3)`, float32, has factors of x and y and a constant, for x and for y; the centre
+    of the first pixel is at (0.5, 0.5).
     """
-    rows = []
-    for factor_x, factor_y, constant in (to_x, to_y):
-        # TensorFlow has the centre of the first pixel at (0, 0).
-        rows += [factor_x, factor_y, constant + (factor_x + factor_y - 1) / 2]
-    moved = tf.raw_ops.ImageProjectiveTransformV3(
-        images=image[tf.newaxis],
-        transforms=[[tf.cast(value, tf.float32) for value in (*rows, 0.0, 0.0)]],
-        output_shape=tf.shape(image)[:2],
-        fill_value=tf.constant(FILL, tf.float32),
-        interpolation="NEAREST",
-        fill_mode="CONSTANT",
+    height, width = tf.unstack(tf.shape(image)[:2])
+    y = tf.range(tf.cast(height, tf.float32))[:, tf.newaxis] + 0.5
+    x = tf.range(tf.cast(width, tf.float32))[tf.newaxis] + 0.5
+    # In this order, as TensorFlow's optimizer of graphs would otherwise choose it.
+    at_x, at_y = (row[0] * x + row[2] + row[1] * y for row in tf.unstack(matrix))
+    if isinstance(how.cubic, bool):
+        return _sampled(image, at_x, at_y, how.fill, how.cubic)
+    return tf.cond(
+        how.cubic,
+        lambda: _sampled(image, at_x, at_y, how.fill, True),
+        lambda: _sampled(image, at_x, at_y, how.fill, False),
     )
-    return tf.ensure_shape(moved[0], image.shape)
+
+
+def _sampled(
+    image: tf.Tensor, at_x: tf.Tensor, at_y: tf.Tensor, fill: Sequence[int], cubic: bool
+) -> tf.Tensor:
+    """The colours of an image at points `(height, width)`, interpolated as Pillow does.
+
+    Beyond its border, the image goes on with the pixels there, as far as interpolation needs them;
+    points that lie outside of it have the colour `fill`.
+    """
+    height, width = tf.unstack(tf.shape(image)[:2])
+    inside = (at_x >= 0) & (at_x < tf.cast(width, tf.float32))
+    inside &= (at_y >= 0) & (at_y < tf.cast(height, tf.float32))
+    left, top = tf.floor(at_x - 0.5), tf.floor(at_y - 0.5)
+    right, down = (share[..., tf.newaxis] for share in (at_x - 0.5 - left, at_y - 0.5 - top))
+    left, top = tf.cast(left, tf.int32), tf.cast(top, tf.int32)
+    taps = 4 if cubic else 2
+    # Neighbours in a row are gathered at once, and what is outside like any other pixels.
+    ends = [image[:, :1]] * (taps // 2), [image[:, -1:]] * (taps // 2)
+    wide = tf.concat([*ends[0], image, *ends[1]], axis=1)
+    runs = tf.concat([wide[:, tap : tap + width + 1] for tap in range(taps)], axis=2)
+    runs = tf.reshape(runs, (-1, 3 * taps))
+    runs = tf.concat([runs, tf.constant([[*fill] * taps], tf.uint8)], axis=0)
+    rows = []
+    for tap in range(1 - taps // 2, 1 + taps // 2):
+        row = tf.clip_by_value(top + tap, 0, height - 1)
+        index = tf.where(inside, row * (width + 1) + left + 1, height * (width + 1))
+        rows.append(tf.cast(tf.gather(runs, index), tf.float32))
+    # Broadcasting would take longer.
+    columns = tf.split(_between(rows, tf.repeat(down, 3 * taps, axis=2)), taps, axis=2)
+    pixels = _between(columns, tf.repeat(right, 3, axis=2))
+    # Pillow cuts fractions off.
+    return tf.ensure_shape(tf.cast(tf.clip_by_value(pixels, 0, 255), tf.uint8), image.shape)
+
+
+def _between(values: Sequence[tf.Tensor], share: tf.Tensor) -> tf.Tensor:
+    """Interpolates between the two values in the middle, `share` of the way to the second.
+
+    With four values, by Pillow's cubic, with a = -1. Equal values are met exactly.
+    """
+    if len(values) == 2:
+        return values[0] + share * (values[1] - values[0])
+    before, first, second, after = values
+    third = first - before + after - second
+    return first + share * (
+        second - before + share * (2 * (before - first) + second - after + share * third)
+    )
 
 
 def _blend(image: tf.Tensor, other: tf.Tensor | float, strength: tf.Tensor) -> tf.Tensor:
@@ -241,7 +371,3 @@ def _grey(image: tf.Tensor) -> tf.Tensor:
     pixels = tf.cast(image, tf.float32)
     red, green, blue = pixels[..., 0:1], pixels[..., 1:2], pixels[..., 2:3]
     return tf.floor((19595 * red + 38470 * green + 7471 * blue + 32768) / 65536)
-
-
-def _whole(value: tf.Tensor) -> tf.Tensor:
-    return tf.cast(tf.cast(value, tf.int32), tf.float32)

@@ -8,7 +8,7 @@ from its own seed, as many small tensors would cost more time than decoding.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import tensorflow as tf
@@ -137,14 +137,15 @@ def vary(image: Any, drawn: Variation, how: Augmentation) -> Any:
         return tf.random.fold_in(drawn.seed, step)
 
     if how.crop == "pad":
-        image = pad_and_crop(image, seed(1), how.padding)
+        image = pad_and_crop(image, seed(1), how.padding, how.fill)
     if how.flip:
         # A slice with a step of -1 does the same in ten times the time.
         image = tf.cond(drawn.flip, lambda: tf.reverse(image, axis=[1]), lambda: image)
-    if how.auto == "randaugment":
-        image = rand_augment(image, seed(2), how.auto_layers, how.auto_magnitude)
-    elif how.auto == "trivialaugment":
-        image = trivial_augment(image, seed(2))
+    if how.auto == "timm-randaugment":
+        strength = how.auto_magnitude, how.auto_deviation, how.auto_probability
+        image = rand_augment(image, seed(2), how.fill, how.auto_layers, *strength)
+    elif how.auto == "trivialaugment-wide":
+        image = trivial_augment(image, seed(2), how.fill)
     if how.auto_contrast:
         image = colour.random_auto_contrast(image, seed(3), how.auto_contrast)
     if how.brightness or how.contrast or how.saturation or how.hue:
@@ -220,13 +221,15 @@ def he2015_boxes(shapes: Any, draws: Any, size: int, how: Augmentation) -> Any:
     return tf.concat([corner, tf.tile(float(size) * pixels, [1, 2])], axis=1)
 
 
-def pad_and_crop(image: Any, seed: Any, padding: int = 4) -> Any:
-    """Pads an image with `padding` black pixels on each side and crops its own size out at random.
+def pad_and_crop(image: Any, seed: Any, padding: int = 4, fill: Sequence[int] = (0, 0, 0)) -> Any:
+    """Pads an image with `padding` pixels on each side and crops its own size out at random.
 
-    He et al. 2015, section 4.2 (CIFAR). `image`: `(height, width, channels)`, any type; `seed`: two
-    integers.
+    He et al. 2015, section 4.2 (CIFAR). `image`: `(height, width, 3)`, uint8; `seed`: two integers;
+    `fill`: the colour of the padding.
     """
-    padded = tf.pad(image, [[padding, padding], [padding, padding], [0, 0]])
+    colour = tf.constant(fill, tf.uint8)
+    # What is not black is padded with zeros as its difference to the colour, modulo 256.
+    padded = tf.pad(image - colour, [[padding, padding], [padding, padding], [0, 0]]) + colour
     return tf.image.stateless_random_crop(padded, tf.shape(image), seed)
 
 

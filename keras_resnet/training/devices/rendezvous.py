@@ -196,7 +196,7 @@ class Rendezvous:
             change
             for index in sorted(known)
             for change in differences(
-                facts, known[index], f"{{}} on worker 0, {{}} on worker {index}"
+                facts, known[index], words=f"{{}} on worker 0, {{}} on worker {index}"
             )
         ]
         answer = {"lost": lost, "changes": changes}

@@ -92,6 +92,18 @@ class DeviceSetup:
         )
         return float(self.strategy.reduce(tf.distribute.ReduceOp.SUM, values, axis=None)) > 0
 
+    def require_trainable(
+        self, *, batch_size: int, dtype: str, steps_per_execution: int, jit_compile: bool
+    ) -> None:
+        """Refuses what `choose_strategy`, with the same arguments, would not have chosen this for.
+
+        Raises:
+            ValueError: the combination does not work, or the batch cannot be divided evenly.
+        """
+        _check_arguments(dtype, steps_per_execution)
+        _check_combination(self.name, self.replicas, dtype, jit_compile)
+        _check_batch(batch_size, self.replicas)
+
     def require_same(self, facts: Mapping[str, Any]) -> None:
         """Refuses what is not the same on all workers; all of them have to ask at the same time.
 
@@ -172,8 +184,7 @@ def choose_strategy(
         RuntimeError: TensorFlow had begun its work already, or Keras cannot be mended.
     """
     check_choice("strategy", name, get_args(StrategyName))
-    check_choice("dtype", dtype, get_args(Precision))
-    check_integer("steps_per_execution", steps_per_execution)
+    _check_arguments(dtype, steps_per_execution)
     if cluster is not None and name not in ("auto", "multi-worker"):
         raise ValueError(
             f"Expected the strategy `multi-worker` with the {cluster.workers} workers of "
@@ -213,6 +224,11 @@ def choose_strategy(
     if replicas > 1:
         mend_keras()
     return DeviceSetup(kind, strategy, replicas, None, (note,))
+
+
+def _check_arguments(dtype: str, steps_per_execution: int) -> None:
+    check_choice("dtype", dtype, get_args(Precision))
+    check_integer("steps_per_execution", steps_per_execution)
 
 
 def _check_combination(name: str, replicas: int, dtype: str, jit_compile: bool) -> None:

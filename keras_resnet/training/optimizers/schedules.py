@@ -58,9 +58,9 @@ class RecipeSchedule(keras.optimizers.schedules.LearningRateSchedule):
     """The learning rate of a recipe; see `make_schedule`, which makes it.
 
     The value at step `s` is the rate of update number `s`, from 0. The warm-up starts at its lowest
-    rate with step 0 and reaches the peak at step `warmup`; cosine and polynomial decay would reach
-    their end at step `duration`, one after the last, and stay there. A milestone between two steps
-    counts from the nearer one.
+    rate with step 0 and reaches the peak at step `warmup`, if nothing has lowered it by then;
+    cosine and polynomial decay would reach their end at step `duration`, one after the last, and
+    stay there. A milestone between two steps counts from the nearer one.
 
     A plateau schedule is constant here: what lowers it, the validation error, is not known to a
     function of the step (see `Plateau`). The same goes for `low_until_error`.
@@ -127,7 +127,8 @@ def _after_warmup(schedule: ScheduleConfig, duration: int, step: Any, ops: Any) 
     if schedule.name == "piecewise-linear":
         return _through(schedule.points, step, ops)
     if schedule.name in ("cosine", "polynomial"):
-        left = ops.clip((duration - step) / (duration - schedule.warmup), 0.0, 1.0)
+        begin = 0.0 if schedule.counts_warmup else schedule.warmup
+        left = ops.clip((duration - step) / (duration - begin), 0.0, 1.0)
         if schedule.name == "polynomial":
             share = ops.power(left, schedule.power)
         else:

@@ -7,19 +7,16 @@ from __future__ import annotations
 
 import dataclasses
 
-from keras_resnet.data.config import Augmentation
+from keras_resnet.data.config import IMAGENET_COLOUR, Augmentation
 from keras_resnet.images.protocol import EvalProtocol
-from keras_resnet.training.recipes.papers import PROTOCOL, cited
+from keras_resnet.training.recipes.papers import ALL, PROTOCOL, cited
 from keras_resnet.training.recipes.parts import (
     AverageConfig,
     LossConfig,
     OptimizerConfig,
     ScheduleConfig,
-    VariableKind,
 )
 from keras_resnet.training.recipes.recipe import Recipe
-
-_ALL: tuple[VariableKind, ...] = ("kernels", "biases", "norms")
 
 _NVIDIA = (
     "NVIDIA/DeepLearningExamples@729963dd PyTorch/Classification/ConvNets/resnet50v1.5/README.md"
@@ -54,8 +51,8 @@ _NVIDIA_RN50 = Recipe(
             f"{_NVIDIA}, and image_classification/optimizers.py@4f2c6922: not on BN, so the "
             "classifier's bias decays": "optimizer.decay_on",
             f"{_NVIDIA}; it changes the rate once an epoch, here at every step": "schedule.name",
-            f"{_NVIDIA}; 8 in the scripts of the TensorFlow variant too, 5 in its README: a "
-            "disagreement": "schedule.warmup",
+            f"{_NVIDIA}, an eighth of the peak more in each epoch; 8 in the scripts of the "
+            "TensorFlow variant too, 5 in its README: a disagreement": "schedule.warmup",
             f"{_NVIDIA}: 90 epochs on A100, AMP, ±0.11 (V100: 76.88)": "expected",
         },
     ),
@@ -68,7 +65,7 @@ _TORCHVISION_V1 = Recipe(
     "torchvision-v1",
     duration=90,
     batch_size=256,
-    optimizer=OptimizerConfig(learning_rate=0.1, form="torch", weight_decay=1e-4, decay_on=_ALL),
+    optimizer=OptimizerConfig(learning_rate=0.1, form="torch", weight_decay=1e-4, decay_on=ALL),
     schedule=ScheduleConfig("step", every=30),
     augmentation=Augmentation(crop="inception", flip=0.5, antialias=True),
     protocol=EvalProtocol(224, 256),
@@ -109,7 +106,7 @@ _TORCHVISION_V2 = Recipe(
         crop="inception",
         flip=0.5,
         antialias=True,
-        auto="trivialaugment",
+        auto="trivialaugment-wide",
         erasing=0.1,
         mixup=0.2,
         cutmix=1.0,
@@ -120,21 +117,24 @@ _TORCHVISION_V2 = Recipe(
     average=AverageConfig(decay=1 - 2e-5 * 1024 * 32 / 600, every=32),
     citations=cited(
         "the weights IMAGENET1K_V2 of torchvision's ResNet-50: pytorch/vision PR 6433 has the "
-        f"command, {_VISION_SCRIPT} the defaults. It changes the rate once an epoch, here at every "
-        "step",
+        f"command, {_VISION_SCRIPT} the defaults",
         {
             "pytorch/vision PR 6433": "duration optimizer.learning_rate optimizer.weight_decay "
-            "schedule.name schedule.warmup loss.label_smoothing augmentation.auto "
-            "augmentation.repeats train_size",
+            "schedule.warmup loss.label_smoothing augmentation.repeats train_size",
+            "pytorch/vision PR 6433; the rate changes once an epoch there, here at every step": (
+                "schedule.name"
+            ),
+            "pytorch/vision PR 6433 (--auto-augment ta_wide) and references/classification/"
+            "presets.py: bilinear": "augmentation.auto",
+            "the default of torchvision's TrivialAugmentWide: black": "augmentation.fill",
             "pytorch/vision PR 6433: 8 GPUs, 128 images each": "batch_size",
             "pytorch/vision PR 6433: --norm-weight-decay 0": "optimizer.decay_on",
             f"{_VISION_SCRIPT}: torch.optim.SGD": "optimizer.form",
             f"{_VISION_SCRIPT}: the default": "optimizer.momentum schedule.warmup_from "
             "augmentation.crop augmentation.flip",
             "torchvision resizes with Pillow": "augmentation.antialias",
-            "pytorch/vision PR 6433; there the rectangle gets the mean colour, here noise": (
-                "augmentation.erasing"
-            ),
+            "pytorch/vision PR 6433; there the rectangle gets the mean colour and has a side "
+            "ratio of 0.3 to 3.3, here noise and 0.3 to 1 / 0.3": "augmentation.erasing",
             "pytorch/vision PR 6433; there a batch draws which, here an image": (
                 "augmentation.mixup augmentation.cutmix"
             ),
@@ -156,55 +156,79 @@ _RSB_THRESHOLD = (
     "assumption. A smoothed share is 0 or 1 after it, as in timm"
 )
 
-_DEVIATION = (
-    ", standard deviation 0.5. No field stands for the deviation: every image gets the same "
-    "magnitude"
+_TIMM = "huggingface/pytorch-image-models, timm 1.0.27:"
+_TIMM_SCRIPT = "huggingface/pytorch-image-models@004fb5f8 train.py"
+_DEVIATION = ", standard deviation 0.5, timm's operations that grow with the magnitude"
+_AUTO = (
+    "augmentation.auto augmentation.auto_layers augmentation.auto_magnitude "
+    "augmentation.auto_deviation"
 )
-_AUTO = "augmentation.auto augmentation.auto_layers augmentation.auto_magnitude"
+_BY_BATCH = "; timm draws once for a batch which of them and how much, here each image does"
 
 _RSB_A2 = Recipe(
     "rsb-a2",
     duration=300,
     batch_size=2048,
     optimizer=OptimizerConfig("lamb", learning_rate=5e-3, weight_decay=0.02, decay="decoupled"),
-    schedule=ScheduleConfig("cosine", warmup=5, warmup_from=1e-4, end=1e-6 / 5e-3),
+    schedule=ScheduleConfig(
+        "cosine", warmup=5, warmup_from=1e-4, counts_warmup=True, end=1e-6 / 5e-3
+    ),
     loss=LossConfig("binary-cross-entropy", target_threshold=0.2),
     augmentation=Augmentation(
         crop="inception",
         flip=0.5,
         antialias=True,
-        auto="randaugment",
+        fill=IMAGENET_COLOUR,
+        auto="timm-randaugment",
         auto_magnitude=7,
+        auto_deviation=0.5,
         mixup=0.1,
         cutmix=1.0,
         repeats=3,
     ),
     protocol=EvalProtocol.from_crop_pct(224, 0.95, "bicubic"),
-    network={"stochastic_depth": 0.05},
+    network={"stochastic_depth": 0.05, "zero_init_residual": True},
     citations=cited(
         "Wightman et al. 2021 (arXiv:2110.00476), procedure A2; the paper's text is unverified, "
         f"the values are from {_MMPRETRAIN}@548db6f4 configs/resnet/"
         "resnet50_8xb256-rsb-a2-300e_in1k.py and Li et al. 2024, Table A3, which agree",
         {
             f"{_MMPRETRAIN}@548db6f4 and Li et al. 2024, Table A3": "duration loss.name "
-            "network.stochastic_depth augmentation.mixup augmentation.cutmix",
-            f"{_RSB_SCHEDULE} and Li et al. 2024, Table A3; timm's LAMB also clips the gradients' "
-            "norm at 1, the table says that they are not clipped": "batch_size optimizer.name "
-            "optimizer.learning_rate optimizer.weight_decay schedule.name schedule.warmup",
+            "network.stochastic_depth",
+            f"{_MMPRETRAIN}@548db6f4 and Li et al. 2024, Table A3{_BY_BATCH}": "augmentation.mixup "
+            "augmentation.cutmix",
+            f"{_RSB_SCHEDULE} and Li et al. 2024, Table A3": "batch_size optimizer.name "
+            "optimizer.learning_rate optimizer.weight_decay schedule.warmup",
+            f"{_RSB_SCHEDULE} and Li et al. 2024, Table A3; timm changes the rate once an epoch, "
+            "here at every step": "schedule.name",
+            "Li et al. 2024, Table A3: not clipped; timm's LAMB clips the norm of all gradients at "
+            "1 by default": "optimizer.clip_norm",
+            f"{_TIMM} timm/scheduler/cosine_lr.py, where warmup_prefix is off by default; "
+            f"{_RSB_SCHEDULE} begins the cosine after the warm-up: a disagreement": (
+                "schedule.counts_warmup"
+            ),
+            f"{_TIMM} timm/models/resnet.py: zero_init_last": "network.zero_init_residual",
             "You et al. 2020 (arXiv:1904.00962), Algorithm 2: within the trust ratio": (
                 "optimizer.decay"
             ),
             f"{_MMPRETRAIN}@548db6f4: not on biases and BN; timm's default agrees": (
                 "optimizer.decay_on"
             ),
-            f"{_RSB_SCHEDULE}; timm's own value is unverified": "schedule.warmup_from schedule.end",
+            f"{_RSB_SCHEDULE}; timm's default, {_TIMM_SCRIPT}, is a rate of 1e-4: a disagreement": (
+                "schedule.warmup_from"
+            ),
+            f"{_RSB_SCHEDULE}, and timm's default, {_TIMM_SCRIPT}": "schedule.end",
             _RSB_THRESHOLD: "loss.target_threshold",
-            f"{_RSB_DATA}; there the crop is resized by bicubic interpolation": "augmentation.crop "
-            "augmentation.flip",
+            f"{_RSB_DATA}": "augmentation.flip",
+            f"{_RSB_DATA}, with bicubic interpolation; timm's default, {_TIMM_SCRIPT}, draws "
+            "bilinear or bicubic, here it is bilinear": "augmentation.crop",
+            f"{_TIMM} timm/data/auto_augment.py: the default": "augmentation.auto_probability",
+            f"{_TIMM} timm/data/transforms_factory.py: ImageNet's mean": "augmentation.fill",
             "timm resizes with Pillow": "augmentation.antialias",
             f"{_RSB_DATA} and Li et al. 2024, Table A3: 7{_DEVIATION}": _AUTO,
             f"{_MMPRETRAIN}@548db6f4: repeated; 3 in the command of timm for A2 in "
-            "Alibaba-MIIL/ML_Decoder@12a67d98 README.md": "augmentation.repeats",
+            "Alibaba-MIIL/ML_Decoder@12a67d98 README.md. Copies go to different GPUs there, here "
+            "they stand side by side": "augmentation.repeats",
             "huggingface/pytorch-image-models@aa4b5850 results/results-imagenet.csv": (
                 f"expected {PROTOCOL}"
             ),
@@ -230,13 +254,18 @@ _RSB_A1 = dataclasses.replace(
         "Wightman et al. 2021 (arXiv:2110.00476), procedure A1; the paper's text is unverified, "
         f"the values are from {_A1_CONFIG}",
         {
-            _A1_ONLY: "duration optimizer.weight_decay loss.name network.stochastic_depth "
-            "augmentation.mixup augmentation.cutmix",
-            f"{_RSB_SCHEDULE}; timm's LAMB also clips the gradients' norm at 1": "batch_size "
-            "optimizer.name optimizer.learning_rate schedule.name schedule.warmup",
+            _A1_ONLY: "duration optimizer.weight_decay loss.name network.stochastic_depth",
+            f"{_A1_ONLY}{_BY_BATCH}": "augmentation.mixup augmentation.cutmix",
+            _RSB_SCHEDULE: "batch_size optimizer.name optimizer.learning_rate schedule.warmup",
+            f"{_RSB_SCHEDULE}; timm changes the rate once an epoch, here at every step": (
+                "schedule.name"
+            ),
+            "our assumption: not clipped, as for A2; timm's LAMB clips the norm of all gradients "
+            "at 1 by default": "optimizer.clip_norm",
             f"{_RSB_DATA}: 7{_DEVIATION}": _AUTO,
             f"{_A1_CONFIG}: not on biases and BN; timm's default agrees": "optimizer.decay_on",
-            f"{_A1_CONFIG}: repeated; our assumption: 3, as for A2": "augmentation.repeats",
+            f"{_A1_CONFIG}: repeated; our assumption: 3, as for A2. Copies go to different GPUs "
+            "there, here they stand side by side": "augmentation.repeats",
             f"{_A1_ONLY}; `loss.target_threshold` leaves no trace of it": "loss.label_smoothing",
         },
     ),
@@ -251,7 +280,7 @@ _RSB_A3 = dataclasses.replace(
     schedule=dataclasses.replace(_RSB_A2.schedule, end=1e-6 / 8e-3),
     augmentation=dataclasses.replace(_RSB_A2.augmentation, auto_magnitude=6, repeats=1),
     train_size=160,
-    network={},
+    network={"zero_init_residual": True},
     citations={
         field: citation
         for field, citation in _RSB_A2.citations.items()
@@ -261,8 +290,8 @@ _RSB_A3 = dataclasses.replace(
         "Wightman et al. 2021 (arXiv:2110.00476), procedure A3; the paper's text is unverified, "
         f"the values are from {_A3_BOTH}",
         {
-            _A3_BOTH: "duration optimizer.learning_rate loss.name augmentation.mixup "
-            "augmentation.cutmix",
+            _A3_BOTH: "duration optimizer.learning_rate loss.name",
+            f"{_A3_BOTH}{_BY_BATCH}": "augmentation.mixup augmentation.cutmix",
             f"{_A3_CONFIG}: not on biases and BN; timm's default agrees": "optimizer.decay_on",
             f"Li et al. 2024, Table A3: 6{_DEVIATION}": _AUTO,
             "Li et al. 2024, Table A3; the data config of mmpretrain crops to 224: "

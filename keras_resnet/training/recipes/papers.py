@@ -8,9 +8,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 
-from keras_resnet.data.config import Augmentation
+from keras_resnet.data.config import CIFAR_COLOUR, Augmentation
 from keras_resnet.images.protocol import EvalProtocol
-from keras_resnet.training.recipes.parts import OptimizerConfig, ScheduleConfig
+from keras_resnet.training.recipes.parts import OptimizerConfig, ScheduleConfig, VariableKind
 from keras_resnet.training.recipes.recipe import Recipe
 
 
@@ -32,6 +32,20 @@ _HE2016 = "He et al. 2016 (arXiv:1603.05027)"
 _GOYAL = "Goyal et al. 2017 (arXiv:1706.02677)"
 _CAFFE = "KaimingHe/deep-residual-networks@a7026cb6 README.md"
 _LUA = "facebookarchive/fb.resnet.torch@985e569d"
+_RELEASED = (
+    "KaimingHe/resnet-1k-layers@fde7ee93, the released code, is made from "
+    "facebookarchive/fb.resnet.torch@985e569d"
+)
+_PADDED_WITH_MEAN = (
+    f"{_HE2015}, section 4.2: zeros after the mean of each pixel is subtracted. The mean colour of "
+    f"CIFAR-10, of {_LUA} datasets/cifar10.lua, stands for it here"
+)
+_TORCH_MOMENTUM = (
+    f"{_RELEASED}, and so its momentum is torch's; README.md says that the paper's experiments ran "
+    "in Caffe, with similar results"
+)
+#: Every kind of variable decays.
+ALL: tuple[VariableKind, ...] = ("kernels", "biases", "norms")
 _KERNELS_ONLY = (
     f"{_LUA} README.md says that the paper decays the convolutions' weights only; the classifier's "
     "kernel decays here as well: our assumption"
@@ -47,6 +61,7 @@ _HE2015_IMAGENET = Recipe(
     augmentation=Augmentation(crop="he2015", flip=0.5, lighting=0.1),
     protocol=EvalProtocol(224, 256),
     precise_bn=200,
+    network={"version": "v1"},
     citations=cited(
         f"{_HE2015}, section 3.4. The paper subtracts the mean of each pixel; the networks here "
         "normalise with their own constants",
@@ -63,7 +78,10 @@ _HE2015_IMAGENET = Recipe(
             f"{_CAFFE}: one crop; the paper compares ten crops": PROTOCOL,
             f"{_CAFFE}: averaged over a large batch after training; our assumption: of 200 "
             "batches": "precise_bn",
-            f"{_CAFFE}, one crop, networks of version v1": "expected",
+            f"{_CAFFE}: its networks have the stride on the first 1x1 convolution": (
+                "network.version"
+            ),
+            f"{_CAFFE}, one crop": "expected",
         },
     ),
     expected={"resnet50": 75.3, "resnet101": 76.4, "resnet152": 77.0},
@@ -76,7 +94,7 @@ _HE2015_CIFAR10 = Recipe(
     batch_size=128,
     optimizer=OptimizerConfig(learning_rate=0.1, weight_decay=1e-4),
     schedule=ScheduleConfig("multi-step", unit="steps", milestones=(32_000, 48_000)),
-    augmentation=Augmentation(crop="pad", padding=4, flip=0.5),
+    augmentation=Augmentation(crop="pad", padding=4, flip=0.5, fill=CIFAR_COLOUR),
     citations=cited(
         f"{_HE2015}, section 4.2. The paper subtracts the mean of each pixel; the networks here "
         "normalise with their own constants",
@@ -84,6 +102,7 @@ _HE2015_CIFAR10 = Recipe(
             f"{_HE2015}, section 4.2": "unit batch_size optimizer.learning_rate optimizer.momentum "
             "optimizer.weight_decay schedule.name schedule.unit schedule.milestones "
             "schedule.factor augmentation.crop augmentation.padding augmentation.flip",
+            _PADDED_WITH_MEAN: "augmentation.fill",
             f"{_HE2015}, section 4.2: 182 epochs of 45,000 images, 164 of 50,000": "duration",
             _KERNELS_ONLY: "optimizer.decay_on",
             f"{_HE2015}, Table 6, of the test images": "expected",
@@ -112,6 +131,7 @@ _HE2015_CIFAR10_110 = dataclasses.replace(
 _HE2016_CIFAR = dataclasses.replace(
     _HE2015_CIFAR10,
     name="he2016-cifar",
+    optimizer=OptimizerConfig(learning_rate=0.1, form="torch", weight_decay=1e-4, decay_on=ALL),
     schedule=ScheduleConfig(
         "piecewise-linear",
         unit="steps",
@@ -132,8 +152,9 @@ _HE2016_CIFAR = dataclasses.replace(
             f"{_HE2016}, appendix: 0.01 for 400 steps in every experiment on CIFAR, then a tenth "
             "at 32,000 and 48,000 steps, as lines between neighbouring steps": "schedule.name "
             "schedule.points",
-            f"our assumption: as {_HE2015}; {_LUA}, which the released code is made "
-            "from, decays every parameter": "optimizer.decay_on",
+            _PADDED_WITH_MEAN: "augmentation.fill",
+            _TORCH_MOMENTUM: "optimizer.form",
+            f"{_RELEASED}, which decays every parameter": "optimizer.decay_on",
             f"{_HE2016}, Tables 2 to 4, CIFAR-10, batches of 128": "expected",
         },
     ),
@@ -144,7 +165,7 @@ _HE2016_IMAGENET = Recipe(
     "he2016-imagenet",
     duration=90,
     batch_size=256,
-    optimizer=OptimizerConfig(learning_rate=0.1, form="torch", weight_decay=1e-4),
+    optimizer=OptimizerConfig(learning_rate=0.1, form="torch", weight_decay=1e-4, decay_on=ALL),
     schedule=ScheduleConfig("multi-step", milestones=(30, 60)),
     augmentation=Augmentation(crop="he2015", flip=0.5, lighting=0.1),
     train_size=224,
@@ -153,10 +174,10 @@ _HE2016_IMAGENET = Recipe(
         f"{_HE2016}, appendix, with the scale augmentation of {_HE2015}, section 3.4",
         {
             f"our assumption: as {_LUA} opts.lua; the length is unverified": "duration",
-            f"{_LUA} train.lua: torch's momentum": "optimizer.form",
+            _TORCH_MOMENTUM: "optimizer.form",
             f"{_HE2016}, appendix": "batch_size optimizer.learning_rate optimizer.momentum "
             "optimizer.weight_decay schedule.name schedule.milestones schedule.factor train_size",
-            f"our assumption: as {_HE2015}; {_LUA} decays every parameter": "optimizer.decay_on",
+            f"{_RELEASED}, which decays every parameter": "optimizer.decay_on",
             f"{_HE2015}, section 3.4": "augmentation.crop augmentation.short_side "
             "augmentation.flip augmentation.lighting",
             f"{_HE2016}, Table 5: one crop of 320 from a short side of 320": PROTOCOL,
@@ -189,8 +210,11 @@ _GOYAL2017 = Recipe(
         "N(0, 0.01^2): neither is part of a recipe",
         {
             f"{_GOYAL}, section 5.1": "duration optimizer.momentum optimizer.weight_decay "
-            "schedule.name schedule.milestones schedule.factor augmentation.crop augmentation.flip "
+            "schedule.name schedule.milestones schedule.factor augmentation.flip "
             "network.zero_init_residual",
+            f"{_GOYAL}, section 5.1, as {_LUA} datasets/transforms.lua, which draws width over "
+            "height as a square, from 9/16 to 16/9, and resizes by bicubic interpolation; here it "
+            "is 3/4 to 4/3, and bilinear": "augmentation.crop",
             f"{_GOYAL}, section 5.1; plain momentum did as well": "optimizer.nesterov",
             f"{_GOYAL}, section 5.1: not on the scales and shifts of BN": "optimizer.decay_on",
             f"{_GOYAL}, section 2.1": "optimizer.learning_rate optimizer.reference_batch_size",

@@ -115,13 +115,15 @@ class ScheduleConfig:
             `factor` at each of `milestones`); `"plateau"` (times `factor` when the validation error
             has not fallen by `threshold` for `patience` epochs); `"cosine"` (half a period, from
             the end of the warm-up to the end of training; Loshchilov and Hutter 2017);
-            `"polynomial"` (of degree `power`, over the same span); `"piecewise-linear"` (through
-            `points`).
+            `"polynomial"` (of degree `power`, over the same span; but see `counts_warmup`);
+            `"piecewise-linear"` (through `points`).
         unit: of all times here: `"epochs"` (fractions are welcome) or optimizer `"steps"`.
         warmup: how long the learning rate grows linearly to its peak (Goyal et al. 2017, section
             2.2). Milestones count from the start of training, warm-up included.
         warmup_from: where the warm-up starts, as a factor of the peak; or `"unscaled"`: at the
             learning rate before linear scaling, as Goyal et al. do.
+        counts_warmup: whether `"cosine"` and `"polynomial"` begin with the training, as in timm, so
+            that the end of the warm-up finds them a little below their peak.
         milestones: of `"multi-step"`, ascending.
         every: of `"step"`.
         factor: of `"step"`, `"multi-step"` and `"plateau"`.
@@ -144,6 +146,7 @@ class ScheduleConfig:
     unit: Unit = "epochs"
     warmup: float = 0.0
     warmup_from: float | Literal["unscaled"] = 0.0
+    counts_warmup: bool = False
     milestones: tuple[float, ...] = ()
     every: float = 30.0
     factor: float = 0.1
@@ -163,6 +166,11 @@ class ScheduleConfig:
         _check_numbers(self, "schedule", "low_until_error", high=1)
         if self.warmup_from != "unscaled":
             _check_numbers(self, "schedule", "warmup_from", high=1)
+        if not isinstance(self.counts_warmup, bool):
+            raise ValueError(
+                "Expected `schedule.counts_warmup` to be true or false. "
+                f"Received: {self.counts_warmup!r}"
+            )
         store_integers(self, ("patience",), prefix="schedule.")
         object.__setattr__(self, "milestones", tuple(self.milestones))
         object.__setattr__(self, "points", tuple(tuple(point) for point in self.points))

@@ -23,6 +23,9 @@ _DIGITS = Recipe(
             "our own: found by trying": "duration batch_size optimizer.learning_rate",
             "He et al. 2015 (arXiv:1512.03385), section 4.2": "optimizer.momentum "
             "augmentation.crop augmentation.padding",
+            "our own: black, as the digits' background; the paper pads with the mean": (
+                "augmentation.fill"
+            ),
             "our own: in 450 steps, 1e-4 would do next to nothing": "optimizer.weight_decay",
             "Loshchilov and Hutter 2017 (arXiv:1608.03983)": "schedule.name",
             "Goyal et al. 2017 (arXiv:1706.02677), section 2.2; the length is our own": (
@@ -47,6 +50,7 @@ _CIFAR10 = Recipe(
             "optimizer.nesterov optimizer.weight_decay schedule.points",
             "He et al. 2015 (arXiv:1512.03385), section 4.2": "batch_size optimizer.momentum "
             "augmentation.crop augmentation.padding augmentation.flip",
+            "our own: black; the paper pads with the mean": "augmentation.fill",
             "Smith and Topin 2018 (arXiv:1708.07120): one cycle": "schedule.name",
         },
     ),

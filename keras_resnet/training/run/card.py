@@ -151,13 +151,19 @@ def _published(facts: CardFacts) -> str:
     recipe = facts.recipe
     if not recipe.expected:
         return "None are known for this recipe, so there is nothing to compare with."
+    network = RECIPES.get(recipe.name, recipe).network
+    same = network.items() <= facts.config.items()
+    known = facts.network if same else None
     rows = [
-        (markdown(name) + (" (this network)" if name == facts.network else ""), f"{value:.2f} %")
+        (markdown(name) + (" (this network)" if name == known else ""), f"{value:.2f} %")
         for name, value in recipe.expected.items()
     ]
     text = f"With the recipe `{recipe.name}` as published, top-1 accuracy:\n\n" + _table(
         ("network", "accuracy"), rows
     )
+    if not same:
+        fields = ", ".join(f"{name}: {_json(value)}" for name, value in network.items())
+        text += f"\n\nThey are of networks with other settings than this one: {fields}."
     if any(marked for *_, marked in _recipe_fields(recipe)):
         text += "\n\nThis run changed the recipe, so it need not reach them."
     return text + "\n\nThey hold for the data set of the publication, evaluated as there."

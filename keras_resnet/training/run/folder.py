@@ -27,6 +27,10 @@ from keras_resnet.training.run.checkpoint import (
 )
 from keras_resnet.training.run.history_plot import history_plot
 
+#: Of `config.json`; raised where a value in it gets another meaning. A field that is added needs
+#: nothing: absent, it has its default. Files from before there were formats have none.
+FORMAT = 1
+
 _EPOCH = "epoch"
 
 #: So many differences from what a folder holds are named.
@@ -122,20 +126,28 @@ class RunFolder:
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Writes `config.json`, whose values are dicts, lists, strings, numbers, booleans, None."""
-        self._write(self.config_file, _json(config))
+        self._write(self.config_file, _json({"format": FORMAT, **config}))
 
     def read_config(self) -> dict[str, Any] | None:
-        """The contents of `config.json`; None if there is none.
+        """What `config.json` was written of; None if there is none.
 
         Raises:
             OSError: it is not what `write_config` wrote.
+            ResumeError: a later version of this package wrote it.
         """
-        return _read_json(self.config_file)
+        config = _read_json(self.config_file)
+        if config is not None and (format_ := config.pop("format", 0)) > FORMAT:
+            raise ResumeError(
+                f"Expected a {self.config_file.name} of format {FORMAT}. Received: "
+                f"{self.config_file}, of format {format_}. Update keras-resnets"
+            )
+        return config
 
     def claim(
         self,
         settings: Mapping[str, Any],
         what: str,
+        defaults: Mapping[str, Any],
         *,
         replaces: bool = False,
         others: Sequence[str] = (),
@@ -145,6 +157,7 @@ class RunFolder:
         Args:
             settings: what must not change when it goes on, fit for JSON.
             what: a noun for messages, such as `"fine-tuning"`.
+            defaults: what settings have that are absent in the folder; see `differences`.
             replaces: whether settings of what never started, such as those of a call that was
                 refused, are replaced.
             others: names of results besides those of `results`.
@@ -165,13 +178,13 @@ class RunFolder:
             )
         if before is not None:
             # What never started is replaced only if it was of the same kind.
-            if not settings.keys() <= before.keys():
+            if not settings.keys() <= before.keys() | defaults.keys():
                 raise ResumeError(
                     f"Expected a folder for a {what}. Received: {self.path}, whose "
                     f"{self.config_file.name} is of something else. Choose another folder"
                 )
-            known = {name: before.pop(name) for name in settings}
-            changes = differences(known, json.loads(_json(settings)))
+            known = {name: before.pop(name) for name in settings if name in before}
+            changes = differences(known, *(json.loads(_json(x)) for x in (settings, defaults)))
             if not changes:
                 return before
             if results or not replaces:

@@ -15,6 +15,7 @@ from keras_resnet.data import DataConfig, Source, load_data, steps_per_epoch
 from keras_resnet.data.identity import identity_of
 from keras_resnet.images.protocol import DEFAULT_SIZE, EvalProtocol
 from keras_resnet.models.info import class_count, get_info
+from keras_resnet.networks.config import ResNetConfig
 from keras_resnet.support.fingerprints import fingerprint_of_weights
 from keras_resnet.support.terminal import console
 from keras_resnet.training.devices.strategies import require_whole_executions
@@ -233,3 +234,11 @@ def identity(
         "seed": seed,
         "dtype": dtype,
     }
+
+
+#: What an identity from before a field existed has in its place; see `RunFolder.claim`.
+DEFAULTS = {
+    "model": {"config": dataclasses.asdict(ResNetConfig("basic", (1,), (1,)))},
+    "recipe": Recipe("", duration=1, batch_size=1).as_dict(),
+    "protocol": dataclasses.asdict(EvalProtocol()),
+}

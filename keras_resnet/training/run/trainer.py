@@ -14,6 +14,7 @@ import keras
 import numpy as np
 
 from keras_resnet.data import DataConfig, Source
+from keras_resnet.data.identity import defaults_of_earlier, without_times
 from keras_resnet.models.info import get_info, set_class_names, set_info
 from keras_resnet.support.fingerprints import fingerprint_of_file, fingerprint_of_weights
 from keras_resnet.training.devices.strategies import DeviceSetup, StrategyName, choose_strategy
@@ -32,6 +33,7 @@ from keras_resnet.training.run.fitting import Fitting
 from keras_resnet.training.run.folder import RunFolder
 from keras_resnet.training.run.interruption import noting_signals
 from keras_resnet.training.run.resolved import (
+    DEFAULTS,
     ResolvedRecipe,
     check_classes,
     identity,
@@ -233,7 +235,8 @@ def _begun(
         if setup.workers > 1:
             weights = fingerprint_of_weights(model.get_weights())[:16]
             in_folder = folder is not None
-            setup.require_same({**known, "weights": weights, "out_dir": in_folder, **options})
+            facts = {**known, "weights": weights, "out_dir": in_folder, **options}
+            setup.require_same(without_times(facts))
         if folder is not None and setup.is_chief:
             _claim(folder, known, resume)
         if folder is not None and setup.workers > 1:
@@ -251,7 +254,8 @@ def _claim(folder: RunFolder, known: Mapping[str, Any], resume: bool) -> None:
             f"Expected a folder without a training run. Received: {folder.path}. Choose another "
             "one, or go on with it"
         )
-    folder.claim(known, "training run")
+    earlier = defaults_of_earlier(known, folder.read_config())
+    folder.claim(known, "training run", {**DEFAULTS, **earlier})
     folder.write_environment(describe_environment())
 
 
@@ -274,16 +278,18 @@ def _set_up(
     steps_per_execution: int,
     jit_compile: bool,
 ) -> DeviceSetup:
-    setup = strategy
     accumulation = recipe.optimizer.accumulation
-    if not isinstance(setup, DeviceSetup):
-        setup = choose_strategy(
-            setup,
-            batch_size=recipe.batch_size // accumulation,
-            dtype=precision_of(model, dtype),
-            steps_per_execution=steps_per_execution,
-            jit_compile=jit_compile,
-        )
+    needs: dict[str, Any] = {
+        "batch_size": recipe.batch_size // accumulation,
+        "dtype": precision_of(model, dtype),
+        "steps_per_execution": steps_per_execution,
+        "jit_compile": jit_compile,
+    }
+    if isinstance(strategy, DeviceSetup):
+        setup = strategy
+        setup.require_trainable(**needs)
+    else:
+        setup = choose_strategy(strategy, **needs)
     if accumulation > 1 and setup.replicas > 1:
         raise ValueError(
             "Expected `optimizer.accumulation=1` with several replicas, as Keras cannot accumulate "

@@ -15,7 +15,7 @@ import keras
 import numpy as np
 
 from keras_resnet.data import DataConfig, Source, load_data
-from keras_resnet.data.identity import identity_of
+from keras_resnet.data.identity import defaults_of_earlier, identity_of
 from keras_resnet.models.info import class_count, get_info
 from keras_resnet.support.checks import some_of
 from keras_resnet.support.files import partial_directory, publish
@@ -30,7 +30,7 @@ from keras_resnet.training.run.card import CardFacts, model_card
 from keras_resnet.training.run.copy import precision_of
 from keras_resnet.training.run.environment import describe_environment
 from keras_resnet.training.run.folder import RunFolder
-from keras_resnet.training.run.resolved import resolve_recipe, sizes
+from keras_resnet.training.run.resolved import DEFAULTS, resolve_recipe, sizes
 from keras_resnet.training.run.trainer import TrainResult, train
 from keras_resnet.training.transfer.freezing import BNMode
 from keras_resnet.training.transfer.heads import check_image_size, replace_head
@@ -147,7 +147,12 @@ def finetune(
     settings = {**_identity(model, network, sources), **asked, "dropout": dropout, "seed": seed}
     folder = None if out_dir is None else RunFolder(out_dir)
     with contextlib.nullcontext() if folder is None else folder.held():
-        known = {} if folder is None else folder.claim(settings, "fine-tuning", replaces=True)
+        known: dict[str, Any] = {}
+        if folder is not None:
+            stages = {"stages": dataclasses.asdict(Phase("head", 1))}
+            earlier = defaults_of_earlier(settings, folder.read_config())
+            defaults = {**DEFAULTS, **stages, **earlier}
+            known = folder.claim(settings, "fine-tuning", defaults, replaces=True)
         compared = None
         if compare:
             compared = _compared(network, sources, data, recipe, seed, known.get("baselines"))

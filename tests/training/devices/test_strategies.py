@@ -9,6 +9,9 @@ from unittest.mock import Mock
 import pytest
 import tensorflow as tf
 
+from keras_resnet import ResNetConfig, build
+from keras_resnet.data import load_digits
+from keras_resnet.training import override, train
 from keras_resnet.training.devices import connect
 from keras_resnet.training.devices.cluster import Cluster
 from keras_resnet.training.devices.rendezvous import ClusterError
@@ -18,6 +21,7 @@ from keras_resnet.training.devices.strategies import (
     choose_strategy,
     require_whole_executions,
 )
+from keras_resnet.training.recipes.table import find_recipe
 
 from ...conftest import ROOT, Run, Start, ended
 
@@ -111,6 +115,26 @@ def test_refusals_name_combinations_by_their_parts() -> None:
         _check_combination("tpu", 1, "float16", False)
 
 
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"),
+    [
+        ("mirrored", {"jit_compile": True}, "float32 on 2 replicas, with XLA.*`jit_compile=False`"),
+        ("multi-worker", {"jit_compile": True}, "on 2 replicas, with XLA"),
+        ("mirrored", {"batch_size": 25}, "a multiple of the 2 replicas. Received: 25"),
+        ("tpu", {"dtype": "float16"}, "TPUs compute in bfloat16"),
+        ("mirrored", {"steps_per_execution": 0}, "`steps_per_execution` to be an integer of at le"),
+    ],
+)
+def test_train_refuses_with_devices_that_were_chosen_before_what_it_refuses_with_names(
+    name: str, arguments: dict[str, Any], message: str, tiny_config: ResNetConfig
+) -> None:
+    setup = DeviceSetup(name, None, 2, None, ())
+    recipe = override(find_recipe("quick-digits"), {"batch_size": arguments.pop("batch_size", 32)})
+    model = build(tiny_config, input_shape=(16, 16, 3), classes=10)
+    with pytest.raises(ValueError, match=message):
+        train(model, load_digits(16), recipe, epochs=1, strategy=setup, **arguments)
+
+
 def test_executions_have_to_be_whole() -> None:
     require_whole_executions(12, 4, "steps per epoch")
     with pytest.raises(ValueError, match="divide the 10 steps per epoch.* Received: 4"):
@@ -143,6 +167,9 @@ def test_gpus_of_a_host_are_divided_among_its_workers(monkeypatch: pytest.Monkey
 def test_connecting_takes_bounded_time(run_python: Run, index: int) -> None:
     """TensorFlow alone waits for an hour, deaf to signals, and holds Python's lock."""
     code = f"""
+from keras_resnet import ResNetConfig, build
+from keras_resnet.data import load_digits
+from keras_resnet.training import override, train
 from keras_resnet.training.devices import connect
 from keras_resnet.training.devices.cluster import Cluster
 from keras_resnet.training.devices.launch import free_ports

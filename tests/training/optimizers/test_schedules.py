@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 import pytest
 
 from keras_resnet.training.optimizers.schedules import (
@@ -50,6 +52,14 @@ BY_HAND = {
         ScheduleConfig("cosine", warmup=2, warmup_from=0.5, end=0.1),
         {0: 0.2, 10: 0.3, 20: 0.4, 60: 0.22, 100: 0.04},
     ),
+    "cosine from the start of the warm-up": (
+        ScheduleConfig("cosine", warmup=2, counts_warmup=True),
+        {0: 0.0, 10: 0.2, 20: 0.2 * (1 + math.cos(math.pi / 5)), 50: 0.2, 100: 0.0},
+    ),
+    "polynomial from the start of the warm-up": (
+        ScheduleConfig("polynomial", warmup=2, counts_warmup=True, power=1),
+        {0: 0.0, 10: 0.2, 20: 0.32, 50: 0.2, 100: 0.0},
+    ),
     "polynomial": (
         ScheduleConfig("polynomial", warmup=2, end=0.5),
         {0: 0.0, 5: 0.1, 20: 0.4, 60: 0.25, 100: 0.2},
@@ -68,6 +78,15 @@ BY_HAND = {
         {19: 0.38, 20: 0.4, 29: 0.4, 30: 0.04},
     ),
 }
+
+
+def test_a_cosine_that_counts_the_warmup_is_timms() -> None:
+    """`tests/fixtures/make_auto_augment.py` has asked it."""
+    with np.load(Path(__file__).parents[2] / "fixtures" / "auto_augment.npz") as file:
+        expected = file["cosine"]
+    cosine = ScheduleConfig("cosine", warmup=5, warmup_from=0.02, counts_warmup=True, end=2e-4)
+    found = learning_rates(recipe(cosine, 40, 5e-3), 1, range(40))
+    assert found == pytest.approx(expected.tolist(), rel=1e-9)
 
 
 @pytest.mark.parametrize("name", BY_HAND)

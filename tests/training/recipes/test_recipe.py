@@ -84,6 +84,28 @@ def test_values_of_the_sources() -> None:
     assert RECIPES["nvidia-rn50v15"].optimizer.weight_decay == 3.0517578125e-05
     assert RECIPES["rsb-a3"].protocol == EvalProtocol(224, 235, "bicubic")
     assert (RECIPES["rsb-a3"].train_size, RECIPES["rsb-a1"].train_size) == (160, None)
+    assert RECIPES["he2015-imagenet"].network == {"version": "v1"}
+    for name in ("rsb-a1", "rsb-a2", "rsb-a3"):
+        how = RECIPES[name].augmentation
+        assert (how.auto, how.auto_layers) == ("timm-randaugment", 2)
+        assert (how.auto_magnitude, how.auto_deviation) == (6 if name == "rsb-a3" else 7, 0.5)
+        assert (how.auto_probability, how.fill) == (0.5, (124, 116, 104))
+        assert RECIPES[name].schedule.counts_warmup
+        assert RECIPES[name].network["zero_init_residual"]
+    assert (v2.augmentation.auto, v2.augmentation.fill) == ("trivialaugment-wide", (0, 0, 0))
+    assert not v2.schedule.counts_warmup
+    padded = {
+        name: r.augmentation.fill for name, r in RECIPES.items() if r.augmentation.crop == "pad"
+    }
+    assert padded == {
+        **dict.fromkeys(("quick-digits", "quick-cifar10"), (0, 0, 0)),
+        **dict.fromkeys(("he2015-cifar10", "he2015-cifar10-110", "he2016-cifar"), (125, 123, 114)),
+    }
+    forms = {name for name, r in RECIPES.items() if r.optimizer.form == "torch"}
+    assert forms == {
+        *("he2016-cifar", "he2016-imagenet", "goyal2017", "nvidia-rn50v15"),
+        *("torchvision-v1", "torchvision-v2"),
+    }
     assert RECIPES["he2015-cifar10-110"].schedule.low_until_error == 0.8
     pillow = {name for name, recipe in RECIPES.items() if recipe.augmentation.antialias}
     assert pillow == {"torchvision-v1", "torchvision-v2", "rsb-a1", "rsb-a2", "rsb-a3"}
@@ -188,6 +210,7 @@ def test_lasting_compresses_the_schedule() -> None:
         (lambda: ScheduleConfig("multi-step"), "`schedule.milestones` of a multi-step schedule"),
         (lambda: ScheduleConfig("piecewise-linear"), "`schedule.points`"),
         (lambda: ScheduleConfig(warmup_from=1.5), "`schedule.warmup_from`"),
+        (lambda: ScheduleConfig(counts_warmup=1), "`schedule.counts_warmup` to be true or false"),
         (lambda: LossConfig(target_threshold=0.2), "with binary-cross-entropy only"),
         (lambda: AverageConfig(decay=1.5), "`average.decay`"),
         (lambda: AverageConfig(every=0), "`average.every`"),

@@ -315,8 +315,8 @@ def test_differences_of_settings_are_named() -> None:
 def test_settings_are_compared_as_json_has_them(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     settings = {"seed": np.int64(3), "milestones": (30, 60.0), "kept": {"rate": None}}
-    assert folder.claim(settings, "training run") == {}
+    assert folder.claim(settings, "training run", {}) == {}
     folder.write_config({**settings, "more": 1})
-    assert folder.claim({**settings, "milestones": [30, 60]}, "training run") == {"more": 1}
+    assert folder.claim({**settings, "milestones": [30, 60]}, "training run", {}) == {"more": 1}
     with pytest.raises(ResumeError, match="Expected the training run that .* seed: 3 .*now 4. G"):
-        folder.claim({**settings, "seed": 4}, "training run")
+        folder.claim({**settings, "seed": 4}, "training run", {})

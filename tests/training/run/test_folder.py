@@ -260,6 +260,16 @@ def test_card_says_what_the_model_is() -> None:
         assert absent not in text, absent
 
 
+def test_published_figures_are_of_the_recipes_own_networks() -> None:
+    facts = dataclasses.replace(FACTS, network="resnet50", recipe=RECIPES["he2015-imagenet"])
+    other = model_card(dataclasses.replace(facts, config={"version": "v1.5"}))
+    assert "| resnet50 | 75.30 % |" in other.splitlines()
+    assert 'of networks with other settings than this one: version: "v1".' in other
+    own = model_card(dataclasses.replace(facts, config={"version": "v1"}))
+    assert "| resnet50 (this network) | 75.30 % |" in own.splitlines()
+    assert "other settings" not in own
+
+
 def test_card_marks_what_was_changed() -> None:
     recipe = override(FACTS.recipe, {"optimizer.learning_rate": 0.2, "network.se_ratio": 0.25})
     changed = dataclasses.replace(
