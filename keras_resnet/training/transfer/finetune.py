@@ -147,12 +147,7 @@ def finetune(
     settings = {**_identity(model, network, sources), **asked, "dropout": dropout, "seed": seed}
     folder = None if out_dir is None else RunFolder(out_dir)
     with contextlib.nullcontext() if folder is None else folder.held():
-        known: dict[str, Any] = {}
-        if folder is not None:
-            stages = {"stages": dataclasses.asdict(Phase("head", 1))}
-            earlier = defaults_of_earlier(settings, folder.read_config())
-            defaults = {**DEFAULTS, **stages, **earlier}
-            known = folder.claim(settings, "fine-tuning", defaults, replaces=True)
+        known = {} if folder is None else _claimed(folder, settings)
         compared = None
         if compare:
             compared = _compared(network, sources, data, recipe, seed, known.get("baselines"))
@@ -285,6 +280,13 @@ def _compared(
         # Elsewhere, every batch would be a line.
         step = stack.enter_context(progress_bar("Baselines")) if console.is_terminal else unseen
         return baselines(network, *sources, limit=limit, seed=seed, progress=step, **keywords)
+
+
+def _claimed(folder: RunFolder, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What `config.json` has besides the settings, which must not be other ones."""
+    stages = {"stages": dataclasses.asdict(Phase("head", 1))}
+    earlier = defaults_of_earlier(settings, folder.read_config())
+    return folder.claim(settings, "fine-tuning", {**DEFAULTS, **stages, **earlier}, replaces=True)
 
 
 def _check_best(result: TrainResult) -> None:

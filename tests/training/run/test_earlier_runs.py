@@ -23,6 +23,10 @@ from ...fixtures.make_run import run
 EARLIER = Path(__file__).parents[2] / "fixtures" / "run_format_0"
 
 
+#: Of data that are the same as far as such a run says.
+pytestmark = pytest.mark.filterwarnings("ignore:The run is from before the contents")
+
+
 @pytest.fixture
 def earlier(tmp_path: Path) -> Path:
     return Path(shutil.copytree(EARLIER, tmp_path / "run"))
@@ -33,7 +37,8 @@ def test_a_run_of_before_there_were_formats_goes_on(
 ) -> None:
     first = (earlier / "history.csv").read_text()
     assert "format" not in json.loads((earlier / "config.json").read_text())
-    run(earlier)
+    with pytest.warns(UserWarning, match="from before the contents of images were noted"):
+        run(earlier)
     assert "Going on" in capsys.readouterr().out
     rows = (earlier / "history.csv").read_text()
     assert rows.startswith(first)
