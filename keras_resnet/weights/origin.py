@@ -23,6 +23,7 @@ _OTHERS = {
     r"resnetv2_\d+x\d+_bit|_gn_ws": "convolutions that standardise their weights",
     r"resne(t|xt)\d+\w*_(caffe|msra)": "the strides and the pixels of Caffe",
 }
+_ADVICE = ". Rename it if it has not"
 _BLURRED = r"resne(t|xt)blur\d"
 
 #: timm's arguments that keys and shapes show, or that matter in training only.
@@ -71,25 +72,32 @@ def find_origin(path: str, metadata: Mapping[str, str], with_top: bool) -> Origi
         ValueError: it is of a network that this package does not have; the message says why.
     """
     notes: list[str] = []
+    fields: dict[str, Any] = {}
+    architecture, constants = None, None
     for place, facts in (("its metadata", _parsed(metadata)), ("config.json", _read(path, notes))):
         if facts.get("model_type") == "resnet":
-            fields = _of_transformers(facts, place)
+            found = _of_transformers(facts, place)
         elif any(key in facts for key in ("architecture", "model_args", "pretrained_cfg")):
-            fields = _of_timm(facts, place, with_top)
+            found = _of_timm(facts, place, with_top)
         else:
             continue
-        said = str(facts.get("architecture") or facts.get("model_type"))[:80]
-        notes += [", ".join([f"{place} says {said!r}", *(f"{k}={v}" for k, v in fields.items())])]
+        fields, said = {**found, **fields}, facts.get("architecture")
+        architecture = architecture or (str(said)[:80] if said else None)
+        parts = [repr(said)[:80]] if said else []
+        parts += [f"{name}={value}" for name, value in found.items()]
         # Before timm 0.9, everything was on one level.
-        if constants := _constants(_mapping(facts.get("pretrained_cfg")) or facts):
-            notes.append(f"pixels: mean and standard deviation of {place}")
-        return Origin(said, fields, constants, tuple(notes))
-    for name in _names(path):
+        flat = facts if place == "config.json" else {}
+        if here := _constants(_mapping(facts.get("pretrained_cfg")) or flat):
+            constants = constants or here
+            parts.append("the mean and standard deviation of pixels")
+        notes += [f"{place} says {', '.join(parts)}"] if parts else []
+    for name in () if architecture else _names(path):
         if re.search("resne(t|xt)", name):
-            fields = _of_architecture(name, "its name", ". Rename it if it has not")
-            notes += [f"its name says blur pooling: {name}"] if fields else []
-            return Origin(name, fields, None, tuple(notes))
-    return Origin(notes=tuple(notes))
+            architecture, found = name, _of_architecture(name, "its name", _ADVICE)
+            fields = {**found, **fields}
+            notes += [f"its name says blur pooling: {name!r}"] if found else []
+            break
+    return Origin(architecture, fields, constants, tuple(notes))
 
 
 def _of_architecture(name: str, place: str, advice: str = "") -> dict[str, Any]:

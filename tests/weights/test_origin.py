@@ -173,6 +173,12 @@ def test_metadata_of_files_says_what_config_json_does(tmp_path: Path) -> None:
             from_checkpoint(path)
     save_file(arrays, path, {"format": "pt", "pretrained_cfg": json.dumps(PRETRAINED)})
     assert config_of(path).mean == (127.5,) * 3
+    # What says nothing of the architecture leaves it to the other places.
+    named = Path(shutil.copy(path, tmp_path / "resnetaa50.safetensors"))
+    with pytest.raises(ValueError, match="its name says resnetaa50"):
+        from_checkpoint(named)
+    beside(tmp_path, BASIC, {"architecture": "resnetblur18"})
+    assert config_of(named).blur_pool
 
 
 def test_what_training_scripts_store_beside_weights_is_read(
