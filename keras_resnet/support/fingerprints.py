@@ -17,7 +17,7 @@ def fingerprint(*parts: str | np.ndarray | None) -> str:
         content = part if isinstance(part, np.ndarray) else np.frombuffer(str(part).encode(), "u1")
         known.update(f"{content.dtype}{content.shape}".encode())
         # Bytes in place: arrays may be most of what fits into memory.
-        known.update(np.ascontiguousarray(content).reshape(-1).view(np.uint8))
+        known.update(np.ascontiguousarray(content).reshape(-1).view(np.uint8).data)
     return known.hexdigest()
 
 
