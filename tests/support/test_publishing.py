@@ -68,6 +68,7 @@ def test_a_failed_publication_puts_everything_back(
                 break
     assert failing > 8
     assert (folder / "report").read_text() == "new"
+    assert not list(folder.glob(".*"))
 
 
 def test_what_is_not_there_is_not_published(folder: Path) -> None:
