@@ -240,7 +240,7 @@ class _Network:
             while True:
                 while len(waiting) <= _AHEAD and (start := next(starts, None)) is not None:
                     chunk = range(start, min(start + size, len(paths)))
-                    decoded = [pool.submit(self._decoded, paths[index], index) for index in chunk]
+                    decoded = [pool.submit(self._decoded, paths[index]) for index in chunk]
                     waiting.append((start, decoded))
                 if not waiting:
                     return
@@ -249,13 +249,12 @@ class _Network:
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def _decoded(self, path: str, index: int) -> np.ndarray | str:
+    def _decoded(self, path: str) -> np.ndarray | str:
         """Pixels as the network takes them, or why there are none."""
         try:
-            return self._input.prepared(path, index)
+            return self._input.prepared(path)
         except UnreadableImageError as error:
-            # The cause does not name the index.
-            said = str(error.__cause__ or error)
+            said = str(error)
             return said.partition(f"Received: {path} (")[2].removesuffix(")") or said
 
     def _run(self, start: int, decoded: Sequence[np.ndarray | str], rows: int) -> _Batch:

@@ -105,6 +105,16 @@ class Predictor:
         batches = (self._batch(images[start : start + batch_size], start) for start in starts)
         return np.concatenate([self._runner.predict(batch, batch_size) for batch in batches])
 
+    def prepared(self, image: ImageSource) -> np.ndarray:
+        """One image as `predict` hands it to the model, `(height, width, channels)`.
+
+        A stack of such is predicted as it is, without the memory that whole pictures take.
+
+        Raises:
+            UnreadableImageError: it cannot be read.
+        """
+        return self._input.prepared(image)
+
     def classify(
         self, images: ImageSource | Sequence[ImageSource], top: int = 5
     ) -> list[list[tuple[str, str, float]]]:

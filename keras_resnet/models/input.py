@@ -42,13 +42,13 @@ class ModelInput:
             want in (None, have) for want, have in zip(wanted, shape, strict=True)
         )
 
-    def prepared(self, image: Any, index: int) -> np.ndarray:
+    def prepared(self, image: Any, index: int | None = None) -> np.ndarray:
         """The image as the model takes it, `(height, width, channels)`, RGB in [0, 255].
 
         Args:
             image: a path, the bytes of an image file, or an array `(height, width, 3)`. An array of
                 the model's one size stays as it is; all else is resized and cropped.
-            index: its number, for messages.
+            index: its number among others, for messages.
 
         Raises:
             UnreadableImageError: it cannot be read.
@@ -59,6 +59,8 @@ class ModelInput:
         try:
             prepared: np.ndarray = self._transform(image)
         except UnreadableImageError as error:
+            if index is None:
+                raise
             raise UnreadableImageError(f"{error}, at index {index}") from error
         channels = self.shape[3]
         if channels == 1:
@@ -67,7 +69,7 @@ class ModelInput:
         if channels != 3:
             raise ValueError(
                 f"Expected arrays of shape (n, height, width, {channels}): image files have three "
-                f"channels at most. Received: another image, at index {index}"
+                f"channels at most. Received: another image, at index {index or 0}"
             )
         return prepared
 
