@@ -11,7 +11,7 @@ from keras_resnet.cli import options
 from keras_resnet.support.quiet import quiet
 from keras_resnet.support.terminal import complain, console, progress_bar
 
-#: Images that are decoded, and then run, at once.
+#: Images that are run at once; each is resized as soon as it is read.
 _BATCH = 32
 
 
@@ -27,7 +27,9 @@ def predict(
 ) -> int:
     """Classify image files; those that cannot be read are named and skipped (exit code 1)."""
     with quiet():
-        from keras_resnet.images.decode import UnreadableImageError, find_images, read_image
+        import numpy as np
+
+        from keras_resnet.images.decode import UnreadableImageError, find_images
         from keras_resnet.jobs.predictor import Predictor
     results: list[dict[str, Any]] = []
     bad: dict[str, str] = {}
@@ -48,11 +50,11 @@ def predict(
             readable = []
             for path in paths[start : start + _BATCH]:
                 try:
-                    readable.append((path, read_image(path)))
+                    readable.append((path, predictor.prepared(path)))
                 except UnreadableImageError as error:
                     bad[str(path)] = str(error)
             pixels = [image for _, image in readable]
-            found = predictor.classify(pixels, top) if readable else []
+            found = predictor.classify(np.stack(pixels), top) if pixels else []
             for (path, _), classes in zip(readable, found, strict=True):
                 if not as_json:
                     console.print(f"{path}")

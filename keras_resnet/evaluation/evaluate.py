@@ -16,7 +16,7 @@ from keras_resnet.evaluation.label_file import LabelFile
 from keras_resnet.evaluation.member import Member, Model
 from keras_resnet.evaluation.report import Evaluation
 from keras_resnet.evaluation.views import check_protocol, views
-from keras_resnet.images.decode import read_image
+from keras_resnet.images.decode import open_image
 from keras_resnet.images.protocol import EvalProtocol, Interpolation
 from keras_resnet.support.ahead import results_in_order
 from keras_resnet.support.checks import check_choice, check_integer, check_number
@@ -133,7 +133,7 @@ def _batches(
 
     def read(index: int) -> dict[EvalProtocol, list[np.ndarray]] | str:
         try:
-            image = read_image(images.source[index].data)
+            image = open_image(images.source[index].data)
         # Whatever a damaged file or a broken disk makes a library raise.
         except (OSError, ValueError) as error:
             return str(error)

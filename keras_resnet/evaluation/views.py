@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal, get_args
 
 import numpy as np
+from PIL import Image
 
 from keras_resnet.images.protocol import EvalProtocol, EvalTransform, resize_short_side
 from keras_resnet.support.checks import check_choice
@@ -22,11 +23,11 @@ def check_protocol(name: str) -> Protocol:
     return name  # type: ignore[return-value]
 
 
-def views(image: np.ndarray, protocol: Protocol, how: EvalProtocol) -> list[np.ndarray]:
+def views(image: Image.Image, protocol: Protocol, how: EvalProtocol) -> list[np.ndarray]:
     """Batches of views of one image; those of a batch have one size.
 
     Args:
-        image: `(height, width, 3)`, uint8, RGB.
+        image: in mode RGB, as `open_image` gives it.
         protocol: `"single"`: the centre crop. `"flip"`: that and its mirror image. `"ten_crop"`:
             the four corners and the centre, then their mirror images, in the order of torchvision's
             `TenCrop`. `"multi_scale"`: the whole image at five scales, each with its mirror image.
@@ -43,7 +44,7 @@ def views(image: np.ndarray, protocol: Protocol, how: EvalProtocol) -> list[np.n
     transform = EvalTransform(how)
     if protocol == "ten_crop":
         return [with_mirror_images(transform.five_crops(image))]
-    crop = transform(image)[np.newaxis]
+    crop = transform.crop(image)[np.newaxis]
     return [crop if protocol == "single" else with_mirror_images(crop)]
 
 

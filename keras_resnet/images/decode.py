@@ -6,16 +6,19 @@ import glob
 import os
 import stat
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 import numpy as np
+from PIL import Image
 
 from keras_resnet.images.formats import ImageFormatError, decoder_of
 
 #: What `read_image` takes: a path, the bytes of a file, or the pixels themselves.
 ImageSource = str | os.PathLike[str] | bytes | bytearray | np.ndarray
+
+Decoded = TypeVar("Decoded", np.ndarray, Image.Image)
 
 #: Pixels that an image may have: Pillow's limit, where it begins to warn of decompression bombs.
 MAX_PIXELS = 1024**3 // 4 // 3
@@ -58,6 +61,19 @@ def read_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> np.ndarr
     """
     if isinstance(source, np.ndarray):
         return _from_array(source)
+    return _decoded(source, max_pixels, np.array)
+
+
+def open_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """What `read_image` reads, as a Pillow image in mode RGB: a file's is not copied once more."""
+    if isinstance(source, np.ndarray):
+        return Image.fromarray(_from_array(source))
+    return _decoded(source, max_pixels, lambda image: image)
+
+
+def _decoded(
+    source: ImageSource, max_pixels: int, finish: Callable[[Image.Image], Decoded]
+) -> Decoded:
     if isinstance(source, (bytes, bytearray)):
         name, data = "the given bytes", bytes(source)
     elif isinstance(source, (str, os.PathLike)):
@@ -71,7 +87,7 @@ def read_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> np.ndarr
     if decode is None:
         _refuse(name, "that is none of these" if data else "it is empty")
     try:
-        return decode(data, max_pixels)
+        return finish(decode(data, max_pixels))
     # Damaged files make Pillow raise whatever comes: SyntaxError, KeyError, AssertionError, …
     except Exception as error:
         _refuse(name, _reason(error), error)

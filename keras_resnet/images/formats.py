@@ -41,9 +41,9 @@ class ImageFormatError(ValueError):
     """A file is damaged, too large or of an unknown kind. The message goes on after its name."""
 
 
-#: From the bytes of a file and the number of pixels that it may have to its image `(height, width,
-#: 3)`, uint8, RGB. Damaged files make Pillow raise whatever comes: SyntaxError, KeyError, …
-Decoder = Callable[[bytes, int], np.ndarray]
+#: From the bytes of a file and the number of pixels that it may have to its image in mode RGB.
+#: Damaged files make Pillow raise whatever comes: SyntaxError, KeyError, …
+Decoder = Callable[[bytes, int], Image.Image]
 
 
 def decoder_of(data: bytes) -> Decoder | None:
@@ -70,19 +70,25 @@ def _check_parts(count: int) -> None:
         raise ImageFormatError(f"it is made of more than {_MAX_PARTS:,} parts")
 
 
-def _as_array(image: Image.Image, orientation: int = 1) -> np.ndarray:
+#: EXIF 2.32, section 4.6.4: what makes an image upright, by its orientation.
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def _in_colours(image: Image.Image, orientation: int = 1) -> Image.Image:
+    """The image in mode RGB, and upright."""
     if image.mode.startswith("I"):  # 16-bit grey of a PNG.
-        pixels = (np.asarray(image) >> 8).astype(np.uint8)[..., np.newaxis].repeat(3, axis=-1)
-    else:
-        pixels = np.array(image.convert("RGB"))
-    # EXIF 2.32, section 4.6.4: 1 to 4 are flipped or turned, 5 to 8 transposed before.
-    if orientation >= 5:
-        pixels = pixels.transpose(1, 0, 2)
-    if orientation in (3, 4, 7, 8):
-        pixels = pixels[::-1]
-    if orientation in (2, 3, 6, 7):
-        pixels = pixels[:, ::-1]
-    return np.ascontiguousarray(pixels)
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    # Converting from RGB would copy.
+    image = image if image.mode == "RGB" else image.convert("RGB")
+    return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
 
 
 def exif_orientation(exif: bytes) -> int:
@@ -166,7 +172,7 @@ def _too_many_scans(scans: int, width: int, height: int) -> bool:
     return scans > _MAX_SCANS or scans * width * height > _MAX_SCANNED_PIXELS
 
 
-def _decode_jpeg(data: bytes, max_pixels: int) -> np.ndarray:
+def _decode_jpeg(data: bytes, max_pixels: int) -> Image.Image:
     """Decodes a JPEG without its metadata, of which Pillow would warn."""
     kept, orientation, scans = [data[:2]], 0, 0
     for marker, start, end in jpeg_segments(data):
@@ -197,10 +203,10 @@ def _decode_jpeg(data: bytes, max_pixels: int) -> np.ndarray:
     inverted = header.mode == "CMYK" and "adobe" in header.info
     rawmode = "CMYK;I" if inverted else header.mode
     image = Image.frombytes(header.mode, header.size, plain, "jpeg", rawmode, "")
-    return _as_array(image, orientation)
+    return _in_colours(image, orientation)
 
 
-def _decode_png(data: bytes, max_pixels: int) -> np.ndarray:
+def _decode_png(data: bytes, max_pixels: int) -> Image.Image:
     """Decodes the chunks of a PNG that have to do with pixels, and no others."""
     header, pixels, orientation, position, count = [data[:8]], [], 1, 8, 0
     while position + 12 <= len(data):
@@ -229,7 +235,7 @@ def _decode_png(data: bytes, max_pixels: int) -> np.ndarray:
     _check_size(*opened.size, max_pixels)
     rawmode, interlaced = opened.tile[0].args, opened.info.get("interlace", 0)
     image = Image.frombytes(opened.mode, opened.size, b"".join(pixels), "zip", rawmode, interlaced)
-    return _as_array(_with_palette(image, opened), orientation)
+    return _in_colours(_with_palette(image, opened), orientation)
 
 
 def _with_palette(image: Image.Image, header: Image.Image) -> Image.Image:
@@ -240,7 +246,7 @@ def _with_palette(image: Image.Image, header: Image.Image) -> Image.Image:
     return image
 
 
-def _decode_gif(data: bytes, max_pixels: int) -> np.ndarray:
+def _decode_gif(data: bytes, max_pixels: int) -> Image.Image:
     """Decodes the first picture of a GIF.
 
     Where it leaves part of the screen empty, that has the transparent colour, as with Pillow. Where
@@ -258,7 +264,7 @@ def _decode_gif(data: bytes, max_pixels: int) -> np.ndarray:
     picture = Image.frombytes(mode, (right - left, bottom - top), data[offset:], codec, *args)
     screen = Image.new(mode, header.size, header.info.get("transparency", 0))
     screen.paste(picture, (left, top))
-    return _as_array(_with_palette(screen, header))
+    return _in_colours(_with_palette(screen, header))
 
 
 def _check_gif_blocks(data: bytes) -> None:
@@ -277,7 +283,7 @@ def _check_gif_blocks(data: bytes) -> None:
         _check_parts(count)
 
 
-def _decode_bmp(data: bytes, max_pixels: int) -> np.ndarray:
+def _decode_bmp(data: bytes, max_pixels: int) -> Image.Image:
     header = BmpImagePlugin.BmpImageFile(io.BytesIO(data))
     _check_size(*header.size, max_pixels)
     codec, _, offset, args = header.tile[0]
@@ -288,20 +294,21 @@ def _decode_bmp(data: bytes, max_pixels: int) -> np.ndarray:
             )
         # This decoder has to read from the file itself, and heeds no settings.
         header.load()
-        return _as_array(header)
+        return _in_colours(header)
     assert isinstance(args, tuple)
-    image = Image.frombytes(header.mode, header.size, data[offset:], codec, *args)
-    return _as_array(_with_palette(image, header))
+    pixels = memoryview(data)[offset:]
+    image = Image.frombytes(header.mode, header.size, pixels, codec, *args)
+    return _in_colours(_with_palette(image, header))
 
 
-def _decode_webp(data: bytes, max_pixels: int) -> np.ndarray:
+def _decode_webp(data: bytes, max_pixels: int) -> Image.Image:
     # The decoder makes room for the whole picture as soon as it is opened. Of Pillow's settings it
     # heeds one, `Image.MAX_IMAGE_PIXELS`, beyond twice of which it refuses.
     _check_size(*_webp_size(data), max_pixels)
     image = WebPImagePlugin.WebPImageFile(io.BytesIO(data))
     _check_size(*image.size, max_pixels)
     image.load()
-    return _as_array(image, exif_orientation(image.info.get("exif", b"")))
+    return _in_colours(image, exif_orientation(image.info.get("exif", b"")))
 
 
 def _webp_size(data: bytes) -> tuple[int, int]:

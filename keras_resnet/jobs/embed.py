@@ -225,19 +225,17 @@ class _Network:
         # Of one size always: compiled once, and an image's vector is the same to the bit after an
         # interruption.
         rows = min(size, len(paths))
-        indices = range(begin, len(paths))
-        decoded = results_in_order(lambda i: self._decoded(paths[i], i), indices, _AHEAD * size)
+        decoded = results_in_order(self._decoded, paths[begin:], _AHEAD * size)
         for start in range(begin, len(paths), size):
             count = min(size, len(paths) - start)
             yield self._run(start, list(itertools.islice(decoded, count)), rows)
 
-    def _decoded(self, path: str, index: int) -> np.ndarray | str:
+    def _decoded(self, path: str) -> np.ndarray | str:
         """Pixels as the network takes them, or why there are none."""
         try:
-            return self._input.prepared(path, index)
+            return self._input.prepared(path)
         except UnreadableImageError as error:
-            # The cause does not name the index.
-            said = str(error.__cause__ or error)
+            said = str(error)
             return said.partition(f"Received: {path} (")[2].removesuffix(")") or said
 
     def _run(self, start: int, decoded: Sequence[np.ndarray | str], rows: int) -> _Batch:

@@ -120,6 +120,16 @@ class Predictor:
         )
         return probabilities
 
+    def prepared(self, image: ImageSource) -> np.ndarray:
+        """One image as `predict` hands it to the model, `(height, width, channels)`.
+
+        A stack of such is predicted as it is, without the memory that whole pictures take.
+
+        Raises:
+            UnreadableImageError: it cannot be read.
+        """
+        return self._input.prepared(image)
+
     def classify(
         self, images: ImageSource | Sequence[ImageSource], top: int = 5
     ) -> list[list[tuple[str, str, float]]]:

@@ -167,6 +167,11 @@ def set_class_names(
 ) -> None:
     """Names the classes of a classifier; they travel with it into files and artifacts.
 
+    Copies that Keras makes (`clone_model`, `keras.Model(model.inputs, model.outputs)`, pickles,
+    `keras.saving.load_model`) consist of core layers, which have no place for names, protocol and
+    config: `set_info(copy, get_info(model))` gives them to a copy, and `keras_resnet.load_model`
+    reads them from the file.
+
     Args:
         model: a classifier `(batch, height, width, channels)` -> `(batch, classes)`, or
             `(batch, 1)`, the probability of the second of two classes.

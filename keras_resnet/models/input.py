@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from keras_resnet.images.decode import UnreadableImageError
 from keras_resnet.images.protocol import DEFAULT_SIZE, EvalProtocol, eval_transform
 from keras_resnet.models.info import ModelInfo
 
@@ -42,13 +41,13 @@ class ModelInput:
             want in (None, have) for want, have in zip(wanted, shape, strict=True)
         )
 
-    def prepared(self, image: Any, index: int) -> np.ndarray:
+    def prepared(self, image: Any, index: int | None = None) -> np.ndarray:
         """The image as the model takes it, `(height, width, channels)`, RGB in [0, 255].
 
         Args:
             image: a path, the bytes of an image file, or an array `(height, width, 3)`. An array of
                 the model's one size stays as it is; all else is resized and cropped.
-            index: its number, for messages.
+            index: its number among others, for messages.
 
         Raises:
             UnreadableImageError: it cannot be read.
@@ -57,13 +56,11 @@ class ModelInput:
         if None not in self.shape[1:] and isinstance(image, np.ndarray) and self.takes(image.shape):
             return image
         try:
-            prepared: np.ndarray = self._transform(image)
-        except UnreadableImageError as error:
-            raise UnreadableImageError(f"{error}, at index {index}") from error
-        try:
-            return self.with_channels(prepared)
+            return self.with_channels(self._transform(image))
         except ValueError as error:
-            raise ValueError(f"{error}, at index {index}") from error
+            if index is None:
+                raise
+            raise type(error)(f"{error}, at index {index}") from error
 
     def with_channels(self, images: np.ndarray) -> np.ndarray:
         """Images `(…, 3)`, uint8, RGB, with the model's number of channels.

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import pickle
 from pathlib import Path
 
 import keras
@@ -37,6 +38,20 @@ def test_class_names_travel_with_saved_models(tmp_path: Path) -> None:
     assert get_info(copy).class_names == info.class_names
     assert get_info(copy).weights == "model.keras"
     assert get_info(copy).config == config
+
+
+def test_copies_that_keras_makes_are_told_by_hand() -> None:
+    """A copy of core layers has no place for names; where Keras gives it one, say so."""
+    named = model()
+    set_class_names(named, list("abc"))
+    for copy in (
+        keras.models.clone_model(named),
+        keras.Model(named.inputs, named.outputs),
+        pickle.loads(pickle.dumps(named)),
+    ):
+        assert get_info(copy) == ModelInfo()
+        set_info(copy, get_info(named))
+        assert get_info(copy) == get_info(named)
 
 
 def test_another_classifier_does_not_take_the_names(tmp_path: Path) -> None:

@@ -1,0 +1,142 @@
+"""Every kind of file that is saved, in processes that have imported nothing before they load it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+
+from keras_resnet import ResNetConfig, build, from_checkpoint, load_model, save_torch_state_dict
+from keras_resnet.compression import cluster, prune, quantize_aware
+from keras_resnet.data import LabeledImages, load_digits
+from keras_resnet.training import Phase, find_recipe, finetune, override, train
+from keras_resnet.training.losses import CrossEntropy
+from keras_resnet.training.metrics import Accuracy
+from keras_resnet.training.optimizers import SGD
+
+from ..conftest import Run, randomize
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3)).astype(np.float32)
+
+
+def compiled(model: keras.Model) -> keras.Model:
+    model.compile(SGD(0.1, decay_on="biases"), CrossEntropy(0.1), weighted_metrics=[Accuracy(5)])
+    return model
+
+
+@pytest.fixture(scope="module")
+def saved(tiny_model: keras.Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("saved")
+    together = quantize_aware(cluster(prune(tiny_model, 0.5), 8), IMAGES)
+    for name, model in {
+        "plain": tiny_model,
+        "qat": quantize_aware(tiny_model, IMAGES),
+        "pruned": prune(tiny_model, 0.5),
+        "clustered": cluster(tiny_model, 8),
+        "together": together,
+        "compiled together": compiled(together),
+        "compiled": compiled(cluster(tiny_model, 8)),
+    }.items():
+        model.save(folder / f"{name}.keras")
+    np.save(folder / "images.npy", IMAGES)
+    return folder
+
+
+LOAD = """
+import json, sys
+from pathlib import Path
+import numpy as np
+import keras_resnet
+folder = Path(sys.argv[1])
+images = np.load(folder / "images.npy")
+found = {}
+# In this order, the first file needs most of what is to be imported.
+for path in sorted(folder.glob("*.keras"), reverse=sys.argv[2] == "reverse"):
+    model = keras_resnet.load_model(path)
+    found[path.name] = np.asarray(model(images, training=False)).tolist()
+print(json.dumps(found))
+"""
+
+
+@pytest.mark.parametrize("order", ["sorted", pytest.param("reverse", marks=pytest.mark.full)])
+def test_every_kind_of_file_is_loaded(order: str, saved: Path, run_new_python: Run) -> None:
+    done = run_new_python(LOAD, str(saved), order)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert len(found) == 7
+    for name, answers in found.items():
+        expected = load_model(saved / name)(IMAGES, training=False)
+        np.testing.assert_allclose(answers, expected, atol=1e-4, err_msg=name)
+
+
+@pytest.fixture(scope="module")
+def more(saved: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """These, and what training and conversion save; those first that need most."""
+    folder = tmp_path_factory.mktemp("more")
+    parts = tuple(
+        LabeledImages(part.images[:32], part.labels[:32], part.class_names)
+        for part in load_digits()
+    )
+    recipe = override(find_recipe("quick-digits"), {"average.decay": 0.9, "schedule.warmup": 0})
+    config = ResNetConfig("basic", (1, 1, 1), (8, 16, 24), stem="cifar", shortcut="A")
+    train(build(config, input_shape=(32, 32, 3)), parts, recipe, folder / "averaged", epochs=1)
+    quantized = load_model(saved / "qat.keras", compile=False)
+    phases = (Phase("head", 0.5),)
+    finetune(quantized, parts, folder / "finetuned", phases=phases, compare=False)
+    torch = build(ResNetConfig("basic", (1,), (8,), stem="cifar", shortcut="B"))
+    randomize(torch)
+    save_torch_state_dict(torch, folder / "torch.safetensors")
+    from_checkpoint(folder / "torch.safetensors", input_shape=(32, 32, 3)).save(
+        folder / "torch.keras"
+    )
+    last = [folder / name / "last.keras" for name in ("finetuned", "averaged")]
+    return [*sorted(saved.glob("*.keras")), *last, folder / "torch.keras"]
+
+
+WALK = """
+import contextlib, io, json, sys
+from keras_resnet.cli import main
+for arguments in json.loads(sys.argv[1]):
+    sys.argv = ["keras-resnet", *arguments]
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            main()
+    except SystemExit as end:
+        # 1: `find-rate` has no rate to suggest.
+        assert end.code in ((0, 1) if arguments[0] == "find-rate" else (0,)), (end, arguments)
+print("done")
+"""
+DATA = ["--data", "digits", "--output", "OUT"]
+COMMANDS = {
+    "predict": ["FILE", "PICTURE"],
+    "embed": ["FILE", "PICTURE", "--output", "OUT.npz"],
+    "verify": ["FILE", "--against", "FILE"],
+    "convert": ["FILE", "--output", "OUT.keras"],
+    "benchmark": ["FILE", "--seconds", "0.01"],
+    "export": ["FILE", "--output", "OUT", "--targets", "tflite-float32", "--seconds", "0"],
+    "find-rate": ["--model", "FILE", *DATA, "--steps", "10", "--batch-size", "16"],
+    "finetune": ["--model", "FILE", *DATA, "--phases", "head:0.02", "--no-compare"],
+    "compress": ["FILE", *DATA, "--epochs", "0.02", "--settle", "0.02", "--no-time"],
+}
+_SLOW = ("benchmark", "export", "find-rate", "finetune", "compress")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [pytest.param(x, marks=pytest.mark.slow if x in _SLOW else pytest.mark.full) for x in COMMANDS],
+)
+def test_every_command_takes_every_kind_of_file(
+    command: str, more: list[Path], run_new_python: Run, tmp_path: Path
+) -> None:
+    Image.fromarray(IMAGES[0].astype(np.uint8)).save(tmp_path / "a.png")
+    calls = []
+    for number, file in enumerate(more):
+        words = {"FILE": str(file), "PICTURE": str(tmp_path / "a.png")}
+        out = str(tmp_path / f"out{number}")
+        calls.append([command, *(words.get(x, x.replace("OUT", out)) for x in COMMANDS[command])])
+    done = run_new_python(WALK, json.dumps(calls), timeout=3600)
+    assert done.stdout.endswith("done\n"), done.stderr
