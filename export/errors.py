@@ -15,7 +15,7 @@ from keras_resnet.export.images import image_array
 from keras_resnet.export.model import ExportedModel
 from keras_resnet.export.outputs import named_outputs
 from keras_resnet.export.tracing import leaf_layers, with_calls
-from keras_resnet.models.outputs import last_layer
+from keras_resnet.models.outputs import last_operation
 
 _SQUASHING = (keras.activations.softmax, keras.activations.sigmoid)
 
@@ -120,7 +120,7 @@ def _first(x: Any, **_: Any) -> Any:
 @contextlib.contextmanager
 def _without_softmax(model: keras.Model) -> Iterator[None]:
     """Lets the last layer put out what goes into a softmax or sigmoid, which would hide errors."""
-    last = last_layer(model)
+    last = last_operation(model)
     if isinstance(last, keras.layers.Softmax):
         with with_calls(model, lambda layer: _first if layer is last else layer.call):
             yield

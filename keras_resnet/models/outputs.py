@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import keras
 import numpy as np
@@ -58,7 +58,7 @@ def output_kind(model: keras.Model) -> OutputKind | None:
     # A `Sequential` has one output, and none that it would show.
     if not isinstance(model, keras.Sequential) and isinstance(model.output, (dict, list, tuple)):
         return None
-    shape, last, info = model.output_shape, last_layer(model), get_info(model)
+    shape, last, info = model.output_shape, last_operation(model), get_info(model)
     if len(shape) != 2 or shape[1] is None or isinstance(last, _FEATURE_LAYERS):
         return "features"
     if info.task == "values":
@@ -66,22 +66,23 @@ def output_kind(model: keras.Model) -> OutputKind | None:
     if shape[1] > 1:
         return "probabilities" if _ends_with_probabilities(model) else "logits"
     check_single_unit(last)
-    if _ends_with_sigmoid(model):
+    is_sigmoid = getattr(last, "activation", None) is keras.activations.sigmoid
+    if is_sigmoid or type(last).__name__ == "Sigmoid":
         return "probabilities"
     return "values" if info.class_names is None and info.config is None else "logits"
 
 
-def check_single_unit(layer: keras.Layer) -> None:
-    """Refuses a softmax as the last layer of a model that puts out one number.
+def check_single_unit(end: Any) -> None:
+    """Refuses a softmax at the end of a model that puts out one number.
 
     Raises:
-        ValueError: it is one.
+        ValueError: `end`, of `last_operation`, is one.
     """
-    is_softmax = getattr(layer, "activation", None) is keras.activations.softmax
-    if is_softmax or isinstance(layer, keras.layers.Softmax):
+    is_softmax = getattr(end, "activation", None) is keras.activations.softmax
+    if is_softmax or type(end).__name__ == "Softmax":
         raise ValueError(
             "Expected a sigmoid behind a single unit, or two units. Received: a model that ends "
-            f"with {layer.name}, a softmax of one number, which is always 1"
+            f"with {end.name}, a softmax of one number, which is always 1"
         )
 
 
@@ -114,23 +115,21 @@ def _ends_with_probabilities(model: keras.Model) -> bool:
     answers = np.asarray(keras.ops.convert_to_numpy(answers), np.float64)
     if answers.min() >= 0 and np.allclose(answers.sum(-1), 1, atol=1e-2):
         return True
-    return getattr(last_layer(model), "activation", None) in _SHARES
+    return getattr(last_operation(model), "activation", None) in _SHARES
 
 
-def _ends_with_sigmoid(model: keras.Model) -> bool:
-    """Whether the last operation is a sigmoid, but for casts, which are linear activations."""
-    for operation in reversed(getattr(model, "operations", model.layers)):
-        if isinstance(operation, keras.Model):
-            return _ends_with_sigmoid(operation)
-        activation = getattr(operation, "activation", None)
-        is_cast = isinstance(operation, keras.layers.Activation)
-        if not (is_cast and activation is keras.activations.linear):
-            found = activation is keras.activations.sigmoid
-            return found or type(operation).__name__ == "Sigmoid"
-    return False
+def last_operation(model: keras.Model) -> Any:
+    """What computes a model's only output: a layer, inside another model, too, or an operation.
+
+    Casts behind it, which are linear activations, are passed over.
+    """
+    operations = list(getattr(model, "operations", model.layers))
+    while len(operations) > 1 and _is_cast(operations[-1]):
+        operations.pop()
+    last = operations[-1]
+    return last_operation(last) if isinstance(last, keras.Model) else last
 
 
-def last_layer(model: keras.Model) -> keras.Layer:
-    """The layer that was made last; where a model has one output, that is its output's."""
-    layer = model.layers[-1]
-    return last_layer(layer) if isinstance(layer, keras.Model) else layer
+def _is_cast(operation: Any) -> bool:
+    is_activation = isinstance(operation, keras.layers.Activation)
+    return is_activation and operation.activation is keras.activations.linear

@@ -114,6 +114,15 @@ def test_copies_for_training_put_out_one_tensor(tiny_model: keras.Model) -> None
         np.testing.assert_array_equal(ours, theirs)
 
 
+def test_what_is_behind_the_head_is_not_trained_as_logits(tiny_model: keras.Model) -> None:
+    cast = keras.layers.Activation("linear", dtype="float32", name="cast")(tiny_model.output)
+    copy = training_copy(keras.Model(tiny_model.input, cast))
+    assert copy.get_layer("predictions").activation is keras.activations.linear
+    logits = keras.layers.Dense(10)(tiny_model.get_layer("avg_pool").output)
+    with pytest.raises(ValueError, match="Expected a functional classifier .* ends with softmax"):
+        training_copy(keras.Model(tiny_model.input, keras.ops.softmax(logits)))
+
+
 @pytest.mark.full
 def test_wrapped_networks_are_timed_and_trained_as_bare_ones_are(
     tiny_model: keras.Model, images: np.ndarray, tmp_path: Path

@@ -10,7 +10,7 @@ import numpy as np
 
 from keras_resnet.data import Source
 from keras_resnet.models.info import class_count
-from keras_resnet.models.outputs import bare, check_single_unit
+from keras_resnet.models.outputs import bare, check_single_unit, last_operation
 from keras_resnet.training.losses import TrainedModel, balanced_weights, make_loss
 from keras_resnet.training.optimizers.optimizers import make_optimizer
 from keras_resnet.training.recipes.recipe import Recipe
@@ -194,9 +194,7 @@ def _head(model: keras.Model) -> keras.Layer:
     """The layer whose activation makes probabilities of logits, if one does."""
     shapes = (getattr(model, "input_shape", None), getattr(model, "output_shape", None))
     ranks = [len(shape) if isinstance(shape, tuple) else None for shape in shapes]
-    layer = model.layers[-1] if getattr(model, "layers", None) else None
-    while isinstance(layer, keras.Model):
-        layer = layer.layers[-1]
+    layer = last_operation(model) if getattr(model, "layers", None) else None
     activation = getattr(layer, "activation", None)
     name = getattr(activation, "__name__", None)
     if ranks != [4, 2] or layer is None or isinstance(layer, _POOLING) or name not in _ACTIVATIONS:
@@ -206,7 +204,7 @@ def _head(model: keras.Model) -> keras.Layer:
             f"{type(model).__name__} with input {shapes[0]} and output {shapes[1]} that ends with "
             f"{getattr(layer, 'name', None)}"
         )
-    if shapes[1][-1] == 1:
+    if model.output_shape[-1] == 1:
         check_single_unit(layer)
     return layer
 
