@@ -111,7 +111,7 @@ def explain(
     method: Annotated[
         str, typer.Option(help="grad-cam, grad-cam-pp, integrated-gradients or occlusion.")
     ] = "grad-cam",
-    class_index: Annotated[
+    named: Annotated[
         str | None, typer.Option("--class", help="Index or name; by default the top-1 class.")
     ] = None,
     level: Annotated[str | None, typer.Option(help="C2, C3, ... for grad-cam.")] = None,
@@ -129,7 +129,7 @@ def explain(
             paths,
             output,
             method=method.replace("-", "_"),
-            class_index=int(class_index) if (class_index or "").isdecimal() else class_index,
+            class_index=int(named) if named and named.isdecimal() else named,
             level=level,
             progress=_with_time_left(step),
         )

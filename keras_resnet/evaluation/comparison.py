@@ -54,8 +54,9 @@ class EvaluationComparison:
             ("different answers", f"{len(self.disagreements):,}"),
         ):
             table.add_row(*row)
-        for row in self.disagreements[:LISTED]:
-            table.add_row(f"{row['image']} ({row['label']})", f"{row['first']} / {row['second']}")
+        for image in self.disagreements[:LISTED]:
+            name = f"{image['image']} ({image['label']})"
+            table.add_row(name, f"{image['first']} / {image['second']}")
         return table
 
 

@@ -72,7 +72,7 @@ def evaluate(
     check_choice("split", split, get_args(Split))
     check_integer("batch_size", batch_size)
     several = isinstance(model_or_artifact, (list, tuple))
-    models: Sequence[Model] = model_or_artifact if several else [model_or_artifact]  # type: ignore[assignment,list-item]
+    models: Sequence[Model] = model_or_artifact if several else [model_or_artifact]
     shares = _shares(ensemble_weights, len(models))
     label_file = None if labels is None else LabelFile(labels)
     fields = {"resize": resize, "size": crop, "interpolation": interpolation}
@@ -152,7 +152,7 @@ def _batches(
                 share * member.probabilities([x[member.how] for x in good.values()], batch_size)
                 for member, share in zip(members, shares, strict=True)
             ]
-            answers = np.sum(of_members, axis=0, dtype=np.float64).astype(np.float32)
+            answers = np.asarray(np.sum(of_members, axis=0, dtype=np.float64), np.float32)
         done = start + len(chunk)
         speed = done / (time.perf_counter() - begin)
         progress(f"{done:,} of {len(kept):,} images, {speed:,.0f} images/s", done / len(kept))

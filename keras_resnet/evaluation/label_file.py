@@ -59,10 +59,10 @@ class LabelFile:
         """
         index_of = dict(zip(classes.names, range(len(classes)), strict=True))
         index_of.update(zip(classes.ids or (), range(len(classes)), strict=False))
-        found = []
+        found: list[list[int]] = []
         for name, values in zip(names, self._values_of(names), strict=True):
             several = values if isinstance(values, list) else [values]
-            indices = [index_of.get(v, v) if isinstance(v, str) else v for v in several]
+            indices: list[Any] = [index_of.get(v, v) if isinstance(v, str) else v for v in several]
             for index, value in zip(indices, several, strict=True):
                 if type(index) is not int or not 0 <= index < len(classes):
                     raise ValueError(

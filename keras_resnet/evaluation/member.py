@@ -6,7 +6,7 @@ import dataclasses
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import keras
 import numpy as np
@@ -24,7 +24,7 @@ from keras_resnet.weights.find import is_path
 from keras_resnet.weights.registry import find_weights
 
 #: What may be evaluated: a model, a file or directory of one, or the tag of published weights.
-Model = keras.Model | str | os.PathLike[str]
+Model: TypeAlias = keras.Model | str | os.PathLike[str]
 
 
 class Member:

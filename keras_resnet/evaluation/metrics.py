@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import scipy.stats
+import scipy.stats  # type: ignore[import-untyped]
 import sklearn.metrics
 
 #: Bins of the expected calibration error, of equal width, as in Guo et al. 2017 (arXiv:1706.04599).

@@ -81,7 +81,7 @@ def reliability_figure(report: Evaluation) -> Figure:
 def _mistakes(report: Evaluation) -> str:
     rows = []
     for mistake in report.mistakes:
-        pixels = report.pixels(mistake.index)
+        pixels = report.pixels(mistake.row)
         shown = "" if pixels is None else _image(pixels)
         words = (mistake.label, mistake.prediction, f"{mistake.probability:.2%}", mistake.image)
         cells = "".join(f"<td>{html.escape(word)}</td>" for word in words)

@@ -38,14 +38,14 @@ class Mistake(NamedTuple):
     """An image that was classified wrongly.
 
     Attributes:
-        index: its row in `Evaluation.probabilities`.
+        row: its row in `Evaluation.probabilities`.
         image: what the data set calls it.
         label: its class.
         prediction: the class that was the most probable one.
         probability: that of `prediction`.
     """
 
-    index: int
+    row: int
     image: str
     label: str
     prediction: str

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from pathlib import Path
+from typing import Any
 
 from keras_resnet.evaluation.page import evaluation_page
 from keras_resnet.evaluation.report import Evaluation
@@ -49,18 +51,17 @@ def save_predictions(report: Evaluation, path: Path, overwrite: bool = False) ->
     The columns are `image`, `label`, `prediction`, `probability`, `right`, and the name of every
     class with its probability.
     """
-    import pyarrow
-    import pyarrow.csv
-    import pyarrow.parquet
-
+    pyarrow, csv, parquet = map(
+        importlib.import_module, ("pyarrow", "pyarrow.csv", "pyarrow.parquet")
+    )
     check_predictions(path, overwrite)
     rows = report.rows()
-    columns = {name: [row[name] for row in rows] for name in rows[0]}
+    columns: dict[str, Any] = {name: [row[name] for row in rows] for name in rows[0]}
     taken = set(columns)
     for index, name in enumerate(report.class_names):
         column = f"class {index}" if name in taken else name
         taken.add(column)
         columns[column] = report.probabilities[:, index]
     with whole_file(path) as staging:
-        writer = pyarrow.csv.write_csv if path.suffix == ".csv" else pyarrow.parquet.write_table
+        writer = csv.write_csv if path.suffix == ".csv" else parquet.write_table
         writer(pyarrow.table(columns), staging)

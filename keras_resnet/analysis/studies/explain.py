@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Literal, get_args
 
 import keras
@@ -34,7 +34,7 @@ def explain(
         keywords: of that function.
     """
     check_choice("method", method, get_args(Method))
-    functions = {
+    functions: dict[str, Callable[..., np.ndarray]] = {
         "grad_cam": grad_cam,
         "grad_cam_pp": grad_cam_pp,
         "integrated_gradients": integrated_gradients,

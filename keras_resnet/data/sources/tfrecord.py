@@ -196,7 +196,7 @@ def _check_complete(files: Sequence[Path]) -> None:
         if match := _NUMBERED.fullmatch(path.name):
             series = str(path.parent), match["before"], match["after"]
             numbers[series].setdefault(match["total"], set()).add(int(match["number"]))
-    for (directory, before, after), totals in numbers.items():
+    for (folder, before, after), totals in numbers.items():
         if len(totals) > 1:
             raise ValueError(
                 f"Expected one series of files {before}-…{after} in {directory}. Received: series "
