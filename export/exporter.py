@@ -116,7 +116,8 @@ def export(
 
     Raises:
         ValueError: an unknown target, an impossible model, images that cannot be right, or a
-            directory that cannot be written to; or the only target cannot be made of the model.
+            directory that cannot be written to or that another process is at work in; or the only
+            target cannot be made of the model.
         FileExistsError: an artifact of another export is there already.
         ImportError: a target's packages are not installed.
         ExportError: an artifact is outside its target's limits, or cannot be made of this model;

@@ -100,7 +100,8 @@ def compress(
             `callbacks`.
 
     Raises:
-        ValueError: network, data and options do not go together.
+        ValueError: network, data and options do not go together, or another process is at work in
+            `out_dir`.
         ExportError: the network has no int8 artifact, which is found before anything trains.
         CompressionError: an artifact disagrees with the trained network; all files are there.
         ResumeError: `out_dir` holds another compression.

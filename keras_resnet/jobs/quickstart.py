@@ -61,7 +61,8 @@ def quickstart(
             complete.
 
     Raises:
-        ValueError: `epochs` is not positive, or `output` cannot be written to.
+        ValueError: `epochs` is not positive, or `output` cannot be written to, or another process
+            is at work there.
         RuntimeError: the Keras backend is not TensorFlow.
         FileExistsError: `output` holds results already.
         ImportError: a package of `keras-resnets[export]` is not installed.

@@ -131,14 +131,17 @@ def train(
 
     Raises:
         ValueError: model, data and recipe do not go together, an argument is impossible, or another
-            worker was called otherwise: the message says what differs.
-        ResumeError: `out_dir` holds a run with another model, recipe, data set, seed or dtype.
+            worker was called otherwise: the message says what differs; or another process is at
+            work in `out_dir`.
+        ResumeError: `out_dir` holds a run with another model, recipe, data set, seed or dtype, or
+            one without `config.json`.
         DivergedError: the loss became infinite, no number, or far larger than that of guessing.
         TooManyBadRecordsError: too many images cannot be read.
         TrainingInterrupted: a signal asked for an end; a `SystemExit` of code 143 or 130. For
             Ctrl-C in an interpreter or a notebook, it is a `KeyboardInterrupt`.
         ClusterError: another worker has ended.
-        OSError: the disk is full, or every checkpoint is damaged.
+        OSError: the disk is full, every checkpoint is damaged, or `out_dir` was moved or removed
+            during the run.
     """
     recipe = find_recipe(recipe) if isinstance(recipe, str) else recipe
     sources, config = open_data(data)
