@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import functools
 import os
+import threading
+import time
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -24,6 +29,50 @@ _EMPTY: _Row = (b"\0\0\0", (1, 1), PIXELS, 0, False)
 
 #: The size of a JPEG stands within so many bytes, unless there is a thumbnail or a colour profile.
 _HEAD = 4096
+
+
+class _Reads:
+    """Those under way in this process; when it ends, all that are still to come read nothing.
+
+    A thread that needs Python after its end never comes back. TensorFlow would wait for it for ever
+    where an iterator is there until then.
+    """
+
+    #: Without a read for so many seconds, pipelines are full.
+    QUIET = 0.2
+
+    #: A disk that does not answer, or a thread that takes batches, does not keep the process.
+    LONGEST = 10.0
+
+    def __init__(self) -> None:
+        self.over = False
+        self._lock, self._active, self._last = threading.Lock(), 0, 0.0
+
+    @contextlib.contextmanager
+    def counted(self) -> Iterator[None]:
+        self._note(1)
+        try:
+            yield
+        finally:
+            self._note(-1)
+
+    def _note(self, change: int) -> None:
+        with self._lock:
+            self._active += change
+            self._last = time.monotonic()
+
+    def finish(self) -> None:
+        """Waits until no pipeline reads any more."""
+        self.over = True
+        deadline = time.monotonic() + self.LONGEST
+        while (now := time.monotonic()) < deadline:
+            if not self._active and now - self._last > self.QUIET:
+                break
+            time.sleep(self.QUIET / 10)
+
+
+_reads = _Reads()
+atexit.register(_reads.finish)
 
 
 class Reader:
@@ -59,7 +108,11 @@ class Reader:
         Raises:
             TooManyBadRecordsError: more are bad than `bad` puts up with.
         """
-        rows = [self._row(int(index), suspicious) if index >= 0 else _EMPTY for index in indices]
+        with _reads.counted():
+            rows = [
+                self._row(int(index), suspicious) if index >= 0 and not _reads.over else _EMPTY
+                for index in indices
+            ]
         data, shapes, kinds, labels, present = zip(*rows, strict=True)
         objects = np.empty(len(rows), object)
         objects[:] = data
