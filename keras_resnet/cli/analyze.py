@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
 from keras_resnet.cli import inputs, options
+from keras_resnet.support.checks import check_choice
 from keras_resnet.support.quiet import quiet
 from keras_resnet.support.terminal import console, progress_bar
 
@@ -119,8 +120,11 @@ def explain(
     """Lay over images what speaks for a class (exit code 1: images could not be read)."""
     inputs.check_weights(model, weights)
     with quiet():
+        from keras_resnet.analysis.studies.explain import Method
         from keras_resnet.analysis.studies.overlays import explain_files
         from keras_resnet.images.decode import find_images
+    chosen: Any = method.replace("-", "_")
+    check_choice("method", chosen, get_args(Method))
     paths = find_images(images)
     network = inputs.load_network(model, weights)
     with progress_bar("explain", lines=10) as step:
@@ -128,7 +132,7 @@ def explain(
             network,
             paths,
             output,
-            method=method.replace("-", "_"),
+            method=chosen,
             class_index=int(named) if named and named.isdecimal() else named,
             level=level,
             progress=_with_time_left(step),

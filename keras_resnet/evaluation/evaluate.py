@@ -72,7 +72,7 @@ def evaluate(
     check_choice("split", split, get_args(Split))
     check_integer("batch_size", batch_size)
     several = isinstance(model_or_artifact, (list, tuple))
-    models: Sequence[Model] = model_or_artifact if several else [model_or_artifact]
+    models: Any = model_or_artifact if several else [model_or_artifact]
     shares = _shares(ensemble_weights, len(models))
     label_file = None if labels is None else LabelFile(labels)
     fields = {"resize": resize, "size": crop, "interpolation": interpolation}
