@@ -155,6 +155,10 @@ def test_a_finished_compression_is_not_trained_again(
     names = ["1-prune", "2-cluster", "3-qat", "4-frozen-bn", "5-settle"]
     assert [path.parent.name for path in stages] == names
     times = [path.stat().st_mtime_ns for path in stages]
+    # As if an option had been added since.
+    config = json.loads((all_three.folder / "config.json").read_text())
+    del config["options"]["skip"]
+    (all_three.folder / "config.json").write_text(json.dumps(config))
     weights = keras.saving.load_model(all_three.folder / "model.keras").get_weights()
     model = keras.saving.load_model(trained)
     compress(model, data, all_three.folder, all_three.options, recipe=RECIPE, timing=None)

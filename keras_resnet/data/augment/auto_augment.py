@@ -64,6 +64,7 @@ def rand_augment(
     def layer(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         draws = tf.random.stateless_uniform((4,), seed)
         normal = tf.random.stateless_normal((), tf.random.fold_in(seed, 1))
+        # Not divided by 10: TensorFlow's optimizer of graphs would make this of it, eagerly not.
         share = tf.clip_by_value(magnitude + deviation * normal, 0, 10) * 0.1
         how = Sampling(fill, draws[2] < 0.5)
         applied = draws[3] < probability

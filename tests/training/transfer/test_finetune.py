@@ -214,6 +214,22 @@ def test_a_finished_one_is_not_trained_again(whole: Whole) -> None:
     assert_same(result, whole.result)
 
 
+def test_a_finished_one_of_before_a_setting_existed_is_the_same(
+    whole: Whole, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(whole.folder, tmp_path / "run"))
+    settings = json.loads((folder / "config.json").read_text())
+    del settings["format"], settings["stages"][0]["rate"], settings["model"]["config"]["blur_pool"]
+    (folder / "config.json").write_text(json.dumps(settings))
+    none = Count()
+    run(trained(), folder, callbacks=(none,))
+    assert none.batches == 0
+    del settings["stages"][1]["rate"]
+    (folder / "config.json").write_text(json.dumps(settings))
+    with pytest.raises(ResumeError, match=r"stages\[1\].rate: 1.0 in the run, now 0.1"):
+        run(trained(), folder)
+
+
 def test_another_one_is_refused(whole: Whole, network: keras.Model, tmp_path: Path) -> None:
     with pytest.raises(ResumeError, match="bn: 'frozen' in the run, now 'training'"):
         run(network, whole.folder, bn="training")
