@@ -60,7 +60,7 @@ _READS_NAMES = "InitializeTableFromTextFileV2"
 def check_only_computes(directory: Path) -> None:
     """Refuses a SavedModel with operators that may do more than compute.
 
-    What TensorFlow's own saver calls is left out: loading reads the weights by other means.
+    Functions that only TensorFlow's saver calls are left out: loading never calls these.
 
     Args:
         directory: that of `saved_model.pb`.
@@ -77,13 +77,14 @@ def check_only_computes(directory: Path) -> None:
         ) from error
     found: set[str] = set()
     for graph in graphs:
-        functions = {item.signature.name: item for item in graph.graph_def.library.function}
-        found |= {node.op for node in graph.graph_def.node}
+        library = graph.graph_def.library.function
+        functions, left_out = {item.signature.name: item for item in library}, set[str]()
         # Of several graphs, or without objects, TensorFlow 1's loader runs all as it is.
-        if len(graphs) == 1 and graph.HasField("object_graph_def"):
-            for name in (*_savers(graph, functions), *_name_readers(graph, functions, directory)):
-                functions.pop(name, None)
-        found |= {node.op for item in functions.values() for node in item.node_def}
+        alone = len(graphs) == 1 and graph.HasField("object_graph_def")
+        if alone and len(functions) == len(library):
+            left_out = {*_savers(graph, functions), *_name_readers(graph, functions, directory)}
+        bodies = [item.node_def for item in library if item.signature.name not in left_out]
+        found |= {node.op for nodes in (graph.graph_def.node, *bodies) for node in nodes}
     if unsafe := sorted(found.difference(_SAFE.split())):
         raise ValueError(
             "Expected a SavedModel that only computes. Received: "
