@@ -13,7 +13,7 @@ import numpy as np
 from keras_resnet.images.decode import ImageSource
 from keras_resnet.images.labels import decode_predictions
 from keras_resnet.images.protocol import EvalProtocol, warn_if_scaled
-from keras_resnet.models.info import get_info
+from keras_resnet.models.info import ModelInfo, get_info
 from keras_resnet.models.input import ModelInput
 from keras_resnet.support.checks import check_integer
 
@@ -45,7 +45,8 @@ class Predictor:
             class_names: one per class, in place of those that the model knows.
 
         Raises:
-            ValueError: the artifact cannot be read, or is no classifier of images.
+            ValueError: the artifact cannot be read, is no classifier of images, or has another
+                number of classes than there are names.
         """
         self._runner: Any
         if isinstance(model, keras.Model) and keras.backend.backend() != "tensorflow":
@@ -64,6 +65,7 @@ class Predictor:
             raise ValueError(f"Expected a list of `class_names`. Received: {class_names!r}")
         self.class_names = tuple(class_names) if class_names is not None else info.class_names
         self._ids = None if class_names is not None else info.class_ids
+        ModelInfo(self.class_names, self._ids).check_names(self._runner.width)
 
     @property
     def traces(self) -> int:
@@ -131,7 +133,7 @@ class _OtherBackend:
                 "`predict` method"
             )
         self._model = model
-        self.input_shape = model.input_shape
+        self.input_shape, self.width = model.input_shape, model.output_shape[-1]
         last = getattr(model.layers[-1], "activation", None)
         self._is_logits = last not in (keras.activations.softmax, keras.activations.sigmoid)
 
