@@ -43,12 +43,14 @@ class Runner(ABC):
         input_shape: `(batch, height, width, channels)`, `None` where any size is taken.
         outputs: names of what it puts out: `("probabilities",)` or `("logits",)` for a classifier.
         ranks: how many dimensions each of them has.
+        width: numbers along the last dimension of the first, where that is fixed.
         info: what the model knew about itself, such as its class names.
     """
 
     input_shape: tuple[int | None, ...]
     outputs: tuple[str, ...]
     ranks: tuple[int, ...]
+    width: int | None = None
     info: ModelInfo = ModelInfo()
 
     @property
@@ -128,6 +130,7 @@ class KerasRunner(Runner):
         self.outputs = output_names(model)
         self.ranks = output_ranks(model, self.outputs)
         self.input_shape = (None, *model.input_shape[1:])
+        self.width = keras.tree.flatten(model.outputs)[0].shape[-1]
         self.info = get_info(model)
         self.traces = 0
 
@@ -153,6 +156,7 @@ class SavedModelRunner(Runner):
         specs = self._signature.structured_outputs
         self.outputs = tuple(name for name, spec in specs.items() if spec.dtype != tf.string)
         self.ranks = tuple(specs[name].shape.rank for name in self.outputs)
+        self.width = specs[self.outputs[0]].shape[-1]
         self.info = metadata.of_saved_model(path)
 
     def run(self, batch: np.ndarray) -> dict[str, np.ndarray]:
@@ -176,6 +180,7 @@ class TFLiteRunner(Runner):
         self.input_shape = tuple(None if side < 0 else int(side) for side in shape)
         self.outputs = tuple(self._ends)
         self.ranks = tuple(len(end["shape"]) for end in self._ends.values())
+        self.width = int(self._ends[self.outputs[0]]["shape"][-1])
         self.info = metadata.of_tflite(path)
 
     def run(self, batch: np.ndarray) -> dict[str, np.ndarray]:
@@ -207,6 +212,8 @@ class ONNXRunner(Runner):
         self.input_shape = tuple(sides)
         self.outputs = tuple(output.name for output in self._session.get_outputs())
         self.ranks = tuple(len(output.shape) for output in self._session.get_outputs())
+        width = self._session.get_outputs()[0].shape[-1]
+        self.width = width if isinstance(width, int) else None
 
     def run(self, batch: np.ndarray) -> dict[str, np.ndarray]:
         if self._channels_first:
@@ -243,7 +250,10 @@ def load_runner(path: str | os.PathLike[str], *, trust: bool = False) -> Runner:
     """
     found = checked_artifact(path, trust)
     try:
-        return _LOADERS.get(found.suffix, SavedModelRunner)(found)
+        runner = _LOADERS.get(found.suffix, SavedModelRunner)(found)
+        if runner.is_classifier:
+            runner.info.check_names(runner.width)
+        return runner
     except ImportError:
         raise
     except Exception as error:

@@ -13,7 +13,7 @@ import numpy as np
 from keras_resnet.images.decode import ImageSource
 from keras_resnet.images.labels import decode_predictions
 from keras_resnet.images.protocol import EvalProtocol, warn_if_scaled
-from keras_resnet.models.info import get_info
+from keras_resnet.models.info import ModelInfo, get_info
 from keras_resnet.models.input import ModelInput
 from keras_resnet.models.outputs import bare, class_probabilities, output_kind
 from keras_resnet.support.checks import check_integer
@@ -51,7 +51,8 @@ class Predictor:
             trust: as of `keras_resnet.export.load_runner`.
 
         Raises:
-            ValueError: the artifact cannot be read, or is no classifier of images.
+            ValueError: the artifact cannot be read, is no classifier of images, or has another
+                number of classes than there are names.
         """
         self._runner: Any
         if isinstance(model, keras.Model) and keras.backend.backend() != "tensorflow":
@@ -72,6 +73,7 @@ class Predictor:
             raise ValueError(f"Expected a list of `class_names`. Received: {class_names!r}")
         self.class_names = tuple(class_names) if class_names is not None else info.class_names
         self.class_ids = None if class_names is not None else info.class_ids
+        ModelInfo(self.class_names, self.class_ids).check_names(self._runner.width)
 
     @property
     def traces(self) -> int:
@@ -167,7 +169,7 @@ class _OtherBackend:
                 f"{self._kind or 'several outputs'}. Call its `predict` method"
             )
         self._pairs = get_info(model).task is None
-        self.input_shape = self._model.input_shape
+        self.input_shape, self.width = self._model.input_shape, self._model.output_shape[-1]
 
     def predict(self, images: np.ndarray, batch_size: int) -> np.ndarray:
         low, high = float(images.min()), float(images.max())

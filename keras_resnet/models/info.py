@@ -128,16 +128,15 @@ class ModelInfo:
                 f"Received: {text[:80]!r} ({error})"
             ) from error
 
-    def check_names(self, output_shape: Any) -> None:
-        """Compares the names of the classes with a model's output `(batch, classes)`.
+    def check_names(self, classes: int | None) -> None:
+        """Compares the names with the number of classes, if that is known.
 
         Raises:
-            ValueError: there are more or fewer of them than classes.
+            ValueError: there are more or fewer of them.
         """
-        classes = output_shape[-1] if len(output_shape) == 2 else None
         for what, names in (("class_names", self.class_names), ("class_ids", self.class_ids)):
             # One output tells two classes apart.
-            if names is not None and isinstance(classes, int) and len(names) != classes > 1:
+            if names is not None and classes is not None and len(names) != classes > 1:
                 raise ValueError(
                     f"Expected {classes} `{what}`, one per class. Received: {len(names)} of them"
                 )

@@ -67,7 +67,9 @@ def load_model(path: str | os.PathLike[str], **keywords: Any) -> keras.Model:
             importlib.import_module(f"keras_resnet.{module}")
     try:
         model = keras.saving.load_model(path, **keywords)
-        info.check_names(model.output_shape)
+        outputs = getattr(model, "outputs", None) or []
+        if len(outputs) == 1 and len(outputs[0].shape) == 2:
+            info.check_names(outputs[0].shape[-1])
     except Exception as error:
         # Keras has many errors for damaged files, and names neither file nor trouble.
         raise ValueError(

@@ -8,6 +8,7 @@ import zipfile
 import zlib
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from keras_resnet import ResNetConfig, build, load_model
@@ -178,3 +179,52 @@ def test_as_many_names_as_classes(parts: Parts, tmp_path: Path) -> None:
             with pytest.raises(ValueError, match=rf"m.keras: .*10 `{field}`.* Received: {count} "):
                 load_model(path)
     load_model(saved(path, with_info(parts, json.dumps({"class_names": list("abcdefghij")}))))
+
+
+def test_artifacts_have_as_many_names_as_classes(tmp_path: Path) -> None:
+    from keras_resnet.export import export, load_runner
+    from keras_resnet.jobs.predictor import Predictor
+
+    model = build(ResNetConfig("basic", (1,), (8,), stem="cifar"), input_shape=(8, 8, 3))
+    for names in (["a"] * 9, ["a"] * 11):
+        with pytest.raises(ValueError, match=rf"10 `class_names`, .* Received: {len(names)} of"):
+            Predictor(model, class_names=names)
+    images = np.zeros((4, 8, 8, 3), np.uint8)
+    targets = ("saved_model", "tflite-float32", "onnx")
+    export(model, tmp_path, targets, images=images, timing=None)
+    text = json.dumps({"class_names": ["only one"]})
+    for write in (_into_saved_model, _into_tflite, _into_onnx):
+        path = write(tmp_path, text)
+        for load in (load_runner, Predictor):
+            with pytest.raises(ValueError, match=r"10 `class_names`, .* Received: 1 of them"):
+                load(path)
+
+
+def _into_saved_model(folder: Path, text: str) -> Path:
+    (description,) = (folder / "saved_model").rglob("keras_resnet.json")
+    description.write_text(text)
+    return folder / "saved_model"
+
+
+def _into_tflite(folder: Path, text: str) -> Path:
+    from keras_resnet.export import metadata
+    from keras_resnet.export.tflite.flatbuffer import read, serialize
+    from keras_resnet.models.info import ModelInfo
+
+    path = folder / "model-float32.tflite"
+    model = read(path)
+    model.metadata = []
+    metadata.into_tflite(model, ModelInfo.from_json(text))
+    path.write_bytes(serialize(model))
+    return path
+
+
+def _into_onnx(folder: Path, text: str) -> Path:
+    import onnx
+
+    path = folder / "model.onnx"
+    proto = onnx.load(path)
+    (entry,) = (entry for entry in proto.metadata_props if entry.key == "keras_resnet")
+    entry.value = text
+    onnx.save(proto, path)
+    return path
