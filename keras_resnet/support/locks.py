@@ -57,8 +57,8 @@ def _acquired(file: Path) -> tuple[filelock.BaseFileLock | None, str]:
     try:
         try:
             lock.acquire(timeout=0)
-        except OSError as error:
-            if error.errno not in _NO_LOCKS:
+        except (OSError, NotImplementedError) as error:
+            if isinstance(error, OSError) and error.errno not in _NO_LOCKS:
                 raise
             # That of its own kind: it says itself whose it is, and is removed when it is released.
             file = file.with_name(f"{file.name}.soft")

@@ -186,9 +186,9 @@ def _part_of(name: str) -> str | None:
 
 def _check_complete(files: Sequence[Path]) -> None:
     """Raises if of `…-00000-of-00010` and so on not all ten are there, or if they are replaced."""
-    for directory in filter(is_being_replaced, {path.parent for path in files}):
+    for folder in filter(is_being_replaced, {path.parent for path in files}):
         raise ValueError(
-            f"Expected a whole data set. Received: {directory}, where another one is taking its "
+            f"Expected a whole data set. Received: {folder}, where another one is taking its "
             "place, or a process was killed meanwhile. Run `keras-resnet data prepare` again"
         )
     numbers: dict[tuple[str, str, str], dict[str, set[int]]] = defaultdict(dict)
