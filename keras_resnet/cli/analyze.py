@@ -12,7 +12,7 @@ import typer
 from keras_resnet.cli import inputs, options
 from keras_resnet.support.checks import check_choice
 from keras_resnet.support.quiet import quiet
-from keras_resnet.support.terminal import console, progress_bar
+from keras_resnet.support.terminal import complain, console, progress_bar
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -139,7 +139,7 @@ def explain(
         )
     console.print(f"{len(paths) - len(bad)} pictures in {output}.")
     for reason in bad.values():
-        typer.echo(f"keras-resnet: {reason}", err=True)
+        complain(reason)
     return 1 if bad else 0
 
 

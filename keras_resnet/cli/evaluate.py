@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -170,12 +169,13 @@ def _report(models: Any, data: str, as_json: bool, keywords: dict[str, Any]) -> 
 
 def _compare(files: tuple[Path, Path], as_json: bool) -> int:
     from keras_resnet.evaluation.comparison import compare_evaluations
+    from keras_resnet.support.json_text import load_json
 
     values = []
     for file in files:
         try:
-            values.append(json.loads(file.read_text(encoding="utf-8")))
-        except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+            values.append(load_json(file))
+        except ValueError as error:
             raise ValueError(
                 f"Expected an `evaluation.json`. Received: {file} ({error})"
             ) from error

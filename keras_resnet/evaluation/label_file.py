@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -11,6 +10,7 @@ from typing import Any
 
 from keras_resnet.data.sources.imagenet_labels import validation_synsets
 from keras_resnet.evaluation.classes import Classes
+from keras_resnet.support.json_text import load_json
 
 #: The number of an image of ImageNet's validation part, which lists of labels go by.
 _NUMBER = re.compile(r"ILSVRC2012_val_(\d{8})")
@@ -38,8 +38,8 @@ class LabelFile:
         if self._path.suffix != ".json":
             return
         try:
-            self._values = json.loads(self._path.read_text(encoding="utf-8-sig"))
-        except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+            self._values = load_json(self._path)
+        except ValueError as error:
             raise ValueError(f"Expected labels as JSON. Received: {path} ({error})") from error
         if not isinstance(self._values, (list, dict)):
             raise ValueError(

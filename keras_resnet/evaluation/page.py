@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import html
 import io
 from collections.abc import Iterable, Sequence
 
@@ -12,7 +11,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from keras_resnet.evaluation.report import Evaluation
-from keras_resnet.support.pages import page, picture, section
+from keras_resnet.support.pages import escaped, page, picture, section
 
 #: Of Okabe and Ito (2008), told apart with every kind of colour blindness.
 _BAR, _LINE = "#0072B2", "#999999"
@@ -24,10 +23,10 @@ _THUMBNAIL = 96
 
 def evaluation_page(report: Evaluation) -> str:
     """The page, with thumbnails of the images of mistakes that can still be read."""
-    notes = "".join(f"<li>{html.escape(note)}</li>" for note in report.notes)
+    notes = "".join(f"<li>{escaped(note)}</li>" for note in report.notes)
     described = f"{', '.join(report.models)} on {report.data}, protocol {report.protocol['name']}"
     sections = [
-        f"<p>{html.escape(described)}</p>",
+        f"<p>{escaped(described)}</p>",
         f"<ul>{notes}</ul>" if notes else "",
         section(
             "Figures",
@@ -84,7 +83,7 @@ def _mistakes(report: Evaluation) -> str:
         pixels = report.pixels(mistake.row)
         shown = "" if pixels is None else _image(pixels)
         words = (mistake.label, mistake.prediction, f"{mistake.probability:.2%}", mistake.image)
-        cells = "".join(f"<td>{html.escape(word)}</td>" for word in words)
+        cells = "".join(f"<td>{escaped(word)}</td>" for word in words)
         rows.append(f"<tr><td>{shown}</td>{cells}</tr>")
     if not rows:
         return "<p>There are none.</p>"
@@ -119,7 +118,7 @@ def _classes(report: Evaluation) -> str:
 
 
 def _table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    lines = [f"<tr>{''.join(f'<th>{html.escape(column)}</th>' for column in columns)}</tr>"]
+    lines = [f"<tr>{''.join(f'<th>{escaped(column)}</th>' for column in columns)}</tr>"]
     for row in rows:
-        lines.append(f"<tr>{''.join(f'<td>{html.escape(str(cell))}</td>' for cell in row)}</tr>")
+        lines.append(f"<tr>{''.join(f'<td>{escaped(str(cell))}</td>' for cell in row)}</tr>")
     return f"<table>{''.join(lines)}</table>"

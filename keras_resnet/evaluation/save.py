@@ -25,7 +25,7 @@ def save_evaluation(report: Evaluation, output: Path) -> None:
         output: the folder; made if it is not there.
     """
     with partial_directory(output) as staging:
-        text = json.dumps(report.to_dict(), indent=2, allow_nan=False)
+        text = json.dumps(report.to_dict(), allow_nan=False)
         (staging / "evaluation.json").write_text(text + "\n", encoding="utf-8")
         (staging / "evaluation.html").write_text(evaluation_page(report), "utf-8")
         publish(staging, ("evaluation.html", "evaluation.json"))
