@@ -13,6 +13,7 @@ from rich.table import Table
 from keras_resnet.export.comparison import Comparison
 from keras_resnet.export.report.timing import Measurement
 from keras_resnet.support import terminal
+from keras_resnet.support.json_text import finite
 
 _Figures = TypeVar("_Figures", Comparison, Measurement)
 
@@ -109,7 +110,7 @@ class ExportReport:
 
     def to_dict(self) -> dict[str, Any]:
         """The report as plain data for JSON; figures that are no numbers are `None`."""
-        values: dict[str, Any] = _finite(dataclasses.asdict(self))
+        values: dict[str, Any] = finite(dataclasses.asdict(self))
         return {**values, "not_measured": not_measured_in_words(self.artifacts)}
 
     def to_table(self) -> Table:
@@ -123,15 +124,6 @@ class ExportReport:
             table.add_row(*refused(target), style="red")
         table.caption = not_measured_in_words(self.artifacts)
         return table
-
-
-def _finite(value: Any) -> Any:
-    """Without NaN and infinity, which JSON has no words for."""
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _failure(artifact: ArtifactReport) -> str:

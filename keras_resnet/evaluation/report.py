@@ -16,6 +16,7 @@ from keras_resnet.evaluation import metrics
 from keras_resnet.images.decode import read_image
 from keras_resnet.support import terminal
 from keras_resnet.support.checks import some_of
+from keras_resnet.support.json_text import finite
 
 #: How many confusions and mistakes a report lists.
 LISTED = 20
@@ -232,7 +233,7 @@ class Evaluation:
 
     def to_dict(self) -> dict[str, Any]:
         """The figures as plain data for JSON; figures that do not exist are None."""
-        return {
+        values: dict[str, Any] = {
             "models": list(self.models),
             "data": self.data,
             "protocol": dict(self.protocol),
@@ -250,6 +251,7 @@ class Evaluation:
             "mistakes": [mistake._asdict() for mistake in self.mistakes],
             "predictions": self.rows(),
         }
+        return finite(values)  # type: ignore[no-any-return]
 
     def rows(self) -> list[dict[str, Any]]:
         """A row per image: its name, label, prediction, that one's probability, whether right."""

@@ -1,8 +1,9 @@
-"""JSON from elsewhere: a short text can mean endless depth, or gigabytes of objects."""
+"""JSON: from elsewhere, a short text can mean endless depth, or gigabytes of objects."""
 
 from __future__ import annotations
 
 import json
+import math
 import re
 from itertools import accumulate
 from pathlib import Path
@@ -41,3 +42,12 @@ def load_json(path: Path) -> Any:
     """
     with path.open("rb") as file:
         return parse_json(file.read(_LONGEST + 1))
+
+
+def finite(value: Any) -> Any:
+    """The same with None for NaN and infinity, which JSON has no words for."""
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
