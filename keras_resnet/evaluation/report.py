@@ -251,7 +251,7 @@ class Evaluation:
             "mistakes": [mistake._asdict() for mistake in self.mistakes],
             "predictions": self.rows(),
         }
-        return finite(values)  # type: ignore[no-any-return]
+        return finite(values)
 
     def rows(self) -> list[dict[str, Any]]:
         """A row per image: its name, label, prediction, that one's probability, whether right."""

@@ -196,10 +196,10 @@ def _check_complete(files: Sequence[Path]) -> None:
         if match := _NUMBERED.fullmatch(path.name):
             series = str(path.parent), match["before"], match["after"]
             numbers[series].setdefault(match["total"], set()).add(int(match["number"]))
-    for (folder, before, after), totals in numbers.items():
+    for (directory, before, after), totals in numbers.items():
         if len(totals) > 1:
             raise ValueError(
-                f"Expected one series of files {before}-…{after} in {folder}. Received: series "
+                f"Expected one series of files {before}-…{after} in {directory}. Received: series "
                 f"of {' and of '.join(sorted(totals))}. Remove what is not of this data set"
             )
         ((total, present),) = totals.items()
@@ -207,7 +207,7 @@ def _check_complete(files: Sequence[Path]) -> None:
         if missing:
             names = [f"{before}-{number:05d}-of-{total}{after}" for number in missing]
             raise ValueError(
-                f"Expected all {int(total)} files of the series in {folder}. Received: "
+                f"Expected all {int(total)} files of the series in {directory}. Received: "
                 f"{len(present)}, without {some_of(names)}"
             )
 
