@@ -69,6 +69,7 @@ def evaluate(
     output: Output = None,
     predictions: Predictions = None,
     compare: Compare = None,
+    trust: options.Trust = False,
     overwrite: options.Overwrite = False,
     as_json: options.AsJson = False,
 ) -> int:
@@ -92,6 +93,7 @@ def evaluate(
         "match_names": match_names,
         "labels": labels,
         "batch_size": batch_size,
+        "trust": trust,
     }
     if tags is not None:
         return _evaluate_series(tags, data, output, as_json, keywords)

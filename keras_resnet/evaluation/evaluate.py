@@ -37,6 +37,7 @@ def evaluate(
     match_names: bool = False,
     labels: str | os.PathLike[str] | None = None,
     batch_size: int = 32,
+    trust: bool = False,
     progress: Progress = unseen,
 ) -> Evaluation:
     """Measures a classifier, or an ensemble of several, on labelled images.
@@ -46,7 +47,9 @@ def evaluate(
             SavedModel, the tag of published weights, or the name of a network, with `weights`. Of
             several, the probabilities are averaged.
         data: a source as `load_data` takes it, such as `"folder:PATH"`; a `Source`; or a pair of
-            images `(n, height, width, 3)`, uint8, RGB, and labels `(n,)`, class indices.
+            images `(n, height, width, 3)`, RGB in [0, 255], and labels `(n,)`, class indices. Such
+            images of the model's own size are neither resized nor cropped by `"single"` and
+            `"flip"`, unless `resize` is given.
         protocol: `"single"`: the centre crop. `"flip"`: its and its mirror image's probabilities
             averaged. `"ten_crop"`: those of the four corners, the centre and the mirror images of
             these. `"multi_scale"`: those of the whole image and its mirror image, with short sides
@@ -61,6 +64,7 @@ def evaluate(
         match_names: see `columns_of`.
         labels: a file of right classes, in place of the folders' names; see `LabelFile`.
         batch_size: images that are prepared and run at once.
+        trust: as of `keras_resnet.export.load_runner`.
         progress: is told after every batch.
 
     Raises:
@@ -76,10 +80,12 @@ def evaluate(
     shares = _shares(ensemble_weights, len(models))
     label_file = None if labels is None else LabelFile(labels)
     fields = {"resize": resize, "size": crop, "interpolation": interpolation}
-    members = [Member(model, name, weights, **fields) for model in models]
+    members = [Member(model, name, weights, trust=trust, **fields) for model in models]
     first = members[0]
     images = open_images(data, split, label_file, first.classes, first.how.size)
     for member in members:
+        if isinstance(data, tuple) and resize is None and name in ("single", "flip"):
+            member.take_whole(np.asarray(data[0]))
         member.answer_for(images.classes, match_names)
     begin = time.perf_counter()
     found = list(_batches(images, members, name, shares, batch_size, progress))

@@ -38,7 +38,13 @@ class Member:
     """
 
     def __init__(
-        self, model: Model, protocol: Protocol, weights: str | None, **fields: Any
+        self,
+        model: Model,
+        protocol: Protocol,
+        weights: str | None = None,
+        *,
+        trust: bool = False,
+        **fields: Any,
     ) -> None:
         """Loads the model.
 
@@ -46,13 +52,14 @@ class Member:
             model: see `Model`; or the name of a network, with `weights`.
             protocol: what its views are.
             weights: of a network by name.
+            trust: as of `keras_resnet.export.load_runner`.
             fields: of `EvalProtocol`, in place of those that the model knows; None: as it knows.
 
         Raises:
             ValueError: there is no such model, or it takes no images of such sizes.
         """
         self.name, network, self.published = _opened(model, weights)
-        predictor = Predictor(network)
+        predictor = Predictor(network, trust=trust)
         self.how = _changed(predictor.protocol, fields)
         wanted = (None, None) if protocol == "multi_scale" else (self.how.size, self.how.size)
         taken = predictor.input_shape[1:3]
@@ -64,6 +71,11 @@ class Member:
         count = predictor.predict_prepared(probe).shape[1]
         self.classes = Classes(count, predictor.class_names, predictor.class_ids)
         self._columns: np.ndarray | None = None
+
+    def take_whole(self, images: np.ndarray) -> None:
+        """Lets images `(n, height, width, 3)` of the model's own size stay as they are."""
+        if images.shape[1:3] == (self.how.size, self.how.size):
+            self.how = dataclasses.replace(self.how, resize=self.how.size)
 
     def answer_for(self, data: Classes, match_names: bool) -> None:
         """Lets `probabilities` have the classes of the data; see `columns_of`."""

@@ -230,3 +230,16 @@ def test_files(
     assert len(found.disagreements) == int((report.predictions != other.predictions).sum())
     with pytest.raises(ValueError, match="Expected two evaluations of the same images"):
         compare_evaluations(values, evaluate(other_model, (images[:9], labels[:9])).to_dict())
+
+
+def test_arrays_of_the_models_own_size_stay_as_they_are(
+    tiny_config: keras_resnet.ResNetConfig, images: np.ndarray
+) -> None:
+    keras.utils.set_random_seed(1)
+    model = keras_resnet.build(tiny_config, input_shape=(96, 96, 3))
+    large = images[:4].repeat(3, axis=1).repeat(3, axis=2)
+    found = evaluate(model, (large, np.zeros(4, int))).probabilities
+    assert np.allclose(found, np.asarray(model(large)), atol=1e-5)
+    resized = evaluate(model, (large, np.zeros(4, int)), resize=110)
+    assert resized.protocol["members"][0]["resize"] == 110
+    assert not np.allclose(resized.probabilities, found, atol=1e-5)
