@@ -73,7 +73,8 @@ class Predictor:
             raise ValueError(f"Expected a list of `class_names`. Received: {class_names!r}")
         self.class_names = tuple(class_names) if class_names is not None else info.class_names
         self.class_ids = None if class_names is not None else info.class_ids
-        ModelInfo(self.class_names, self.class_ids).check_names(self._runner.width)
+        named = ModelInfo(self.class_names, self.class_ids, task=info.task)
+        named.check_names(self._runner.width)
 
     @property
     def traces(self) -> int:

@@ -128,17 +128,18 @@ class ModelInfo:
                 f"Received: {text[:80]!r} ({error})"
             ) from error
 
-    def check_names(self, classes: int | None) -> None:
-        """Compares the names with the number of classes, if that is known.
+    def check_names(self, units: int | None) -> None:
+        """Compares the names with the number of units that put out classes, if that is known.
 
         Raises:
             ValueError: there are more or fewer of them.
         """
         for what, names in (("class_names", self.class_names), ("class_ids", self.class_ids)):
-            # One output tells two classes apart.
-            if names is not None and classes is not None and len(names) != classes > 1:
+            # One unit tells two classes apart.
+            count = 2 if units == 1 and self.task is None else units
+            if names is not None and count is not None and len(names) != count:
                 raise ValueError(
-                    f"Expected {classes} `{what}`, one per class. Received: {len(names)} of them"
+                    f"Expected {count} `{what}`, one per class. Received: {len(names)} of them"
                 )
 
 

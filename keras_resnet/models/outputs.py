@@ -17,6 +17,10 @@ _FEATURE_LAYERS = (
     keras.layers.BatchNormalization,
 )
 
+_SIGMOIDS = (
+    *(keras.activations.sigmoid, keras.activations.hard_sigmoid),
+    *(keras.ops.sigmoid, keras.ops.hard_sigmoid),
+)
 _SHARES = (keras.activations.softmax, keras.activations.sigmoid)
 
 OutputKind = Literal["probabilities", "logits", "values", "features"]
@@ -52,7 +56,8 @@ def output_kind(model: keras.Model) -> OutputKind | None:
         model: with one image as its input.
 
     Raises:
-        ValueError: it puts out one number that is always 1.
+        ValueError: it puts out one number that is always 1; or is a classifier of one unit with
+            another activation than a sigmoid.
     """
     model = bare(model)
     # A `Sequential` has one output, and none that it would show.
@@ -66,10 +71,17 @@ def output_kind(model: keras.Model) -> OutputKind | None:
     if shape[1] > 1:
         return "probabilities" if _ends_with_probabilities(model) else "logits"
     check_single_unit(last)
-    is_sigmoid = getattr(last, "activation", None) is keras.activations.sigmoid
-    if is_sigmoid or type(last).__name__ == "Sigmoid":
+    activation = getattr(last, "activation", None)
+    if activation in _SIGMOIDS or type(last).__name__ in ("Sigmoid", "HardSigmoid"):
         return "probabilities"
-    return "values" if info.class_names is None and info.config is None else "logits"
+    if info.class_names is None and info.config is None:
+        return "values"
+    if activation is keras.activations.linear:
+        return "logits"
+    raise ValueError(
+        "Expected a classifier of one unit that ends with a sigmoid or without an activation. "
+        f"Received: {model.name}, which ends with {last.name}"
+    )
 
 
 def check_single_unit(end: Any) -> None:
@@ -121,15 +133,17 @@ def _ends_with_probabilities(model: keras.Model) -> bool:
 def last_operation(model: keras.Model) -> Any:
     """What computes a model's only output: a layer, inside another model, too, or an operation.
 
-    Casts behind it, which are linear activations, are passed over.
+    What hands on the same numbers behind it, such as casts, which are linear activations, is passed
+    over.
     """
     operations = list(getattr(model, "operations", model.layers))
-    while len(operations) > 1 and _is_cast(operations[-1]):
+    while len(operations) > 1 and _hands_on(operations[-1]):
         operations.pop()
     last = operations[-1]
     return last_operation(last) if isinstance(last, keras.Model) else last
 
 
-def _is_cast(operation: Any) -> bool:
+def _hands_on(operation: Any) -> bool:
     is_activation = isinstance(operation, keras.layers.Activation)
-    return is_activation and operation.activation is keras.activations.linear
+    is_cast = is_activation and operation.activation is keras.activations.linear
+    return is_cast or type(operation).__name__ in ("Cast", "Identity", "Reshape")

@@ -236,3 +236,34 @@ def test_a_regression_keeps_its_numbers(
     np.testing.assert_allclose(found["values"], model(images.astype(np.float32)), atol=1e-4)
     with pytest.raises(ValueError, match="Received: a model that puts out values"):
         runner.predict(images)
+
+
+def ended(tiny_model: keras.Model, *layers: Any) -> keras.Model:
+    """One unit behind the tiny network's features, with these layers, for two named classes."""
+    x = tiny_model.get_layer("avg_pool").output
+    for layer in layers:
+        x = layer(x)
+    model = keras.Model(tiny_model.input, x)
+    set_class_names(model, NAMES)
+    return model
+
+
+def test_every_spelling_of_a_sigmoid_is_one(tiny_model: keras.Model, images: np.ndarray) -> None:
+    dense, layers = keras.layers.Dense, keras.layers
+    for end in (
+        (dense(1, activation=keras.ops.sigmoid),),
+        (dense(1, activation="hard_sigmoid"),),
+        (dense(1, activation="sigmoid"), layers.Reshape((1,))),
+        (dense(1), keras.ops.sigmoid),
+    ):
+        model = ended(tiny_model, *end)
+        assert output_kind(model) == "probabilities"
+        own = np.asarray(model(images[:4]))
+        assert np.allclose(Predictor(model).predict(images[:4])[:, 1:], own, atol=1e-5)
+    with pytest.raises(ValueError, match="Expected a classifier of one unit that ends with a sig"):
+        output_kind(ended(tiny_model, dense(1, activation="tanh")))
+
+
+def test_one_unit_has_two_names(model: keras.Model) -> None:
+    with pytest.raises(ValueError, match="Expected 2 `class_names`, one per class. Received: 5"):
+        Predictor(model, class_names=list("abcde"))
