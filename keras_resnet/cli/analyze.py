@@ -25,6 +25,7 @@ options.app.add_typer(analyze, name="analyze")
 
 Output = Annotated[Path, typer.Option(help="Folder for the picture (.png, .svg) and its .json.")]
 Images = Annotated[int, typer.Option(min=1, help="How many images at most.")]
+Split = Annotated[str, typer.Option(help="validation, test, train or all.")]
 Seed = Annotated[int, typer.Option(min=0, help="Of random choices.")]
 Numbers = Annotated[str | None, typer.Option(help="Numbers, separated by commas, such as 1,2,5.")]
 
@@ -36,6 +37,7 @@ def lesion(
     output: Output,
     weights: options.Weights = None,
     images: Images = 1000,
+    split: Split = "validation",
     several: Numbers = None,
     swaps: Numbers = None,
     draws: Annotated[int, typer.Option(min=1, help="Random choices per number.")] = 5,
@@ -49,7 +51,7 @@ def lesion(
         from keras_resnet.analysis.studies.figures import lesion_figure
         from keras_resnet.analysis.studies.images import labelled_images
         from keras_resnet.analysis.studies.lesion import lesion_study
-    pixels, labels = labelled_images(network, data, images, seed)
+    pixels, labels = labelled_images(network, data, images, split=split, seed=seed)
     with progress_bar("lesion", lines=10) as step:
         study = lesion_study(
             network,
@@ -60,7 +62,8 @@ def lesion(
             seed=seed,
             progress=_with_time_left(step),
         )
-    _save(output, "lesion", lesion_figure(study), study.to_dict())
+    asked = {"model": model, "data": data, "split": split, "draws": draws, "seed": seed}
+    _save(output, "lesion", lesion_figure(study), {**asked, **study.to_dict()})
     worst = max(range(len(study.names)), key=study.errors.__getitem__)
     console.print(
         f"Top-1 error of the whole network: {study.error:.2%}. Without one block: "
@@ -75,6 +78,7 @@ def responses(
     output: Output,
     weights: options.Weights = None,
     images: Images = 1000,
+    split: Split = "validation",
     seed: Seed = 0,
 ) -> None:
     """Measure the standard deviations of the 3x3 layers' responses (He et al. 2015, Figure 7)."""
@@ -83,8 +87,11 @@ def responses(
         from keras_resnet.analysis.studies.figures import responses_figure
         from keras_resnet.analysis.studies.images import labelled_images
         from keras_resnet.analysis.studies.responses import layer_responses
-    found = layer_responses(network, labelled_images(network, data, images, seed)[0])
-    _save(output, "responses", responses_figure(found), found.to_dict())
+    found = layer_responses(
+        network, labelled_images(network, data, images, split=split, seed=seed)[0]
+    )
+    asked = {"model": model, "data": data, "split": split, "seed": seed}
+    _save(output, "responses", responses_figure(found), {**asked, **found.to_dict()})
     console.print(
         f"{len(found.names)} layers, standard deviations of {min(found.deviations):.3f} to "
         f"{max(found.deviations):.3f}."
@@ -123,17 +130,21 @@ def explain(
         from keras_resnet.analysis.studies.explain import Method
         from keras_resnet.analysis.studies.overlays import explain_files
         from keras_resnet.images.decode import find_images
+        from keras_resnet.models.info import get_info
     chosen: Any = method.replace("-", "_")
     check_choice("method", chosen, get_args(Method))
     paths = find_images(images)
     network = inputs.load_network(model, weights)
+    # A class may be called by a number.
+    names = get_info(network).class_names or ()
+    is_index = named is not None and named.isdecimal() and named not in names
     with progress_bar("explain", lines=10) as step:
         bad = explain_files(
             network,
             paths,
             output,
             method=chosen,
-            class_index=int(named) if named and named.isdecimal() else named,
+            class_index=int(str(named)) if is_index else named,
             level=level,
             progress=_with_time_left(step),
         )

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from keras_resnet.cli import options
 from keras_resnet.support.quiet import quiet
-from keras_resnet.support.terminal import console, progress_bar, table
+from keras_resnet.support.terminal import complain, console, progress_bar, table
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 Models = Annotated[
     list[str] | None,
@@ -57,6 +61,7 @@ def evaluate(
     data: Data = None,
     protocol: Protocol = "single",
     split: Split = "validation",
+    validation_fraction: options.ValidationFraction = 0.1,
     resize: Resize = None,
     crop: Crop = None,
     interpolation: Interpolation = None,
@@ -75,18 +80,21 @@ def evaluate(
 ) -> int:
     """Measure accuracy, calibration and confusions (exit code 1: images could not be read)."""
     if compare is not None:
-        return _compare(compare, as_json)
+        if models or data or tags:
+            raise ValueError("Expected --compare without models, --data and --tags. Received: both")
+        return _compare(compare, output, overwrite, as_json)
     if data is None or bool(models) == bool(tags):
         raise ValueError(
             "Expected --data, and either models or --tags (or --compare with two files). Received: "
             f"data={data}, models={', '.join(models or ()) or None}, tags={tags}"
         )
     with quiet():
-        from keras_resnet.evaluation.save import check_predictions
+        from keras_resnet.evaluation.save import check_folder, check_predictions
         from keras_resnet.evaluation.views import check_protocol
     keywords: dict[str, Any] = {
         "protocol": check_protocol(protocol),
         "split": split,
+        "validation_fraction": validation_fraction,
         "resize": resize,
         "crop": crop,
         "interpolation": interpolation,
@@ -95,7 +103,11 @@ def evaluate(
         "batch_size": batch_size,
         "trust": trust,
     }
+    if output is not None:
+        check_folder(output, overwrite)
     if tags is not None:
+        if other := weights or ensemble_weights or predictions:
+            raise ValueError(f"Expected --tags without options of single models. Received: {other}")
         return _evaluate_series(tags, data, output, as_json, keywords)
     if predictions is not None:
         check_predictions(predictions, overwrite)
@@ -117,7 +129,7 @@ def _evaluate_one(
 
     report = _report(models if len(models) > 1 else models[0], data, as_json, keywords)
     if output is not None:
-        save_evaluation(report, output)
+        save_evaluation(report, output, overwrite=True)
     if predictions is not None:
         save_predictions(report, predictions, overwrite=True)
     if as_json:
@@ -136,6 +148,7 @@ def _evaluate_series(
 ) -> int:
     """Evaluates published weights one by one; a table of all stands at the end."""
     from keras_resnet.evaluation.save import save_evaluation
+    from keras_resnet.support.files import whole_file
     from keras_resnet.weights.registry import list_weights
 
     tags = list_weights(pattern)
@@ -143,23 +156,49 @@ def _evaluate_series(
         raise ValueError(
             f"Expected --tags to match tags of `keras-resnet weights`. Received: {pattern!r}"
         )
-
-    shown = table(("weights", "top-1", "published", "top-5", "published", "images"))
-    reports = []
+    rows: list[dict[str, Any]] = []
+    bad = False
     for tag in tags:
-        report = _report(tag, data, as_json, keywords)
+        try:
+            report = _report(tag, data, as_json, keywords)
+        except (ValueError, OSError) as error:
+            # Such as weights that cannot be downloaded: the others are worth having.
+            complain(f"{tag}: {error}")
+            rows.append({"weights": tag, "error": str(error)})
+            bad = True
+            continue
+        bad |= bool(report.unreadable)
         if output is not None:
-            save_evaluation(report, output / tag)
+            save_evaluation(report, output / tag, overwrite=True)
         stated = report.published or {}
-        of = [f"{stated[key]:.2f}%" if stated.get(key) else "–" for key in ("top1", "top5")]
-        shares = f"{report.accuracy:.2%}", f"{report.top5_accuracy:.2%}"
-        shown.add_row(tag, shares[0], of[0], shares[1], of[1], f"{report.images:,}")
-        reports.append(report)
+        rows.append(
+            {
+                "weights": tag,
+                "top1": 100 * report.accuracy,
+                "published_top1": stated.get("top1"),
+                "top5": 100 * report.top5_accuracy,
+                "published_top5": stated.get("top5"),
+                "images": report.images,
+            }
+        )
+    if output is not None:
+        output.mkdir(parents=True, exist_ok=True)
+        with whole_file(output / "series.json") as partial:
+            partial.write_text(json.dumps(rows, indent=2) + "\n", "utf-8")
     if as_json:
-        options.print_json([report.to_dict() for report in reports])
+        options.print_json(rows)
     else:
-        console.print(shown)
-    return 1 if any(report.unreadable for report in reports) else 0
+        console.print(_table(rows))
+    return 1 if bad else 0
+
+
+def _table(rows: list[dict[str, Any]]) -> Table:
+    shown = table(("weights", "top-1", "published", "top-5", "published", "images"))
+    for row in rows:
+        names = ("top1", "published_top1", "top5", "published_top5")
+        cells = ["–" if row.get(name) is None else f"{row[name]:.2f}%" for name in names]
+        shown.add_row(row["weights"], *cells, f"{row['images']:,}" if "images" in row else "failed")
+    return shown
 
 
 def _report(models: Any, data: str, as_json: bool, keywords: dict[str, Any]) -> Any:
@@ -169,8 +208,9 @@ def _report(models: Any, data: str, as_json: bool, keywords: dict[str, Any]) -> 
         return evaluate(models, data, progress=step, **keywords)
 
 
-def _compare(files: tuple[Path, Path], as_json: bool) -> int:
+def _compare(files: tuple[Path, Path], output: Path | None, overwrite: bool, as_json: bool) -> int:
     from keras_resnet.evaluation.comparison import compare_evaluations
+    from keras_resnet.support.files import check_new, whole_file
     from keras_resnet.support.json_text import load_json
 
     values = []
@@ -181,7 +221,13 @@ def _compare(files: tuple[Path, Path], as_json: bool) -> int:
             raise ValueError(
                 f"Expected an `evaluation.json`. Received: {file} ({error})"
             ) from error
-    options.print_report(compare_evaluations(*values), as_json)
+    found = compare_evaluations(*values)
+    if output is not None:
+        check_new(output / "comparison.json", overwrite)
+        output.mkdir(parents=True, exist_ok=True)
+        with whole_file(output / "comparison.json") as partial:
+            partial.write_text(json.dumps(found.to_dict(), indent=2) + "\n", "utf-8")
+    options.print_report(found, as_json)
     return 0
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +23,7 @@ class EvaluationComparison:
 
     Attributes:
         images: how many images were compared.
+        left_out: how many are in one of the evaluations only.
         accuracies: top-1 accuracy of each, 0 to 1.
         only_first: images that only the first one classifies rightly.
         only_second: those that only the second one does.
@@ -29,6 +32,7 @@ class EvaluationComparison:
     """
 
     images: int
+    left_out: int
     accuracies: tuple[float, float]
     only_first: int
     only_second: int
@@ -45,6 +49,7 @@ class EvaluationComparison:
         table = terminal.table(("figure", "value"))
         for row in (
             ("images", f"{self.images:,}"),
+            ("images of one evaluation only", f"{self.left_out:,}"),
             ("accuracy of the first", f"{first:.2%}"),
             ("accuracy of the second", f"{second:.2%}"),
             ("difference", f"{second - first:+.2%}"),
@@ -65,17 +70,20 @@ def compare_evaluations(
 ) -> EvaluationComparison:
     """Compares two evaluations, as `Evaluation.to_dict` gives them, image by image.
 
+    Files are the same if their paths below the folder of all are. Images that only one of the two
+    has, such as one that could not be read, are left out.
+
     Raises:
-        ValueError: they are of different images or labels, or something else.
+        ValueError: they have no image in common, or other labels, or are something else.
     """
     tables = [_rows_by_image(values) for values in (first, second)]
-    different = sorted(tables[0].keys() ^ tables[1].keys())
-    if different:
+    pairs = [(row, tables[1][name]) for name, row in tables[0].items() if name in tables[1]]
+    if not pairs:
+        names = (next(iter(table)) for table in tables)
         raise ValueError(
-            "Expected two evaluations of the same images. Received: "
-            f"{some_of(different)} in one of them only"
+            "Expected two evaluations of the same images. Received: none in common, such as "
+            f"{' and '.join(str(name) for name, _ in names)}"
         )
-    pairs = [(row, tables[1][name]) for name, row in tables[0].items()]
     relabelled = [row["image"] for row, other in pairs if row["label"] != other["label"]]
     if relabelled:
         raise ValueError(
@@ -85,6 +93,7 @@ def compare_evaluations(
     right = np.array([[row["right"], other["right"]] for row, other in pairs], bool).T
     return EvaluationComparison(
         len(pairs),
+        len(tables[0]) + len(tables[1]) - 2 * len(pairs),
         (float(right[0].mean()), float(right[1].mean())),
         int((right[0] & ~right[1]).sum()),
         int((right[1] & ~right[0]).sum()),
@@ -102,17 +111,25 @@ def compare_evaluations(
     )
 
 
-def _rows_by_image(values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def _rows_by_image(values: Mapping[str, Any]) -> dict[tuple[str, int], dict[str, Any]]:
+    """Rows by the image's name, and how often it came before."""
     try:
-        rows = {str(row["image"]): row for row in values["predictions"]}
-        complete = rows and all(
-            {"label", "prediction", "right"} <= row.keys() for row in rows.values()
-        )
-    except (TypeError, KeyError, AttributeError):
+        rows = [dict(row) for row in values["predictions"]]
+        names = [row["image"] for row in rows]
+        complete = rows and all({"label", "prediction", "right"} <= row.keys() for row in rows)
+    except (TypeError, KeyError, AttributeError, ValueError):
         complete = False
-    if not complete:
+    if not complete or not all(isinstance(name, str) for name in names):
         raise ValueError(
             "Expected the contents of an `evaluation.json` with at least one image. Received: "
             "something else"
         )
-    return rows
+    if all(os.sep in name for name in names) and len(names) > 1:
+        above = os.path.commonpath([os.path.dirname(name) for name in names])  # noqa: PTH120
+        names = [os.path.relpath(name, above) for name in names]
+    seen: Counter[str] = Counter()
+    found = {}
+    for name, row in zip(names, rows, strict=True):
+        found[name, seen[name]] = row
+        seen[name] += 1
+    return found

@@ -32,6 +32,7 @@ def evaluate(
     crop: int | None = None,
     interpolation: Interpolation | None = None,
     split: Split = "validation",
+    validation_fraction: float = 0.1,
     weights: str | None = None,
     ensemble_weights: Sequence[float] | None = None,
     match_names: bool = False,
@@ -59,6 +60,7 @@ def evaluate(
         crop: side of the crops, in pixels, in place of the model's own.
         interpolation: `"bilinear"` or `"bicubic"`, in place of the model's own.
         split: which part of `data` is measured, where that is a text.
+        validation_fraction: of data without a validation part, as in training.
         weights: a tag or file of weights, where the model is the name of a network.
         ensemble_weights: what every member's probabilities count, not negative; by default alike.
         match_names: see `columns_of`.
@@ -75,6 +77,11 @@ def evaluate(
     name = check_protocol(protocol)
     check_choice("split", split, get_args(Split))
     check_integer("batch_size", batch_size)
+    if name == "multi_scale" and resize is not None:
+        raise ValueError(
+            "Expected no `resize` with the protocol multi_scale, which has scales of its own. "
+            f"Received: resize={resize}"
+        )
     several = isinstance(model_or_artifact, (list, tuple))
     models: Any = model_or_artifact if several else [model_or_artifact]
     shares = _shares(ensemble_weights, len(models))
@@ -82,10 +89,14 @@ def evaluate(
     fields = {"resize": resize, "size": crop, "interpolation": interpolation}
     members = [Member(model, name, weights, trust=trust, **fields) for model in models]
     first = members[0]
-    images = open_images(data, split, label_file, first.classes, first.how.size)
+    images = open_images(
+        data, first.classes, first.how.size,
+        split=split, validation_fraction=validation_fraction, label_file=label_file,
+    )  # fmt: skip
+    are_arrays = isinstance(data, (tuple, list))
     for member in members:
-        if isinstance(data, tuple) and resize is None and name in ("single", "flip"):
-            member.take_whole(np.asarray(data[0]))
+        if are_arrays and resize is None and name in ("single", "flip"):
+            member.take_whole(images.source)
         member.answer_for(images.classes, match_names)
     begin = time.perf_counter()
     found = list(_batches(images, members, name, shares, batch_size, progress))
@@ -103,7 +114,12 @@ def evaluate(
     return Evaluation(
         tuple(member.name for member in members),
         images.source.name,
-        {"name": name, "members": hows, "ensemble_weights": shares.tolist()},
+        {
+            "name": name,
+            "members": hows,
+            "ensemble_weights": shares.tolist(),
+            "match_names": match_names,
+        },
         images.classes.names,
         tuple(name_of(row) for row in rows.tolist()),
         images.labels[rows],
@@ -115,6 +131,7 @@ def evaluate(
         first.published if len(members) == 1 else None,
         images.source,
         rows,
+        (*images.notes, *(note for member in members for note in member.notes)),
     )
 
 
@@ -140,10 +157,10 @@ def _batches(
     def read(index: int) -> dict[EvalProtocol, list[np.ndarray]] | str:
         try:
             image = open_image(images.source[index].data)
+            return {how: views(image, protocol, how) for how in hows}
         # Whatever a damaged file or a broken disk makes a library raise.
         except (OSError, ValueError) as error:
             return str(error)
-        return {how: views(image, protocol, how) for how in hows}
 
     kept = images.kept
     read_ahead = results_in_order(read, kept.tolist(), 2 * batch_size)

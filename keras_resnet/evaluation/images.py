@@ -11,11 +11,13 @@ import numpy as np
 from keras_resnet.data.config import DataConfig
 from keras_resnet.data.sources.base import Source, Union
 from keras_resnet.data.sources.folder import ImageFiles
-from keras_resnet.data.sources.load import load_every_part, load_part
+from keras_resnet.data.sources.load import load_data, load_every_part, load_part
 from keras_resnet.data.sources.memory import LabeledImages
 from keras_resnet.evaluation.classes import Classes
 from keras_resnet.evaluation.label_file import LabelFile
 from keras_resnet.images.decode import find_images, read_image
+from keras_resnet.images.protocol import warn_if_scaled
+from keras_resnet.support.progress import Say
 
 Split = Literal["validation", "test", "train", "all"]
 Data = str | Source | tuple[Any, Any]
@@ -31,6 +33,7 @@ class LabelledImages:
         labels: the right class of every image, `(n,)`, int; of several, the data set's own.
         kept: indices of the images that have a right class.
         right: all right classes of every image, where a file gives them.
+        notes: what a reader of figures should know, in sentences.
     """
 
     source: Source
@@ -38,6 +41,7 @@ class LabelledImages:
     labels: np.ndarray
     kept: np.ndarray
     right: Sequence[Sequence[int]] | None = None
+    notes: tuple[str, ...] = ()
 
     def targets(self, rows: np.ndarray) -> np.ndarray | None:
         """Right classes of some images, `(n, classes)`, bool; None if each has one."""
@@ -50,31 +54,42 @@ class LabelledImages:
 
 
 def open_images(
-    data: Data, split: Split, label_file: LabelFile | None, model: Classes, size: int
+    data: Data,
+    model: Classes,
+    size: int,
+    *,
+    split: Split = "validation",
+    validation_fraction: float = 0.1,
+    label_file: LabelFile | None = None,
 ) -> LabelledImages:
     """Opens images and finds their right classes.
 
     Args:
-        data, split: see `evaluate`.
-        label_file: says the classes in place of the data, whose images may lie in one folder then.
+        data, split, validation_fraction: see `evaluate`.
         model: the model's classes, which are meant where the data names none.
         size: of images that are made for it, such as the digits.
+        label_file: says the classes in place of the data, whose images may lie in one folder then.
 
     Raises:
         ValueError: there are no images, or a label is none of the classes.
     """
-    source = _opened(data, split, label_file, size)
+    notes: list[str] = []
+    if isinstance(data, str):
+        config = DataConfig(data, size=size, validation_fraction=validation_fraction)
+        source = _opened(config, split, label_file is not None, notes.append)
+    else:
+        source = _given(data)
     classes = model
     if source.class_names:
         classes = Classes(len(source.class_names), source.class_names, source.class_ids)
     if label_file is not None:
         names = [source.name_of(index) for index in range(len(source))]
         right = label_file.right_classes(names, classes)
-        # The folder's class stays the one of the confusion matrix where it is right, too.
+        # Of several right classes, the data's own if it is one of them.
         pairs = zip(source.labels.tolist(), right, strict=True)
         labels = np.array([n if n in several else (several or [0])[0] for n, several in pairs])
         kept = np.array([index for index, several in enumerate(right) if several], int)
-        return LabelledImages(source, classes, labels, kept, right)
+        return LabelledImages(source, classes, labels, kept, right, tuple(notes))
     labels = source.labels
     outside = labels[(labels < 0) | (labels >= len(classes))]
     if not len(labels) or len(outside):
@@ -83,24 +98,36 @@ def open_images(
             f"Expected images with labels from 0 to {len(classes) - 1}. Received: {received} in "
             f"{source.name}"
         )
-    return LabelledImages(source, classes, labels, np.arange(len(source)))
+    return LabelledImages(source, classes, labels, np.arange(len(source)), None, tuple(notes))
 
 
-def _opened(data: Data, split: Split, label_file: LabelFile | None, size: int) -> Source:
-    if isinstance(data, tuple):
+def _given(data: Any) -> Source:
+    """A source as it is, or made of images and labels."""
+    if isinstance(data, (tuple, list)) and len(data) == 2:
         images, labels = data
+        warn_if_scaled(images, stacklevel=4)
         images = np.asarray(images)
         if images.dtype != np.uint8 and images.ndim == 4:
             images = np.stack([read_image(image) for image in images])
         return LabeledImages(images, np.asarray(labels), ())
-    if not isinstance(data, str):
-        return data
-    kind, _, path = data.partition(":")
-    if label_file is not None and kind == "folder":
+    if not hasattr(data, "class_names"):
+        raise ValueError(
+            "Expected a source such as 'folder:PATH', or a pair of images and labels. Received: "
+            f"{type(data).__name__}"
+        )
+    source: Source = data
+    return source
+
+
+def _opened(config: DataConfig, split: Split, flat: bool, note: Say) -> Source:
+    """What a text names; `flat`: a folder is one of images, whose labels are elsewhere."""
+    kind, _, path = config.source.partition(":")
+    if flat and kind == "folder":
         paths = [str(path) for path in find_images([path])]
-        return ImageFiles(paths, np.full(len(paths), -1, np.int32), (), None, data)
-    config = DataConfig(data, size=size)
-    if split != "all":
+        return ImageFiles(paths, np.full(len(paths), -1, np.int32), (), None, config.source)
+    if split == "all":
+        return Union(tuple(load_every_part(config).values()), config.source)
+    if split == "test":
         return load_part(config, split)
-    parts = load_every_part(config)
-    return Union(tuple(parts.values()), data)
+    train, validation = load_data(config, note)
+    return validation if split == "validation" else train

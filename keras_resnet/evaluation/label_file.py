@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
 from keras_resnet.data.sources.imagenet_labels import validation_synsets
 from keras_resnet.evaluation.classes import Classes
+from keras_resnet.support.checks import some_of
 from keras_resnet.support.json_text import load_json
 
 #: The number of an image of ImageNet's validation part, which lists of labels go by.
@@ -74,6 +76,12 @@ class LabelFile:
 
     def _values_of(self, names: Sequence[str]) -> list[Any]:
         files = [PurePath(name).name for name in names]
+        double = [name for name, count in Counter(files).items() if count > 1]
+        if double:
+            raise ValueError(
+                f"Expected images of different names, as {self._path} goes by these. Received: "
+                f"{some_of(double)} in several folders"
+            )
         if isinstance(self._values, Mapping):
             missing = next((name for name in files if name not in self._values), None)
             if missing is not None:

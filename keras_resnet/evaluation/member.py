@@ -35,6 +35,7 @@ class Member:
         how: sizes and interpolation of its views.
         classes: what it answers.
         published: see `Evaluation`.
+        notes: what a reader of its figures should know, in sentences.
     """
 
     def __init__(
@@ -71,15 +72,21 @@ class Member:
         count = predictor.predict_prepared(probe).shape[1]
         self.classes = Classes(count, predictor.class_names, predictor.class_ids)
         self._columns: np.ndarray | None = None
+        self.notes: tuple[str, ...] = ()
 
-    def take_whole(self, images: np.ndarray) -> None:
-        """Lets images `(n, height, width, 3)` of the model's own size stay as they are."""
-        if images.shape[1:3] == (self.how.size, self.how.size):
+    def take_whole(self, images: Any) -> None:
+        """Lets `LabeledImages` of the model's own size stay as they are."""
+        if images.images.shape[1:3] == (self.how.size, self.how.size):
             self.how = dataclasses.replace(self.how, resize=self.how.size)
 
     def answer_for(self, data: Classes, match_names: bool) -> None:
         """Lets `probabilities` have the classes of the data; see `columns_of`."""
         self._columns = columns_of(self.classes, data, match_names)
+        if self._columns is not None and len(data) < len(self.classes):
+            self.notes = (
+                f"The answers of {self.name} are limited to the data's {len(data)} of its "
+                f"{len(self.classes)} classes.",
+            )
 
     def probabilities(self, images: Sequence[Sequence[np.ndarray]], batch_size: int) -> np.ndarray:
         """Mean probabilities over the views of every image.
@@ -114,9 +121,15 @@ def _opened(
     if isinstance(model, keras.Model):
         return model.name, model, None
     text = os.fspath(model)
+    is_file = text.endswith(".keras") or (Path(text).exists() and text not in list_models())
+    if is_file and weights is not None:
+        raise ValueError(
+            "Expected no `weights` (--weights) with a file, which has its own. Received: "
+            f"{weights} with {text}"
+        )
     if text.endswith(".keras"):
         return text, load_model(text, compile=False), None
-    if weights is None and Path(text).exists():
+    if is_file:
         return text, Path(text), None
     if weights is not None and is_path(weights):
         return f"{text} with {weights}", create_model(text, weights=weights), None

@@ -18,6 +18,9 @@ from keras_resnet.support import terminal
 from keras_resnet.support.checks import some_of
 from keras_resnet.support.json_text import finite
 
+#: Numbers of `probabilities` that `to_dict` has; of more of them, JSON becomes too large.
+LARGEST_TABLE = 500_000
+
 #: How many confusions and mistakes a report lists.
 LISTED = 20
 
@@ -73,6 +76,7 @@ class Evaluation:
             source; None of other models.
         source: the images.
         source_rows: `(n,)`, where in the source each image is.
+        given_notes: those of `notes` that are of images and models.
     """
 
     models: tuple[str, ...]
@@ -89,6 +93,7 @@ class Evaluation:
     published: Mapping[str, Any] | None = None
     source: Source | None = None
     source_rows: np.ndarray | None = None
+    given_notes: tuple[str, ...] = ()
 
     def pixels(self, index: int) -> np.ndarray | None:
         """An image again, `(height, width, 3)`, uint8, RGB; None if it cannot be read any more."""
@@ -163,19 +168,24 @@ class Evaluation:
         """Mean distance of top-1 probability and accuracy over 15 bins of equal width, 0 to 1."""
         return metrics.expected_calibration_error(self.calibration)
 
+    @property
+    def _true_classes(self) -> np.ndarray:
+        """Of several right classes, the predicted one if it is among them."""
+        return np.where(self.is_right, self.predictions, self.labels)
+
     @functools.cached_property
     def confusion(self) -> np.ndarray:
         """Images by class (rows) and predicted class (columns): `(classes, classes)`, int."""
         every = np.arange(len(self.class_names))
         matrix: np.ndarray = sklearn.metrics.confusion_matrix(
-            self.labels, self.predictions, labels=every
+            self._true_classes, self.predictions, labels=every
         )
         return matrix
 
     @functools.cached_property
     def per_class(self) -> list[dict[str, Any]]:
         """`name`, `precision`, `recall`, `f1` and `support` of every class."""
-        return metrics.per_class_figures(self.labels, self.predictions, self.class_names)
+        return metrics.per_class_figures(self._true_classes, self.predictions, self.class_names)
 
     @property
     def largest_confusions(self) -> list[Confusion]:
@@ -206,14 +216,16 @@ class Evaluation:
     @property
     def notes(self) -> list[str]:
         """What a reader of the figures should know, in sentences."""
-        found = []
+        found = list(self.given_notes)
+        if self.published is not None:
+            found.append(f"Published with {self._published_protocol}: {self.published['source']}.")
         if self.unreadable:
             found.append(
-                f"{len(self.unreadable):,} images could not be read and are not counted: "
+                f"{_images(len(self.unreadable))} could not be read, and not counted: "
                 f"{some_of(list(self.unreadable), 3)}."
             )
         if self.unlabelled:
-            found.append(f"{self.unlabelled:,} images without a label are not counted.")
+            found.append(f"{_images(self.unlabelled)} without a label, and not counted.")
         supports = np.bincount(self.labels, minlength=len(self.class_names))
         empty = [name for name, n in zip(self.class_names, supports, strict=True) if not n]
         if len(empty) == len(self.class_names) - 1:
@@ -227,12 +239,22 @@ class Evaluation:
         if np.isnan(self.probabilities).any():
             count = int(np.isnan(self.probabilities).any(axis=1).sum())
             found.append(
-                f"{count:,} images have NaN among their probabilities, and count as wrong."
+                f"{_images(count)} with NaN among the probabilities, and counted as wrong."
+            )
+        if self.probabilities.size > LARGEST_TABLE:
+            found.append(
+                "evaluation.json lacks the probabilities; --predictions writes all of them."
             )
         return found
 
+    @property
+    def _published_protocol(self) -> str:
+        how = (self.published or {})["protocol"]
+        return f"resize {how['resize']}, crop {how['size']}, {how['interpolation']}"
+
     def to_dict(self) -> dict[str, Any]:
         """The figures as plain data for JSON; figures that do not exist are None."""
+        small = self.probabilities.size <= LARGEST_TABLE
         values: dict[str, Any] = {
             "models": list(self.models),
             "data": self.data,
@@ -250,6 +272,7 @@ class Evaluation:
             "calibration": [row._asdict() for row in self.calibration],
             "mistakes": [mistake._asdict() for mistake in self.mistakes],
             "predictions": self.rows(),
+            "probabilities": self.probabilities.tolist() if small else None,
         }
         return finite(values)
 
@@ -280,19 +303,30 @@ class Evaluation:
         """Name, value, interval and published value of the main figures, in words."""
         published = self.published or {}
 
-        def share(name: str, value: float, interval: tuple[float, float], key: str) -> Any:
-            stated = published.get(key)
+        def share(name: str, value: float, interval: tuple[float, float], stated: Any) -> Any:
             low, high = interval
             words = f"{low:.2%} to {high:.2%}"
             return name, f"{value:.2%}", words, "–" if stated is None else f"{stated:.2f}%"
 
-        rows = [share("top-1 accuracy", self.accuracy, self.top1_interval, "top1")]
+        def both(of: str, accuracy: float, interval: tuple[float, float]) -> list[Any]:
+            stated = published.get(of.replace("-", ""))
+            reverse = (1 - interval[1], 1 - interval[0])
+            return [
+                share(f"{of} accuracy", accuracy, interval, stated),
+                share(f"{of} error", 1 - accuracy, reverse, stated and 100 - stated),
+            ]
+
+        rows = both("top-1", self.accuracy, self.top1_interval)
         if len(self.class_names) > 5:
-            rows.append(share("top-5 accuracy", self.top5_accuracy, self.top5_interval, "top5"))
-        error = self.expected_calibration_error
+            rows += both("top-5", self.top5_accuracy, self.top5_interval)
+        calibration = self.expected_calibration_error
         return [
             *rows,
             ("loss", f"{self.loss:.4f}", "", "–"),
-            ("expected calibration error", f"{error:.2%}", "", "–"),
+            ("expected calibration error", f"{calibration:.2%}", "", "–"),
             ("images", f"{self.images:,}", "", "–"),
         ]
+
+
+def _images(count: int) -> str:
+    return f"{count:,} image{'s' if count > 1 else ''}"

@@ -15,15 +15,29 @@ from keras_resnet.support.files import check_new, partial_directory, publish, wh
 PREDICTION_FORMATS = (".csv", ".parquet")
 
 
-def save_evaluation(report: Evaluation, output: Path) -> None:
-    """Writes `evaluation.json` and `evaluation.html` into a folder, or neither.
+def check_folder(output: Path, overwrite: bool) -> None:
+    """Refuses a folder that an evaluation cannot be written to.
 
-    Earlier ones are replaced.
+    Raises:
+        FileExistsError: it is a file, or has an evaluation that is not to be overwritten.
+    """
+    if output.is_file():
+        raise FileExistsError(f"Expected a folder. Received: {output}, a file")
+    check_new(output / "evaluation.json", overwrite)
+
+
+def save_evaluation(report: Evaluation, output: Path, overwrite: bool = False) -> None:
+    """Writes `evaluation.json` and `evaluation.html` into a folder, or neither.
 
     Args:
         report: what was found.
         output: the folder; made if it is not there.
+        overwrite: whether an evaluation that is there is replaced.
+
+    Raises:
+        FileExistsError: as for `check_folder`.
     """
+    check_folder(output, overwrite)
     with partial_directory(output) as staging:
         text = json.dumps(report.to_dict(), allow_nan=False)
         (staging / "evaluation.json").write_text(text + "\n", encoding="utf-8")

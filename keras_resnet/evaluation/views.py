@@ -31,15 +31,15 @@ def views(image: Image.Image, protocol: Protocol, how: EvalProtocol) -> list[np.
         protocol: `"single"`: the centre crop. `"flip"`: that and its mirror image. `"ten_crop"`:
             the four corners and the centre, then their mirror images, in the order of torchvision's
             `TenCrop`. `"multi_scale"`: the whole image at five scales, each with its mirror image.
-        how: sizes and interpolation. The scales of networks for other sizes than 224 are in
-            proportion.
+        how: sizes and interpolation. The scales of networks for images of up to 64 pixels are in
+            proportion to theirs of 224.
 
     Returns:
         Arrays `(views, height, width, 3)`, uint8.
     """
     if protocol == "multi_scale":
-        scales = (round(scale * how.size / 224) for scale in SCALES)
-        whole = (resize_short_side(image, scale, how.interpolation) for scale in scales)
+        share = how.size / 224 if how.size <= 64 else 1
+        whole = [resize_short_side(image, round(x * share), how.interpolation) for x in SCALES]
         return [with_mirror_images(picture[np.newaxis]) for picture in whole]
     transform = EvalTransform(how)
     if protocol == "ten_crop":

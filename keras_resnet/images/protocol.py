@@ -252,8 +252,16 @@ def resize_short_side(
 
     Returns:
         `(height, width, 3)`, uint8.
+
+    Raises:
+        UnreadableImageError: it would have more than 33 million pixels, as a long strip has.
     """
     rows, columns = _resized_sides(picture, resize)
+    if rows * columns > _LARGE:
+        raise UnreadableImageError(
+            f"Expected an image of at most {_LARGE:,} pixels after resizing. Received: "
+            f"{rows} x {columns}"
+        )
     return np.asarray(picture.resize((columns, rows), _PILLOW_FILTERS[interpolation]))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import keras
@@ -50,6 +51,7 @@ def test_flat_model(tiny_model: keras.Model, images: np.ndarray) -> None:
     assert np.allclose(found, enlarged(direct_grad_cam(tiny_model, images[:3], index)), atol=1e-4)
     # The model is as it was.
     assert tiny_model.layers[-1].activation is keras.activations.softmax
+    assert all("call" not in vars(layer) for layer in tiny_model.layers)
 
 
 def test_nested_and_reloaded_models(
@@ -155,9 +157,47 @@ def test_overlays_of_files(digits_file: Path, tmp_path: Path) -> None:
     paths = [tmp_path / "a" / "x.png", tmp_path / "b" / "x.png", tmp_path / "bad.png"]
     bad = explain_files(model, paths, tmp_path / "out")
     assert list(bad) == [str(paths[2])]
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"x.png", "x-1.png"}
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {"x.png", "x-2.png", "explain.json"}
+    first, second = json.loads((tmp_path / "out" / "explain.json").read_text())
+    assert (first["picture"], second["picture"]) == ("x.png", "x-2.png")
+    white = np.full((1, 32, 32, 3), 255, np.uint8)
+    top = model.predict(white, verbose=0)[0]
+    assert first["class"] == str(top.argmax())
+    assert first["answer"] == pytest.approx(top.max(), abs=1e-5)
+    with pytest.raises(ValueError, match="Expected no `level` with occlusion"):
+        explain(model, white, None, "occlusion", level="C3")
     with Image.open(tmp_path / "out" / "x.png") as picture:
         assert picture.size == (32, 32)
     black = np.zeros((2, 2, 3), np.uint8)
     assert overlay(black, np.array([[0.0, 1.0], [0.0, 0.0]]))[0, 0].tolist() == [0, 0, 0]
     assert overlay(black, np.array([[0.0, 1.0], [0.0, 0.0]]))[0, 1].max() > 100
+
+
+def test_both_classes_of_a_single_unit(
+    tiny_config: keras_resnet.ResNetConfig, images: np.ndarray
+) -> None:
+    keras.utils.set_random_seed(0)
+    model = keras_resnet.build(tiny_config, input_shape=(32, 32, 3), classes=1)
+    two = keras_resnet.build(tiny_config, input_shape=(32, 32, 3), classes=2)
+    kernel, bias = model.layers[-1].get_weights()
+    two.set_weights([*model.get_weights()[:-2], two.get_weights()[-2], two.get_weights()[-1]])
+    # The same as two units of which the first one's logit is 0, but for their sum.
+    two.layers[-1].set_weights([np.hstack([-kernel, kernel]), np.hstack([-bias, bias])])
+    for index in (0, 1):
+        found, expected = (grad_cam(network, images[:3], index) for network in (model, two))
+        assert np.allclose(found, expected, atol=1e-4)
+    with pytest.raises(ValueError, match="an index below 2"):
+        grad_cam(model, images[:3], 2)
+
+
+def test_occlusion_reaches_the_edges() -> None:
+    image = keras.Input((8, 8, 3))
+    corner = keras.layers.Cropping2D(((6, 0), (6, 0)))(image)
+    mean = keras.layers.GlobalAveragePooling2D()(corner)
+    model = keras.Model(image, keras.layers.Dense(2, "softmax")(mean))
+    model.layers[-1].set_weights([np.array([[0.01, 0]] * 3, np.float32), np.zeros(2, np.float32)])
+    pixels = np.zeros((1, 8, 8, 3), np.float32)
+    pixels[:, 6:, 6:] = 255
+    found = occlusion(model, pixels, 0, patch=3, stride=4)[0]
+    assert found[7, 7] == 1

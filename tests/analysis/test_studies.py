@@ -8,6 +8,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from PIL import Image
 
 import keras_resnet
 from keras_resnet.analysis.studies.blocks import take_apart
@@ -99,6 +100,8 @@ def test_plain_networks_lose_whole_blocks(images: np.ndarray) -> None:
 def test_labels_have_to_be_there(trained: keras.Model, images: np.ndarray) -> None:
     with pytest.raises(ValueError, match="Expected a label per image"):
         lesion_study(trained, (images, np.zeros(3)))
+    with pytest.raises(ValueError, match="Expected labels from 0 to 9.*Received: 0 to 10"):
+        lesion_study(trained, (images[:2], [0, 10]))
     flat = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Flatten()])
     with pytest.raises(ValueError, match="Expected a flat network with layers named as in"):
         lesion_study(flat, (images, np.zeros(40)))
@@ -114,6 +117,29 @@ def test_responses_are_deviations_after_normalisation(
     expected = np.asarray(keras.Model(trained.input, norm)(images)).std()
     assert found.deviations[1] == pytest.approx(expected, rel=1e-4)
     assert found.to_dict()["sorted"] == sorted(found.deviations, reverse=True)
+
+
+def test_responses_of_pre_activation_networks(images: np.ndarray) -> None:
+    model = network(version="v2")
+    found = dict(zip(*vars(layer_responses(model, images)).values(), strict=True))
+    norm = model.get_layer("conv2_block1_1_bn").output
+    last = model.get_layer("conv2_block1_2_conv").output
+    for name, tensor in (("conv2_block1_1_conv", norm), ("conv2_block1_2_conv", last)):
+        expected = np.asarray(keras.Model(model.input, tensor)(images)).std()
+        assert found[name] == pytest.approx(expected, rel=1e-4)
+
+
+def test_classes_of_data_and_model_are_compared(
+    digits_file: Path, tmp_path: Path, command_in_process: Command
+) -> None:
+    for label in ("1", "8"):
+        (tmp_path / "data" / label).mkdir(parents=True)
+        for index in range(3):
+            Image.new("RGB", (8, 8)).save(tmp_path / "data" / label / f"{index}.png")
+    arguments = ("--data", f"folder:{tmp_path / 'data'}", "--output", str(tmp_path / "out"))
+    done = command_in_process("analyze", "lesion", str(digits_file), *arguments, "--split", "all")
+    assert done.returncode == 2
+    assert "Expected data with the model's 10 classes" in done.stderr
 
 
 def test_filters_are_scaled_alike(trained: keras.Model) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pyarrow.parquet
 import pytest
+from PIL import Image
 
 from ..conftest import Command
 
@@ -47,10 +48,13 @@ def test_table_files_and_comparison(evaluate: Evaluate, digits_file: Path, tmp_p
     assert second["protocol"]["name"] == "flip"
     assert len(second["models"]) == 2
     (tmp_path / "two.json").write_text(output)
-    code, output, _ = evaluate(
-        "--compare", tmp_path / "one" / "evaluation.json", tmp_path / "two.json", "--json"
-    )
+    files = tmp_path / "one" / "evaluation.json", tmp_path / "two.json"
+    code, output, _ = evaluate("--compare", *files, "--json", "--output", tmp_path)
     assert code == 0
+    assert json.loads((tmp_path / "comparison.json").read_text()) == json.loads(output)
+    code, _, errors = evaluate(digits_file, "--data", "digits", "--output", tmp_path / "one")
+    assert code == 2
+    assert "evaluation.json. Pass --overwrite" in errors
     found = json.loads(output)
     assert found["images"] == 360
     assert found["accuracies"] == [first["accuracy"], second["accuracy"]]
@@ -59,6 +63,12 @@ def test_table_files_and_comparison(evaluate: Evaluate, digits_file: Path, tmp_p
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (
+            ["--tags", "x*", "--data", "digits", "--weights", "y"],
+            "Expected --tags without options of single models. Received: y",
+        ),
+        (["x.keras", "--compare", "a.json", "b.json"], "Expected --compare without models"),
+        (["x.keras", "--data", "digits", "--weights", "imagenet"], "Expected no `weights`"),
         (["x.keras"], "Expected --data, and either models or --tags"),
         (["resnet50", "--data", "digits"], "Expected weights with the name of a network"),
         (["x.tflite", "--data", "digits"], "Expected"),
@@ -73,3 +83,49 @@ def test_bad_arguments(evaluate: Evaluate, arguments: list[str], message: str) -
     assert code == 2, errors
     assert message in errors
     assert errors.count("\n") == 1
+
+
+def test_a_series_of_tags_is_one_table(
+    evaluate: Evaluate, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The packaged weights are evaluated; those that cannot be fetched are named."""
+    from keras_resnet.evaluation import member
+    from keras_resnet.weights import registry
+
+    packaged = next(entry.tag for entry in registry._entries().values() if entry.download.packaged)
+
+    def missing(*_: object, **__: object) -> None:
+        raise ValueError("cannot be downloaded")
+
+    for label in range(10):
+        (tmp_path / "data" / registry_classes()[label]).mkdir(parents=True)
+        for index in range(2):
+            path = tmp_path / "data" / registry_classes()[label] / f"{index}.png"
+            Image.new("RGB", (32, 32), (20 * label, 0, 0)).save(path)
+    build = member.create_model
+    monkeypatch.setattr(
+        member,
+        "create_model",
+        lambda name, weights: build(name, weights=weights) if weights == packaged else missing(),
+    )
+    monkeypatch.setattr(
+        registry, "list_weights", lambda pattern: [packaged, "timm/resnet18.a1_in1k"]
+    )
+    code, output, errors = evaluate(
+        *("--tags", "*", "--data", f"folder:{tmp_path / 'data'}", "--split", "all", "--json"),
+        *("--output", tmp_path / "series"),
+    )
+    assert code == 1
+    assert "timm/resnet18.a1_in1k: cannot be downloaded" in errors
+    first, second = json.loads(output)
+    assert first["images"] == 20
+    assert first["published_top1"] == registry.find_weights(packaged).top1
+    assert second["error"] == "cannot be downloaded"
+    assert json.loads((tmp_path / "series" / "series.json").read_text()) == [first, second]
+    assert (tmp_path / "series" / packaged / "evaluation.html").is_file()
+
+
+def registry_classes() -> tuple[str, ...]:
+    from keras_resnet.images.labels import CIFAR10_CLASSES
+
+    return CIFAR10_CLASSES

@@ -114,7 +114,7 @@ def test_unreadable_images_are_named_and_not_counted(digits_file: Path, tmp_path
     assert report.images == 19
     (bad,) = report.unreadable
     assert bad.endswith("3/1.png")
-    assert "1 images could not be read" in report.notes[0]
+    assert report.notes[0].startswith("1 image could not be read, and not counted: ")
 
 
 @pytest.mark.parametrize(
@@ -228,8 +228,10 @@ def test_files(
     assert found.accuracies == (0.75, other.accuracy)
     assert found.only_first == int((report.is_right & ~other.is_right).sum())
     assert len(found.disagreements) == int((report.predictions != other.predictions).sum())
-    with pytest.raises(ValueError, match="Expected two evaluations of the same images"):
-        compare_evaluations(values, evaluate(other_model, (images[:9], labels[:9])).to_dict())
+    part = compare_evaluations(values, evaluate(other_model, (images[:9], labels[:9])).to_dict())
+    assert (part.images, part.left_out) == (9, 31)
+    with pytest.raises(FileExistsError, match="Pass --overwrite"):
+        save_evaluation(report, tmp_path)
 
 
 def test_arrays_of_the_models_own_size_stay_as_they_are(
@@ -243,3 +245,86 @@ def test_arrays_of_the_models_own_size_stay_as_they_are(
     resized = evaluate(model, (large, np.zeros(4, int)), resize=110)
     assert resized.protocol["members"][0]["resize"] == 110
     assert not np.allclose(resized.probabilities, found, atol=1e-5)
+
+
+def rows(*names: str) -> dict:
+    row = {"label": "a", "prediction": "a", "right": True}
+    return {"predictions": [{"image": name, **row} for name in names]}
+
+
+def test_files_are_compared_by_their_place_below_the_data() -> None:
+    found = compare_evaluations(rows("x/f/a/1.png", "x/f/b/1.png"), rows("f/a/1.png", "f/b/1.png"))
+    assert (found.images, found.left_out) == (2, 0)
+    # A file that a CSV names twice counts twice.
+    assert compare_evaluations(rows("a/1", "a/1", "b/2"), rows("a/1", "a/1", "b/2")).images == 3
+    with pytest.raises(ValueError, match="Received: none in common"):
+        compare_evaluations(rows("a.png"), rows("b.png"))
+    with pytest.raises(ValueError, match="Expected the contents of an `evaluation.json`"):
+        compare_evaluations(rows(), {"predictions": []})
+
+
+def test_a_part_that_is_divided_off_is_said(digits_file: Path, tmp_path: Path) -> None:
+    for label in range(10):
+        (tmp_path / str(label)).mkdir()
+        for index in range(4):
+            grey = np.full((8, 8), 20 * label, np.uint8)
+            Image.fromarray(grey).save(tmp_path / str(label) / f"{index}.png")
+    data = f"folder:{tmp_path}"
+    report = evaluate(str(digits_file), data, validation_fraction=0.25)
+    assert report.images == 10
+    assert "has no validation part: 10 of its 40 images" in report.notes[0]
+    assert evaluate(str(digits_file), data, split="all").images == 40
+
+
+def test_masks_and_scaled_pixels_are_said(
+    tiny_model: keras.Model, images: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from keras_resnet.data.sources.memory import LabeledImages
+    from keras_resnet.images import protocol
+
+    source = LabeledImages(images, np.arange(40) % 2, ("7", "2"))
+    note, *_ = evaluate(tiny_model, source, match_names=True).notes
+    assert note == "The answers of tiny are limited to the data's 2 of its 10 classes."
+    monkeypatch.setattr(protocol, "_warned", False)
+    with pytest.warns(UserWarning, match="look scaled"):
+        evaluate(tiny_model, [images[:2] / 255, [0, 1]])
+    with pytest.raises(ValueError, match="Expected a source such as"):
+        evaluate(tiny_model, images)
+
+
+def test_not_a_number_is_wrong_and_null_in_json(
+    tiny_config: keras_resnet.ResNetConfig, images: np.ndarray, tmp_path: Path
+) -> None:
+    model = keras_resnet.build(tiny_config, input_shape=(32, 32, 3))
+    model.layers[-1].set_weights([w * np.nan for w in model.layers[-1].get_weights()])
+    report = evaluate(model, (images[:4], [0, 0, 1, 1]))
+    assert report.accuracy == 0
+    assert "4 images with NaN among the probabilities, and counted as wrong." in report.notes
+    save_evaluation(report, tmp_path)
+    values = json.loads((tmp_path / "evaluation.json").read_text())
+    assert values["loss"] is None
+    assert values["probabilities"][0] == [None] * 10
+
+
+def test_binary_classifiers(tiny_config: keras_resnet.ResNetConfig, images: np.ndarray) -> None:
+    keras.utils.set_random_seed(0)
+    model = keras_resnet.build(tiny_config, input_shape=(32, 32, 3), classes=1)
+    labels = np.arange(40) % 2
+    report = evaluate(model, (images, labels))
+    second = np.asarray(model(images))[:, 0]
+    assert np.allclose(report.probabilities[:, 1], second, atol=1e-5)
+    assert report.accuracy == pytest.approx(((second > 0.5) == labels).mean())
+
+
+def test_long_strips_are_unreadable_at_many_scales(tiny_model: keras.Model, tmp_path: Path) -> None:
+    for name in ("a/1.png", "b/1.png"):
+        (tmp_path / name).parent.mkdir()
+        Image.new("RGB", (60, 40)).save(tmp_path / name)
+    Image.new("RGB", (60_000, 2)).save(tmp_path / "b" / "2.png")
+    model = keras_resnet.cifar_resnet(8, classes=2)
+    report = evaluate(model, f"folder:{tmp_path}", "multi_scale", split="all")
+    assert report.images == 2
+    (reason,) = report.unreadable.values()
+    assert "pixels after resizing" in reason
+    with pytest.raises(ValueError, match="Expected no `resize` with the protocol multi_scale"):
+        evaluate(model, f"folder:{tmp_path}", "multi_scale", resize=64)

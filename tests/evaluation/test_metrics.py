@@ -90,6 +90,8 @@ def test_any_of_several_right_classes_counts() -> None:
     targets = np.array([[1, 0, 0], [0, 1, 0], [1, 0, 1], [0, 0, 1], [0, 1, 0]], bool)
     report = report_of(targets=targets)
     assert report.accuracy == 1
+    assert report.confusion.tolist() == [[2, 0, 0], [0, 2, 0], [0, 0, 1]]
+    assert report.largest_confusions == []
 
 
 def test_notes_say_what_figures_hide() -> None:
@@ -100,6 +102,18 @@ def test_notes_say_what_figures_hide() -> None:
     assert one.notes == ["All images are of one class, a: accuracy is its recall."]
     assert one.per_class[2]["recall"] is None
     assert "2 images could not be read" in report_of(unreadable={"x": "y", "z": "y"}).notes[0]
+    stated = {
+        "top1": 80.5,
+        "protocol": {"size": 224, "resize": 256, "interpolation": "bicubic"},
+        "source": "a sheet",
+    }
+    report = report_of(published=stated)
+    assert report.notes[0] == "Published with resize 256, crop 224, bicubic: a sheet."
+    first, second = report.figures()[:2]
+    assert first[:2] == ("top-1 accuracy", "60.00%")
+    assert first[3] == "80.50%"
+    assert second[:2] == ("top-1 error", "40.00%")
+    assert second[3] == "19.50%"
 
 
 def test_mcnemar() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any, Literal, get_args
 
@@ -12,6 +13,7 @@ import tensorflow as tf
 from PIL import Image
 
 from keras_resnet.models.info import get_info
+from keras_resnet.models.outputs import class_probabilities
 from keras_resnet.networks.features import level_layers
 from keras_resnet.networks.graph import find_network
 from keras_resnet.support.checks import check_choice, check_integer, is_integer
@@ -34,6 +36,11 @@ def explain(
         keywords: of that function.
     """
     check_choice("method", method, get_args(Method))
+    if "level" in keywords and not method.startswith("grad_cam"):
+        raise ValueError(
+            f"Expected no `level` with {method}, which looks at pixels. Received: "
+            f"level={keywords['level']!r}"
+        )
     functions: dict[str, Callable[..., np.ndarray]] = {
         "grad_cam": grad_cam,
         "grad_cam_pp": grad_cam_pp,
@@ -105,7 +112,7 @@ def integrated_gradients(
     """
     check_integer("steps", steps)
     pixels = np.asarray(images, np.float32)
-    classes = _classes(model, pixels, class_index)
+    classes, _ = explained_classes(model, pixels, class_index)
     total = np.zeros_like(pixels)
     with _logits(model) as call:
         # The middles of the steps, which a sum approximates an integral best with.
@@ -139,19 +146,24 @@ def occlusion(
     side = check_integer("patch", patch or max(1, min(height, width) // 8))
     step = check_integer("stride", stride or max(1, side // 2))
     rows = np.arange(len(pixels))
-    classes = _classes(model, pixels, class_index)
-    whole = _answers(model, pixels)[rows, classes]
+    classes, answers = explained_classes(model, pixels, class_index)
+    whole = answers[rows, classes]
     drops, counts = np.zeros(pixels.shape[:3]), np.zeros((height, width))
-    for top in range(0, max(height - side, 0) + 1, step):
-        for left in range(0, max(width - side, 0) + 1, step):
-            covered = pixels.copy()
-            covered[:, top : top + side, left : left + side] = pixels.mean(axis=(1, 2, 3))[
-                :, np.newaxis, np.newaxis, np.newaxis
-            ]
-            drop = whole - _answers(model, covered)[rows, classes]
-            drops[:, top : top + side, left : left + side] += drop[:, np.newaxis, np.newaxis]
-            counts[top : top + side, left : left + side] += 1
+    grey = pixels.mean(axis=(1, 2, 3), keepdims=True)
+    for top, left in itertools.product(*(_places(total, side, step) for total in (height, width))):
+        square = slice(top, top + side), slice(left, left + side)
+        covered = pixels.copy()
+        covered[:, *square] = grey
+        drop = whole - _answers(model, covered)[rows, classes]
+        drops[:, *square] += drop[:, np.newaxis, np.newaxis]
+        counts[square] += 1
     return _finished(drops / np.maximum(counts, 1), (height, width))
+
+
+def _places(total: int, side: int, step: int) -> list[int]:
+    """Where squares begin; the last one ends at the edge."""
+    last = max(total - side, 0)
+    return sorted({*range(0, last + 1, step), last})
 
 
 def overlay(image: np.ndarray, heat: np.ndarray, opacity: float = 0.5) -> np.ndarray:
@@ -177,7 +189,7 @@ def _features_and_gradients(
     level = level or list(layers)[-1]
     check_choice("level", level, tuple(layers))
     pixels = np.asarray(images, np.float32)
-    classes = _classes(model, pixels, class_index)
+    classes, _ = explained_classes(model, pixels, class_index)
     layer, seen = layers[level], []
     original = layer.call
     with _logits(model) as call, tf.GradientTape() as tape:
@@ -193,7 +205,7 @@ def _features_and_gradients(
         try:
             score = _score(call(pixels), classes)
         finally:
-            layer.call = original
+            del layer.call
     (gradient,) = tape.gradient(score, seen)
     return tf.cast(seen[0], tf.float32).numpy(), tf.cast(gradient, tf.float32).numpy()
 
@@ -216,27 +228,33 @@ def _logits(model: keras.Model) -> Iterator[Any]:
 
 
 def _score(logits: Any, classes: np.ndarray) -> Any:
+    if logits.shape[-1] == 1:
+        # A single unit speaks for the second of two classes, and against the first.
+        return tf.reduce_sum(tf.where(classes == 1, logits[:, 0], -logits[:, 0]))
     return tf.reduce_sum(tf.gather(logits, classes, axis=1, batch_dims=1))
 
 
-def _classes(model: keras.Model, pixels: np.ndarray, class_index: Any) -> np.ndarray:
-    """The class to explain of every image: `(n,)`, int."""
+def explained_classes(
+    model: keras.Model, pixels: np.ndarray, class_index: int | str | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """The class to explain of every image, `(n,)`, int, and the model's answers `(n, classes)`."""
     answers = _answers(model, pixels)
     if class_index is None:
-        found: np.ndarray = answers.argmax(axis=1)
-        return found
+        return answers.argmax(axis=1), answers
     names = get_info(model).class_names or ()
     index = names.index(class_index) if class_index in names else class_index
-    if not is_integer(index, 0) or index >= answers.shape[1]:
+    if not is_integer(index, 0) or int(index) >= answers.shape[1]:
         raise ValueError(
             f"Expected `class_index` to be an index below {answers.shape[1]} or the name of a "
             f"class. Received: {class_index!r}"
         )
-    return np.full(len(pixels), index)
+    return np.full(len(pixels), int(index)), answers
 
 
 def _answers(model: keras.Model, pixels: np.ndarray) -> np.ndarray:
-    return np.asarray(model.predict_on_batch(pixels))
+    """Probabilities, or logits, of all classes."""
+    answers = keras.tree.flatten(model.predict_on_batch(pixels))[0]
+    return class_probabilities(np.asarray(answers), logits=False, pairs=True)
 
 
 def _finished(maps: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -2,45 +2,55 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import keras
 import numpy as np
 
-from keras_resnet.data.config import DataConfig
-from keras_resnet.data.sources.base import Source
-from keras_resnet.data.sources.load import load_data
-from keras_resnet.models.info import get_info
+from keras_resnet.evaluation.classes import Classes, columns_of
+from keras_resnet.evaluation.images import Data, Split, open_images
+from keras_resnet.models.info import class_count, get_info
 from keras_resnet.models.input import ModelInput
 from keras_resnet.support.ahead import results_in_order
-from keras_resnet.support.checks import check_integer
+from keras_resnet.support.checks import check_choice, check_integer
 
 
 def labelled_images(
-    model: keras.Model, data: str | Source, images: int = 1000, seed: int = 0
+    model: keras.Model,
+    data: Data,
+    images: int = 1000,
+    *,
+    split: str = "validation",
+    seed: int = 0,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Images of the validation part, resized and cropped as the model's protocol says, and labels.
+    """Images, resized and cropped as the model's protocol says, and their labels.
 
     Args:
-        model: a classifier.
-        data: a source as `load_data` takes it, or a `Source`.
+        model: a classifier of the data's classes.
+        data, split: as for `keras_resnet.evaluation.evaluate`.
         images: how many at most; if there are more, a random choice of them.
         seed: of the choice.
 
     Returns:
         Arrays `(n, height, width, channels)`, uint8, and `(n,)`, int32.
+
+    Raises:
+        ValueError: an argument is wrong, the classes differ, or an image cannot be read.
     """
     check_integer("images", images)
-    inputs = ModelInput((None, *model.input_shape[1:]), get_info(model))
-    source: Any = data
-    if isinstance(data, str):
-        source = load_data(DataConfig(data, size=inputs.protocol.size))[1]
-    chosen = np.arange(len(source))
+    part: Any = split
+    check_choice("split", part, get_args(Split))
+    info = get_info(model)
+    inputs = ModelInput((None, *model.input_shape[1:]), info)
+    classes = Classes(class_count(model), info.class_names, info.class_ids)
+    found = open_images(data, classes, inputs.protocol.size, split=part)
+    columns_of(classes, found.classes, False)
+    chosen = found.kept
     if len(chosen) > images:
         chosen = np.sort(np.random.default_rng(seed).choice(chosen, images, replace=False))
 
     def prepared(index: int) -> np.ndarray:
-        return inputs.prepared(source[index].data, index)
+        return inputs.prepared(found.source[index].data, index)
 
     pixels = np.stack(list(results_in_order(prepared, chosen.tolist(), 64)))
-    return pixels, source.labels[chosen]
+    return pixels, found.labels[chosen]

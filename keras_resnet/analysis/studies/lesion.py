@@ -10,6 +10,8 @@ import keras
 import numpy as np
 
 from keras_resnet.analysis.studies.blocks import Network, take_apart
+from keras_resnet.images.protocol import warn_if_scaled
+from keras_resnet.models.info import class_count
 from keras_resnet.models.outputs import class_probabilities
 from keras_resnet.support.checks import check_integer
 from keras_resnet.support.progress import Progress, unseen
@@ -76,11 +78,18 @@ def lesion_study(
     """
     check_integer("draws", draws)
     network = take_apart(model)
+    warn_if_scaled(data[0], stacklevel=2)
     images, labels = np.asarray(data[0]), np.asarray(data[1]).reshape(-1)
+    classes = class_count(model)
     if len(images) != len(labels) or not len(labels):
         raise ValueError(
             f"Expected a label per image, and at least one. Received: {len(images)} images, "
             f"{len(labels)} labels"
+        )
+    if labels.min() < 0 or labels.max() >= classes:
+        raise ValueError(
+            f"Expected labels from 0 to {classes - 1}, the model's classes. Received: "
+            f"{labels.min()} to {labels.max()}"
         )
     removable = [i for i, block in enumerate(network.blocks) if block.shortcut is not None]
     random = np.random.default_rng(seed)

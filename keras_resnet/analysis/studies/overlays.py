@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ import keras
 import numpy as np
 from PIL import Image
 
-from keras_resnet.analysis.studies.explain import Method, explain, overlay
+from keras_resnet.analysis.studies.explain import Method, explain, explained_classes, overlay
 from keras_resnet.images.decode import UnreadableImageError
 from keras_resnet.models.info import get_info
 from keras_resnet.models.input import ModelInput
@@ -31,6 +32,9 @@ def explain_files(
 ) -> dict[str, str]:
     """Writes a PNG of every image, cropped as the model sees it, with the map of a class over it.
 
+    `explain.json` says of every image what it is called there, which class is explained, and the
+    class's probability.
+
     Args:
         model, class_index, level: as for `grad_cam`.
         paths: image files.
@@ -42,22 +46,40 @@ def explain_files(
         Path -> reason of images that could not be read.
     """
     keywords: dict[str, Any] = {} if level is None else {"level": level}
-    inputs = ModelInput((None, *model.input_shape[1:]), get_info(model))
+    info = get_info(model)
+    inputs = ModelInput((None, *model.input_shape[1:]), info)
     bad: dict[str, str] = {}
+    rows: list[dict[str, Any]] = []
     with partial_directory(output) as staging:
-        names: list[str] = []
         for number, path in enumerate(paths):
             try:
-                pixels = inputs.prepared(path, number)
+                pixels = inputs.prepared(path)
             except UnreadableImageError as error:
                 bad[os.fspath(path)] = str(error)
                 continue
-            heat = explain(model, pixels[np.newaxis], class_index, method, **keywords)[0]
-            name = f"{Path(path).stem}.png"
-            if name in names:
+            batch = pixels[np.newaxis]
+            found, answers = explained_classes(model, batch, class_index)
+            heat = explain(model, batch, int(found[0]), method, **keywords)[0]
+            name, taken = f"{Path(path).stem}.png", {row["picture"] for row in rows}
+            while name in taken:
+                number += 1
                 name = f"{Path(path).stem}-{number}.png"
-            Image.fromarray(overlay(pixels[..., :3], heat)).save(staging / name)
-            names.append(name)
-            progress(f"{number + 1} of {len(paths)} images", (number + 1) / len(paths))
-        publish(staging, names)
+            picture = pixels if pixels.shape[-1] == 3 else pixels.repeat(3, axis=-1)
+            Image.fromarray(overlay(picture, heat)).save(staging / name)
+            index = int(found[0])
+            named = str(index) if info.class_names is None else info.class_names[index]
+            rows.append(
+                {
+                    "image": os.fspath(path),
+                    "picture": name,
+                    "class": named,
+                    "answer": float(answers[0, index]),
+                }
+            )
+            progress(
+                f"{len(rows) + len(bad)} of {len(paths)} images",
+                (len(rows) + len(bad)) / len(paths),
+            )
+        (staging / "explain.json").write_text(json.dumps(rows, indent=2) + "\n", "utf-8")
+        publish(staging, [*(row["picture"] for row in rows), "explain.json"])
     return bad

@@ -36,8 +36,8 @@ def layer_responses(model: keras.Model, images: Any, batch_size: int = 128) -> R
     """Measures how strongly the 3x3 convolutions of a network respond.
 
     Args:
-        model: a flat network of this package. Of a pre-activation network, in which addition
-            follows the convolution, the response is what the convolution itself puts out.
+        model: a flat network of this package. Where no normalisation follows, as at the end of a
+            pre-activation block, the response is what the convolution itself puts out.
         images: `(n, height, width, channels)` as the model takes them.
         batch_size: images that are run at once.
 
@@ -46,14 +46,13 @@ def layer_responses(model: keras.Model, images: Any, batch_size: int = 128) -> R
     """
     outputs = {}
     layers = {layer.name: layer for layer in model.layers}
-    is_preactivation = any(name.endswith("preact_bn") for name in layers)
     for name, layer in layers.items():
         is_spatial = getattr(layer, "kernel_size", None) == (3, 3)
         if not is_spatial or not name.endswith("_conv") or place_of(name) is None:
             continue
         norms = (layers.get(name.removesuffix("conv") + kind) for kind in ("bn", "gn"))
         norm = next((norm for norm in norms if norm is not None), None)
-        outputs[name] = layer.output if norm is None or is_preactivation else norm.output
+        outputs[name] = layer.output if norm is None else norm.output
     if not outputs:
         raise ValueError(
             "Expected a flat network with 3x3 convolutions named as in `keras_resnet.build`. "
