@@ -101,6 +101,18 @@ def evaluate(
     begin = time.perf_counter()
     found = list(_batches(images, members, name, shares, batch_size, progress))
     seconds = time.perf_counter() - begin
+    asked = {"name": name, "ensemble_weights": shares.tolist(), "match_names": match_names}
+    return _evaluation(images, members, found, asked, seconds)
+
+
+def _evaluation(
+    images: LabelledImages,
+    members: Sequence[Member],
+    found: Sequence[_Batch],
+    asked: Mapping[str, Any],
+    seconds: float,
+) -> Evaluation:
+    """The report; `asked` is what it says of the protocol besides sizes and interpolation."""
     rows = np.array([row for batch in found for row in batch.rows], int)
     name_of = images.source.name_of
     unreadable = {name_of(row): reason for batch in found for row, reason in batch.bad.items()}
@@ -110,16 +122,10 @@ def evaluate(
             f"Expected at least one image that can be read. Received: {images.source.name} "
             f"({reason})"
         )
-    hows = [dataclasses.asdict(member.how) for member in members]
     return Evaluation(
         tuple(member.name for member in members),
         images.source.name,
-        {
-            "name": name,
-            "members": hows,
-            "ensemble_weights": shares.tolist(),
-            "match_names": match_names,
-        },
+        {**asked, "members": [dataclasses.asdict(member.how) for member in members]},
         images.classes.names,
         tuple(name_of(row) for row in rows.tolist()),
         images.labels[rows],
@@ -128,7 +134,7 @@ def evaluate(
         unreadable,
         len(images.source) - len(images.kept),
         seconds,
-        first.published if len(members) == 1 else None,
+        members[0].published if len(members) == 1 else None,
         images.source,
         rows,
         (*images.notes, *(note for member in members for note in member.notes)),
