@@ -127,11 +127,11 @@ def _clear(directory: Path) -> None:
     # What is decided and not carried out is for the next one to finish.
     if _is_there(directory / _JOURNAL):
         return
-    with contextlib.suppress(OSError):
-        for path in directory.iterdir():
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path, ignore_errors=True)
-            elif not path.name.startswith(_OWNER_FILE):
+    for path in sorted(directory.glob("*")):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        elif not path.name.startswith(_OWNER_FILE):
+            with contextlib.suppress(OSError):
                 path.unlink()
 
 
