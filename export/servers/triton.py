@@ -23,7 +23,7 @@ from keras_resnet.export.outputs import SIGNATURE
 from keras_resnet.export.runtime import artifact_path
 from keras_resnet.support.checks import is_integer
 from keras_resnet.support.extras import require
-from keras_resnet.support.files import partial_directory, publish
+from keras_resnet.support.files import held, partial_directory, publish
 
 CONFIG = "config.pbtxt"
 
@@ -134,13 +134,15 @@ def write_folder(destination: Path, overwrite: bool, make: Callable[[Path], None
 
     Raises:
         FileExistsError: something is there that may not be replaced.
+        ValueError: another process is at work in the folder around it.
     """
-    if destination.exists() and not overwrite:
-        raise FileExistsError(
-            f"Expected a new folder. Received: {destination}, which exists. Choose another name or "
-            "allow overwriting"
-        )
-    with partial_directory(destination.parent) as staging:
+    parent = destination.parent
+    with held(parent), partial_directory(parent) as staging:
+        if destination.exists() and not overwrite:
+            raise FileExistsError(
+                f"Expected a new folder. Received: {destination}, which exists. Choose another "
+                "name or allow overwriting"
+            )
         make(staging / destination.name)
         publish(staging, [destination.name])
     return destination

@@ -160,7 +160,9 @@ def embed_to_file(
     with work.held():
         full = map(os.path.abspath, paths)  # Leaves links alone.
         files = [list(pair) for pair in zip(full, states_of(paths), strict=True)]
-        resumed = work.resume({**network.identity(), "files": files})
+        job = {**network.identity(), "files": files}
+        work.check_new(job, overwrite)
+        resumed = work.resume(job)
         if resumed:
             progress(f"{resumed} of {len(paths)} images", resumed / len(paths))
         for batch in network.batches(paths, batch_size, resumed):

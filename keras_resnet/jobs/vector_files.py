@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from keras_resnet.support.files import check_new, replace_durably
+from keras_resnet.support.files import check_new, finish_publishing, publish
+from keras_resnet.support.fingerprints import fingerprint_of_file
 from keras_resnet.support.unfinished import UnfinishedWork, read_json, write_durably, write_json
 
 #: Kinds of files that vectors are written to, by suffix.
@@ -24,14 +25,20 @@ def check_output(output: Path, overwrite: bool) -> None:
 
     Raises:
         ValueError: it has another suffix than those of `FORMATS`, or is a directory.
-        FileExistsError: it is there, and is not to be overwritten.
+        FileExistsError: it is there, is not to be overwritten, and there is no unfinished work that
+            it may be of.
         ImportError: there is no pyarrow for Parquet.
     """
     if output.suffix not in FORMATS or output.is_dir():
         raise ValueError(f"Expected a file {' or '.join(FORMATS)} as output. Received: {output}")
-    check_new(output, overwrite)
+    if not _work_directory(output).exists():
+        check_new(output, overwrite)
     if output.suffix == ".parquet":
         _pyarrow()
+
+
+def _work_directory(output: Path) -> Path:
+    return output.with_name(f"{output.name}.partial")
 
 
 class Part(NamedTuple):
@@ -62,9 +69,30 @@ class UnfinishedVectors(UnfinishedWork):
             output: the file, with a suffix of `FORMATS`.
             channels: numbers in a vector.
         """
-        super().__init__(output.with_name(f"{output.name}.partial"), output)
+        super().__init__(_work_directory(output), output)
         self.parts: list[Part] = []
         self._channels = channels
+        #: Says what the output is that was made here last.
+        self._made = self.directory / "output.json"
+
+    def check_new(self, job: Mapping[str, Any], overwrite: bool) -> None:
+        """Finishes what a killed process has begun to publish; refuses to replace another output.
+
+        Args:
+            job: as for `resume`.
+            overwrite: whether any output may be replaced.
+
+        Raises:
+            FileExistsError: the output is there, and was not made here by the same job.
+        """
+        finish_publishing(self.directory)
+        made = read_json(self._made)
+        published = self._output.is_file() and made == fingerprint_of_file(self._output)
+        if published and self.arguments() == job:
+            return  # A process was killed when nothing was left to do but to remove this folder.
+        if published and not overwrite:
+            self.remove()
+        check_new(self._output, overwrite)
 
     def resume(self, job: Mapping[str, Any]) -> int:
         """Takes up what is there if it is of the same job; else discards it, with a warning.
@@ -123,15 +151,15 @@ class UnfinishedVectors(UnfinishedWork):
             Where these are listed; None if there are none.
         """
         bad_file = self._output.with_name(f"{self._output.name}.bad.csv")
-        temporary = self.directory / "new"
         if bad:
-            _write_bad(temporary, bad)
-            replace_durably(temporary, bad_file)
-        else:
-            bad_file.unlink(missing_ok=True)
+            _write_bad(self.directory / bad_file.name, bad)
+        new = self.directory / self._output.name
         write = _write_parquet if self._output.suffix == ".parquet" else _write_npz
-        write(temporary, self.parts, names, self._channels)
-        replace_durably(temporary, self._output)
+        write(new, self.parts, names, self._channels)
+        write_json(self._made, fingerprint_of_file(new))
+        # Without bad images, the list of an earlier run would be wrong.
+        listed = [bad_file.name] if bad else []
+        publish(self.directory, [*listed, new.name], [bad_file.name])
         self.remove()
         return bad_file if bad else None
 

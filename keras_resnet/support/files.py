@@ -6,17 +6,22 @@ import contextlib
 import errno
 import json
 import os
+import re
 import shutil
 import signal
 import tempfile
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 
+from keras_resnet.support.json_text import load_json
 from keras_resnet.support.locks import BusyError, locked
 
 PARTIAL_PREFIX = ".partial-"
+
+#: As `tempfile.mkdtemp` makes them.
+_PARTIAL_NAME = re.compile(rf"{re.escape(PARTIAL_PREFIX)}[a-z0-9_]{{8}}")
 
 #: The lock of a folder in which a process is at work, and that of a partial directory.
 LOCK_FILE, _OWNER_FILE = ".lock", ".owner"
@@ -109,33 +114,54 @@ def _locked_directory(parent: Path, stack: contextlib.ExitStack) -> Path:
     """A new directory that is locked, and then removed, when the stack ends."""
     while True:
         path = Path(tempfile.mkdtemp(prefix=PARTIAL_PREFIX, dir=parent))
-        stack.callback(_remove, path)
+        stack.callback(_remove_if_empty, path)
         # Before it was locked, another process may have taken it for a leftover.
         with contextlib.suppress(BusyError, FileNotFoundError):
             stack.enter_context(locked(path / _OWNER_FILE))
+            stack.callback(_clear, path)
             return path
 
 
-def _remove(directory: Path) -> None:
+def _clear(directory: Path) -> None:
+    """Removes all but the lock: that goes last, as it says whose directory it is."""
     # What is decided and not carried out is for the next one to finish.
-    if not (directory / _JOURNAL).exists():
-        shutil.rmtree(directory, ignore_errors=True)
+    if _is_there(directory / _JOURNAL):
+        return
+    for path in sorted(directory.glob("*")):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        elif not path.name.startswith(_OWNER_FILE):
+            with contextlib.suppress(OSError):
+                path.unlink()
 
 
 def recover(parent: Path) -> None:
     """Finishes what killed processes have begun to publish in a folder, removes their other files.
 
+    What a `partial_directory` has not made is left alone.
+
     Raises:
-        OSError: something cannot be renamed; all is as it was before that was begun.
+        OSError: something cannot be renamed; it is tried again the next time.
     """
     for leftover in sorted(parent.glob(f"{PARTIAL_PREFIX}*")):
         with contextlib.ExitStack() as stack:
             try:
+                if not _is_leftover(leftover):
+                    continue
+                stack.callback(_remove_if_empty, leftover)
                 stack.enter_context(locked(leftover / _OWNER_FILE))
             except (BusyError, OSError):
                 continue
-            finish_publishing(leftover)
-            shutil.rmtree(leftover, ignore_errors=True)
+            if finish_publishing(leftover):
+                _clear(leftover)
+
+
+def _is_leftover(path: Path) -> bool:
+    """Whether a `partial_directory` made it: it has a lock or a journal, or is still empty."""
+    if not _PARTIAL_NAME.fullmatch(path.name) or path.is_symlink() or not path.is_dir():
+        return False
+    names = [inside.name for inside in path.iterdir()]
+    return not names or any(x.startswith(_OWNER_FILE) or x == _JOURNAL for x in names)
 
 
 def check_new(path: Path, overwrite: bool) -> None:
@@ -176,7 +202,10 @@ def publish(staging: Path, names: Sequence[str], gone: Iterable[str] = ()) -> No
 
     Raises:
         OSError: a rename failed; everything is where it was.
+        ValueError: a name leads out of the folder.
     """
+    gone = sorted({*gone} - {*names})
+    _check_names(staging, [*names, *gone])
     for name in names:
         if not _is_there(staging / name):
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(staging / name))
@@ -184,21 +213,39 @@ def publish(staging: Path, names: Sequence[str], gone: Iterable[str] = ()) -> No
             if path.is_file():
                 _synchronize(path)
     new = staging / f"{_JOURNAL}.new"
-    new.write_text(json.dumps({"names": [*names], "gone": sorted({*gone} - {*names})}))
+    new.write_text(json.dumps({"names": [*names], "gone": gone}))
     with _signals_deferred():
         replace_durably(new, staging / _JOURNAL)
-        _carry_out(staging)
+        try:
+            _carry_out(staging, names, gone)
+        except OSError:
+            _undo(staging, names, gone)
+            (staging / _JOURNAL).unlink()
+            raise
 
 
 def finish_publishing(staging: Path) -> bool:
-    """Carries out what a killed process has not, and warns of it; False if there is nothing.
+    """Carries out what a killed process has not, and warns of it.
+
+    Returns:
+        False if `staging` has a journal that is damaged, another user's, or leads out of the
+        folder: it is left alone, with a warning.
 
     Raises:
-        OSError: as for `publish`.
+        OSError: a rename failed; it is tried again the next time.
     """
-    if not (staging / _JOURNAL).exists():
+    if not _is_there(staging / _JOURNAL):
+        return True
+    try:
+        names, gone = _read_journal(staging)
+    except (OSError, ValueError) as error:
+        warnings.warn(
+            f"Left alone {staging}, which says what is to be published in {staging.parent}: "
+            f"{error}. Remove it if you do not need it",
+            stacklevel=2,
+        )
         return False
-    _carry_out(staging)
+    _carry_out(staging, names, gone)
     warnings.warn(
         f"A process was killed while it published its results in {staging.parent}: they are all "
         "there now",
@@ -212,35 +259,75 @@ def is_being_replaced(folder: Path) -> bool:
     return any(folder.glob(f".*/{_JOURNAL}"))
 
 
-def _carry_out(staging: Path) -> None:
-    """Does what the journal says, or what is left of it: after a kill, from any step on."""
-    folder, replaced = staging.parent, staging / _REPLACED
-    journal = json.loads((staging / _JOURNAL).read_text())
-    names, gone = journal["names"], journal["gone"]
-    places = {name: replaced / str(number) for number, name in enumerate([*names, *gone])}
-    replaced.mkdir(exist_ok=True)
+def _read_journal(staging: Path) -> tuple[list[str], list[str]]:
+    """Names of what is to be published, and of what goes.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is damaged, another user's, or leads out of the folder.
+    """
+    path = staging / _JOURNAL
+    if path.is_symlink() or not path.is_file() or (staging / _REPLACED).is_symlink():
+        raise ValueError("it has links in the place of files")
+    if os.name == "posix" and {staging.stat().st_uid, path.stat().st_uid} != {os.geteuid()}:
+        raise ValueError("it is another user's")
     try:
-        for name in (*reversed(names), *gone):
-            # What has left `staging` is a new one.
-            is_old = name in gone or _is_there(staging / name)
-            if is_old and _is_there(folder / name):
-                (folder / name).replace(places[name])
-        for name in names:
-            if _is_there(staging / name):
-                (folder / name).parent.mkdir(parents=True, exist_ok=True)
-                (staging / name).replace(folder / name)
-    except OSError:
-        for name in reversed(names):
-            if not _is_there(staging / name) and _is_there(folder / name):
-                (folder / name).replace(staging / name)
-        for name, place in places.items():
-            if _is_there(place):
-                place.replace(folder / name)
-        (staging / _JOURNAL).unlink()
-        raise
+        journal = load_json(path)
+    except ValueError as error:
+        raise ValueError(f"{_JOURNAL} is damaged ({error})") from error
+    match journal:
+        case {"names": [*names], "gone": [*gone]} if all(isinstance(x, str) for x in names + gone):
+            _check_names(staging, [*names, *gone])
+            return names, gone
+    raise ValueError(f"{_JOURNAL} is damaged (it has no lists of names)")
+
+
+def _check_names(staging: Path, names: Sequence[str]) -> None:
+    """Raises ValueError if a name leads out of `staging` or the folder around it."""
+    for name in names:
+        path = PurePath(name)
+        is_plain = path.parts and not path.anchor and ".." not in path.parts
+        if not is_plain or path.parts[0] == staging.name:
+            raise ValueError(f"Expected names of what is in the folder. Received: {name!r}")
+        for folder in (staging, staging.parent):
+            # Unlike `Path.resolve`, it takes links in a circle, too.
+            parent = Path(os.path.realpath((folder / path).parent))
+            if not parent.is_relative_to(os.path.realpath(folder)):
+                raise ValueError(f"Expected no link out of the folder. Received: {folder / path}")
+
+
+def _places(staging: Path, names: Sequence[str], gone: Sequence[str]) -> dict[str, Path]:
+    """Where what is replaced or removed lies until all is done."""
+    return {name: staging / _REPLACED / str(number) for number, name in enumerate([*names, *gone])}
+
+
+def _carry_out(staging: Path, names: Sequence[str], gone: Sequence[str]) -> None:
+    """Does what the journal says, or what is left of it: after a kill, from any step on."""
+    folder, places = staging.parent, _places(staging, names, gone)
+    (staging / _REPLACED).mkdir(exist_ok=True)
+    for name in (*reversed(names), *gone):
+        # What has left `staging` is a new one.
+        is_old = name in gone or _is_there(staging / name)
+        if is_old and _is_there(folder / name):
+            (folder / name).replace(places[name])
+    for name in names:
+        if _is_there(staging / name):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (staging / name).replace(folder / name)
     _synchronize(folder)
     (staging / _JOURNAL).unlink()
-    shutil.rmtree(replaced, ignore_errors=True)
+    shutil.rmtree(staging / _REPLACED, ignore_errors=True)
+
+
+def _undo(staging: Path, names: Sequence[str], gone: Sequence[str]) -> None:
+    """Puts everything back to where it was before `_carry_out`."""
+    folder = staging.parent
+    for name in reversed(names):
+        if not _is_there(staging / name) and _is_there(folder / name):
+            (folder / name).replace(staging / name)
+    for name, place in _places(staging, names, gone).items():
+        if _is_there(place):
+            place.replace(folder / name)
 
 
 def _is_there(path: Path) -> bool:

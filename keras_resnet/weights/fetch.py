@@ -14,21 +14,25 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import os
+import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-import filelock
-
 from keras_resnet.support.files import partial_directory
 from keras_resnet.support.fingerprints import fingerprint_of_file
 from keras_resnet.support.json_text import load_json
+from keras_resnet.support.locks import BusyError, locked
 from keras_resnet.weights.download import DownloadError, download, problem, say, timeout_in_seconds
 from keras_resnet.weights.registry import Download, WeightsEntry
 
 __all__ = ["DownloadError", "cache_path", "download", "fetch", "home"]
+
+#: Seconds between two looks whether another process has finished.
+_PAUSE = 0.1
 
 
 def home() -> Path:
@@ -114,7 +118,7 @@ def _is_sound(path: Path, expected: Download) -> bool:
 def _fetch_from_url(file: Download, path: Path, entry: WeightsEntry) -> Path:
     # A checkpoint may hold the state of an optimizer besides, in numbers of 64 bits.
     largest = int(32e6 * entry.params_millions) + 2**24
-    with _locked(path.with_name(f".{path.name}.lock"), entry.tag):
+    with _alone(path.with_name(f".{path.name}.lock"), entry.tag):
         # Another process may have been faster.
         if not path.is_file() or problem(path, file) is not None:
             download(file, path, title=entry.tag, largest=largest)
@@ -179,7 +183,8 @@ def _record(file: Download, path: Path) -> None:
         return
     hashed = fingerprint_of_file(path)
     # Where nothing can be written, nothing is kept; the file is usable all the same.
-    with contextlib.suppress(OSError, ValueError), _locked(record.with_name(".sha256.lock")):
+    lock = record.with_name(".sha256.lock")
+    with contextlib.suppress(OSError, ValueError), _alone(lock, record.name):
         hashes = {file.location: hashed, **_read_record()}
         with partial_directory(record.parent) as staging:
             partial = staging / record.name
@@ -188,22 +193,21 @@ def _record(file: Download, path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _locked(path: Path, tag: str | None = None) -> Iterator[None]:
-    """Lets one process at a time into the block.
+def _alone(file: Path, title: str) -> Iterator[None]:
+    """Lets one process at a time into the block; the others wait.
 
-    Some network disks have no locks: then none is taken. What is at stake is work done twice, and
-    the hash of a file that is recorded the next time.
+    Where no lock can be made, none is taken. What is at stake is work done twice, and the hash of a
+    file that is recorded the next time.
     """
-    lock = filelock.FileLock(path)
-    with contextlib.suppress(OSError, NotImplementedError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            lock.acquire(blocking=False)
-        except filelock.Timeout:
-            if tag is not None:
-                say(f"{tag}: waiting for another process, which downloads it")
-            lock.acquire()
-    try:
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            for attempt in itertools.count():
+                try:
+                    stack.enter_context(locked(file))
+                    break
+                except BusyError as error:
+                    if attempt == 0:
+                        say(f"{title}: waiting for {error}, which holds {file}")
+                    time.sleep(_PAUSE)
         yield
-    finally:
-        lock.release()

@@ -22,7 +22,7 @@ import keras_resnet
 from keras_resnet import feature_extractor
 from keras_resnet.images.decode import UnreadableImageError
 from keras_resnet.images.protocol import EvalProtocol, eval_transform
-from keras_resnet.jobs import embed as embedding
+from keras_resnet.jobs import embed as embedding, vector_files
 from keras_resnet.jobs.embed import embed, embed_to_file
 from keras_resnet.networks.features import pooled
 
@@ -249,6 +249,79 @@ def test_unreadable_images_are_left_out_and_listed(
         list(embed(tiny_model, images))
     report = embed_to_file(tiny_model, [cut, empty], tmp_path / "none.npz")
     assert read(report.output)[1].shape == (report.vectors, 24) == (0, 24)
+
+
+def killed(*arguments: object) -> None:
+    raise SystemExit
+
+
+@pytest.mark.filterwarnings("ignore:A process was killed")
+@pytest.mark.parametrize("at", ["x.npz.bad.csv", "x.npz", "removal"])
+@pytest.mark.parametrize("is_bad", [False, True])
+def test_killed_while_it_is_published_the_same_call_finishes_it(
+    is_bad: bool,
+    at: str,
+    tiny_model: keras.Model,
+    paths: list[Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    output, bad_file = tmp_path / "x.npz", tmp_path / "x.npz.bad.csv"
+    for name in ("bad.png", "worse.png"):
+        (tmp_path / name).touch()
+
+    def state() -> tuple[bytes | None, ...]:
+        return tuple(p.read_bytes() if p.exists() else None for p in (output, bad_file))
+
+    images = [*paths[:7], *([tmp_path / "bad.png"] if is_bad else [])]
+    embed_to_file(tiny_model, images, output)
+    new = state()
+    embed_to_file(tiny_model, [*paths[7:9], tmp_path / "worse.png"], output, overwrite=True)
+    old, replace = state(), Path.replace
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            Path, "replace", lambda p, to: killed() if p == tmp_path / at else replace(p, to)
+        )
+        if at == "removal":
+            patch.setattr(vector_files.UnfinishedVectors, "remove", killed)
+        with pytest.raises(SystemExit):
+            embed_to_file(tiny_model, images, output, overwrite=True)
+    left = state()
+    assert all(is_left in (None, was) for is_left, was in zip(left, old, strict=True)) or (
+        left == new
+    )
+    report = embed_to_file(tiny_model, images, output)
+    assert (report.resumed, report.vectors) == (len(images), 7)
+    assert state() == new
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_killed_when_all_was_published_other_images_are_refused(
+    tiny_model: keras.Model, paths: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "x.npz"
+    with monkeypatch.context() as patch:
+        patch.setattr(vector_files.UnfinishedVectors, "remove", killed)
+        with pytest.raises(SystemExit):
+            embed_to_file(tiny_model, paths[:4], output)
+    before = output.read_bytes()
+    with pytest.raises(FileExistsError, match="Pass --overwrite"):
+        embed_to_file(tiny_model, paths[:5], output)
+    assert output.read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["x.npz"]
+
+
+def test_what_took_the_place_of_the_output_is_not_replaced_unasked(
+    tiny_model: keras.Model, paths: list[Path], tmp_path: Path
+) -> None:
+    output = tmp_path / "x.npz"
+    with pytest.raises(SystemExit):
+        embed_to_file(tiny_model, paths, output, batch_size=8, progress=interrupt_after(8))
+    output.write_text("mine")
+    with pytest.raises(FileExistsError, match="Pass --overwrite"):
+        embed_to_file(tiny_model, paths, output, batch_size=8)
+    assert output.read_text() == "mine"
+    assert embed_to_file(tiny_model, paths, output, batch_size=8, overwrite=True).resumed == 8
 
 
 def test_bad_arguments_are_refused(

@@ -21,6 +21,7 @@ from keras_resnet.export.outputs import output_names
 from keras_resnet.export.servers import saved_model
 from keras_resnet.export.servers.kserve import SERVICE, TF_SERVING_VERSION, write_kserve
 from keras_resnet.export.servers.triton import Tensor, check_triton, interface_of, write_triton
+from keras_resnet.support.files import held
 
 
 @pytest.fixture(scope="module")
@@ -231,6 +232,13 @@ def test_bad_requests_are_refused(write: Any, artifacts: Path, tmp_path: Path) -
     write(artifact, "tiny", tmp_path, version=9, overwrite=True)
     found = sorted(path.parent.name for path in (tmp_path / "tiny").rglob("model.onnx"))
     assert found == ["9"]
+
+
+@pytest.mark.parametrize("write", [write_triton, write_kserve])
+def test_one_process_at_a_time_writes(write: Any, artifacts: Path, tmp_path: Path) -> None:
+    with held(tmp_path), pytest.raises(ValueError, match="one process at a time. Received: "):
+        write(artifacts / "model.onnx", "tiny", tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_kserve_refuses_what_kubernetes_does(artifacts: Path, tmp_path: Path) -> None:

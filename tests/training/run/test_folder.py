@@ -201,8 +201,10 @@ def test_a_full_disk_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.M
 def test_leftovers_of_killed_runs_are_removed(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     for parent in (tmp_path, folder.checkpoints_folder):
-        (parent / ".partial-x").mkdir(parents=True)
-        (parent / ".partial-x" / "file").touch()
+        leftover = parent / ".partial-abcd1234"
+        leftover.mkdir(parents=True)
+        for name in (".owner", "file"):
+            (leftover / name).touch()
     with folder.held():
         pass
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoints"]
