@@ -9,7 +9,7 @@ import numpy as np
 
 from keras_resnet.data.config import DataConfig
 from keras_resnet.data.sources.base import Source
-from keras_resnet.data.sources.load import load_data
+from keras_resnet.data.sources.load import load_part
 from keras_resnet.models.info import get_info
 from keras_resnet.models.input import ModelInput
 from keras_resnet.support.ahead import results_in_order
@@ -34,7 +34,7 @@ def labelled_images(
     inputs = ModelInput((None, *model.input_shape[1:]), get_info(model))
     source: Any = data
     if isinstance(data, str):
-        source = load_data(DataConfig(data, size=inputs.protocol.size))[1]
+        source = load_part(DataConfig(data, size=inputs.protocol.size), "validation")
     chosen = np.arange(len(source))
     if len(chosen) > images:
         chosen = np.sort(np.random.default_rng(seed).choice(chosen, images, replace=False))
