@@ -98,6 +98,12 @@ def read_text(path: Path) -> str:
         raise ValueError(f"Expected a text in UTF-8. Received: {path} ({error})") from error
 
 
+def delimiter_of(table: str) -> str:
+    """Which of comma, semicolon and tab is most often in the first line of a table."""
+    first = table.lstrip().partition("\n")[0]
+    return max(",;\t", key=first.count)
+
+
 def read_lines(path: Path) -> list[str]:
     """The lines of a text without spaces around them, and without empty ones at the end.
 
@@ -128,11 +134,11 @@ def _pairs_of_lines(lines: Sequence[str]) -> list[tuple[Any, str]]:
 
 
 def _pairs_of_table(text: str, path: Path) -> list[tuple[Any, str]]:
-    first = text.lstrip().partition("\n")[0]
-    delimiter = max(",;\t", key=first.count)
     rows = [
         [cell.strip() for cell in row]
-        for row in csv.reader(text.splitlines(), delimiter=delimiter, skipinitialspace=True)
+        for row in csv.reader(
+            text.splitlines(), delimiter=delimiter_of(text), skipinitialspace=True
+        )
         if any(map(str.strip, row))
     ]
     heading = [cell.lower() for cell in rows[0]] if rows else []
