@@ -118,6 +118,8 @@ def test_other_sources_are_known_by_what_they_have(root: Path, tmp_path: Path) -
     assert differences(*halves)
     sizes = [identity_of(load_data(f"synthetic:20x{side}x8")[0]) for side in (8, 9)]
     assert differences(*sizes)
+    # Runs from before sizes were told apart have this name.
+    assert sizes[0]["source"] == "synthetic (training)"
     parts = {"train": load_parts(f"folder:{root}").train}
     prepare(parts, tmp_path / "shards", seed=1, shards={"train": 3})
     before = identity_of(load_parts(f"tfrecord:{tmp_path}/shards").train)
