@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import itertools
 import os
@@ -110,7 +111,10 @@ def _check_no_parts(root: Path, others: Sequence[str], train: Path) -> None:
     """Refuses folders beside the parts that hold the classes of one; warns of all others."""
     classes = _folders_in(train)
     for name in others:
-        if classes and _folders_in(_classes_in(root / name)) == classes:
+        inner: list[str] = []
+        with contextlib.suppress(OSError):  # Nobody may read `lost+found`.
+            inner = _folders_in(_classes_in(root / name))
+        if inner and inner == classes:
             raise ValueError(
                 f"Expected usual names of parts, such as {', '.join(PARTS)}. Received: {root}, "
                 f"where {name} has the class folders of {train.relative_to(root)}. Rename it, or "
