@@ -96,10 +96,10 @@ def image_sets(
         images = calibration
     verification = None
     if images is not None:
-        verification = reader.read(images, "images", 1, VERIFICATION_IMAGES, labels)
+        verification = reader.read(images, "images", "validation", VERIFICATION_IMAGES, labels)
     calibrating = None
     if calibration is not None:
-        calibrating = reader.read(calibration, "calibration images", 0, CALIBRATION_IMAGES)
+        calibrating = reader.read(calibration, "calibration images", "train", CALIBRATION_IMAGES)
         if verification is None:
             held_out = np.arange(len(calibrating.images)) % 4 == 3
             verification = calibrating.part(held_out)
@@ -115,7 +115,7 @@ class _Reader:
     def __init__(self, shape: tuple[int | None, ...], info: ModelInfo, seed: int) -> None:
         self._shape, self._info, self._seed = shape, info, seed
 
-    def read(self, images: Any, what: str, part: int, count: int, labels: Any = None) -> ImageSet:
+    def read(self, images: Any, what: str, part: str, count: int, labels: Any = None) -> ImageSet:
         """Reads at most `count` images of an iterable, or of that part of a data source."""
         if _is_source(images):
             if labels is not None:
@@ -148,11 +148,11 @@ class _Reader:
             )
         return np.asarray(item)
 
-    def _of_source(self, data: str | DataConfig, part: int, count: int) -> ImageSet:
+    def _of_source(self, data: str | DataConfig, part: str, count: int) -> ImageSet:
         # Of everything in the package, this alone needs the readers of data sets here.
-        from keras_resnet.data import load_data
+        from keras_resnet.data import load_part
 
-        source = load_data(data)[part]
+        source = load_part(data, part)
         labels = _labels_for(source, self._info)
         chosen = balanced(source.labels, count, self._seed)
         take = ModelInput(self._shape, self._info)

@@ -56,19 +56,22 @@ def defaults_of_earlier(
         earlier: what was noted.
     """
     found: dict[str, Any] = {}
-    unknown = False
     for part in ("train_data", "validation_data"):
-        contents = {name: settings[part][name] for name in _CONTENTS if name in settings[part]}
         before = (earlier or {}).get(part)
-        unknown |= isinstance(before, Mapping) and not contents.keys() <= before.keys()
-        found[part] = contents
-    if unknown:
-        warnings.warn(
-            "The run is from before the contents of images were noted: whether they are the same "
-            "as then is not known",
-            stacklevel=3,
-        )
+        if isinstance(before, Mapping) and before.keys().isdisjoint(_CONTENTS):
+            found[part] = settings[part]
+    if found:
+        warn_of_unknown_contents()
     return found
+
+
+def warn_of_unknown_contents() -> None:
+    """Warns where work goes on that is from before `identity_of` noted contents."""
+    warnings.warn(
+        "The run is from before the contents of images were noted: whether they are the same as "
+        "then is not known",
+        stacklevel=4,
+    )
 
 
 def states_of(paths: Sequence[str | os.PathLike[str]]) -> list[str]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from keras_resnet.images.labels import dataset_classes
+from keras_resnet.images.labels import dataset_classes, indices_of
 from keras_resnet.support.checks import some_of
 
 
@@ -58,14 +58,14 @@ def columns_of(model: Classes, data: Classes, match_names: bool) -> np.ndarray |
     if best[1]:
         raise ValueError(
             f"Expected classes that the model has, by name. Received: {some_of(best[1])}, which "
-            f"are none of the model's {len(model)} ({some_of(model.names)})"
+            f"are none, or several, of the model's {len(model)} ({some_of(model.names)})"
         )
     return np.array(best[0])
 
 
 def _found(model: Sequence[str], data: Sequence[str]) -> tuple[list[int], list[str]]:
     """Indices of the data's classes among the model's, and the names that are not there."""
-    places = {name: index for index, name in enumerate(model)}
+    places = indices_of(model)
     return [places[name] for name in data if name in places], [x for x in data if x not in places]
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from keras_resnet.data.sources.imagenet_labels import validation_synsets
 from keras_resnet.evaluation.classes import Classes
+from keras_resnet.images.labels import indices_of
 from keras_resnet.support.checks import some_of
 from keras_resnet.support.json_text import load_json
 
@@ -57,10 +58,10 @@ class LabelFile:
             classes: what the indices, ids and names in the file are of.
 
         Raises:
-            ValueError: the file lacks an image, or names a class that there is not.
+            ValueError: the file lacks an image, or names a class that there is not, or by a name
+                that several have.
         """
-        index_of = dict(zip(classes.names, range(len(classes)), strict=True))
-        index_of.update(zip(classes.ids or (), range(len(classes)), strict=False))
+        index_of = {**indices_of(classes.names), **indices_of(classes.ids or ())}
         found: list[list[int]] = []
         for name, values in zip(names, self._values_of(names), strict=True):
             several = values if isinstance(values, list) else [values]
@@ -68,7 +69,7 @@ class LabelFile:
             for index, value in zip(indices, several, strict=True):
                 if type(index) is not int or not 0 <= index < len(classes):
                     raise ValueError(
-                        f"Expected classes among the {len(classes)} in {self._path}. Received: "
+                        f"Expected one of {len(classes)} classes in {self._path}. Received: "
                         f"{value!r} for {name}"
                     )
             found.append(indices)

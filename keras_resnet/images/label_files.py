@@ -5,6 +5,8 @@ from __future__ import annotations
 import codecs
 import csv
 import re
+import warnings
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,8 +34,9 @@ def read_class_names(path: Path) -> Classes:
     """Reads the names of classes, in the order of a model's outputs.
 
     Text is UTF-8, or UTF-16 with a byte order mark. Lines may be numbered from 0 or 1, all of them,
-    and are put into the order of the numbers; or begin with WordNet ids. Empty lines at the end are
-    passed over. Tables have these columns under usual headings or, without headings, a name, or a
+    and are put into the order of the numbers, unless two differ in nothing else; or begin with
+    WordNet ids. Empty lines at the end are passed over. Equal names are warned of unless there are
+    ids. Tables have these columns under usual headings or, without headings, a name, or a
     number or id before it. JSON is a list of names, an object of numbers and names in either order,
     or keras.applications' object of numbers and `[id, name]`.
 
@@ -45,7 +48,8 @@ def read_class_names(path: Path) -> Classes:
         those of ImageNet's classes.
 
     Raises:
-        ValueError: the file is none of these, a name is missing or there twice, or numbers are.
+        ValueError: the file is none of these, a name is missing, or a number or id is missing or
+            there twice.
         OSError: it cannot be read.
     """
     suffix = path.suffix.lower()
@@ -65,10 +69,17 @@ def read_class_names(path: Path) -> Classes:
     elif names and are_wordnet_ids(names):
         known, ids = names_and_ids(names)
         names = list(known)
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if not all(names) or twice or not names:
-        reason = f"{some_of(twice)} twice" if twice else "an empty name" if names else "none"
-        raise ValueError(f"Expected different names of classes. Received: {path}, with {reason}")
+    if not all(names) or not names:
+        reason = "an empty name" if names else "none"
+        raise ValueError(f"Expected names of classes. Received: {path}, with {reason}")
+    if twice := _repeated(ids or ()):
+        raise ValueError(f"Expected different ids. Received: {path}, with {some_of(twice)} twice")
+    if ids is None and (twice := _repeated(names)):
+        warnings.warn(
+            f"{path} has several classes of the same name, which nothing tells apart: "
+            f"{some_of(twice)}",
+            stacklevel=2,
+        )
     return tuple(names), ids
 
 
@@ -85,6 +96,12 @@ def read_text(path: Path) -> str:
         return data.decode("utf-16" if wide else "utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"Expected a text in UTF-8. Received: {path} ({error})") from error
+
+
+def delimiter_of(table: str) -> str:
+    """Which of comma, semicolon and tab is most often in the first line of a table."""
+    first = table.lstrip().partition("\n")[0]
+    return max(",;\t", key=first.count)
 
 
 def read_lines(path: Path) -> list[str]:
@@ -108,18 +125,20 @@ def read_lines(path: Path) -> list[str]:
 def _pairs_of_lines(lines: Sequence[str]) -> list[tuple[Any, str]]:
     matches = [_KEYED.fullmatch(line) for line in lines]
     keys = [match[1] for match in matches if match]
-    # Otherwise numbers belong to the names, as in `3 doors` and `5 doors`.
-    if len(keys) == len(lines) and (_count(keys) or are_wordnet_ids(keys)):
+    names = [match[2] for match in matches if match]
+    # Otherwise numbers belong to the names: `3 doors` and `5 doors`, or `1 Euro` and `2 Euro`.
+    numbered = _count(keys) and not _repeated(names)
+    if len(keys) == len(lines) and (numbered or are_wordnet_ids(keys)):
         return [(match[1], match[2].strip()) for match in matches if match]
     return [(None, line) for line in lines]
 
 
 def _pairs_of_table(text: str, path: Path) -> list[tuple[Any, str]]:
-    first = text.lstrip().partition("\n")[0]
-    delimiter = max(",;\t", key=first.count)
     rows = [
         [cell.strip() for cell in row]
-        for row in csv.reader(text.splitlines(), delimiter=delimiter, skipinitialspace=True)
+        for row in csv.reader(
+            text.splitlines(), delimiter=delimiter_of(text), skipinitialspace=True
+        )
         if any(map(str.strip, row))
     ]
     heading = [cell.lower() for cell in rows[0]] if rows else []
@@ -163,6 +182,10 @@ def _in_order(keys: Sequence[str], values: Sequence[Any], path: Path) -> list[An
             f"{some_of([str(key) for key in keys])}"
         )
     return [values[index] for index in sorted(range(len(keys)), key=lambda at: int(keys[at]))]
+
+
+def _repeated(names: Sequence[str]) -> list[str]:
+    return sorted(name for name, count in Counter(names).items() if count > 1)
 
 
 def _count(keys: Sequence[str]) -> bool:

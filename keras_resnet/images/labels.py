@@ -7,6 +7,7 @@ import importlib.resources
 import itertools
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -68,6 +69,12 @@ def names_and_ids(classes: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, .
 def are_wordnet_ids(names: Sequence[str]) -> bool:
     """Whether all of these are WordNet ids of nouns, such as `n01440764`."""
     return all(_WORDNET_ID.fullmatch(name) for name in names)
+
+
+def indices_of(names: Sequence[str]) -> dict[str, int]:
+    """The index of every name but of those that several classes have, which tell none of them."""
+    counts = Counter(names)
+    return {name: index for index, name in enumerate(names) if counts[name] == 1}
 
 
 def alike_names(names: Iterable[str]) -> list[tuple[str, ...]]:

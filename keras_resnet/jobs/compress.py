@@ -24,7 +24,7 @@ from keras_resnet.compression import (
 from keras_resnet.compression.pruning import prunable
 from keras_resnet.compression.rebuild import kernels
 from keras_resnet.data import DataConfig, Source, load_data
-from keras_resnet.data.identity import identity_of
+from keras_resnet.data.identity import identity_of, warn_of_unknown_contents
 from keras_resnet.export import export, load_runner
 from keras_resnet.export.images import ImageSet, image_sets
 from keras_resnet.export.options import ExportOptions
@@ -120,9 +120,7 @@ def compress(
         pass
     images, folder = (calibration, held_out), RunFolder(out_dir)
     with folder.held(), partial_directory(out_dir) as staging:
-        settings = _settings(model, sources, options, seed)
-        defaults = {"options": dataclasses.asdict(CompressionOptions())}
-        folder.claim(settings, "compression", defaults, replaces=True, others=_RESULTS)
+        _claim(folder, _settings(model, sources, options, seed), config)
         # A network that has no artifacts is refused now, too.
         say("Exporting the network before")
         rows = _exported(model, staging, "before", options, images, None, timing)
@@ -211,6 +209,18 @@ def _settings(
         "options": dataclasses.asdict(options),
         "seed": seed,
     }
+
+
+def _claim(folder: RunFolder, settings: dict[str, Any], data: DataConfig) -> None:
+    """Makes sure that the folder holds this compression, or nothing."""
+    earlier = {"data": data.source, "validation_fraction": data.validation_fraction}
+    # From before the contents of images were noted.
+    if earlier.keys() <= (folder.read_config() or {}).keys():
+        own = {name: value for name, value in settings.items() if not name.endswith("_data")}
+        settings = {**own, **earlier}
+        warn_of_unknown_contents()
+    defaults = {"options": dataclasses.asdict(CompressionOptions())}
+    folder.claim(settings, "compression", defaults, replaces=True, others=_RESULTS)
 
 
 def _check_agreement(outcome: CompressionReport, images: int) -> None:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import pytest
 
 from keras_resnet import ResNetConfig, build
 from keras_resnet.data import DataConfig, LabeledImages, identity, load_data
-from keras_resnet.data.identity import identity_of, states_of
+from keras_resnet.data.identity import defaults_of_earlier, identity_of, states_of
 from keras_resnet.data.shards.prepare import WORK_DIRECTORY, prepare
 from keras_resnet.data.sources import Subset
 from keras_resnet.data.sources.load import load_parts
@@ -116,6 +118,8 @@ def test_other_sources_are_known_by_what_they_have(root: Path, tmp_path: Path) -
     assert differences(*halves)
     sizes = [identity_of(load_data(f"synthetic:20x{side}x8")[0]) for side in (8, 9)]
     assert differences(*sizes)
+    # Runs from before sizes were told apart have this name.
+    assert sizes[0]["source"] == "synthetic (training)"
     parts = {"train": load_parts(f"folder:{root}").train}
     prepare(parts, tmp_path / "shards", seed=1, shards={"train": 3})
     before = identity_of(load_parts(f"tfrecord:{tmp_path}/shards").train)
@@ -179,6 +183,54 @@ def test_neither_fine_tuning_nor_compression_goes_on_with_changed_data(
     for work in (tune, squeeze):
         with pytest.raises(ResumeError, match=r"_data.files.cat: .*_data.files.dog: "):
             work()
+
+
+def test_a_class_more_is_another_run_for_those_that_noted_contents(root: Path) -> None:
+    before = identity_of(load_parts(f"folder:{root}").train)
+    fill(root, {"fox/1.png": 3})
+    now = identity_of(load_parts(f"folder:{root}").train)
+    settings = {"train_data": now, "validation_data": now}
+    # Those of validation are known, those of training are not.
+    earlier = {"train_data": {"source": now["source"]}, "validation_data": before}
+    with pytest.warns(UserWarning, match="from before the contents of images were noted"):
+        defaults = defaults_of_earlier(settings, earlier)
+    changed = {line.split(": ")[0] for line in differences(earlier, settings, defaults)}
+    assert {name for name in changed if name.startswith("validation_data.files")} == {
+        "validation_data.files.fox"
+    }
+    assert not any(name.startswith("train_data") for name in changed)
+
+
+def test_a_compression_of_before_contents_were_noted_goes_on(
+    root: Path, tmp_path: Path, tiny_config: ResNetConfig, begun: None
+) -> None:
+    def squeeze(fraction: float = 0.25) -> None:
+        keywords: Any = {"recipe": RECIPE, "say": unsaid, "validation_fraction": fraction}
+        options = CompressionOptions(("prune",))
+        compress(tiny(tiny_config), f"folder:{root}", folder, options, **keywords)
+
+    folder = tmp_path / "small"
+    keras.utils.set_random_seed(0)
+    with pytest.raises(SystemExit):
+        squeeze()
+    config = json.loads((folder / "config.json").read_text())
+    for name in ("format", "train_data", "validation_data"):
+        del config[name]
+    earlier = {**config, "data": f"folder:{root}", "validation_fraction": 0.25}
+    (folder / "config.json").write_text(json.dumps(earlier))
+    (folder / "model.keras").touch()
+    keras.utils.set_random_seed(0)
+    with (
+        pytest.warns(UserWarning, match="from before the contents of images were noted"),
+        pytest.raises(SystemExit),
+    ):
+        squeeze()
+    keras.utils.set_random_seed(0)
+    with (
+        pytest.warns(UserWarning, match="from before the contents of images were noted"),
+        pytest.raises(ResumeError, match=r"validation_fraction: 0.25 in the run, now 0.2\. Go"),
+    ):
+        squeeze(0.2)
 
 
 @pytest.mark.parametrize("change", CHANGES)

@@ -18,6 +18,7 @@ from keras_resnet.evaluation import (
     save_predictions,
 )
 from keras_resnet.evaluation.classes import Classes, columns_of
+from keras_resnet.evaluation.label_file import LabelFile
 
 from ..conftest import randomize
 
@@ -170,6 +171,17 @@ def test_classes_have_to_be_the_same_or_are_matched_by_name() -> None:
     numbers = columns_of(model, Classes(3, ["0", "1", "2"]), True)
     assert numbers is not None
     assert numbers.tolist() == [0, 1, 2]
+
+
+def test_a_name_of_several_classes_is_none_of_them(tmp_path: Path) -> None:
+    classes = Classes(3, ["crane", "eel", "crane"], ["n02012849", "n01440764", "n03126707"])
+    with pytest.raises(ValueError, match="Received: crane, which are none, or several, of"):
+        columns_of(classes, Classes(2, ["crane", "eel"]), True)
+    (tmp_path / "real.json").write_text(json.dumps({"1.png": "n02012849", "2.png": "crane"}))
+    labels = LabelFile(tmp_path / "real.json")
+    assert labels.right_classes(["1.png"], classes) == [[0]]
+    with pytest.raises(ValueError, match="one of 3 classes in .*: 'crane' for 2.png"):
+        labels.right_classes(["2.png"], classes)
 
 
 def test_classes_that_the_data_lacks_are_left_out_of_the_answers(

@@ -77,7 +77,9 @@ def test_ids_alone_get_imagenets_names(tmp_path: Path) -> None:
     assert read_class_names(path) == (("goldfish", "tench"), ("n01443537", "n01440764"))
 
 
-@pytest.mark.parametrize("lines", ["0\n1\n2\n", "3 doors\n5 doors\n", "2010 Audi\n2011 Audi\n"])
+@pytest.mark.parametrize(
+    "lines", ["0\n1\n2\n", "3 doors\n5 doors\n", "2010 Audi\n2011 Audi\n", "1 Euro\n2 Euro\n"]
+)
 def test_numbers_that_do_not_count_belong_to_the_names(tmp_path: Path, lines: str) -> None:
     assert read_class_names(written(tmp_path, "x.txt", lines))[0] == tuple(lines.splitlines())
 
@@ -89,7 +91,7 @@ def test_numbers_that_do_not_count_belong_to_the_names(tmp_path: Path, lines: st
         ("x.json", "[]", "with none$"),
         ("x.csv", "", "with none$"),
         ("x.txt", "cat\n\ndog\n", "no empty line before the end. .*x.txt, where line 2 is empty$"),
-        ("x.txt", "cat\ndog\ncat\n", "different names .*with cat twice$"),
+        ("x.txt", f"{IDS[0]} cat\n{IDS[0]} cat\n", f"different ids. .*with {IDS[0]} twice$"),
         ("x.json", '["cat", ""]', "with an empty name$"),
         ("x.csv", "id,name\n3,cat\n7,dog\n", "numbered from 0 or 1. .* with the numbers 3, 7$"),
         ("x.json", '{"0": "cat", "2": "dog"}', "numbered from 0 or 1. .* with the numbers 0, 2$"),
@@ -109,6 +111,17 @@ def test_what_is_no_list_of_names_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         read_class_names(written(tmp_path, name, content))
+
+
+def test_equal_names_are_told_apart_by_ids_or_warned_of(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    names = ("crane", "maillot", "crane")
+    pairs = dict(enumerate(zip(IDS, names, strict=True)))
+    assert read_class_names(written(tmp_path, "x.json", json.dumps(pairs))) == (names, IDS)
+    assert not recwarn
+    with pytest.warns(UserWarning, match="x.txt has several classes of the same name, .*: crane$"):
+        assert read_class_names(written(tmp_path, "x.txt", "\n".join(names))) == (names, None)
 
 
 def test_lines_count_whatever_ends_them(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
+from keras_resnet.images.labels import indices_of
 from keras_resnet.models.info import get_info
 from keras_resnet.models.outputs import class_probabilities
 from keras_resnet.networks.features import level_layers
@@ -241,11 +242,10 @@ def explained_classes(
     answers = _answers(model, pixels)
     if class_index is None:
         return answers.argmax(axis=1), answers
-    names = get_info(model).class_names or ()
-    index = names.index(class_index) if class_index in names else class_index
+    index = indices_of(get_info(model).class_names or ()).get(class_index, class_index)
     if not is_integer(index, 0) or int(index) >= answers.shape[1]:
         raise ValueError(
-            f"Expected `class_index` to be an index below {answers.shape[1]} or the name of a "
+            f"Expected `class_index` to be an index below {answers.shape[1]} or the name of one "
             f"class. Received: {class_index!r}"
         )
     return np.full(len(pixels), int(index)), answers

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import csv
+import io
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -13,6 +14,7 @@ import numpy as np
 
 from keras_resnet.data.sources.folder import ImageFiles
 from keras_resnet.data.sources.parts import PARTS, Parts, open_parts, part_of
+from keras_resnet.images.label_files import delimiter_of, read_text
 
 _INTEGER = re.compile(r"[+-]?[0-9]+")
 
@@ -31,8 +33,8 @@ def load_csv(path: str) -> Parts:
     are ignored. A listed file may be missing: reading it raises an OSError.
 
     Args:
-        path: of the CSV file, UTF-8 with or without a byte order mark. Paths in it are relative to
-            its directory.
+        path: of the CSV file, as of `read_text`, with commas, semicolons or tabs between fields.
+            Paths in it are relative to its directory.
 
     Raises:
         ValueError: there is no such file, it is no such CSV file, a row is incomplete, or no listed
@@ -69,19 +71,19 @@ def load_csv(path: str) -> Parts:
 
 def _read(file: Path) -> Iterator[_Row]:
     try:
-        with file.open(encoding="utf-8-sig", newline="") as lines:
-            yield from _rows(lines, file)
+        yield from _rows(read_text(file), file)
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
         raise ValueError(f"Expected a CSV file. Received: {file} ({error.strerror})") from error
     except OSError as error:
         message = f"Expected a CSV file that can be read. Received: {file} ({error.strerror})"
         raise OSError(message) from error
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"Expected a CSV file in UTF-8. Received: {file} ({error})") from error
+    except csv.Error as error:
+        raise ValueError(f"Expected a CSV file. Received: {file} ({error})") from error
 
 
-def _rows(lines: Iterable[str], file: Path) -> Iterator[_Row]:
-    reader = csv.DictReader(lines, skipinitialspace=True)
+def _rows(text: str, file: Path) -> Iterator[_Row]:
+    lines, delimiter = io.StringIO(text, newline=""), delimiter_of(text)
+    reader = csv.DictReader(lines, delimiter=delimiter, skipinitialspace=True)
     columns = [column.strip() for column in reader.fieldnames or ()]
     reader.fieldnames = columns
     missing = [f"`{column}`" for column in ("path", "label") if column not in columns]
@@ -95,7 +97,8 @@ def _rows(lines: Iterable[str], file: Path) -> Iterator[_Row]:
         if None in row:
             raise ValueError(
                 f"Expected {len(columns)} fields in every row, as in the header. Received: "
-                f"{len(columns) + len(row[None])} in {where}. Put fields with commas into quotes"
+                f"{len(columns) + len(row[None])} in {where}. Put fields with {delimiter!r} into "
+                "quotes"
             )
         path, label = row["path"] or "", (row["label"] or "").strip()
         for column, value in (("path", path), ("label", label)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import itertools
 import os
@@ -15,7 +16,14 @@ from pathlib import Path
 import numpy as np
 
 from keras_resnet.data.sources.base import Record
-from keras_resnet.data.sources.parts import Parts, named_parts, open_parts, part_of
+from keras_resnet.data.sources.parts import (
+    PARTS,
+    Parts,
+    named_parts,
+    open_parts,
+    part_of,
+    warn_of_left_out,
+)
 from keras_resnet.images.decode import SUFFIXES
 from keras_resnet.images.labels import alike_names, names_and_ids
 from keras_resnet.support.checks import some_of
@@ -64,7 +72,8 @@ def load_folder(path: str) -> Parts:
 
     Raises:
         ValueError: there is no such directory, it has no class folders, one of them has no images
-            or seems to be no class, two have the same ones, or the parts have different classes.
+            or seems to be no class, two have the same ones, the parts have different classes, or
+            a folder beside them has their classes, too.
         OSError: a directory cannot be read.
     """
     root = Path(path)
@@ -84,13 +93,34 @@ def _parts_in(root: Path, deeper: bool = True) -> dict[str, Path]:
     # Beside other folders, one called so may be a class.
     if None in found and not ("train" in found and len(found) > 2):
         return {}
-    parts = {part: root / name for part, name in named_parts(folders, str(root)).items()}
-    for part, folder in parts.items():
-        # As in `seg_train/seg_train`.
-        inner = _folders_in(folder)
-        if len(inner) == 1 and part_of(inner[0]) == part:
-            parts[part] = folder / inner[0]
+    named = named_parts(folders, str(root))
+    parts = {part: _classes_in(root / name) for part, name in named.items()}
+    if None in found:
+        _check_no_parts(root, [name for name in folders if part_of(name) is None], parts["train"])
     return parts
+
+
+def _classes_in(folder: Path) -> Path:
+    """Where the class folders of a part are: in it, or deeper as in `seg_train/seg_train`."""
+    inner = _folders_in(folder)
+    same = len(inner) == 1 and part_of(inner[0]) == part_of(folder.name)
+    return folder / inner[0] if same else folder
+
+
+def _check_no_parts(root: Path, others: Sequence[str], train: Path) -> None:
+    """Refuses folders beside the parts that hold the classes of one; warns of all others."""
+    classes = _folders_in(train)
+    for name in others:
+        inner: list[str] = []
+        with contextlib.suppress(OSError):  # Nobody may read `lost+found`.
+            inner = _folders_in(_classes_in(root / name))
+        if inner and inner == classes:
+            raise ValueError(
+                f"Expected usual names of parts, such as {', '.join(PARTS)}. Received: {root}, "
+                f"where {name} has the class folders of {train.relative_to(root)}. Rename it, or "
+                "move it elsewhere"
+            )
+    warn_of_left_out(others, f"folder:{root}")
 
 
 def _part(folder: Path, train: Path | None) -> ImageFiles:

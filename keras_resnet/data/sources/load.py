@@ -67,44 +67,54 @@ def load_data(config: DataConfig | str, say: Say = unsaid) -> tuple[Source, Sour
         say: is told if the training part is divided.
 
     Raises:
-        ValueError: there is no such source, it is not as it should be, has a test part alone, or a
+        ValueError: there is no such source, it is not as it should be, has no training part, or a
             class is too small to be divided.
         OSError: it cannot be read.
     """
     if isinstance(config, str):
         config = DataConfig(config)
-    train, validation, test = load_parts(config)
+    return _for_training(load_parts(config), config, say)
+
+
+def _for_training(parts: Parts, config: DataConfig, say: Say = unsaid) -> tuple[Source, Source]:
+    train, validation, test = parts
+    if not len(train):
+        others = [name for name, part in zip(PARTS, parts, strict=True) if part is not None][1:]
+        raise ValueError(
+            f"Expected images to train on. Received: {config.source}, which has a "
+            f"{' and a '.join(others)} part alone"
+        )
     if validation is not None:
         return train, validation
-    if test is not None and not len(train):
-        raise ValueError(
-            f"Expected images to train on or to choose by. Received: {config.source}, which has a "
-            "test part alone"
-        )
-    parts = stratified_split(train, config.validation_fraction, config.split_seed)
+    divided = stratified_split(train, config.validation_fraction, config.split_seed)
     say(
-        f"{train.name} has no validation part: {len(parts[1]):,} of its {len(train):,} images, "
+        f"{train.name} has no validation part: {len(divided[1]):,} of its {len(train):,} images, "
         f"{config.validation_fraction:.0%} of every class, are put aside for validation."
         + (" Its test part is not read." if test else "")
     )
-    return parts
+    return divided
 
 
 def load_part(config: DataConfig | str, part: str) -> Source:
     """Opens one part of a source: `"train"`, `"validation"`, both as of `load_data`, or `"test"`.
 
     Raises:
-        ValueError: the source has no test part, or as for `load_data`.
+        ValueError: the source has no such part, or as for `load_data`.
         OSError: it cannot be read.
     """
     check_choice("part", part, PARTS)
+    if isinstance(config, str):
+        config = DataConfig(config)
+    found = load_parts(config)
+    if part == "validation" and found.validation is not None:
+        return found.validation
     if part != "test":
-        return load_data(config)[PARTS.index(part)]
-    test = load_parts(config).test
-    if test is None:
-        source = config if isinstance(config, str) else config.source
-        raise ValueError(f"Expected a source with a test part. Received: {source}, without one")
-    return test()
+        return _for_training(found, config)[PARTS.index(part)]
+    if found.test is None:
+        raise ValueError(
+            f"Expected a source with a test part. Received: {config.source}, without one"
+        )
+    return found.test()
 
 
 def load_every_part(config: DataConfig | str) -> dict[str, Source]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 import numpy as np
 
 from keras_resnet.data.sources.base import Source, Subset
+from keras_resnet.support.checks import some_of
 
 #: Names of the parts, in their order.
 PARTS = ("train", "validation", "test")
@@ -17,8 +19,8 @@ PARTS = ("train", "validation", "test")
 _USUAL = re.compile(
     r"(?:seg)?[\W\d_]*"
     r"(?:(?P<train>train(?:ing)?)"
-    r"|(?P<validation>val(?:id(?:ation)?)?|dev(?:elopment)?|eval(?:uation)?)"
-    r"|(?P<test>test(?:ing)?))"
+    r"|(?P<validation>val(?:id(?:at(?:e|ion))?)?|dev(?:elopment)?|eval(?:uation)?)"
+    r"|(?P<test>test(?:s|ing)?|hold[-_ ]?out))"
     r"[\W\d_]*(?:set|data|dataset|images?|split)?[\W\d_]*",
     re.IGNORECASE,
 )
@@ -40,7 +42,7 @@ class Parts(NamedTuple):
 
 
 def part_of(name: str) -> str | None:
-    """Which of `PARTS` a usual name stands for: `valid`, `dev` and `eval` for `validation`."""
+    """Which of `PARTS` a usual name stands for, such as `valid` and `dev` for `validation`."""
     match = _USUAL.fullmatch(name)
     return match and match.lastgroup
 
@@ -60,6 +62,16 @@ def named_parts(names: Iterable[str], where: str) -> dict[str, str]:
                 f"{name}. Rename or remove one of them"
             )
     return {part: found[part] for part in PARTS if part in found}
+
+
+def warn_of_left_out(names: Iterable[str], where: str) -> None:
+    """Warns that these, in `where`, are not read, if there are any, as their names tell no part."""
+    if names := list(names):
+        warnings.warn(
+            f"Left out of {where}: {some_of(names)}. By their names they belong to none of the "
+            f"parts {', '.join(PARTS)}; rename them if they do",
+            stacklevel=2,
+        )
 
 
 def open_parts(openers: Mapping[str, Callable[[], Source]]) -> Parts:

@@ -70,7 +70,8 @@ class SyntheticImages:
         return Record(self._pool[place % POOL_SIZE], place % len(SYNTHETIC_CLASSES))
 
     def name_of(self, index: int) -> str:
-        return f"{self.name}: image {index}"
+        # Images of another size are others.
+        return f"{self.name}: image {index}, {self.height}x{self.width}"
 
 
 def load_synthetic(argument: str, size: int) -> tuple[SyntheticImages, SyntheticImages]:
@@ -91,10 +92,9 @@ def load_synthetic(argument: str, size: int) -> tuple[SyntheticImages, Synthetic
             "Expected synthetic:COUNT or synthetic:COUNTxHEIGHTxWIDTH, with a count of at least 1 "
             f"and sides of 1 to {_LONGEST} pixels. Received: synthetic:{argument}"
         )
-    name = f"synthetic:{count}x{height}x{width}"
     return (
-        SyntheticImages(count, height, width, 0, f"{name} (training)"),
-        SyntheticImages(-(-count // 10), height, width, 1, f"{name} (validation)"),
+        SyntheticImages(count, height, width, 0, "synthetic (training)"),
+        SyntheticImages(-(-count // 10), height, width, 1, "synthetic (validation)"),
     )
 
 

@@ -13,7 +13,13 @@ import numpy as np
 
 from keras_resnet.data.shards.random_access import TFRecordFiles
 from keras_resnet.data.sources.base import Record
-from keras_resnet.data.sources.parts import PARTS, Parts, named_parts, open_parts
+from keras_resnet.data.sources.parts import (
+    PARTS,
+    Parts,
+    named_parts,
+    open_parts,
+    warn_of_left_out,
+)
 from keras_resnet.images.labels import names_and_ids
 
 
@@ -86,8 +92,8 @@ def load_tfds(name: str) -> Parts:
 
     It is looked for, and prepared, in the directory of the environment variable `TFDS_DATA_DIR`, or
     in `~/tensorflow_datasets`. Its splits are the parts that they are called by (`part_of`), others
-    are left out. Classes are in the data set's own order; where it names them by WordNet ids, these
-    are the ids, and ImageNet's names the names.
+    are left out, with a warning. Classes are in the data set's own order; where it names them by
+    WordNet ids, these are the ids, and ImageNet's names the names.
 
     Args:
         name: as `tfds.builder` takes it, such as `cifar10` or `imagenet2012` or
@@ -118,6 +124,7 @@ def load_tfds(name: str) -> Parts:
             f"Expected a data set with splits such as {', '.join(PARTS)}. Received: tfds:{name}, "
             f"with {', '.join(splits)}"
         )
+    warn_of_left_out((name for name in splits if name not in parts.values()), f"tfds:{name}")
 
     def part(split: str) -> TfdsImages:
         info = builder.info.splits.get(split)

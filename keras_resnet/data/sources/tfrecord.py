@@ -16,7 +16,7 @@ from keras_resnet.data.shards.dataset import DATASET_FILE, PreparedDataset, read
 from keras_resnet.data.shards.example import ClassFeatures, read_example
 from keras_resnet.data.shards.random_access import TFRecordFiles
 from keras_resnet.data.sources.base import Record
-from keras_resnet.data.sources.parts import PARTS, Parts, open_parts, part_of
+from keras_resnet.data.sources.parts import PARTS, Parts, open_parts, part_of, warn_of_left_out
 from keras_resnet.data.sources.tfrecord_classes import Classes, classes_of, read_class_features
 from keras_resnet.support.checks import some_of
 from keras_resnet.support.files import is_being_replaced
@@ -91,14 +91,14 @@ def load_tfrecord(pattern: str) -> Parts:
         pattern: a directory, or a pattern of files with `*`, `?`, `[…]` and `**`. The first usual
             name of a part (`part_of`) among the words of its name says of which part a file is; or,
             of files in several folders, of its folder's name. If no file is of a part, all are
-            training; otherwise those of no part are left out.
+            training; otherwise those of no part are left out, with a warning.
 
     Raises:
         ValueError: there are no such files, some of them are missing, damaged or of another size
             than noted beside them, or features are missing.
         OSError: a file cannot be read.
     """
-    parts = _divided(_found(pattern))
+    parts = _divided(_found(pattern), pattern)
     every = [path for paths in parts.values() for path in paths]
     _check_complete(every)
     dataset = _dataset_of(every)
@@ -169,7 +169,7 @@ def _found(pattern: str) -> list[Path]:
     return files
 
 
-def _divided(files: list[Path]) -> dict[str, list[Path]]:
+def _divided(files: list[Path], pattern: str) -> dict[str, list[Path]]:
     """The files of each part that there is, in the order of `PARTS`."""
     several = len({path.parent for path in files}) > 1
     named = [
@@ -177,7 +177,10 @@ def _divided(files: list[Path]) -> dict[str, list[Path]]:
         for path in files
     ]
     parts = {part: [path for own, path in named if own == part] for part in PARTS}
-    return {part: paths for part, paths in parts.items() if paths} or {"train": files}
+    if not any(parts.values()):
+        return {"train": files}
+    warn_of_left_out((path.name for own, path in named if own is None), f"tfrecord:{pattern}")
+    return {part: paths for part, paths in parts.items() if paths}
 
 
 def _part_of(name: str) -> str | None:

@@ -270,7 +270,7 @@ def test_the_command_prints_a_table_and_a_sentence(command_in_process: Any) -> N
         "reading",
         "decoding",
     ]
-    assert "Batches of 20 images: synthetic:20x32x32 (training) has no more." in lines
+    assert "Batches of 20 images: synthetic (training) has no more." in lines
     assert "takes most of the time per image; the data comes at" in lines[-1]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from keras_resnet.cli import inputs
 from keras_resnet.data.config import DataConfig
 from keras_resnet.data.shards.prepare import prepare
-from keras_resnet.data.sources import Source, load_data, load_part
+from keras_resnet.data.sources import Source, folder as folder_module, load_data, load_part
 from keras_resnet.data.sources.load import load_every_part, load_parts
 from keras_resnet.data.sources.parts import part_of
 
@@ -23,8 +24,11 @@ from .test_tfrecord import numbered, write
     ("part", "names"),
     [
         ("train", "train Train TRAINING training_set seg_train train2017 trainset train-images"),
-        ("validation", "validation val Valid dev eval val_set EVALUATION development valset"),
-        ("test", "test Test testing test_set TEST-1 seg_test testData"),
+        (
+            "validation",
+            "validation val Valid dev eval val_set EVALUATION validate validation_set valset",
+        ),
+        ("test", "test Test tests testing test_set TEST-1 holdout hold-out seg_test testData"),
         (None, "trains trainer cat invalid testament evaluator prevalid plane seg_pred 2017"),
     ],
 )
@@ -167,6 +171,45 @@ def test_prepared_shards_keep_the_test_part(tmp_path: Path) -> None:
     shards = f"tfrecord:{tmp_path}/shards"
     assert [len(part) for part in load_data(shards)] == [12, 6]
     assert len(load_part(shards, "test")) == 4
+
+
+def test_what_is_of_no_part_is_not_left_out_in_silence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = parts(tmp_path, train=5, validate=3, test=2)
+    assert [len(part) for part in load_data(source)] == [10, 6]
+    fill(tmp_path, {"extra/c/1.png": 1, "seg_pred/1.png": 2})
+    with pytest.warns(UserWarning, match=f"^Left out of {source}: extra, seg_pred. By their names"):
+        assert [len(part) for part in load_data(source)] == [10, 6]
+    read = folder_module._entries
+
+    def denied(directory: str) -> Any:
+        if directory.endswith("/extra"):
+            raise PermissionError(directory)
+        return read(directory)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(folder_module, "_entries", denied)
+        with pytest.warns(UserWarning, match="extra, seg_pred"):
+            load_data(source)
+    for folder in ("fold9", "fold9__fold9"):
+        source = parts(tmp_path, train__train=5, test=2, **{folder: 3})
+        with pytest.raises(ValueError, match=r"where fold9 has the class folders of train/train\."):
+            load_data(source)
+    records = tmp_path / "records"
+    records.mkdir()
+    for name in ("train-0", "validate-0", "other-0"):
+        write(records / name, *[numbered(label) for label in (0, 1)] * 2)
+    with pytest.warns(UserWarning, match=f"^Left out of tfrecord:{records}: other-0. By their"):
+        assert [len(part) for part in load_data(f"tfrecord:{records}")] == [4, 4]
+
+
+def test_a_validation_part_alone_is_for_evaluation(tmp_path: Path) -> None:
+    source = parts(tmp_path, validate=4)
+    assert len(load_part(source, "validation")) == 8
+    for received in (load_data, lambda source: load_part(source, "train")):
+        with pytest.raises(ValueError, match="to train on. .*, which has a validation part alone$"):
+            received(source)
 
 
 def test_two_names_for_one_part_are_refused(tmp_path: Path) -> None:

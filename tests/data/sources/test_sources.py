@@ -323,19 +323,21 @@ def listed(tmp_path: Path, text: str, encoding: str = "utf-8") -> str:
     return f"csv:{tmp_path}/list.csv"
 
 
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
-def test_csv_lists_images_of_both_parts(tmp_path: Path, encoding: str) -> None:
-    absolute = fill(tmp_path / "else, where", {"ä.png": 9}) / "ä.png"
-    source = listed(
-        tmp_path,
+@pytest.mark.parametrize(
+    ("encoding", "delimiter"), [("utf-8", ","), ("utf-8-sig", ";"), ("utf-16", "\t")]
+)
+def test_csv_lists_images_of_both_parts(tmp_path: Path, encoding: str, delimiter: str) -> None:
+    absolute = fill(tmp_path / f"else{delimiter} where", {"ä.png": 9}) / "ä.png"
+    text = (
         "path, label, split, taken\n"
         "3.png,öl,train,monday\n"
-        f'"{absolute}",bee,validation,\n'
+        "ABSOLUTE,bee,validation,\n"
         "gone.png,ant,dev,\n\n"
         "1.png, bee ,train,\n"
-        "2.png,ant,val,\n",
-        encoding,
+        "2.png,ant,val,\n"
     )
+    text = text.replace(",", delimiter).replace("ABSOLUTE", f'"{absolute}"')
+    source = listed(tmp_path, text, encoding)
     train, validation = load_data(source)
     assert train.class_names == validation.class_names == ("ant", "bee", "öl")
     assert seen(train) == [(picture(3), 2), (picture(1), 1)]
@@ -396,9 +398,9 @@ def test_csv_that_is_none_or_cannot_be_read(
         load_data(f"csv:{tmp_path}/x.csv")
     with pytest.raises(ValueError, match=r"Received: .* \(Is a directory\)"):
         load_data(f"csv:{tmp_path}")
-    with pytest.raises(ValueError, match="Expected a CSV file in UTF-8. Received: .*can't decode"):
+    with pytest.raises(ValueError, match="Expected a text in UTF-8. Received: .*can't decode"):
         load_data(listed(tmp_path, "path,label\n0.png,ö\n", "latin1"))
-    deny(monkeypatch, Path, "open")
+    deny(monkeypatch, Path, "read_bytes")
     with pytest.raises(OSError, match=r"that can be read. Received: .* \(Permission denied\)"):
         load_data(f"csv:{tmp_path}/list.csv")
 

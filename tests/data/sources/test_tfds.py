@@ -40,6 +40,7 @@ class KerasResnetToys(tfds.core.GeneratorBasedBuilder):
             "grey",
             "files",
             "train_only",
+            "shares",
             "test_only",
             "with_test",
             "two_images",
@@ -89,6 +90,8 @@ class KerasResnetToys(tfds.core.GeneratorBasedBuilder):
         splits = {"train": range(6), "validation": range(100, 104)}
         if self.own == "with_test":
             splits["test"] = range(200, 204)
+        elif self.own == "shares":
+            splits = {"10pct": range(6), "validation": range(100, 104)}
         elif self.own in ("train_only", "test_only"):
             splits = {self.own.removesuffix("_only"): range(12)}
         return {split: self._generate_examples(seeds) for split, seeds in splits.items()}
@@ -255,6 +258,15 @@ def test_a_data_set_without_training_is_refused(data_dir: Path) -> None:
     with pytest.raises(ValueError, match=message):
         load_data("tfds:keras_resnet_toys/test_only")
     assert len(load_part("tfds:keras_resnet_toys/test_only", "test")) == 12
+
+
+def test_splits_of_no_part_are_told(data_dir: Path) -> None:
+    prepare("shares", data_dir)
+    with (
+        pytest.warns(UserWarning, match="^Left out of tfds:keras_resnet_toys/shares: 10pct. By"),
+        pytest.raises(ValueError, match="to train on. .*, which has a validation part alone$"),
+    ):
+        load_data("tfds:keras_resnet_toys/shares")
 
 
 def test_examples_without_a_label_are_no_records(data_dir: Path) -> None:
