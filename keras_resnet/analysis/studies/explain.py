@@ -242,7 +242,9 @@ def explained_classes(
     answers = _answers(model, pixels)
     if class_index is None:
         return answers.argmax(axis=1), answers
-    index = indices_of(get_info(model).class_names or ()).get(class_index, class_index)
+    index: Any = class_index
+    if isinstance(class_index, str):
+        index = indices_of(get_info(model).class_names or ()).get(class_index, class_index)
     if not is_integer(index, 0) or int(index) >= answers.shape[1]:
         raise ValueError(
             f"Expected `class_index` to be an index below {answers.shape[1]} or the name of one "
