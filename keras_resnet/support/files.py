@@ -8,15 +8,14 @@ import json
 import os
 import re
 import shutil
-import signal
 import tempfile
-import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path, PurePath
 
 from keras_resnet.support.json_text import load_json
 from keras_resnet.support.locks import BusyError, locked
+from keras_resnet.support.signals import signals_deferred
 
 PARTIAL_PREFIX = ".partial-"
 
@@ -214,7 +213,7 @@ def publish(staging: Path, names: Sequence[str], gone: Iterable[str] = ()) -> No
                 _synchronize(path)
     new = staging / f"{_JOURNAL}.new"
     new.write_text(json.dumps({"names": [*names], "gone": gone}))
-    with _signals_deferred():
+    with signals_deferred():
         replace_durably(new, staging / _JOURNAL)
         try:
             _carry_out(staging, names, gone)
@@ -382,23 +381,3 @@ def _synchronize(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-@contextlib.contextmanager
-def _signals_deferred() -> Iterator[None]:
-    """Delivers SIGINT and SIGTERM after the block. Other threads are never interrupted anyway."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    received: list[int] = []
-    handlers = {
-        number: signal.signal(number, lambda number, frame: received.append(number))
-        for number in (signal.SIGINT, signal.SIGTERM)
-    }
-    try:
-        yield
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-        for waiting in received:
-            signal.raise_signal(waiting)
