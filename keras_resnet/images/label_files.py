@@ -127,7 +127,7 @@ def _pairs_of_lines(lines: Sequence[str]) -> list[tuple[Any, str]]:
     keys = [match[1] for match in matches if match]
     names = [match[2] for match in matches if match]
     # Otherwise numbers belong to the names: `3 doors` and `5 doors`, or `1 Euro` and `2 Euro`.
-    numbered = _count(keys) and not _repeated(names)
+    numbered = _count(keys) and len(set(names)) > len(names) / 2
     if len(keys) == len(lines) and (numbered or are_wordnet_ids(keys)):
         return [(match[1], match[2].strip()) for match in matches if match]
     return [(None, line) for line in lines]

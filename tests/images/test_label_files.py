@@ -84,6 +84,13 @@ def test_numbers_that_do_not_count_belong_to_the_names(tmp_path: Path, lines: st
     assert read_class_names(written(tmp_path, "x.txt", lines))[0] == tuple(lines.splitlines())
 
 
+def test_numbered_lines_may_have_equal_names(tmp_path: Path) -> None:
+    """As ImageNet's two cranes."""
+    with pytest.warns(UserWarning, match="several classes of the same name.*crane"):
+        names, _ = read_class_names(written(tmp_path, "x.txt", "0 crane\n1 cat\n2 crane\n"))
+    assert names == ("crane", "cat", "crane")
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
