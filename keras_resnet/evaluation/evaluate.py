@@ -54,8 +54,8 @@ def evaluate(
         protocol: `"single"`: the centre crop. `"flip"`: its and its mirror image's probabilities
             averaged. `"ten_crop"`: those of the four corners, the centre and the mirror images of
             these. `"multi_scale"`: those of the whole image and its mirror image, with short sides
-            of 224, 256, 384, 480 and 640 pixels (in proportion for networks of other sizes than
-            224), at which the network's average pooling makes it fully convolutional.
+            of 224, 256, 384, 480 and 640 pixels (in proportion for networks of up to 64 pixels), at
+            which the network's average pooling makes it fully convolutional.
         resize: short side before crops, in pixels, in place of the model's own.
         crop: side of the crops, in pixels, in place of the model's own.
         interpolation: `"bilinear"` or `"bicubic"`, in place of the model's own.
