@@ -97,6 +97,12 @@ def test_plain_networks_lose_whole_blocks(images: np.ndarray) -> None:
     assert study.names == ("conv2_block1", "conv3_block2", "conv4_block2")
 
 
+def test_sources_are_opened(digits_file: Path) -> None:
+    study = lesion_study(keras_resnet.load_model(digits_file), "digits")
+    assert study.images == 360
+    assert study.error < 0.1 < max(study.errors)
+
+
 def test_labels_have_to_be_there(trained: keras.Model, images: np.ndarray) -> None:
     with pytest.raises(ValueError, match="Expected a label per image"):
         lesion_study(trained, (images, np.zeros(3)))

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 
 from keras_resnet.analysis.studies.blocks import Network, take_apart
+from keras_resnet.analysis.studies.images import labelled_images
 from keras_resnet.images.protocol import warn_if_scaled
 from keras_resnet.models.info import class_count
 from keras_resnet.models.outputs import class_probabilities
@@ -65,7 +66,8 @@ def lesion_study(
 
     Args:
         model: a flat network of this package with a classifier.
-        data: images `(n, height, width, channels)` as the model takes them, and labels `(n,)`.
+        data: images `(n, height, width, channels)` as the model takes them, and labels `(n,)`; or a
+            source, of whose validation part up to 1,000 images are taken.
         several: how many random blocks are deleted at once, besides.
         swaps: how many random pairs of neighbouring blocks of one shape are swapped, besides.
         draws: how many random choices of each number are made.
@@ -78,6 +80,8 @@ def lesion_study(
     """
     check_integer("draws", draws)
     network = take_apart(model)
+    if not isinstance(data, (tuple, list)):
+        data = labelled_images(model, data, seed=seed)
     warn_if_scaled(data[0], stacklevel=2)
     images, labels = np.asarray(data[0]), np.asarray(data[1]).reshape(-1)
     classes = class_count(model)
