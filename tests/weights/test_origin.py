@@ -111,7 +111,7 @@ def test_config_json_of_transformers_says_where_strides_are(tmp_path: Path) -> N
     [
         ("{", "config.json beside it was not read"),
         ('{"a": ' * 100_000, "config.json beside it was not read"),
-        (" " * (2**22 + 1), "not read: more than 4194304 bytes"),
+        (" " * (2**25 + 1), "not read: JSON of 33,554,433 bytes"),
         ({"registered_name": "Functional"}, None),
         ([], None),
     ],
