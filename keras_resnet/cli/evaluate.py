@@ -203,7 +203,7 @@ def _table(rows: list[dict[str, Any]]) -> Table:
 
 def _report(models: Any, data: str, as_json: bool, keywords: dict[str, Any]) -> Any:
     with quiet():
-        from keras_resnet.evaluation.evaluate import evaluate
+        from keras_resnet.evaluation.loop import evaluate
     with progress_bar("evaluate", hidden=as_json, lines=10) as step:
         return evaluate(models, data, progress=step, **keywords)
 

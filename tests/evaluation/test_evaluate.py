@@ -20,7 +20,7 @@ from keras_resnet.evaluation import (
 from keras_resnet.evaluation.classes import Classes, columns_of
 from keras_resnet.evaluation.label_file import LabelFile
 
-from ..conftest import randomize
+from ..conftest import Run, randomize
 
 
 @pytest.fixture(scope="module")
@@ -340,3 +340,10 @@ def test_long_strips_are_unreadable_at_many_scales(tiny_model: keras.Model, tmp_
     assert "pixels after resizing" in reason
     with pytest.raises(ValueError, match="Expected no `resize` with the protocol multi_scale"):
         evaluate(model, f"folder:{tmp_path}", "multi_scale", resize=64)
+
+
+def test_the_public_name_is_the_function_whatever_was_imported_before(run_new_python: Run) -> None:
+    code = "import keras_resnet.cli, keras_resnet.evaluation.loop\n" + (
+        "from keras_resnet.evaluation import evaluate\nprint(callable(evaluate))"
+    )
+    assert run_new_python(code).stdout == "True\n"
