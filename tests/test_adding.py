@@ -176,10 +176,11 @@ def add_optimizer(copy: Copy) -> None:
 GREY = """
 import numpy as np
 from keras_resnet.data.sources.memory import LabeledImages
+from keras_resnet.data.sources.parts import Parts
 
 def load_grey(size):
     images = np.full((40, size, size, 3), 128, np.uint8)
-    return LabeledImages(images, np.arange(40) % 2, ("one", "other"), name="grey"), None
+    return Parts(LabeledImages(images, np.arange(40) % 2, ("one", "other"), name="grey"))
 """
 
 
