@@ -118,15 +118,15 @@ def _opened(
     model: Model, weights: str | None
 ) -> tuple[str, keras.Model | Path, Mapping[str, Any] | None]:
     """Name, the model or the path of an artifact, and what its publisher states."""
-    if isinstance(model, keras.Model):
-        return model.name, model, None
-    text = os.fspath(model)
+    text = model.name if isinstance(model, keras.Model) else os.fspath(model)
     is_file = text.endswith(".keras") or (Path(text).exists() and text not in list_models())
-    if is_file and weights is not None:
+    if weights is not None and (is_file or isinstance(model, keras.Model)):
         raise ValueError(
-            "Expected no `weights` (--weights) with a file, which has its own. Received: "
-            f"{weights} with {text}"
+            "Expected no `weights` (--weights) with a model or a file, which has its own. "
+            f"Received: {weights} with {text}"
         )
+    if isinstance(model, keras.Model):
+        return text, model, None
     if text.endswith(".keras"):
         return text, load_model(text, compile=False), None
     if is_file:

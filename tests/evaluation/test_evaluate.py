@@ -148,7 +148,9 @@ def test_wrong_arguments(
         evaluate(tiny_model, (images[:2], [0, 1]), **keywords)
 
 
-def test_names_of_networks_need_weights_and_tags_are_looked_up() -> None:
+def test_names_of_networks_need_weights_and_tags_are_looked_up(tiny_model: keras.Model) -> None:
+    with pytest.raises(ValueError, match="Expected no `weights`.*Received: imagenet with tiny"):
+        evaluate(tiny_model, "digits", weights="imagenet")
     with pytest.raises(ValueError, match="Expected weights with the name of a network"):
         evaluate("resnet50", "digits")
     with pytest.raises(ValueError, match="Expected a tag of"):
@@ -347,3 +349,23 @@ def test_the_public_name_is_the_function_whatever_was_imported_before(run_new_py
         "from keras_resnet.evaluation import evaluate\nprint(callable(evaluate))"
     )
     assert run_new_python(code).stdout == "True\n"
+
+
+def test_imagenets_labels_are_wordnet_ids_by_number(
+    tiny_config: keras_resnet.ResNetConfig, images: np.ndarray, tmp_path: Path
+) -> None:
+    from keras_resnet.images.labels import imagenet_classes
+
+    keras.utils.set_random_seed(0)
+    model = keras_resnet.build(tiny_config, input_shape=(32, 32, 3), classes=1000)
+    own = np.asarray(model(images[:3])).argmax(-1)
+    (tmp_path / "val").mkdir()
+    for index in range(3):
+        path = tmp_path / "val" / f"ILSVRC2012_val_0000000{index + 1}.png"
+        Image.fromarray(images[index]).save(path)
+    right = [own[0], (own[1] + 1) % 1000, own[2]]
+    lines = [imagenet_classes()[index][0] for index in right]
+    (tmp_path / "labels.txt").write_text("\n".join(lines))
+    report = evaluate(model, f"folder:{tmp_path / 'val'}", labels=tmp_path / "labels.txt")
+    assert report.is_right.tolist() == [True, False, True]
+    assert report.labels.tolist() == right
