@@ -64,7 +64,8 @@ def evaluate(
         weights: a tag or file of weights, where the model is the name of a network.
         ensemble_weights: what every member's probabilities count, not negative; by default alike.
         match_names: see `columns_of`.
-        labels: a file of right classes, in place of the folders' names; see `LabelFile`.
+        labels: a file of right classes, in place of the folders' names; see `LabelFile`. All images
+            below a folder are measured then, whatever `split` says.
         batch_size: images that are prepared and run at once.
         trust: as of `keras_resnet.export.load_runner`.
         progress: is told after every batch.
