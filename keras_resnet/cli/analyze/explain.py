@@ -1,0 +1,58 @@
+"""`keras-resnet analyze explain`: what in an image speaks for a class."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, get_args
+
+import typer
+
+from keras_resnet.cli import inputs, options
+from keras_resnet.cli.analyze import analyze, results
+from keras_resnet.support.checks import check_choice
+from keras_resnet.support.quiet import quiet
+from keras_resnet.support.terminal import complain, console, progress_bar
+
+
+@analyze.command()
+def explain(
+    model: options.ModelArgument,
+    images: Annotated[list[str], typer.Argument(help="Image files, directories or patterns.")],
+    output: Annotated[Path, typer.Option(help="Folder for a picture of every image.")],
+    weights: options.Weights = None,
+    method: Annotated[
+        str, typer.Option(help="grad-cam, grad-cam-pp, integrated-gradients or occlusion.")
+    ] = "grad-cam",
+    named: Annotated[
+        str | None, typer.Option("--class", help="Index or name; by default the top-1 class.")
+    ] = None,
+    level: Annotated[str | None, typer.Option(help="C2, C3, ... for grad-cam.")] = None,
+) -> int:
+    """Lay over images what speaks for a class (exit code 1: images could not be read)."""
+    inputs.check_weights(model, weights)
+    with quiet():
+        from keras_resnet.analysis.studies.explain import Method
+        from keras_resnet.analysis.studies.overlays import explain_files
+        from keras_resnet.images.decode import find_images
+        from keras_resnet.models.info import get_info
+    chosen: Any = method.replace("-", "_")
+    check_choice("method", chosen, get_args(Method))
+    paths = find_images(images)
+    network = inputs.load_network(model, weights)
+    # A class may be called by a number.
+    names = get_info(network).class_names or ()
+    is_index = named is not None and named.isdecimal() and named not in names
+    with progress_bar("explain", lines=10) as step:
+        bad = explain_files(
+            network,
+            paths,
+            output,
+            method=chosen,
+            class_index=int(str(named)) if is_index else named,
+            level=level,
+            progress=results.with_time_left(step),
+        )
+    console.print(f"{len(paths) - len(bad)} pictures in {output}.")
+    for reason in bad.values():
+        complain(reason)
+    return 1 if bad else 0
