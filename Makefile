@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-full test-slow lint wheel golden benchmark clean
+.PHONY: demo test test-full test-slow lint docs wheel golden benchmark clean
 
 demo: $(VENV)/installed-export
 	$(BIN)/keras-resnet quickstart --output demo-output --overwrite
@@ -31,6 +31,10 @@ lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Builds the documentation into build/site; every warning is an error.
+docs: $(VENV)/installed-dev
+	$(BIN)/python docs/build.py
 
 # Prints how long building, importing and predicting take, beside Keras' own.
 benchmark: $(VENV)/installed-dev
