@@ -1,4 +1,4 @@
-"""Build a ResNet-50, look at its cost, predict and save it. Nothing is downloaded.
+"""Build a ResNet-50 with random weights, look at its cost, run it and save it.
 
 Prints:
 
@@ -10,6 +10,7 @@ import numpy as np
 
 import keras_resnet
 
+# With random weights, to be trained: its answers mean nothing before.
 model = keras_resnet.ResNet50(classes=10)
 # RGB pixels, as a decoder gives them. The saved file loads with keras.saving.load_model, also where
 # this package is not installed.

@@ -1,7 +1,6 @@
 """SavedModel, TFLite and ONNX artifacts that are run and compared when they are written.
 
-Import it as `keras_resnet.export`. Needs TensorFlow and, for TFLite and ONNX, the extra
-`keras-resnets[export]`.
+Import it as `keras_resnet.export`. Needs TensorFlow and, for TFLite and ONNX, the extra `export`.
 """
 
 import lazy_loader

@@ -28,6 +28,7 @@ from keras_resnet.export.targets import TARGETS, Target
 from keras_resnet.images.protocol import DEFAULT_SIZE
 from keras_resnet.models.info import get_info, learned_ranges
 from keras_resnet.models.outputs import bare
+from keras_resnet.models.untrained import untrained_part, warn_if_untrained
 from keras_resnet.support.files import held, partial_directory, publish, size_of
 from keras_resnet.support.fingerprints import fingerprint_of_artifact
 from keras_resnet.support.progress import Progress, unseen
@@ -135,6 +136,7 @@ def export(
     has_ranges = calibration is not None or learned_ranges(model) is not None
     chosen = _choose(targets, has_ranges, options.keep_float)
     info = get_info(model)
+    warn_if_untrained(model.name, untrained_part(model), stacklevel=2)
     images_of = image_sets(model.input_shape, info, calibration, images, labels, seed)
     with held(Path(directory)), partial_directory(Path(directory)) as staging:
         export_ = _Export(
@@ -296,7 +298,7 @@ class _Export:
             raise FileExistsError(
                 "Expected a directory without artifacts of another export. "
                 f"Received: {self._directory}, which holds {', '.join(existing)}. Choose another "
-                "directory or allow overwriting"
+                "directory, or pass `overwrite=True`"
             )
 
     def _written(

@@ -150,14 +150,22 @@ class _Reader:
 
     def _of_source(self, data: str | DataConfig, part: str, count: int) -> ImageSet:
         # Of everything in the package, this alone needs the readers of data sets here.
-        from keras_resnet.data import load_part
+        from keras_resnet.data import DataConfig, load_part
+        from keras_resnet.data.bad_records import read_good
 
-        source = load_part(data, part)
+        config = DataConfig(data) if isinstance(data, str) else data
+        source = load_part(config, part)
         labels = _labels_for(source, self._info)
         chosen = balanced(source.labels, count, self._seed)
         take = ModelInput(self._shape, self._info)
-        pixels = [take.prepared(source[index].data, index) for index in chosen]
-        array = image_array(pixels, self._shape, f"images of {source.name}")
+        pixels = read_good(
+            source,
+            chosen.tolist(),
+            lambda index: take.prepared(source[index].data, index),
+            config.max_bad_fraction,
+        )
+        chosen = np.array(list(pixels))
+        array = image_array(list(pixels.values()), self._shape, f"images of {source.name}")
         return ImageSet(array, f"{source.name}, {len(chosen)} of {len(source)}", labels[chosen])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import threading
 from abc import ABC, abstractmethod
@@ -27,6 +28,7 @@ from keras_resnet.export.servers.safety import check_only_computes
 from keras_resnet.models.info import ModelInfo, get_info
 from keras_resnet.models.outputs import bare, class_probabilities
 from keras_resnet.models.saving import load_model
+from keras_resnet.models.untrained import untrained_part
 from keras_resnet.support.cores import usable_cores
 from keras_resnet.support.extras import require
 from keras_resnet.support.quiet import quiet
@@ -131,7 +133,7 @@ class KerasRunner(Runner):
         self.ranks = output_ranks(model, self.outputs)
         self.input_shape = (None, *model.input_shape[1:])
         self.width = keras.tree.flatten(model.outputs)[0].shape[-1]
-        self.info = get_info(model)
+        self.info = dataclasses.replace(get_info(model), untrained=untrained_part(model))
         self.traces = 0
 
         def call(image: Any) -> Any:

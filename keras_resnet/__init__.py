@@ -19,8 +19,8 @@ def _refuse_abandoned_namesake() -> None:
         return
     raise ImportError(
         f"The abandoned distribution `keras-resnet` {version} is installed and shares the import "
-        "name `keras_resnet` with `keras-resnets`: run `pip uninstall -y keras-resnet`, then "
-        "`pip install --force-reinstall --no-deps keras-resnets`."
+        "name `keras_resnet` with this package. Run `pip uninstall -y keras-resnet keras-resnets`, "
+        "and install this package again from its clone or wheel."
     )
 
 

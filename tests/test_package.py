@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import re
+import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
 import keras_resnet
-from keras_resnet.support.extras import OPTIONAL, require
+from keras_resnet.support.extras import OPTIONAL, REQUIREMENTS, require
 
 from .conftest import ROOT, Run
 
@@ -77,7 +80,7 @@ def test_abandoned_namesake_is_named_with_the_remedy(tmp_path: Path, run_new_pyt
     done = run_new_python("import keras_resnet", PYTHONPATH=f"{tmp_path}:{ROOT}")
     assert done.returncode == 1
     assert "`keras-resnet` 0.2.0 is installed" in done.stderr
-    assert "pip uninstall -y keras-resnet" in done.stderr
+    assert "pip uninstall -y keras-resnet keras-resnets" in done.stderr
 
 
 def test_export_folder_refuses_to_be_imported_by_its_own_name(run_new_python: Run) -> None:
@@ -87,13 +90,26 @@ def test_export_folder_refuses_to_be_imported_by_its_own_name(run_new_python: Ru
 
 
 def test_missing_extra_is_one_sentence_with_the_pip_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of an extra, what else is missing is named with it, as pip calls it."""
+    names: dict[str, list[str]] = {}
     for module, (extra, _) in OPTIONAL.items():
-        monkeypatch.setitem(__import__("sys").modules, module, None)
-        with pytest.raises(
-            ImportError,
-            match=rf"needs the package `{module}`.*pip install 'keras-resnets\[{extra}\]'",
-        ):
+        monkeypatch.setitem(sys.modules, module, None)
+        names.setdefault(extra, []).append(f"'{REQUIREMENTS[module]}'")
+        with pytest.raises(ImportError, match=f"needs the package `{module}`") as raised:
             require(module)
+        assert str(raised.value).endswith(f": run `pip install {' '.join(names[extra])}`.")
+
+
+def test_requirements_are_those_of_the_extras() -> None:
+    """A message names the packages: the name of this one may not be on the index."""
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
+        "optional-dependencies"
+    ]
+    for extra in ("export", "compression"):
+        own = [REQUIREMENTS[name] for name, (of, _) in OPTIONAL.items() if of == extra]
+        assert sorted(own) == sorted(extras[extra])
+    for path in [*ROOT.glob("keras_resnet/**/*.py"), *ROOT.glob("export/**/*.py")]:
+        assert not re.search(r"install[^\n]*keras-resnets\[", path.read_text()), path
 
 
 def test_broken_package_is_not_reported_as_missing(

@@ -90,7 +90,7 @@ def check_only_computes(directory: Path) -> None:
             "Expected a SavedModel that only computes. Received: "
             f"{directory}, with operators that may read and write files, start programs or reach "
             f"other machines: {', '.join(unsafe[:5])}. If you trust whoever made it, pass "
-            "`trust=True` or `--trust`"
+            "`trust=True`"
         )
 
 

@@ -141,7 +141,7 @@ def write_folder(destination: Path, overwrite: bool, make: Callable[[Path], None
         if destination.exists() and not overwrite:
             raise FileExistsError(
                 f"Expected a new folder. Received: {destination}, which exists. Choose another "
-                "name or allow overwriting"
+                "name, or pass `overwrite=True`"
             )
         make(staging / destination.name)
         publish(staging, [destination.name])

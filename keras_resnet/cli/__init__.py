@@ -16,6 +16,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from keras_resnet.cli.options import app
+from keras_resnet.cli.wording import in_options
 from keras_resnet.support.terminal import complain
 from keras_resnet.support.text import sentence
 
@@ -44,7 +45,7 @@ def main() -> NoReturn:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
     # A warning is a sentence, without the place in the source that it comes from.
-    warnings.formatwarning = lambda message, *_, **__: f"keras-resnet: {sentence(str(message))}\n"
+    warnings.formatwarning = _warning
     try:
         code = app(standalone_mode=False)
     except SystemExit as interruption:
@@ -61,6 +62,10 @@ def main() -> NoReturn:
     sys.exit(code if isinstance(code, int) else 0)
 
 
+def _warning(message: Warning | str, *_: Any, **__: Any) -> str:
+    return f"keras-resnet: {sentence(in_options(str(message)))}\n"
+
+
 def _exit_code(error: Exception) -> int:
     bad_input = (ValueError, ImportError, FileExistsError)
     # Typer's own errors, about unknown commands and options, know their code.
@@ -75,5 +80,5 @@ def _sentence(error: Exception) -> str:
 
 
 def _fail(text: str, code: Any) -> NoReturn:
-    complain(f"{text.rstrip('.')}.")
+    complain(f"{in_options(text).rstrip('.')}.")
     sys.exit(code)

@@ -46,6 +46,7 @@ def compress(
     settings: options.RecipeSettings = None,
     checkpoint_every: options.CheckpointEvery = None,
     validation_fraction: options.ValidationFraction = 0.1,
+    max_bad_fraction: options.MaxBadFraction = 0.01,
     deterministic: options.Deterministic = None,
     time: Annotated[bool, typer.Option(help="Measure latency.")] = True,
     as_json: options.AsJson = False,
@@ -67,16 +68,11 @@ def compress(
     failure = None
     try:
         report = run(
-            load_model(model, compile=False),
-            data,
-            output,
-            wanted,
-            recipe=chosen,
-            validation_fraction=validation_fraction,
-            seed=seed,
-            timing=Timing() if time else None,
+            load_model(model, compile=False), data, output, wanted, recipe=chosen,
+            validation_fraction=validation_fraction, max_bad_fraction=max_bad_fraction,
+            say=inputs.say, seed=seed, timing=Timing() if time else None,
             checkpoint_every=checkpoint_every,
-        )
+        )  # fmt: skip
     except CompressionError as error:
         report, failure = error.report, error
     finally:

@@ -34,6 +34,5 @@ def _print(found: dict[str, Any]) -> None:
         if details["version"]:
             state = f"{details['version']} for {details['purpose']}"
         else:
-            install = f"pip install 'keras-resnets[{details['extra']}]'"
-            state = f"missing, so not available: {details['purpose']}; {install}"
+            state = f"missing, so not available: {details['purpose']}; {details['install']}"
         console.print(f"  {module:30} {state}")

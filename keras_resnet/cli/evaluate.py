@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from keras_resnet.cli import options
+from keras_resnet.cli import inputs, options
 from keras_resnet.support.quiet import quiet
 from keras_resnet.support.terminal import complain, console, progress_bar, table
 
@@ -137,7 +137,7 @@ def _evaluate_one(
     else:
         console.print(report.to_table())
         for note in report.notes:
-            console.print(note)
+            inputs.say(note)
         if output is not None:
             console.print(f"Report: {output / 'evaluation.html'} and {output / 'evaluation.json'}")
     return 1 if report.unreadable else 0

@@ -49,6 +49,7 @@ def export(
     seconds: Annotated[float, typer.Option(min=0, help="Of each timing; 0: no timing.")] = 1.0,
     seed: options.Seed = 0,
     validation_fraction: options.ValidationFraction = 0.1,
+    max_bad_fraction: options.MaxBadFraction = 0.01,
     overwrite: options.Overwrite = False,
     as_json: options.AsJson = False,
 ) -> None:
@@ -70,17 +71,13 @@ def export(
     network = inputs.load_network(model, weights, seed=seed)
     if labels is not None:
         set_class_names(network, *read_class_names(labels))
-    is_random = weights is None and not model.endswith(".keras")
     inputs.export_network(
         network,
         output,
         names,
         as_json,
-        "The weights are random ones: to export trained ones, pass --weights."
-        if is_random
-        else None,
-        calibration=_source(calibration, validation_fraction),
-        images=_source(data, validation_fraction),
+        calibration=_source(calibration, validation_fraction, max_bad_fraction),
+        images=_source(data, validation_fraction, max_bad_fraction),
         options=wanted,
         allow_disagreement=allow_disagreement,
         timing=Timing(batches, cores, seconds) if seconds else None,
@@ -99,6 +96,7 @@ def verify(
     max_drop: Annotated[float | None, typer.Option(help="Of the accuracy, from 0 to 1.")] = None,
     seed: options.Seed = 0,
     validation_fraction: options.ValidationFraction = 0.1,
+    max_bad_fraction: options.MaxBadFraction = 0.01,
     trust: options.Trust = False,
     as_json: options.AsJson = False,
 ) -> int:
@@ -109,7 +107,7 @@ def verify(
         from keras_resnet.export import verify as run
         from keras_resnet.export.report.rows import not_measured_in_words
 
-        images = _source(data, validation_fraction)
+        images = _source(data, validation_fraction, max_bad_fraction)
         row = run(artifact, against, images, limits=given, seed=seed, trust=trust)
     found = row.comparison
     if as_json:
@@ -158,10 +156,14 @@ def benchmark(
     return 1 if any(row.error for row in report.measurements) else 0
 
 
-def _source(data: str | None, validation_fraction: float) -> DataConfig | None:
+def _source(
+    data: str | None, validation_fraction: float, max_bad_fraction: float
+) -> DataConfig | None:
     """Loaded with that part held out; None if there is no data."""
     if data is None:
         return None
     with quiet():
         from keras_resnet.data import DataConfig
-    return DataConfig(data, validation_fraction=validation_fraction)
+    return DataConfig(
+        data, validation_fraction=validation_fraction, max_bad_fraction=max_bad_fraction
+    )

@@ -42,6 +42,7 @@ def find_rate(
     seed: options.Seed = 0,
     settings: options.RecipeSettings = None,
     validation_fraction: options.ValidationFraction = 0.1,
+    max_bad_fraction: options.MaxBadFraction = 0.01,
     deterministic: options.Deterministic = None,
     as_json: options.AsJson = False,
 ) -> int:
@@ -69,6 +70,7 @@ def find_rate(
             steps=steps,
             seed=seed,
             folder=output,
+            max_bad_fraction=max_bad_fraction,
             progress=step,
         )
     setting = None

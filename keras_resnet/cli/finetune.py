@@ -42,6 +42,7 @@ def finetune(
     checkpoint_every: options.CheckpointEvery = None,
     keep: options.Keep = 3,
     validation_fraction: options.ValidationFraction = 0.1,
+    max_bad_fraction: options.MaxBadFraction = 0.01,
     export: Export = None,
     deterministic: options.Deterministic = None,
 ) -> None:
@@ -71,11 +72,15 @@ def finetune(
         dtype=dtype,
         checkpoint_every=checkpoint_every,
         keep=keep,
+        max_bad_fraction=max_bad_fraction,
+        say=inputs.say,
     )
     console.print(f"Best network: {output / 'best.keras'}. Last: {output / 'last.keras'}.")
     if export is not None:
         best = inputs.load_network(str(output / "best.keras"), None)
-        calibration = DataConfig(data, validation_fraction=validation_fraction)
+        calibration = DataConfig(
+            data, validation_fraction=validation_fraction, max_bad_fraction=max_bad_fraction
+        )
         inputs.export_network(best, output / "exported", targets, calibration=calibration)
 
 

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from keras_resnet.cli.options import parse_settings, print_report
+from keras_resnet.cli.wording import in_options
 from keras_resnet.support.quiet import quiet
-from keras_resnet.support.terminal import console, progress_bar
+from keras_resnet.support.terminal import console, print_lines, progress_bar
 
 if TYPE_CHECKING:
     import keras
@@ -57,7 +58,7 @@ def load_images(
 
     parts = load_data(
         DataConfig(data, size=side or DEFAULT_SIZE, validation_fraction=validation_fraction),
-        console.print if show else unsaid,
+        say if show else unsaid,
     )
     if show:
         console.print(
@@ -65,6 +66,11 @@ def load_images(
             f"validate, {len(parts[0].class_names)} classes."
         )
     return parts
+
+
+def say(text: str) -> None:
+    """Prints what a Python function says, in the words of the command."""
+    print_lines(in_options(text))
 
 
 def network_fields(name: str, recipe: Recipe) -> dict[str, Any]:
@@ -177,7 +183,6 @@ def export_network(
     output: Path,
     targets: list[str],
     as_json: bool = False,
-    note: str | None = None,
     **keywords: Any,
 ) -> None:
     """Exports, prints the report, and then raises the error that there may have been.
@@ -187,7 +192,6 @@ def export_network(
         output: the folder.
         targets: names; without any, those that `export` has by default.
         as_json: whether the report is JSON for a program.
-        note: a last sentence of the report for people.
         keywords: those of `export`.
     """
     with quiet():
@@ -199,11 +203,8 @@ def export_network(
         except ExportError as error:
             report, failure = error.report, error
     print_report(report, as_json)
-    if not as_json:
-        # Without a new artifact, that of the export to be replaced is still there.
-        if failure is None or not keywords.get("overwrite"):
-            console.print(f"Report: {output / 'export.html'} and {output / 'export.json'}")
-        if note is not None:
-            console.print(note)
+    # Without a new artifact, that of the export to be replaced is still there.
+    if not as_json and (failure is None or not keywords.get("overwrite")):
+        console.print(f"Report: {output / 'export.html'} and {output / 'export.json'}")
     if failure is not None:
         raise failure

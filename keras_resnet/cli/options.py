@@ -38,6 +38,9 @@ ConfigSettings = Annotated[
 
 Data = Annotated[str, typer.Option(help="Images, e.g. digits, folder:PATH, cifar:PATH.")]
 ValidationFraction = Annotated[float, typer.Option(help="Of data without a validation part.")]
+MaxBadFraction = Annotated[
+    float, typer.Option(min=0, max=1, help="Share of images that may be unreadable.")
+]
 Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of everything random.")]
 
 Recipe = Annotated[str, typer.Option(help="A recipe of `keras-resnet recipes`.")]

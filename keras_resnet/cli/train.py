@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from keras_resnet.cli import inputs, options
+from keras_resnet.support.intervals import accuracy_in_words
 from keras_resnet.support.quiet import quiet
 from keras_resnet.support.terminal import console
 
@@ -45,6 +46,7 @@ def train(
     checkpoint_every: options.CheckpointEvery = None,
     keep: options.Keep = 3,
     validation_fraction: options.ValidationFraction = 0.1,
+    max_bad_fraction: options.MaxBadFraction = 0.01,
     profile: Annotated[str | None, typer.Option(help="FIRST,LAST batch for TensorBoard.")] = None,
     deterministic: options.Deterministic = None,
 ) -> None:
@@ -75,10 +77,12 @@ def train(
         steps_per_execution=steps_per_execution,
         jit_compile=xla,
         profile=first_and_last,
+        max_bad_fraction=max_bad_fraction,
     )
     if setup.is_chief:
+        best = accuracy_in_words(result.best, len(parts[1]))
         console.print(
-            f"Best: {result.best:.2%} after epoch {result.best_epoch}, in {output / 'best.keras'}. "
+            f"Best: {best} after epoch {result.best_epoch}, in {output / 'best.keras'}. "
             f"Last: {result.history['val_accuracy'][-1]:.2%}, in {output / 'last.keras'}."
         )
 

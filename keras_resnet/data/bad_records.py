@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, TypeVar
 
+from keras_resnet.images.decode import UnreadableImageError
+from keras_resnet.support.ahead import results_in_order
 from keras_resnet.support.checks import some_of
 from keras_resnet.support.text import sentence
 
+if TYPE_CHECKING:
+    from keras_resnet.data.sources.base import Source
+
 _log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 class TooManyBadRecordsError(ValueError):
@@ -58,3 +67,37 @@ class BadRecords:
             f"Received: {len(names)} of {self._count}: {some_of(names)}. "
             "`keras-resnet data scan` lists all; remove them, or raise `max_bad_fraction`"
         )
+
+
+def read_good(
+    source: Source, rows: Iterable[int], read: Callable[[int], T], max_fraction: float
+) -> dict[int, T]:
+    """Read images of a source in threads, and leave out those that cannot be read.
+
+    Args:
+        source: the images.
+        rows: indices of those that are read.
+        read: makes something of an index, or raises an `UnreadableImageError`.
+        max_fraction: share of `rows` that may be unreadable.
+
+    Returns:
+        What `read` has made, by index, in the order of `rows`.
+
+    Raises:
+        TooManyBadRecordsError: more of them are.
+    """
+    rows = list(rows)
+    bad = BadRecords(source.name, len(rows), max_fraction)
+
+    def attempt(index: int) -> T | None:
+        try:
+            return read(index)
+        except (UnreadableImageError, OSError) as error:
+            bad.add(source.name_of(index), str(error))
+            return None
+
+    found = zip(rows, results_in_order(attempt, rows, 64), strict=True)
+    good = {index: made for index, made in found if made is not None}
+    if not good:
+        raise TooManyBadRecordsError(str(bad))
+    return good

@@ -51,7 +51,8 @@ class Order:
         if not self.steps:
             raise ValueError(
                 f"Expected at least one batch. Received: {self.count} images, batch_size="
-                f"{self.batch_size}, drop_remainder={self.drop_remainder}. Choose a smaller batch"
+                f"{self.batch_size}, drop_remainder={self.drop_remainder}. Choose a "
+                "smaller `batch_size`"
             )
 
     @property

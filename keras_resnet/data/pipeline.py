@@ -165,8 +165,9 @@ def evaluation_batches(
         ValueError: the source has no images, or the batch is no multiple of the workers or
             replicas.
     """
-    order = Order(len(source), config.batch_size, worker, workers, shuffle=False)
     padded = pad or workers > 1 or _replicas(config) > 1
+    size = _batch_size(source, config, fixed=padded)
+    order = Order(len(source), size, worker, workers, shuffle=False)
     rows = tf.data.Dataset.from_tensor_slices(order.epoch(0)).map(lambda row: (row, np.int32(0)))
     records = _records(
         rows,
@@ -202,16 +203,22 @@ def steps_per_epoch(source: Source, config: DataConfig, workers: int = 1) -> int
 
 
 def _order(source: Source, config: DataConfig, worker: int, workers: int) -> Order:
+    drop_remainder = config.drop_remainder or workers > 1 or _replicas(config) > 1
     return Order(
         len(source),
-        config.batch_size,
+        _batch_size(source, config, fixed=drop_remainder),
         worker,
         workers,
         seed=config.seed,
         repeats=config.augmentation.repeats,
-        drop_remainder=config.drop_remainder or workers > 1 or _replicas(config) > 1,
+        drop_remainder=drop_remainder,
         block=config.shuffle_block,
     )
+
+
+def _batch_size(source: Source, config: DataConfig, *, fixed: bool) -> int:
+    """That of the configuration, or all images: places that no image takes would cost time."""
+    return config.batch_size if fixed else min(config.batch_size, max(1, len(source)))
 
 
 def _replicas(config: DataConfig) -> int:

@@ -85,6 +85,6 @@ def _difference(model: Classes, data: Classes) -> str:
         ]
     return (
         f"Expected data with the model's {len(model)} classes, in their order. Received: "
-        f"{len(data)} classes, {'; '.join(lists)}. To match them by name, pass `match_names` "
-        "(--match-names)"
+        f"{len(data)} classes, {'; '.join(lists)}. To match them by name, pass "
+        "`match_names=True`"
     )

@@ -122,7 +122,7 @@ def _opened(
     is_file = text.endswith(".keras") or (Path(text).exists() and text not in list_models())
     if weights is not None and (is_file or isinstance(model, keras.Model)):
         raise ValueError(
-            "Expected no `weights` (--weights) with a model or a file, which has its own. "
+            "Expected no `weights` with a model or a file, which has its own. "
             f"Received: {weights} with {text}"
         )
     if isinstance(model, keras.Model):
@@ -135,7 +135,7 @@ def _opened(
         return f"{text} with {weights}", create_model(text, weights=weights), None
     if weights is None and text in list_models():
         raise ValueError(
-            "Expected weights with the name of a network (`weights`, --weights), or the tag of "
+            "Expected `weights` with the name of a network, or the tag of "
             f"some. Received: {text!r} alone"
         )
     entry = find_weights(text if weights is None else weights, None if weights is None else text)

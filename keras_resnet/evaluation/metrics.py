@@ -66,12 +66,6 @@ def cross_entropy(probabilities: np.ndarray, labels: np.ndarray) -> float:
     return float(-np.log(np.clip(own, 1e-7, 1.0)).mean())
 
 
-def wilson_interval(hits: int, total: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Wilson's score interval of a share, such as an accuracy, in [0, 1]."""
-    found = scipy.stats.binomtest(hits, total).proportion_ci(confidence, method="wilson")
-    return float(found.low), float(found.high)
-
-
 def calibration_bins(
     confidences: np.ndarray, is_right: np.ndarray, bins: int = CALIBRATION_BINS
 ) -> list[CalibrationBin]:

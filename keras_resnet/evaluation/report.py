@@ -16,6 +16,7 @@ from keras_resnet.evaluation import metrics
 from keras_resnet.images.decode import read_image
 from keras_resnet.support import terminal
 from keras_resnet.support.checks import some_of
+from keras_resnet.support.intervals import wilson_interval
 from keras_resnet.support.json_text import finite
 
 #: Numbers of `probabilities` that `to_dict` has; of more of them, JSON becomes too large.
@@ -146,12 +147,12 @@ class Evaluation:
     @property
     def top1_interval(self) -> tuple[float, float]:
         """Wilson's 95 % interval of `accuracy`."""
-        return metrics.wilson_interval(int(self.is_right.sum()), self.images)
+        return wilson_interval(int(self.is_right.sum()), self.images)
 
     @property
     def top5_interval(self) -> tuple[float, float]:
         """Wilson's 95 % interval of `top5_accuracy`."""
-        return metrics.wilson_interval(round(self.top5_accuracy * self.images), self.images)
+        return wilson_interval(round(self.top5_accuracy * self.images), self.images)
 
     @property
     def loss(self) -> float:
@@ -243,7 +244,8 @@ class Evaluation:
             )
         if self.probabilities.size > LARGEST_TABLE:
             found.append(
-                "evaluation.json lacks the probabilities; --predictions writes all of them."
+                "evaluation.json lacks the probabilities: `keras-resnet evaluate --predictions` or "
+                "`save_predictions` writes all of them."
             )
         return found
 

@@ -7,13 +7,20 @@ import importlib.resources
 import itertools
 import re
 import unicodedata
+import warnings
+import weakref
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
 from keras_resnet.support.checks import check_integer
+
+#: Models whose answers should not get ImageNet's names -> what says why, or None once they may.
+#: `keras_resnet.build` notes the networks of 1,000 classes that it gives random weights.
+DOUBTFUL: weakref.WeakKeyDictionary[Any, Callable[[Any], str | None]]
+DOUBTFUL = weakref.WeakKeyDictionary()
 
 _WORDNET_ID = re.compile(r"n[0-9]{8}")
 
@@ -98,7 +105,8 @@ def decode_predictions(
     Args:
         predictions: `(n, classes)`, an array or tensor of scores: probabilities or logits.
         top: how many classes per row; all of them if there are fewer.
-        class_names: name of each class. By default, predictions of 1,000 classes are ImageNet's.
+        class_names: name of each class. By default, predictions of 1,000 classes are ImageNet's;
+            a warning names the networks of this process that have random weights.
         class_ids: id of each class, with `class_names`.
 
     Returns:
@@ -116,6 +124,7 @@ def decode_predictions(
     count = scores.shape[1]
     if class_names is None and class_ids is None and count == 1000:
         class_ids, class_names = zip(*imagenet_classes(), strict=True)
+        _warn_of_doubts()
     if class_names is None:
         raise ValueError(
             "Expected predictions of ImageNet's 1000 classes, or `class_names`. Received: "
@@ -134,6 +143,15 @@ def decode_predictions(
         [(str(ids[index]), str(class_names[index]), float(row[index])) for index in order]
         for row, order in zip(scores, orders, strict=True)
     ]
+
+
+def _warn_of_doubts() -> None:
+    """Warns of every model whose predictions these may be, though they mean nothing."""
+    for model, reason_of in list(DOUBTFUL.items()):
+        if reason := reason_of(model):
+            warnings.warn(f"If these are predictions of {model.name}: {reason}", stacklevel=3)
+        else:
+            del DOUBTFUL[model]
 
 
 def _scores(predictions: Any) -> np.ndarray:

@@ -71,6 +71,7 @@ def compress(
     *,
     recipe: Recipe | str = "finetune",
     validation_fraction: float = 0.1,
+    max_bad_fraction: float = 0.01,
     seed: int = 0,
     timing: Timing | None = _TIMING,
     say: Say = terminal.print_lines,
@@ -93,6 +94,7 @@ def compress(
             `options.rate` and falls like a cosine to 0 in every phase; its own schedule, which is
             for random weights, and its duration and patience count for nothing.
         validation_fraction: of data without a validation part.
+        max_bad_fraction: share of the images that may be unreadable; they are skipped.
         seed: of data order, augmentation, clusters and the choice of images.
         timing: as for `export`; None: not at all.
         say: is told what happens, in sentences.
@@ -110,7 +112,12 @@ def compress(
     recipe = find_recipe(recipe) if isinstance(recipe, str) else recipe
     recipe = _gentle(recipe, options.rate)
     size = model.input_shape[1] or DEFAULT_SIZE
-    config = DataConfig(data, size=size, validation_fraction=validation_fraction)
+    shares: dict[str, Any] = {
+        "validation_fraction": validation_fraction,
+        "max_bad_fraction": max_bad_fraction,
+    }
+    config = DataConfig(data, size=size, **shares)
+    keywords["max_bad_fraction"] = max_bad_fraction
     calibration, held_out = image_sets(model.input_shape, get_info(model), config, None, None, seed)
     assert calibration is not None
     sources = load_data(config, say)

@@ -12,6 +12,7 @@ from keras_resnet.support.extras import (
     backend_and_devices,
     installed_version,
     installed_versions,
+    pip_line,
 )
 
 _BASE = (
@@ -32,7 +33,7 @@ def diagnose() -> dict[str, Any]:
     Returns:
         `versions` by distribution (`None`: not installed), `backend`, `devices`, `problem` (why
         Keras cannot be imported, or `None`), and `optional`: per module its version, the extra that
-        brings it and what does not work without it.
+        brings it, what does not work without it and the command that installs it.
     """
     # A module and its distribution may be called differently, as in onnxruntime-gpu.
     distributions = importlib.metadata.packages_distributions()
@@ -49,6 +50,7 @@ def diagnose() -> dict[str, Any]:
                 else None,
                 "extra": extra,
                 "purpose": purpose,
+                "install": pip_line(module),
             }
             for module, (extra, purpose) in OPTIONAL.items()
         },

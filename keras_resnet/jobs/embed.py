@@ -21,6 +21,7 @@ from keras_resnet.images.protocol import EvalProtocol
 from keras_resnet.jobs.vector_files import UnfinishedVectors, check_output
 from keras_resnet.models.info import get_info
 from keras_resnet.models.input import ModelInput
+from keras_resnet.models.untrained import untrained_part, warn_if_untrained
 from keras_resnet.networks.features import pooled
 from keras_resnet.support.ahead import results_in_order
 from keras_resnet.support.checks import check_integer
@@ -206,6 +207,8 @@ class _Network:
 
     def __init__(self, model: keras.Model, level: str, protocol: EvalProtocol | None) -> None:
         self._model, self._level = pooled(model, level), level
+        if untrained_part(model) == "weights":
+            warn_if_untrained(model.name, "weights", stacklevel=3)
         self._info = get_info(model)
         self._input = ModelInput((None, *model.input_shape[1:]), self._info, protocol)
         self.channels: int = self._model.output_shape[-1]

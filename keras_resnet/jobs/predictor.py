@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import threading
 from collections.abc import Sequence
@@ -16,11 +17,14 @@ from keras_resnet.images.protocol import EvalProtocol, warn_if_scaled
 from keras_resnet.models.info import ModelInfo, get_info
 from keras_resnet.models.input import ModelInput
 from keras_resnet.models.outputs import bare, class_probabilities, output_kind
+from keras_resnet.models.untrained import untrained_part, warn_if_untrained
 from keras_resnet.support.checks import check_integer
 
 
 class Predictor:
     """Classifies images with a Keras model or an artifact, through one compiled function.
+
+    A model that was never trained is warned of.
 
     Any number of threads may call one predictor, as `keras_resnet.export.load_runner` says.
 
@@ -56,7 +60,8 @@ class Predictor:
         """
         self._runner: Any
         if isinstance(model, keras.Model) and keras.backend.backend() != "tensorflow":
-            self._runner, info = _OtherBackend(model), get_info(model)
+            self._runner = _OtherBackend(model)
+            info = dataclasses.replace(get_info(model), untrained=untrained_part(model))
         else:
             # Artifacts and the compiled function are TensorFlow's.
             from keras_resnet.export.runtime import KerasRunner, load_runner
@@ -75,6 +80,9 @@ class Predictor:
         self.class_ids = None if class_names is not None else info.class_ids
         named = ModelInfo(self.class_names, self.class_ids, task=info.task)
         named.check_names(self._runner.width)
+        self._is_untrained = info.untrained is not None
+        name = model.name if isinstance(model, keras.Model) else os.fspath(model)
+        warn_if_untrained(name, info.untrained, stacklevel=2)
 
     @property
     def traces(self) -> int:
@@ -136,13 +144,18 @@ class Predictor:
     def classify(
         self, images: ImageSource | Sequence[ImageSource], top: int = 5
     ) -> list[list[tuple[str, str, float]]]:
-        """The most probable classes of every image: tuples of id, name and probability."""
+        """The most probable classes of every image: tuples of id, name and probability.
+
+        A class without a name is called by its index; 1,000 of them are ImageNet's, unless the
+        classifier was never trained.
+        """
         return self.decode(self.predict(images), top)
 
     def decode(self, probabilities: np.ndarray, top: int = 5) -> list[list[tuple[str, str, float]]]:
         """The classes behind the columns of what `predict` returns, most probable first."""
         names: Sequence[str] | None = self.class_names
-        if names is None and probabilities.shape[-1] != 1000:
+        # Random weights know no classes, not even ImageNet's.
+        if names is None and (probabilities.shape[-1] != 1000 or self._is_untrained):
             names = [str(index) for index in range(probabilities.shape[-1])]
         return decode_predictions(probabilities, top, names, self.class_ids)
 

@@ -65,7 +65,7 @@ def quickstart(
             is at work there.
         RuntimeError: the Keras backend is not TensorFlow.
         FileExistsError: `output` holds results already.
-        ImportError: a package of `keras-resnets[export]` is not installed.
+        ImportError: a package of the extra `export` is not installed.
         OSError: the disk is full.
         ExportError: an artifact disagrees with Keras; the run is kept in `output/failed-run`.
     """
@@ -83,8 +83,8 @@ def quickstart(
         if existing and not overwrite:
             raise FileExistsError(
                 f"Expected an output directory without earlier results. Received: {output}, which "
-                f"holds {', '.join(existing)}. Choose another directory with --output, or pass "
-                "--overwrite"
+                f"holds {', '.join(existing)}. Choose another directory, or pass "
+                "`overwrite=True`"
             )
         tf.config.experimental.enable_op_determinism()
         keras.utils.set_random_seed(seed)

@@ -77,6 +77,8 @@ class ModelInfo:
         kernels: what pruning and clustering have made of its kernels.
         task: what the head is for, if not for classes: `"labels"` or `"values"`, see
             `replace_head`.
+        untrained: of an artifact, which part of the exported model had random weights; see
+            `keras_resnet.models.untrained.untrained_part`, which tells it of a Keras model.
     """
 
     class_names: tuple[str, ...] | None = None
@@ -87,6 +89,7 @@ class ModelInfo:
     ranges: LearnedRanges | None = None
     kernels: CompressedKernels | None = None
     task: str | None = None
+    untrained: str | None = None
 
     def to_json(self) -> str:
         """As JSON; what is not known is left out."""

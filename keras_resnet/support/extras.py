@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import importlib.util
 import os
+import shlex
 from collections.abc import Iterable
 from typing import Any
 
@@ -21,6 +23,32 @@ OPTIONAL = {
     "tf_keras": ("compression", _COMPRESSION),
 }
 
+#: What pip calls these packages, with the bounds of `pyproject.toml`.
+REQUIREMENTS = {
+    "tf2onnx": "tf2onnx>=1.17",
+    "onnx": "onnx>=1.20",
+    "onnxruntime": "onnxruntime>=1.22",
+    "ai_edge_litert": "ai-edge-litert>=2.1",
+    "tensorflow_serving": "tensorflow-serving-api>=2.21",
+    "tensorflow_model_optimization": "tensorflow-model-optimization>=0.8.1",
+    "tf_keras": "tf-keras>=2.21",
+}
+
+
+def pip_line(module: str) -> str:
+    """Return the command that installs an optional package and what else its extra is missing.
+
+    It names the packages themselves, which works however this one was installed.
+    """
+    extra = OPTIONAL[module][0]
+    missing = [
+        requirement
+        for other, requirement in REQUIREMENTS.items()
+        if other == module
+        or (OPTIONAL[other][0] == extra and importlib.util.find_spec(other) is None)
+    ]
+    return f"pip install {' '.join(map(shlex.quote, missing))}"
+
 
 def require(module: str) -> Any:
     """Imports and returns `module` (possibly dotted), which comes with an extra.
@@ -34,10 +62,10 @@ def require(module: str) -> Any:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] != package:
             raise
-        extra, purpose = OPTIONAL[package]
+        purpose = OPTIONAL[package][1]
         raise ImportError(
             f"{purpose[0].upper()}{purpose[1:]} needs the package `{package}`, which is not "
-            f"installed: run `pip install 'keras-resnets[{extra}]'`.",
+            f"installed: run `{pip_line(package)}`.",
             name=package,
         ) from error
 

@@ -166,7 +166,7 @@ def _is_leftover(path: Path) -> bool:
 def check_new(path: Path, overwrite: bool) -> None:
     """Raises FileExistsError if there is a file at `path` that is not to be overwritten."""
     if path.exists() and not overwrite:
-        raise FileExistsError(f"Expected a new file. Received: {path}. Pass --overwrite")
+        raise FileExistsError(f"Expected a new file. Received: {path}. Pass `overwrite=True`")
 
 
 @contextlib.contextmanager

@@ -118,6 +118,7 @@ def find_rate(
     steps: int = 100,
     seed: int = 0,
     folder: str | os.PathLike[str] | None = None,
+    max_bad_fraction: float | None = None,
     progress: Progress = unseen,
 ) -> RateCurve:
     """Trains a copy of `model` at growing learning rates, to find one to train with.
@@ -137,6 +138,7 @@ def find_rate(
         steps: optimizer steps, at least 10. Data that are over before begin again.
         seed: of data order, augmentation, dropout and stochastic depth.
         folder: where `RateCurve.write` writes; None: nothing is written.
+        max_bad_fraction: as for `train`.
         progress: is told, about every tenth of the steps, the present rate and the share, 0 to 1,
             that is done.
 
@@ -148,7 +150,7 @@ def find_rate(
     """
     rates = _growing(lowest, highest, steps)
     recipe = find_recipe(recipe) if isinstance(recipe, str) else recipe
-    (source, _), config = open_data(data)
+    (source, _), config = open_data(data, max_bad_fraction)
     check_classes(model, source)
     if not model.trainable_variables:
         raise ValueError(

@@ -110,7 +110,7 @@ def test_doctor_names_versions_devices_and_what_is_missing(
     lines = command_in_process("doctor").stdout.splitlines()
     (missing,) = [line for line in lines if "tf2onnx" in line]
     assert missing.split(maxsplit=1)[1] == (
-        "missing, so not available: writing ONNX; pip install 'keras-resnets[export]'"
+        "missing, so not available: writing ONNX; pip install 'tf2onnx>=1.17'"
     )
     assert [
         line for line in lines if "onnxruntime" in line and "for running and verifying ONNX" in line
@@ -133,7 +133,7 @@ def test_no_command_shows_the_commands(keras_resnet_command: Command) -> None:
             ["list", "vgg*"],
             "Expected a pattern that matches a network, e.g. 'resnet*'. Received: 'vgg*'.",
         ),
-        (["info", "resnet50", "--shortcut", "Z"], "Expected `shortcut` to be one of"),
+        (["info", "resnet50", "--shortcut", "Z"], "Expected `--shortcut` to be one of"),
         (["info", "resnet50", "--size", "16"], "Expected images of at least 17x17 pixels"),
         (["info", "plainnet34", "--shortcut", "C"], "Use `resnet34` for a network with shortcuts."),
         (["info", "resnet50", "--set", "width"], "Expected `--set field=value`."),
@@ -162,7 +162,7 @@ def test_bad_arguments_are_one_sentence_and_code_2(
 def test_bad_arguments_of_a_new_process(installed_command: Command) -> None:
     done = installed_command("info", "resnet50", "--shortcut", "Z")
     assert done.returncode == 2
-    assert done.stderr.startswith("keras-resnet: Expected `shortcut` to be one of")
+    assert done.stderr.startswith("keras-resnet: Expected `--shortcut` to be one of")
     assert done.stderr.count("\n") == 1
 
 
@@ -186,7 +186,7 @@ def test_missing_extra_stops_the_quickstart_before_it_trains(
     assert done.stdout == ""
     assert done.stderr == (
         "keras-resnet: Running and verifying TFLite needs the package `ai_edge_litert`, which is "
-        "not installed: run `pip install 'keras-resnets[export]'`.\n"
+        "not installed: run `pip install 'ai-edge-litert>=2.1'`.\n"
     )
     assert not (tmp_path / "out").exists()
 

@@ -57,7 +57,7 @@ def test_vectors_of_a_folder(
     again = command_in_process(*arguments, str(output))
     assert again.returncode == 2
     assert again.stderr == (
-        f"keras-resnet: Expected a new file. Received: {output}. Pass --overwrite.\n"
+        f"keras-resnet: Expected a new file. Received: {output}. Pass `--overwrite`.\n"
     )
 
 

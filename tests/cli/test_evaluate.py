@@ -54,7 +54,7 @@ def test_table_files_and_comparison(evaluate: Evaluate, digits_file: Path, tmp_p
     assert json.loads((tmp_path / "comparison.json").read_text()) == json.loads(output)
     code, _, errors = evaluate(digits_file, "--data", "digits", "--output", tmp_path / "one")
     assert code == 2
-    assert "evaluation.json. Pass --overwrite" in errors
+    assert "evaluation.json. Pass `--overwrite`" in errors
     found = json.loads(output)
     assert found["images"] == 360
     assert found["accuracies"] == [first["accuracy"], second["accuracy"]]
@@ -68,12 +68,15 @@ def test_table_files_and_comparison(evaluate: Evaluate, digits_file: Path, tmp_p
             "Expected --tags without options of single models. Received: y",
         ),
         (["x.keras", "--compare", "a.json", "b.json"], "Expected --compare without models"),
-        (["x.keras", "--data", "digits", "--weights", "imagenet"], "Expected no `weights`"),
+        (["x.keras", "--data", "digits", "--weights", "imagenet"], "Expected no `--weights`"),
         (["x.keras"], "Expected --data, and either models or --tags"),
-        (["resnet50", "--data", "digits"], "Expected weights with the name of a network"),
+        (["resnet50", "--data", "digits"], "Expected `--weights` with the name of a network"),
         (["x.tflite", "--data", "digits"], "Expected"),
         (["--tags", "none/*", "--data", "digits"], "Expected --tags to match"),
-        (["x.keras", "--data", "digits", "--protocol", "five"], "Expected `protocol` to be one of"),
+        (
+            ["x.keras", "--data", "digits", "--protocol", "five"],
+            "Expected `--protocol` to be one of",
+        ),
         (["x.keras", "--data", "digits", "--predictions", "x.txt"], "Expected a file .csv or"),
         (["x.keras", "y.keras", "--data", "digits", "--ensemble-weights", "a"], "Expected numbers"),
     ],

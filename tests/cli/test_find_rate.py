@@ -81,7 +81,7 @@ def test_a_network_by_name_and_bad_input(command_in_process: Command, tmp_path: 
     done = command_in_process(*arguments, "--lowest", "1", "--highest", "0.5", "--no-deterministic")
     assert done.returncode == 2
     assert done.stderr == (
-        "keras-resnet: Expected `lowest` above 0 and below `highest`. Received: lowest=1, "
+        "keras-resnet: Expected `--lowest` above 0 and below `--highest`. Received: lowest=1, "
         "highest=0.5.\n"
     )
     done = command_in_process(*arguments, "--freeze", "C9", "--no-deterministic")
@@ -89,7 +89,7 @@ def test_a_network_by_name_and_bad_input(command_in_process: Command, tmp_path: 
     assert "one of the levels of this model: stem, C2, C3, C4, backbone" in done.stderr
     done = command_in_process(*arguments, "--steps", "5", "--no-deterministic")
     assert done.returncode == 2
-    assert "Expected `steps` to be an integer of at least 10. Received: 5" in done.stderr
+    assert "Expected `--steps` to be an integer of at least 10. Received: 5" in done.stderr
     assert not output.exists()
 
 

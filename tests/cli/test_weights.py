@@ -70,7 +70,7 @@ def test_convert_writes_keras_files_and_state_dicts(
         (["--output", "x.keras", "--layout", "akamaster"], "Expected `--layout` with a .safet"),
         (["--output", __file__], "Expected `--output` with"),
         (["--output", "x.keras", "--dtype", "float16"], "Expected `--dtype` with a .safet"),
-        (["--output", "x.safetensors", "--dtype", "int8"], "Expected `dtype` to be one of"),
+        (["--output", "x.safetensors", "--dtype", "int8"], "Expected `--dtype` to be one of"),
         (["--output", "x.keras", "--arch", "resnet50"], "the same network as `resnet50`"),
         (["--output", "x.keras", "--arch", "resnet51"], "Expected a network of `list_models()`"),
         (["--output", "x.safetensors", "--layout", "timm_resnetv2"], "the layout 'timm_resnetv2'"),
@@ -96,7 +96,7 @@ def test_convert_replaces_a_file_only_if_told(tmp_path: Path, command_in_process
     command = ["convert", str(source), "--output", str(output), "--size", "128"]
     done = command_in_process(*command)
     assert (done.returncode, output.read_text()) == (2, "mine")
-    assert "Pass --overwrite" in done.stderr
+    assert "Pass `--overwrite`" in done.stderr
     assert command_in_process(*command, "--overwrite").returncode == 0
     assert load_model(output).input_shape == (None, 128, 128, 3)
 

@@ -431,6 +431,24 @@ print(both, alone.evaluate(evaluation_batches(validation, config), verbose=0))
     assert both == pytest.approx(alone, rel=1e-4)
 
 
+def test_a_batch_beyond_the_images_has_no_places_without_any(
+    numbered: LabeledImages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those would be cropped and resized as if they were images."""
+    sizes: list[int] = []
+    monkeypatch.setattr(
+        "keras_resnet.data.pipeline.Order",
+        lambda count, size, *rest, **more: sizes.append(size) or Order(count, size, *rest, **more),
+    )
+    config = config_of(100_000)
+    ((images, labels),) = training_batches(numbered, config, 1)
+    assert sorted(labels.numpy()) == sorted(numbered.labels)
+    (shown,) = evaluation_batches(numbered, config)
+    np.testing.assert_array_equal(shown[1], numbered.labels)
+    assert sizes == [len(numbered), len(numbered)]
+    assert len(images) == len(numbered)
+
+
 def test_bad_files_have_no_weight_in_evaluation(dirty: Path) -> None:
     source = load_parts(f"folder:{dirty}").train
     config = config_of(8, max_bad_fraction=0.2)

@@ -244,7 +244,7 @@ def test_files(
     assert len(found.disagreements) == int((report.predictions != other.predictions).sum())
     part = compare_evaluations(values, evaluate(other_model, (images[:9], labels[:9])).to_dict())
     assert (part.images, part.left_out) == (9, 31)
-    with pytest.raises(FileExistsError, match="Pass --overwrite"):
+    with pytest.raises(FileExistsError, match="Pass `overwrite=True`"):
         save_evaluation(report, tmp_path)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from PIL import Image
 
 from keras_resnet.data import DataConfig, load_data
+from keras_resnet.data.bad_records import TooManyBadRecordsError
 from keras_resnet.export.images import balanced, check_calibration, image_sets
 from keras_resnet.images.protocol import EvalProtocol
 from keras_resnet.models.info import ModelInfo
@@ -47,6 +49,26 @@ def test_classes_are_balanced_and_the_choice_is_seeded() -> None:
     np.testing.assert_array_equal(chosen, balanced(labels, 15, seed=1))
     assert set(chosen) != set(balanced(labels, 15, seed=2))
     np.testing.assert_array_equal(balanced(labels, 500, seed=1), np.arange(113))
+
+
+def test_unreadable_images_are_left_out_up_to_the_limit(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "copy")
+    for part in ("train", "validation"):
+        (tmp_path / "copy" / part / "a" / "1.png").write_text("no image")
+    source = f"folder:{tmp_path / 'copy'}"
+    with pytest.raises(TooManyBadRecordsError, match=r"a/1\.png.*or raise `max_bad_fraction`"):
+        image_sets(SHAPE, ModelInfo(), source, None, None, 0)
+    config = DataConfig(source, max_bad_fraction=0.1)
+    whole = image_sets(SHAPE, ModelInfo(), f"folder:{folder}", None, None, 0)
+    for found, before in zip(
+        image_sets(SHAPE, ModelInfo(), config, None, None, 0), whole, strict=True
+    ):
+        assert found is not None
+        assert before is not None
+        assert len(found.images) == len(before.images) - 1
+        # The second of the images is gone; the others have kept their labels.
+        np.testing.assert_array_equal(found.images, np.delete(before.images, 1, axis=0))
+        np.testing.assert_array_equal(found.labels, np.delete(before.labels, 1))
 
 
 def test_data_source_gives_both_parts_with_labels(

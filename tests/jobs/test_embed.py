@@ -305,7 +305,7 @@ def test_killed_when_all_was_published_other_images_are_refused(
         with pytest.raises(SystemExit):
             embed_to_file(tiny_model, paths[:4], output)
     before = output.read_bytes()
-    with pytest.raises(FileExistsError, match="Pass --overwrite"):
+    with pytest.raises(FileExistsError, match="Pass `overwrite=True`"):
         embed_to_file(tiny_model, paths[:5], output)
     assert output.read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["x.npz"]
@@ -318,7 +318,7 @@ def test_what_took_the_place_of_the_output_is_not_replaced_unasked(
     with pytest.raises(SystemExit):
         embed_to_file(tiny_model, paths, output, batch_size=8, progress=interrupt_after(8))
     output.write_text("mine")
-    with pytest.raises(FileExistsError, match="Pass --overwrite"):
+    with pytest.raises(FileExistsError, match="Pass `overwrite=True`"):
         embed_to_file(tiny_model, paths, output, batch_size=8)
     assert output.read_text() == "mine"
     assert embed_to_file(tiny_model, paths, output, batch_size=8, overwrite=True).resumed == 8

@@ -15,6 +15,7 @@ from PIL import Image
 from keras_resnet.images.labels import indices_of
 from keras_resnet.models.info import get_info
 from keras_resnet.models.outputs import class_probabilities
+from keras_resnet.models.untrained import untrained_part, warn_if_untrained
 from keras_resnet.networks.features import level_layers
 from keras_resnet.networks.graph import find_network
 from keras_resnet.support.checks import check_choice, check_integer, is_integer
@@ -42,6 +43,7 @@ def explain(
             f"Expected no `level` with {method}, which looks at pixels. Received: "
             f"level={keywords['level']!r}"
         )
+    warn_if_untrained(model.name, untrained_part(model), stacklevel=2)
     functions: dict[str, Callable[..., np.ndarray]] = {
         "grad_cam": grad_cam,
         "grad_cam_pp": grad_cam_pp,

@@ -7,11 +7,11 @@ from typing import Any, get_args
 import keras
 import numpy as np
 
+from keras_resnet.data.bad_records import read_good
 from keras_resnet.evaluation.classes import Classes, columns_of
 from keras_resnet.evaluation.images import Data, Split, open_images
 from keras_resnet.models.info import class_count, get_info
 from keras_resnet.models.input import ModelInput
-from keras_resnet.support.ahead import results_in_order
 from keras_resnet.support.checks import check_choice, check_integer
 
 
@@ -22,6 +22,7 @@ def labelled_images(
     *,
     split: str = "validation",
     seed: int = 0,
+    max_bad_fraction: float = 0.01,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Images, resized and cropped as the model's protocol says, and their labels.
 
@@ -30,12 +31,14 @@ def labelled_images(
         data, split: as for `keras_resnet.evaluation.evaluate`.
         images: how many at most; if there are more, a random choice of them.
         seed: of the choice.
+        max_bad_fraction: share of these images that may be unreadable; they are left out.
 
     Returns:
         Arrays `(n, height, width, channels)`, uint8, and `(n,)`, int32.
 
     Raises:
-        ValueError: an argument is wrong, the classes differ, or an image cannot be read.
+        ValueError: an argument is wrong, or the classes differ.
+        TooManyBadRecordsError: too many images cannot be read.
     """
     check_integer("images", images)
     part: Any = split
@@ -52,5 +55,5 @@ def labelled_images(
     def prepared(index: int) -> np.ndarray:
         return inputs.prepared(found.source[index].data, index)
 
-    pixels = np.stack(list(results_in_order(prepared, chosen.tolist(), 64)))
-    return pixels, found.labels[chosen]
+    pixels = read_good(found.source, chosen.tolist(), prepared, max_bad_fraction)
+    return np.stack(list(pixels.values())), found.labels[list(pixels)]

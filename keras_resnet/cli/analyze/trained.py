@@ -20,6 +20,7 @@ def lesion(
     weights: options.Weights = None,
     images: results.Images = 1000,
     split: results.Split = "validation",
+    max_bad_fraction: options.MaxBadFraction = 0.01,
     several: results.Numbers = None,
     swaps: results.Numbers = None,
     draws: Annotated[int, typer.Option(min=1, help="Random choices per number.")] = 5,
@@ -33,7 +34,9 @@ def lesion(
         from keras_resnet.analysis.studies.figures import lesion_figure
         from keras_resnet.analysis.studies.images import labelled_images
         from keras_resnet.analysis.studies.lesion import lesion_study
-    pixels, labels = labelled_images(network, data, images, split=split, seed=seed)
+    pixels, labels = labelled_images(
+        network, data, images, split=split, seed=seed, max_bad_fraction=max_bad_fraction
+    )
     with progress_bar("lesion", lines=10) as step:
         study = lesion_study(
             network,
@@ -61,6 +64,7 @@ def responses(
     weights: options.Weights = None,
     images: results.Images = 1000,
     split: results.Split = "validation",
+    max_bad_fraction: options.MaxBadFraction = 0.01,
     seed: results.Seed = 0,
 ) -> None:
     """Measure the standard deviations of the 3x3 layers' responses (He et al. 2015, Figure 7)."""
@@ -70,7 +74,10 @@ def responses(
         from keras_resnet.analysis.studies.images import labelled_images
         from keras_resnet.analysis.studies.responses import layer_responses
     found = layer_responses(
-        network, labelled_images(network, data, images, split=split, seed=seed)[0]
+        network,
+        labelled_images(
+            network, data, images, split=split, seed=seed, max_bad_fraction=max_bad_fraction
+        )[0],
     )
     asked = {"model": model, "data": data, "split": split, "seed": seed}
     results.save_study(output, "responses", responses_figure(found), {**asked, **found.to_dict()})

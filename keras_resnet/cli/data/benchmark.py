@@ -37,6 +37,7 @@ def benchmark(
     antialias: Annotated[
         bool, typer.Option("--antialias", help="Average pixels where pictures shrink.")
     ] = False,
+    max_bad_fraction: options.MaxBadFraction = 0.01,
     dtype: Annotated[
         str | None, typer.Option(help="Dtype policy of the model, e.g. mixed_bfloat16.")
     ] = None,
@@ -50,7 +51,12 @@ def benchmark(
         from keras_resnet.data.config import DataConfig
         from keras_resnet.data.sources.load import load_parts
         from keras_resnet.networks.builders import create_model
-    config = DataConfig(source, size=size, augmentation=_augmentation(augmentation, antialias))
+    config = DataConfig(
+        source,
+        size=size,
+        augmentation=_augmentation(augmentation, antialias),
+        max_bad_fraction=max_bad_fraction,
+    )
     images = load_parts(config).train
     config = dataclasses.replace(config, batch_size=min(batch_size, len(images)))
     network = None

@@ -144,7 +144,7 @@ def refuse_existing(output: str | os.PathLike[str], overwrite: bool) -> None:
     """Raises FileExistsError if a directory has a prepared data set that is not to be replaced."""
     if (Path(output) / DATASET_FILE).exists() and not overwrite:
         raise FileExistsError(
-            f"Expected a directory without a data set. Received: {output}. Pass --overwrite"
+            f"Expected a directory without a data set. Received: {output}. Pass `overwrite=True`"
         )
 
 
@@ -169,7 +169,7 @@ class _UnfinishedShards(UnfinishedWork):
             ]
             raise ValueError(
                 f"Expected the arguments of the unfinished work in {self.directory}. Received: "
-                f"{some_of(changes)}. Pass the same ones, or --overwrite to discard that work"
+                f"{some_of(changes)}. Pass the same ones, or `overwrite=True` to discard that work"
             )
         self.begin(arguments)
 

@@ -135,7 +135,7 @@ def _check_counts(train: int, validation: int, ids: Sequence[str]) -> None:
         ]
         raise ValueError(
             f"Expected {described[0]}. Received: {described[1]}. Check the downloads, or pass "
-            "--no-check-counts for a part of ImageNet"
+            "`check_counts=False` for a part of ImageNet"
         )
     if sorted(published) != list(ids):
         other = min(set(ids) - set(published))
@@ -168,7 +168,7 @@ def _folders(path: Path) -> _Listing:
 def _flat(path: Path, labels: Path | None, progress: Progress) -> _Listing:
     if labels is None:
         raise ValueError(
-            f"Expected --val-labels with {path}, which does not say what its images show. "
+            f"Expected `validation_labels` with {path}, which does not say what its images show. "
             "Received: none"
         )
     if path.is_dir():

@@ -19,6 +19,7 @@ from keras_resnet.data.sources.tfds import load_tfds
 from keras_resnet.data.sources.tfrecord import load_tfrecord
 from keras_resnet.images.labels import alike_names
 from keras_resnet.support.checks import check_choice
+from keras_resnet.support.intervals import FEW_IMAGES, margin_of
 from keras_resnet.support.progress import Say, unsaid
 
 
@@ -64,7 +65,7 @@ def load_data(config: DataConfig | str, say: Say = unsaid) -> tuple[Source, Sour
     Args:
         config: what to open; a string stands for `DataConfig(that)`. Its source is written as one
             of `keras_resnet.data.sources.load.SOURCE_KINDS`, such as `folder:PATH`.
-        say: is told if the training part is divided.
+        say: is told if the training part is divided, and how little few validation images tell.
 
     Raises:
         ValueError: there is no such source, it is not as it should be, has no training part, or a
@@ -85,6 +86,8 @@ def _for_training(parts: Parts, config: DataConfig, say: Say = unsaid) -> tuple[
             f"{' and a '.join(others)} part alone"
         )
     if validation is not None:
+        if len(validation) < FEW_IMAGES:
+            say(f"{_how_little(validation)}; more validation images would tell more.")
         return train, validation
     divided = stratified_split(train, config.validation_fraction, config.split_seed)
     say(
@@ -92,7 +95,16 @@ def _for_training(parts: Parts, config: DataConfig, say: Say = unsaid) -> tuple[
         f"{config.validation_fraction:.0%} of every class, are put aside for validation."
         + (" Its test part is not read." if test else "")
     )
+    if len(divided[1]) < FEW_IMAGES:
+        say(f"{_how_little(divided[1])}; a larger `validation_fraction` would tell more.")
     return divided
+
+
+def _how_little(validation: Source) -> str:
+    return (
+        f"An accuracy on {len(validation):,} validation image{'s' * (len(validation) != 1)} is "
+        f"known to about ±{100 * margin_of(len(validation)):.0f} points only"
+    )
 
 
 def load_part(config: DataConfig | str, part: str) -> Source:

@@ -111,7 +111,7 @@ def cluster_from(
     if workers is not None or index is not None:
         if workers is None or index is None:
             raise ValueError(
-                "Expected `--workers` and `--worker-index` together. Received: one of them"
+                "Expected `workers` and `worker_index` together. Received: one of them"
             )
         cluster: Cluster | None = Cluster(tuple(workers.split(",")), index, "--workers")
     elif environ.get("TF_CONFIG", "").strip():
@@ -202,13 +202,13 @@ def _from_slurm(environ: Mapping[str, str]) -> Cluster:
     if not distribution.startswith("block"):
         raise ValueError(
             "Expected Slurm tasks in blocks, node by node. Received: SLURM_DISTRIBUTION="
-            f"{distribution}. Run srun with `--distribution=block`, or pass `--workers`"
+            f"{distribution}. Run srun with `--distribution=block`, or pass `workers`"
         )
     hosts, counts = expand_nodes(nodes), _counts(shares)
     if len(hosts) != len(counts) or sum(counts) != tasks:
         raise ValueError(
             f"Expected {tasks} tasks on the nodes of the Slurm step. Received: {shares!r} tasks on "
-            f"{nodes!r}. Pass `--workers` and `--worker-index`"
+            f"{nodes!r}. Pass `workers` and `worker_index`"
         )
     jobs = len(_SLURM_PORTS) // _PORTS_PER_JOB
     first = _SLURM_PORTS[_number(environ, "SLURM_JOB_ID", "0") % jobs * _PORTS_PER_JOB]

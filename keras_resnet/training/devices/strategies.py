@@ -243,7 +243,9 @@ def _check_combination(name: str, replicas: int, dtype: str, jit_compile: bool) 
             "Pass `jit_compile=False`"
         )
     elif name == "tpu" and dtype == "float16":
-        reason = "TPUs compute in bfloat16. Pass `bfloat16`, which needs no loss scaling either"
+        reason = (
+            "TPUs compute in bfloat16. Pass `dtype='bfloat16'`, which needs no loss scaling either"
+        )
     else:
         return
     on = f"{replicas} replicas" if replicas > 1 else name
@@ -277,8 +279,8 @@ def _local_devices(name: StrategyName) -> tuple[str, tuple[str, ...], str]:
     """The name of a setup without other workers, its devices (none: the default one), a note."""
     if name == "multi-worker":
         raise ValueError(
-            "Expected workers for the strategy `multi-worker`. Received: none. Pass `--workers` "
-            "and `--worker-index`, set TF_CONFIG, start with srun, or use `keras-resnet launch`"
+            "Expected workers for the strategy `multi-worker`. Received: none. Pass `workers` "
+            "and `worker_index`, set TF_CONFIG, start with srun, or use `keras-resnet launch`"
         )
     gpus, cpus = (
         tuple(f"{kind}:{i}" for i in range(len(tf.config.list_logical_devices(kind))))
@@ -287,7 +289,7 @@ def _local_devices(name: StrategyName) -> tuple[str, tuple[str, ...], str]:
     if name == "gpu" and not gpus:
         raise ValueError(
             "Expected a GPU that TensorFlow can use. Received: none. `keras-resnet doctor` says "
-            "what TensorFlow finds; `--strategy cpu` trains without"
+            "what TensorFlow finds; `strategy='cpu'` trains without"
         )
     devices = gpus or cpus if name == "mirrored" else gpus
     if name in ("auto", "mirrored") and len(devices) > 1:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from keras_resnet.support.intervals import FEW_IMAGES, margin_of
 from keras_resnet.support.text import markdown
 from keras_resnet.training.recipes.recipe import BY_USER, Recipe
 from keras_resnet.training.recipes.table import RECIPES
@@ -132,6 +133,9 @@ def _results(facts: CardFacts) -> str:
         "validation, the others are means over an epoch of augmented training images, taken while "
         "the weights changed."
     )
+    if facts.images[1] < FEW_IMAGES:
+        margin = 100 * margin_of(facts.images[1])
+        text += f" On so few images, an accuracy is known to about ±{margin:.0f} points only."
     if facts.best_epoch is not None:
         text += (
             " `best.keras` is of the epoch with the highest accuracy in validation. It was chosen "

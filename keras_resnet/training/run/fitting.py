@@ -78,7 +78,7 @@ class Fitting:
     ) -> None:
         """Takes all steps that are left."""
         run, setup = self._run, self._setup
-        progress = ProgressBar(run, self._resolved.training.batch_size)
+        progress = ProgressBar(run, self._resolved.training.batch_size, len(self._data[0]))
         if setup.is_chief:
             for note in setup.notes:
                 console.print(note)

@@ -16,10 +16,12 @@ from keras_resnet.training.run.run import Run
 class ProgressBar(keras.callbacks.Callback):
     """Shows loss, accuracy, images per second and the time that is left."""
 
-    def __init__(self, run: Run, batch_size: int) -> None:
-        """Takes the run and how many images there are in a batch, over all workers."""
+    def __init__(self, run: Run, batch_size: int, images: int) -> None:
+        """Takes the run, and how many images a full batch and the data have, over all workers."""
         super().__init__()
         self._run, self._batch_size = run, batch_size
+        # The last batch of an epoch may have fewer images, or leave some of them out.
+        self._per_epoch = min(images, run.batches_per_epoch * batch_size)
         self._bar: Progress | None = None
         self._task: Any = None
         self._begun, self._first, self._images_per_second = 0.0, 0, 0.0
@@ -51,7 +53,8 @@ class ProgressBar(keras.callbacks.Callback):
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
         done = self._run.batches
         elapsed = time.monotonic() - self._begun
-        self._images_per_second = (done - self._first) * self._batch_size / max(elapsed, 1e-9)
+        images = self._images(done) - self._images(self._first)
+        self._images_per_second = images / max(elapsed, 1e-9)
         if self._bar is not None:
             self._bar.update(
                 self._task,
@@ -64,6 +67,11 @@ class ProgressBar(keras.callbacks.Callback):
         console.print(
             f"Epoch {epoch + 1}/{self._run.epochs}: {self._figures(logs or {})}, {self._pace()}"
         )
+
+    def _images(self, batches: int) -> int:
+        """How many images so many batches have, from the first one of the run."""
+        epochs, rest = divmod(batches, self._run.batches_per_epoch)
+        return epochs * self._per_epoch + min(rest * self._batch_size, self._per_epoch)
 
     def _figures(self, logs: dict[str, float]) -> str:
         parts = []

@@ -70,14 +70,15 @@ class ResolvedRecipe:
 
 
 def open_data(
-    data: tuple[Source, Source] | DataConfig | str,
+    data: tuple[Source, Source] | DataConfig | str, max_bad_fraction: float | None = None
 ) -> tuple[tuple[Source, Source], DataConfig]:
     """Training and validation images, and the config that `resolve_recipe` completes."""
     if isinstance(data, str):
         data = DataConfig(data)
-    if isinstance(data, DataConfig):
-        return load_data(data, console.print), data
-    return data, DataConfig(data[0].name)
+    config = data if isinstance(data, DataConfig) else DataConfig(data[0].name)
+    if max_bad_fraction is not None:
+        config = dataclasses.replace(config, max_bad_fraction=max_bad_fraction)
+    return load_data(data, console.print) if isinstance(data, DataConfig) else data, config
 
 
 def resolve_recipe(
@@ -118,13 +119,21 @@ def resolve_recipe(
             "Expected `loss.target_threshold` to be none with a single unit, whose two classes "
             f"exclude each other. Received: {threshold:g}. Or build the network with `classes=2`"
         )
-    protocol, train_size = sizes(model, recipe)
     accumulation = recipe.optimizer.accumulation
+    # What goes through the network at once; a step of several batches may go on in the next epoch.
+    batch_size = recipe.batch_size // accumulation
+    if batch_size > len(source):
+        raise ValueError(
+            f"Expected batches of at most the {len(source):,} training images of {source.name}. "
+            f"Received: {batch_size:,} images in each, by the recipe {recipe.name}. Choose "
+            f"`batch_size={accumulation * _power_of_two(len(source))}` or another smaller one"
+        )
+    protocol, train_size = sizes(model, recipe)
     training = dataclasses.replace(
         config or DataConfig(source.name),
         size=train_size,
         protocol=None,
-        batch_size=recipe.batch_size // accumulation,
+        batch_size=batch_size,
         augmentation=recipe.augmentation,
         seed=seed,
     )
@@ -147,6 +156,11 @@ def resolve_recipe(
     return ResolvedRecipe(recipe, training, evaluation, batches, total)
 
 
+def _power_of_two(most: int) -> int:
+    """The largest up to a quarter of `most`, so that an epoch has several batches."""
+    return min(most, 1 << (max(2, most // 4).bit_length() - 1))
+
+
 def check_classes(model: keras.Model, source: Source) -> None:
     """Refuses a network whose outputs are for other classes than those of a source.
 
@@ -163,7 +177,8 @@ def check_classes(model: keras.Model, source: Source) -> None:
         raise ValueError(
             f"Expected a model of the {classes} classes of {source.name}. Received: "
             f"{model.name}, of {known_classes} classes. Build it with "
-            f"`classes={classes}`, or give it another head with `replace_head`"
+            f"`classes={classes}`, or give it another head with `replace_head`, "
+            "as `keras-resnet finetune` does"
         )
     names, known = tuple(source.class_names), get_info(model).class_names
     if known is not None and known != names and set(known) == set(names):

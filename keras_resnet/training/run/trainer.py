@@ -83,6 +83,7 @@ def train(
     jit_compile: bool | None = None,
     profile: tuple[int, int] | None = None,
     pull_to: Sequence[np.ndarray] | None = None,
+    max_bad_fraction: float | None = None,
 ) -> TrainResult:
     """Trains `model` in place by `recipe`.
 
@@ -128,6 +129,8 @@ def train(
         profile: first and last batch that TensorBoard's profiler records.
         pull_to: the weights that `loss.l2_sp` pulls to, as of `get_weights`; None: those that the
             model has.
+        max_bad_fraction: share of the images that may be unreadable; they are skipped. None: as the
+            `DataConfig` says, or 0.01.
 
     Raises:
         ValueError: model, data and recipe do not go together, an argument is impossible, or another
@@ -144,7 +147,7 @@ def train(
             during the run.
     """
     recipe = find_recipe(recipe) if isinstance(recipe, str) else recipe
-    sources, config = open_data(data)
+    sources, config = open_data(data, max_bad_fraction)
     check_classes(model, sources[0])
     start = _start(model, recipe, pull_to)
     set_class_names(model, sources[0].class_names, sources[0].class_ids)

@@ -17,9 +17,11 @@ import numpy as np
 from keras_resnet.data import DataConfig, Source, load_data
 from keras_resnet.data.identity import defaults_of_earlier, identity_of
 from keras_resnet.models.info import class_count, get_info
+from keras_resnet.models.untrained import untrained_part, warn_if_untrained
 from keras_resnet.support.checks import some_of
 from keras_resnet.support.files import partial_directory, publish
 from keras_resnet.support.fingerprints import fingerprint_of_weights
+from keras_resnet.support.intervals import accuracy_in_words
 from keras_resnet.support.progress import Say, unseen
 from keras_resnet.support.terminal import console, print_lines, progress_bar
 from keras_resnet.training.devices.cluster import cluster_from
@@ -78,6 +80,7 @@ class TrainOptions(TypedDict, total=False):
     steps_per_execution: int
     jit_compile: bool | None
     profile: tuple[int, int] | None
+    max_bad_fraction: float | None
 
 
 def finetune(
@@ -130,7 +133,7 @@ def finetune(
         OSError: the best network of a finished phase is gone, or as for `train`.
     """
     recipe = find_recipe(recipe) if isinstance(recipe, str) else recipe
-    _check(phases, options)
+    _check(model, phases, options)
     data = DataConfig(data) if isinstance(data, str) else data
     sources = load_data(data, say) if isinstance(data, DataConfig) else data
     keras.utils.set_random_seed(seed)
@@ -150,7 +153,8 @@ def finetune(
         known = {} if folder is None else _claimed(folder, settings)
         compared = None
         if compare:
-            compared = _compared(network, sources, data, recipe, seed, known.get("baselines"))
+            limit = options.get("max_bad_fraction", getattr(data, "max_bad_fraction", None))
+            compared = _compared(network, sources, limit, recipe, seed, known.get("baselines"))
             if folder is not None:
                 # For the same call after an interruption.
                 folder.write_config({**settings, "baselines": compared.to_dict()})
@@ -171,13 +175,21 @@ def finetune(
             _finish(folder, network, sources, recipe, done, bn, seed, dtype, compared)
     best = max(result.best for result in results)
     if compared is not None:
-        gain = 100 * (best - max(compared.linear_probe, compared.nearest_neighbours))
-        say(f"Best: {best:.2%}, {gain:+.1f} points to the better baseline.")
+        say(_gain(best, compared, len(sources[1])))
     return FinetuneResult(network, tuple(results), best, compared, folder.path if folder else None)
 
 
-def _check(phases: Sequence[Phase], options: TrainOptions) -> None:
-    """Refuses early what only a later phase would refuse."""
+def _gain(best: float, compared: Baselines, images: int) -> str:
+    """A sentence on the best accuracy, on so many images, and what training has gained."""
+    gain = 100 * (best - max(compared.linear_probe, compared.nearest_neighbours))
+    words = accuracy_in_words(best, images)
+    return f"Best: {words}, {gain:+.1f} points to the better baseline."
+
+
+def _check(model: keras.Model, phases: Sequence[Phase], options: TrainOptions) -> None:
+    """Refuses early what only a later phase would refuse; warns of random weights."""
+    if untrained_part(model) == "weights":
+        warn_if_untrained(model.name, "weights", stacklevel=3)
     if not phases:
         raise ValueError("Expected at least one phase. Received: none")
     known = TrainOptions.__annotations__
@@ -195,8 +207,8 @@ def _check(phases: Sequence[Phase], options: TrainOptions) -> None:
         workers = 1 if cluster is None else cluster.workers
     if workers > 1:
         raise ValueError(
-            f"Expected one process to fine-tune. Received: {workers} workers. Use `freeze`, "
-            "`unfreeze` and `train`"
+            f"Expected one process to fine-tune. Received: {workers} workers. Start it "
+            "alone, or use the functions `freeze`, `unfreeze` and `train`"
         )
 
 
@@ -260,7 +272,7 @@ def _imbalance(source: Source, recipe: Recipe) -> str | None:
 def _compared(
     network: keras.Model,
     sources: tuple[Source, Source],
-    data: Any,
+    max_bad_fraction: float | None,
     recipe: Recipe,
     seed: int,
     known: Mapping[str, Any] | None,
@@ -272,8 +284,8 @@ def _compared(
         return Baselines(**known)
     # Prepared as in validation.
     keywords: dict[str, Any] = {"protocol": sizes(network, recipe)[0]}
-    if isinstance(data, DataConfig):
-        keywords["max_bad_fraction"] = data.max_bad_fraction
+    if max_bad_fraction is not None:
+        keywords["max_bad_fraction"] = max_bad_fraction
     # Of every class, there is an image at least.
     limit = max(LIMIT, len(sources[0].class_names))
     with contextlib.ExitStack() as stack:

@@ -242,8 +242,8 @@ def test_too_many_damaged_files_are_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"seconds": 0}, "Expected `seconds` above 0"),
-        ({"seconds": math.nan}, "Expected `seconds` above 0"),
+        ({"seconds": 0}, "Expected `--seconds` above 0"),
+        ({"seconds": math.nan}, "Expected `--seconds` above 0"),
         ({"rounds": 0}, "`rounds` of at least 1"),
         ({"model": "size"}, r"Expected a model \(None, 64, 64, 3\) -> \(None, 10\).*32, 32"),
         ({"model": "classes"}, r"Expected a model .*-> \(None, 7\)"),
@@ -294,7 +294,7 @@ def test_the_command_prints_json(command_in_process: Any) -> None:
         (["--augmentation", "heavy"], "one of none, cifar, he2015, inception. Received: heavy"),
         (["--augmentation", "cifar", "--antialias"], "Expected `--antialias` with"),
         (["--dtype", "mixed_bfloat16"], "Expected `--dtype` with `--model`"),
-        (["--seconds", "0"], "Expected `seconds` above 0"),
+        (["--seconds", "0"], "Expected `--seconds` above 0"),
         (["--model", "resnet51"], "resnet51"),
         (["--model", "resnet20", "--dtype", "float99"], "float99"),
     ],

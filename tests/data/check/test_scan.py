@@ -546,7 +546,7 @@ def test_command(pictures: Path, tmp_path: Path, command_in_process: Any) -> Non
 
     again = command_in_process("data", "scan", source, "--output", str(output))
     assert again.returncode == 2
-    assert f"Expected a new file. Received: {output}. Pass --overwrite" in again.stderr
+    assert f"Expected a new file. Received: {output}. Pass `--overwrite`" in again.stderr
 
 
 def test_command_as_json(pictures: Path, tmp_path: Path, command_in_process: Any) -> None:

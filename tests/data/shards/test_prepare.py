@@ -165,7 +165,7 @@ def test_archives_become_imagenet_records(
         "data", "prepare", "imagenet", *tars, *words, "--output", str(output)
     )
     assert again.returncode == 2
-    assert "Pass --overwrite" in again.stderr
+    assert "Pass `--overwrite`" in again.stderr
 
 
 def test_description_checksums_and_reading_back(archives: Path, tmp_path: Path) -> None:
@@ -222,7 +222,7 @@ def test_extracted_folders_give_the_same_bytes(archives: Path, tmp_path: Path) -
             dict(zip(("train", "validation"), parts, strict=True)), tmp_path / f"of-{validation}"
         )
         assert contents(tmp_path / f"of-{validation}") == contents(tmp_path / "tars")
-    with pytest.raises(ValueError, match=r"Expected --val-labels with .*val\.tar"):
+    with pytest.raises(ValueError, match=r"Expected `validation_labels` with .*val\.tar"):
         load_imagenet(tmp_path / "train", archives / "val.tar", check_counts=False)
 
 
@@ -470,7 +470,7 @@ def test_failure_leaves_earlier_results_and_success_replaces_them(
 ) -> None:
     prepare(parts_of(archives), tmp_path, shards={"train": 3})
     before = contents(tmp_path)
-    with pytest.raises(FileExistsError, match="Pass --overwrite"):
+    with pytest.raises(FileExistsError, match="Pass `overwrite=True`"):
         prepare(parts_of(archives), tmp_path, shards={"train": 2})
     (tmp_path / "notes.md").write_text("mine")
 

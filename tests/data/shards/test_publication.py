@@ -93,7 +93,7 @@ def test_another_call_finds_what_was_half_published(
     expected = half_published(output, monkeypatch)
     with (
         pytest.warns(UserWarning, match="while it published its results"),
-        pytest.raises(FileExistsError, match="Pass --overwrite"),
+        pytest.raises(FileExistsError, match="Pass `overwrite=True`"),
     ):
         prepare(parts(), output, shards={"train": 1})
     assert contents(output) == expected
@@ -121,7 +121,7 @@ def test_killed_when_all_was_published_nothing_is_left_to_do(
     if same:
         prepare(parts(), output, **words)
     else:
-        with pytest.raises(FileExistsError, match="Pass --overwrite"):
+        with pytest.raises(FileExistsError, match="Pass `overwrite=True`"):
             prepare(parts(), output, seed=7, **words)
     assert contents(output) == before
 

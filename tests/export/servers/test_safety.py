@@ -74,7 +74,9 @@ EFFECTS: dict[str, Callable[[str], Any]] = {
 @pytest.mark.parametrize("name", EFFECTS)
 def test_what_does_more_than_compute_is_refused(name: str, tmp_path: Path) -> None:
     path = save(tmp_path / "model", lambda: EFFECTS[name](str(tmp_path / "file")))
-    with pytest.raises(ValueError, match=rf"only computes. Received: .*{name.strip()}.*`--trust`"):
+    with pytest.raises(
+        ValueError, match=rf"only computes. Received: .*{name.strip()}.*`trust=True`"
+    ):
         load_runner(path)
 
 

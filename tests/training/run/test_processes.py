@@ -138,12 +138,12 @@ def test_bad_arguments_are_one_sentence(command_in_process: Command, tmp_path: P
     output = ("--output", str(tmp_path / "out"))
     for arguments, message in (
         (("--set", "optimizer.rate=1"), "Expected a field of a recipe: duration, batch_size"),
-        (("--set", "optimizer.momentum=2"), "`optimizer.momentum` to be a number in [0, 1]"),
-        (("--strategy", "gpus"), "Expected `strategy` to be one of"),
+        (("--set", "optimizer.momentum=2"), "`--set optimizer.momentum` to be a number in [0, 1]"),
+        (("--strategy", "gpus"), "Expected `--strategy` to be one of"),
         (("--strategy", "multi-worker"), "Expected workers for the strategy `multi-worker`"),
         (("--worker-index", "1"), "Expected `--workers` and `--worker-index` together"),
         (("--profile", "5"), "Expected `--profile FIRST,LAST`"),
-        (("--dtype", "int8"), "Expected `dtype` to be one of"),
+        (("--dtype", "int8"), "Expected `--dtype` to be one of"),
     ):
         done = command_in_process(*TRAIN, *arguments, *output)
         assert done.returncode == 2, done.stderr

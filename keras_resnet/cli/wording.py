@@ -1,0 +1,84 @@
+"""Messages of the Python functions, in the words of the command that called them.
+
+They name arguments, such as `overwrite=True`; on the command line, that is `--overwrite`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import shlex
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import typer
+
+from keras_resnet.cli.options import app
+from keras_resnet.networks.config import ResNetConfig
+
+#: Arguments whose options are called otherwise.
+_OTHER_NAMES = {
+    "jit_compile": "xla",
+    "synchronized_bn": "sync-bn",
+    "out_dir": "output",
+    "methods": "method",
+    "batch_sizes": "batch",
+    "class_index": "class",
+    "validation_labels": "val-labels",
+}
+#: What `--set` of a command with a recipe changes has a name with one of these before a dot.
+_PARTS_OF_RECIPES = ("optimizer", "loss", "schedule", "augmentation", "average", "network")
+_NETWORK_FIELDS = {field.name for field in dataclasses.fields(ResNetConfig)}
+
+_ARGUMENT = re.compile(r"`([a-z_0-9]+(?:\.[a-z_0-9]+)?)(?:=([^`]+))?`")
+
+
+def in_options(text: str) -> str:
+    """Return `text` with the options of this process' command in place of Python's arguments.
+
+    An argument that the command has no option for stays as it is.
+    """
+    options = _options(sys.argv[1:])
+
+    def replaced(found: re.Match[str]) -> str:
+        option = _option(found[1], found[2], options)
+        return found[0] if option is None else f"`{option}`"
+
+    return _ARGUMENT.sub(replaced, text)
+
+
+def _option(name: str, value: str | None, options: set[str]) -> str | None:
+    """What is written on the command line for `name=value`, or for `name` alone."""
+    part, dot, _ = name.partition(".")
+    plain = None if value is None else value.strip("'\"")
+    if dot or (f"--{_dashed(name)}" not in options and name in _NETWORK_FIELDS):
+        setting = "--set" if dot else "--net"
+        known = setting in options and (not dot or part in _PARTS_OF_RECIPES)
+        return f"{setting} {name if plain is None else f'{name}={plain}'}" if known else None
+    option, opposite = f"--{_dashed(name)}", f"--no-{_dashed(name)}"
+    if value == "False":
+        return opposite if opposite in options else None
+    if option not in options:
+        return None
+    return option if plain in (None, "True") else f"{option} {shlex.quote(str(plain))}"
+
+
+def _dashed(name: str) -> str:
+    return _OTHER_NAMES.get(name, name.replace("_", "-"))
+
+
+def _options(arguments: Sequence[str]) -> set[str]:
+    """The options of the command that these arguments call."""
+    command: Any = typer.main.get_command(app)
+    for word in arguments:
+        command = getattr(command, "commands", {}).get(word)
+        if command is None:
+            return set()
+        if not hasattr(command, "commands"):
+            return {
+                option
+                for parameter in command.params
+                for option in (*parameter.opts, *parameter.secondary_opts)
+            }
+    return set()
