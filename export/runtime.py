@@ -29,6 +29,7 @@ from keras_resnet.models.outputs import bare, class_probabilities
 from keras_resnet.models.saving import load_model
 from keras_resnet.support.cores import usable_cores
 from keras_resnet.support.extras import require
+from keras_resnet.support.placeholders import text_instead
 from keras_resnet.support.quiet import quiet
 
 
@@ -265,11 +266,26 @@ def load_runner(path: str | os.PathLike[str], *, trust: bool = False) -> Runner:
 
 
 def checked_artifact(path: str | os.PathLike[str], trust: bool) -> Path:
-    """`artifact_path`; refuses SavedModels that may do more than compute, unless trusted."""
+    """`artifact_path`; refuses texts in the place of an artifact's files.
+
+    Also refuses SavedModels that may do more than compute, unless they are trusted.
+    """
     found = artifact_path(path)
+    for file in _files_of(found):
+        if instead := text_instead(file):
+            raise ValueError(f"Expected an artifact that can be read. Received: {file}: {instead}")
     if not trust and found.suffix not in _LOADERS:
         check_only_computes(found)
     return found
+
+
+def _files_of(artifact: Path) -> list[Path]:
+    """The binary files of an artifact that exist."""
+    if artifact.is_dir():
+        return [artifact / "saved_model.pb", *(artifact / "variables").glob("variables.*")]
+    # ONNX may keep its weights beside the file, under one of these usual names.
+    names = (f"{artifact.name}{end}" for end in ("", ".data", "_data"))
+    return [file for file in map(artifact.with_name, names) if file.is_file()]
 
 
 def artifact_path(path: str | os.PathLike[str]) -> Path:

@@ -15,6 +15,7 @@ from keras_resnet.models.hdf5 import Hdf5File
 from keras_resnet.models.info import FILE_NAME, ModelInfo, set_info
 from keras_resnet.networks.graph import allow_depth
 from keras_resnet.support.json_text import parse_json
+from keras_resnet.support.placeholders import check_binary
 from keras_resnet.support.text import sentence
 
 #: What registers classes with Keras, which finds them in a file once they are imported: layers of
@@ -55,6 +56,7 @@ def load_model(path: str | os.PathLike[str], **keywords: Any) -> keras.Model:
     if path.suffix != ".keras" or not path.is_file():
         raise ValueError(f"Expected the path of an existing `.keras` file. Received: {path}")
     try:
+        check_binary(path)
         config, info = _checked(path)
         layers = _count_layers(config)
     except Exception as error:

@@ -134,7 +134,10 @@ def test_pixels_travel_with_what_we_save(tmp_path: Path) -> None:
 def test_torch_files_are_read_without_torch(name: str) -> None:
     expected = load_file(FIXTURES / "torch_expected.safetensors")
     arrays = read_arrays(FIXTURES / name)
-    assert arrays.notes == ["weights taken from 'state_dict' in the file"]
+    assert arrays.notes == [
+        "weights taken from 'state_dict' in the file",
+        "prefix 'module.' removed from the keys",
+    ]
     counters = {key for key in arrays.values if key.endswith("num_batches_tracked")}
     assert arrays.values.keys() - counters == expected.keys()
     for key, array in expected.items():
