@@ -28,6 +28,7 @@ from keras_resnet.models.info import ModelInfo, get_info
 from keras_resnet.models.outputs import bare, class_probabilities
 from keras_resnet.models.saving import load_model
 from keras_resnet.support.cores import usable_cores
+from keras_resnet.support.disks import raise_if_full
 from keras_resnet.support.extras import require
 from keras_resnet.support.placeholders import text_instead
 from keras_resnet.support.quiet import quiet
@@ -258,6 +259,7 @@ def load_runner(path: str | os.PathLike[str], *, trust: bool = False) -> Runner:
     except ImportError:
         raise
     except Exception as error:
+        raise_if_full(error)
         # Each runtime has errors of its own for files that are damaged or speak of other names.
         raise ValueError(
             f"Expected an artifact with the input `{IMAGE}` (for `.keras`: a classifier). "

@@ -14,6 +14,7 @@ from keras_resnet.models.archive import opened_archive, words
 from keras_resnet.models.hdf5 import Hdf5File
 from keras_resnet.models.info import FILE_NAME, ModelInfo, set_info
 from keras_resnet.networks.graph import allow_depth
+from keras_resnet.support.disks import raise_if_full
 from keras_resnet.support.json_text import parse_json
 from keras_resnet.support.placeholders import check_binary
 from keras_resnet.support.text import sentence
@@ -46,6 +47,7 @@ def load_model(path: str | os.PathLike[str], **keywords: Any) -> keras.Model:
 
     Raises:
         ValueError: there is no `.keras` file, or it cannot be read.
+        OSError: the disk of temporary files is full.
     """
     path = Path(path)
     if path.is_dir():
@@ -73,6 +75,8 @@ def load_model(path: str | os.PathLike[str], **keywords: Any) -> keras.Model:
         if len(outputs) == 1 and len(outputs[0].shape) == 2:
             info.check_names(outputs[0].shape[-1])
     except Exception as error:
+        # It unpacks some files into the folder of temporary ones.
+        raise_if_full(error)
         # Keras has many errors for damaged files, and names neither file nor trouble.
         raise ValueError(
             f"Expected a readable `.keras` file. Received: {path}: {sentence(str(error))}"
