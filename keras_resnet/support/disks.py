@@ -6,7 +6,7 @@ import errno
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 #: With less than this left, in bytes, a failed write failed for want of space: HDF5, zip and
@@ -21,10 +21,12 @@ class DiskFullError(OSError):
     """A disk is full. The message names it, says how much is free, and what to do.
 
     Attributes:
-        folder: what is written to on it.
+        folders: what is written to on it; of several disks, either may be meant.
+        trouble: what is wrong with it, in words.
     """
 
-    folder: Path = Path()
+    folders: tuple[Path, ...] = ()
+    trouble = "is full"
 
 
 def raise_if_full(error: BaseException, *folders: Path, only_reported: bool = False) -> None:
@@ -44,8 +46,10 @@ def raise_if_full(error: BaseException, *folders: Path, only_reported: bool = Fa
     known = next((e for e in chain if isinstance(e, DiskFullError)), None)
     if known is not None:
         # The caller's folder is one that the user knows.
-        same = (folder for folder in folders if _device(folder) == _device(known.folder))
-        raise _full_disk([next(same, known.folder)]) from error
+        own = {_device(folder): folder for folder in reversed(folders)}
+        temporary = _temporary()
+        places = [x if x in temporary else own.get(_device(x), x) for x in known.folders]
+        raise _full_disk(places, known.trouble) from error
     candidates = list(dict.fromkeys([*folders, *_temporary()]))
     full = [folder for folder in candidates if _space(folder)[0] < _FULL]
     if any(_reports(e) for e in chain):
@@ -60,6 +64,18 @@ def raise_if_full(error: BaseException, *folders: Path, only_reported: bool = Fa
         return
     if full:
         raise _full_disk(full[:1]) from error
+
+
+def check_temporary_space(needed: int, purpose: str) -> None:
+    """Raise a `DiskFullError` if there is no room for temporary files of so many bytes.
+
+    Args:
+        needed: bytes.
+        purpose: what takes them.
+    """
+    folders = _temporary()
+    if folders and _space(folders[0])[0] < needed:
+        raise _full_disk(folders, f"has no room for the {_size(needed)} of {purpose}")
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
@@ -104,7 +120,7 @@ def _space(folder: Path) -> tuple[int, int]:
     return usage.free, usage.total
 
 
-def _full_disk(folders: list[Path]) -> DiskFullError:
+def _full_disk(folders: Sequence[Path], trouble: str = DiskFullError.trouble) -> DiskFullError:
     """The error; of several disks, either may be meant."""
     temporary = _temporary()
     # Of two folders on one disk, the first is the caller's.
@@ -117,10 +133,10 @@ def _full_disk(folders: list[Path]) -> DiskFullError:
         advice.append("set TMPDIR to a folder on another disk")
     result = DiskFullError(
         errno.ENOSPC,
-        f"The disk of {' or that of '.join(words)} is full. "
+        f"The disk of {' or that of '.join(words)} {trouble}. "
         f"{', or '.join(['Free some space and run again', *advice])}",
     )
-    result.folder = places[0] if places else Path()
+    result.folders, result.trouble = tuple(places), trouble
     return result
 
 

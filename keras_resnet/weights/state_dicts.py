@@ -93,7 +93,8 @@ def _state_dicts(
         return
     seen.add(id(loaded))
     if isinstance(loaded, Module):
-        yield path, dict(_arrays_below(loaded, "", set()))
+        if below := dict(_arrays_below(loaded, "", set())):
+            yield path, below
         return
     items = loaded.items() if isinstance(loaded, dict) else enumerate(loaded)
     inside = {str(key): value for key, value in items}
