@@ -61,8 +61,8 @@ def _parts(config: Any, compiled: bool) -> Iterator[dict[str, Any]]:
     elif isinstance(config, dict):
         name = config.get("class_name")
         # Keras' own marks, such as `__keras_tensor__`, are no classes; functions go by their names.
-        is_object = isinstance(name, str) and isinstance(config.get("config"), dict)
-        if is_object and not name.startswith("__") and "registered_name" in config:
+        is_object = isinstance(config.get("config"), dict) and "registered_name" in config
+        if is_object and isinstance(name, str) and not name.startswith("__"):
             yield config
         for key, item in config.items():
             if compiled or key != "compile_config":
