@@ -29,6 +29,7 @@ from keras_resnet.images.protocol import DEFAULT_SIZE
 from keras_resnet.models.info import get_info, learned_ranges
 from keras_resnet.models.outputs import bare
 from keras_resnet.models.untrained import untrained_part, warn_if_untrained
+from keras_resnet.support.disks import raise_if_full
 from keras_resnet.support.files import held, partial_directory, publish, size_of
 from keras_resnet.support.fingerprints import fingerprint_of_artifact
 from keras_resnet.support.progress import Progress, unseen
@@ -308,6 +309,7 @@ class _Export:
         try:
             return self._write(target, exported, staging)
         except ValueError as error:
+            raise_if_full(error, self._directory, only_reported=True)
             if targets == 1:
                 raise
             # Other formats may still have what this one lacks.

@@ -30,7 +30,9 @@ from keras_resnet.models.outputs import bare, class_probabilities
 from keras_resnet.models.saving import load_model
 from keras_resnet.models.untrained import untrained_part
 from keras_resnet.support.cores import usable_cores
+from keras_resnet.support.disks import raise_if_full
 from keras_resnet.support.extras import require
+from keras_resnet.support.placeholders import text_instead
 from keras_resnet.support.quiet import quiet
 
 
@@ -259,6 +261,7 @@ def load_runner(path: str | os.PathLike[str], *, trust: bool = False) -> Runner:
     except ImportError:
         raise
     except Exception as error:
+        raise_if_full(error)
         # Each runtime has errors of its own for files that are damaged or speak of other names.
         raise ValueError(
             f"Expected an artifact with the input `{IMAGE}` (for `.keras`: a classifier). "
@@ -267,11 +270,26 @@ def load_runner(path: str | os.PathLike[str], *, trust: bool = False) -> Runner:
 
 
 def checked_artifact(path: str | os.PathLike[str], trust: bool) -> Path:
-    """`artifact_path`; refuses SavedModels that may do more than compute, unless trusted."""
+    """`artifact_path`; refuses texts in the place of an artifact's files.
+
+    Also refuses SavedModels that may do more than compute, unless they are trusted.
+    """
     found = artifact_path(path)
+    for file in _files_of(found):
+        if instead := text_instead(file):
+            raise ValueError(f"Expected an artifact that can be read. Received: {file}: {instead}")
     if not trust and found.suffix not in _LOADERS:
         check_only_computes(found)
     return found
+
+
+def _files_of(artifact: Path) -> list[Path]:
+    """The binary files of an artifact that exist."""
+    if artifact.is_dir():
+        return [artifact / "saved_model.pb", *(artifact / "variables").glob("variables.*")]
+    # ONNX may keep its weights beside the file, under one of these usual names.
+    names = (f"{artifact.name}{end}" for end in ("", ".data", "_data"))
+    return [file for file in map(artifact.with_name, names) if file.is_file()]
 
 
 def artifact_path(path: str | os.PathLike[str]) -> Path:

@@ -33,6 +33,13 @@ from .fork_server import ROOT, ForkServer, Process
 __all__ = ["ROOT"]
 
 
+#: What a clone without Git LFS has in the place of a large file.
+LFS_POINTER = (
+    b"version https://git-lfs.github.com/spec/v1\n"
+    b"oid sha256:4d7a214614ab2935c943f9e0ff69d22eadbb8f32b1258daaa5e2ca24d17e2393\nsize 102540417\n"
+)
+
+
 @pytest.fixture(scope="session")
 def tiny_config() -> keras_resnet.ResNetConfig:
     """A network with every kind of layer of a CIFAR network, in three blocks."""

@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 
 from keras_resnet.cli.options import app
 from keras_resnet.cli.wording import in_options
+from keras_resnet.support.disks import DiskFullError, raise_if_full
 from keras_resnet.support.terminal import complain
 from keras_resnet.support.text import sentence
 
@@ -57,6 +58,10 @@ def main() -> NoReturn:
     except Exception as error:
         if os.environ.get("KERAS_RESNET_TRACEBACK") == "1":
             raise
+        try:
+            raise_if_full(error, only_reported=True)
+        except DiskFullError as full:
+            error = full
         _fail(_sentence(error), _exit_code(error))
     # Typer returns what the command returned, or the code of its own `Exit`.
     sys.exit(code if isinstance(code, int) else 0)

@@ -6,14 +6,22 @@ import glob
 import os
 import stat
 import struct
-from collections.abc import Callable, Iterable, Iterator
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
 import numpy as np
 from PIL import Image
 
-from keras_resnet.images.formats import ImageFormatError, decoder_of
+from keras_resnet.images.formats import (
+    CONVERT,
+    OTHER_SUFFIXES,
+    ImageFormatError,
+    decoder_of,
+    other_format_of,
+)
+from keras_resnet.support.placeholders import START, not_binary
 
 #: What `read_image` takes: a path, the bytes of a file, or the pixels themselves.
 ImageSource = str | os.PathLike[str] | bytes | bytearray | np.ndarray
@@ -85,7 +93,7 @@ def _decoded(
         )
     decode = decoder_of(data)
     if decode is None:
-        _refuse(name, "that is none of these" if data else "it is empty")
+        _refuse(name, _unknown(data))
     try:
         return finish(decode(data, max_pixels))
     # Damaged files make Pillow raise whatever comes: SyntaxError, KeyError, AssertionError, …
@@ -100,10 +108,11 @@ def find_images(paths_or_globs: Iterable[str | os.PathLike[str]]) -> list[Path]:
         paths_or_globs: files, which are taken whatever they are called; directories, which are
             searched with all that is below them for files with an image suffix (hidden ones left
             out), sorted; and glob patterns with `*`, `?`, `[…]` and `**`, which stand for the
-            sorted directories and files with an image suffix that they match.
+            sorted directories and files with an image suffix that they match. Files in formats
+            that are not read, such as HEIC, are left out with a warning.
 
     Raises:
-        ValueError: one of them names no image, or a directory cannot be read.
+        ValueError: one of them names no image that can be read, or a directory cannot be read.
     """
     if isinstance(paths_or_globs, (str, os.PathLike)):
         paths_or_globs = [paths_or_globs]
@@ -111,7 +120,13 @@ def find_images(paths_or_globs: Iterable[str | os.PathLike[str]]) -> list[Path]:
     for name in paths_or_globs:
         reason = "which names none"
         try:
-            images = dict.fromkeys(_images_of(Path(name)))
+            listed = dict.fromkeys(_images_of(Path(name)))
+            images = {x: None for x in listed if not is_other_image(x) or x == Path(name)}
+            others = [x for x in listed if x not in images]
+            if others:
+                reason = f"with {some_others(others)}. {CONVERT}"
+            if others and images:
+                warnings.warn(f"{os.fspath(name)}: left out {reason[5:]}", stacklevel=2)
         except OSError as error:
             images, reason = {}, f"where {error.filename or name} cannot be read: {error.strerror}"
         if not images:
@@ -132,7 +147,7 @@ def _images_of(path: Path) -> Iterator[Path]:
     for match in sorted(map(Path, glob.glob(str(path), recursive=True))):  # noqa: PTH207
         if match.is_dir():
             yield from _images_below(match)
-        elif match.suffix.lower() in SUFFIXES:
+        elif _is_called_image(match):
             yield match
 
 
@@ -144,14 +159,43 @@ def _images_below(directory: Path, above: tuple[str, ...] = ()) -> Iterator[Path
             continue
         if path.is_dir():
             yield from _images_below(path, (*above, real))
-        elif path.suffix.lower() in SUFFIXES:
+        elif _is_called_image(path):
             yield path
+
+
+def _is_called_image(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES or is_other_image(path)
+
+
+def is_other_image(path: str | os.PathLike[str]) -> bool:
+    """Whether a file has the suffix of an image format that is not read, such as HEIC."""
+    # Of millions of files, making a `Path` of each takes seconds.
+    return os.path.splitext(path)[1].lower() in OTHER_SUFFIXES  # noqa: PTH122
+
+
+def some_others(paths: Sequence[str | os.PathLike[str]]) -> str:
+    """Say how many such files there are, in which formats, with an example."""
+    formats = sorted({OTHER_SUFFIXES[Path(path).suffix.lower()] for path in paths})
+    return (
+        f"{len(paths)} {'file' if len(paths) == 1 else 'files'} in formats that are not read "
+        f"({', '.join(formats)}), such as {os.fspath(paths[0])}"
+    )
 
 
 def _refuse(name: str, reason: str, cause: Exception | None = None) -> NoReturn:
     raise UnreadableImageError(
         f"Expected an image ({_FORMATS}). Received: {name} ({reason})"
     ) from cause
+
+
+def _unknown(data: bytes) -> str:
+    """What a file that we cannot decode is, in words that go on after "Received: holiday.jpg"."""
+    if not data:
+        return "it is empty"
+    if other := other_format_of(data):
+        return f"it is {other}. {CONVERT}"
+    instead = not_binary(data[:START])
+    return f"it is {instead}" if instead else "that is none of these"
 
 
 def _reason(error: Exception) -> str:
@@ -192,7 +236,7 @@ def _contents(source: str | os.PathLike[str], max_pixels: int) -> bytes:
         if size > _BYTES_PER_PIXEL * max_pixels + _LARGEST_METADATA:
             _refuse(name, f"it has {size:,} bytes, too many for `max_pixels={max_pixels}`")
         with path.open("rb") as file:
-            data = file.read(16)
+            data = file.read(START)
             return data + file.read() if decoder_of(data) else data
     except OSError as error:
         _refuse(name, error.strerror or str(error), error)

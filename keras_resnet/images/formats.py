@@ -56,6 +56,46 @@ def format_of(data: bytes) -> str | None:
     return next((name for name, start, _ in _DECODERS if start.match(data)), None)
 
 
+#: Suffixes, in lower case, of image files that are not read -> what they hold.
+OTHER_SUFFIXES = {
+    **dict.fromkeys((".heic", ".heif"), "HEIC"),
+    **dict.fromkeys((".tif", ".tiff"), "TIFF"),
+    ".avif": "AVIF",
+    ".jxl": "JPEG XL",
+    ".jp2": "JPEG 2000",
+}
+
+#: What to do with them; `mogrify` writes new files beside the old ones.
+CONVERT = (
+    "Convert such files to PNG or JPEG, e.g. with ImageMagick: `magick mogrify -format png FILES`"
+)
+
+#: Formats that are recognised to be named, by the first bytes of a file.
+_OTHER_FORMATS: tuple[tuple[str, re.Pattern[bytes]], ...] = (
+    # ISO/IEC 23008-12, annexes B and C: brands, the major one first, `mif1` of either kind.
+    ("an AVIF image", re.compile(rb"....ftyp(avi[fs]|(mif1|msf1)....(....)*avi[fs])", re.DOTALL)),
+    ("a HEIC image", re.compile(rb"....ftyp(he[iv][cxms]|mif1|msf1)", re.DOTALL)),
+    ("a Canon raw image", re.compile(rb"....ftypcrx |II\*\0....CR", re.DOTALL)),
+    ("a video", re.compile(rb"....ftyp|\x1aE\xdf\xa3|RIFF....AVI ", re.DOTALL)),
+    ("a TIFF image", re.compile(rb"II[*+]\0|MM\0[*+]")),
+    ("a JPEG XL image", re.compile(rb"\xff\x0a|\0\0\0\x0cJXL ")),
+    ("a JPEG 2000 image", re.compile(rb"\xff\x4f\xff\x51|\0\0\0\x0cjP  ")),
+    ("a Photoshop image", re.compile(rb"8BPS")),
+    ("a PDF document", re.compile(rb"%PDF-")),
+    ("an SVG image", re.compile(rb"(\xef\xbb\xbf)?\s*(<[?!][^>]*>\s*)*<svg[\s>]", re.IGNORECASE)),
+)
+
+
+def other_format_of(data: bytes) -> str | None:
+    """Name a format that is not read, such as `"a HEIC image"`; None if it is not known either.
+
+    Args:
+        data: at least the first 64 bytes of a file, or all of it.
+    """
+    start = data[:1024]
+    return next((name for name, known in _OTHER_FORMATS if known.match(start)), None)
+
+
 def _check_size(width: int, height: int, max_pixels: int) -> None:
     if width < 1 or height < 1:
         raise ImageFormatError("it has no pixels")

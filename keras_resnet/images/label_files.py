@@ -14,6 +14,7 @@ from typing import Any
 from keras_resnet.images.labels import are_wordnet_ids, names_and_ids
 from keras_resnet.support.checks import some_of
 from keras_resnet.support.json_text import parse_json
+from keras_resnet.support.placeholders import START, placeholder
 
 #: `0 cat`, `1: cat`, `2. cat`, `n02123045 tabby`.
 _KEYED = re.compile(r"(\d+|n\d{8})[ \t]*[\s:;,=.)][ \t]*(.+)")
@@ -87,10 +88,12 @@ def read_text(path: Path) -> str:
     """The text of a file in UTF-8, or in UTF-16 with a byte order mark, which is no part of it.
 
     Raises:
-        ValueError: it is in another encoding.
+        ValueError: it is in another encoding, or a web page or pointer in the place of the text.
         OSError: it cannot be read.
     """
     data = path.read_bytes()
+    if reason := placeholder(data[:START]):
+        raise ValueError(f"Expected a text file. Received: {path}, {reason}")
     wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
         return data.decode("utf-16" if wide else "utf-8-sig")

@@ -152,10 +152,10 @@ class UnfinishedVectors(UnfinishedWork):
         """
         bad_file = self._output.with_name(f"{self._output.name}.bad.csv")
         if bad:
-            _write_bad(self.directory / bad_file.name, bad)
+            write_durably(self.directory / bad_file.name, lambda path: _write_bad(path, bad))
         new = self.directory / self._output.name
         write = _write_parquet if self._output.suffix == ".parquet" else _write_npz
-        write(new, self.parts, names, self._channels)
+        write_durably(new, lambda path: write(path, self.parts, names, self._channels))
         write_json(self._made, fingerprint_of_file(new))
         # Without bad images, the list of an earlier run would be wrong.
         listed = [bad_file.name] if bad else []

@@ -11,10 +11,13 @@ from typing import Any
 import keras
 
 from keras_resnet.models.archive import opened_archive, words
+from keras_resnet.models.foreign import code_needed
 from keras_resnet.models.hdf5 import Hdf5File
 from keras_resnet.models.info import FILE_NAME, ModelInfo, set_info
 from keras_resnet.networks.graph import allow_depth
+from keras_resnet.support.disks import DiskFullError, check_temporary_space, raise_if_full
 from keras_resnet.support.json_text import parse_json
+from keras_resnet.support.placeholders import check_binary
 from keras_resnet.support.text import sentence
 
 #: What registers classes with Keras, which finds them in a file once they are imported: layers of
@@ -45,6 +48,7 @@ def load_model(path: str | os.PathLike[str], **keywords: Any) -> keras.Model:
 
     Raises:
         ValueError: there is no `.keras` file, or it cannot be read.
+        OSError: the disk of temporary files is full.
     """
     path = Path(path)
     if path.is_dir():
@@ -55,8 +59,11 @@ def load_model(path: str | os.PathLike[str], **keywords: Any) -> keras.Model:
     if path.suffix != ".keras" or not path.is_file():
         raise ValueError(f"Expected the path of an existing `.keras` file. Received: {path}")
     try:
+        check_binary(path)
         config, info = _checked(path)
         layers = _count_layers(config)
+    except DiskFullError:
+        raise
     except Exception as error:
         raise ValueError(
             f"Expected a readable `.keras` file. Received: {path}: {words(error)}"
@@ -71,6 +78,13 @@ def load_model(path: str | os.PathLike[str], **keywords: Any) -> keras.Model:
         if len(outputs) == 1 and len(outputs[0].shape) == 2:
             info.check_names(outputs[0].shape[-1])
     except Exception as error:
+        # It unpacks some files into the folder of temporary ones.
+        raise_if_full(error)
+        if (needed := code_needed(config, keywords)) is not None:
+            raise ValueError(
+                f"Expected a `.keras` file that needs no code of its own. Received: {path}, with "
+                f"{needed}"
+            ) from error
         # Keras has many errors for damaged files, and names neither file nor trouble.
         raise ValueError(
             f"Expected a readable `.keras` file. Received: {path}: {sentence(str(error))}"
@@ -87,6 +101,9 @@ def _checked(path: Path) -> tuple[Any, ModelInfo]:
             raise ValueError(f"an archive of {len(archive.members):,} files")
         # Keras unfolds them all, and believes their sizes.
         contents = {name: archive.read(name) for name in archive.members}
+    if any(name.startswith("assets/") for name in contents):
+        # Keras unpacks it, and would leave the half of it there if the disk filled up.
+        check_temporary_space(sum(map(len, contents.values())), f"{path}, unpacked")
     # Keras gives this part to a library in C, which crashes or hangs on damaged ones.
     Hdf5File(contents["model.weights.h5"]).check()
     info = contents.get(f"assets/{FILE_NAME}", b"{}")

@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path, PurePath
 
+from keras_resnet.support.disks import raise_if_full
 from keras_resnet.support.json_text import load_json
 from keras_resnet.support.locks import BusyError, locked
 from keras_resnet.support.signals import signals_deferred
@@ -31,10 +32,6 @@ _JOURNAL = "publish.json"
 #: Beside it, what they replace.
 _REPLACED = "replaced"
 
-#: With less than this left, a failed write failed for want of space, whatever the library that
-#: wrote says.
-_FULL = 64 * 1024
-
 
 @contextlib.contextmanager
 def held(folder: Path, output: Path | None = None) -> Iterator[Callable[[], bool]]:
@@ -52,6 +49,7 @@ def held(folder: Path, output: Path | None = None) -> Iterator[Callable[[], bool
 
     Raises:
         ValueError: it cannot be written to, or another process is at work there.
+        OSError: the disk filled up, here or inside the block.
     """
     output, made = output or folder, not folder.exists()
     with contextlib.ExitStack() as stack:
@@ -68,7 +66,11 @@ def held(folder: Path, output: Path | None = None) -> Iterator[Callable[[], bool
         except OSError as error:
             raise _unwritable(output, error) from error
         recover(folder)
-        yield is_there
+        try:
+            yield is_there
+        except Exception as error:
+            raise_if_full(error, output)
+            raise
 
 
 def _remove_if_empty(folder: Path) -> None:
@@ -100,12 +102,12 @@ def partial_directory(parent: Path) -> Iterator[Path]:
             recover(parent)
             path = _locked_directory(parent, stack)
         except OSError as error:
-            _raise_if_full(parent, error)
+            raise_if_full(error, parent)
             raise _unwritable(parent, error) from error
         try:
             yield path
         except Exception as error:
-            _raise_if_full(parent, error)
+            raise_if_full(error, parent)
             raise
 
 
@@ -352,24 +354,6 @@ def size_of(path: Path) -> int:
     if path.is_file():
         return path.stat().st_size
     return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-
-
-def _raise_if_full(parent: Path, error: Exception) -> None:
-    """Raises a clear error if `error` comes of a full disk.
-
-    HDF5, zip and TensorFlow writers each report that in their own words, or in none. Where one
-    partial directory lies inside another, the outer one names the user's own directory in the end.
-    """
-    try:
-        full = shutil.disk_usage(parent).free < _FULL
-    except OSError:
-        full = False
-    reported = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
-    if not full and not reported:
-        return
-    disks = f"{parent} is" if full else f"{parent} or that of {tempfile.gettempdir()} is"
-    message = f"The disk of {disks} full. Free some space and run again"
-    raise OSError(errno.ENOSPC, message) from error
 
 
 def _synchronize(path: Path) -> None:

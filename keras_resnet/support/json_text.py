@@ -9,6 +9,8 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+from keras_resnet.support.placeholders import START, placeholder
+
 #: Bytes, values and depth: several times those of ResNet-1202 as Keras describes it.
 _LONGEST, _MOST_VALUES, _DEEPEST = 2**25, 2**21, 100
 
@@ -38,10 +40,13 @@ def load_json(path: Path) -> Any:
 
     Raises:
         OSError: it cannot be read.
-        ValueError: as `parse_json`.
+        ValueError: as `parse_json`; or it is a web page or a pointer in the place of the file.
     """
     with path.open("rb") as file:
-        return parse_json(file.read(_LONGEST + 1))
+        content = file.read(_LONGEST + 1)
+    if reason := placeholder(content[:START]):
+        raise ValueError(reason)
+    return parse_json(content)
 
 
 def finite(value: Any) -> Any:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from keras_resnet.support.disks import raise_if_full
 from keras_resnet.support.files import LOCK_FILE, held, partial_directory, replace_durably
 
 
@@ -82,7 +83,19 @@ def write_json(path: Path, data: Any) -> None:
 
 
 def write_durably(path: Path, write: Callable[[Path], Any]) -> None:
-    """Lets `write` make a file under a temporary name beside `path`, and renames it."""
+    """Lets `write` make a file under a temporary name beside `path`, and renames it.
+
+    Raises:
+        OSError: the disk filled up; of the new file, nothing is left.
+    """
     partial = path.with_name(f"{path.name}.partial")
-    write(partial)
-    replace_durably(partial, path)
+    try:
+        write(partial)
+        replace_durably(partial, path)
+    except Exception as error:
+        # Removing the file makes room.
+        try:
+            raise_if_full(error, path.parent)
+        finally:
+            partial.unlink(missing_ok=True)
+        raise

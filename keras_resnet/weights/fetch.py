@@ -22,6 +22,7 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
+from keras_resnet.support.disks import raise_if_full
 from keras_resnet.support.files import partial_directory
 from keras_resnet.support.fingerprints import fingerprint_of_file
 from keras_resnet.support.json_text import load_json
@@ -141,6 +142,7 @@ def _fetch_from_hub(file: Download, tag: str) -> Path:
         try:
             path = Path(huggingface_hub.hf_hub_download(*place, force_download=damaged))
         except Exception as error:  # The client's own, those of its HTTP library, those of Xet.
+            raise_if_full(error, Path(huggingface_hub.constants.HF_HUB_CACHE))
             raise DownloadError(_hub_reason(error)) from error
         if wrong := problem(path, file):
             raise DownloadError(f"a file with {wrong}")

@@ -199,6 +199,14 @@ class _Reader:
         first, last = "conv1_conv", "conv1_conv"
         if self.checkpoint.naming.deep_stem or "conv1_1_conv" in self.layers:
             first, last, fields["stem"] = "conv1_1_conv", "conv1_3_conv", "C"
+            widths = [self.filters(f"conv1_{number}_conv") for number in (1, 2, 3)]
+            if widths != [widths[2] // 2, widths[2] // 2, widths[2]]:
+                tiered = " (timm's tiered stem, as in resnet26t)" if widths[0] < widths[1] else ""
+                raise ValueError(
+                    f"a stem of three convolutions with {widths} filters{tiered}, which this "
+                    "package does not have: of such stems, it has those with half as many filters "
+                    "in the first two as in the third"
+                )
         elif self.filters(first, 0) == 3:
             fields["stem"] = "cifar"
         stem_filters = self.filters(last)

@@ -23,7 +23,9 @@ import safetensors
 from keras_resnet.models.archive import opened_archive, words
 from keras_resnet.models.hdf5 import Hdf5File
 from keras_resnet.support.json_text import parse_json
+from keras_resnet.support.placeholders import check_binary
 from keras_resnet.weights.layers import CONV_ROLES, NORM_ROLES
+from keras_resnet.weights.state_dicts import find_state_dict
 from keras_resnet.weights.torch_pickle import read_torch
 
 _TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".th", ".tar", ".ckpt")
@@ -50,11 +52,6 @@ _KERAS_ROLES = {
     "running_std": "moving_variance",
     "running_variance": "moving_variance",
 }
-
-#: Where training scripts put the state dict, the averaged one first, as timm takes it.
-_WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model", "net")
-#: What wrapping a module puts in front of every key.
-_WRAPPER_PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
 
 
 @dataclass
@@ -87,6 +84,7 @@ def read_arrays(path: str | os.PathLike[str]) -> Arrays:
             f"Received: {path}"
         )
     try:
+        check_binary(path)
         arrays = _read(path)
         if not arrays.values:
             raise ValueError("no weights in it")
@@ -114,37 +112,13 @@ def _read(path: Path) -> Arrays:
     if suffix in _HDF5_SUFFIXES:
         return _read_hdf5(path.read_bytes())
     loaded = read_torch(path)
-    values, notes = _unwrapped(loaded)
-    if sum(value.nbytes for value in values.values()) > 16 * path.stat().st_size:
+    found = find_state_dict(loaded)
+    if sum(value.nbytes for value in found.values.values()) > 16 * path.stat().st_size:
         raise ValueError("the same tensors under many names")
     # timm's and torchvision's training scripts say what they trained.
-    architecture = loaded.get("arch")
-    metadata = {"architecture": architecture} if isinstance(architecture, str) else {}
-    return Arrays(values, metadata, notes)
-
-
-def _unwrapped(loaded: Any) -> tuple[dict[str, np.ndarray], list[str]]:
-    """The arrays of a state dict, out of whatever it is wrapped in, and notes for the report."""
-    notes = []
-    for _ in range(3):
-        if not isinstance(loaded, dict):
-            raise ValueError(f"a {type(loaded).__name__} instead of a state dict")
-        wrapper = next((key for key in _WRAPPERS if isinstance(loaded.get(key), dict)), None)
-        if wrapper is None:
-            break
-        notes.append(f"weights taken from {wrapper!r} in the file")
-        loaded = loaded[wrapper]
-    values = {key: value for key, value in loaded.items() if isinstance(value, np.ndarray)}
-    for prefix in (prefix for _ in range(3) for prefix in _WRAPPER_PREFIXES):
-        if values and all(key.startswith(prefix) for key in values):
-            values = {key.removeprefix(prefix): value for key, value in values.items()}
-    if any(key.startswith("backbone.") for key in values):
-        # mmpretrain keeps backbone and head apart.
-        short = {re.sub(r"^(backbone\.|head\.(?=fc\.))", "", key): v for key, v in values.items()}
-        if len(short) < len(values):
-            raise ValueError("a classifier in the backbone and one in the head")
-        values = short
-    return values, notes
+    architecture = loaded.get("arch") if isinstance(loaded, dict) else None
+    told = {"architecture": architecture} if isinstance(architecture, str) else {}
+    return Arrays(found.values, {**told, **found.metadata}, found.notes)
 
 
 def _read_safetensors(path: Path) -> Arrays:
@@ -159,8 +133,10 @@ def _read_safetensors(path: Path) -> Arrays:
         if kind not in _SAFETENSORS_TYPES:
             raise ValueError(f"{key} is of type {kind}, which weights of a ResNet do not have")
         values[key] = np.frombuffer(data, _SAFETENSORS_TYPES[kind]).reshape(tensor["shape"])
-    values, notes = _unwrapped(values)
-    return Arrays(values, header.get("__metadata__") or {}, notes)
+    found = find_state_dict(values)
+    return Arrays(
+        found.values, {**found.metadata, **(header.get("__metadata__") or {})}, found.notes
+    )
 
 
 def _read_npz(path: Path) -> Arrays:

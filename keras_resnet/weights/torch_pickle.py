@@ -2,7 +2,8 @@
 
 A pickle is a program. This one may put together dicts, lists and tensors, and nothing else: what it
 asks for by name comes from a short list of harmless stand-ins, never from an import. Both formats
-are read: the zip archives of torch 1.6 and later, and the sequence of pickles before.
+are read: the zip archives of torch 1.6 and later, and the sequence of pickles before. So are the
+modules of TorchScript archives: their tensors, by attribute, without their code.
 
 Every size that a file claims is compared with the size of the file before memory is reserved.
 """
@@ -67,10 +68,14 @@ _IGNORED = {
 }
 
 
+class Module(dict[str, Any]):
+    """A module of a TorchScript archive: its tensors and modules, by the attributes' names."""
+
+
 def read_torch(path: Path) -> Any:
     """What the file holds: dicts and lists of arrays, numbers and strings.
 
-    Objects other than tensors come as opaque stand-ins.
+    Modules of TorchScript come as `Module`, other objects as opaque stand-ins.
 
     Raises:
         ValueError: the file is damaged, or wants something that no checkpoint needs.
@@ -90,8 +95,6 @@ def _read_archive(path: Path) -> Any:
         pickles = [name for name in entries if name.endswith("/data.pkl") or name == "data.pkl"]
         if len(pickles) != 1:
             raise ValueError("an archive without the one `data.pkl` of torch's checkpoints")
-        if archive.is_compressed:
-            raise ValueError("a compressed archive, which torch does not write")
         if entries[pickles[0]].file_size > _LARGEST_PICKLE:
             raise ValueError("a checkpoint whose list of tensors alone takes more than 16 MiB")
         root = pickles[0].removesuffix("data.pkl")
@@ -104,7 +107,13 @@ def _read_archive(path: Path) -> Any:
             return archive.read(name) if name in entries else b""
 
         unpickler = _Unpickler(_Pickles(archive.read(pickles[0])))
-        return _filled(unpickler.load(), unpickler.tensors, read)
+        loaded = unpickler.load()
+        if isinstance(loaded, Module) and not unpickler.tensors:
+            raise ValueError(
+                "a frozen TorchScript module, whose weights are nameless constants of its code. "
+                "Save the module before `torch.jit.freeze`, or its `state_dict()`"
+            )
+        return _filled(loaded, unpickler.tensors, read)
 
 
 def _read_legacy(file: BinaryIO) -> Any:
@@ -231,10 +240,16 @@ class _Unpickler(_PythonUnpickler):
                 return _Function(lambda: {})
             case "torch", _ if name in _STORAGES:
                 return name
+            # TorchScript's lists of numbers, and types that it attaches to values.
+            case "torch.jit._pickle", _:
+                return _Function(lambda data, *_: data)
+            case _ if module.partition(".")[0] == "__torch__":
+                return _Function(lambda *_: Module())
             case _ if (module, name) in _IGNORED:
                 return _Function(lambda *_: object())
         raise ValueError(
-            f"a pickle that asks for `{module}.{name}`, which tensors do not need; it was not run"
+            f"a pickle that asks for `{module}.{name}`, which tensors do not need; it was not run. "
+            "If it is a whole model, load it with torch and save its `state_dict()`"
         )
 
     def _rebuild(self, *arguments: Any) -> _Tensor:
@@ -284,9 +299,11 @@ class _Unpickler(_PythonUnpickler):
                 raise ValueError("a checkpoint with keys that are neither strings nor integers")
             self.stack[-1][key] = value
 
-    def _ignore_state(self) -> None:
-        # Attributes of objects, such as the versions of modules on a state dict: nothing we need.
-        self.stack.pop()
+    def _build(self) -> None:
+        # Of other objects, such as the versions of modules on a state dict, nothing is needed.
+        state = self.stack.pop()
+        if type(self.stack[-1]) is Module and type(state) is dict:
+            self.stack[-1].update(state)
 
     def _put(self) -> None:
         self.memo[self._size(4)] = self.stack[-1]
@@ -307,7 +324,7 @@ class _Unpickler(_PythonUnpickler):
     dispatch[pickle.REDUCE[0]] = dispatch[pickle.NEWOBJ[0]] = _call
     dispatch[pickle.SETITEM[0]] = _set_item
     dispatch[pickle.SETITEMS[0]] = _set_items
-    dispatch[pickle.BUILD[0]] = _ignore_state
+    dispatch[pickle.BUILD[0]] = _build
     dispatch[pickle.LONG_BINPUT[0]] = _put
     dispatch[pickle.FRAME[0]] = _size  # It changes nothing but how a pickle is read ahead.
 

@@ -95,7 +95,7 @@ def test_bad_images_are_listed_and_make_the_exit_code_1(
     pictures, output = tmp_path / "pictures", tmp_path / "vectors.npz"
     shutil.copytree(files / "pictures", pictures)
     for name in ("even/00.png", "odd/01.png", "odd/39.png"):
-        (pictures / name).write_bytes(b"no picture")
+        (pictures / name).write_bytes(b"\0 no picture")
     done = command_in_process(
         "embed", str(files / "model.keras"), str(pictures), "--output", str(output)
     )

@@ -10,6 +10,8 @@ import tensorflow as tf
 from keras_resnet.export import export, load_runner
 from keras_resnet.export.runtime import KerasRunner
 
+from ..conftest import LFS_POINTER
+
 
 def test_keras_file_runs_like_the_model(
     tiny_model: keras.Model, images: np.ndarray, tmp_path: Path
@@ -60,6 +62,27 @@ def test_damaged_files_are_named(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(b"no model at all" * 100)
     with pytest.raises(ValueError, match=f"Expected an artifact.*Received: .*{name}"):
         load_runner(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "m.tflite",
+        "m.keras",
+        "m.onnx",
+        "1/saved_model.pb",
+        "1/variables/variables.index",
+        "m.onnx.data",
+    ],
+)
+def test_pointers_in_the_place_of_files_are_named(name: str, tmp_path: Path) -> None:
+    for other in ("m.onnx", "1/saved_model.pb", name):
+        (tmp_path / other).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / other).write_bytes(LFS_POINTER if other == name else b"\x08\0")
+    path = tmp_path / ("1" if name.startswith("1/") else name.removesuffix(".data"))
+    said = f"Expected an artifact that can be read. Received: .*{name}: a Git LFS pointer"
+    with pytest.raises(ValueError, match=said):
+        load_runner(path)
 
 
 def test_foreign_saved_model_is_refused(tmp_path: Path) -> None:

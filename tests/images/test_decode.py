@@ -14,10 +14,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image, ImageFile, ImageOps
+from PIL import Image, ImageFile, ImageOps, features
 
 from keras_resnet.images import formats as image_formats
 from keras_resnet.images.decode import MAX_PIXELS, UnreadableImageError, find_images, read_image
+from keras_resnet.images.formats import CONVERT
+
+from ..conftest import LFS_POINTER
 
 EXIF_ORIENTATION = 0x0112
 
@@ -26,6 +29,25 @@ def photograph(height: int = 47, width: int = 61, seed: int = 0) -> np.ndarray:
     """Smooth colours, such as JPEG keeps."""
     coarse = np.random.default_rng(seed).integers(0, 256, (3, 4, 3), dtype=np.uint8)
     return np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
+
+
+#: First bytes of files in formats that are not read.
+OTHERS = [
+    (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "a HEIC image"),
+    (b"\0\0\0\x18ftypmif1\0\0\0\0mif1heic", "a HEIC image"),
+    (b"\0\0\0\x1cftypavif\0\0\0\0avifmif1", "an AVIF image"),
+    (b"\0\0\0\x1cftypmif1\0\0\0\0mif1avif", "an AVIF image"),
+    (b"II*\0", "a TIFF image"),
+    (b"MM\0*", "a TIFF image"),
+    (b"II+\0", "a TIFF image"),
+    (b"II*\0\x10\0\0\0CR\2\0", "a Canon raw image"),
+    (b"\0\0\0\x14ftypqt  ", "a video"),
+    (b"\xff\x0a", "a JPEG XL image"),
+    (b"\0\0\0\x0cjP  \r\n\x87\n", "a JPEG 2000 image"),
+    (b"8BPS\0\1", "a Photoshop image"),
+    (b"%PDF-1.7\n", "a PDF document"),
+    (b'<?xml version="1.0"?>\n<!-- x -->\n<svg width="1">', "an SVG image"),
+]
 
 
 PIXELS = photograph()
@@ -299,8 +321,16 @@ def test_other_things_are_type_errors() -> None:
     ("data", "reason"),
     [
         (b"", "it is empty"),
-        (b"hello, world, how are you?", "that is none of these"),
-        (b"II*\0" + bytes(100), "that is none of these"),  # TIFF.
+        (b"\0\1\2\3 no image", "that is none of these"),
+        (
+            b"hello, world, how are you?",
+            r'it is text, instead of a binary file \("hello, world, how are you\?"\). Download .*',
+        ),
+        (
+            LFS_POINTER,
+            "it is a Git LFS pointer instead of the file of 102,540,417 bytes. Run .*pull.*",
+        ),
+        *((start + bytes(100), f"it is {kind}. {re.escape(CONVERT)}") for start, kind in OTHERS),
         (b"\xff\xd8\xff", "Pillow: not a JPEG file"),
         (b"\x89PNG\r\n\x1a\n", "it is truncated or damaged"),
         (b"GIF89a", "it is truncated or damaged"),
@@ -537,6 +567,26 @@ def test_find_images_follows_links_but_not_in_circles(folder: Path) -> None:
     (folder / "c").symlink_to(folder / "a" / "deep")
     below = [str(path.relative_to(folder)) for path in find_images([folder])]
     assert below == ["[1].gif", "a/deep/er/x.webp", "a.jpeg", "b/10.jpg", "b/2.PNG", "c/er/x.webp"]
+
+
+def test_images_in_other_formats_are_named_not_passed_over(folder: Path) -> None:
+    (folder / "b" / "1.HEIC").touch()
+    (folder / "b" / "3.tif").touch()
+    left_out = rf"b: left out 2 files .* read \(HEIC, TIFF\), such as .*1.HEIC. {CONVERT}"
+    with pytest.warns(UserWarning, match=left_out):
+        assert [path.name for path in find_images([folder / "b"])] == ["10.jpg", "2.PNG"]
+    # Named itself, a file is taken whatever it is called.
+    assert find_images([folder / "b" / "3.tif"]) == [folder / "b" / "3.tif"]
+    with pytest.raises(ValueError, match=r"Received: .*\*.tif, with 1 file in .*\(TIFF\).*magick"):
+        find_images([folder / "b" / "*.tif"])
+
+
+def test_real_files_of_other_formats_are_named() -> None:
+    for kind, name in (("TIFF", "a TIFF image"), ("AVIF", "an AVIF image")):
+        if kind == "AVIF" and not features.check("avif"):
+            continue
+        with pytest.raises(UnreadableImageError, match=f"it is {name}. Convert such files"):
+            read_image(encoded(IMAGE, kind))
 
 
 @pytest.mark.parametrize(

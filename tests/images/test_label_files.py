@@ -11,7 +11,7 @@ import pytest
 import keras_resnet
 from keras_resnet.images.label_files import read_class_names, read_lines
 
-from ..conftest import Command
+from ..conftest import LFS_POINTER, Command
 
 NAMES = ("cat", "dog", "red fox")
 IDS = ("n02123045", "n02084071", "n02119022")
@@ -147,3 +147,14 @@ def test_export_takes_them(
     assert done.returncode == 0, done.stderr
     said = keras_resnet.Predictor(next(tmp_path.glob("*.tflite"))).class_names
     assert said == tuple(f"number {number}" for number in range(10))
+
+
+@pytest.mark.parametrize("name", ["names.txt", "names.csv", "names.json"])
+def test_pointers_and_web_pages_are_no_names(name: str, tmp_path: Path) -> None:
+    for content, said in (
+        (LFS_POINTER, "a Git LFS pointer instead of the file of 102,540,417 bytes. Run `git lfs"),
+        (b"<!DOCTYPE html>\n<title>ImageNet</title>", r'a web page \("ImageNet"\) instead'),
+    ):
+        path = written(tmp_path, name, content)
+        with pytest.raises(ValueError, match=f"Expected a text file. Received: {path}, {said}"):
+            read_class_names(path)

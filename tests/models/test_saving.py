@@ -3,7 +3,9 @@ from __future__ import annotations
 import io
 import struct
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import h5py
 import keras
@@ -30,6 +32,53 @@ def test_what_cannot_be_loaded_is_refused_with_the_reason(tmp_path: Path) -> Non
     ):
         with pytest.raises(ValueError, match=message):
             load_model(tmp_path / name)
+
+
+class Doubled(keras.layers.Layer):
+    def call(self, inputs: Any) -> Any:
+        return 2 * inputs
+
+
+def doubled(inputs: Any) -> Any:
+    return 2 * inputs
+
+
+@pytest.mark.parametrize(
+    ("layer", "found", "arguments"),
+    [
+        (
+            lambda: keras.layers.Lambda(lambda x: 2 * x, name="twice"),
+            "the Lambda layers twice",
+            {"safe_mode": False},
+        ),
+        (
+            lambda: keras.layers.Lambda(doubled, name="twice"),
+            "the custom classes or functions doubled",
+            {"custom_objects": {"doubled": doubled}},
+        ),
+        (
+            lambda: keras.Sequential([Doubled(), keras.layers.Identity()]),
+            "the custom classes or functions Doubled",
+            {"custom_objects": {"Doubled": Doubled}},
+        ),
+    ],
+)
+def test_models_that_need_code_say_which_and_what_can_be_done(
+    layer: Callable[[], keras.Layer], found: str, arguments: dict[str, Any], tmp_path: Path
+) -> None:
+    inputs = keras.Input((3,))
+    keras.Model(inputs, layer()(inputs)).save(tmp_path / "model.keras")
+    with pytest.raises(ValueError, match="keras_resnet.export.export") as caught:
+        load_model(tmp_path / "model.keras")
+    assert f"Received: {tmp_path / 'model.keras'}, with {found}, which need" in str(caught.value)
+    # The call that the message names works.
+    words = ", ".join(
+        f"{name}={value if name == 'safe_mode' else dict.fromkeys(value, 0)}"
+        for name, value in arguments.items()
+    ).replace(": 0", f": {found.rpartition(' ')[2]}")
+    assert f"`keras_resnet.load_model(path, {words})`" in str(caught.value)
+    model = load_model(tmp_path / "model.keras", **arguments)
+    np.testing.assert_array_equal(model(np.ones((1, 3), "f4")), np.full((1, 3), 2.0))
 
 
 def test_damaged_files_are_refused_with_their_path(tmp_path: Path) -> None:

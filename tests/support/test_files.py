@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import errno
 import os
 import subprocess
 import sys
@@ -40,31 +39,6 @@ def test_directory_without_permission_is_one_sentence(tmp_path: Path) -> None:
         files.partial_directory(tmp_path / "below"),
     ):
         pass
-
-
-def test_full_disk_is_named_whatever_the_writer_said(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with (
-        pytest.raises(OSError, match=f"The disk of {tmp_path} or that of .* is full") as caught,
-        files.partial_directory(tmp_path),
-    ):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    assert caught.value.errno == errno.ENOSPC
-    message = f"The disk of {tmp_path} is full"
-    monkeypatch.setattr(files.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 0}))
-    with pytest.raises(OSError, match=message), files.partial_directory(tmp_path):
-        raise RuntimeError("Unable to flush file's cached information")
-    monkeypatch.undo()
-    with pytest.raises(RuntimeError, match="something else"), files.partial_directory(tmp_path):
-        raise RuntimeError("something else")
-    with (
-        pytest.raises(OSError, match=f"The disk of {tmp_path} or that of [^ ]+ is full"),
-        files.partial_directory(tmp_path) as staging,
-        files.partial_directory(staging),
-    ):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_leftovers_of_killed_processes_are_removed_and_no_others(tmp_path: Path) -> None:

@@ -134,7 +134,10 @@ def test_pixels_travel_with_what_we_save(tmp_path: Path) -> None:
 def test_torch_files_are_read_without_torch(name: str) -> None:
     expected = load_file(FIXTURES / "torch_expected.safetensors")
     arrays = read_arrays(FIXTURES / name)
-    assert arrays.notes == ["weights taken from 'state_dict' in the file"]
+    assert arrays.notes == [
+        "weights taken from 'state_dict' in the file",
+        "prefix 'module.' removed from the keys",
+    ]
     counters = {key for key in arrays.values if key.endswith("num_batches_tracked")}
     assert arrays.values.keys() - counters == expected.keys()
     for key, array in expected.items():
@@ -288,6 +291,29 @@ def test_wrong_weights_are_refused_by_name_and_shape_and_change_nothing(tmp_path
             load_weights(model, path)
     for weight, unchanged in zip(model.get_weights(), before, strict=True):
         np.testing.assert_array_equal(weight, unchanged)
+
+
+@pytest.mark.parametrize("widths", [(24, 32, 64), (24, 48, 64), (64, 32, 64)])
+def test_stems_of_other_widths_are_named(widths: tuple[int, int, int], tmp_path: Path) -> None:
+    """timm's tiered stem has the keys of a C stem."""
+    name = "timm_bottleneck_d"
+    changes: dict[str, np.ndarray | None] = {}
+    state = load_file(FIXTURES / f"{name}.safetensors")
+    for layer, before, filters in zip((0, 3, 6), (3, *widths), widths, strict=False):
+        changes[f"conv1.{layer}.weight"] = np.ones((filters, before, 3, 3), "f4")
+        norm = f"conv1.{layer + 1}" if layer < 6 else "bn1"
+        for part in ("weight", "bias", "running_mean", "running_var"):
+            changes[f"{norm}.{part}"] = np.ones(filters, "f4")
+    assert changes.keys() <= state.keys()
+    tiered = r" \(timm's tiered stem, as in resnet26t\)" if widths[0] == 24 else ""
+    said = (
+        rf"with \[{widths[0]}, {widths[1]}, 64\] filters{tiered}, which this package does not have"
+    )
+    path = changed(name, tmp_path, **changes)
+    with pytest.raises(ValueError, match=said):
+        from_checkpoint(path)
+    with pytest.raises(ValueError, match=said):
+        build(NETWORKS[name], classes=7, weights=path)
 
 
 def test_strides_that_shapes_do_not_show_are_refused() -> None:

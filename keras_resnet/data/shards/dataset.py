@@ -14,6 +14,7 @@ from keras_resnet.data.shards.random_access import FRAME_BYTES
 from keras_resnet.support.files import partial_directory
 from keras_resnet.support.fingerprints import fingerprint_of_file
 from keras_resnet.support.json_text import load_json
+from keras_resnet.support.placeholders import check_binary, text_instead
 from keras_resnet.support.unfinished import write_json
 
 #: What `dataset.json` calls its own format.
@@ -225,6 +226,8 @@ class PreparedDataset:
             )
         expected, received = self._entries[path.name].size, path.stat().st_size
         if received != expected:
+            if instead := text_instead(path):
+                raise ValueError(f"Expected a TFRecord file. Received: {path}, {instead}")
             raise ValueError(
                 f"Expected {expected:,} bytes, as {DATASET_FILE} says. Received: {received:,} in "
                 f"{path}. Copy it again, or prepare the data set again"
@@ -232,6 +235,7 @@ class PreparedDataset:
 
     def _read_index(self) -> np.ndarray:
         try:
+            check_binary(self._directory / INDEX_FILE)
             index: np.ndarray = np.load(self._directory / INDEX_FILE, allow_pickle=False)
         except (ValueError, EOFError) as error:
             self._refuse_index(f"which cannot be read: {error}")

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
+from keras_resnet.support.placeholders import START, not_binary
+
 #: A record is its length (uint64), a checksum of that (uint32), its bytes and their checksum
 #: (uint32): https://www.tensorflow.org/tutorials/load_data/tfrecord#tfrecords_format_details
 _HEADER, _FOOTER = 12, 4
@@ -127,10 +129,9 @@ def _lengths(path: str | Path) -> np.ndarray:
             header = os.pread(file.fileno(), _HEADER, position)
             length = struct.unpack("<Q", header[:8])[0] if len(header) == _HEADER else size
             if length > size - position - FRAME_BYTES:
-                raise ValueError(
-                    "Expected a whole TFRecord file. Received: "
-                    f"{path}, which is none or ends within record {len(lengths)}"
-                )
+                instead = not_binary(os.pread(file.fileno(), START, 0))
+                reason = instead or f"which is none or ends within record {len(lengths)}"
+                raise ValueError(f"Expected a whole TFRecord file. Received: {path}, {reason}")
             lengths.append(length)
             position += length + FRAME_BYTES
     return np.array(lengths, np.int64)

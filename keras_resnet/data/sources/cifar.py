@@ -15,6 +15,7 @@ import numpy as np
 
 from keras_resnet.data.sources.memory import LabeledImages
 from keras_resnet.data.sources.parts import Parts
+from keras_resnet.support.placeholders import START, placeholder, text_instead
 
 _PIXELS = 3 * 32 * 32
 
@@ -95,6 +96,9 @@ def load_cifar(path: str) -> Parts:
     except OSError as error:
         message = f"Expected CIFAR files that can be read. Received: {path} ({error})"
         raise OSError(message) from error
+    for name, data in files.items():
+        if reason := placeholder(data[:START]):
+            raise ValueError(f"Expected a file of CIFAR. Received: {path}: {name}, {reason}")
     version = _version_of(files.keys(), place)
     names = _class_names(version, files[version.meta], f"{path}: {version.meta}")
 
@@ -161,6 +165,8 @@ def _version_of(files: Set[str], where: Path) -> _Version:
 
 def _in_archive(path: Path) -> dict[str, bytes]:
     contents: dict[str, bytes] = {}
+    if instead := text_instead(path):
+        raise ValueError(f"Expected an archive of CIFAR. Received: {path}, {instead}")
     try:
         with tarfile.open(path) as archive:
             for member in archive:

@@ -24,7 +24,8 @@ from keras_resnet.data.sources.parts import (
     part_of,
     warn_of_left_out,
 )
-from keras_resnet.images.decode import SUFFIXES
+from keras_resnet.images.decode import SUFFIXES, is_other_image, some_others
+from keras_resnet.images.formats import CONVERT, OTHER_SUFFIXES
 from keras_resnet.images.labels import alike_names, names_and_ids
 from keras_resnet.support.checks import some_of
 
@@ -149,14 +150,20 @@ def _images_of(root: Path) -> ImageFiles:
             f"Expected one folder of images per class. Received: {where} {root}. Put the images of "
             "every class into a folder with its name"
         )
-    found = _found_in(root, folders)
+    listed = _found_in(root, folders)
+    found = {x: [path for path in listed[x] if not is_other_image(path)] for x in listed}
+    others = [x for name in listed if found[name] != listed[name] for x in listed[name]]
+    others = list(filter(is_other_image, others))
+    unread = f"{some_others(others)}. {CONVERT}" if others else ""
     empty = [folder for folder, paths in found.items() if not paths]
     if empty:
         which = "none of them" if len(empty) == len(folders) else f"none in {some_of(empty)}"
         raise ValueError(
             f"Expected images ({', '.join(sorted(SUFFIXES))}) in every class folder. Received: "
-            f"{root}, with {which}"
+            f"{root}, with {which}{f', but {unread}' if unread else ''}"
         )
+    if unread:
+        warnings.warn(f"folder:{root}: left out {unread}", stacklevel=2)
     _check_are_classes(root, found)
     names, ids = names_and_ids(folders)
     counts = [len(paths) for paths in found.values()]
@@ -217,7 +224,9 @@ def _folders_in(root: Path) -> list[str]:
 
 
 def _images_below(directory: str, above: tuple[str, ...], visited: list[str]) -> Iterator[str]:
-    """What `find_images` lists, in the same order, without asking the disk about every file.
+    """What `find_images` looks at, in the same order, without asking the disk about every file.
+
+    Images in formats that are not read are among them.
 
     Folders that are not followed are those `above`; the others are noted as `visited`, by their
     real paths.
@@ -234,7 +243,8 @@ def _images_below(directory: str, above: tuple[str, ...], visited: list[str]) ->
 
 
 def _has_suffix(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in SUFFIXES  # noqa: PTH122
+    suffix = os.path.splitext(name)[1].lower()  # noqa: PTH122
+    return suffix in SUFFIXES or suffix in OTHER_SUFFIXES
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

@@ -17,6 +17,7 @@ from keras_resnet.data.sources.folder import ImageFiles, load_folder
 from keras_resnet.data.sources.imagenet_labels import validation_synsets
 from keras_resnet.images.decode import SUFFIXES, find_images
 from keras_resnet.images.labels import are_wordnet_ids, imagenet_classes, names_and_ids
+from keras_resnet.support.placeholders import text_instead
 from keras_resnet.support.progress import Progress, unseen
 
 #: Images of ILSVRC-2012: Russakovsky et al. 2015, table 2.
@@ -217,8 +218,9 @@ def _tar(path: Path, file: IO[bytes] | None = None) -> Iterator[tarfile.TarFile]
         with tarfile.open(path if file is None else None, "r:", file) as archive:
             yield archive
     except tarfile.TarError as error:
+        reason = (text_instead(path) if file is None else None) or error
         raise ValueError(
-            f"Expected a whole, uncompressed tar. Received: {path} ({error})"
+            f"Expected a whole, uncompressed tar. Received: {path} ({reason})"
         ) from error
 
 

@@ -114,9 +114,14 @@ def damaged_png() -> bytes:
 
 
 #: Name -> contents and the findings that they give. Each picture is another one.
+TEXT = (
+    'it is text, instead of a binary file ("I am no picture"). Download the file again, from the '
+    "link to the file itself"
+)
+
 KINDS_OF_FILES: dict[str, tuple[bytes, dict[str, str]]] = {
     "empty.jpg": (b"", {"unreadable": "it is empty"}),
-    "text.png": (b"I am no picture", {"unreadable": "it is of no format we read"}),
+    "text.png": (b"I am no picture", {"unreadable": TEXT}),
     "half.jpg": (JPEG[: len(JPEG) // 2], {"truncated": "its end is missing"}),
     "half.png": (PNG[: len(PNG) // 2], {"truncated": "its end is missing"}),
     "half.gif": (GIF[: len(GIF) // 2], {"truncated": "its end is missing"}),

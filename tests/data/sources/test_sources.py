@@ -33,7 +33,7 @@ from keras_resnet.data.sources.folder import load_folder
 from keras_resnet.data.sources.load import load_parts
 from keras_resnet.images.decode import find_images, read_image
 
-from ...conftest import Run
+from ...conftest import LFS_POINTER, Run
 
 
 def test_digits_are_split_once_and_for_all() -> None:
@@ -215,6 +215,20 @@ def test_folders_are_classes_in_the_order_of_their_names(tmp_path: Path) -> None
         f"folder:{tmp_path}/train",
         f"folder:{tmp_path}/validation",
     )
+
+
+def test_images_in_formats_that_are_not_read_are_left_out_with_a_warning(tmp_path: Path) -> None:
+    pictures = {f"{name}/{number}.png": number for name in "ab" for number in (4, 5)}
+    fill(tmp_path, {**pictures, "a/2.tif": b"II*", "b/3.HEIC": b""})
+    left_out = (
+        r"folder:.* left out 2 files in .*\(HEIC, TIFF\), such as .*2.tif. Convert such files"
+    )
+    with pytest.warns(UserWarning, match=left_out):
+        assert load_folder(str(tmp_path)).train.labels.tolist() == [0, 0, 1, 1]
+    for number in (4, 5):
+        (tmp_path / "b" / f"{number}.png").unlink()
+    with pytest.raises(ValueError, match=r"with none in b, but 2 files in formats .* `magick"):
+        load_data(f"folder:{tmp_path}")
 
 
 def test_images_are_those_that_find_images_finds(tmp_path: Path) -> None:
@@ -733,12 +747,25 @@ def test_damaged_archives(tmp_path: Path) -> None:
     whole = path.read_bytes()
     flipped = bytearray(whole)
     flipped[len(whole) // 2] ^= 255
-    for content in (b"", b"no archive", whole[: len(whole) // 2], whole[:200], bytes(flipped)):
+    for content in (b"", b"no archive", LFS_POINTER):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match="Expected an archive of CIFAR. Received: .*gz, a?"):
+            load_data(f"cifar:{path}")
+    for content in (whole[: len(whole) // 2], whole[:200], bytes(flipped)):
         path.write_bytes(content)
         with pytest.raises(
             ValueError, match="Expected a whole archive of CIFAR. Received: .*gz, w"
         ):
             load_data(f"cifar:{path}")
+
+
+def test_cifar_files_that_are_git_lfs_pointers(tmp_path: Path) -> None:
+    for binary in (True, False):
+        data = cifar(10, binary=binary)
+        for name in ("test_batch", "batches.meta"):
+            files = {n: LFS_POINTER if n.startswith(name) else c for n, c in data.files.items()}
+            with pytest.raises(ValueError, match=rf"Received: .*{name}\S*, a Git LFS pointer"):
+                load_data(f"cifar:{fill(tmp_path / f'{name} {binary}', files)}")
 
 
 def test_cifar_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,6 +21,8 @@ from keras_resnet.data.sources.base import Source
 from keras_resnet.data.sources.tfrecord import load_tfrecord
 from keras_resnet.images.decode import read_image
 
+from ...conftest import LFS_POINTER
+
 
 def jpeg(seed: int) -> bytes:
     pixels = np.random.default_rng(seed).integers(0, 256, (8, 9, 3), dtype=np.uint8)
@@ -90,6 +92,20 @@ def test_records_are_those_of_tensorflows_reader(tmp_path: Path) -> None:
     assert list(dataset) == records
 
 
+def test_pointers_in_a_prepared_set_are_named(prepared: Path) -> None:
+    shard = min(prepared.glob("train-*"))
+    for path, said in (
+        (shard, f"Expected a TFRecord file. Received: {shard}, a Git LFS pointer"),
+        (prepared / "index.npy", "index.npy, which cannot be read: a Git LFS pointer"),
+        (prepared / "dataset.json", r"dataset.json \(ValueError: a Git LFS pointer"),
+    ):
+        whole = path.read_bytes()
+        path.write_bytes(LFS_POINTER)
+        with pytest.raises(ValueError, match=said):
+            load_tfrecord(str(prepared))
+        path.write_bytes(whole)
+
+
 @pytest.mark.parametrize("limit", [0, 2, 100])
 def test_many_threads_read_many_files(
     limit: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -120,9 +136,14 @@ def test_truncated_files_and_other_files_are_refused(tmp_path: Path) -> None:
         path.write_bytes(whole[:end])
         with pytest.raises(ValueError, match=f"Received: {path}, .* ends within record {number}"):
             load_tfrecord(str(tmp_path))
-    path.write_bytes(b"just some text, which is no TFRecord file")
-    with pytest.raises(ValueError, match="which is none or ends within record 0"):
-        load_tfrecord(str(tmp_path))
+    for content, said in (
+        (b"\0just some bytes, which are no TFRecord file", "which is none or ends within record 0"),
+        (b"just some text, which is no TFRecord file", "text, instead of a binary file"),
+        (LFS_POINTER, "a Git LFS pointer instead of the file of 102,540,417 bytes. Run `git lfs"),
+    ):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=said):
+            load_tfrecord(str(tmp_path))
     path.write_bytes(whole)
     files = TFRecordFiles([str(path)])
     path.write_bytes(whole[: len(whole) // 2])
