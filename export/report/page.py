@@ -72,7 +72,10 @@ def _tables(report: ExportReport) -> Iterator[tuple[str, tuple[Sequence[str], li
     graphs: list[_Row] = []
     for artifact in report.artifacts:
         for row in artifact.measurements:
-            measured.append((row.cells(), "" if row.error is None else "failed"))
+            if row.error is None:
+                measured.append((row.cells(), ""))
+            else:
+                measured.append(((*row.cells()[:3], f"not run: {row.error}"), "failed"))
         target, found = artifact.target, artifact.comparison
         figures = (str(found.images), f"{found.max_error:.1e}", f"{found.mean_error:.1e}")
         shares = (share_in_words(found.agreement), share_in_words(found.top5_agreement))

@@ -115,7 +115,7 @@ class ExportReport:
 
     def to_table(self) -> Table:
         """The report for a terminal."""
-        table = terminal.table(COLUMNS, wrap=("verdict",))
+        table = terminal.table(COLUMNS, wrap=("verdict",), optional=("memory", "size", "max error"))
         for artifact in self.artifacts:
             table.add_row(
                 *cells(artifact, self.images), style="red" if artifact.disagreements else None

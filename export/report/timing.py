@@ -77,10 +77,10 @@ class Measurement:
         return 1000 * self.batch_size / self.p50_ms
 
     def cells(self) -> tuple[str, ...]:
-        """A row of a table with the columns `SPEED_COLUMNS`; a shorter one if it could not run."""
+        """A row of a table with the columns `SPEED_COLUMNS`."""
         head = (self.artifact, str(self.batch_size), str(self.threads or "all"))
         if self.error is not None:
-            return (*head, f"not run: {self.error}")
+            return (*head, "not run", *["–"] * (len(SPEED_COLUMNS) - len(head) - 1))
         times = (self.p50_ms, self.p90_ms, self.p99_ms)
         latencies = ("–" if ms is None else f"{ms:.2f} ms" for ms in times)
         memory = f"{self.peak_memory / 1e6:,.0f} MB"
@@ -115,12 +115,41 @@ class BenchmarkReport:
 
     def to_table(self) -> Table:
         """For a terminal."""
-        # Paths may be long, and figures are what the table is for.
-        table = terminal.table((*SPEED_COLUMNS, "×"), wrap=("artifact",))
-        for row in self.measurements:
-            ratio = () if row.error is not None else (f"{self.ratio(row):.3f}",)
-            table.add_row(*row.cells(), *ratio)
+        rows = self.measurements
+        folder, names = _told_apart(list(dict.fromkeys(row.artifact for row in rows)))
+        alike = [
+            name
+            for name, values in (
+                ("threads", {row.threads for row in rows}),
+                ("batch", {row.batch_size for row in rows}),
+            )
+            if len(values) == 1
+        ]
+        table = terminal.table(
+            (*SPEED_COLUMNS, "×"), wrap=("artifact",), optional=("p99", "p90", "memory", *alike)
+        )
+        for row in rows:
+            ratio = "–" if row.error is not None else f"{self.ratio(row):.3f}"
+            table.add_row(names[row.artifact], *row.cells()[1:], ratio)
+        if folder:
+            table.caption = f"Below {folder}"
         return table
+
+    @property
+    def failures(self) -> list[str]:
+        """One sentence per artifact and reason why it could not be run."""
+        reasons = [
+            f"{row.artifact}: not run: {row.error}" for row in self.measurements if row.error
+        ]
+        return list(dict.fromkeys(reasons))
+
+
+def _told_apart(paths: Sequence[str]) -> tuple[str, dict[str, str]]:
+    """The folder that several paths have in common, and path -> what follows it."""
+    folders = [Path(path).parent for path in paths]
+    mixed = len({folder.is_absolute() for folder in folders}) > 1
+    folder = "" if mixed or len(paths) < 2 else os.path.commonpath(folders)
+    return folder, {path: os.path.relpath(path, folder) if folder else path for path in paths}
 
 
 def benchmark(

@@ -20,10 +20,22 @@ Methods = Annotated[
 Sparsity = Annotated[float, typer.Option(min=0, max=0.99, help="Share of zeros, of prune.")]
 Pattern = Annotated[str, typer.Option(help="unstructured, 2:4 or block, of prune.")]
 Clusters = Annotated[int, typer.Option(min=2, max=256, help="Different weights of a layer.")]
+Epochs = Annotated[float, typer.Option(help="Of training, for each method.")]
 FrozenBN = Annotated[
-    float, typer.Option("--frozen-bn", help="Further ones after qat, with fixed normalisation.")
+    float, typer.Option("--frozen-bn", help="Further epochs of qat with fixed batch normalisation.")
 ]
-Skip = Annotated[list[str] | None, typer.Option(help="A layer to leave alone; repeatable.")]
+Settle = Annotated[
+    float, typer.Option(help="Last epochs of qat, with fixed ranges as well; 0: none.")
+]
+Skip = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--skip", "--keep-float", help="A layer to leave alone, in float; may be repeated."
+    ),
+]
+Engine = Annotated[
+    str, typer.Option(help="native, or tfmot: tensorflow-model-optimization, one method at a time.")
+]
 
 
 @options.app.command()
@@ -36,11 +48,12 @@ def compress(
     sparsity: Sparsity = 0.8,
     pattern: Pattern = "unstructured",
     clusters: Clusters = 16,
-    epochs: Annotated[float, typer.Option(help="Of training, for each method.")] = 3.0,
+    epochs: Epochs = 3.0,
     frozen_bn: FrozenBN = 0.0,
-    settle: Annotated[float, typer.Option(help="Then, with fixed ranges as well.")] = 1.0,
+    settle: Settle = 1.0,
     rate: Annotated[float, typer.Option(help="Factor of the recipe's learning rate.")] = 0.1,
     skip: Skip = None,
+    engine: Engine = "native",
     batch_size: options.BatchSize = None,
     seed: options.Seed = 0,
     settings: options.RecipeSettings = None,
@@ -48,7 +61,7 @@ def compress(
     validation_fraction: options.ValidationFraction = 0.1,
     max_bad_fraction: options.MaxBadFraction = 0.01,
     deterministic: options.Deterministic = None,
-    time: Annotated[bool, typer.Option(help="Measure latency.")] = True,
+    seconds: options.TimingSeconds = 1.0,
     as_json: options.AsJson = False,
 ) -> None:
     """Prune, cluster or quantize a network while training it. The same command goes on."""
@@ -59,10 +72,10 @@ def compress(
         from keras_resnet.jobs.compress import compress as run
         from keras_resnet.jobs.compression_report import CompressionError, CompressionOptions
         from keras_resnet.models.saving import load_model
-    names: Any = tuple(part.strip() for part in method.split(","))
-    chosen_pattern: Any = pattern
+    names = tuple(part.strip() for part in method.split(","))
     numbers = (clusters, epochs, frozen_bn, settle, rate)
-    wanted = CompressionOptions(names, sparsity, chosen_pattern, *numbers, tuple(skip or ()))
+    values: tuple[Any, ...] = (names, sparsity, pattern, *numbers, tuple(skip or ()), engine)
+    wanted = CompressionOptions(*values)
     # A program that reads JSON wants nothing else.
     console.quiet = as_json
     failure = None
@@ -70,7 +83,7 @@ def compress(
         report = run(
             load_model(model, compile=False), data, output, wanted, recipe=chosen,
             validation_fraction=validation_fraction, max_bad_fraction=max_bad_fraction,
-            say=inputs.say, seed=seed, timing=Timing() if time else None,
+            say=inputs.say, seed=seed, timing=Timing(seconds=seconds) if seconds else None,
             checkpoint_every=checkpoint_every,
         )  # fmt: skip
     except CompressionError as error:

@@ -21,7 +21,12 @@ Data = Annotated[
     str | None, typer.Option(help="Labelled images to verify on; by default of --calibration.")
 ]
 Labels = Annotated[Path | None, typer.Option(help="File of class names: lines, CSV or JSON.")]
-KeepFloat = Annotated[list[str] | None, typer.Option(help="A layer that int8 leaves in float.")]
+KeepFloat = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--keep-float", "--skip", help="A layer that int8 leaves in float; may be repeated."
+    ),
+]
 BatchSize = Annotated[int | None, typer.Option(min=1, help="The only one of TFLite and ONNX.")]
 Serving = Annotated[str, typer.Option(help="Batch sizes that servers prepare for.")]
 StorageURI = Annotated[str | None, typer.Option(help="Where KServe finds the model: s3://…")]
@@ -46,7 +51,7 @@ def export(
     allow_disagreement: Allow = False,
     batch: options.TimedBatches = "1",
     threads: options.Threads = "0",
-    seconds: Annotated[float, typer.Option(min=0, help="Of each timing; 0: no timing.")] = 1.0,
+    seconds: options.TimingSeconds = 1.0,
     seed: options.Seed = 0,
     validation_fraction: options.ValidationFraction = 0.1,
     max_bad_fraction: options.MaxBadFraction = 0.01,
@@ -111,9 +116,11 @@ def verify(
         row = run(artifact, against, images, limits=given, seed=seed, trust=trust)
     found = row.comparison
     if as_json:
-        print_json({**dataclasses.asdict(row), "not_measured": found.not_measured})
+        note = {"images": data or "noise", "not_measured": found.not_measured}
+        print_json({**dataclasses.asdict(row), **note})
         return 1 if row.disagreements else 0
-    console.print(f"{found.images} images: largest error {found.max_error:.2g}")
+    what = "images of noise" if data is None else "images"
+    console.print(f"{found.images} {what}: largest error {found.max_error:.2g}")
     for words, share in (
         ("top-1 agreement", found.agreement),
         ("top-5 agreement", found.top5_agreement),
@@ -126,6 +133,11 @@ def verify(
     missing = not_measured_in_words([row])
     agrees = f"What was measured agrees. {missing}" if missing else "It agrees."
     console.print("; ".join(row.disagreements) or agrees)
+    if data is None:
+        console.print(
+            "Noise shows whether the arithmetic is the same; int8 cannot be judged by it, as its "
+            "errors depend on the images. Pass --data with images like those the network will see."
+        )
     return 1 if row.disagreements else 0
 
 
@@ -153,7 +165,11 @@ def benchmark(
             progress=step,
         )
     options.print_report(report, as_json)
-    return 1 if any(row.error for row in report.measurements) else 0
+    if not as_json:
+        # A table is for figures.
+        for failure in report.failures:
+            console.print(failure)
+    return 1 if report.failures else 0
 
 
 def _source(

@@ -21,9 +21,10 @@ def list_command(
     pattern: Annotated[str, typer.Argument(help="Shell-style pattern, e.g. 'resnet*'.")] = "*",
     as_json: options.AsJson = False,
 ) -> None:
-    """List the networks with their depth, parameters and multiply-accumulates."""
+    """List the networks with their depth, parameters, multiply-accumulates and top-1 accuracy."""
     from keras_resnet.analysis.complexity import complexity
     from keras_resnet.networks.table import VARIANTS, list_models, versions
+    from keras_resnet.weights.registry import find_weights, list_weights
 
     names = list_models(pattern)
     if not names:
@@ -31,18 +32,37 @@ def list_command(
             f"Expected a pattern that matches a network, e.g. 'resnet*'. Received: {pattern!r}"
         )
     costs = {name: complexity(VARIANTS[name]) for name in names}
+    published = [entry for entry in map(find_weights, list_weights()) if not entry.config]
+    # Those that `weights="imagenet"` stands for, or else the first ones.
+    top1 = {entry.model: entry.top1 for entry in reversed(published)}
+    top1 |= {entry.model: entry.top1 for entry in published if entry.default}
     if as_json:
-        rest = {n: {"versions": versions(n), "config": asdict(VARIANTS[n])} for n in names}
+        rest = {
+            name: {
+                "versions": versions(name),
+                "config": asdict(VARIANTS[name]),
+                "weights": [entry.tag for entry in published if entry.model == name],
+                "top1": top1.get(name),
+            }
+            for name in names
+        }
         print_json({name: {**asdict(cost), **rest[name]} for name, cost in costs.items()})
         return
-    columns = ("network", "versions", "block", "shortcut", "input", "depth", "parameters", "MACs")
-    rows = table(columns, left=4)
+    words = ("network", "versions", "block", "shortcut")
+    figures = ("input", "depth", "parameters", "MACs", "top-1 %")
+    optional = ("input", "block", "shortcut", "versions", "depth")
+    rows = table((*words, *figures), left=4, optional=optional)
     for name, cost in costs.items():
         config = VARIANTS[name]
         words = (name, ", ".join(versions(name)), config.block, config.shortcut or "none")
         size = f"{config.default_size}x{config.default_size}"
-        rows.add_row(*words, size, str(cost.depth), *_costs(cost))
+        accuracy = f"{top1[name]:.2f}" if name in top1 else "–"
+        rows.add_row(*words, size, str(cost.depth), *_costs(cost), accuracy)
     console.print(rows)
+    console.print(
+        "top-1: of the published weights that a network has, as published; –: it has none. "
+        "`keras-resnet weights` lists them all."
+    )
 
 
 @options.app.command()

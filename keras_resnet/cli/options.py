@@ -65,6 +65,9 @@ Deterministic = Annotated[
 TimedBatches = Annotated[
     str, typer.Option("--batch", help="Batch sizes to time, separated by commas.")
 ]
+TimingSeconds = Annotated[
+    float, typer.Option("--seconds", min=0, help="Of each timing; 0: no timing.")
+]
 Threads = Annotated[str, typer.Option(help="Numbers of threads to time; 0: all cores.")]
 
 Trust = Annotated[

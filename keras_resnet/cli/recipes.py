@@ -34,11 +34,19 @@ def recipes(
             "ImageNet, or of CIFAR where a recipe pads and crops.",
         ),
     ] = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Print the fields of a recipe at their defaults, too.")
+    ] = False,
     as_json: options.AsJson = False,
 ) -> None:
-    """List the training recipes, or print one: every value with its source, and the schedule."""
+    """List the training recipes, or print one: its values with their sources, and the schedule."""
     if name is None:
-        given = {"--set": settings, "--batch-size": batch_size, "--images": images}
+        given = {
+            "--set": settings,
+            "--batch-size": batch_size,
+            "--images": images,
+            "--all": everything,
+        }
         if names := [option for option, value in given.items() if value]:
             raise ValueError(
                 "Expected a recipe that is to be changed or counted out, e.g. "
@@ -52,7 +60,7 @@ def recipes(
     if as_json:
         print_json({**_described(recipe), "schedule": rates})
     else:
-        _print_fields(recipe)
+        _print_fields(recipe, everything)
         _print_rates(recipe, rates)
 
 
@@ -64,7 +72,8 @@ def _list(as_json: bool) -> None:
         print_json({recipe.name: _described(recipe) for recipe in recipes})
         return
     columns = ("recipe", "optimizer", "schedule", "top-1 %", "length", "batch", "rate")
-    rows = table(columns, left=4, wrap=("schedule", "top-1 %"))
+    optional = ("rate", "batch", "length")
+    rows = table(columns, left=4, wrap=("schedule", "top-1 %"), optional=optional)
     for recipe in recipes:
         words = (recipe.name, recipe.optimizer.name, recipe.schedule.name, _expected(recipe))
         length = f"{recipe.duration:,g} {recipe.unit}"
@@ -90,17 +99,27 @@ def _described(recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def _print_fields(recipe: Recipe) -> None:
-    from keras_resnet.training.recipes.recipe import fields_of
+def _print_fields(recipe: Recipe, everything: bool) -> None:
+    """Prints values that have a source or are no defaults, or all of them."""
+    from keras_resnet.images.protocol import EvalProtocol
+    from keras_resnet.training.recipes.recipe import Recipe as RecipeClass, fields_of
 
     values = recipe.as_dict()
+    defaults = RecipeClass("", recipe.duration, recipe.batch_size, protocol=EvalProtocol())
+    usual = defaults.as_dict()
     unused = ("network",) if recipe.protocol else ("network", "protocol.")
     names = [name for name in fields_of(recipe) if not name.startswith(unused)]
     names += [f"network.{field}" for field in recipe.network]
     rows = table(("field", "value", "source"), left=3, wrap=("value", "source"))
+    left_out = 0
     for name in names:
         part, _, field = name.partition(".")
         value = values[part][field] if field else values[part]
+        is_usual = part != "network" and value == (usual[part][field] if field else usual[part])
+        has_place = name in ("duration", "batch_size") or name in recipe.citations
+        if is_usual and not has_place and not everything:
+            left_out += 1
+            continue
         text = value if isinstance(value, str) else json.dumps(value)
         rows.add_row(name, text, recipe.citations.get(name, "default"))
     if recipe.expected:
@@ -108,6 +127,8 @@ def _print_fields(recipe: Recipe) -> None:
         rows.add_row("expected, top-1 %", _expected(recipe), source)
     console.print(f"{recipe.name}: {recipe.citations.get('', 'no source')}")
     console.print(rows)
+    if left_out:
+        console.print(f"{left_out} other fields have their defaults; `--all` prints them.")
 
 
 def _rates(recipe: Recipe, images: int) -> dict[str, Any]:

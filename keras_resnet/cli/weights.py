@@ -37,7 +37,8 @@ def weights(
     if as_json:
         print_json([dataclasses.asdict(entry) for entry in entries])
         return
-    rows = table(("tag", "network", "licence", "crop", "top-1 %", "top-5 %"), left=3)
+    columns = ("tag", "network", "licence", "crop", "top-1 %", "top-5 %")
+    rows = table(columns, left=3, optional=("crop", "top-5 %", "network", "licence"))
     for entry in entries:
         top5 = "" if entry.top5 is None else f"{entry.top5:.2f}"
         words = (entry.tag + (" *" if entry.default else ""), entry.model, entry.license)

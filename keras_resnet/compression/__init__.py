@@ -1,7 +1,8 @@
 """Making networks smaller and faster: quantization-aware training, pruning, clustering.
 
-All of it in Keras 3; `model.fit` is tested under TensorFlow and JAX. `to_tf_keras` is the bridge to
-tensorflow-model-optimization; it needs TensorFlow and the extra `compression`.
+All of it in Keras 3; `model.fit` is tested under TensorFlow and JAX. `to_tf_keras` makes the
+twin that `tfmot` hands to tensorflow-model-optimization, for `CompressionOptions(engine="tfmot")`;
+both need TensorFlow and the extra `compression`.
 """
 
 import lazy_loader

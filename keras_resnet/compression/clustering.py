@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -62,8 +62,7 @@ def cluster(
     norms = _norms_behind(model, [layer.name for layer in chosen])
     options |= {name: {"gamma_constraint": "non_neg"} for name in norms.values()}
     result = with_options(model, options)
-    for name, norm in norms.items():
-        _make_positive(result.get_layer(name), result.get_layer(norm))
+    _make_positive(result, norms)
     for layer in compressed_layers(result):
         if layer.name in options:
             _assign(layer, seed)
@@ -82,14 +81,28 @@ def _norms_behind(model: keras.Model, names: Sequence[str]) -> dict[str, str]:
     return {before: name for before, name in pairs if before in names and name in norms}
 
 
-def _make_positive(layer: Any, norm: Any) -> None:
+def with_positive_scales(
+    model: keras.Model, names: Sequence[str]
+) -> tuple[keras.Model, tuple[str, ...]]:
+    """Change the signs of channels so that no scale behind the layers `names` is negative.
+
+    Returns:
+        A copy, which computes the same, and the names of the batch normalisations behind them.
+    """
+    result, norms = with_options(model, {}), _norms_behind(model, names)
+    _make_positive(result, norms)
+    return result, tuple(norms.values())
+
+
+def _make_positive(model: keras.Model, norms: Mapping[str, str]) -> None:
     """Changes the signs of channels with a negative scale; the network computes the same."""
-    signs = np.where(keras.ops.convert_to_numpy(norm.gamma) < 0, -1, 1).astype(np.float32)
-    layer.kernel.assign(layer.kernel * signs)
-    if layer.use_bias:
-        layer.bias.assign(layer.bias * signs)
-    norm.gamma.assign(norm.gamma * signs)
-    norm.moving_mean.assign(norm.moving_mean * signs)
+    for layer, norm in ((model.get_layer(a), model.get_layer(b)) for a, b in norms.items()):
+        signs = np.where(keras.ops.convert_to_numpy(norm.gamma) < 0, -1, 1).astype(np.float32)
+        layer.kernel.assign(layer.kernel * signs)
+        if layer.use_bias:
+            layer.bias.assign(layer.bias * signs)
+        norm.gamma.assign(norm.gamma * signs)
+        norm.moving_mean.assign(norm.moving_mean * signs)
 
 
 def _assign(layer: Any, seed: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -31,11 +32,13 @@ from keras_resnet.export.options import ExportOptions
 from keras_resnet.export.report.timing import Timing
 from keras_resnet.export.runtime import KerasRunner
 from keras_resnet.images.protocol import DEFAULT_SIZE
+from keras_resnet.jobs.compress_tfmot import TfmotEngine
 from keras_resnet.jobs.compression_report import (
     CompressionError,
     CompressionOptions,
     CompressionReport,
     CompressionRow,
+    pruning_pace,
     row_of,
 )
 from keras_resnet.models.info import compressed_kernels, get_info
@@ -48,9 +51,6 @@ from keras_resnet.training.recipes.parts import ScheduleConfig
 from keras_resnet.training.run.folder import RunFolder
 from keras_resnet.training.run.resolved import check_classes
 
-#: Share of the pruning phase after which a network has all the zeros that it is to have.
-_PRUNED_AT = 0.6
-
 #: Factor of the learning rate in the last phase of quantization, in which all ranges are fixed.
 _SETTLING = 0.1
 
@@ -59,8 +59,8 @@ _TIMING = Timing()
 MODEL_FILE = "model.keras"
 REPORT_FILE = "compression.json"
 
-#: What is there when all is done, besides the phases.
-_RESULTS = ("before", "after", MODEL_FILE, REPORT_FILE)
+#: What appears when all is done.
+_RESULTS = ("after", MODEL_FILE, REPORT_FILE)
 
 
 def compress(
@@ -81,7 +81,12 @@ def compress(
 
     Every phase is a run of `train` in a folder of its own, `1-prune` and so on, so that the same
     call goes on after an interruption. `before` and `after` have artifacts with their reports: what
-    was reached is read from these files. They appear in the end, together.
+    was reached is read from these files. `before` is written first, and stays for as long as
+    nothing changes; all others appear in the end, together.
+
+    With `options.engine="tfmot"`, a phase is trained by tensorflow-model-optimization on one
+    device, by the same recipe, and begins anew if it was interrupted. The network comes back as one
+    of Keras 3.
 
     Args:
         model: a flat network of this package with trained weights, for the classes of `data`; it
@@ -102,8 +107,9 @@ def compress(
             `callbacks`.
 
     Raises:
-        ValueError: network, data and options do not go together, or another process is at work in
-            `out_dir`.
+        ValueError: network, data and options do not go together, or are beyond
+            tensorflow-model-optimization; or another process is at work in `out_dir`.
+        ImportError: the engine's packages are not installed.
         ExportError: the network has no int8 artifact, which is found before anything trains.
         CompressionError: an artifact disagrees with the trained network; all files are there.
         ResumeError: `out_dir` holds another compression.
@@ -125,21 +131,25 @@ def compress(
     check_classes(model, sources[0])
     for _ in _phases(model, calibration.images, options, seed):
         pass
+    engine = None
+    if options.engine == "tfmot":
+        engine = TfmotEngine(
+            model, calibration.images, sources, options, recipe, config, seed, _SETTLING, **keywords
+        )
     images, folder = (calibration, held_out), RunFolder(out_dir)
     with folder.held(), partial_directory(out_dir) as staging:
         _claim(folder, _settings(model, sources, options, seed), config)
         # A network that has no artifacts is refused now, too.
         say("Exporting the network before")
-        rows = _exported(model, staging, "before", options, images, None, timing)
-        network, count = model, 0
-        for phase in _phases(model, calibration.images, options, seed):
-            network = phase.network
-            if phase.epochs:
-                count += 1
-                say(f"Phase {count}: {phase.name}")
-                path = out_dir / f"{count}-{phase.name}"
-                _train(phase, sources, recipe, path, options.sparsity, seed=seed, **keywords)
-        classes = KerasRunner(network).predict(held_out.images).argmax(-1)
+        rows = _exported(model, out_dir, "before", options, images, None, timing)
+        if engine is None:
+            phases = _phases(model, calibration.images, options, seed)
+            network = _trained(
+                phases, sources, recipe, out_dir, options.sparsity, say, seed=seed, **keywords
+            )
+            classes = KerasRunner(network).predict(held_out.images).argmax(-1)
+        else:
+            network, classes = engine.run(out_dir, held_out.images, say)
         result = strip(network)
         for layer in result.layers:
             # What `freeze_ranges` froze may train on in what is made of the network next.
@@ -180,19 +190,23 @@ def _exported(
     targets = ["tflite-int8"]
     targets += ["tflite-float32"] if name == "before" or not quantized else []
     targets += ["onnx-int8"] if quantized else []
-    found = export(
-        network,
-        folder / name,
-        targets,
+    # What int8 costs is for the table to show; and after stripping, activations are no longer
+    # rounded, so that it is the trained network which artifacts have to agree with.
+    run = functools.partial(
+        export,
+        *(network, folder / name, targets),
         calibration=calibration.images,
         images=held_out.images,
         labels=held_out.labels,
         options=ExportOptions(keep_float=options.skip if quantized else ()),
-        # What int8 costs is for the table to show; and after stripping, activations are no longer
-        # rounded, so that it is the trained network which artifacts have to agree with.
         allow_disagreement=True,
         timing=timing,
     )
+    try:
+        # Of the same network, images and versions, what is there already stays.
+        found = run()
+    except FileExistsError:
+        found = run(overwrite=True)
     rows = []
     for artifact in found.artifacts[1:]:
         agreement = None
@@ -300,6 +314,24 @@ def _phases(
             yield _Phase(network, "settle", options.settle, rate=_SETTLING)
 
 
+def _trained(
+    phases: Iterator[_Phase],
+    data: Any,
+    recipe: Recipe,
+    folder: Path,
+    sparsity: float,
+    say: Say,
+    **keywords: Any,
+) -> keras.Model:
+    """The network of the last phase, each trained in a folder of its own."""
+    for count, phase in enumerate(phases, 1):
+        if phase.epochs:
+            say(f"Phase {count}: {phase.name}")
+            path = folder / f"{count}-{phase.name}"
+            _train(phase, data, recipe, path, sparsity, **keywords)
+    return phase.network
+
+
 def _train(
     phase: _Phase, data: Any, recipe: Recipe, folder: Path, sparsity: float, **keywords: Any
 ) -> None:
@@ -308,7 +340,7 @@ def _train(
     callbacks = []
     if phase.pruned:
         steps = max(1, round(phase.epochs * -(-len(data[0]) // recipe.batch_size)))
-        last, every = max(1, round(_PRUNED_AT * steps)), max(1, steps // 100)
+        last, every = pruning_pace(steps)
         callbacks.append(GradualPruning(sparsity, last, every=every, layers=phase.pruned))
     train(
         phase.network,

@@ -14,9 +14,12 @@ from keras_resnet.compression.pruning import Pattern
 from keras_resnet.export.report.rows import ArtifactReport
 from keras_resnet.export.tflite.inspect import kernels
 from keras_resnet.support import terminal
-from keras_resnet.support.checks import check_number
+from keras_resnet.support.checks import check_choice, check_number
 
 Method = Literal["prune", "cluster", "qat"]
+
+#: What trains: this package, or tensorflow-model-optimization on the network's tf_keras twin.
+Engine = Literal["native", "tfmot"]
 
 #: Option -> the only method that it counts for.
 _OWNERS: dict[str, Method] = {
@@ -27,7 +30,18 @@ _OWNERS: dict[str, Method] = {
     "settle": "qat",
 }
 
+#: Further phases of `"qat"`, in epochs.
+_PHASES = ("frozen_bn", "settle")
+
 _SPARSITY = 0.8
+
+#: Share of the pruning phase after which a network has all the zeros that it is to have.
+_PRUNED_AT = 0.6
+
+
+def pruning_pace(steps: int) -> tuple[int, int]:
+    """Return the step of a phase at which pruning ends, and the steps between two prunings."""
+    return max(1, round(_PRUNED_AT * steps)), max(1, steps // 100)
 
 
 @dataclass(frozen=True)
@@ -48,6 +62,9 @@ class CompressionOptions:
         rate: what the recipe's learning rate is multiplied by.
         skip: names of layers that are left alone; with `"qat"`, they stay in float. The first
             convolution is never pruned.
+        engine: what trains: `"native"`, this package; or `"tfmot"`, tensorflow-model-optimization
+            on the network's tf_keras twin. The latter does one method at a time: `"qat"` of v1
+            networks, `"prune"` of single weights, or `"cluster"`, in float32.
 
     Raises:
         ValueError: a field has another value than these.
@@ -62,8 +79,10 @@ class CompressionOptions:
     settle: float = 1.0
     rate: float = 0.1
     skip: tuple[str, ...] = ()
+    engine: Engine = "native"
 
     def __post_init__(self) -> None:
+        check_choice("engine", self.engine, get_args(Engine))
         order = [method for method in get_args(Method) if method in self.methods]
         if list(self.methods) != order or not order:
             raise ValueError(
@@ -77,8 +96,10 @@ class CompressionOptions:
                 f"Expected no `sparsity` but 0.5 with the pattern '2:4'. Received: {self.sparsity}"
             )
         for field in dataclasses.fields(self):
-            owner = _OWNERS.get(field.name)
-            if owner not in (None, *self.methods) and getattr(self, field.name) != field.default:
+            owner, value = _OWNERS.get(field.name), getattr(self, field.name)
+            # A further phase of no epochs is none, whatever the method.
+            usual = (field.default, 0) if field.name in _PHASES else (field.default,)
+            if owner not in (None, *self.methods) and value not in usual:
                 raise ValueError(
                     f"Expected `{field.name}` with the method {owner}. Received: "
                     f"{', '.join(self.methods)}"
@@ -86,7 +107,7 @@ class CompressionOptions:
         for name in ("epochs", "rate"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"Expected `{name}` above 0. Received: {getattr(self, name)}")
-        for name in ("frozen_bn", "settle"):
+        for name in _PHASES:
             check_number(name, getattr(self, name))
 
 
@@ -99,7 +120,8 @@ class CompressionRow:
         file: the artifact, below the folder.
         accuracy: on the verification images, as a share.
         agreement: share of them to which it gives the class that the trained network gave before
-            it was stripped; None: it is not of that network.
+            it was stripped, with the engine `"tfmot"` its twin in tf_keras; None: it is not of that
+            network.
         size: bytes.
         packed: bytes after `gzip -9`.
         latency_ms: median of one image, on all cores; None: not measured.
@@ -152,7 +174,7 @@ class CompressionReport:
             "zeros",
             "distinct",
         )
-        table = terminal.table(names)
+        table = terminal.table(names, optional=("latency", "gzip", "distinct"))
         for row in self.rows:
             table.add_row(
                 row.what,

@@ -10,8 +10,6 @@ import shlex
 from collections.abc import Iterable
 from typing import Any
 
-_COMPRESSION = "quantization-aware training, pruning, clustering"
-
 #: Module -> (extra that brings it, what does not work without it).
 OPTIONAL = {
     "tf2onnx": ("export", "writing ONNX"),
@@ -19,8 +17,11 @@ OPTIONAL = {
     "onnxruntime": ("export", "running and verifying ONNX"),
     "ai_edge_litert": ("export", "running and verifying TFLite"),
     "tensorflow_serving": ("export", "writing requests and settings for TF Serving"),
-    "tensorflow_model_optimization": ("compression", _COMPRESSION),
-    "tf_keras": ("compression", _COMPRESSION),
+    "tensorflow_model_optimization": (
+        "compression",
+        "compression by `--engine tfmot`",
+    ),
+    "tf_keras": ("compression", "compression by `--engine tfmot` or a tf_keras twin of a network"),
 }
 
 #: What pip calls these packages, with the bounds of `pyproject.toml`.

@@ -7,6 +7,7 @@ Names and messages may come from anywhere: every string that is printed here is 
 from __future__ import annotations
 
 import contextlib
+import copy
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -14,10 +15,15 @@ from typing import Any
 import rich.box
 import rich.console
 import rich.table
+from rich.cells import cell_len
 from rich.progress import BarColumn, Progress as Bars, TextColumn, TimeElapsedColumn
+from rich.text import Text
 
 from keras_resnet.support.progress import Progress, unseen
 from keras_resnet.support.text import printable, sentence
+
+#: Longer words are folded in columns that may be broken into lines, such as paths.
+_FOLDED = 16
 
 
 class Console(rich.console.Console):
@@ -34,8 +40,59 @@ class Console(rich.console.Console):
 
 
 class _Table(rich.table.Table):
+    """A table that cuts no words off.
+
+    Where it is wider than the terminal, the columns `optional` go, the first one first; if it is
+    too wide still, every row becomes a list of headings and values.
+    """
+
+    optional: Sequence[str] = ()
+
     def add_row(self, *cells: Any, **settings: Any) -> None:
         super().add_row(*_cleaned(cells), **settings)
+
+    def __rich_console__(
+        self, console: rich.console.Console, options: rich.console.ConsoleOptions
+    ) -> rich.console.RenderResult:
+        shown, gone = list(self.columns), list[str]()
+        for name in self.optional:
+            if _width(shown) > options.max_width:
+                shown = [column for column in shown if column.header != name]
+                gone.append(name)
+        if _width(shown) > options.max_width:
+            yield from self._stacked()
+            return
+        if not gone:
+            yield from super().__rich_console__(console, options)
+        else:
+            part = copy.copy(self)
+            part.columns = shown
+            yield from super(_Table, part).__rich_console__(console, options)
+            yield Text(f"Not shown, as there is no room: {', '.join(gone)}.")
+            return
+
+    def _stacked(self) -> Iterator[Text]:
+        headings = [str(column.header) for column in self.columns]
+        indent = max(map(len, headings[1:]), default=0)
+        cells = [[str(cell) for cell in column._cells] for column in self.columns]
+        for row, values in zip(self.rows, zip(*cells, strict=True), strict=True):
+            yield Text(values[0], style=row.style or "")
+            for heading, value in zip(headings[1:], values[1:], strict=True):
+                if value:
+                    yield Text(f"  {heading:{indent}}  {value}", style=row.style or "")
+        if self.caption:
+            yield Text(str(self.caption))
+
+
+def _width(columns: Sequence[rich.table.Column]) -> int:
+    """What columns need so that no word is cut off, with the frame of `SIMPLE_HEAD`."""
+    total = 1
+    for column in columns:
+        words = [str(cell) for cell in (column.header, *column._cells)]
+        if not column.no_wrap:
+            words = [word[:_FOLDED] for cell in words for word in cell.split()]
+        total += max(map(cell_len, words), default=0) + 2
+    return total
 
 
 def _cleaned(objects: Iterable[Any]) -> list[Any]:
@@ -56,15 +113,22 @@ def complain(text: str) -> None:
     sys.stderr.write(f"keras-resnet: {sentence(text)}\n")
 
 
-def table(columns: Sequence[str], left: int = 1, wrap: Sequence[str] = ()) -> rich.table.Table:
-    """An empty table.
+def table(
+    columns: Sequence[str],
+    left: int = 1,
+    wrap: Sequence[str] = (),
+    optional: Sequence[str] = (),
+) -> rich.table.Table:
+    """Make an empty table, which is shown as lists where a terminal is too narrow for it.
 
     Args:
         columns: the headings.
         left: the first so many columns are words, the others numbers.
         wrap: columns that a narrow terminal may break into lines.
+        optional: columns that a narrow terminal may leave out, the first one first.
     """
     result = _Table(box=rich.box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    result.optional = optional
     for index, column in enumerate(columns):
         justify = "left" if index < left else "right"
         result.add_column(

@@ -2,6 +2,7 @@
 
     python -m tests.benchmarks.compression digits --output DIR
     python -m tests.benchmarks.compression folder:CIFAR10 --output DIR
+    python -m tests.benchmarks.compression digits --output DIR --ways qat prune --engine tfmot
 
 The network is the ResNet-20 that comes with the package, for CIFAR-10, or one that is trained on
 the digits first. Fails if compression costs more than these bars allow, in points of accuracy: int8
@@ -16,6 +17,7 @@ import argparse
 import dataclasses
 import os
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -69,7 +71,7 @@ def cifar10(_: Path) -> Work:
     return Work(model, find_recipe("quick-cifar10"), plans)
 
 
-def measure(data: str, output: Path, ways: list[str]) -> list[str]:
+def measure(data: str, output: Path, ways: list[str], engine: Any) -> list[str]:
     """Prints accuracies, and returns what is outside the bars."""
     output.mkdir(parents=True, exist_ok=True)
     work = (digits if data == "digits" else cifar10)(output)
@@ -83,13 +85,14 @@ def measure(data: str, output: Path, ways: list[str]) -> list[str]:
     print(f"{len(images):,} validation images; in float {full:.2f} %", flush=True)
     wrong = []
     for way in ways:
-        folder = output / way
+        folder = output / (way if engine == "native" else f"{way}-{engine}")
         epochs, rate = work.plans[way]
         settle = {"settle": epochs / 5} if "qat" in WAYS[way] else {}
-        options = CompressionOptions(WAYS[way], epochs=epochs, rate=rate, **settle)
-        compress(
-            work.model, data, folder, options, recipe=work.recipe, timing=None, checkpoint_every=100
-        )
+        options = CompressionOptions(WAYS[way], epochs=epochs, rate=rate, engine=engine, **settle)
+        every = {"checkpoint_every": 100} if engine == "native" else {}
+        started = time.monotonic()
+        compress(work.model, data, folder, options, recipe=work.recipe, timing=None, **every)
+        seconds = time.monotonic() - started
         before, after = folder / "before", folder / "after"
         found = {
             "float after": accuracy(folder / MODEL_FILE),
@@ -108,7 +111,8 @@ def measure(data: str, output: Path, ways: list[str]) -> list[str]:
             "cluster": {"float after": full - FLOAT_POINTS},
         }.get(way, {})
         shown = ", ".join(f"{name} {value:.2f} %" for name, value in found.items())
-        print(f"{way}: {shown}; {in_file(after / 'model-int8.tflite')}", flush=True)
+        facts = in_file(after / "model-int8.tflite")
+        print(f"{engine} {way}: {shown}; {facts}; {seconds:.0f} s", flush=True)
         wrong += [
             f"{way}: {name} of at least {bar:.2f} %, got {found[name]:.2f} %"
             for name, bar in bars.items()
@@ -149,8 +153,9 @@ def main() -> int:
     parser.add_argument("data", help="digits, or a source with the images of CIFAR-10")
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--ways", nargs="*", choices=WAYS, default=list(WAYS))
+    parser.add_argument("--engine", choices=("native", "tfmot"), default="native")
     arguments = parser.parse_args()
-    wrong = measure(arguments.data, arguments.output, arguments.ways)
+    wrong = measure(arguments.data, arguments.output, arguments.ways, arguments.engine)
     for line in wrong:
         print(f"Expected {line}")
     return 1 if wrong else 0

@@ -21,8 +21,14 @@ def test_list_shows_every_network_with_its_cost(
 ) -> None:
     done = installed_command("list")
     assert (done.returncode, done.stderr) == (0, "")
-    rows = {line.split()[0]: line for line in done.stdout.splitlines()[3:] if line.strip()}
+    lines = [line for line in done.stdout.splitlines()[3:] if line.strip()]
+    rows = {line.split()[0]: line for line in lines[:-2]}
     assert list(rows) == keras_resnet.list_models()
+    # Without a terminal, there is room for 100 characters.
+    assert lines[-2] == "Not shown, as there is no room: input."
+    assert "`keras-resnet weights` lists them all." in lines[-1]
+    assert rows["resnet50c"].split()[-1] == "78.02"
+    assert rows["plainnet18"].split()[-1] == "–"
     assert rows["resnet50"].split() == [
         "resnet50",
         "v1.5,",
@@ -30,17 +36,20 @@ def test_list_shows_every_network_with_its_cost(
         "v2",
         "bottleneck",
         "B",
-        "224x224",
         "50",
         "25,557,032",
         "4,089.2",
         "M",
+        "80.38",
     ]
     data = json.loads(command_in_process("list", "resnet5*", "--json").stdout)
     assert {"resnet50", "resnet50v2", "resnet50d", "resnet56"} <= set(data)
     assert data["resnet50v2"]["versions"] == ["v2", "v1", "v1.5"]
     assert data["resnet50v2"]["config"]["block"] == "bottleneck"
     assert data["resnet50"]["macs"] == 4_089_184_256
+    assert "torchvision/resnet50.IMAGENET1K_V2" in data["resnet50"]["weights"]
+    # It is published as a variant of this network, which it is not.
+    assert "timm/resnet26.bt_in1k" not in data["resnet50"]["weights"]
 
 
 def test_info_prints_the_stages_as_table_1_does(command_in_process: Command) -> None:

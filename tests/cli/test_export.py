@@ -76,6 +76,8 @@ def test_export_verify_and_benchmark(
     done = command_in_process("verify", artifact, *against, *looser)
     assert done.returncode == 0, done.stdout
     assert "agrees. Not measured, as there are no labels: accuracy." in done.stdout
+    assert "16 images of noise: largest error" in done.stdout
+    assert "int8 cannot be judged by it" in done.stdout
     # What is asked for and cannot be measured is no agreement.
     done = command_in_process("verify", artifact, *against, *looser, "--max-drop", "0.1")
     assert done.returncode == 1
@@ -83,6 +85,7 @@ def test_export_verify_and_benchmark(
     done = command_in_process("verify", artifact, *against, "--max-error", "1e-9", "--json")
     assert done.returncode == 1
     assert "largest probability error" in json.loads(done.stdout)["disagreements"][0]
+    assert json.loads(done.stdout)["images"] == "noise"
 
     onnx = str(output / "model.onnx")
     options = ("--batch", "1,2", "--threads", "1", "--seconds", "0.02", "--json")

@@ -13,6 +13,8 @@ import pytest
 from PIL import Image
 
 from keras_resnet import ResNetConfig, build
+from keras_resnet.export import BenchmarkReport
+from keras_resnet.export.report.timing import Measurement
 from keras_resnet.models.info import set_class_names
 from keras_resnet.support import terminal
 from keras_resnet.support.pages import escaped
@@ -109,3 +111,65 @@ def test_json_is_for_machines_and_clean(
 def test_warnings_are_clean(command_in_process: Command) -> None:
     command_in_process("list", "resnet20")
     assert_clean(warnings.formatwarning(HOSTILE, UserWarning, "", 1), 1)
+
+
+@pytest.mark.parametrize(
+    ("width", "headings"),
+    [
+        (100, ["network", "versions", "block", "MACs"]),
+        (80, ["network", "versions", "block", "MACs"]),
+        (60, ["network", "versions", "MACs"]),
+        (45, ["network", "MACs"]),
+        (36, []),
+    ],
+)
+def test_narrow_tables_lose_columns_but_no_words(width: int, headings: list[str]) -> None:
+    file = io.StringIO()
+    console = terminal.Console(file=file, width=width, no_color=True)
+    rows = terminal.table(
+        ("network", "versions", "block", "MACs"), left=3, optional=("block", "versions")
+    )
+    rows.add_row("resnet50_with_a_long_name", "v1, v1.5", "bottleneck", "4,089.2 M")
+    rows.add_row("resnet20", "v1", "basic", "40.8 M")
+    rows.caption = "Of two networks."
+    console.print(rows)
+    lines = [line.strip() for line in file.getvalue().splitlines() if line.strip()]
+    # Sentences go on in the next line of a terminal.
+    assert max(len(line) for line in lines if not line.endswith(".")) <= width
+    assert any("resnet50_with_a_long_name" in line for line in lines)
+    assert any("4,089.2 M" in line for line in lines)
+    assert "Of two networks." in lines
+    assert "…" not in file.getvalue()
+    if headings:
+        assert lines[0].split() == headings
+        gone = [name for name in ("block", "versions") if name not in headings]
+        said = f"Not shown, as there is no room: {', '.join(gone)}."
+        assert (said in lines) == bool(gone)
+    else:
+        # Nothing is left out of a list.
+        assert lines[:4] == [
+            "resnet50_with_a_long_name",
+            "versions  v1, v1.5",
+            "block     bottleneck",
+            "MACs      4,089.2 M",
+        ]
+
+
+def test_errors_of_a_benchmark_stand_below_its_table(
+    command_in_process: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reason = "TypeError: " + "a message of several hundred characters " * 6
+    report = BenchmarkReport(
+        (
+            Measurement("/a/long_folder/model-int8.tflite", 1, 0, 9, 2.0, 3.0),
+            Measurement("/a/long_folder/model-int8.onnx", 1, 0, error=reason),
+        )
+    )
+    monkeypatch.setattr("keras_resnet.export.benchmark", lambda *_, **__: report)
+    done = command_in_process("benchmark", "a.tflite", "b.onnx")
+    assert done.returncode == 1
+    lines = [" ".join(line.split()) for line in done.stdout.splitlines()]
+    assert "model-int8.tflite 1 all 2.00 ms 3.00 ms – 500 0 MB 1.000" in lines
+    assert "model-int8.onnx 1 all not run – – – – –" in lines
+    assert "Below /a/long_folder" in lines
+    assert lines[-1] == f"/a/long_folder/model-int8.onnx: not run: {reason.strip()}"

@@ -186,7 +186,9 @@ def test_by_the_command(
 ) -> None:
     done = command_in_process(
         *("compress", str(trained), "--data", data, "--output", str(tmp_path / "out")),
-        *("--method", "prune", "--pattern", "2:4", "--epochs", "0.5", "--no-time", "--json"),
+        *("--method", "prune", "--pattern", "2:4", "--epochs", "0.5", "--seconds", "0", "--json"),
+        # No epochs of what pruning has not.
+        *("--settle", "0", "--frozen-bn", "0"),
         *("--no-deterministic", *SETTINGS),
     )
     assert done.returncode == 0, done.stderr
@@ -372,7 +374,7 @@ def test_killed_in_quantization_aware_training_it_ends_with_the_same_bits(
 ) -> None:
     arguments = (
         *("compress", str(trained), "--data", data, "--method", "qat", "--epochs", "4"),
-        *("--checkpoint-every", "2", "--no-time", *SETTINGS, "--output"),
+        *("--checkpoint-every", "2", "--seconds", "0", *SETTINGS, "--output"),
     )
     whole, parts = tmp_path / "whole", tmp_path / "parts"
 

@@ -123,7 +123,7 @@ COMMANDS = {
     "export": ["FILE", "--output", "OUT", "--targets", "tflite-float32", "--seconds", "0"],
     "find-rate": ["--model", "FILE", *DATA, "--steps", "10", "--batch-size", "16"],
     "finetune": ["--model", "FILE", *DATA, "--phases", "head:0.02", "--no-compare"],
-    "compress": ["FILE", *DATA, "--epochs", "0.02", "--settle", "0.02", "--no-time"],
+    "compress": ["FILE", *DATA, "--epochs", "0.02", "--settle", "0.02", "--seconds", "0"],
 }
 _SLOW = ("benchmark", "export", "find-rate", "finetune", "compress")
 
