@@ -16,6 +16,7 @@ from keras_resnet.images.protocol import EvalProtocol, warn_if_scaled
 from keras_resnet.models.info import ModelInfo, get_info
 from keras_resnet.models.input import ModelInput
 from keras_resnet.models.outputs import bare, class_probabilities, output_kind
+from keras_resnet.models.pixels import PIXEL_FORMATS, find_pixel_format
 from keras_resnet.support.checks import check_integer
 
 
@@ -30,6 +31,9 @@ class Predictor:
         class_ids: identifiers of the classes, such as WordNet's, if there are any.
         input_shape: `(batch, height, width, channels)`, `None` where any size is taken.
         traces: how often the function of a Keras model was compiled.
+        pixels: how images are normalised before the model gets them; models of this package take
+            them raw.
+        notes: of an artifact of other origin, how it is run and why, in sentences.
     """
 
     def __init__(
@@ -39,24 +43,30 @@ class Predictor:
         protocol: EvalProtocol | None = None,
         class_names: Sequence[str] | None = None,
         trust: bool = False,
+        pixels: str | None = None,
     ) -> None:
         """Loads an artifact, or takes a model as it is.
 
         Args:
-            model: a classifier that takes RGB in [0, 255], or the path of a `.keras`, `.tflite` or
-                `.onnx` file or of a SavedModel directory.
+            model: a classifier, or the path of a `.keras`, `.h5`, `.tflite` or `.onnx` file or of a
+                SavedModel directory, of this package or of others.
             protocol: how image files are resized and cropped; by default what the model knows
                 about itself, else for its input size, of which the crop takes 87.5 %.
             class_names: one per class, in place of those that the model knows.
             trust: as of `keras_resnet.export.load_runner`.
+            pixels: how images are normalised before the model gets them, `"raw"`, `"unit"`,
+                `"tf"`, `"imagenet"` or `"caffe"` (see `keras_resnet.models.pixels`); by default raw
+                for a model, and for an artifact what it says, as of
+                `keras_resnet.export.load_runner`.
 
         Raises:
-            ValueError: the artifact cannot be read, is no classifier of images, or has another
-                number of classes than there are names.
+            ValueError: the artifact cannot be read, is no classifier of images, does not say which
+                pixels it takes, or has another number of classes than there are names.
         """
         self._runner: Any
         if isinstance(model, keras.Model) and keras.backend.backend() != "tensorflow":
-            self._runner, info = _OtherBackend(model), get_info(model)
+            self._runner, info = OtherBackend(model), get_info(model)
+            self._runner.check_classifier()
         else:
             # Artifacts and the compiled function are TensorFlow's.
             from keras_resnet.export.runtime import KerasRunner, load_runner
@@ -64,8 +74,14 @@ class Predictor:
             if isinstance(model, keras.Model):
                 self._runner = KerasRunner(model)
             else:
-                self._runner = load_runner(model, trust=trust)
+                self._runner = load_runner(model, trust=trust, pixels=pixels)
             info = self._runner.info
+        if isinstance(model, keras.Model):
+            channels = self._runner.input_shape[-1]
+            self._runner.pixels = find_pixel_format(pixels or "raw", channels)
+        self.pixels: str = self._runner.pixels.name
+        self.notes: tuple[str, ...] = self._runner.notes
+        self._source = model.name if isinstance(model, keras.Model) else os.fspath(model)
         self.input_shape: tuple[int | None, ...] = self._runner.input_shape
         self._input = ModelInput(self.input_shape, info, protocol)
         self.protocol = self._input.protocol
@@ -75,6 +91,16 @@ class Predictor:
         self.class_ids = None if class_names is not None else info.class_ids
         named = ModelInfo(self.class_names, self.class_ids, task=info.task)
         named.check_names(self._runner.width)
+
+    def __repr__(self) -> str:
+        how = self.protocol
+        shape = "x".join("any" if side is None else str(side) for side in self.input_shape[1:])
+        names = "named" if self.class_names is not None else "without names"
+        return (
+            f"<Predictor of {self._source} ({self._runner.format}): images {shape}, short side "
+            f"{how.resize}, crop {how.size}, {how.interpolation}; pixels {self.pixels}; "
+            f"{self._runner.width} classes, {names}>"
+        )
 
     @property
     def traces(self) -> int:
@@ -96,6 +122,7 @@ class Predictor:
             ValueError: an image cannot be read, or has another range; the message says which.
         """
         check_integer("batch_size", batch_size)
+        warn_if_scaled(images, stacklevel=2)
         single = isinstance(images, (str, bytes, os.PathLike))
         if single or (isinstance(images, np.ndarray) and images.ndim < 4):
             images = [images]  # type: ignore[list-item]
@@ -149,36 +176,48 @@ class Predictor:
     def _batch(self, images: Any, start: int) -> np.ndarray:
         """Images as the model takes them; `start` is the index of the first one."""
         if isinstance(images, np.ndarray) and self._input.takes(images.shape[1:]):
-            warn_if_scaled(images, stacklevel=3)
             return images
         indexed = enumerate(images, start)
         return np.stack([self._input.prepared(image, index) for index, image in indexed])
 
 
-class _OtherBackend:
+class OtherBackend:
     """A Keras model under another backend than TensorFlow's, compiled in that one's way.
 
-    Keras moves the model's state into such a call and back, so calls wait for one another.
+    Keras moves the model's state into such a call and back, so calls wait for one another. It has
+    the methods and attributes of `keras_resnet.export.Runner` that are used here.
     """
+
+    format = "Keras"
+    notes: tuple[str, ...] = ()
+    pixels = PIXEL_FORMATS["raw"]
 
     def __init__(self, model: keras.Model) -> None:
         self._lock = threading.Lock()
         self._model, self._kind = bare(model), output_kind(model)
-        if self._kind not in ("probabilities", "logits"):
-            raise ValueError(
-                f"Expected a classifier. Received: {model.name}, which puts out "
-                f"{self._kind or 'several outputs'}. Call its `predict` method"
-            )
         self._pairs = get_info(model).task is None
         self.input_shape, self.width = self._model.input_shape, self._model.output_shape[-1]
 
-    def predict(self, images: np.ndarray, batch_size: int) -> np.ndarray:
+    def check_classifier(self) -> None:
+        """Raises a `ValueError` if this is no classifier."""
+        if self._kind not in ("probabilities", "logits"):
+            raise ValueError(
+                f"Expected a classifier. Received: {self._model.name}, which puts out "
+                f"{self._kind or 'several outputs'}. Call its `predict` method"
+            )
+
+    def predict(self, images: np.ndarray, batch_size: int = 32) -> np.ndarray:
+        """Class probabilities `(n, classes)`, float32, of images that are run at once."""
+        (result,) = self.compute(images, batch_size).values()
+        return class_probabilities(result, logits=self._kind == "logits", pairs=self._pairs)
+
+    def compute(self, images: np.ndarray, batch_size: int = 32) -> dict[str, np.ndarray]:
+        """The only output by what it is, float32, as the model gives it."""
         low, high = float(images.min()), float(images.max())
         if not (low >= 0 and high <= 255):
             raise ValueError(
                 f"Expected images with pixels in [0, 255]. Received: pixels in [{low:g}, {high:g}]"
             )
         with self._lock:
-            answers = self._model.predict_on_batch(images.astype(np.float32))
-        result = np.asarray(answers, np.float32)
-        return class_probabilities(result, logits=self._kind == "logits", pairs=self._pairs)
+            answers = self._model.predict_on_batch(self.pixels.apply(images))
+        return {str(self._kind): np.asarray(answers, np.float32)}
