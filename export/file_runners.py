@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,9 @@ class TFLiteRunner(Runner):
     def __init__(self, path: Path, cut: bool = False) -> None:
         self._lock = threading.Lock()
         interpreter = require("ai_edge_litert.interpreter").Interpreter
-        with quiet():
+        with quiet(), warnings.catch_warnings():
+            # It warns of memory, of which a network of images takes little.
+            warnings.filterwarnings("ignore", message=".*experimental_preserve_all_tensors")
             self._interpreter = interpreter(
                 model_path=str(path),
                 num_threads=usable_cores(),
