@@ -18,7 +18,7 @@ from keras_resnet.models.info import ModelInfo
 from keras_resnet.models.pixels import PIXEL_FORMATS, find_pixel_format
 
 if TYPE_CHECKING:
-    from keras_resnet.export.runtime import Runner
+    from keras_resnet.export.runner import Runner
 
 Shape = tuple[int | None, ...]
 
@@ -88,12 +88,12 @@ def in_words(shape: Shape) -> str:
     return f"({', '.join('?' if side is None else str(side) for side in shape)})"
 
 
-def adapt(runner: Runner, path: str | os.PathLike[str], pixels: str | None) -> None:
+def adapt(runner: Any, path: str | os.PathLike[str], pixels: str | None) -> None:
     """Lets a runner take images and give probabilities as those of this package's artifacts do.
 
     Args:
-        runner: gets `pixels`, the name and the shape of an only output, names of classes, and
-            `notes`, which say what was decided.
+        runner: a `Runner`, or what has its attributes; gets `pixels`, the name and the shape of an
+            only output, names of classes, and `notes`, which say what was decided.
         path: of the artifact, for messages.
         pixels: the name of a pixel format, in place of what the file tells.
 

@@ -11,6 +11,7 @@ import numpy as np
 from keras_resnet.export.foreign import Hint, Layout
 from keras_resnet.export.images import filled_up, image_array
 from keras_resnet.export.outputs import classifies
+from keras_resnet.images.protocol import warn_if_scaled
 from keras_resnet.models.info import ModelInfo
 from keras_resnet.models.outputs import class_probabilities
 from keras_resnet.models.pixels import PIXEL_FORMATS, PixelFormat
@@ -102,6 +103,7 @@ class Runner(ABC):
         Raises:
             ValueError: the images have the wrong shape or range.
         """
+        warn_if_scaled(images, stacklevel=3)
         array = image_array(images, (None, *self.input_shape[1:]), "images")
         size = self.input_shape[0] or batch_size
         parts = []

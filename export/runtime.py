@@ -29,13 +29,14 @@ class KerasRunner(Runner):
     """A Keras model, called as one compiled function.
 
     Attributes:
+        model: the model, with its only input and output as tensors.
         traces: how often it was compiled: once, whatever the sizes of batches and images are.
     """
 
     format, is_keras = "Keras", True
 
     def __init__(self, model: keras.Model) -> None:
-        self._model = model = bare(model)
+        self.model = model = bare(model)
         self.outputs = output_names(model)
         self.ranks = output_ranks(model, self.outputs)
         self.input_shape = (None, *model.input_shape[1:])
@@ -85,7 +86,7 @@ class SavedModelRunner(Runner):
         self._dtype = spec.dtype.as_numpy_dtype
         info = metadata.of_saved_model(path)
         self.is_own, self.info = info is not None, info or ModelInfo()
-        shape = None if spec.shape.rank is None else tuple(spec.shape)
+        shape: Any = None if spec.shape.rank is None else tuple(spec.shape)
         if not self.is_own:
             if shape is None or spec.dtype == tf.string:
                 raise ValueError(

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from flatbuffers import encode, number_types
-from flatbuffers.table import Table
+from flatbuffers import encode, number_types  # type: ignore[import-untyped]
+from flatbuffers.table import Table  # type: ignore[import-untyped]
 
 from keras_resnet.models.archive import opened_archive
 

@@ -57,8 +57,8 @@ def predict(
                     readable.append((path, predictor.prepared(path)))
                 except UnreadableImageError as error:
                     bad[str(path)] = str(error)
-            pixels = [image for _, image in readable]
-            found = predictor.classify(np.stack(pixels), top) if pixels else []
+            stack = [image for _, image in readable]
+            found = predictor.classify(np.stack(stack), top) if stack else []
             for (path, _), classes in zip(readable, found, strict=True):
                 if not as_json:
                     console.print(f"{path}")

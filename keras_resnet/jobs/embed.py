@@ -226,18 +226,22 @@ class _Network:
     def __init__(
         self, model: Model, level: str, protocol: EvalProtocol | None, pixels: str | None
     ) -> None:
-        self._level, self.notes = level, ()
-        if not isinstance(model, keras.Model):
-            self._runner: Any = _runner_of_file(Path(model), level, pixels)
-            self._info, self.notes = self._runner.info, self._runner.notes
-            # Files are known by their content, models by their weights.
-            self._weights = fingerprint_of_artifact(Path(model))
-        else:
+        self._level = level
+        self.notes: tuple[str, ...] = ()
+        self._runner: Any
+        if isinstance(model, keras.Model):
             network = pooled(model, level)
             self._runner, self._info = _runner_of(network), get_info(model)
             self._runner.pixels = find_pixel_format(pixels or "raw", network.input_shape[-1])
-            values = (keras.ops.convert_to_numpy(weight.value) for weight in network.weights)
+        else:
+            self._runner = _runner_of_file(Path(model), level, pixels)
+            self._info, self.notes = self._runner.info, self._runner.notes
+        if hasattr(self._runner, "model"):
+            weights = self._runner.model.weights
+            values = (keras.ops.convert_to_numpy(weight.value) for weight in weights)
             self._weights = fingerprint(*values)
+        else:
+            self._weights = fingerprint_of_artifact(Path(model))
         self._input = ModelInput((None, *self._runner.input_shape[1:]), self._info, protocol)
         self.channels = int(self._runner.width)
 
@@ -295,21 +299,25 @@ def _runner_of(network: keras.Model) -> Any:
 
 def _runner_of_file(path: Path, level: str, pixels: str | None) -> Any:
     """What runs the model in a file up to its vectors."""
-    from keras_resnet.export.foreign import adapt
-    from keras_resnet.export.runtime import KerasRunner, load_runner
-
     if path.suffix not in MODEL_SUFFIXES:
         if level != "avg":
             raise ValueError(
                 "Expected `level` to be 'avg' for an artifact, whose feature maps are not to be "
                 f"had. Received: level={level!r} for {path}. Pass the Keras file of the model"
             )
+        from keras_resnet.export.runtime import load_runner
+
         return load_runner(path, pixels=pixels, cut=True)
 
     def cut(model: keras.Model) -> keras.Model:
         network = pooled(model, level)
         set_info(network, get_info(model))
         return network
+
+    if keras.backend.backend() != "tensorflow":
+        return OtherBackend.of_file(path, pixels, cut)
+    from keras_resnet.export.foreign import adapt
+    from keras_resnet.export.runtime import KerasRunner
 
     runner = KerasRunner.of_file(path, cut)
     adapt(runner, path, pixels)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -16,8 +17,9 @@ from keras_resnet.images.protocol import EvalProtocol, warn_if_scaled
 from keras_resnet.models.info import ModelInfo, get_info
 from keras_resnet.models.input import ModelInput
 from keras_resnet.models.outputs import bare, class_probabilities, output_kind
-from keras_resnet.models.pixels import PIXEL_FORMATS, find_pixel_format
-from keras_resnet.support.checks import check_integer
+from keras_resnet.models.pixels import PIXEL_FORMATS, find_pixel_format, format_of_keras
+from keras_resnet.models.saving import load_model
+from keras_resnet.support.checks import MODEL_SUFFIXES, check_integer
 
 
 class Predictor:
@@ -63,22 +65,8 @@ class Predictor:
             ValueError: the artifact cannot be read, is no classifier of images, does not say which
                 pixels it takes, or has another number of classes than there are names.
         """
-        self._runner: Any
-        if isinstance(model, keras.Model) and keras.backend.backend() != "tensorflow":
-            self._runner, info = OtherBackend(model), get_info(model)
-            self._runner.check_classifier()
-        else:
-            # Artifacts and the compiled function are TensorFlow's.
-            from keras_resnet.export.runtime import KerasRunner, load_runner
-
-            if isinstance(model, keras.Model):
-                self._runner = KerasRunner(model)
-            else:
-                self._runner = load_runner(model, trust=trust, pixels=pixels)
-            info = self._runner.info
-        if isinstance(model, keras.Model):
-            channels = self._runner.input_shape[-1]
-            self._runner.pixels = find_pixel_format(pixels or "raw", channels)
+        self._runner: Any = _runner_of(model, trust, pixels)
+        info = self._runner.info
         self.pixels: str = self._runner.pixels.name
         self.notes: tuple[str, ...] = self._runner.notes
         self._source = model.name if isinstance(model, keras.Model) else os.fspath(model)
@@ -181,6 +169,27 @@ class Predictor:
         return np.stack([self._input.prepared(image, index) for index, image in indexed])
 
 
+def _runner_of(model: keras.Model | str | os.PathLike[str], trust: bool, pixels: str | None) -> Any:
+    in_tensorflow = keras.backend.backend() == "tensorflow"
+    if not isinstance(model, keras.Model):
+        if not in_tensorflow and Path(model).suffix in MODEL_SUFFIXES:
+            return OtherBackend.of_file(Path(model), pixels)
+        # Artifacts are TensorFlow's, and so is the compiled function of a model.
+        from keras_resnet.export.runtime import load_runner
+
+        return load_runner(model, trust=trust, pixels=pixels)
+    runner: Any
+    if in_tensorflow:
+        from keras_resnet.export.runtime import KerasRunner
+
+        runner = KerasRunner(model)
+    else:
+        runner = OtherBackend(model)
+        runner.check_classifier()
+    runner.pixels = find_pixel_format(pixels or "raw", runner.input_shape[-1])
+    return runner
+
+
 class OtherBackend:
     """A Keras model under another backend than TensorFlow's, compiled in that one's way.
 
@@ -188,28 +197,50 @@ class OtherBackend:
     the methods and attributes of `keras_resnet.export.Runner` that are used here.
     """
 
-    format = "Keras"
+    format, is_keras, is_own, is_cut, takes_integers = "Keras", True, True, False, False
+    layout: Any = None
+    hint: Any = None
     notes: tuple[str, ...] = ()
     pixels = PIXEL_FORMATS["raw"]
 
     def __init__(self, model: keras.Model) -> None:
         self._lock = threading.Lock()
-        self._model, self._kind = bare(model), output_kind(model)
-        self._pairs = get_info(model).task is None
-        self.input_shape, self.width = self._model.input_shape, self._model.output_shape[-1]
+        self.model, self._kind, self.info = bare(model), output_kind(model), get_info(model)
+        self.outputs = (str(self._kind),)
+        self.is_classifier = self._kind in ("probabilities", "logits")
+        self.input_shape, self.width = self.model.input_shape, self.model.output_shape[-1]
+
+    @classmethod
+    def of_file(
+        cls,
+        path: Path,
+        pixels: str | None,
+        change: Callable[[keras.Model], keras.Model] = lambda model: model,
+    ) -> OtherBackend:
+        """The model in a file, which may be of other origin, after a change of it."""
+        from keras_resnet.export.foreign import Hint, adapt
+
+        model = change(load_model(path, compile=False))
+        runner, found = cls(model), format_of_keras(model)
+        runner.is_own = runner.info != ModelInfo()
+        runner.hint = None if found is None else Hint(*found)
+        adapt(runner, path, pixels)
+        return runner
 
     def check_classifier(self) -> None:
         """Raises a `ValueError` if this is no classifier."""
-        if self._kind not in ("probabilities", "logits"):
+        if not self.is_classifier:
             raise ValueError(
-                f"Expected a classifier. Received: {self._model.name}, which puts out "
+                f"Expected a classifier. Received: {self.model.name}, which puts out "
                 f"{self._kind or 'several outputs'}. Call its `predict` method"
             )
 
     def predict(self, images: np.ndarray, batch_size: int = 32) -> np.ndarray:
         """Class probabilities `(n, classes)`, float32, of images that are run at once."""
         (result,) = self.compute(images, batch_size).values()
-        return class_probabilities(result, logits=self._kind == "logits", pairs=self._pairs)
+        return class_probabilities(
+            result, logits=self._kind == "logits", pairs=self.info.task is None
+        )
 
     def compute(self, images: np.ndarray, batch_size: int = 32) -> dict[str, np.ndarray]:
         """The only output by what it is, float32, as the model gives it."""
@@ -219,5 +250,5 @@ class OtherBackend:
                 f"Expected images with pixels in [0, 255]. Received: pixels in [{low:g}, {high:g}]"
             )
         with self._lock:
-            answers = self._model.predict_on_batch(self.pixels.apply(images))
+            answers = self.model.predict_on_batch(self.pixels.apply(images))
         return {str(self._kind): np.asarray(answers, np.float32)}

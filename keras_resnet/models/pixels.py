@@ -57,7 +57,7 @@ class PixelFormat:
         Returns:
             The same shape, float32.
         """
-        pixels = np.asarray(images, np.float32)
+        pixels: np.ndarray = np.asarray(images, np.float32)
         if self.name == "raw":
             return pixels
         pixels = (pixels - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)

@@ -81,8 +81,14 @@ def load_model(path: str | os.PathLike[str], **keywords: Any) -> keras.Model:
             info.check_names(outputs[0].shape[-1])
     except Exception as error:
         # Keras has many errors for damaged files, and names neither file nor trouble.
+        remedy = (
+            ". Such files hold models of Keras' own layers only: save it as `.keras` where it was "
+            "made"
+            if is_hdf5
+            else ""
+        )
         raise ValueError(
-            f"Expected a readable `{kind}` file. Received: {path}: {sentence(str(error))}"
+            f"Expected a readable `{kind}` file. Received: {path}: {sentence(str(error))}{remedy}"
         ) from error
     if info != ModelInfo():
         set_info(model, info)
