@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 
 from keras_resnet.export import metadata
-from keras_resnet.export.foreign import Hint, Layout, find_layout, only
+from keras_resnet.export.foreign import FOR_INTEGERS, Hint, Layout, find_layout
 from keras_resnet.export.outputs import SIGNATURE
+from keras_resnet.export.report.timing_worker import only
 from keras_resnet.export.runner import Runner, as_type, channels_last
 from keras_resnet.models.info import ModelInfo
-from keras_resnet.models.pixels import format_of_constants, format_of_range
+from keras_resnet.models.pixels import PIXEL_FORMATS, format_of_constants, format_of_range
 from keras_resnet.support.cores import usable_cores
 from keras_resnet.support.extras import require
 from keras_resnet.support.quiet import quiet
@@ -86,14 +87,13 @@ class TFLiteRunner(Runner):
         limits = _range_of(self._input)
         self.takes_integers = limits is None and np.issubdtype(self._input["dtype"], np.integer)
         if found.mean is not None and found.std is not None:
-            name = format_of_constants(found.mean, found.std)
-            if name is not None:
-                self.hint = Hint(name, "as the metadata of the file says")
+            pixels = format_of_constants(found.mean.tolist(), found.std.tolist())
+            self.hint = Hint(pixels, "as the metadata of the file says")
         elif self.takes_integers:
-            self.hint = Hint("raw", "as its input takes integers")
-        elif limits is not None and (name := format_of_range(*limits)) is not None:
+            self.hint = FOR_INTEGERS
+        elif limits is not None and (known := format_of_range(*limits)) is not None:
             low, high = limits
-            self.hint = Hint(name, f"as its input is quantized to [{low:.3g}, {high:.3g}]")
+            self.hint = Hint(known, f"as its input is quantized to [{low:.3g}, {high:.3g}]")
 
     def run(self, batch: np.ndarray) -> Sequence[Any]:
         from keras_resnet.export.tflite.inspect import dequantize_output, quantize_input
@@ -197,5 +197,5 @@ def _hint_of_onnx(session: Any, takes_integers: bool) -> Hint | None:
     found = _ONNX_RANGES.get(known.get("image.nominalpixelrange", ""))
     # Of other orders of the channels, only that of caffe is known here, which has another range.
     if found is not None and known.get("image.bitmappixelformat", "rgb8") in ("rgb8", "gray8"):
-        return Hint(found, "as the metadata of the file says")
-    return Hint("raw", "as its input takes integers") if takes_integers else None
+        return Hint(PIXEL_FORMATS[found], "as the metadata of the file says")
+    return FOR_INTEGERS if takes_integers else None

@@ -15,7 +15,7 @@ import numpy as np
 from keras_resnet.images.labels import dataset_classes
 from keras_resnet.images.protocol import DEFAULT_SIZE
 from keras_resnet.models.info import ModelInfo
-from keras_resnet.models.pixels import PIXEL_FORMATS, find_pixel_format
+from keras_resnet.models.pixels import PIXEL_FORMATS, PixelFormat, find_pixel_format
 
 if TYPE_CHECKING:
     from keras_resnet.export.runner import Runner
@@ -32,8 +32,12 @@ _BACKGROUND = "background"
 class Hint(NamedTuple):
     """The pixel format that a file asks for, and how it does."""
 
-    pixels: str
+    pixels: PixelFormat
     reason: str
+
+
+RAW = PIXEL_FORMATS["raw"]
+FOR_INTEGERS = Hint(RAW, "as its input takes integers")
 
 
 class Layout(NamedTuple):
@@ -45,18 +49,6 @@ class Layout(NamedTuple):
     @property
     def name(self) -> str:
         return "NCHW" if self.channels_first else "NHWC"
-
-
-def only(found: list[Any], what: str) -> Any:
-    """The only input or output of an artifact.
-
-    Raises:
-        ValueError: there are several, or none.
-    """
-    if len(found) != 1:
-        names = ", ".join(str(getattr(item, "name", item)) for item in found) or "none"
-        raise ValueError(f"it has {len(found)} {what}s ({names}) instead of one")
-    return found[0]
 
 
 def find_layout(shape: Shape, *, default: str | None) -> Layout:
@@ -114,11 +106,11 @@ def adapt(runner: Any, path: str | os.PathLike[str], pixels: str | None) -> None
 def _set_pixels(runner: Runner, path: str | os.PathLike[str], asked: str | None) -> list[str]:
     hint = runner.hint
     if asked is not None:
-        hint = Hint(asked, "as was asked for")
+        hint = Hint(find_pixel_format(asked, runner.input_shape[3]), "as was asked for")
     elif runner.is_own:
         return []
     elif hint is None and runner.is_keras:
-        hint = Hint("raw", "the default for Keras models: nothing in the file tells")
+        hint = Hint(RAW, "the default for Keras models: nothing in the file tells")
         warnings.warn(
             f"{path} does not say in which format it takes pixels, and has no layer that "
             "normalises them. It gets raw ones, RGB in [0, 255]. If it was trained on others, pass "
@@ -132,8 +124,8 @@ def _set_pixels(runner: Runner, path: str | os.PathLike[str], asked: str | None)
             f"Received: none. Choose that of its training ({formats}). Models of torchvision and "
             "most of timm take imagenet"
         )
-    chosen = find_pixel_format(hint.pixels, runner.input_shape[3])
-    if runner.takes_integers and chosen.name != "raw":
+    chosen = hint.pixels
+    if runner.takes_integers and chosen is not RAW:
         raise ValueError(
             f"Expected pixels='raw' for {path}, whose input takes integers without a scale. "
             f"Received: pixels={chosen.name!r}"
@@ -151,10 +143,10 @@ def _set_output(runner: Runner, path: str | os.PathLike[str]) -> list[str]:
     values = _answers_to_noise(runner, path)
     if values.ndim == 4 and values.shape[1:].count(1) >= 2:
         runner.is_flattened, values = True, values.reshape(len(values), -1)
-        runner.ranks, runner.width = (2,), values.shape[1]
     if values.ndim != 2:
         return []
-    runner.width = values.shape[1]
+    # A file need not say the shape.
+    runner.ranks, runner.width = (2,), values.shape[1]
     name = runner.outputs[0]
     kind, reason = _kind_of(values, runner.output_range)
     runner.outputs = (kind,)
@@ -198,9 +190,17 @@ def _kind_of(values: np.ndarray, limits: tuple[float, float] | None) -> tuple[st
 
 
 def _set_names(runner: Runner) -> list[str]:
-    """Gives ImageNet's names to the classes of a classifier of ImageNet."""
-    if not runner.is_classifier or runner.info.class_names is not None:
+    """Keeps the names in the file, or gives ImageNet's to the classes of ImageNet."""
+    if not runner.is_classifier:
         return []
+    if (labels := runner.info.class_names) is not None:
+        if len(labels) == runner.width:
+            return [f"Classes: {runner.width}, named by the labels in the file."]
+        runner.info = ModelInfo()
+        return [
+            f"Classes: {runner.width}, by number, as the file has {len(labels)} labels, which "
+            "cannot be theirs."
+        ]
     if runner.width not in (1000, 1001):
         return [f"Classes: {runner.width}, by number, as nothing names them."]
     names, ids = dataset_classes("imagenet")

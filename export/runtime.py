@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from keras_resnet.export import metadata
 from keras_resnet.export.file_runners import ONNXRunner, TFLiteRunner
-from keras_resnet.export.foreign import Hint, adapt, find_layout
+from keras_resnet.export.foreign import FOR_INTEGERS, Hint, adapt, find_layout
 from keras_resnet.export.outputs import FEATURES, named_outputs, output_names, output_ranks
 from keras_resnet.export.report.timing_worker import only_signature
 from keras_resnet.export.runner import Runner, as_type, channels_last
@@ -94,11 +94,13 @@ class SavedModelRunner(Runner):
                 )
             self.layout = find_layout(shape, default="NHWC")
             self.takes_integers = np.issubdtype(self._dtype, np.integer)
-            self.hint = Hint("raw", "as its input takes integers") if self.takes_integers else None
+            self.hint = FOR_INTEGERS if self.takes_integers else None
         self.input_shape = channels_last(shape, self.layout)
         # Names of classes are for clients of servers.
         specs = self._signature.structured_outputs
         self.outputs = tuple(name for name, spec in specs.items() if spec.dtype != tf.string)
+        if not self.outputs:
+            raise ValueError("it puts out nothing but text")
         self.ranks = tuple(specs[name].shape.rank for name in self.outputs)
         self.width = specs[self.outputs[0]].shape[-1]
         self._names = self.outputs

@@ -108,7 +108,7 @@ def _load_tflite(artifact: Path, threads: int) -> Loaded:
     from ai_edge_litert.interpreter import Interpreter
 
     interpreter = Interpreter(str(artifact), num_threads=threads)
-    (entry,) = interpreter.get_input_details()
+    entry = only(interpreter.get_input_details(), "input")
     outputs = [detail["index"] for detail in interpreter.get_output_details()]
 
     def prepare(pixels: np.ndarray) -> Callable[[], Any]:
@@ -137,7 +137,7 @@ def _load_onnx(artifact: Path, threads: int) -> Loaded:
     session = onnxruntime.InferenceSession(
         str(artifact), options, providers=["CPUExecutionProvider"]
     )
-    (entry,) = session.get_inputs()
+    entry = only(session.get_inputs(), "input")
     name = entry.type.removeprefix("tensor(").removesuffix(")")
     dtype = np.dtype({"float": "float32", "double": "float64"}.get(name, name))
     return entry.shape, dtype, lambda pixels: lambda: session.run(None, {entry.name: pixels})
@@ -156,6 +156,23 @@ def _load_saved_model(artifact: Path) -> Loaded:
     return tuple(spec.shape), spec.dtype.as_numpy_dtype, prepare
 
 
+def only(found: Sequence[Any], what: str) -> Any:
+    """The only input of an artifact.
+
+    Args:
+        found: names, or what has them as an attribute or under a key.
+        what: what they are, for messages.
+
+    Raises:
+        ValueError: there are several, or none.
+    """
+    if len(found) != 1:
+        names = (x["name"] if isinstance(x, dict) else getattr(x, "name", x) for x in found)
+        listed = ", ".join(map(str, names)) or "none"
+        raise ValueError(f"it has {len(found)} {what}s ({listed}) instead of one")
+    return found[0]
+
+
 def only_signature(loaded: Any) -> tuple[Any, str, Any]:
     """The signature of a SavedModel that takes one tensor, and that tensor's name and spec.
 
@@ -172,10 +189,8 @@ def only_signature(loaded: Any) -> tuple[Any, str, Any]:
             f"(signatures: {', '.join(signatures) or 'none'})"
         )
     inputs = signatures[key].structured_input_signature[1]
-    if len(inputs) != 1:
-        raise ValueError(f"its signature {key!r} takes {len(inputs)} inputs: {', '.join(inputs)}")
-    ((name, spec),) = inputs.items()
-    return signatures[key], name, spec
+    name = only(list(inputs), "input")
+    return signatures[key], name, inputs[name]
 
 
 def _load_keras(artifact: Path) -> Loaded:

@@ -72,7 +72,7 @@ def _normalization(tensor: Table | None) -> tuple[np.ndarray | None, np.ndarray 
         if kind and place and unit.Bytes[unit.Pos + kind] == _NORMALIZATION:
             options = Table(unit.Bytes, unit.Indirect(unit.Pos + place))
             mean, std = _floats(options, 0), _floats(options, 1)
-            if mean.size and std.size and (std > 0).all():
+            if {mean.size, std.size} <= {1, 3} and (std > 0).all():
                 return mean, std
     return None, None
 

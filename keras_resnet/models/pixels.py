@@ -6,7 +6,7 @@ normalise, in one of a few ways.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import keras
@@ -111,28 +111,33 @@ def find_pixel_format(name: str, channels: int | None = None) -> PixelFormat:
     return found
 
 
-def format_of_range(low: float, high: float) -> str | None:
-    """The name of the pixel format whose values span `[low, high]`; None if none does."""
-    for pixel_format in PIXEL_FORMATS.values():
-        lowest, highest = pixel_format.range
+def format_of_range(low: float, high: float) -> PixelFormat | None:
+    """The pixel format whose values span `[low, high]`; None if none does."""
+    for known in PIXEL_FORMATS.values():
+        lowest, highest = known.range
         allowed = _TOLERANCE * (highest - lowest)
         if abs(low - lowest) <= allowed and abs(high - highest) <= allowed:
-            return pixel_format.name
+            return known
     return None
 
 
-def format_of_constants(mean: np.ndarray, std: np.ndarray) -> str | None:
-    """The name of the pixel format that has these constants, for pixels in [0, 255], RGB."""
-    for pixel_format in PIXEL_FORMATS.values():
-        pairs = ((mean, pixel_format.mean), (std, pixel_format.std))
-        if not pixel_format.bgr and all(
-            np.allclose(given, known, rtol=0.01, atol=0.01) for given, known in pairs
-        ):
-            return pixel_format.name
-    return None
+def format_of_constants(mean: Sequence[float], std: Sequence[float]) -> PixelFormat:
+    """The pixel format with these constants, for RGB in [0, 255]; unless known, `"metadata"`.
+
+    Args:
+        mean: one per channel, or one for all.
+        std: likewise, above 0.
+    """
+    for known in PIXEL_FORMATS.values():
+        pairs = ((mean, known.mean), (std, known.std))
+        if not known.bgr and all(np.allclose(*pair, rtol=0.01, atol=0.01) for pair in pairs):
+            return known
+    numbers = [" ".join(f"{value:g}" for value in values) for values in (mean, std)]
+    words = f"RGB in [0, 255] minus {numbers[0]}, divided by {numbers[1]}"
+    return PixelFormat("metadata", words, tuple(mean), tuple(std))
 
 
-def format_of_keras(model: keras.Model) -> tuple[str, str] | None:
+def format_of_keras(model: keras.Model) -> tuple[PixelFormat, str] | None:
     """The pixel format that a Keras model takes, and why, as far as its first layers tell.
 
     A `Rescaling` or `Normalization` layer before the first convolution that brings [0, 255] to
@@ -154,7 +159,9 @@ def format_of_keras(model: keras.Model) -> tuple[str, str] | None:
         else:
             continue
         if max(ends) <= _NORMALIZED:
-            return "raw", f"the model normalises its pixels itself, in its layer {layer.name!r}"
+            return PIXEL_FORMATS[
+                "raw"
+            ], f"the model normalises its pixels itself, in its layer {layer.name!r}"
     return None
 
 

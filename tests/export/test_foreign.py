@@ -222,6 +222,29 @@ def test_several_outputs_are_no_classifier(tmp_path: Path, pictures: np.ndarray)
     assert set(runner.compute(pictures)) == {"scores", "features"}
 
 
+@pytest.mark.parametrize("suffix", ["onnx", "tflite", "keras"])
+def test_models_of_several_inputs_are_refused(tmp_path: Path, suffix: str) -> None:
+    inputs = [keras.Input((20, 20, 3), name=name) for name in ("left", "right")]
+    both = keras.layers.GlobalAveragePooling2D()(keras.layers.Add()(inputs))
+    path = tmp_path / f"model.{suffix}"
+    if suffix == "onnx":
+        ends = [helper.make_tensor_value_info(x, TensorProto.FLOAT, (1, 3)) for x in "lro"]
+        node = helper.make_node("Add", ["l", "r"], ["o"])
+        graph = helper.make_graph([node], "two", ends[:2], ends[2:])
+        opsets = [helper.make_opsetid("", 18)]
+        onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=10), path)
+    elif suffix == "tflite":
+        write_tflite(path, keras.Model(inputs, both))
+    else:
+        keras.Model(inputs, both).save(path)
+    reason = "one input" if suffix == "keras" else r"it has 2 inputs \(.*, .*\) instead of one"
+    with pytest.raises(ValueError, match=rf"Received: .*model.{suffix}: .*{reason}"):
+        load_runner(path)
+    if suffix != "keras":
+        (row,) = benchmark([path], seconds=0.01).measurements
+        assert "it has 2 inputs (" in str(row.error)
+
+
 def test_outputs_of_one_place_are_flattened(tmp_path: Path, pictures: np.ndarray) -> None:
     runner = load_runner(write_onnx(tmp_path / "m.onnx", rank4=True), pixels="imagenet")
     assert runner.ranks == (2,)
@@ -345,10 +368,22 @@ def test_metadata_of_tflite_tell_pixels_and_names(tmp_path: Path, pictures: np.n
     labels = "ant\nbee\ncat\ndog\nelk\n"
     runner = load_runner(with_standard_metadata(path, 127.5, 127.5, labels))
     assert runner.info.class_names == ("ant", "bee", "cat", "dog", "elk")
-    assert (runner.pixels.name, len(runner.notes)) == ("tf", 3)
+    assert runner.pixels.name == "tf"
+    assert runner.notes[3:] == ("Classes: 5, named by the labels in the file.",)
     np.testing.assert_allclose(
         runner.predict(pictures), expected(pictures, mean=0.5, std=0.5), atol=1e-5
     )
+    other = write_tflite(tmp_path / "other.tflite")
+    runner = load_runner(with_standard_metadata(other, 100, 50, labels[4:]))
+    assert runner.notes[1] == (
+        "Pixels: metadata (RGB in [0, 255] minus 100, divided by 50), as the metadata of the file "
+        "says."
+    )
+    np.testing.assert_allclose(
+        runner.predict(pictures), expected(pictures, mean=100 / 255, std=50 / 255), atol=1e-5
+    )
+    assert runner.info.class_names is None
+    assert "by number, as the file has 4 labels, which cannot be theirs" in runner.notes[3]
     content = path.read_bytes()
     harmless = 0
     place = content.index(struct.pack("<f", 127.5))
