@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from keras_resnet.export import metadata
-from keras_resnet.export.foreign import FOR_INTEGERS, Hint, Layout, find_layout
 from keras_resnet.export.outputs import SIGNATURE
 from keras_resnet.export.report.timing_worker import only
 from keras_resnet.export.runner import Runner, as_type, channels_last
+from keras_resnet.models.foreign import FOR_INTEGERS, Hint, Layout, find_layout
 from keras_resnet.models.info import ModelInfo
 from keras_resnet.models.pixels import PIXEL_FORMATS, format_of_constants, format_of_range
 from keras_resnet.support.cores import usable_cores

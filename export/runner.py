@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from keras_resnet.export.foreign import Hint, Layout
 from keras_resnet.export.images import filled_up, image_array
 from keras_resnet.export.outputs import classifies
 from keras_resnet.images.protocol import warn_if_scaled
+from keras_resnet.models.foreign import Hint, Layout
 from keras_resnet.models.info import ModelInfo
 from keras_resnet.models.outputs import class_probabilities
 from keras_resnet.models.pixels import PIXEL_FORMATS, PixelFormat

@@ -13,11 +13,11 @@ import tensorflow as tf
 
 from keras_resnet.export import metadata
 from keras_resnet.export.file_runners import ONNXRunner, TFLiteRunner
-from keras_resnet.export.foreign import FOR_INTEGERS, Hint, adapt, find_layout
 from keras_resnet.export.outputs import FEATURES, named_outputs, output_names, output_ranks
 from keras_resnet.export.report.timing_worker import only_signature
 from keras_resnet.export.runner import Runner, as_type, channels_last
 from keras_resnet.export.servers.safety import check_only_computes
+from keras_resnet.models.foreign import FOR_INTEGERS, Hint, adapt, find_layout
 from keras_resnet.models.info import ModelInfo, get_info
 from keras_resnet.models.outputs import bare
 from keras_resnet.models.pixels import find_pixel_format, format_of_keras

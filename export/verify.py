@@ -12,7 +12,6 @@ import keras
 import numpy as np
 
 from keras_resnet.export.comparison import Limits, compare_outputs, disagreements, measured
-from keras_resnet.export.foreign import adapt
 from keras_resnet.export.images import image_sets
 from keras_resnet.export.model import as_float32
 from keras_resnet.export.record import REPORT_FILE
@@ -20,6 +19,7 @@ from keras_resnet.export.report.rows import ArtifactReport
 from keras_resnet.export.runner import Runner
 from keras_resnet.export.runtime import KerasRunner, artifact_path, load_runner
 from keras_resnet.export.targets import TARGETS
+from keras_resnet.models.foreign import adapt
 from keras_resnet.models.pixels import find_pixel_format
 from keras_resnet.support.checks import MODEL_SUFFIXES
 from keras_resnet.support.files import size_of

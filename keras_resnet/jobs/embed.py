@@ -20,6 +20,7 @@ from keras_resnet.images.decode import UnreadableImageError
 from keras_resnet.images.protocol import EvalProtocol
 from keras_resnet.jobs.predictor import OtherBackend
 from keras_resnet.jobs.vector_files import UnfinishedVectors, check_output
+from keras_resnet.models.foreign import adapt
 from keras_resnet.models.info import get_info, set_info
 from keras_resnet.models.input import ModelInput
 from keras_resnet.models.pixels import find_pixel_format
@@ -316,7 +317,6 @@ def _runner_of_file(path: Path, level: str, pixels: str | None) -> Any:
 
     if keras.backend.backend() != "tensorflow":
         return OtherBackend.of_file(path, pixels, cut)
-    from keras_resnet.export.foreign import adapt
     from keras_resnet.export.runtime import KerasRunner
 
     runner = KerasRunner.of_file(path, cut)

@@ -14,6 +14,7 @@ import numpy as np
 from keras_resnet.images.decode import ImageSource
 from keras_resnet.images.labels import decode_predictions
 from keras_resnet.images.protocol import EvalProtocol, warn_if_scaled
+from keras_resnet.models.foreign import Hint, adapt
 from keras_resnet.models.info import ModelInfo, get_info
 from keras_resnet.models.input import ModelInput
 from keras_resnet.models.outputs import bare, class_probabilities, output_kind
@@ -218,8 +219,6 @@ class OtherBackend:
         change: Callable[[keras.Model], keras.Model] = lambda model: model,
     ) -> OtherBackend:
         """The model in a file, which may be of other origin, after a change of it."""
-        from keras_resnet.export.foreign import Hint, adapt
-
         model = change(load_model(path, compile=False))
         runner, found = cls(model), format_of_keras(model)
         runner.is_own = runner.info != ModelInfo()

@@ -70,9 +70,9 @@ def pooled(model: keras.Model, level: str = "avg") -> keras.Model:
     names = ("avg_pool", "max_pool")
     head = next((x for x in model.layers if x.name in names and isinstance(x, pools)), None)
     if level == "avg" and head is not None:
-        return keras.Model(only(model.input), head.output, name=f"{model.name}_avg")
+        return keras.Model(only(model.inputs), head.output, name=f"{model.name}_avg")
     if level == "avg" and not level_layers(model) and (vectors := _dense_input(model)) is not None:
-        return keras.Model(only(model.input), vectors, name=f"{model.name}_avg")
+        return keras.Model(only(model.inputs), vectors, name=f"{model.name}_avg")
     maps = feature_extractor(model).output
     if level != "avg" and level not in maps:
         raise ValueError(

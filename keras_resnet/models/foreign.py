@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -17,8 +17,8 @@ from keras_resnet.images.protocol import DEFAULT_SIZE
 from keras_resnet.models.info import ModelInfo
 from keras_resnet.models.pixels import PIXEL_FORMATS, PixelFormat, find_pixel_format
 
-if TYPE_CHECKING:
-    from keras_resnet.export.runner import Runner
+#: `keras_resnet.export.Runner`, or what has its attributes: one of other backends.
+Runner: TypeAlias = Any
 
 Shape = tuple[int | None, ...]
 
@@ -80,12 +80,12 @@ def in_words(shape: Shape) -> str:
     return f"({', '.join('?' if side is None else str(side) for side in shape)})"
 
 
-def adapt(runner: Any, path: str | os.PathLike[str], pixels: str | None) -> None:
+def adapt(runner: Runner, path: str | os.PathLike[str], pixels: str | None) -> None:
     """Lets a runner take images and give probabilities as those of this package's artifacts do.
 
     Args:
-        runner: a `Runner`, or what has its attributes; gets `pixels`, the name and the shape of an
-            only output, names of classes, and `notes`, which say what was decided.
+        runner: gets `pixels`, the name and the shape of an only output, names of classes, and
+            `notes`, which say what was decided.
         path: of the artifact, for messages.
         pixels: the name of a pixel format, in place of what the file tells.
 
