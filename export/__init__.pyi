@@ -8,6 +8,7 @@ from .report.timing import (
     Timing as Timing,
     benchmark as benchmark,
 )
-from .runtime import Runner as Runner, load_runner as load_runner
+from .runner import Runner as Runner
+from .runtime import load_runner as load_runner
 from .targets import TARGETS as TARGETS, Target as Target
 from .verify import limits_of as limits_of, verify as verify

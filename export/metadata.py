@@ -24,10 +24,10 @@ def into_saved_model(directory: Path, info: ModelInfo) -> None:
     (folder / FILE_NAME).write_text(info.to_json(), encoding="utf-8")
 
 
-def of_saved_model(directory: Path) -> ModelInfo:
-    """What is in a SavedModel's JSON file; nothing if it has none."""
+def of_saved_model(directory: Path) -> ModelInfo | None:
+    """What is in a SavedModel's JSON file; None if it has none."""
     path = directory / _SAVED_MODEL_FOLDER / FILE_NAME
-    return ModelInfo.from_json(path.read_text("utf-8")) if path.is_file() else ModelInfo()
+    return ModelInfo.from_json(path.read_text("utf-8")) if path.is_file() else None
 
 
 def into_tflite(model: Any, info: ModelInfo, further: Mapping[str, Any] | None = None) -> None:
@@ -45,11 +45,12 @@ def into_tflite(model: Any, info: ModelInfo, further: Mapping[str, Any] | None =
     model.metadata = [*(model.metadata or []), entry]
 
 
-def of_tflite(path: Path) -> ModelInfo:
-    """What is in a TFLite file's metadata; nothing if it has none of ours."""
+def of_tflite(path: Path) -> ModelInfo | None:
+    """What is in a TFLite file's metadata; None if it has none of ours."""
     from keras_resnet.export.tflite.flatbuffer import read
 
-    return ModelInfo.from_json(json.dumps(entry_of_tflite(read(path))))
+    entry = entry_of_tflite(read(path))
+    return ModelInfo.from_json(json.dumps(entry)) if entry else None
 
 
 def entry_of_tflite(model: Any) -> dict[str, Any]:
@@ -68,9 +69,11 @@ def into_onnx(proto: Any, info: ModelInfo, layout: str) -> None:
         entry.key, entry.value = key, value
 
 
-def of_onnx(session: Any) -> tuple[ModelInfo, str]:
-    """What is in the metadata of an ONNX Runtime session's model, and the layout of its images."""
+def of_onnx(session: Any) -> tuple[ModelInfo | None, str]:
+    """What is in the metadata of an ONNX Runtime session's model, and the layout of its images.
+
+    None if it has none of ours.
+    """
     entries = session.get_modelmeta().custom_metadata_map
     text = entries.get(ENTRY)
-    info = ModelInfo.from_json(text) if text else ModelInfo()
-    return info, entries.get(_LAYOUT, "NHWC")
+    return ModelInfo.from_json(text) if text else None, entries.get(_LAYOUT, "NHWC")

@@ -12,6 +12,8 @@ from keras_resnet.models.outputs import bare, output_kind
 IMAGE = "image"
 BATCH = "batch"
 SIGNATURE = "serving_default"
+#: The vector before the classifier: an output, and the signature of a SavedModel for it.
+FEATURES = "features"
 
 
 def named_outputs(values: Any, names: tuple[str, ...]) -> dict[str, Any]:

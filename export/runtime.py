@@ -1,12 +1,10 @@
-"""Runners: every artifact in its own runtime behind one method, `predict(images)`."""
+"""Runners: every artifact in its own runtime."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
-import threading
-from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,122 +13,34 @@ import numpy as np
 import tensorflow as tf
 
 from keras_resnet.export import metadata
-from keras_resnet.export.images import filled_up, image_array
-from keras_resnet.export.outputs import (
-    IMAGE,
-    SIGNATURE,
-    classifies,
-    named_outputs,
-    output_names,
-    output_ranks,
-)
+from keras_resnet.export.file_runners import ONNXRunner, TFLiteRunner
+from keras_resnet.export.outputs import FEATURES, named_outputs, output_names, output_ranks
+from keras_resnet.export.report.timing_worker import only_signature
+from keras_resnet.export.runner import Runner, as_type, channels_last
 from keras_resnet.export.servers.safety import check_only_computes
+from keras_resnet.models.foreign import FOR_INTEGERS, Hint, adapt, find_layout
 from keras_resnet.models.info import ModelInfo, get_info
-from keras_resnet.models.outputs import bare, class_probabilities
+from keras_resnet.models.outputs import bare
+from keras_resnet.models.pixels import find_pixel_format, format_of_keras
 from keras_resnet.models.saving import load_model
 from keras_resnet.models.untrained import untrained_part
-from keras_resnet.support.cores import usable_cores
+from keras_resnet.support.checks import MODEL_SUFFIXES
 from keras_resnet.support.disks import raise_if_full
-from keras_resnet.support.extras import require
 from keras_resnet.support.placeholders import text_instead
-from keras_resnet.support.quiet import quiet
-
-
-class Runner(ABC):
-    """An artifact loaded into its runtime.
-
-    Any number of threads may call one runner, with batches of any sizes: each gets the answers to
-    its own images. Keras models, SavedModels and ONNX files compute them at the same time, TFLite
-    files one batch after the other, each on all cores.
-
-    Attributes:
-        input_shape: `(batch, height, width, channels)`, `None` where any size is taken.
-        outputs: names of what it puts out: `("probabilities",)` or `("logits",)` for a classifier.
-        ranks: how many dimensions each of them has.
-        width: numbers along the last dimension of the first, where that is fixed.
-        info: what the model knew about itself, such as its class names.
-    """
-
-    input_shape: tuple[int | None, ...]
-    outputs: tuple[str, ...]
-    ranks: tuple[int, ...]
-    width: int | None = None
-    info: ModelInfo = ModelInfo()
-
-    @property
-    def is_classifier(self) -> bool:
-        """Whether it puts out probabilities or logits `(n, classes)`."""
-        return classifies(self.outputs, self.ranks)
-
-    def check_classifier(self) -> None:
-        """Raises a `ValueError` if this is no classifier."""
-        if not self.is_classifier:
-            outputs = [
-                f"{name} of {rank} dimensions" if rank != 2 else name
-                for name, rank in zip(self.outputs, self.ranks, strict=True)
-            ]
-            raise ValueError(
-                f"Expected a classifier. Received: a model that puts out {', '.join(outputs)}"
-            )
-
-    def predict(self, images: Any, batch_size: int = 32) -> np.ndarray:
-        """Class probabilities `(n, classes)`, float32.
-
-        `images`: `(n, height, width, channels)`, uint8 or float, RGB in [0, 255]; at most
-        `batch_size` of them are run at once.
-
-        Raises:
-            ValueError: the images have the wrong shape or range, or this is no classifier.
-        """
-        self.check_classifier()
-        result = self.compute(images, batch_size)[self.outputs[0]]
-        return class_probabilities(
-            result, logits=self.outputs == ("logits",), pairs=self.info.task is None
-        )
-
-    def compute(self, images: Any, batch_size: int = 32) -> dict[str, np.ndarray]:
-        """All outputs by name, float32, as the artifact gives them.
-
-        Args:
-            images: as for `predict`.
-            batch_size: as for `predict`; artifacts of a fixed batch size get batches of that.
-
-        Raises:
-            ValueError: the images have the wrong shape or range.
-        """
-        array = image_array(images, (None, *self.input_shape[1:]), "images")
-        size = self.input_shape[0] or batch_size
-        parts = []
-        for start in range(0, len(array), size):
-            batch = array[start : start + size]
-            values = self.run(filled_up(batch, self.input_shape[0]))
-            parts.append({name: value[: len(batch)] for name, value in values.items()})
-        return {
-            name: np.concatenate([part[name] for part in parts]).astype(np.float32)
-            for name in self.outputs
-        }
-
-    def answers(self, images: Any) -> dict[str, np.ndarray]:
-        """What is compared with other runners': of a classifier the probabilities, as `""`."""
-        return {"": self.predict(images)} if self.is_classifier else self.compute(images)
-
-    @abstractmethod
-    def run(self, batch: np.ndarray) -> dict[str, np.ndarray]:
-        """What the artifact itself puts out for one batch, by output, without checks.
-
-        `batch`: `(n, height, width, channels)`, float32, RGB in [0, 255].
-        """
 
 
 class KerasRunner(Runner):
     """A Keras model, called as one compiled function.
 
     Attributes:
+        model: the model, with its only input and output as tensors.
         traces: how often it was compiled: once, whatever the sizes of batches and images are.
     """
 
+    format, is_keras = "Keras", True
+
     def __init__(self, model: keras.Model) -> None:
-        model = bare(model)
+        self.model = model = bare(model)
         self.outputs = output_names(model)
         self.ranks = output_ranks(model, self.outputs)
         self.input_shape = (None, *model.input_shape[1:])
@@ -140,133 +50,141 @@ class KerasRunner(Runner):
 
         def call(image: Any) -> Any:
             self.traces += 1  # Python runs while tracing only.
-            return named_outputs(model(image, training=False), self.outputs)
+            return list(named_outputs(model(image, training=False), self.outputs).values())
 
-        self._call = tf.function(call, [tf.TensorSpec(self.input_shape, tf.float32)])
+        # TensorFlow counts how often functions of the same code are traced, and would take those of
+        # several models for one that is traced again and again.
+        signature = tf.TensorSpec(self.input_shape, tf.float32)
+        self._call = tf.function(call).get_concrete_function(signature)
 
-    def run(self, batch: np.ndarray) -> dict[str, np.ndarray]:
-        return {name: value.numpy() for name, value in self._call(tf.constant(batch)).items()}
+    @classmethod
+    def of_file(
+        cls, path: Path, change: Callable[[keras.Model], keras.Model] = lambda model: model
+    ) -> KerasRunner:
+        """The model in a file, which may be of other origin, after a change of it."""
+        model = change(load_model(path, compile=False))
+        runner = cls(model)
+        runner.is_own = runner.info != ModelInfo()
+        if not runner.is_own:
+            runner.layout = find_layout(runner.input_shape, default="NHWC")
+            runner.input_shape = channels_last(runner.input_shape, runner.layout)
+            found = format_of_keras(model)
+            runner.hint = None if found is None else Hint(*found)
+        return runner
+
+    def run(self, batch: np.ndarray) -> Sequence[Any]:
+        return self._call(tf.constant(batch))
 
 
 class SavedModelRunner(Runner):
     """A SavedModel, loaded with `tf.saved_model.load`."""
 
-    def __init__(self, path: Path) -> None:
+    format = "SavedModel"
+
+    def __init__(self, path: Path, cut: bool = False) -> None:
         # The loaded object owns the variables and has to outlive the signature.
         self._loaded = tf.saved_model.load(str(path))
-        self._signature = self._loaded.signatures[SIGNATURE]
-        self.input_shape = tuple(self._signature.structured_input_signature[1][IMAGE].shape)
+        self._signature, self._input, spec = only_signature(self._loaded)
+        if cut:
+            self._cut()
+        self._dtype = spec.dtype.as_numpy_dtype
+        info = metadata.of_saved_model(path)
+        self.is_own, self.info = info is not None, info or ModelInfo()
+        shape: Any = None if spec.shape.rank is None else tuple(spec.shape)
+        if not self.is_own:
+            if shape is None or spec.dtype == tf.string:
+                raise ValueError(
+                    f"its input {self._input!r} is {spec}, which is no batch of images"
+                )
+            self.layout = find_layout(shape, default="NHWC")
+            self.takes_integers = np.issubdtype(self._dtype, np.integer)
+            self.hint = FOR_INTEGERS if self.takes_integers else None
+        self.input_shape = channels_last(shape, self.layout)
         # Names of classes are for clients of servers.
         specs = self._signature.structured_outputs
         self.outputs = tuple(name for name, spec in specs.items() if spec.dtype != tf.string)
+        if not self.outputs:
+            raise ValueError("it puts out nothing but text")
         self.ranks = tuple(specs[name].shape.rank for name in self.outputs)
         self.width = specs[self.outputs[0]].shape[-1]
-        self.info = metadata.of_saved_model(path)
+        self._names = self.outputs
 
-    def run(self, batch: np.ndarray) -> dict[str, np.ndarray]:
-        values = self._signature(**{IMAGE: tf.constant(batch)})
-        return {name: values[name].numpy() for name in self.outputs}
+    def _cut(self) -> None:
+        """Takes the signature for vectors, which SavedModels of this package have."""
+        if FEATURES not in self._loaded.signatures:
+            raise ValueError(
+                f"it has no signature {FEATURES!r}, so that only its classes can be had. Take the "
+                "Keras, ONNX or TFLite file of the model"
+            )
+        self._signature, self.is_cut = self._loaded.signatures[FEATURES], True
 
-
-class TFLiteRunner(Runner):
-    """A TFLite file in LiteRT, whose interpreter holds one batch: calls wait for one another."""
-
-    def __init__(self, path: Path) -> None:
-        self._lock = threading.Lock()
-        interpreter = require("ai_edge_litert.interpreter").Interpreter
-        with quiet():
-            self._interpreter = interpreter(model_path=str(path), num_threads=usable_cores())
-            self._interpreter.allocate_tensors()
-            self._signature = self._interpreter.get_signature_runner(SIGNATURE)
-        self._input = self._signature.get_input_details()[IMAGE]
-        self._ends = self._signature.get_output_details()
-        shape = self._interpreter.get_input_details()[0]["shape_signature"]
-        self.input_shape = tuple(None if side < 0 else int(side) for side in shape)
-        self.outputs = tuple(self._ends)
-        self.ranks = tuple(len(end["shape"]) for end in self._ends.values())
-        self.width = int(self._ends[self.outputs[0]]["shape"][-1])
-        self.info = metadata.of_tflite(path)
-
-    def run(self, batch: np.ndarray) -> dict[str, np.ndarray]:
-        from keras_resnet.export.tflite.inspect import dequantize_output, quantize_input
-
-        pixels = quantize_input(batch, self._input)
-        with self._lock:
-            values = self._signature(**{IMAGE: pixels})
-        return {name: dequantize_output(value, self._ends[name]) for name, value in values.items()}
-
-
-class ONNXRunner(Runner):
-    """An ONNX file in ONNX Runtime, on the CPU."""
-
-    def __init__(self, path: Path) -> None:
-        onnxruntime = require("onnxruntime")
-        options = onnxruntime.SessionOptions()
-        # By itself, it takes all cores of the machine, whatever this process may use.
-        options.intra_op_num_threads = usable_cores()
-        self._session = onnxruntime.InferenceSession(
-            str(path), options, providers=["CPUExecutionProvider"]
-        )
-        self.info, layout = metadata.of_onnx(self._session)
-        self._channels_first = layout == "NCHW"
-        shape = self._session.get_inputs()[0].shape
-        sides = [side if isinstance(side, int) else None for side in shape]
-        if self._channels_first:
-            sides = [sides[0], *sides[2:], sides[1]]
-        self.input_shape = tuple(sides)
-        self.outputs = tuple(output.name for output in self._session.get_outputs())
-        self.ranks = tuple(len(output.shape) for output in self._session.get_outputs())
-        width = self._session.get_outputs()[0].shape[-1]
-        self.width = width if isinstance(width, int) else None
-
-    def run(self, batch: np.ndarray) -> dict[str, np.ndarray]:
-        if self._channels_first:
-            batch = np.ascontiguousarray(batch.transpose(0, 3, 1, 2))
-        values = self._session.run(self.outputs, {IMAGE: batch})
-        if self._channels_first:
-            values = [v.transpose(0, 2, 3, 1) if v.ndim == 4 else v for v in values]
-        return dict(zip(self.outputs, values, strict=True))
+    def run(self, batch: np.ndarray) -> Sequence[Any]:
+        values = self._signature(**{self._input: tf.constant(as_type(batch, self._dtype))})
+        return [values[name].numpy() for name in self._names]
 
 
 #: Of files, by their suffixes; what is none of these is a SavedModel's directory.
-_LOADERS: dict[str, Callable[[Path], Runner]] = {
-    ".keras": lambda file: KerasRunner(load_model(file, compile=False)),
+_LOADERS: dict[str, Callable[..., Runner]] = {
+    **dict.fromkeys(MODEL_SUFFIXES, KerasRunner.of_file),
     ".tflite": TFLiteRunner,
     ".onnx": ONNXRunner,
 }
 
 
-def load_runner(path: str | os.PathLike[str], *, trust: bool = False) -> Runner:
-    """Loads a `.keras`, `.tflite` or `.onnx` file or a SavedModel directory into its runtime.
+def load_runner(
+    path: str | os.PathLike[str],
+    *,
+    trust: bool = False,
+    pixels: str | None = None,
+    cut: bool = False,
+) -> Runner:
+    """Loads a Keras, TFLite or ONNX file or a SavedModel directory into its runtime.
 
     A SavedModel may be given by its version directory (`saved_model/1`) or by the one above, as TF
     Serving takes it; the highest version is loaded then.
 
+    Classifiers of other origin need one input, a batch of images, and one output, `(batch,
+    classes)`, both with any name and in any layout. What was taken for granted about them is in the
+    runner's `notes`.
+
     Args:
-        path: the file or directory.
+        path: a `.keras`, `.h5`, `.tflite` or `.onnx` file, or a directory.
         trust: whether a SavedModel may have operators that do more than compute: its graph is a
             program, which may read and write files. The other formats only compute.
+        pixels: how images are normalised before the artifact gets them, a name in
+            `keras_resnet.models.pixels.PIXEL_FORMATS`. By default what the file says: artifacts of
+            this package take raw pixels; TFLite and ONNX have metadata for it, and quantized inputs
+            a range. A Keras model of which nothing is known gets raw pixels, with a warning.
+        cut: whether it ends before the last dense layer of a classifier, with the vectors `(n,
+            channels)` that this gets, called `"features"`. An artifact of vectors stays as it is.
+            Keras models are cut by `keras_resnet.networks.features.pooled`.
 
     Raises:
-        ValueError: it is none of these, cannot be read, is no artifact of this package, or is a
-            SavedModel that may do more than compute.
+        ValueError: it is none of these, cannot be read, is no model of one image, is a SavedModel
+            that may do more than compute, or does not say which `pixels` it takes.
         ImportError: the runtime is not installed; the message has the pip line.
     """
     found = checked_artifact(path, trust)
+    if pixels is not None:
+        find_pixel_format(pixels)
     try:
-        runner = _LOADERS.get(found.suffix, SavedModelRunner)(found)
+        loader = _LOADERS.get(found.suffix, SavedModelRunner)
+        runner = loader(found)
+        if cut and (runner.is_keras or runner.outputs != (FEATURES,)):
+            runner = loader(found, cut=True)
         if runner.is_classifier:
             runner.info.check_names(runner.width)
-        return runner
     except ImportError:
         raise
     except Exception as error:
         raise_if_full(error)
         # Each runtime has errors of its own for files that are damaged or speak of other names.
         raise ValueError(
-            f"Expected an artifact with the input `{IMAGE}` (for `.keras`: a classifier). "
+            "Expected an artifact with one image as its input (for `.keras`: a classifier). "
             f"Received: {path}: {error}"
         ) from error
+    adapt(runner, path, pixels)
+    return runner
 
 
 def checked_artifact(path: str | os.PathLike[str], trust: bool) -> Path:
@@ -308,9 +226,10 @@ def artifact_path(path: str | os.PathLike[str]) -> Path:
     for directory in (path, *repositories, *services):
         if (found := _highest_version(directory)) is not None:
             return found
+    other = ", which is something else" if path.exists() else ""
     raise ValueError(
-        "Expected an existing `.keras`, `.tflite` or `.onnx` file or a SavedModel directory. "
-        f"Received: {path}"
+        "Expected an existing `.keras`, `.h5`, `.tflite` or `.onnx` file, or a SavedModel "
+        f"directory. Received: {path}{other}"
     )
 
 

@@ -16,9 +16,12 @@ from keras_resnet.export.images import image_sets
 from keras_resnet.export.model import as_float32
 from keras_resnet.export.record import REPORT_FILE
 from keras_resnet.export.report.rows import ArtifactReport
-from keras_resnet.export.runtime import KerasRunner, Runner, artifact_path, load_runner
+from keras_resnet.export.runner import Runner
+from keras_resnet.export.runtime import KerasRunner, artifact_path, load_runner
 from keras_resnet.export.targets import TARGETS
-from keras_resnet.models.saving import load_model
+from keras_resnet.models.foreign import adapt
+from keras_resnet.models.pixels import find_pixel_format
+from keras_resnet.support.checks import MODEL_SUFFIXES
 from keras_resnet.support.files import size_of
 from keras_resnet.support.fingerprints import fingerprint_of_artifact
 from keras_resnet.support.json_text import load_json
@@ -42,11 +45,14 @@ def verify(
     limits: Limits | Mapping[str, float] | None = None,
     seed: int = 0,
     trust: bool = False,
+    pixels: str | None = None,
+    against_pixels: str | None = None,
 ) -> ArtifactReport:
     """Runs an artifact in its own runtime and compares it with the model that it is of.
 
     Args:
-        artifact: a `.keras`, `.tflite` or `.onnx` file, or a SavedModel directory.
+        artifact: a `.keras`, `.h5`, `.tflite` or `.onnx` file, or a SavedModel directory, of this
+            package or of others.
         against: the model, or another artifact of it.
         images: images to compare on, or a data source, as for `export`; by default noise.
         labels: their classes, if these are images.
@@ -56,6 +62,8 @@ def verify(
             of 0.95, as far as they can be measured.
         seed: of the choice among the images of a data source.
         trust: as of `load_runner`.
+        pixels: how images are normalised before the artifact gets them, as of `load_runner`.
+        against_pixels: the same for `against`.
 
     Returns:
         The comparison, and what is outside the limits.
@@ -64,9 +72,12 @@ def verify(
         ValueError: there is no such artifact, or it is of another kind of model.
     """
     path = artifact_path(artifact)
-    theirs = load_runner(path, trust=trust)
-    ours = _reference(against, trust)
+    theirs = load_runner(path, trust=trust, pixels=pixels)
+    ours = _reference(against, trust, against_pixels)
     same = ours.is_classifier == theirs.is_classifier
+    if len(ours.outputs) == len(theirs.outputs) == 1:
+        # Whatever it is called elsewhere.
+        theirs.outputs = theirs.outputs if ours.is_classifier else ours.outputs
     if not same or (not ours.is_classifier and set(ours.outputs) != set(theirs.outputs)):
         raise ValueError(
             f"Expected an artifact that puts out {', '.join(ours.outputs)}. "
@@ -91,17 +102,27 @@ def verify(
         {} if known is None else known.operators(path),
         () if known is None else known.float_layers(path),
         sha256=fingerprint_of_artifact(Path(artifact)),
+        notes=(
+            *(f"{artifact}: {note}" for note in theirs.notes),
+            *(f"{against}: {note}" for note in ours.notes),
+        ),
     )
 
 
-def _reference(against: keras.Model | str | PathLike[str], trust: bool) -> Runner:
+def _reference(
+    against: keras.Model | str | PathLike[str], trust: bool, pixels: str | None
+) -> Runner:
     """What an artifact is compared with: as `export` does, a Keras model in float32."""
-    if not isinstance(against, keras.Model):
-        path = artifact_path(against)
-        if path.suffix != ".keras":
-            return load_runner(path, trust=trust)
-        against = load_model(path, compile=False)
-    return KerasRunner(as_float32(against))
+    if isinstance(against, keras.Model):
+        runner = KerasRunner(as_float32(against))
+        runner.pixels = find_pixel_format(pixels or "raw", runner.input_shape[3])
+        return runner
+    path = artifact_path(against)
+    if path.suffix not in MODEL_SUFFIXES:
+        return load_runner(path, trust=trust, pixels=pixels)
+    runner = KerasRunner.of_file(path, as_float32)
+    adapt(runner, against, pixels)
+    return runner
 
 
 def limits_of(artifact: str | PathLike[str]) -> Limits:

@@ -37,5 +37,20 @@ def float_layers(path: Path) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
+def dense_input_model(path: Path) -> bytes:
+    """The model in a file up to what its last dense layer gets, serialized.
+
+    Raises:
+        ValueError: it has no dense layer.
+    """
+    proto = onnx.load(path)
+    dense = [node for node in proto.graph.node if node.op_type in ("Gemm", "MatMul")]
+    if not dense:
+        raise ValueError("it has no dense layer (Gemm or MatMul), before which it could end")
+    del proto.graph.output[:]
+    proto.graph.output.append(onnx.helper.make_empty_tensor_value_info(dense[-1].input[0]))
+    return bytes(proto.SerializeToString())
+
+
 def _nodes(path: Path) -> list[Any]:
     return list(onnx.load(path, load_external_data=False).graph.node)

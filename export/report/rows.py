@@ -35,6 +35,7 @@ class ArtifactReport:
         measurements: latency and memory.
         sha256: of its content, to know it again.
         fingerprint: of all that it and its figures depend on; see `record.Fingerprints`.
+        notes: of artifacts of other origin, how they were run and why, in sentences.
     """
 
     target: str
@@ -48,6 +49,7 @@ class ArtifactReport:
     measurements: tuple[Measurement, ...] = ()
     sha256: str = ""
     fingerprint: str = ""
+    notes: tuple[str, ...] = ()
 
     @property
     def latency_ms(self) -> float | None:

@@ -1,6 +1,6 @@
 """A process that holds one artifact in its runtime and times calls; a script, run by its path.
 
-It imports nothing of this package unless the artifact is a `.keras` file, so that its memory is
+It imports nothing of this package unless the artifact is a Keras file, so that its memory is
 that of the runtime and the artifact. Arguments: the artifact, a number of threads (0: all cores),
 the side of images where the artifact leaves it open. Then one JSON object per line: on standard
 input `{"batch": 4, "seconds": 0.1, "warm_up": 0}`, on standard output the answer. The first line of
@@ -100,14 +100,15 @@ def _load(artifact: Path, threads: int) -> Loaded:
     if threads:
         tf.config.threading.set_intra_op_parallelism_threads(threads)
         tf.config.threading.set_inter_op_parallelism_threads(1)
-    return _load_keras(artifact) if artifact.suffix == ".keras" else _load_saved_model(artifact)
+    is_keras = artifact.suffix in (".keras", ".h5", ".hdf5")
+    return _load_keras(artifact) if is_keras else _load_saved_model(artifact)
 
 
 def _load_tflite(artifact: Path, threads: int) -> Loaded:
     from ai_edge_litert.interpreter import Interpreter
 
     interpreter = Interpreter(str(artifact), num_threads=threads)
-    (entry,) = interpreter.get_input_details()
+    entry = only(interpreter.get_input_details(), "input")
     outputs = [detail["index"] for detail in interpreter.get_output_details()]
 
     def prepare(pixels: np.ndarray) -> Callable[[], Any]:
@@ -136,7 +137,7 @@ def _load_onnx(artifact: Path, threads: int) -> Loaded:
     session = onnxruntime.InferenceSession(
         str(artifact), options, providers=["CPUExecutionProvider"]
     )
-    (entry,) = session.get_inputs()
+    entry = only(session.get_inputs(), "input")
     name = entry.type.removeprefix("tensor(").removesuffix(")")
     dtype = np.dtype({"float": "float32", "double": "float64"}.get(name, name))
     return entry.shape, dtype, lambda pixels: lambda: session.run(None, {entry.name: pixels})
@@ -146,14 +147,50 @@ def _load_saved_model(artifact: Path) -> Loaded:
     import tensorflow as tf
 
     loaded = tf.saved_model.load(str(artifact))
-    signature = loaded.signatures["serving_default"]
-    ((name, spec),) = signature.structured_input_signature[1].items()
+    signature, name, spec = only_signature(loaded)
 
     # The loaded object owns the variables.
     def prepare(pixels: np.ndarray, _owner: Any = loaded) -> Callable[[], Any]:
         return lambda: [x.numpy() for x in signature(**{name: tf.constant(pixels)}).values()]
 
     return tuple(spec.shape), spec.dtype.as_numpy_dtype, prepare
+
+
+def only(found: Sequence[Any], what: str) -> Any:
+    """The only input of an artifact.
+
+    Args:
+        found: names, or what has them as an attribute or under a key.
+        what: what they are, for messages.
+
+    Raises:
+        ValueError: there are several, or none.
+    """
+    if len(found) != 1:
+        names = (x["name"] if isinstance(x, dict) else getattr(x, "name", x) for x in found)
+        listed = ", ".join(map(str, names)) or "none"
+        raise ValueError(f"it has {len(found)} {what}s ({listed}) instead of one")
+    return found[0]
+
+
+def only_signature(loaded: Any) -> tuple[Any, str, Any]:
+    """The signature of a SavedModel that takes one tensor, and that tensor's name and spec.
+
+    It is `serving_default`, or the only one.
+
+    Raises:
+        ValueError: there is none of that name and not just one, or it takes several tensors.
+    """
+    signatures = dict(loaded.signatures)
+    key = next(iter(signatures)) if len(signatures) == 1 else "serving_default"
+    if key not in signatures:
+        raise ValueError(
+            "it has no signature 'serving_default', and not just one other "
+            f"(signatures: {', '.join(signatures) or 'none'})"
+        )
+    inputs = signatures[key].structured_input_signature[1]
+    name = only(list(inputs), "input")
+    return signatures[key], name, inputs[name]
 
 
 def _load_keras(artifact: Path) -> Loaded:

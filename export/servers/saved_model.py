@@ -13,7 +13,7 @@ from tensorflow.core.protobuf import saved_model_pb2
 
 from keras_resnet.export.metadata import into_saved_model
 from keras_resnet.export.model import ExportedModel
-from keras_resnet.export.outputs import IMAGE, SIGNATURE, named_outputs
+from keras_resnet.export.outputs import FEATURES, IMAGE, SIGNATURE, named_outputs
 from keras_resnet.export.servers import tf_serving
 from keras_resnet.export.servers.picture_graph import prepare_files
 from keras_resnet.images.labels import dataset_classes
@@ -27,8 +27,6 @@ SIGNATURE_UINT8 = "serving_uint8"
 #: The signature for JPEG and PNG files, and its input.
 SIGNATURE_BYTES = "serving_bytes"
 BYTES = "bytes"
-#: The signature for the vector before the classifier, and its output.
-FEATURES = "features"
 
 #: Output of text: the names of the most probable classes.
 CLASSES = "classes"

@@ -106,6 +106,20 @@ def kernels(path: PathLike) -> tuple[KernelFacts, ...]:
     return tuple(found)
 
 
+def dense_input(path: PathLike) -> int:
+    """The index of the tensor that the last dense layer of a file gets.
+
+    Raises:
+        ValueError: there is no dense layer, or the file is no TFLite model.
+    """
+    model = read(path)
+    operators = model.subgraphs[0].operators
+    dense = [x for x in operators if operator_name(model, x) == "FULLY_CONNECTED"]
+    if not dense:
+        raise ValueError("it has no dense layer (FULLY_CONNECTED), before which it could end")
+    return int(dense[-1].inputs[0])
+
+
 def kernel_index(model: Any, operator: Any) -> int:
     """The tensor with an operator's weights; in half precision, what they are made floats of."""
     index = int(operator.inputs[1])

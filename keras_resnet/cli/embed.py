@@ -5,19 +5,31 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from keras_resnet.cli import inputs, options
 from keras_resnet.cli.options import print_json
+from keras_resnet.support.checks import MODEL_SUFFIXES
 from keras_resnet.support.quiet import quiet
 from keras_resnet.support.terminal import complain, console, progress_bar
+
+if TYPE_CHECKING:
+    from keras_resnet.jobs.embed import EmbeddingReport
+
+Model = Annotated[
+    str,
+    typer.Argument(
+        help="A .keras, .h5, .onnx or .tflite file, a SavedModel, or a network of "
+        "`keras-resnet list`."
+    ),
+]
 
 
 @options.app.command()
 def embed(
-    model: options.ModelArgument,
+    model: Model,
     folders: Annotated[
         list[str], typer.Argument(help="Directories with images, image files or patterns.")
     ],
@@ -27,6 +39,7 @@ def embed(
         str, typer.Option(help="Averaged: avg, what the classifier sees, or C2, C3, C4, C5.")
     ] = "avg",
     weights: options.Weights = None,
+    pixels: options.Pixels = None,
     overwrite: options.Overwrite = False,
     as_json: options.AsJson = False,
 ) -> int:
@@ -34,7 +47,10 @@ def embed(
 
     Files are named relative to the directory if there is one, else as the arguments name them.
     """
-    inputs.check_weights(model, weights)
+    is_file = model.endswith((".onnx", ".tflite", *MODEL_SUFFIXES)) or Path(model).is_dir()
+    by_name = not is_file or weights is not None
+    if by_name:
+        inputs.check_weights(model, weights)
     with quiet():
         from keras_resnet.images.decode import find_images
         from keras_resnet.jobs.embed import embed_to_file
@@ -42,7 +58,7 @@ def embed(
     # Before images are listed and weights downloaded, which takes minutes.
     check_output(output, overwrite)
     images = find_images(folders)
-    network = inputs.load_network(model, weights)
+    network = inputs.load_network(model, weights) if by_name else model
     with progress_bar("embed", hidden=as_json, lines=10) as step:
         try:
             report = embed_to_file(
@@ -52,6 +68,7 @@ def embed(
                 names=_names(images, folders),
                 batch_size=batch_size,
                 level=level,
+                pixels=pixels,
                 overwrite=overwrite,
                 progress=step,
             )
@@ -63,18 +80,24 @@ def embed(
     if as_json:
         print_json(report.to_dict())
     else:
-        if report.resumed:
-            console.print(f"{report.resumed:,} images had been finished before.")
-        console.print(
-            f"Written: {report.output}, {report.vectors:,} vectors of {report.channels:,} numbers "
-            f"({report.images_per_second:,.0f} images/s)."
-        )
+        _print(report)
     if report.unreadable:
         complain(
             f"{len(report.unreadable):,} of {len(images):,} images could not be read, see "
             f"{report.bad_file}"
         )
     return 1 if report.unreadable else 0
+
+
+def _print(report: EmbeddingReport) -> None:
+    for note in report.notes:
+        console.print(note)
+    if report.resumed:
+        console.print(f"{report.resumed:,} images had been finished before.")
+    console.print(
+        f"Written: {report.output}, {report.vectors:,} vectors of {report.channels:,} numbers "
+        f"({report.images_per_second:,.0f} images/s)."
+    )
 
 
 def _names(images: Sequence[Path], folders: Sequence[str]) -> list[str]:

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 Models = Annotated[
     list[str] | None,
     typer.Argument(
-        help="A .keras, .tflite or .onnx file, a SavedModel, a tag of `keras-resnet weights`, or a "
-        "network with --weights; several: an ensemble."
+        help="A .keras, .h5, .tflite or .onnx file, a SavedModel, a tag of `keras-resnet weights`, "
+        "or a network with --weights; several: an ensemble."
     ),
 ]
 Data = Annotated[
@@ -74,6 +74,7 @@ def evaluate(
     output: Output = None,
     predictions: Predictions = None,
     compare: Compare = None,
+    pixels: options.Pixels = None,
     trust: options.Trust = False,
     overwrite: options.Overwrite = False,
     as_json: options.AsJson = False,
@@ -102,6 +103,7 @@ def evaluate(
         "labels": labels,
         "batch_size": batch_size,
         "trust": trust,
+        "pixels": pixels,
     }
     if output is not None:
         check_folder(output, overwrite)

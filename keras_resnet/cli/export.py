@@ -10,6 +10,7 @@ import typer
 
 from keras_resnet.cli import inputs, options
 from keras_resnet.cli.options import parse_integers, print_json
+from keras_resnet.support.checks import MODEL_SUFFIXES
 from keras_resnet.support.quiet import quiet
 from keras_resnet.support.terminal import console, progress_bar
 
@@ -93,7 +94,9 @@ def export(
 
 @options.app.command()
 def verify(
-    artifact: Annotated[str, typer.Argument(help="A .tflite or .onnx file, or a SavedModel.")],
+    artifact: Annotated[
+        str, typer.Argument(help="A .tflite, .onnx or .keras file, or a SavedModel.")
+    ],
     against: Annotated[str, typer.Option(help="The .keras file, or another artifact, of it.")],
     data: Annotated[str | None, typer.Option(help="Labelled images, e.g. folder:PATH.")] = None,
     max_error: Annotated[float | None, typer.Option(help="Of any probability.")] = None,
@@ -102,6 +105,10 @@ def verify(
     seed: options.Seed = 0,
     validation_fraction: options.ValidationFraction = 0.1,
     max_bad_fraction: options.MaxBadFraction = 0.01,
+    pixels: options.Pixels = None,
+    against_pixels: Annotated[
+        str | None, typer.Option(help="Likewise of the model of --against.")
+    ] = None,
     trust: options.Trust = False,
     as_json: options.AsJson = False,
 ) -> int:
@@ -113,12 +120,17 @@ def verify(
         from keras_resnet.export.report.rows import not_measured_in_words
 
         images = _source(data, validation_fraction, max_bad_fraction)
-        row = run(artifact, against, images, limits=given, seed=seed, trust=trust)
+        row = run(
+            artifact, against, images, limits=given, seed=seed, trust=trust,
+            pixels=pixels, against_pixels=against_pixels,
+        )  # fmt: skip
     found = row.comparison
     if as_json:
         note = {"images": data or "noise", "not_measured": found.not_measured}
         print_json({**dataclasses.asdict(row), **note})
         return 1 if row.disagreements else 0
+    for note in row.notes:
+        console.print(note)
     what = "images of noise" if data is None else "images"
     console.print(f"{found.images} {what}: largest error {found.max_error:.2g}")
     for words, share in (

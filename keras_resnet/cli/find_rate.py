@@ -9,6 +9,7 @@ import typer
 
 from keras_resnet.cli import inputs, options
 from keras_resnet.cli.options import print_json
+from keras_resnet.support.checks import MODEL_SUFFIXES
 from keras_resnet.support.quiet import quiet
 from keras_resnet.support.terminal import console, print_lines, progress_bar
 
@@ -97,7 +98,7 @@ def _open(
     """The network with a head for the classes, as `train` and `finetune` make it, and the data."""
     from keras_resnet.training.transfer.finetune import with_head
 
-    if not model.endswith(".keras") and weights is None:
+    if not model.endswith(MODEL_SUFFIXES) and weights is None:
         return inputs.new_network(model, data, size, validation_fraction, recipe, show=False)
     network = inputs.load_network(model, weights, size, recipe)
     parts = inputs.load_images(data, network.input_shape[1], validation_fraction, show=False)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from keras_resnet.cli.options import parse_settings, print_report
 from keras_resnet.cli.wording import in_options
+from keras_resnet.support.checks import MODEL_SUFFIXES
 from keras_resnet.support.quiet import quiet
 from keras_resnet.support.terminal import console, print_lines, progress_bar
 
@@ -122,17 +123,17 @@ def load_network(
     recipe: Recipe | None = None,
     seed: int = 0,
 ) -> keras.Model:
-    """A `.keras` file, or a network by name; without weights it has the random ones of `seed`.
+    """A file of a Keras model, or a network by name, by default with the random weights of `seed`.
 
     Raises:
-        ValueError: there is a `.keras` file, and arguments that only networks by name have.
+        ValueError: there is a file, and arguments that only networks by name have.
     """
     with quiet():
         import keras
 
         from keras_resnet.models.saving import load_model
         from keras_resnet.networks.builders import create_model
-    if not model.endswith(".keras"):
+    if not model.endswith(MODEL_SUFFIXES):
         if weights is None:
             # The same ones every time, so that an export that was interrupted goes on.
             keras.utils.set_random_seed(seed)
@@ -142,12 +143,12 @@ def load_network(
     changed = [] if recipe is None else set_by_user(recipe, "network.")
     if changed or size is not None:
         raise ValueError(
-            "Expected neither `--size` nor `--set network.…` with a `.keras` file, whose network "
+            "Expected neither `--size` nor `--set network.…` with a file of a model, whose network "
             f"is built. Received: {', '.join(changed) or f'--size {size}'}"
         )
     if weights is not None:
         raise ValueError(
-            "Expected no `--weights` with a `.keras` file, which has its own. "
+            "Expected no `--weights` with a file of a model, which has its own. "
             f"Received: --weights {weights}"
         )
     return load_model(model, compile=False)
@@ -155,7 +156,7 @@ def load_network(
 
 def check_weights(model: str, weights: str | None) -> None:
     """Refuses a network by name without weights."""
-    if not model.endswith(".keras") and weights is None:
+    if not model.endswith(MODEL_SUFFIXES) and weights is None:
         raise ValueError(
             "Expected `--weights` with the name of a network, which has random ones without. "
             f"Received: {model} alone"

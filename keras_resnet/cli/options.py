@@ -73,6 +73,10 @@ Threads = Annotated[str, typer.Option(help="Numbers of threads to time; 0: all c
 Trust = Annotated[
     bool, typer.Option("--trust", help="Run a SavedModel that may read and write files.")
 ]
+Pixels = Annotated[
+    str | None,
+    typer.Option(help="What a model of others takes: raw, unit, tf, imagenet or caffe."),
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 

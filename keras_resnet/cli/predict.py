@@ -18,10 +18,12 @@ _BATCH = 32
 @options.app.command()
 def predict(
     model: Annotated[
-        str, typer.Argument(help="A .keras, .tflite or .onnx file, or a SavedModel directory.")
+        str,
+        typer.Argument(help="A .keras, .h5, .tflite or .onnx file, or a SavedModel directory."),
     ],
     images: Annotated[list[str], typer.Argument(help="Image files, directories or patterns.")],
     top: Annotated[int, typer.Option(min=1, help="How many classes per image.")] = 5,
+    pixels: options.Pixels = None,
     trust: options.Trust = False,
     as_json: options.AsJson = False,
 ) -> int:
@@ -42,8 +44,10 @@ def predict(
     if not paths:
         raise ValueError(next(iter(bad.values())))
     with quiet():
-        predictor = Predictor(model, trust=trust)
-
+        predictor = Predictor(model, trust=trust, pixels=pixels)
+    if not as_json:
+        for note in predictor.notes:
+            console.print(note)
     with progress_bar("predict", hidden=as_json or len(paths) <= _BATCH, lines=0) as step:
         for start in range(0, len(paths), _BATCH):
             step(f"{start} of {len(paths)} images", start / len(paths))
@@ -53,8 +57,8 @@ def predict(
                     readable.append((path, predictor.prepared(path)))
                 except UnreadableImageError as error:
                     bad[str(path)] = str(error)
-            pixels = [image for _, image in readable]
-            found = predictor.classify(np.stack(pixels), top) if pixels else []
+            stack = [image for _, image in readable]
+            found = predictor.classify(np.stack(stack), top) if stack else []
             for (path, _), classes in zip(readable, found, strict=True):
                 if not as_json:
                     console.print(f"{path}")
@@ -64,7 +68,8 @@ def predict(
                 described = [dict(zip(keys, values, strict=True)) for values in classes]
                 results.append({"file": str(path), "classes": described})
     if as_json:
-        options.print_json({"predictions": results, "unreadable": bad})
+        how = {"pixels": predictor.pixels, "notes": predictor.notes}
+        options.print_json({"predictions": results, "unreadable": bad, "model": how})
     for message in bad.values():
         complain(message)
     if bad:

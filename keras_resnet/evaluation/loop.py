@@ -39,14 +39,15 @@ def evaluate(
     labels: str | os.PathLike[str] | None = None,
     batch_size: int = 32,
     trust: bool = False,
+    pixels: str | None = None,
     progress: Progress = unseen,
 ) -> Evaluation:
     """Measures a classifier, or an ensemble of several, on labelled images.
 
     Args:
-        model_or_artifact: a Keras model, the path of a `.keras`, `.tflite` or `.onnx` file or of a
-            SavedModel, the tag of published weights, or the name of a network, with `weights`. Of
-            several, the probabilities are averaged.
+        model_or_artifact: a Keras model, the path of a `.keras`, `.h5`, `.tflite` or `.onnx` file
+            or of a SavedModel, of this package or of others, the tag of published weights, or the
+            name of a network, with `weights`. Of several, the probabilities are averaged.
         data: a source as `load_data` takes it, such as `"folder:PATH"`; a `Source`; or a pair of
             images `(n, height, width, 3)`, RGB in [0, 255], and labels `(n,)`, class indices. Such
             images of the model's own size are neither resized nor cropped by `"single"` and
@@ -68,6 +69,7 @@ def evaluate(
             below a folder are measured then, whatever `split` says.
         batch_size: images that are prepared and run at once.
         trust: as of `keras_resnet.export.load_runner`.
+        pixels: as of `Predictor`; the same for all models.
         progress: is told after every batch.
 
     Raises:
@@ -88,7 +90,9 @@ def evaluate(
     shares = _shares(ensemble_weights, len(models))
     label_file = None if labels is None else LabelFile(labels)
     fields = {"resize": resize, "size": crop, "interpolation": interpolation}
-    members = [Member(model, name, weights, trust=trust, **fields) for model in models]
+    members = [
+        Member(model, name, weights, trust=trust, pixels=pixels, **fields) for model in models
+    ]
     first = members[0]
     images = open_images(
         data, first.classes, first.how.size,

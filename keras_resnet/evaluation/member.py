@@ -19,7 +19,7 @@ from keras_resnet.models.info import get_info, set_info
 from keras_resnet.models.saving import load_model
 from keras_resnet.networks.builders import create_model
 from keras_resnet.networks.table import list_models
-from keras_resnet.support.checks import check_integer
+from keras_resnet.support.checks import MODEL_SUFFIXES, check_integer
 from keras_resnet.weights.find import is_path
 from keras_resnet.weights.registry import find_weights
 
@@ -45,6 +45,7 @@ class Member:
         weights: str | None = None,
         *,
         trust: bool = False,
+        pixels: str | None = None,
         **fields: Any,
     ) -> None:
         """Loads the model.
@@ -54,25 +55,29 @@ class Member:
             protocol: what its views are.
             weights: of a network by name.
             trust: as of `keras_resnet.export.load_runner`.
+            pixels: as of `Predictor`.
             fields: of `EvalProtocol`, in place of those that the model knows; None: as it knows.
 
         Raises:
             ValueError: there is no such model, or it takes no images of such sizes.
         """
         self.name, network, self.published = _opened(model, weights)
-        predictor = Predictor(network, trust=trust)
+        predictor = Predictor(network, trust=trust, pixels=pixels)
+        notes = predictor.notes
         self.how = _changed(predictor.protocol, fields)
         wanted = (None, None) if protocol == "multi_scale" else (self.how.size, self.how.size)
         taken = predictor.input_shape[1:3]
         if taken not in (wanted, (None, None)):
             network = _of_any_size(network, self.name, predictor.input_shape)
-            predictor = Predictor(network, protocol=self.how)
+            found = predictor
+            predictor = Predictor(network, protocol=self.how, pixels=found.pixels)
+            predictor.class_names, predictor.class_ids = found.class_names, found.class_ids
         self._predictor = predictor
         probe = np.zeros((1, self.how.size, self.how.size, 3), np.uint8)
         count = predictor.predict_prepared(probe).shape[1]
         self.classes = Classes(count, predictor.class_names, predictor.class_ids)
         self._columns: np.ndarray | None = None
-        self.notes: tuple[str, ...] = ()
+        self.notes = tuple(f"{self.name}: {note}" for note in notes)
 
     def take_whole(self, images: Any) -> None:
         """Lets `LabeledImages` of the model's own size stay as they are."""
@@ -84,6 +89,7 @@ class Member:
         self._columns = columns_of(self.classes, data, match_names)
         if self._columns is not None and len(data) < len(self.classes):
             self.notes = (
+                *self.notes,
                 f"The answers of {self.name} are limited to the data's {len(data)} of its "
                 f"{len(self.classes)} classes.",
             )
@@ -119,7 +125,7 @@ def _opened(
 ) -> tuple[str, keras.Model | Path, Mapping[str, Any] | None]:
     """Name, the model or the path of an artifact, and what its publisher states."""
     text = model.name if isinstance(model, keras.Model) else os.fspath(model)
-    is_file = text.endswith(".keras") or (Path(text).exists() and text not in list_models())
+    is_file = text.endswith(MODEL_SUFFIXES) or (Path(text).exists() and text not in list_models())
     if weights is not None and (is_file or isinstance(model, keras.Model)):
         raise ValueError(
             "Expected no `weights` with a model or a file, which has its own. "
@@ -127,8 +133,6 @@ def _opened(
         )
     if isinstance(model, keras.Model):
         return text, model, None
-    if text.endswith(".keras"):
-        return text, load_model(text, compile=False), None
     if is_file:
         return text, Path(text), None
     if weights is not None and is_path(weights):
@@ -165,6 +169,8 @@ def _of_any_size(
 ) -> keras.Model:
     """The same network for images of any size."""
     size = f"{shape[1]}x{shape[2]}"
+    if isinstance(network, Path) and network.suffix in MODEL_SUFFIXES:
+        network = load_model(network, compile=False)
     if not isinstance(network, keras.Model):
         raise ValueError(
             f"Expected an artifact that takes images of any size, for other sizes than {size}. "

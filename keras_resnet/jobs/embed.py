@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import keras
 import numpy as np
@@ -18,20 +18,26 @@ import numpy as np
 from keras_resnet.data.identity import states_of
 from keras_resnet.images.decode import UnreadableImageError
 from keras_resnet.images.protocol import EvalProtocol
+from keras_resnet.jobs.predictor import OtherBackend
 from keras_resnet.jobs.vector_files import UnfinishedVectors, check_output
-from keras_resnet.models.info import get_info
+from keras_resnet.models.foreign import adapt
+from keras_resnet.models.info import get_info, set_info
 from keras_resnet.models.input import ModelInput
+from keras_resnet.models.pixels import find_pixel_format
 from keras_resnet.models.untrained import untrained_part, warn_if_untrained
 from keras_resnet.networks.features import pooled
 from keras_resnet.support.ahead import results_in_order
-from keras_resnet.support.checks import check_integer
-from keras_resnet.support.fingerprints import fingerprint
+from keras_resnet.support.checks import MODEL_SUFFIXES, check_integer
+from keras_resnet.support.fingerprints import fingerprint, fingerprint_of_artifact
 from keras_resnet.support.progress import Progress, unseen
 
 #: Batches that are decoded while one is in the network.
 _AHEAD = 2
 
 Paths = Sequence[str | os.PathLike[str]]
+
+#: A network, or a file of one.
+Model: TypeAlias = keras.Model | str | os.PathLike[str]
 
 
 @dataclass(frozen=True)
@@ -46,6 +52,7 @@ class EmbeddingReport:
         images_per_second: of the images of this call, with reading and decoding.
         unreadable: name of each image that could not be read -> reason.
         bad_file: where these are listed; None if there are none.
+        notes: of a model of other origin, how it was run and why, in sentences.
     """
 
     output: Path
@@ -55,6 +62,7 @@ class EmbeddingReport:
     images_per_second: float
     unreadable: Mapping[str, str]
     bad_file: Path | None
+    notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Everything in it, as JSON takes it."""
@@ -65,12 +73,13 @@ class EmbeddingReport:
 
 
 def embed(
-    model: keras.Model,
+    model: Model,
     images: Paths,
     *,
     batch_size: int = 64,
     level: str = "avg",
     protocol: EvalProtocol | None = None,
+    pixels: str | None = None,
     bad: dict[str, str] | None = None,
     progress: Progress = unseen,
 ) -> Iterator[tuple[list[str], np.ndarray]]:
@@ -79,11 +88,15 @@ def embed(
     A few batches are decoded ahead, in threads; nothing else is held.
 
     Args:
-        model: a network as `pooled` takes it.
+        model: a network as `pooled` takes it; or the path of a `.keras`, `.h5`, `.onnx` or
+            `.tflite` file of a classifier, of this package or of others, or of a SavedModel of this
+            package.
         images: paths of image files.
         batch_size: images that go through the network at once.
-        level: `"avg"` for what the classifier sees, or a level of `feature_extractor`.
+        level: `"avg"` for what the classifier sees, or, of a Keras model, a level of
+            `feature_extractor`.
         protocol: how images are resized and cropped; by default what the model knows about itself.
+        pixels: how images are normalised before the model gets them, as of `Predictor`.
         bad: gets path -> reason of images that cannot be read, which are then left out.
         progress: is told after every batch.
 
@@ -96,7 +109,7 @@ def embed(
             `UnreadableImageError`).
     """
     paths = _checked(images, batch_size)
-    network = _Network(model, level, protocol)
+    network = _Network(model, level, protocol, pixels)
     for batch in network.batches(paths, batch_size):
         if batch.bad and bad is None:
             index, reason = next(iter(batch.bad.items()))
@@ -112,7 +125,7 @@ def embed(
 
 
 def embed_to_file(
-    model: keras.Model,
+    model: Model,
     images: Paths,
     output: str | os.PathLike[str],
     *,
@@ -120,6 +133,7 @@ def embed_to_file(
     batch_size: int = 64,
     level: str = "avg",
     protocol: EvalProtocol | None = None,
+    pixels: str | None = None,
     overwrite: bool = False,
     progress: Progress = unseen,
 ) -> EmbeddingReport:
@@ -135,7 +149,7 @@ def embed_to_file(
     discarded with a warning.
 
     Args:
-        model, images, batch_size, level, protocol, progress: as for `embed`.
+        model, images, batch_size, level, protocol, pixels, progress: as for `embed`.
         output: a new file, `.parquet` or `.npz`.
         names: what the file calls the images, one per image; by default their paths.
         overwrite: whether a file that is there is replaced.
@@ -155,7 +169,7 @@ def embed_to_file(
             f"Expected one of `names` per image. Received: {len(names)} for {len(paths)} images"
         )
     check_output(output, overwrite)
-    network = _Network(model, level, protocol)
+    network = _Network(model, level, protocol, pixels)
     begin = time.perf_counter()
     work = UnfinishedVectors(output, network.channels)
     with work.held():
@@ -180,6 +194,7 @@ def embed_to_file(
         (len(paths) - resumed) / seconds,
         bad,
         bad_file,
+        network.notes,
     )
 
 
@@ -203,26 +218,48 @@ def _checked(images: Paths, batch_size: int) -> list[str]:
 
 
 class _Network:
-    """A network up to its vectors, and how images become what it takes."""
+    """A network up to its vectors, and how images become what it takes.
 
-    def __init__(self, model: keras.Model, level: str, protocol: EvalProtocol | None) -> None:
-        self._model, self._level = pooled(model, level), level
-        if untrained_part(model) == "weights":
-            warn_if_untrained(model.name, "weights", stacklevel=3)
-        self._info = get_info(model)
-        self._input = ModelInput((None, *model.input_shape[1:]), self._info, protocol)
-        self.channels: int = self._model.output_shape[-1]
+    Attributes:
+        channels: numbers in a vector.
+        notes: of a model of other origin, how it is run and why.
+    """
+
+    def __init__(
+        self, model: Model, level: str, protocol: EvalProtocol | None, pixels: str | None
+    ) -> None:
+        self._level = level
+        self.notes: tuple[str, ...] = ()
+        self._runner: Any
+        if isinstance(model, keras.Model):
+            network = pooled(model, level)
+            if untrained_part(model) == "weights":
+                warn_if_untrained(model.name, "weights", stacklevel=3)
+            self._runner, self._info = _runner_of(network), get_info(model)
+            self._runner.pixels = find_pixel_format(pixels or "raw", network.input_shape[-1])
+        else:
+            self._runner = _runner_of_file(Path(model), level, pixels)
+            self._info, self.notes = self._runner.info, self._runner.notes
+        if hasattr(self._runner, "model"):
+            weights = self._runner.model.weights
+            values = (keras.ops.convert_to_numpy(weight.value) for weight in weights)
+            self._weights = fingerprint(*values)
+        else:
+            self._weights = fingerprint_of_artifact(Path(model))
+        self._input = ModelInput((None, *self._runner.input_shape[1:]), self._info, protocol)
+        self.channels = int(self._runner.width)
 
     def identity(self) -> dict[str, Any]:
         """What the vectors depend on besides the images, as JSON gives it back."""
-        weights = (keras.ops.convert_to_numpy(weight.value) for weight in self._model.weights)
         identity = {
-            "weights": fingerprint(*weights),
+            "weights": self._weights,
             # Networks of different strides may have the same weights.
             "config": self._info.config,
             "level": self._level,
             "protocol": dataclasses.asdict(self._input.protocol),
         }
+        if self._runner.pixels.name != "raw":
+            identity["pixels"] = self._runner.pixels.name
         return json.loads(json.dumps(identity))
 
     def batches(self, paths: Sequence[str], size: int, begin: int = 0) -> Iterator[_Batch]:
@@ -250,5 +287,41 @@ class _Network:
         if images:
             full = np.zeros((rows, *images[0].shape), np.float32)
             full[: len(images)] = images
-            vectors = np.asarray(self._model.predict_on_batch(full), np.float32)[: len(images)]
+            (found,) = self._runner.compute(full, rows).values()
+            vectors = found[: len(images)]
         return _Batch(start, start + len(decoded), vectors, bad)
+
+
+def _runner_of(network: keras.Model) -> Any:
+    """What runs a network that puts out vectors."""
+    if keras.backend.backend() != "tensorflow":
+        return OtherBackend(network)
+    from keras_resnet.export.runtime import KerasRunner
+
+    return KerasRunner(network)
+
+
+def _runner_of_file(path: Path, level: str, pixels: str | None) -> Any:
+    """What runs the model in a file up to its vectors."""
+    if path.suffix not in MODEL_SUFFIXES:
+        if level != "avg":
+            raise ValueError(
+                "Expected `level` to be 'avg' for an artifact, whose feature maps are not to be "
+                f"had. Received: level={level!r} for {path}. Pass the Keras file of the model"
+            )
+        from keras_resnet.export.runtime import load_runner
+
+        return load_runner(path, pixels=pixels, cut=True)
+
+    def cut(model: keras.Model) -> keras.Model:
+        network = pooled(model, level)
+        set_info(network, get_info(model))
+        return network
+
+    if keras.backend.backend() != "tensorflow":
+        return OtherBackend.of_file(path, pixels, cut)
+    from keras_resnet.export.runtime import KerasRunner
+
+    runner = KerasRunner.of_file(path, cut)
+    adapt(runner, path, pixels)
+    return runner

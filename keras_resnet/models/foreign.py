@@ -1,69 +1,212 @@
-"""Saved models with code that no file brings along: Lambda layers and other people's classes."""
+"""How artifacts that this package did not write take images, and what they put out.
+
+A file of another origin seldom says it. What its shapes, types and metadata tell is believed, in
+that order, and everything that is decided is put into words.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+import os
+import warnings
+from typing import Any, NamedTuple, TypeAlias
 
-import keras
+import numpy as np
 
-from keras_resnet.support.checks import some_of
+from keras_resnet.images.labels import dataset_classes
+from keras_resnet.images.protocol import DEFAULT_SIZE
+from keras_resnet.models.info import ModelInfo
+from keras_resnet.models.pixels import PIXEL_FORMATS, PixelFormat, find_pixel_format
 
-#: Where Keras' own classes are; it writes no module for others that it can import by name.
-_OWN = ("keras", "builtins")
+#: `keras_resnet.export.Runner`, or what has its attributes: one of other backends.
+Runner: TypeAlias = Any
+
+Shape = tuple[int | None, ...]
+
+#: Channels of images: grey, colours, colours with transparency.
+_CHANNELS = (1, 3, 4)
+
+#: What networks of 1,001 classes, as TF-Slim's, have in front of ImageNet's.
+_BACKGROUND = "background"
 
 
-def code_needed(config: Any, keywords: Mapping[str, Any]) -> str | None:
-    """Say which code a model needs that did not load, and what can be done.
+class Hint(NamedTuple):
+    """The pixel format that a file asks for, and how it does."""
+
+    pixels: PixelFormat
+    reason: str
+
+
+RAW = PIXEL_FORMATS["raw"]
+FOR_INTEGERS = Hint(RAW, "as its input takes integers")
+
+
+class Layout(NamedTuple):
+    """Where the channels of a rank-4 input are, and how that is known."""
+
+    channels_first: bool
+    reason: str
+
+    @property
+    def name(self) -> str:
+        return "NCHW" if self.channels_first else "NHWC"
+
+
+def find_layout(shape: Shape, *, default: str | None) -> Layout:
+    """The layout of an input of this shape.
 
     Args:
-        config: what `config.json` in a `.keras` file says.
-        keywords: what it was loaded with: `custom_objects`, `compile`.
+        shape: `(batch, height, width, channels)` or `(batch, channels, height, width)`, None where
+            any size is taken.
+        default: the layout where the shape does not tell, `"NHWC"`; None: there is none.
 
-    Returns:
-        A sentence to go on after the file's name; None if it needs nothing but Keras and what is
-        registered with it.
+    Raises:
+        ValueError: it is no shape of images, or does not tell.
     """
-    known = keywords.get("custom_objects") or {}
-    parts = list(_parts(config, compiled=keywords.get("compile", True)))
-    lambdas, names = [], []
-    for part in parts:
-        function = part["config"].get("function")
-        if part["class_name"] == "Lambda" and isinstance(function, dict):
-            if function.get("class_name") == "__lambda__":
-                lambdas.append(str(part["config"].get("name")))
-            else:
-                names.append(str(function.get("config")))
-        elif not str(part.get("module") or "").startswith(_OWN):
-            names.append(str(part.get("registered_name") or part["class_name"]))
-    names = [x for x in dict.fromkeys(names) if not keras.saving.get_registered_object(x, known)]
-    found = [f"the Lambda layers {some_of(lambdas)}"] if lambdas else []
-    found += [f"the custom classes or functions {some_of(names)}"] if names else []
-    if not found:
-        return None
-    arguments = ", safe_mode=False" if lambdas else ""
-    if names:
-        arguments += f", custom_objects={{{names[0]!r}: {names[0].rpartition('>')[2]}}}"
-    trust = ", if you trust the file," if lambdas else ""
-    return (
-        f"{' and '.join(found)}, which need Python code. In Python, load it by "
-        f"`keras_resnet.load_model(path{arguments})`{trust} and write it by "
-        "`keras_resnet.export.export(model, folder)` as a SavedModel, ONNX or TFLite file, which "
-        "the commands take"
-    )
+    if len(shape) != 4:
+        raise ValueError(f"its input has the shape {shape}, which is no batch of images")
+    first, last = shape[1] in _CHANNELS, shape[3] in _CHANNELS
+    if first != last:
+        return Layout(first, f"as its input has the shape {in_words(shape)}")
+    if default is None:
+        raise ValueError(
+            f"its input has the shape {in_words(shape)}, from which the layout (NHWC or NCHW) "
+            "cannot be told"
+        )
+    return Layout(default == "NCHW", "as TensorFlow has it")
 
 
-def _parts(config: Any, compiled: bool) -> Iterator[dict[str, Any]]:
-    """The serialized objects in a config, with those inside of them."""
-    if isinstance(config, list):
-        for item in config:
-            yield from _parts(item, compiled)
-    elif isinstance(config, dict):
-        name = config.get("class_name")
-        # Keras' own marks, such as `__keras_tensor__`, are no classes; functions go by their names.
-        is_object = isinstance(config.get("config"), dict) and "registered_name" in config
-        if is_object and isinstance(name, str) and not name.startswith("__"):
-            yield config
-        for key, item in config.items():
-            if compiled or key != "compile_config":
-                yield from _parts(item, compiled)
+def in_words(shape: Shape) -> str:
+    """A shape with `?` for open sides."""
+    return f"({', '.join('?' if side is None else str(side) for side in shape)})"
+
+
+def adapt(runner: Runner, path: str | os.PathLike[str], pixels: str | None) -> None:
+    """Lets a runner take images and give probabilities as those of this package's artifacts do.
+
+    Args:
+        runner: gets `pixels`, the name and the shape of an only output, names of classes, and
+            `notes`, which say what was decided.
+        path: of the artifact, for messages.
+        pixels: the name of a pixel format, in place of what the file tells.
+
+    Raises:
+        ValueError: nothing tells the pixel format, or it does not fit the input.
+    """
+    notes = _set_pixels(runner, path, pixels)
+    if not runner.is_own and runner.layout is not None:
+        notes.insert(0, f"Layout: {runner.layout.name}, {runner.layout.reason}.")
+    if runner.is_cut:
+        notes.append(_set_features(runner, path))
+    elif not runner.is_own:
+        notes += _set_output(runner, path)
+        notes += _set_names(runner)
+    runner.notes = tuple(notes)
+
+
+def _set_pixels(runner: Runner, path: str | os.PathLike[str], asked: str | None) -> list[str]:
+    hint = runner.hint
+    if asked is not None:
+        hint = Hint(find_pixel_format(asked, runner.input_shape[3]), "as was asked for")
+    elif runner.is_own:
+        return []
+    elif hint is None and runner.is_keras:
+        hint = Hint(RAW, "the default for Keras models: nothing in the file tells")
+        warnings.warn(
+            f"{path} does not say in which format it takes pixels, and has no layer that "
+            "normalises them. It gets raw ones, RGB in [0, 255]. If it was trained on others, pass "
+            "`pixels` (--pixels): unit, tf, imagenet or caffe",
+            stacklevel=5,
+        )
+    elif hint is None:
+        formats = "; ".join(f"{name}: {known.words}" for name, known in PIXEL_FORMATS.items())
+        raise ValueError(
+            f"Expected `pixels` (--pixels), as {path} does not say in which format it takes them. "
+            f"Received: none. Choose that of its training ({formats}). Models of torchvision and "
+            "most of timm take imagenet"
+        )
+    chosen = hint.pixels
+    if runner.takes_integers and chosen is not RAW:
+        raise ValueError(
+            f"Expected pixels='raw' for {path}, whose input takes integers without a scale. "
+            f"Received: pixels={chosen.name!r}"
+        )
+    runner.pixels = chosen
+    return [f"Pixels: {chosen.name} ({chosen.words}), {hint.reason}."]
+
+
+def _set_output(runner: Runner, path: str | os.PathLike[str]) -> list[str]:
+    """Calls an only output `(n, classes)` what its numbers are."""
+    if runner.is_keras:  # Its layers have told already.
+        return [f"Output: {', '.join(runner.outputs)}, as the layers of the model tell."]
+    if len(runner.outputs) != 1:
+        return []
+    values = _answers_to_noise(runner, path)
+    if values.ndim == 4 and values.shape[1:].count(1) >= 2:
+        runner.is_flattened, values = True, values.reshape(len(values), -1)
+    if values.ndim != 2:
+        return []
+    # A file need not say the shape.
+    runner.ranks, runner.width = (2,), values.shape[1]
+    name = runner.outputs[0]
+    kind, reason = _kind_of(values, runner.output_range)
+    runner.outputs = (kind,)
+    return [f"Output: {kind} ({name!r}), {reason}."]
+
+
+def _set_features(runner: Runner, path: str | os.PathLike[str]) -> str:
+    """Calls what the last dense layer gets `"features"`, `(n, channels)`."""
+    name = runner.outputs[0]
+    shape = _answers_to_noise(runner, path).shape
+    runner.is_flattened = True
+    runner.outputs, runner.ranks, runner.width = ("features",), (2,), int(np.prod(shape[1:]))
+    return f"Output: features ({name!r}), what the last dense layer gets."
+
+
+def _answers_to_noise(runner: Runner, path: str | os.PathLike[str]) -> np.ndarray:
+    shape = [side or DEFAULT_SIZE for side in runner.input_shape[1:3]]
+    noise = np.random.default_rng(0).integers(0, 256, (2, *shape, runner.input_shape[3] or 3))
+    try:
+        return runner.compute(noise.astype(np.float32))[runner.outputs[0]]
+    except Exception as error:
+        # Each runtime has errors of its own.
+        raise ValueError(
+            f"Expected a model that runs on images of shape {(*noise.shape[1:],)}. Received: "
+            f"{path}: {error}"
+        ) from error
+
+
+def _kind_of(values: np.ndarray, limits: tuple[float, float] | None) -> tuple[str, str]:
+    """What the numbers `(n, classes)` of a classifier are, and why."""
+    if values.shape[1] == 1:
+        return "values", "as it is a single number"
+    low, high = float(values.min()), float(values.max())
+    if low >= 0 and np.allclose(values.sum(-1), 1, atol=1e-2):
+        return "probabilities", "which sum to 1"
+    if limits is not None and limits[0] >= 0 and 0.9 < limits[1] <= 1.01:
+        return "probabilities", "as it is quantized to [0, 1]"
+    if low >= 0 and high <= 1:
+        return "probabilities", "one by one, as all are in [0, 1] but do not sum to 1"
+    return "logits", "of which a softmax is taken, as they do not sum to 1"
+
+
+def _set_names(runner: Runner) -> list[str]:
+    """Keeps the names in the file, or gives ImageNet's to the classes of ImageNet."""
+    if not runner.is_classifier:
+        return []
+    if (labels := runner.info.class_names) is not None:
+        if len(labels) == runner.width:
+            return [f"Classes: {runner.width}, named by the labels in the file."]
+        runner.info = ModelInfo()
+        return [
+            f"Classes: {runner.width}, by number, as the file has {len(labels)} labels, which "
+            "cannot be theirs."
+        ]
+    if runner.width not in (1000, 1001):
+        return [f"Classes: {runner.width}, by number, as nothing names them."]
+    names, ids = dataset_classes("imagenet")
+    assert ids is not None
+    first = "" if runner.width == 1000 else f", with {_BACKGROUND} in front"
+    if first:
+        names, ids = (_BACKGROUND, *names), (_BACKGROUND, *ids)
+    runner.info = ModelInfo(class_names=names, class_ids=ids)
+    return [f"Classes: ImageNet's{first}, as there are {runner.width:,}."]

@@ -98,11 +98,15 @@ class Hdf5File:
         if any(start < end for (_, end), (start, _) in itertools.pairwise(sorted(self.taken))):
             raise ValueError("an HDF5 file whose parts overlap")
 
-    def check(self) -> None:
-        """Refuses a file in which anything is not as Keras writes it into `.keras` archives.
+    def check(self, *, with_empty_lists: bool = False) -> None:
+        """Refuses a file in which anything is not as Keras writes it.
 
         The rest is safe to open with the library in C: it finds neither types, links or filters
         that it would have to interpret, nor sizes that do not fit.
+
+        Args:
+            with_empty_lists: whether attributes may be lists of no numbers, which whole models in
+                `.h5` files have where a layer has no weights; `.keras` archives have none.
         """
         for path, messages in self.objects.items():
             kinds = sorted(kind for kind, _ in messages if kind != _ATTRIBUTE)
@@ -111,6 +115,8 @@ class Hdf5File:
             if not known or (fill is not None and (fill[0] != 2 or any(fill[4:]))):
                 raise ValueError(f"an HDF5 file with parts in {path!r} that Keras does not write")
             for _, form, space, data in self.attributes(path):
+                if with_empty_lists and _type_of(form) and not math.prod(_dimensions(space)):
+                    continue
                 if form[0] & 15 not in (3, 9) or not list(self.texts(form, space, data)):
                     raise ValueError(f"an HDF5 file with an attribute of {path!r} that is no text")
             if kinds and _GROUP not in kinds:
@@ -173,7 +179,7 @@ class Hdf5File:
             raise ValueError(
                 f"{path} is compressed, in chunks or elsewhere; Keras writes it plainly"
             )
-        types = [t for known, t in _TYPES.items() if kind[: len(known)] == known]
+        types = _type_of(kind)
         address, size = struct.unpack_from("<QQ", place, 2)
         if not types or size != math.prod(shape) * np.dtype(types[0]).itemsize:
             raise ValueError(f"{path} is not made of numbers, or of too few for its shape {shape}")
@@ -219,6 +225,11 @@ class Hdf5File:
         if len(text) < length or self.left_to_say < 0:
             raise ValueError("an HDF5 file with damaged strings")
         return bytes(text[:length])
+
+
+def _type_of(form: memoryview) -> list[Any]:
+    """NumPy's type of a description, alone in a list; nothing if Keras does not write such."""
+    return [known for written, known in _TYPES.items() if form[: len(written)] == written]
 
 
 def _dimensions(space: memoryview) -> tuple[int, ...]:

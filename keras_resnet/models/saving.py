@@ -11,10 +11,11 @@ from typing import Any
 import keras
 
 from keras_resnet.models.archive import opened_archive, words
-from keras_resnet.models.foreign import code_needed
+from keras_resnet.models.code import code_needed
 from keras_resnet.models.hdf5 import Hdf5File
 from keras_resnet.models.info import FILE_NAME, ModelInfo, set_info
 from keras_resnet.networks.graph import allow_depth
+from keras_resnet.support.checks import MODEL_SUFFIXES
 from keras_resnet.support.disks import DiskFullError, check_temporary_space, raise_if_full
 from keras_resnet.support.json_text import parse_json
 from keras_resnet.support.placeholders import check_binary
@@ -36,18 +37,19 @@ _MOST_MEMBERS = 1000
 
 
 def load_model(path: str | os.PathLike[str], **keywords: Any) -> keras.Model:
-    """Loads a `.keras` file, as `keras.saving.load_model` does, but of any depth.
+    """Loads a `.keras` file, or a whole model in a `.h5` file, of any depth.
 
-    Keras stops at Python's recursion limit in networks like ResNet-1202; this raises it. Class
-    names that were saved with the model come back, too, and so do the layers of compressed networks
-    and this package's optimizers and losses in a process that has not imported them.
+    Does what `keras.saving.load_model` does, which stops at Python's recursion limit in networks
+    like ResNet-1202; this raises it. Class names that were saved with the model come back, too, and
+    so do the layers of compressed networks and this package's optimizers and losses in a process
+    that has not imported them. Of a `.h5` file, neither names nor optimizer and losses come back.
 
     Args:
-        path: a `.keras` file.
+        path: a `.keras` file, or a `.h5` or `.hdf5` file that `model.save` wrote.
         keywords: those of `keras.saving.load_model`, such as `compile=False`.
 
     Raises:
-        ValueError: there is no `.keras` file, or it cannot be read.
+        ValueError: there is no such file, it cannot be read, or it holds weights alone.
         OSError: the disk of temporary files is full.
     """
     path = Path(path)
@@ -56,23 +58,30 @@ def load_model(path: str | os.PathLike[str], **keywords: Any) -> keras.Model:
             f"Expected a `.keras` file. Received: the directory {path}. A SavedModel can be run by "
             "`keras_resnet.export.load_runner`, but not trained; that takes the `.keras` file"
         )
-    if path.suffix != ".keras" or not path.is_file():
-        raise ValueError(f"Expected the path of an existing `.keras` file. Received: {path}")
+    if path.suffix not in MODEL_SUFFIXES or not path.is_file():
+        raise ValueError(
+            f"Expected the path of an existing `.keras` or `.h5` file. Received: {path}"
+        )
+    is_hdf5 = path.suffix != ".keras"
+    kind = path.suffix
     try:
         check_binary(path)
-        config, info = _checked(path)
+        config, info = _checked_hdf5(path) if is_hdf5 else _checked(path)
         layers = _count_layers(config)
     except DiskFullError:
         raise
     except Exception as error:
         raise ValueError(
-            f"Expected a readable `.keras` file. Received: {path}: {words(error)}"
+            f"Expected a readable `{kind}` file. Received: {path}: {words(error)}"
         ) from error
     allow_depth(layers)
     if '"keras_resnet>' in json.dumps(config):
         for module in _REGISTERING:
             importlib.import_module(f"keras_resnet.{module}")
     try:
+        if is_hdf5:
+            # Keras makes optimizers and losses of such files without its safe mode.
+            keywords["compile"] = False
         model = keras.saving.load_model(path, **keywords)
         outputs = getattr(model, "outputs", None) or []
         if len(outputs) == 1 and len(outputs[0].shape) == 2:
@@ -86,8 +95,14 @@ def load_model(path: str | os.PathLike[str], **keywords: Any) -> keras.Model:
                 f"{needed}"
             ) from error
         # Keras has many errors for damaged files, and names neither file nor trouble.
+        remedy = (
+            ". Such files hold models of Keras' own layers only: save it as `.keras` where it was "
+            "made"
+            if is_hdf5
+            else ""
+        )
         raise ValueError(
-            f"Expected a readable `.keras` file. Received: {path}: {sentence(str(error))}"
+            f"Expected a readable `{kind}` file. Received: {path}: {sentence(str(error))}{remedy}"
         ) from error
     if info != ModelInfo():
         set_info(model, info)
@@ -108,6 +123,30 @@ def _checked(path: Path) -> tuple[Any, ModelInfo]:
     Hdf5File(contents["model.weights.h5"]).check()
     info = contents.get(f"assets/{FILE_NAME}", b"{}")
     return parse_json(contents["config.json"]), ModelInfo.from_json(info.decode())
+
+
+def _checked_hdf5(path: Path) -> tuple[Any, ModelInfo]:
+    """The same of a `.h5` file, which knows nothing but the layers and their weights."""
+    file = Hdf5File(path.read_bytes())
+    texts = file.strings("", "model_config")
+    if not texts:
+        raise ValueError(
+            "weights without a model. Pass the name of their network, and the file as its weights "
+            "(--weights, `weights=`)"
+        )
+    config = parse_json(texts[0])
+    if _has_code(config):
+        raise ValueError("a model with a Lambda layer, whose code would be run")
+    file.check(with_empty_lists=True)
+    return config, ModelInfo()
+
+
+def _has_code(config: Any) -> bool:
+    """Whether a serialized model has pickled functions in it."""
+    if isinstance(config, dict):
+        code = {"Lambda", "__lambda__"} & {config.get("class_name"), config.get("class")}
+        return bool(code) or any(map(_has_code, config.values()))
+    return isinstance(config, list) and any(map(_has_code, config))
 
 
 def _count_layers(config: Any) -> int:

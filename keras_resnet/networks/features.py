@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 
@@ -51,10 +52,12 @@ def feature_extractor(model: keras.Model, levels: Sequence[str] | None = None) -
 def pooled(model: keras.Model, level: str = "avg") -> keras.Model:
     """The model up to the average of a feature map over all places; it shares weights with `model`.
 
-    Of a network with `pooling="max"`, `"avg"` is the maximum, as that is what its classifier sees.
+    Of a network with `pooling="max"`, `"avg"` is the maximum, as that is what its classifier sees;
+    of a model of other origin, what its last dense layer gets.
 
     Args:
-        model: a flat network of this package: fresh, fine-tuned or reloaded, with or without head.
+        model: a flat network of this package: fresh, fine-tuned or reloaded, with or without head;
+            with `"avg"`, any classifier that ends with a dense layer.
         level: `"avg"` for what the classifier sees, or a level of `feature_extractor`.
 
     Returns:
@@ -67,7 +70,9 @@ def pooled(model: keras.Model, level: str = "avg") -> keras.Model:
     names = ("avg_pool", "max_pool")
     head = next((x for x in model.layers if x.name in names and isinstance(x, pools)), None)
     if level == "avg" and head is not None:
-        return keras.Model(only(model.input), head.output, name=f"{model.name}_avg")
+        return keras.Model(only(model.inputs), head.output, name=f"{model.name}_avg")
+    if level == "avg" and not level_layers(model) and (vectors := _dense_input(model)) is not None:
+        return keras.Model(only(model.inputs), vectors, name=f"{model.name}_avg")
     maps = feature_extractor(model).output
     if level != "avg" and level not in maps:
         raise ValueError(
@@ -78,6 +83,13 @@ def pooled(model: keras.Model, level: str = "avg") -> keras.Model:
         data_format="channels_last", dtype="float32", name=f"{level}_vector"
     )
     return keras.Model(only(model.input), average(chosen), name=f"{model.name}_{level}")
+
+
+def _dense_input(model: keras.Model) -> Any:
+    """What the last dense layer of a model gets, `(batch, channels)`; None if there is none."""
+    dense = [layer for layer in model.layers if isinstance(layer, keras.layers.Dense)]
+    vectors = dense[-1].input if dense else None
+    return vectors if vectors is not None and len(vectors.shape) == 2 else None
 
 
 def level_layers(model: keras.Model) -> dict[str, keras.Layer]:

@@ -8,6 +8,9 @@ from typing import Any
 
 import numpy as np
 
+#: Suffixes of files of whole Keras models: Keras' own format, and the older one of `model.save`.
+MODEL_SUFFIXES = (".keras", ".h5", ".hdf5")
+
 _ABSENT = object()
 _NONE: Mapping[str, Any] = {}
 

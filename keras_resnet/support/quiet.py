@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import sys
 import tempfile
 import threading
@@ -12,6 +13,40 @@ from collections.abc import Iterator
 
 #: The descriptor and Python's warning filters are the whole process's: one thread at a time.
 _LOCK = threading.RLock()
+
+
+#: What TensorFlow prints whenever it is imported, whatever TF_CPP_MIN_LOG_LEVEL says: notes about
+#: oneDNN, instruction sets, missing GPUs and libraries that are registered twice.
+_START_UP = re.compile(
+    rb"All log messages before absl::InitializeLog|^To enable the following instructions: |"
+    rb"\b(port|cudart_stub|cpu_feature_guard|cuda_(fft|dnn|blas)|computation_placer)\.cc:\d+\]"
+)
+
+
+@contextlib.contextmanager
+def without_start_up_notes() -> Iterator[None]:
+    """Drops TensorFlow's notes of its start from standard error; all else comes out at the end.
+
+    For the first import of TensorFlow. No variable of the environment is set for it, which would
+    hold for everything else in the process and its children, too.
+    """
+    with _LOCK, tempfile.TemporaryFile() as hidden:
+        try:
+            descriptor = sys.__stderr__.fileno() if sys.__stderr__ else -1
+            saved = os.dup(descriptor)
+        except (OSError, ValueError):
+            yield
+            return
+        os.dup2(hidden.fileno(), descriptor)
+        try:
+            yield
+        finally:
+            os.dup2(saved, descriptor)
+            os.close(saved)
+            hidden.seek(0)
+            for line in hidden:
+                if not _START_UP.search(line):
+                    os.write(descriptor, line)
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from keras_resnet.models.info import ENTRY, ModelInfo
+from keras_resnet.models.pixels import CAFFE_MEAN
 from keras_resnet.networks.config import (
     EXPANSION,
     IMAGENET_MEAN,
@@ -22,9 +23,6 @@ from keras_resnet.weights.origin import Origin, find_origin
 
 #: Whose training made it, as far as the keys tell: `keras_resnet` is ours.
 Family = Literal["torch", "keras_applications", "caffe", "keras_resnet"]
-
-#: Mean of the pixels of ImageNet that the original networks saw, as RGB; they divided by nothing.
-CAFFE_MEAN = (123.68, 116.779, 103.939)
 
 
 @dataclass(frozen=True)

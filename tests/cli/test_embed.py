@@ -81,6 +81,7 @@ def test_several_folders_a_level_and_json(
         "resumed": 0,
         "unreadable": {},
         "bad_file": None,
+        "notes": [],
     }
     with np.load(output) as arrays:
         assert arrays["files"][[0, -1]].tolist() == [
@@ -123,7 +124,7 @@ def test_bad_arguments_are_refused(
     (tmp_path / "nothing").mkdir()
     for arguments, said in (
         (("resnet20", pictures, "--output", output), "`--weights` with the name of a network"),
-        ((model, pictures, "--output", output, "--weights", "x"), "no `--weights` with a `.keras`"),
+        ((model, pictures, "--output", output, "--weights", "x"), "no `--weights` with a file"),
         ((model, pictures, "--output", "vectors.csv"), "a file .parquet or .npz as output"),
         ((model, str(tmp_path / "nothing"), "--output", output), "that name images"),
         ((model, pictures, "--output", output, "--level", "C9"), "('C2', 'C3', 'C4')"),

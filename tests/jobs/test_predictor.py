@@ -232,8 +232,9 @@ np.save(sys.argv[2], several[0])
 print(len(predictor.class_names), "tensorflow" in sys.modules)
 """
     arguments = (str(tmp_path / "model.keras"), str(tmp_path / "p.npy"), *map(str, photographs))
-    done = run_new_python(code, *arguments, KERAS_BACKEND="jax")
-    assert done.stdout.split() == ["10", "False"], done.stderr
+    for changed in (code, code.replace("load_model(sys.argv[1])", "sys.argv[1]")):
+        done = run_new_python(changed, *arguments, KERAS_BACKEND="jax")
+        assert done.stdout.split() == ["10", "False"], done.stderr
     np.testing.assert_allclose(
         np.load(tmp_path / "p.npy"), Predictor(named).predict(photographs), atol=1e-4
     )

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import importlib
 import io
+import json
+import shutil
 import struct
 import zipfile
 from collections.abc import Callable
@@ -27,8 +30,9 @@ def test_what_cannot_be_loaded_is_refused_with_the_reason(tmp_path: Path) -> Non
     for name, message in (
         ("saved_model", r"Received: the directory .*keras_resnet.export.load_runner"),
         ("broken.keras", r"Expected a readable `.keras` file. Received: .*broken.keras"),
-        ("model.h5", r"Expected the path of an existing `.keras` file. Received: .*model.h5"),
-        ("none.keras", r"Expected the path of an existing `.keras` file. Received: .*none.keras"),
+        ("model.h5", r"Expected a readable `.h5` file. Received: .*model.h5: no HDF5 file"),
+        ("none.keras", r"Expected the path of an existing `.keras` or `.h5` file. .*none.keras"),
+        ("none.h5", r"Expected the path of an existing `.keras` or `.h5` file. .*none.h5"),
     ):
         with pytest.raises(ValueError, match=message):
             load_model(tmp_path / name)
@@ -249,3 +253,70 @@ print(np.isfinite(model.train_on_batch(images, np.array([1, 2]))), model.predict
 """
     done = run_python(code, str(tmp_path / "deep.keras"))
     assert done.stdout.split()[-3:] == ["True", "(2,", "10)"], done.stderr
+
+
+def small_model(library: Any, depth: int = 1) -> Any:
+    layers = library.layers
+    image = x = library.Input((8, 8, 3))
+    x = layers.Rescaling(1 / 255)(x)
+    for _ in range(depth):
+        x = layers.Activation("relu")(layers.BatchNormalization()(layers.Conv2D(4, 3)(x)))
+        x = layers.ZeroPadding2D(1)(x)
+    x = layers.Dense(5, activation="softmax")(layers.GlobalAveragePooling2D()(x))
+    model = library.Model(image, x)
+    random = np.random.default_rng(0)
+    model.set_weights([random.uniform(0.5, 1, w.shape) for w in model.get_weights()])
+    model.compile("adam", "categorical_crossentropy")
+    return model
+
+
+@pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5 file")
+@pytest.mark.parametrize(("library", "depth"), [("keras", 1), ("tf_keras", 1), ("keras", 60)])
+def test_whole_models_in_h5_files_of_keras_2_and_3(
+    tmp_path: Path, library: str, depth: int
+) -> None:
+    """With sixty blocks, the description is longer than HDF5 has room for in a header."""
+    model = small_model(importlib.import_module(library), depth)
+    model.save(tmp_path / "model.h5")
+    images = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3)).astype(np.float32)
+    loaded = load_model(tmp_path / "model.h5")
+    np.testing.assert_allclose(loaded(images), np.asarray(model(images)), atol=1e-5)
+    assert not loaded.compiled
+
+
+def test_h5_files_of_weights_say_how_they_are_used(tmp_path: Path) -> None:
+    model = small_model(keras)
+    model.save_weights(tmp_path / "own.weights.h5")
+    with h5py.File(tmp_path / "old.h5", "w") as file:
+        file.attrs["layer_names"] = [b"conv"]
+        file.create_group("conv").attrs["weight_names"] = [b"conv/kernel:0"]
+        file["conv"]["conv/kernel:0"] = np.zeros((3, 3, 3, 4), np.float32)
+    for name in ("own.weights.h5", "old.h5"):
+        with pytest.raises(ValueError, match=rf"{name}: weights without a model\. .*--weights"):
+            load_model(tmp_path / name)
+
+
+def test_hostile_h5_files_are_refused_before_keras_reads_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "lambda.h5"
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Lambda(lambda x: x + 1)])
+    model.save(path)
+    small_model(keras).save(tmp_path / "good.h5")
+    good = (tmp_path / "good.h5").read_bytes()
+    shutil.copy(tmp_path / "good.h5", tmp_path / "linked.h5")
+    with h5py.File(tmp_path / "linked.h5", "a") as file:
+        file["model_weights/secret"] = h5py.ExternalLink("elsewhere.h5", "secret")
+    with h5py.File(tmp_path / "chunked.h5", "w") as file:
+        file.attrs["model_config"] = json.dumps({"class_name": "Sequential", "config": {}})
+        file.create_dataset("model_weights/x", data=np.zeros((64, 64)), compression="gzip")
+    (tmp_path / "half.h5").write_bytes(good[: len(good) // 2])
+    monkeypatch.setattr(h5py, "File", None)
+    for name, reason in (
+        ("lambda.h5", "a model with a Lambda layer, whose code would be run"),
+        ("linked.h5", "an HDF5 file"),
+        ("chunked.h5", "an HDF5 file with parts in 'model_weights/x'"),
+        ("half.h5", "truncated"),
+    ):
+        with pytest.raises(ValueError, match=rf"Received: .*{name}: .*{reason}"):
+            load_model(tmp_path / name)

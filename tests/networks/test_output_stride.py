@@ -7,9 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from keras_resnet import ResNetConfig, from_checkpoint
+from keras_resnet import ResNetConfig, build, complexity, feature_extractor, from_checkpoint
 from keras_resnet.networks.plan import plan
+from keras_resnet.networks.table import get_config
 
+from ..conftest import randomize
 from ..fixtures.make_timm_dilated import FOLDER, NETWORKS, PATH, features, image
 
 pytestmark = pytest.mark.filterwarnings("ignore:The last stage sees")
@@ -64,6 +66,27 @@ def test_plan_says_which_convolutions_blur() -> None:
         ("conv3_block1_1", 1),
         ("conv4_block1_1", 1),
     ]
+
+
+def test_the_stride_of_the_stem_is_the_least() -> None:
+    """Without any stride in the stages, shared positions keep their values."""
+    config = ResNetConfig("bottleneck", (1, 1, 2, 1), (8, 8, 8, 8))
+    image = np.random.default_rng(0).integers(0, 256, (1, 64, 64, 3), dtype=np.uint8)
+    strided = build(config, include_top=False, input_shape=(64, 64, 3))
+    randomize(strided)
+    dilated = build(config.replace(output_stride=4), include_top=False, input_shape=(64, 64, 3))
+    dilated.set_weights(strided.get_weights())
+    assert {x.shape[1:3] for x in feature_extractor(dilated).output.values()} == {(16, 16)}
+    assert_close(np.asarray(dilated(image))[:, ::8, ::8], strided(image))
+    with pytest.raises(ValueError, match=r"one of \[4, 8, 16, 32\] .*Received: output_stride=2"):
+        config.replace(output_stride=2)
+
+
+def test_the_cost_of_small_strides_is_as_documented() -> None:
+    """`ResNetConfig` states it."""
+    macs = {s: complexity(get_config("resnet50", output_stride=s)).macs for s in (None, 16, 8, 4)}
+    ratios = [round(macs[s] / macs[None], 1) for s in (16, 8, 4)]
+    assert ratios == [1.5, 4.7, 18.0]
 
 
 @pytest.mark.reference
