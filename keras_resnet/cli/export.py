@@ -10,7 +10,6 @@ import typer
 
 from keras_resnet.cli import inputs, options
 from keras_resnet.cli.options import parse_integers, print_json
-from keras_resnet.support.checks import MODEL_SUFFIXES
 from keras_resnet.support.quiet import quiet
 from keras_resnet.support.terminal import console, progress_bar
 
