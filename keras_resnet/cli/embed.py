@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from keras_resnet.cli import inputs, options
+from keras_resnet.cli.analyze.project import check_map, save_map
 from keras_resnet.cli.options import print_json
 from keras_resnet.support.quiet import quiet
 from keras_resnet.support.terminal import complain, console, progress_bar
@@ -27,6 +28,12 @@ def embed(
         str, typer.Option(help="Averaged: avg, what the classifier sees, or C2, C3, C4, C5.")
     ] = "avg",
     weights: options.Weights = None,
+    project: Annotated[
+        str | None,
+        typer.Option(
+            help="Draw a map of the vectors, too, as .png, .svg and .html: pca, tsne or umap."
+        ),
+    ] = None,
     overwrite: options.Overwrite = False,
     as_json: options.AsJson = False,
 ) -> int:
@@ -41,6 +48,8 @@ def embed(
         from keras_resnet.jobs.vector_files import check_output
     # Before images are listed and weights downloaded, which takes minutes.
     check_output(output, overwrite)
+    if project is not None:
+        check_map(output, project, overwrite)
     images = find_images(folders)
     network = inputs.load_network(model, weights)
     with progress_bar("embed", hidden=as_json, lines=10) as step:
@@ -60,8 +69,11 @@ def embed(
                 f"Finished batches are in {output}.partial; the same command goes on there"
             )
             raise
+    maps = {}
+    if project is not None:
+        maps = _map_of(output, project, images, folders, overwrite, hidden=as_json)
     if as_json:
-        print_json(report.to_dict())
+        print_json({**report.to_dict(), **({"map": maps} if project else {})})
     else:
         if report.resumed:
             console.print(f"{report.resumed:,} images had been finished before.")
@@ -75,6 +87,26 @@ def embed(
             f"{report.bad_file}"
         )
     return 1 if report.unreadable else 0
+
+
+def _map_of(
+    output: Path,
+    method: str,
+    images: Sequence[Path],
+    folders: Sequence[str],
+    overwrite: bool,
+    hidden: bool,
+) -> dict[str, str]:
+    """The files of the map; of images that could not be read, there are no vectors."""
+    from keras_resnet.jobs.vector_files import load_vectors
+
+    names, vectors = load_vectors(output)
+    path_of = dict(zip(_names(images, folders), images, strict=True))
+    paths = [path_of.get(name, Path(name)) for name in names]
+    try:
+        return save_map(output, method, names, vectors, paths, 0, overwrite, hidden)
+    except ValueError as error:
+        raise ValueError(f"{error}. {output} is complete") from error
 
 
 def _names(images: Sequence[Path], folders: Sequence[str]) -> list[str]:
