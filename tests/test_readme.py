@@ -19,7 +19,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 LINKED = {
     *("detection.py", "keras_hub_detection.py", "keras_hub_segmentation.py"),
     "migrating_from_keras_applications.py",
-    *("multi_label.py", "segmentation.py", "self_supervised.py"),
+    *("multi_label.py", "paper_tables.py", "segmentation.py", "self_supervised.py"),
 }
 
 
