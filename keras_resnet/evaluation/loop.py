@@ -94,6 +94,8 @@ def evaluate(
         data, first.classes, first.how.size,
         split=split, validation_fraction=validation_fraction, label_file=label_file,
     )  # fmt: skip
+    if match_names and len(images.classes) == 1:
+        images = images.among(first.classes)
     are_arrays = isinstance(data, (tuple, list))
     for member in members:
         if are_arrays and resize is None and name in ("single", "flip"):

@@ -7,6 +7,7 @@ import importlib.util
 import math
 import os
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
@@ -130,13 +131,15 @@ def _projected(
         with threadpool_limits(threads, "openmp"):
             mapped = tsne.fit_transform(reduced)
     else:
-        neighbours = min(15, len(rows) - 1)
         # Of so few points, the spectral start of UMAP has no solution.
         start = "random" if len(rows) < 10 else "spectral"
         umap = importlib.import_module("umap").UMAP(
-            n_neighbors=neighbours, init=start, random_state=seed, n_jobs=1
+            n_neighbors=min(15, len(rows) - 1), init=start, random_state=seed, n_jobs=1
         )
-        mapped = umap.fit_transform(rows)
+        with warnings.catch_warnings():
+            # That classes lie far apart is no fault.
+            warnings.filterwarnings("ignore", "Graph is not fully connected")
+            mapped = umap.fit_transform(rows)
     return np.asarray(mapped, np.float32), None
 
 

@@ -172,5 +172,7 @@ def test_report_is_plain_data_and_tables(exported: tuple[Path, ExportReport]) ->
     assert data["artifacts"][0]["target"] == "keras"
     assert report.to_table().row_count == 1 + len(TARGETS)
     html = html_table(report)
-    assert html.count("<tr class='passed'>") == 1 + len(TARGETS)
-    assert "tflite-int8" in html
+    assert html.count('<tr class="passed">') == 1 + len(TARGETS)
+    assert '<a href="model-int8.tflite">tflite-int8</a>' in html
+    assert '<th title="median of one call with one image">latency</th>' in html
+    assert "<dt>latency</dt><dd>median of one call with one image</dd>" in html
