@@ -22,7 +22,7 @@ from keras_resnet.support.text import markdown
 from keras_resnet.weights.registry import find_weights, list_weights
 
 #: Of Okabe and Ito (2008), told apart with every kind of colour blindness.
-_BAR, _KERAS, _BAD = "#0072B2", "#999999", "#D55E00"
+_BAR, _KERAS, _BAD = "#0072B2", "#666666", "#B34A00"
 
 
 _AGREEMENT = {
@@ -162,11 +162,11 @@ def figure(report: ExportReport) -> Figure:
         lengths = [unit * (value or 0.0) for value in values]
         axes.barh(names, lengths, color=colors)
         for place, (value, length) in enumerate(zip(values, lengths, strict=True)):
-            text = "–" if value is None else f" {length:.4g}"
-            # A share ends at its axis: its figure is inside of the bar.
+            text = "–" if value is None else f" {length:.4g} "
+            # A share ends with its axis: its figure stands inside of the bar.
             inside = title.endswith("%") and length > 50
             side, colour = ("right", "white") if inside else ("left", "black")
-            axes.annotate(f"{text} ", (length, place), va="center", ha=side, color=colour)
+            axes.annotate(text, (length, place), va="center", ha=side, color=colour)
         axes.margins(x=0.3)
         if title.endswith("%"):
             axes.set_xlim(0, 100)

@@ -16,7 +16,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from keras_resnet.images.decode import open_image
-from keras_resnet.jobs.projection import NAMES, Projection
+from keras_resnet.jobs.projection import NAMES, Projection, map_files
 from keras_resnet.support.ahead import results_in_order
 from keras_resnet.support.files import check_new, partial_directory, publish
 from keras_resnet.support.pages import escaped, page
@@ -130,7 +130,7 @@ draw();
 def save_projection(
     projection: Projection,
     names: Sequence[str],
-    files: dict[str, Path],
+    beside: str | os.PathLike[str],
     *,
     labels: Sequence[str] | None = None,
     images: Sequence[str | os.PathLike[str]] | None = None,
@@ -143,7 +143,7 @@ def save_projection(
     Args:
         projection: the map.
         names: what the page calls the images, one per point.
-        files: `"png"`, `"svg"` and `"html"` -> a file each, all in one folder.
+        beside: path of the file of vectors; `vectors.npz` gives `vectors.pca.png` and so on.
         labels: the class of every image, by which points are coloured and highlighted.
         images: files of the images, one per point. At most `MOST_THUMBNAILS` of them, evenly
             spaced, become thumbnails, of `THUMBNAIL` pixels.
@@ -164,6 +164,7 @@ def save_projection(
             raise ValueError(
                 f"Expected one of `{what}` per point, {count:,}. Received: {len(values):,}"
             )
+    files = map_files(Path(beside), projection.method)
     for file in files.values():
         check_new(file, overwrite)
     thumbnails = _thumbnails(images or ())

@@ -49,6 +49,7 @@ footer { margin-top: 3rem; color: #5b6472; font-size: .85rem }
   }
   .stacked td::before { content: attr(data-label); color: #5b6472; font-weight: 400 }
   .stacked td:first-child { font-weight: 600 }
+  .stacked td:empty { display: none }
 }
 """
 

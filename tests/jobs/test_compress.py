@@ -102,6 +102,12 @@ def test_the_files_have_what_the_table_says(all_three: CompressionReport) -> Non
     assert after.distinct == max(kernel.distinct for kernel in (first, *others))
     saved = json.loads((all_three.folder / "compression.json").read_text())
     assert saved == json.loads(json.dumps(all_three.to_dict()))
+    page = (all_three.folder / "compression.html").read_text()
+    for row in all_three.rows:
+        assert f'<a href="{row.file}">{row.what}</a>' in page
+    assert "tflite-int8: accuracy " in page
+    for name in re.findall(r'href="(.*?)"', page):
+        assert (all_three.folder / name).exists(), name
 
 
 @pytest.mark.full

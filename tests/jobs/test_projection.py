@@ -116,9 +116,10 @@ def test_page_has_points_classes_and_thumbnails(
         Image.new("RGB", (200, 100), (60 * index, 0, 0)).save(path)
     images[2].write_bytes(b"no image")
     found = Projection(np.array([[0, 0], [4, 0], [0, 2], [4, 2]], np.float32), "tsne", 0.0)
-    files = map_files(tmp_path / "vectors.npz", "tsne")
+    beside = tmp_path / "vectors.npz"
+    files = map_files(beside, "tsne")
     names, labels = ["</script>", "b", "c", "d"], ["y", "x", "x", "<i>"]
-    said = save_projection(found, names, files, labels=labels, images=images)
+    said = save_projection(found, names, beside, labels=labels, images=images)
     assert said.startswith("3 of 4 points have a thumbnail of 64 pixels")
     data = page_data(files["html"])
     assert data["names"] == names
@@ -134,11 +135,11 @@ def test_page_has_points_classes_and_thumbnails(
     assert Image.open(files["png"]).size == (1350, 1050)
     assert "<svg" in files["svg"].read_text()
     with pytest.raises(FileExistsError, match="Pass --overwrite"):
-        save_projection(found, names, files)
+        save_projection(found, names, beside)
     with pytest.raises(ValueError, match="Expected one of `labels` per point, 4. Received: 1"):
-        save_projection(found, names, files, labels=["x"], overwrite=True)
+        save_projection(found, names, beside, labels=["x"], overwrite=True)
     monkeypatch.setattr(projection_page, "MOST_THUMBNAILS", 2)
-    save_projection(found, names, files, images=images, overwrite=True)
+    save_projection(found, names, beside, images=images, overwrite=True)
     assert list(page_data(files["html"])["thumbnails"]) == ["0", "3"]
 
 

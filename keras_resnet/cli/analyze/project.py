@@ -92,6 +92,8 @@ def save_map(
     say(f"{NAMES[method]} of {len(names):,} vectors: about {about:,.0f} s on two cores.")
     found = project_vectors(vectors, method, seed)
     labels = folder_labels(names)
-    said = save_projection(found, names, files, labels=labels, images=images, overwrite=overwrite)
+    said = save_projection(
+        found, names, vectors_file, labels=labels, images=images, overwrite=overwrite
+    )
     say(f"Map: {', '.join(map(str, files.values()))} ({found.seconds:.1f} s). {said}")
     return {kind: str(file) for kind, file in files.items()}
