@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,6 +14,9 @@ from keras_resnet.cli.analyze.project import check_map, save_map
 from keras_resnet.cli.options import print_json
 from keras_resnet.support.quiet import quiet
 from keras_resnet.support.terminal import complain, console, progress_bar
+
+if TYPE_CHECKING:
+    from keras_resnet.jobs.embed import EmbeddingReport
 
 
 @options.app.command()
@@ -29,10 +32,7 @@ def embed(
     ] = "avg",
     weights: options.Weights = None,
     project: Annotated[
-        str | None,
-        typer.Option(
-            help="Draw a map of the vectors, too, as .png, .svg and .html: pca, tsne or umap."
-        ),
+        str | None, typer.Option(help="Draw a map (.png, .svg, .html), too: pca, tsne or umap.")
     ] = None,
     overwrite: options.Overwrite = False,
     as_json: options.AsJson = False,
@@ -69,24 +69,28 @@ def embed(
                 f"Finished batches are in {output}.partial; the same command goes on there"
             )
             raise
-    maps = {}
+    values = report.to_dict()
     if project is not None:
-        maps = _map_of(output, project, images, folders, overwrite, hidden=as_json)
+        values["map"] = _map_of(output, project, images, folders, overwrite, hidden=as_json)
     if as_json:
-        print_json({**report.to_dict(), **({"map": maps} if project else {})})
+        print_json(values)
     else:
-        if report.resumed:
-            console.print(f"{report.resumed:,} images had been finished before.")
-        console.print(
-            f"Written: {report.output}, {report.vectors:,} vectors of {report.channels:,} numbers "
-            f"({report.images_per_second:,.0f} images/s)."
-        )
+        _print(report)
     if report.unreadable:
         complain(
             f"{len(report.unreadable):,} of {len(images):,} images could not be read, see "
             f"{report.bad_file}"
         )
     return 1 if report.unreadable else 0
+
+
+def _print(report: EmbeddingReport) -> None:
+    if report.resumed:
+        console.print(f"{report.resumed:,} images had been finished before.")
+    console.print(
+        f"Written: {report.output}, {report.vectors:,} vectors of {report.channels:,} numbers "
+        f"({report.images_per_second:,.0f} images/s)."
+    )
 
 
 def _map_of(

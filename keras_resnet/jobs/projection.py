@@ -62,7 +62,7 @@ def check_method(method: Any) -> Method:
             "umap-learn`, or choose pca or tsne",
             name="umap",
         )
-    return method  # type: ignore[no-any-return]
+    return method
 
 
 def project_vectors(vectors: Any, method: Method = "pca", seed: int = 0) -> Projection:
@@ -109,7 +109,7 @@ def _projected(
 ) -> tuple[np.ndarray, tuple[float, float] | None]:
     # scikit-learn takes a second to import, which commands have to spare only when they use it.
     from sklearn.decomposition import PCA
-    from threadpoolctl import threadpool_limits
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
     wanted = {"pca": 2, "tsne": _TSNE_COMPONENTS}.get(method, rows.shape[1])
     if method != "umap":

@@ -198,8 +198,8 @@ def projection_figure(
     for index, (name, colour) in enumerate(zip(classes, _colours(len(classes)), strict=True)):
         points = projection.points[indices == index]
         axes.scatter(
-            *points.T, s=size, color=colour, label=printable(name), linewidths=0, alpha=0.85,
-            rasterized=not shapes,
+            points[:, 0], points[:, 1], s=size, color=colour, label=printable(name),
+            linewidths=0, alpha=0.85, rasterized=not shapes,
         )  # fmt: skip
     axes.set_aspect("equal", adjustable="datalim")
     for axis, label in zip((axes.xaxis, axes.yaxis), _axis_labels(projection), strict=True):

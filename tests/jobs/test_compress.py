@@ -28,6 +28,7 @@ from keras_resnet.jobs.compression_report import (
     CompressionOptions,
     CompressionReport,
     CompressionRow,
+    compression_page,
 )
 from keras_resnet.models.info import compressed_kernels, set_class_names
 from keras_resnet.models.saving import load_model
@@ -75,6 +76,24 @@ def all_three(
     )
     folder = tmp_path_factory.mktemp("all") / "out"
     return compress(model, data, folder, options, recipe=RECIPE, timing=None)
+
+
+def test_page_compares_before_and_after() -> None:
+    before = CompressionRow(
+        "before: tflite-int8", "before/model-int8.tflite", 0.99, None, 400, 300, None, 0.0, 255
+    )
+    after = dataclasses.replace(
+        before, what="after: tflite-int8", file="after/model-int8.tflite", accuracy=0.98,
+        agreement=1.0, packed=75,
+    )  # fmt: skip
+    report = CompressionReport((before, after), CompressionOptions(("prune",)), Path("out"))
+    page = compression_page(report)
+    assert (
+        "tflite-int8: accuracy 99.00% before and 98.00% after, 25% of the size after gzip." in page
+    )
+    assert '<a href="after/model-int8.tflite">after: tflite-int8</a>' in page
+    assert '<td data-label="agreement">–</td>' in page
+    assert "<dt>gzip</dt><dd>size after gzip -9</dd>" in page
 
 
 @pytest.mark.full

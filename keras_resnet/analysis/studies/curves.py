@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 import numpy as np
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import gaussian_filter  # type: ignore[import-untyped]
 
 from keras_resnet.analysis.studies.explain import answers_of, explained_classes
 from keras_resnet.support.checks import check_integer

@@ -11,6 +11,7 @@ import typer
 
 from keras_resnet.cli import options
 from keras_resnet.cli.analyze import analyze
+from keras_resnet.support.progress import Say, unsaid
 from keras_resnet.support.quiet import quiet
 from keras_resnet.support.terminal import console
 
@@ -87,7 +88,7 @@ def save_map(
         )
         from keras_resnet.jobs.projection_page import save_projection
     files = map_files(vectors_file, method)
-    say = (lambda *_: None) if hidden else console.print
+    say: Say = unsaid if hidden else console.print
     about = estimated_seconds(len(names), method)
     say(f"{NAMES[method]} of {len(names):,} vectors: about {about:,.0f} s on two cores.")
     found = project_vectors(vectors, method, seed)
