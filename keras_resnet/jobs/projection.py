@@ -144,11 +144,11 @@ def _projected(
 
 
 def estimated_seconds(count: int, method: Method) -> float:
-    """Return about how long `project_vectors` takes for so many vectors, on two cores.
+    """Return about how long `project_vectors` takes for so many vectors, on an idle core.
 
-    The constants are of runs with 2,000 and 8,000 vectors of 2,048 numbers.
+    The constants are the processor times of runs with 500 to 8,000 vectors of 2,048 numbers.
     """
-    per_vector = {"pca": 5e-5, "tsne": 3.5e-4, "umap": 2e-4}[method]
+    per_vector = {"pca": 4e-5, "tsne": 5.5e-4, "umap": 3.3e-4}[method]
     return 1 + per_vector * count * (math.log2(max(count, 2)) if method != "pca" else 1)
 
 

@@ -90,7 +90,7 @@ def save_map(
     files = map_files(vectors_file, method)
     say: Say = unsaid if hidden else console.print
     about = estimated_seconds(len(names), method)
-    say(f"{NAMES[method]} of {len(names):,} vectors: about {about:,.0f} s on two cores.")
+    say(f"{NAMES[method]} of {len(names):,} vectors: about {about:,.0f} s on an idle core.")
     found = project_vectors(vectors, method, seed)
     labels = folder_labels(names)
     said = save_projection(
