@@ -77,7 +77,7 @@ def test_artifact_that_disagrees_fails_and_is_not_kept(
         False,
     ]
     page = (tmp_path / "export.html").read_text()
-    assert "class='failed'" in page
+    assert 'class="failed"' in page
     assert "broken disagrees with Keras: largest probability error" in page
     # Kept if that is what the user wants.
     report = export(
