@@ -63,7 +63,8 @@ def evaluate(
         validation_fraction: of data without a validation part, as in training.
         weights: a tag or file of weights, where the model is the name of a network.
         ensemble_weights: what every member's probabilities count, not negative; by default alike.
-        match_names: see `columns_of`.
+        match_names: see `columns_of`. If all images are of one class, the answers are not limited
+            to that class, as each of them would be right.
         labels: a file of right classes, in place of the folders' names; see `LabelFile`. All images
             below a folder are measured then, whatever `split` says.
         batch_size: images that are prepared and run at once.
