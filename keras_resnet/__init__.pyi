@@ -13,6 +13,9 @@ from .images.labels import decode_predictions as decode_predictions
 from .images.protocol import preprocess_input as preprocess_input
 from .jobs.embed import embed as embed, embed_to_file as embed_to_file
 from .jobs.predictor import Predictor as Predictor
+from .jobs.projection import Projection as Projection, project_vectors as project_vectors
+from .jobs.projection_page import save_projection as save_projection
+from .jobs.vector_files import load_vectors as load_vectors
 from .models.info import set_class_names as set_class_names
 from .models.saving import load_model as load_model
 from .networks.builder import build as build

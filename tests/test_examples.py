@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import json
 import re
 import shutil
 from collections.abc import Callable
@@ -122,6 +123,38 @@ def check_mobile_export(printed: str) -> None:
     assert re.fullmatch(r"(\d) should be \1", answer)
 
 
+def check_paper_tables(printed: str) -> None:
+    lines = printed.splitlines()
+    assert max(map(len, lines)) <= 80
+    rows = {re.split(r"  +", line)[0]: re.split(r"  +", line)[1:] for line in lines[::-1]}
+    # From below: the first table of three stays.
+    assert rows["ResNet-50"] == ["50", "50", "25.557", "–", "3.858", "3.8", "v1 Table 1"]
+    assert rows["ResNet-1202"] == ["1202", "1202", "19.421", "19.4", "2.829", "–", "v1 Table 6"]
+    assert rows["ResNet-20, packaged"] == ["CIFAR-10 JPEG", "19.34", "1.12", "measured", "card"]
+    assert "28x512 14x1024 7x2048  112-56-28-14-7" in printed
+    assert "- ResNet-101's top-5 error: 6.0 or 6.07? 6.05" in printed
+
+
+@pytest.mark.full
+def test_paper_tables_in_other_formats(run: Callable[..., str]) -> None:
+    script = ROOT / "examples" / "paper_tables.py"
+    found = json.loads(run(script, "--json"))
+    for row in found["networks"]:
+        paper = row["paper"]
+        assert row["depth"] == paper["depth"], row
+        assert [height for height, *_ in row["outputs"]] == paper["sides"], row
+        for figure in ("parameters", "macs"):
+            # The papers round to two digits.
+            stated = paper[figure]
+            assert stated is None or row[figure] == pytest.approx(stated, rel=0.02), row
+    sources = json.loads(script.with_suffix(".json").read_text())["sources"]
+    for row in found["errors"]:
+        assert row["source"].split()[0] in sources
+        assert row["kind"] in ("quoted", "measured")
+    lines = run(script, "--markdown").splitlines()
+    assert "| ResNet-50 | 10-crop | 22.85 | 6.71 | quoted | v1 Table 3 |" in lines
+
+
 def check_pretrained(printed: str) -> None:
     lines = [re.fullmatch(r"([\d.]+)% \S.* \(n\d{8}\)", line) for line in printed.splitlines()]
     shares = [float(line[1]) for line in lines if line is not None]
@@ -187,6 +220,7 @@ CHECKS = {
     "migrating_from_keras_applications.py": check_migration,
     "mobile_export.py": check_mobile_export,
     "multi_label.py": check_heads,
+    "paper_tables.py": check_paper_tables,
     "pretrained.py": check_pretrained,
     "segmentation.py": check_segmentation,
     "self_supervised.py": check_self_supervised,

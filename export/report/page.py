@@ -2,49 +2,63 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from matplotlib.figure import Figure
 
 from keras_resnet.export.report.rows import (
     COLUMNS,
+    MEANINGS,
     ExportReport,
     cells,
     not_measured_in_words,
     refused,
     share_in_words,
 )
-from keras_resnet.export.report.timing import SPEED_COLUMNS
-from keras_resnet.support.pages import escaped, page, picture, section
+from keras_resnet.export.report.timing import SPEED_COLUMNS, SPEED_MEANINGS
+from keras_resnet.support.pages import escaped, link, links, page, picture, section, table
 from keras_resnet.support.text import markdown
 from keras_resnet.weights.registry import find_weights, list_weights
 
 #: Of Okabe and Ito (2008), told apart with every kind of colour blindness.
-_BAR, _KERAS, _BAD = "#0072B2", "#999999", "#D55E00"
+_BAR, _KERAS, _BAD = "#0072B2", "#666666", "#B34A00"
 
+
+_AGREEMENT = {
+    "images": "how many were compared",
+    "max error": "largest difference of an output",
+    "mean error": "mean difference of the outputs",
+    "cosine": "of the angle between an image's outputs, the smallest; 1: the same direction",
+    "top-1": "share of images with the same most probable class",
+    "top-5": "share of images with the same five most probable classes",
+}
 
 #: Cells and a class of the style sheet.
 _Row = tuple[Sequence[str], str]
 
 
-def html_table(report: ExportReport) -> str:
-    """The artifacts as an HTML table."""
-    rows = (
-        (cells(artifact, report.images), "failed" if artifact.disagreements else "passed")
-        for artifact in report.artifacts
-    )
-    missing = ((refused(target), "failed") for target in report.refusals)
-    return _table(COLUMNS, (*rows, *missing))
+def html_table(report: ExportReport, folder: str = "") -> str:
+    """Return the artifacts as an HTML table, with links to their files.
+
+    Args:
+        report: of the export.
+        folder: where the files are, from the page's folder: empty, or with a slash at its end.
+    """
+    rows: list[Sequence[str]] = []
+    for artifact in report.artifacts:
+        target, *figures = cells(artifact, report.images)
+        name = artifact.file_name
+        rows.append((target if name is None else link(f"{folder}{name}", target), *figures))
+    rows += [refused(target) for target in report.refusals]
+    styles = ["failed" if artifact.disagreements else "passed" for artifact in report.artifacts]
+    styles += ["failed"] * len(report.refusals)
+    return table(COLUMNS, rows, MEANINGS, styles=styles)
 
 
-def _table(columns: Sequence[str], rows: Iterable[_Row], kind: str = "figures") -> str:
-    """`kind`: `"figures"`, or `"words"`, which wrap."""
-    lines = [f"<tr>{''.join(f'<th>{escaped(column)}</th>' for column in columns)}</tr>"]
-    for row, style in rows:
-        inside = "".join(f"<td>{escaped(cell)}</td>" for cell in row)
-        lines.append(f"<tr class='{style}'>{inside}</tr>")
-    return f"<table class='{kind}'>{''.join(lines)}</table>"
+def _table(columns: Sequence[str], rows: Sequence[_Row], kind: str, meanings: Any = None) -> str:
+    styles = [style for _, style in rows]
+    return table(columns, [row for row, _ in rows], meanings, styles=styles, words=kind == "words")
 
 
 def report_page(report: ExportReport) -> str:
@@ -57,6 +71,7 @@ def report_page(report: ExportReport) -> str:
         f'<p class="verdict{" failed" if failures else ""}">{escaped(words)}</p>',
         section("Artifacts", html_table(report)),
         section("Size, latency, accuracy", bars),
+        links(["export.json", "model_card.md"]),
         *(section(title, _table(*table)) for title, table in _tables(report) if table[1]),
     ]
     versions = ", ".join(f"{name} {number}" for name, number in report.versions.items())
@@ -64,7 +79,7 @@ def report_page(report: ExportReport) -> str:
     return page(f"Export of {report.model.get('name', 'a model')}", sections)
 
 
-def _tables(report: ExportReport) -> Iterator[tuple[str, tuple[Sequence[str], list[_Row], str]]]:
+def _tables(report: ExportReport) -> Iterator[tuple[str, tuple[Any, ...]]]:
     """Titles, and what `_table` takes, of the tables behind the artifacts' own."""
     measured: list[_Row] = []
     compared: list[_Row] = []
@@ -88,9 +103,10 @@ def _tables(report: ExportReport) -> Iterator[tuple[str, tuple[Sequence[str], li
             graphs.append(
                 ((target, ", ".join(artifact.float_layers) or "–", ", ".join(counts)), "")
             )
-    yield "Speed and memory", (SPEED_COLUMNS, measured, "figures")
+    yield "Speed and memory", (SPEED_COLUMNS, measured, "figures", SPEED_MEANINGS)
     errors_and_shares = ("max error", "mean error", "cosine", "top-1", "top-5")
-    yield "Agreement with Keras", (("artifact", "images", *errors_and_shares), compared, "figures")
+    columns = ("artifact", "images", *errors_and_shares)
+    yield "Agreement with Keras", (columns, compared, "figures", _AGREEMENT)
     change = "what int8 in one layer changes, relative to the outputs"
     yield "Layers that hurt most", (("artifact", change), hurt, "words")
     yield "Graphs", (("artifact", "computed in float", "operators"), graphs, "words")
@@ -137,19 +153,26 @@ def figure(report: ExportReport) -> Figure:
         panels.append(("agreement in %", 100, [found.agreement for found in compared]))
     else:
         panels.append(("cosine", 1, [found.cosine for found in compared]))
-    drawing = Figure(figsize=(10, 1.2 + 0.35 * len(artifacts)), layout="constrained")
+    # One below the other, and so narrow that a phone can show them.
+    height = len(panels) * (0.7 + 0.28 * len(artifacts))
+    drawing = Figure(figsize=(5, height), layout="constrained")
     names = [artifact.target for artifact in artifacts]
     colors = [
         _KERAS if a.file_name is None else _BAD if a.disagreements else _BAR for a in artifacts
     ]
-    columns = drawing.subplots(1, len(panels), sharey=True)
-    for axes, (title, unit, values) in zip(columns, panels, strict=True):
+    rows = drawing.subplots(len(panels), 1, sharey=True, squeeze=False)[:, 0]
+    for axes, (title, unit, values) in zip(rows, panels, strict=True):
         lengths = [unit * (value or 0.0) for value in values]
         axes.barh(names, lengths, color=colors)
         for place, (value, length) in enumerate(zip(values, lengths, strict=True)):
-            text = "–" if value is None else f" {length:.4g}"
-            axes.annotate(text, (length, place), va="center")
+            text = "–" if value is None else f" {length:.4g} "
+            # A share ends with its axis: its figure stands inside of the bar.
+            inside = title.endswith("%") and length > 50
+            side, colour = ("right", "white") if inside else ("left", "black")
+            axes.annotate(text, (length, place), va="center", ha=side, color=colour)
         axes.margins(x=0.3)
+        if title.endswith("%"):
+            axes.set_xlim(0, 100)
         axes.set_title(title, fontsize=10)
         axes.spines[["top", "right"]].set_visible(False)
     drawing.axes[0].invert_yaxis()

@@ -142,6 +142,16 @@ def _failure(artifact: ArtifactReport) -> str:
 
 COLUMNS = ("artifact", "size", "accuracy", "agreement", "max error", "latency", "memory", "verdict")
 
+#: What they mean.
+MEANINGS = {
+    "accuracy": "share of the verification images that are classified rightly",
+    "agreement": "share of them that get the same class as from Keras",
+    "max error": "largest difference of an output from Keras",
+    "latency": "median of one call with one image",
+    "memory": "most that a process with this artifact alone has used",
+    "verdict": "ok: within the limits of the target",
+}
+
 
 def refused(target: str) -> tuple[str, ...]:
     """The row of a target that has no artifact."""

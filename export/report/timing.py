@@ -89,6 +89,13 @@ class Measurement:
 
 SPEED_COLUMNS = ("artifact", "batch", "threads", "p50", "p90", "p99", "images/s", "memory")
 
+#: What they mean.
+SPEED_MEANINGS = {
+    "batch": "images per call",
+    "p50": "median of the calls' times; 90 % of the calls are faster than p90, 99 % than p99",
+    "memory": "most that a process with this artifact alone has used",
+}
+
 
 @dataclass(frozen=True)
 class BenchmarkReport:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from keras_resnet.cli import inputs, options
+from keras_resnet.cli.analyze.project import check_map, save_map
 from keras_resnet.cli.options import print_json
 from keras_resnet.support.checks import MODEL_SUFFIXES
 from keras_resnet.support.quiet import quiet
@@ -40,6 +41,9 @@ def embed(
     ] = "avg",
     weights: options.Weights = None,
     pixels: options.Pixels = None,
+    project: Annotated[
+        str | None, typer.Option(help="Draw a map (.png, .svg, .html), too: pca, tsne or umap.")
+    ] = None,
     overwrite: options.Overwrite = False,
     as_json: options.AsJson = False,
 ) -> int:
@@ -57,6 +61,8 @@ def embed(
         from keras_resnet.jobs.vector_files import check_output
     # Before images are listed and weights downloaded, which takes minutes.
     check_output(output, overwrite)
+    if project is not None:
+        check_map(output, project, overwrite)
     images = find_images(folders)
     network = inputs.load_network(model, weights) if by_name else model
     with progress_bar("embed", hidden=as_json, lines=10) as step:
@@ -77,8 +83,11 @@ def embed(
                 f"Finished batches are in {output}.partial; the same command goes on there"
             )
             raise
+    values = report.to_dict()
+    if project is not None:
+        values["map"] = _map_of(output, project, images, folders, overwrite, hidden=as_json)
     if as_json:
-        print_json(report.to_dict())
+        print_json(values)
     else:
         _print(report)
     if report.unreadable:
@@ -98,6 +107,26 @@ def _print(report: EmbeddingReport) -> None:
         f"Written: {report.output}, {report.vectors:,} vectors of {report.channels:,} numbers "
         f"({report.images_per_second:,.0f} images/s)."
     )
+
+
+def _map_of(
+    output: Path,
+    method: str,
+    images: Sequence[Path],
+    folders: Sequence[str],
+    overwrite: bool,
+    hidden: bool,
+) -> dict[str, str]:
+    """The files of the map; of images that could not be read, there are no vectors."""
+    from keras_resnet.jobs.vector_files import load_vectors
+
+    names, vectors = load_vectors(output)
+    path_of = dict(zip(_names(images, folders), images, strict=True))
+    paths = [path_of.get(name, Path(name)) for name in names]
+    try:
+        return save_map(output, method, names, vectors, paths, 0, overwrite, hidden)
+    except ValueError as error:
+        raise ValueError(f"{error}. {output} is complete") from error
 
 
 def _names(images: Sequence[Path], folders: Sequence[str]) -> list[str]:

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from keras_resnet.cli import inputs, options
 from keras_resnet.support.quiet import quiet
-from keras_resnet.support.terminal import complain, console, progress_bar, table
-
-if TYPE_CHECKING:
-    from rich.table import Table
+from keras_resnet.support.terminal import complain, console, progress_bar
 
 Models = Annotated[
     list[str] | None,
@@ -150,7 +147,7 @@ def _evaluate_series(
 ) -> int:
     """Evaluates published weights one by one; a table of all stands at the end."""
     from keras_resnet.evaluation.save import save_evaluation
-    from keras_resnet.support.files import whole_file
+    from keras_resnet.evaluation.series import save_series, series_row, series_table
     from keras_resnet.weights.registry import list_weights
 
     tags = list_weights(pattern)
@@ -172,35 +169,15 @@ def _evaluate_series(
         bad |= bool(report.unreadable)
         if output is not None:
             save_evaluation(report, output / tag, overwrite=True)
-        stated = report.published or {}
-        rows.append(
-            {
-                "weights": tag,
-                "top1": 100 * report.accuracy,
-                "published_top1": stated.get("top1"),
-                "top5": 100 * report.top5_accuracy,
-                "published_top5": stated.get("top5"),
-                "images": report.images,
-            }
-        )
-    if output is not None:
-        output.mkdir(parents=True, exist_ok=True)
-        with whole_file(output / "series.json") as partial:
-            partial.write_text(json.dumps(rows, indent=2) + "\n", "utf-8")
+        rows.append(series_row(tag, report))
+    files = save_series(rows, output) if output is not None else []
     if as_json:
         options.print_json(rows)
     else:
-        console.print(_table(rows))
+        console.print(series_table(rows))
+        if files:
+            console.print(f"Tables: {', '.join(map(str, files))}")
     return 1 if bad else 0
-
-
-def _table(rows: list[dict[str, Any]]) -> Table:
-    shown = table(("weights", "top-1", "published", "top-5", "published", "images"))
-    for row in rows:
-        names = ("top1", "published_top1", "top5", "published_top5")
-        cells = ["–" if row.get(name) is None else f"{row[name]:.2f}%" for name in names]
-        shown.add_row(row["weights"], *cells, f"{row['images']:,}" if "images" in row else "failed")
-    return shown
 
 
 def _report(models: Any, data: str, as_json: bool, keywords: dict[str, Any]) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -13,7 +14,7 @@ from keras_resnet.data.sources.base import Source, Union
 from keras_resnet.data.sources.folder import ImageFiles
 from keras_resnet.data.sources.load import load_data, load_every_part, load_part
 from keras_resnet.data.sources.memory import LabeledImages
-from keras_resnet.evaluation.classes import Classes
+from keras_resnet.evaluation.classes import Classes, columns_of
 from keras_resnet.evaluation.label_file import LabelFile
 from keras_resnet.images.decode import find_images, read_image
 from keras_resnet.images.protocol import warn_if_scaled
@@ -51,6 +52,19 @@ class LabelledImages:
         for target, row in zip(targets, rows.tolist(), strict=True):
             target[list(self.right[row])] = True
         return targets
+
+    def among(self, model: Classes) -> LabelledImages:
+        """Return the images of one class with all classes of a model.
+
+        Limited to the one class, any answer would be right.
+
+        Raises:
+            ValueError: the class is none of the model's, see `columns_of`.
+        """
+        (index,) = columns_of(model, self.classes, match_names=True)  # type: ignore[misc]
+        right = None if self.right is None else [[int(index)] * len(found) for found in self.right]
+        labels = np.full(len(self.labels), index, int)
+        return dataclasses.replace(self, classes=model, labels=labels, right=right)
 
 
 def open_images(
@@ -126,8 +140,8 @@ def _opened(config: DataConfig, split: Split, flat: bool, note: Say) -> Source:
         paths = [str(path) for path in find_images([path])]
         return ImageFiles(paths, np.full(len(paths), -1, np.int32), (), None, config.source)
     if split == "all":
-        return Union(tuple(load_every_part(config).values()), config.source)
+        return Union(tuple(load_every_part(config, 1).values()), config.source)
     if split == "test":
-        return load_part(config, split)
-    train, validation = load_data(config, note)
+        return load_part(config, split, 1)
+    train, validation = load_data(config, note, 1)
     return validation if split == "validation" else train

@@ -64,7 +64,8 @@ def evaluate(
         validation_fraction: of data without a validation part, as in training.
         weights: a tag or file of weights, where the model is the name of a network.
         ensemble_weights: what every member's probabilities count, not negative; by default alike.
-        match_names: see `columns_of`.
+        match_names: see `columns_of`. If all images are of one class, the answers are not limited
+            to that class, as each of them would be right.
         labels: a file of right classes, in place of the folders' names; see `LabelFile`. All images
             below a folder are measured then, whatever `split` says.
         batch_size: images that are prepared and run at once.
@@ -98,6 +99,8 @@ def evaluate(
         data, first.classes, first.how.size,
         split=split, validation_fraction=validation_fraction, label_file=label_file,
     )  # fmt: skip
+    if match_names and len(images.classes) == 1:
+        images = images.among(first.classes)
     are_arrays = isinstance(data, (tuple, list))
     for member in members:
         if are_arrays and resize is None and name in ("single", "flip"):

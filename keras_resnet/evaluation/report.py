@@ -219,7 +219,8 @@ class Evaluation:
         """What a reader of the figures should know, in sentences."""
         found = list(self.given_notes)
         if self.published is not None:
-            found.append(f"Published with {self._published_protocol}: {self.published['source']}.")
+            how = protocol_in_words(self.published["protocol"])
+            found.append(f"Published with {how}: {self.published['source']}.")
         if self.unreadable:
             found.append(
                 f"{_images(len(self.unreadable))} could not be read, and not counted: "
@@ -227,13 +228,7 @@ class Evaluation:
             )
         if self.unlabelled:
             found.append(f"{_images(self.unlabelled)} without a label, and not counted.")
-        supports = np.bincount(self.labels, minlength=len(self.class_names))
-        empty = [name for name, n in zip(self.class_names, supports, strict=True) if not n]
-        if len(empty) == len(self.class_names) - 1:
-            only = self.class_names[int(supports.argmax())]
-            found.append(f"All images are of one class, {only}: accuracy is its recall.")
-        elif empty:
-            found.append(f"There are no images of {some_of(empty)}.")
+        found += self._notes_on_classes()
         if len(set(self.predictions.tolist())) == 1 and self.images > 1:
             answer = self.class_names[self.predictions[0]]
             found.append(f"Every image is classified as {answer}.")
@@ -249,10 +244,26 @@ class Evaluation:
             )
         return found
 
-    @property
-    def _published_protocol(self) -> str:
-        how = (self.published or {})["protocol"]
-        return f"resize {how['resize']}, crop {how['size']}, {how['interpolation']}"
+    def _notes_on_classes(self) -> list[str]:
+        """Which classes have no images, and what does not exist because of that."""
+        supports = np.bincount(self.labels, minlength=len(self.class_names))
+        present = [name for name, n in zip(self.class_names, supports, strict=True) if n]
+        empty = [name for name, n in zip(self.class_names, supports, strict=True) if not n]
+        if len(present) == 1:
+            return [
+                f"All images are of one class, {present[0]}: accuracy is its recall, and says "
+                "nothing of how often other classes are taken for it. Figures of the other classes "
+                "mean nothing."
+            ]
+        if not empty:
+            return []
+        without = "recall, precision and F1 of the others mean nothing"
+        if len(empty) > len(present):
+            some = f"Only {len(present):,} of {len(supports):,} classes have images"
+            return [f"{some} ({some_of(present)}): {without}."]
+        return [
+            f"There are no images of {some_of(empty)}: {without.replace('the others', 'these')}."
+        ]
 
     def to_dict(self) -> dict[str, Any]:
         """The figures as plain data for JSON; figures that do not exist are None."""
@@ -328,6 +339,11 @@ class Evaluation:
             ("expected calibration error", f"{calibration:.2%}", "", "–"),
             ("images", f"{self.images:,}", "", "–"),
         ]
+
+
+def protocol_in_words(how: Mapping[str, Any]) -> str:
+    """Return the sizes and interpolation of an `EvalProtocol` that is given as a dict."""
+    return f"resize {how['resize']}, crop {how['size']}, {how['interpolation']}"
 
 
 def _images(count: int) -> str:

@@ -39,6 +39,7 @@ from keras_resnet.jobs.compression_report import (
     CompressionReport,
     CompressionRow,
     pruning_pace,
+    compression_page,
     row_of,
 )
 from keras_resnet.models.info import compressed_kernels, get_info
@@ -58,9 +59,10 @@ _TIMING = Timing()
 
 MODEL_FILE = "model.keras"
 REPORT_FILE = "compression.json"
+PAGE_FILE = "compression.html"
 
-#: What appears when all is done.
-_RESULTS = ("after", MODEL_FILE, REPORT_FILE)
+#: What appears when all is done, besides the phases.
+_RESULTS = ("after", MODEL_FILE, PAGE_FILE, REPORT_FILE)
 
 
 def compress(
@@ -93,7 +95,7 @@ def compress(
             stays as it is. Zeros and shared values of an earlier compression stay, too.
         data: a data source such as `"folder:flowers"`: to train, to validate, and for ranges.
         out_dir: folder for all files; it also gets `model.keras`, the network as a plain Keras
-            model, and `compression.json`.
+            model, and `compression.json` and `compression.html`.
         options: what is done.
         recipe: that the network was trained by, or one like it. Its learning rate is multiplied by
             `options.rate` and falls like a cosine to 0 in every phase; its own schedule, which is
@@ -160,6 +162,7 @@ def compress(
         outcome = CompressionReport(tuple(rows), options, out_dir)
         text = json.dumps(outcome.to_dict(), indent=1)
         (staging / REPORT_FILE).write_text(f"{text}\n", "utf-8")
+        (staging / PAGE_FILE).write_text(compression_page(outcome), "utf-8")
         publish(staging, _RESULTS)
     _check_agreement(outcome, len(held_out.images))
     return outcome

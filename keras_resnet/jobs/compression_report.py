@@ -13,8 +13,9 @@ from rich.table import Table
 from keras_resnet.compression.pruning import Pattern
 from keras_resnet.export.report.rows import ArtifactReport
 from keras_resnet.export.tflite.inspect import kernels
-from keras_resnet.support import terminal
+from keras_resnet.support import pages, terminal
 from keras_resnet.support.checks import check_choice, check_number
+from keras_resnet.support.pages import escaped, link
 
 Method = Literal["prune", "cluster", "qat"]
 
@@ -42,6 +43,16 @@ _PRUNED_AT = 0.6
 def pruning_pace(steps: int) -> tuple[int, int]:
     """Return the step of a phase at which pruning ends, and the steps between two prunings."""
     return max(1, round(_PRUNED_AT * steps)), max(1, steps // 100)
+_COLUMNS = ("artifact", "accuracy", "agreement", "size", "gzip", "latency", "zeros", "distinct")
+_MEANINGS = {
+    "accuracy": "share of the verification images that are classified rightly",
+    "agreement": "share of them that get the class that the trained network gave before its "
+    "compression was made part of the weights",
+    "gzip": "size after gzip -9",
+    "latency": "median of one call with one image",
+    "zeros": "share of zeros among the weights of convolutions and dense layers",
+    "distinct": "most different weights of a layer, of a channel in float",
+}
 
 
 @dataclass(frozen=True)
@@ -164,29 +175,47 @@ class CompressionReport:
 
     def to_table(self) -> Table:
         """For a terminal."""
-        names = (
-            "artifact",
-            "accuracy",
-            "agreement",
-            "size",
-            "gzip",
-            "latency",
-            "zeros",
-            "distinct",
-        )
-        table = terminal.table(names, optional=("latency", "gzip", "distinct"))
+        table = terminal.table(_COLUMNS, optional=("latency", "gzip", "distinct"))
         for row in self.rows:
-            table.add_row(
-                row.what,
-                _shown(row.accuracy, ".2%"),
-                _shown(row.agreement, ".2%"),
-                f"{row.size / 1e6:.2f} MB",
-                f"{row.packed / 1e6:.2f} MB",
-                _shown(row.latency_ms, ".2f", " ms"),
-                _shown(row.zeros, ".1%"),
-                _shown(row.distinct, "d"),
-            )
+            table.add_row(*_cells(row))
         return table
+
+
+def compression_page(report: CompressionReport) -> str:
+    """Return the report as a self-contained HTML page, with links to the artifacts."""
+    before = {row.what.partition(": ")[2]: row for row in report.rows if row.agreement is None}
+    sentences = []
+    for row in report.rows:
+        target = row.what.partition(": ")[2]
+        if row.agreement is not None and target in before:
+            earlier = before[target]
+            sentences.append(
+                f"{target}: accuracy {_shown(earlier.accuracy, '.2%')} before and "
+                f"{_shown(row.accuracy, '.2%')} after, "
+                f"{row.packed / earlier.packed:.0%} of the size after gzip."
+            )
+    cells = [(link(row.file, row.what), *_cells(row)[1:]) for row in report.rows]
+    methods = ", ".join(report.options.methods)
+    sections = [
+        f'<p class="verdict">{escaped(" ".join(sentences))}</p>' if sentences else "",
+        pages.section("Artifacts", pages.table(_COLUMNS, cells, _MEANINGS)),
+        pages.links(["before/export.html", "after/export.html", "model.keras", "compression.json"]),
+    ]
+    return pages.page(f"Compression by {methods}", sections)
+
+
+def _cells(row: CompressionRow) -> tuple[str, ...]:
+    """A row of the table with the columns `_COLUMNS`."""
+    return (
+        row.what,
+        _shown(row.accuracy, ".2%"),
+        _shown(row.agreement, ".2%"),
+        f"{row.size / 1e6:.2f} MB",
+        f"{row.packed / 1e6:.2f} MB",
+        _shown(row.latency_ms, ".2f", " ms"),
+        _shown(row.zeros, ".1%"),
+        _shown(row.distinct, "d"),
+    )
 
 
 def _shown(value: float | None, form: str, unit: str = "") -> str:

@@ -21,7 +21,7 @@ from keras_resnet.export.runtime import KerasRunner
 from keras_resnet.networks.builders import ResNet20
 from keras_resnet.support.extras import installed_versions
 from keras_resnet.support.files import held, partial_directory, publish
-from keras_resnet.support.pages import page, picture, section
+from keras_resnet.support.pages import links, page, picture, section
 from keras_resnet.support.terminal import console, progress_bar
 from keras_resnet.training import RECIPES, TrainResult, train
 
@@ -178,6 +178,7 @@ def _write_reports(
             "Predictions on held-out digits",
             picture(grid, "Digits with predicted and true classes"),
         ),
+        links(["report.json", "model.keras"]),
         f"<footer>{versions}, Python {data['python']}. Latency: median at batch 1.</footer>",
     ]
     html = page("ResNet-20 on handwritten digits", sections)
@@ -185,9 +186,10 @@ def _write_reports(
 
 
 def _training_curve(result: TrainResult) -> Figure:
-    figure = Figure(figsize=(9, 3))
+    # One below the other, and so narrow that a phone can show them.
+    figure = Figure(figsize=(5, 6), layout="constrained")
     epochs = range(1, len(result.history["loss"]) + 1)
-    for axes, metric in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
+    for axes, metric in zip(figure.subplots(2, 1), ("loss", "accuracy"), strict=True):
         axes.plot(epochs, result.history[metric], marker=".", label="training")
         axes.plot(epochs, result.history[f"val_{metric}"], marker=".", label="held out")
         axes.set(xlabel="epoch", ylabel=metric)
@@ -196,6 +198,7 @@ def _training_curve(result: TrainResult) -> Figure:
     # The first epochs' held-out loss, before BN statistics settle, would flatten the rest of a
     # linear axis.
     figure.axes[0].set_yscale("log")
+    figure.axes[1].set_ylim(top=1)
     return figure
 
 
@@ -203,14 +206,14 @@ def _prediction_grid(data: LabeledImages, probabilities: np.ndarray) -> Figure:
     """Test images with their predictions; the mistaken ones first, in red, with the true class."""
     predicted = probabilities.argmax(-1)
     order = np.argsort(predicted == data.labels, kind="stable")[:40]
-    figure = Figure(figsize=(9, 4.4))
-    for axes, index in zip(figure.subplots(4, 10).flat, order, strict=True):
+    figure = Figure(figsize=(5, 9.5))
+    for axes, index in zip(figure.subplots(8, 5).flat, order, strict=True):
         guess, truth = data.class_names[predicted[index]], data.class_names[data.labels[index]]
         axes.imshow(data.images[index])
         axes.axis("off")
         wrong = guess != truth
         label = f"{guess} (is {truth})" if wrong else f"{guess}"
         title = f"{label}\n{probabilities[index].max():.0%}"
-        axes.set_title(title, color="#b00020" if wrong else "black", fontsize=8)
+        axes.set_title(title, color="#b00020" if wrong else "black", fontsize=9)
     figure.tight_layout()
     return figure

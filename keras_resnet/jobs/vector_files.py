@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import importlib
+import os
 import warnings
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -219,3 +220,41 @@ def _pyarrow() -> tuple[Any, Any]:
             "pyarrow`, or choose a .npz file",
             name="pyarrow",
         ) from error
+
+
+def load_vectors(path: str | os.PathLike[str]) -> tuple[list[str], np.ndarray]:
+    """Read a file of vectors, as `embed_to_file` writes it.
+
+    Args:
+        path: a `.parquet` or `.npz` file.
+
+    Returns:
+        Names of the images, and their vectors, `(n, channels)`, float32.
+
+    Raises:
+        ValueError: there is no such file, or it is another kind of file.
+        ImportError: there is no pyarrow for Parquet.
+    """
+    path = Path(path)
+    wrong = f"Expected a file of vectors as `embed` writes it, .parquet or .npz. Received: {path}"
+    if path.suffix not in FORMATS:
+        raise ValueError(wrong)
+    if not path.is_file():
+        raise ValueError(f"{wrong}, which is not there")
+    try:
+        if path.suffix == ".npz":
+            with np.load(path, allow_pickle=False) as arrays:
+                files, vectors = arrays["files"].tolist(), arrays["vectors"]
+        else:
+            table = _pyarrow()[1].read_table(path, columns=["file", "vector"])
+            files = table["file"].to_pylist()
+            column = table["vector"].combine_chunks()
+            vectors = column.flatten().to_numpy().reshape(len(files), -1)
+    except ImportError:
+        raise
+    # Whatever numpy, zipfile and pyarrow raise of a file of another kind.
+    except Exception as error:
+        raise ValueError(f"{wrong} ({error})") from error
+    if vectors.ndim != 2 or len(files) != len(vectors):
+        raise ValueError(f"{wrong}, with {len(files)} names for an array of {vectors.shape}")
+    return files, np.asarray(vectors, np.float32)

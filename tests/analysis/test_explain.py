@@ -12,7 +12,7 @@ import tensorflow as tf
 from PIL import Image
 
 import keras_resnet
-from keras_resnet.analysis import grad_cam
+from keras_resnet.analysis import deletion_insertion, grad_cam
 from keras_resnet.analysis.studies.explain import (
     explain,
     grad_cam_pp,
@@ -21,6 +21,7 @@ from keras_resnet.analysis.studies.explain import (
     overlay,
 )
 from keras_resnet.analysis.studies.overlays import explain_files
+from keras_resnet.data import load_digits
 
 
 def direct_grad_cam(model: keras.Model, images: np.ndarray, index: int) -> np.ndarray:
@@ -201,3 +202,62 @@ def test_occlusion_reaches_the_edges() -> None:
     pixels[:, 6:, 6:] = 255
     found = occlusion(model, pixels, 0, patch=3, stride=4)[0]
     assert found[7, 7] == 1
+
+
+def test_deletion_and_insertion_curves_by_hand() -> None:
+    """The probability is the share of red in the left half: each pixel there counts alike."""
+    image = keras.Input((8, 8, 3))
+    left = keras.layers.Cropping2D(((0, 0), (0, 4)))(image)
+    mean = keras.layers.GlobalAveragePooling2D()(left)
+    head = keras.layers.Dense(2, use_bias=False, activation="softmax")
+    model = keras.Model(image, head(mean))
+    head.set_weights([np.array([[0, 0.05], [0, 0], [0, 0]])])
+    pixels = np.zeros((8, 8, 3), np.float32)
+    pixels[:, :4, 0] = 200
+    heat = np.zeros((8, 8))
+    heat[:, :4] = 1
+
+    def probability(red: float) -> float:
+        return 1 / (1 + np.exp(-0.05 * red))
+
+    found = deletion_insertion(model, pixels, heat, 1, steps=4)
+    assert found.shares.tolist() == [0, 0.25, 0.5, 0.75, 1]
+    # A deleted pixel has the mean red, 100: half of the left half is deleted after a quarter.
+    expected = [probability(red) for red in (200, 150, 100, 100, 100)]
+    np.testing.assert_allclose(found.deletion, expected, rtol=1e-4)
+    np.testing.assert_allclose(found.insertion[2:], [probability(200)] * 3, rtol=1e-4)
+    assert found.insertion[0] < found.insertion[1] < found.insertion[2]
+    area = np.sum((found.deletion[1:] + found.deletion[:-1]) / 2) / 4
+    assert found.deletion_area == pytest.approx(area)
+    opposite = deletion_insertion(model, pixels, -heat, 1, steps=4)
+    assert opposite.deletion_area > found.deletion_area
+    assert opposite.insertion_area < found.insertion_area
+
+
+def test_explanations_beat_their_opposites(digits_file: Path) -> None:
+    model = keras_resnet.load_model(digits_file)
+    digits = load_digits(32)[1].images[:8]
+    for method in ("grad_cam", "occlusion"):
+        areas = []
+        for digit, heat in zip(digits, explain(model, digits, method=method), strict=True):
+            pair = [deletion_insertion(model, digit, sign * heat, steps=8) for sign in (1, -1)]
+            areas.append([(one.deletion_area, one.insertion_area) for one in pair])
+        (deleted, inserted), (opposite_deleted, opposite_inserted) = np.mean(areas, axis=0)
+        assert deleted < opposite_deleted, method
+        assert inserted > opposite_inserted, method
+
+
+@pytest.mark.parametrize(
+    ("heat", "steps", "message"),
+    [
+        (np.zeros((31, 32)), 4, r"shapes \(32, 32, 3\) and \(31, 32\)"),
+        (np.full((32, 32), np.nan), 4, "of finite numbers"),
+        (np.zeros((32, 32)), 1025, "at most 1024 steps"),
+        (np.zeros((32, 32)), 0, "`steps`"),
+    ],
+)
+def test_maps_that_do_not_fit(
+    tiny_model: keras.Model, images: np.ndarray, heat: np.ndarray, steps: int, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        deletion_insertion(tiny_model, images[0], heat, steps=steps)

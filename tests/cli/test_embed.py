@@ -186,3 +186,49 @@ def test_interrupted_work_goes_on_with_the_same_result(
     assert command_in_process(*arguments, str(whole)).returncode == 0
     assert output.read_bytes() == whole.read_bytes()
     assert not partial.exists()
+
+
+@pytest.mark.parametrize("suffix", ["npz", "parquet"])
+def test_map_of_vectors(
+    suffix: str, files: Path, command_in_process: Command, tmp_path: Path
+) -> None:
+    pictures, output = files / "pictures", tmp_path / f"vectors.{suffix}"
+    arguments = ["embed", str(files / "model.keras"), str(pictures), "--output", str(output)]
+    done = command_in_process(*arguments, "--project", "pca")
+    assert done.returncode == 0, done.stderr
+    assert "PCA of 40 vectors: about 1 s on an idle core." in done.stdout
+    assert "Each of the 40 points has a thumbnail of 64 pixels." in done.stdout
+    page = (tmp_path / "vectors.pca.html").read_text()
+    assert '"classes": ["even", "odd"]' in page
+    assert {path.name for path in tmp_path.iterdir()} == {
+        output.name, "vectors.pca.html", "vectors.pca.png", "vectors.pca.svg",
+    }  # fmt: skip
+    again = command_in_process(*arguments, "--overwrite", "--project", "pca", "--json")
+    assert json.loads(again.stdout)["map"]["html"] == str(tmp_path / "vectors.pca.html")
+
+    alone = command_in_process(
+        "analyze", "project", str(output), "--images", str(pictures), "--overwrite"
+    )
+    assert alone.returncode == 0, alone.stderr
+    assert (tmp_path / "vectors.pca.html").read_text() == page
+    refused = command_in_process("analyze", "project", str(output))
+    assert refused.returncode == 2
+    assert "Expected a new file" in refused.stderr
+
+
+def test_impossible_maps_are_refused_before_the_work(
+    files: Path, command_in_process: Command, tmp_path: Path
+) -> None:
+    pictures, output = str(files / "pictures"), tmp_path / "vectors.npz"
+    arguments = ["embed", str(files / "model.keras"), pictures, "--output", str(output)]
+    (tmp_path / "vectors.pca.svg").write_text("earlier")
+    for method, said in (("lda", "`project` to be one of"), ("pca", "Expected a new file")):
+        done = command_in_process(*arguments, "--project", method)
+        assert done.returncode == 2
+        assert said in done.stderr
+    assert not output.exists()
+    few = ["embed", arguments[1], f"{pictures}/odd/01.png", "--output", str(output)]
+    done = command_in_process(*few, "--project", "tsne")
+    assert done.returncode == 2
+    assert "Expected at least 3 vectors" in done.stderr
+    assert f"{output} is complete" in done.stderr

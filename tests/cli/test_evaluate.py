@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -126,6 +127,21 @@ def test_a_series_of_tags_is_one_table(
     assert second["error"] == "cannot be downloaded"
     assert json.loads((tmp_path / "series" / "series.json").read_text()) == [first, second]
     assert (tmp_path / "series" / packaged / "evaluation.html").is_file()
+
+    with (tmp_path / "series" / "series.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["weights"] for row in rows] == [packaged, "timm/resnet18.a1_in1k"]
+    assert float(rows[0]["top1"]) == first["top1"]
+    assert rows[0]["protocol"] == "single, resize 32, crop 32, bilinear"
+    assert rows[0]["published_protocol"] == "resize 32, crop 32, bilinear"
+    assert rows[1]["error"] == "cannot be downloaded"
+    lines = (tmp_path / "series" / "series.md").read_text().splitlines()
+    assert len(lines) == 4
+    assert lines[2].count(" | ") == lines[0].count(" | ") == 7
+    assert f"{first['top1']:.2f}% | {first['published_top1']:.2f}%" in lines[2]
+    page = (tmp_path / "series" / "series.html").read_text()
+    assert f'<a href="{packaged}/evaluation.html">{packaged}</a>' in page
+    assert "<li>timm/resnet18.a1_in1k: cannot be downloaded</li>" in page
 
 
 def registry_classes() -> tuple[str, ...]:

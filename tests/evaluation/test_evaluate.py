@@ -122,6 +122,7 @@ def test_unreadable_images_are_named_and_not_counted(digits_file: Path, tmp_path
     ("labels", "message"),
     [
         ([0, 10], "Expected images with labels from 0 to 9. Received: 10"),
+        ([-1, 0], "Expected images with labels from 0 to 9. Received: -1"),
         ([0], "Expected 2 labels, one per image"),
     ],
 )
@@ -369,3 +370,46 @@ def test_imagenets_labels_are_wordnet_ids_by_number(
     report = evaluate(model, f"folder:{tmp_path / 'val'}", labels=tmp_path / "labels.txt")
     assert report.is_right.tolist() == [True, False, True]
     assert report.labels.tolist() == right
+
+
+def test_images_of_one_class(
+    tiny_model: keras.Model, digits_file: Path, images: np.ndarray, tmp_path: Path
+) -> None:
+    own = np.asarray(tiny_model(images)).argmax(-1)
+    label = int(np.bincount(own).argmax())
+    report = evaluate(tiny_model, (images, np.full(40, label)))
+    assert report.accuracy == (own == label).mean() == report.per_class[label]["recall"]
+    assert report.notes[0].startswith(f"All images are of one class, {label}: accuracy is its")
+
+    # A folder with one class: the answers are not limited to it, or each would be right.
+    (tmp_path / "3").mkdir()
+    for index in range(5):
+        grey = np.full((32, 32), 50 * index, np.uint8)
+        Image.fromarray(grey).save(tmp_path / "3" / f"{index}.png")
+    data = f"folder:{tmp_path}"
+    with pytest.raises(ValueError, match="Received: 1 classes.*--match-names"):
+        evaluate(str(digits_file), data, split="all")
+    report = evaluate(str(digits_file), data, split="all", match_names=True)
+    assert (report.images, len(report.class_names)) == (5, 10)
+    assert report.labels.tolist() == [3] * 5
+    assert report.accuracy == (report.predictions == 3).mean() < 1
+    assert report.notes[0].startswith("All images are of one class, 3: ")
+    (tmp_path / "3").rename(tmp_path / "cat")
+    with pytest.raises(ValueError, match="Received: cat, which are none"):
+        evaluate(str(digits_file), data, split="all", match_names=True)
+
+
+def test_a_network_that_always_answers_one_class_is_said(
+    tiny_config: keras_resnet.ResNetConfig, images: np.ndarray
+) -> None:
+    model = keras_resnet.build(tiny_config, input_shape=(32, 32, 3))
+    kernel, bias = model.layers[-1].get_weights()
+    model.layers[-1].set_weights([0 * kernel, bias + 5 * (np.arange(10) == 4)])
+    report = evaluate(model, (images, np.arange(40) % 9))
+    assert report.accuracy == pytest.approx(4 / 40)
+    assert "Every image is classified as 4." in report.notes
+    assert (
+        "There are no images of 9: recall, precision and F1 of these mean nothing." in report.notes
+    )
+    assert report.per_class[9]["precision"] is None
+    assert report.per_class[9]["recall"] is None

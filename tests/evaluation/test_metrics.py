@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -96,9 +97,15 @@ def test_any_of_several_right_classes_counts() -> None:
 def test_notes_say_what_figures_hide() -> None:
     always_a = np.tile(np.array([[0.9, 0.1, 0.0]], np.float32), (5, 1))
     assert report_of(always_a).notes == ["Every image is classified as a."]
-    assert report_of(labels=np.array([0, 1, 1, 0, 1])).notes == ["There are no images of c."]
+    assert report_of(labels=np.array([0, 1, 1, 0, 1])).notes == [
+        "There are no images of c: recall, precision and F1 of these mean nothing."
+    ]
     one = report_of(labels=np.zeros(5, int))
-    assert one.notes == ["All images are of one class, a: accuracy is its recall."]
+    assert one.notes == [
+        "All images are of one class, a: accuracy is its recall, and says nothing of how often "
+        "other classes are taken for it. Figures of the other classes mean nothing."
+    ]
+    assert one.accuracy == pytest.approx(one.per_class[0]["recall"])
     assert one.per_class[2]["recall"] is None
     assert "2 images could not be read" in report_of(unreadable={"x": "y", "z": "y"}).notes[0]
     stated = {
@@ -113,6 +120,23 @@ def test_notes_say_what_figures_hide() -> None:
     assert first[3] == "80.50%"
     assert second[:2] == ("top-1 error", "40.00%")
     assert second[3] == "19.50%"
+
+
+def test_notes_on_many_classes_name_five() -> None:
+    names = tuple(f"class {index}" for index in range(1000))
+    labels = np.arange(7)
+    report = report_of(np.eye(1000, dtype=np.float32)[:7], labels)
+    report = dataclasses.replace(report, class_names=names)
+    assert report.notes[0] == (
+        "Only 7 of 1,000 classes have images (class 0, class 1, class 2, class 3, class 4 and 2 "
+        "more): recall, precision and F1 of the others mean nothing."
+    )
+    assert max(map(len, report.notes)) < 200
+    from keras_resnet.evaluation.page import evaluation_page
+
+    page = evaluation_page(report)
+    assert "993 classes without images, which were never predicted, are left out." in page
+    assert page.count('data-label="precision"') == 7
 
 
 def test_mcnemar() -> None:

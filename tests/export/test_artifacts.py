@@ -19,7 +19,7 @@ from keras_resnet.export import (
     export,
     load_runner,
 )
-from keras_resnet.export.report.page import html_table
+from keras_resnet.export.report.page import figure, html_table
 from keras_resnet.export.servers.kserve import SERVICE
 from keras_resnet.export.tflite import flatbuffer
 from keras_resnet.support.fingerprints import fingerprint_of_artifact
@@ -171,6 +171,11 @@ def test_report_is_plain_data_and_tables(exported: tuple[Path, ExportReport]) ->
     data = json.loads(json.dumps(report.to_dict()))
     assert data["artifacts"][0]["target"] == "keras"
     assert report.to_table().row_count == 1 + len(TARGETS)
+    plots = figure(report).axes
+    assert len(plots) == len({axes.get_position().y0 for axes in plots})
+    assert plots[-1].get_xlim() == (0, 100)
     html = html_table(report)
-    assert html.count("<tr class='passed'>") == 1 + len(TARGETS)
-    assert "tflite-int8" in html
+    assert html.count('<tr class="passed">') == 1 + len(TARGETS)
+    assert '<a href="model-int8.tflite">tflite-int8</a>' in html
+    assert '<th title="median of one call with one image">latency</th>' in html
+    assert "<dt>latency</dt><dd>median of one call with one image</dd>" in html

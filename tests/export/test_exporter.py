@@ -77,7 +77,7 @@ def test_artifact_that_disagrees_fails_and_is_not_kept(
         False,
     ]
     page = (tmp_path / "export.html").read_text()
-    assert "class='failed'" in page
+    assert 'class="failed"' in page
     assert "broken disagrees with Keras: largest probability error" in page
     # Kept if that is what the user wants.
     report = export(
@@ -239,7 +239,7 @@ def test_what_one_format_lacks_does_not_keep_others_from_being_made(
     stored = json.loads((tmp_path / "export.json").read_text())
     assert list(stored["refusals"]) == ["tflite-int8"]
     assert "- tflite-int8: Expected a network" in (tmp_path / "model_card.md").read_text()
-    assert "<td>refused</td>" in (tmp_path / "export.html").read_text()
+    assert 'data-label="verdict">refused</td>' in (tmp_path / "export.html").read_text()
     # As the message says, which leaves what is there already as it is.
     before = (tmp_path / "model.onnx").stat().st_mtime_ns
     options = ExportOptions(keep_float=("norm",))

@@ -28,6 +28,7 @@ from keras_resnet.jobs.compression_report import (
     CompressionOptions,
     CompressionReport,
     CompressionRow,
+    compression_page,
 )
 from keras_resnet.models.info import compressed_kernels, set_class_names
 from keras_resnet.models.saving import load_model
@@ -77,6 +78,24 @@ def all_three(
     return compress(model, data, folder, options, recipe=RECIPE, timing=None)
 
 
+def test_page_compares_before_and_after() -> None:
+    before = CompressionRow(
+        "before: tflite-int8", "before/model-int8.tflite", 0.99, None, 400, 300, None, 0.0, 255
+    )
+    after = dataclasses.replace(
+        before, what="after: tflite-int8", file="after/model-int8.tflite", accuracy=0.98,
+        agreement=1.0, packed=75,
+    )  # fmt: skip
+    report = CompressionReport((before, after), CompressionOptions(("prune",)), Path("out"))
+    page = compression_page(report)
+    assert (
+        "tflite-int8: accuracy 99.00% before and 98.00% after, 25% of the size after gzip." in page
+    )
+    assert '<a href="after/model-int8.tflite">after: tflite-int8</a>' in page
+    assert '<td data-label="agreement">–</td>' in page
+    assert "<dt>gzip</dt><dd>size after gzip -9</dd>" in page
+
+
 @pytest.mark.full
 def test_the_files_have_what_the_table_says(all_three: CompressionReport) -> None:
     rows = {row.what: row for row in all_three.rows}
@@ -102,6 +121,12 @@ def test_the_files_have_what_the_table_says(all_three: CompressionReport) -> Non
     assert after.distinct == max(kernel.distinct for kernel in (first, *others))
     saved = json.loads((all_three.folder / "compression.json").read_text())
     assert saved == json.loads(json.dumps(all_three.to_dict()))
+    page = (all_three.folder / "compression.html").read_text()
+    for row in all_three.rows:
+        assert f'<a href="{row.file}">{row.what}</a>' in page
+    assert "tflite-int8: accuracy " in page
+    for name in re.findall(r'href="(.*?)"', page):
+        assert (all_three.folder / name).exists(), name
 
 
 @pytest.mark.full

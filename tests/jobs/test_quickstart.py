@@ -98,16 +98,21 @@ def test_page_is_self_contained_and_complete(either: Demo) -> None:
         def __init__(self) -> None:
             super().__init__()
             self.sources: list[str] = []
+            self.links: list[str] = []
             self.tags: list[str] = []
 
         def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
             self.tags.append(tag)
-            self.sources += [value or "" for name, value in attributes if name in ("src", "href")]
+            self.sources += [value or "" for name, value in attributes if name == "src"]
+            self.links += [value or "" for name, value in attributes if name == "href"]
 
     page = Page()
     page.feed(text)
     assert page.tags.count("img") == 2
     assert all(source.startswith("data:image/png;base64,") for source in page.sources)
+    assert {"model.keras", "report.json", "model-int8.tflite"} <= {*page.links}
+    for name in page.links:
+        assert (either[1] / name).exists(), name
     assert not {"script", "link", "iframe"} & set(page.tags)
     assert page.tags.count("tr") == 2 + len(TARGETS)
     for heading in ("Artifacts", "Training", "Predictions on held-out digits"):

@@ -1,4 +1,8 @@
-"""Which parts of an image speak for a class: Grad-CAM and others."""
+"""Which parts of an image speak for a class: Grad-CAM and others.
+
+xplique 2.0.2 has these methods, too. It is not used: it requires TensorFlow up to 2.20, and its
+Grad-CAM does not find the layers of a network inside of another model.
+"""
 
 from __future__ import annotations
 
@@ -157,7 +161,7 @@ def occlusion(
         square = slice(top, top + side), slice(left, left + side)
         covered = pixels.copy()
         covered[:, *square] = grey
-        drop = whole - _answers(model, covered)[rows, classes]
+        drop = whole - answers_of(model, covered)[rows, classes]
         drops[:, *square] += drop[:, np.newaxis, np.newaxis]
         counts[square] += 1
     return _finished(drops / np.maximum(counts, 1), (height, width))
@@ -241,7 +245,7 @@ def explained_classes(
     model: keras.Model, pixels: np.ndarray, class_index: int | str | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """The class to explain of every image, `(n,)`, int, and the model's answers `(n, classes)`."""
-    answers = _answers(model, pixels)
+    answers = answers_of(model, pixels)
     if class_index is None:
         return answers.argmax(axis=1), answers
     index: Any = class_index
@@ -255,7 +259,7 @@ def explained_classes(
     return np.full(len(pixels), int(index)), answers
 
 
-def _answers(model: keras.Model, pixels: np.ndarray) -> np.ndarray:
+def answers_of(model: keras.Model, pixels: np.ndarray) -> np.ndarray:
     """Probabilities, or logits, of all classes."""
     answers = keras.tree.flatten(model.predict_on_batch(pixels))[0]
     return class_probabilities(np.asarray(answers), logits=False, pairs=True)

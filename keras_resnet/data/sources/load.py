@@ -55,7 +55,9 @@ SOURCE_KINDS = {
 }
 
 
-def load_data(config: DataConfig | str, say: Say = unsaid) -> tuple[Source, Source]:
+def load_data(
+    config: DataConfig | str, say: Say = unsaid, least_classes: int = 2
+) -> tuple[Source, Source]:
     """Opens the source of a configuration: its training part and its validation part.
 
     Nothing is decoded, and files are read when records are asked for. Of a source without a
@@ -66,6 +68,7 @@ def load_data(config: DataConfig | str, say: Say = unsaid) -> tuple[Source, Sour
         config: what to open; a string stands for `DataConfig(that)`. Its source is written as one
             of `keras_resnet.data.sources.load.SOURCE_KINDS`, such as `folder:PATH`.
         say: is told if the training part is divided, and how little few validation images tell.
+        least_classes: how many classes there have to be: two to train, one to evaluate.
 
     Raises:
         ValueError: there is no such source, it is not as it should be, has no training part, or a
@@ -74,7 +77,7 @@ def load_data(config: DataConfig | str, say: Say = unsaid) -> tuple[Source, Sour
     """
     if isinstance(config, str):
         config = DataConfig(config)
-    return _for_training(load_parts(config), config, say)
+    return _for_training(load_parts(config, least_classes), config, say)
 
 
 def _for_training(parts: Parts, config: DataConfig, say: Say = unsaid) -> tuple[Source, Source]:
@@ -107,8 +110,10 @@ def _how_little(validation: Source) -> str:
     )
 
 
-def load_part(config: DataConfig | str, part: str) -> Source:
+def load_part(config: DataConfig | str, part: str, least_classes: int = 2) -> Source:
     """Opens one part of a source: `"train"`, `"validation"`, both as of `load_data`, or `"test"`.
+
+    `least_classes` is as of `load_data`.
 
     Raises:
         ValueError: the source has no such part, or as for `load_data`.
@@ -117,7 +122,7 @@ def load_part(config: DataConfig | str, part: str) -> Source:
     check_choice("part", part, PARTS)
     if isinstance(config, str):
         config = DataConfig(config)
-    found = load_parts(config)
+    found = load_parts(config, least_classes)
     if part == "validation" and found.validation is not None:
         return found.validation
     if part != "test":
@@ -129,13 +134,13 @@ def load_part(config: DataConfig | str, part: str) -> Source:
     return found.test()
 
 
-def load_every_part(config: DataConfig | str) -> dict[str, Source]:
+def load_every_part(config: DataConfig | str, least_classes: int = 2) -> dict[str, Source]:
     """Opens all parts of a source that have images, undivided, by the names in `PARTS`.
 
     A test part that is no set of labelled images, as of many a competition, is left out with a
     warning. Arguments and errors are those of `load_data`.
     """
-    train, validation, test = load_parts(config)
+    train, validation, test = load_parts(config, least_classes)
     found: dict[str, Source | None] = {"train": train, "validation": validation}
     if test is not None:
         try:
@@ -145,7 +150,7 @@ def load_every_part(config: DataConfig | str) -> dict[str, Source]:
     return {part: source for part, source in found.items() if source is not None and len(source)}
 
 
-def load_parts(config: DataConfig | str) -> Parts:
+def load_parts(config: DataConfig | str, least_classes: int = 2) -> Parts:
     """Opens a source as it is divided, be it not at all.
 
     Arguments and errors are those of `load_data`.
@@ -162,9 +167,9 @@ def load_parts(config: DataConfig | str) -> Parts:
         raise ValueError(f"Expected a source {kind.usage}. Received: {config.source!r}")
     parts = kind.load(argument, config)
     names = parts.train.class_names
-    if len(names) < 2:
+    if len(names) < least_classes:
         raise ValueError(
-            f"Expected images of at least 2 classes. Received: {config.source}, with "
+            f"Expected images of at least {least_classes} classes. Received: {config.source}, with "
             f"{', '.join(names) or 'none'}"
         )
     for alike in alike_names(names):

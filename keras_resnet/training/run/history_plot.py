@@ -116,7 +116,7 @@ def _scale(axes: Axes, values: np.ndarray, *, zero: bool) -> None:
     finite = values[np.isfinite(values)]
     if zero:
         top = float(finite.max(initial=0.0))
-        axes.set_ylim(0, 1.05 * top if top > 0 else 1)
+        axes.set_ylim(0, min(1.05 * top, 100) if top > 0 else 1)
         return
     low, high = float(finite.min(initial=math.inf)), float(finite.max(initial=0.0))
     if 0 < low <= high / 50:

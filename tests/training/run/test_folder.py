@@ -163,6 +163,11 @@ def test_picture_has_errors_in_percent_gaps_and_scales() -> None:
     assert error.get_ylim()[0] == 0
 
 
+def test_errors_end_at_100_percent() -> None:
+    (axes,) = history_plot({"accuracy": [0.0, 0.5]}).axes
+    assert axes.get_ylim() == (0, 100)
+
+
 def test_picture_of_what_there_is() -> None:
     (loss,) = history_plot({"loss": [1.0, 0.5]}).axes
     assert loss.get_ylabel() == "loss"

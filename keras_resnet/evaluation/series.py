@@ -1,0 +1,131 @@
+"""Evaluations of several published weights as one table."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from keras_resnet.evaluation.report import Evaluation, protocol_in_words
+from keras_resnet.support import terminal
+from keras_resnet.support.files import partial_directory, publish
+from keras_resnet.support.pages import escaped, link, links, page, section, table
+from keras_resnet.support.text import markdown
+
+#: Field of a row -> what it is called in tables.
+_COLUMNS = {
+    "weights": "weights",
+    "top1": "top-1",
+    "published_top1": "published",
+    "top5": "top-5",
+    "published_top5": "published",
+    "images": "images",
+    "protocol": "protocol",
+    "published_protocol": "published with",
+}
+_FIELDS = (*_COLUMNS, "data", "source", "error")
+_MEANINGS = {
+    "top-1": "share of the images whose most probable class is right, as measured here",
+    "published": "what the publisher of the weights states",
+    "top-5": "share of the images with a right class among the five most probable ones",
+    "protocol": "how the images were resized and cropped here",
+    "published with": "how they were for the published figures, which are comparable if both agree",
+}
+
+
+def series_row(tag: str, report: Evaluation) -> dict[str, Any]:
+    """Return the row of weights: measured and published accuracy in percent, and both protocols."""
+    stated = report.published or {}
+    (member,) = report.protocol["members"]
+    return {
+        "weights": tag,
+        "top1": 100 * report.accuracy,
+        "published_top1": stated.get("top1"),
+        "top5": 100 * report.top5_accuracy,
+        "published_top5": stated.get("top5"),
+        "images": report.images,
+        "protocol": f"{report.protocol['name']}, {protocol_in_words(member)}",
+        "published_protocol": protocol_in_words(stated["protocol"]) if stated else None,
+        "data": report.data,
+        "source": stated.get("source"),
+    }
+
+
+def save_series(rows: Sequence[Mapping[str, Any]], output: Path) -> list[Path]:
+    """Write `series.json`, `.csv`, `.md` and `.html` into a folder, or none of them.
+
+    Args:
+        rows: of `series_row`; of weights that could not be evaluated, `weights` and `error`.
+        output: the folder; made if it is not there. What has these names is replaced.
+
+    Returns:
+        The files.
+    """
+    names = [f"series.{kind}" for kind in ("csv", "md", "html", "json")]
+    texts = (_csv(rows), _markdown(rows), _html(rows), json.dumps(rows, indent=2) + "\n")
+    with partial_directory(output) as staging:
+        for name, text in zip(names, texts, strict=True):
+            (staging / name).write_text(text, "utf-8")
+        publish(staging, names)
+    return [output / name for name in names]
+
+
+def series_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Return the rows for a terminal, which has no room for the protocols."""
+    shown = terminal.table(tuple(_COLUMNS.values())[:6])
+    for row in rows:
+        shown.add_row(*_cells(row)[:6])
+    return shown
+
+
+def _cells(row: Mapping[str, Any]) -> list[str]:
+    found = []
+    for name in _COLUMNS:
+        value = row.get(name)
+        if name == "images" and "error" in row:
+            found.append("failed")
+        elif value is None:
+            found.append("–")
+        elif isinstance(value, str):
+            found.append(value)
+        else:
+            found.append(f"{value:,}" if name == "images" else f"{value:.2f}%")
+    return found
+
+
+def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, _FIELDS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _markdown(rows: Sequence[Mapping[str, Any]]) -> str:
+    lines = [list(_COLUMNS.values()), ["---"] * len(_COLUMNS)]
+    lines += [[markdown(cell) for cell in _cells(row)] for row in rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _html(rows: Sequence[Mapping[str, Any]]) -> str:
+    cells = []
+    for row in rows:
+        tag, *others = _cells(row)
+        cells.append((tag if "error" in row else link(f"{tag}/evaluation.html", tag), *others))
+    styles = ["failed" if "error" in row else "" for row in rows]
+    failures = "".join(
+        f"<li>{escaped(row['weights'])}: {escaped(row['error'])}</li>"
+        for row in rows
+        if "error" in row
+    )
+    sections = [
+        section("Accuracy", table(tuple(_COLUMNS.values()), cells, _MEANINGS, styles=styles)),
+        section("Not evaluated", f"<ul>{failures}</ul>") if failures else "",
+        links(["series.csv", "series.md", "series.json"]),
+    ]
+    return page(f"Evaluation of {len(rows):,} published weights", sections)
