@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 #: Is told what is being done, and the share of the work that is done, 0 to 1.
 Progress = Callable[[str, float], None]
+
+#: Is given one step of long work before that begins, to time it; how many such steps there will be;
+#: and how many times as much as the first step's own preparation will be done.
+Begin = Callable[[Callable[[], Any], float, float], None]
 
 #: Is told what happens, in sentences.
 Say = Callable[[str], None]
@@ -17,3 +22,7 @@ def unsaid(sentence: str) -> None:
 
 def unseen(step: str, done: float) -> None:
     """A `Progress` that shows nothing."""
+
+
+def unannounced(step: Callable[[], Any], steps: float, preparations: float) -> None:
+    """A `Begin` that times nothing."""
