@@ -56,7 +56,7 @@ def lesion_figure(study: LesionStudy, paths: PathStudy | None = None) -> Figure:
 def _draw_paths(panels: Sequence[Axes], paths: PathStudy) -> None:
     """How many paths there are, how much gradient each carries, and all of a length, by length."""
     lengths = range(len(paths.counts))
-    many = 2 ** len(paths.blocks)
+    many, (low, high) = 2 ** len(paths.blocks), paths.effective
     panels[0].bar(lengths, [count / many for count in paths.counts], color=_GREY)
     panels[0].set_ylabel("share of all paths")
     panels[1].errorbar(lengths, paths.norms, paths.spreads, color=_BLUE, marker=".")
@@ -64,7 +64,7 @@ def _draw_paths(panels: Sequence[Axes], paths: PathStudy) -> None:
     panels[1].set_ylabel("gradient norm of one path")
     panels[2].bar(lengths, paths.shares, color=_BLUE, label="count x norm")
     panels[2].plot(lengths, paths.exact_shares, color=_ORANGE, marker=".", label="exact")
-    panels[2].axvspan(*paths.effective, color=_GREY, alpha=0.2, label="95 %")
+    panels[2].axvspan(low - 0.5, high + 0.5, color=_GREY, alpha=0.2, label="95 %")
     panels[2].set_ylabel("share of the gradient")
     panels[2].legend(fontsize=7)
     for axes in panels:

@@ -75,7 +75,7 @@ def factor_per_step(norms: Sequence[float]) -> float | None:
     """
     if len(norms) < 2 or not min(norms) > 0:
         return None
-    slope = np.polynomial.Polynomial.fit(range(len(norms)), np.log(norms), 1).convert().coef[1]
+    slope, _ = np.polyfit(np.arange(len(norms)), np.log(norms), 1)
     return float(np.exp(-slope))
 
 
@@ -90,8 +90,8 @@ def gradient_norms(
 ) -> GradientNorms:
     """Measures how strong gradients are at every depth of a network.
 
-    Gradients are those of a training step without augmentation: batch normalisation uses the
-    statistics of the batch. The model is left as it was.
+    Gradients are those of a training step without augmentation: batch normalisation, unless it is
+    frozen, uses the statistics of the batch. The model is left as it was.
 
     Args:
         model: a flat network of this package with a classifier, residual or plain.
