@@ -114,7 +114,8 @@ def test_features_keep_how_images_are_prepared(tmp_path: Path) -> None:
         for found in (features, keras_resnet.load_model(tmp_path / "features.keras")):
             info = get_info(found)
             assert info.protocol == protocol
-            assert info.config == get_info(model).config
+            assert info.config is not None
+            assert info.config["stem"] == "cifar"
             # They put out no classes.
             assert info.class_names is None
     assert get_info(model).class_names is not None

@@ -19,6 +19,7 @@ from keras_resnet.evaluation.classes import Classes
 from keras_resnet.evaluation.images import open_images
 from keras_resnet.models.info import set_class_names
 from keras_resnet.networks.builder import build
+from keras_resnet.networks.config import ResNetConfig
 from keras_resnet.networks.table import cifar_config
 from keras_resnet.support.checks import check_integer, check_number
 from keras_resnet.support.progress import Begin, Progress, unannounced, unseen
@@ -216,8 +217,9 @@ def gradient_study(
     For every depth, trains four networks of He et al. 2015, section 4.2: residual with shortcut A,
     and plain; each with and without batch normalisation. With the same seed, all four start from
     the same kernels (He initialisation) and see the same batches. Training is SGD with momentum 0.9
-    and a constant rate. Gradients are clipped to a norm of 1, without which networks without
-    normalisation diverge; norms are measured before that. Seeds Python, NumPy and Keras.
+    and a constant rate. Gradients are clipped to a norm of 1, as deep residual networks without
+    normalisation start with a large loss; norms are measured before that. Sets the global seeds of
+    Python, NumPy and Keras.
 
     Args:
         data: a source, such as `"digits"`, whose training images are used; or images and labels.
@@ -238,11 +240,7 @@ def gradient_study(
     for name, value in (("steps", steps), ("batch_size", batch_size), ("seeds", seeds)):
         check_integer(name, value)
     check_number("learning_rate", learning_rate)
-    configs = {
-        (depth, shortcuts): cifar_config(depth, shortcut="A" if shortcuts else None, width=width)
-        for depth in depths
-        for shortcuts in (True, False)
-    }
+    configs = _configs(depths, width)
     source, classes = _training_part(data, size)
 
     def new(depth: int, shortcuts: bool, seed: int) -> keras.Model:
@@ -277,9 +275,20 @@ def gradient_study(
             found.append(NetworkGradients(*item, initial, trainer.measured(), losses))
             done += depth
             progress(f"{found[-1].name}, seed {seed}", done / total)
-    settings = {"depths": list(depths), "width": width, "size": size, "steps": steps}
-    settings |= {"batch_size": batch_size, "learning_rate": learning_rate, "images": len(labels)}
-    return GradientStudy(tuple(found), settings)
+    settings = {"depths": list(depths), "width": width, "size": size, "images": len(labels)}
+    training = {"steps": steps, "batch_size": batch_size, "learning_rate": learning_rate}
+    return GradientStudy(tuple(found), {**settings, **training, "seeds": seeds})
+
+
+def _configs(depths: Sequence[int], width: float) -> dict[tuple[int, bool], ResNetConfig]:
+    """Networks by depth and whether they have shortcuts."""
+    if not depths:
+        raise ValueError(f"Expected `depths` to have at least one depth. Received: {depths!r}")
+    return {
+        (depth, shortcuts): cifar_config(depth, shortcut="A" if shortcuts else None, width=width)
+        for depth in depths
+        for shortcuts in (True, False)
+    }
 
 
 def without_batch_norm(model: keras.Model) -> keras.Model:
