@@ -8,8 +8,9 @@ from typing import Any
 #: Is told what is being done, and the share of the work that is done, 0 to 1.
 Progress = Callable[[str, float], None]
 
-#: Is given one step of long work before that begins, to time it; how many such steps there will be;
-#: and how many times as much as the first step's own preparation will be done.
+#: Is called before long work begins, to tell how long that will take: with one step of the work, to
+#: be timed; how many such steps there are; and how often what the first call of the step does
+#: besides, such as tracing, is done.
 Begin = Callable[[Callable[[], Any], float, float], None]
 
 #: Is told what happens, in sentences.

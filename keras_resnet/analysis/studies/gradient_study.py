@@ -231,7 +231,7 @@ def gradient_study(
         learning_rate: of SGD.
         seeds: how many networks of each kind are trained, with the seeds 0, 1 and so on.
         images: how many images are used, at most.
-        begin: is given one step before the work begins.
+        begin: is given one step of the work, to be timed, before it begins.
         progress: is told after every network.
 
     Raises:

@@ -99,7 +99,7 @@ def gradient_norms(
         batch_size: images per gradient. Norms are averaged over the batches, of which none has less
             than half as many.
         seed: of the choice of images from a source, and of their order.
-        begin: is given one step before the work begins.
+        begin: is given one step of the work, to be timed, before it begins.
         progress: is told after every batch.
 
     Raises:

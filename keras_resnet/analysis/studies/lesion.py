@@ -72,7 +72,7 @@ def lesion_study(
         draws: how many random choices of each number are made.
         seed: of the choices.
         batch_size: images that are run at once.
-        begin: is given one step before the work begins.
+        begin: is given one step of the work, to be timed, before it begins.
         progress: is told after every batch.
 
     Raises:

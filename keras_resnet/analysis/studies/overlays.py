@@ -49,7 +49,7 @@ def explain_files(
         paths: image files.
         output: a folder; its pictures are called like the files, with a number if names recur.
         method: see `explain`.
-        begin: is given one step before the work begins.
+        begin: is given one step of the work, to be timed, before it begins.
         progress: is told after every image.
 
     Returns:

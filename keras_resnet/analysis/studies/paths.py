@@ -84,7 +84,7 @@ def path_study(
         samples: paths of each length that are measured.
         images: how many random images of the data are used, at most, all at once.
         seed: of the choices.
-        begin: is given one step before the work begins.
+        begin: is given one step of the work, to be timed, before it begins.
         progress: is told after every length.
 
     Raises:

@@ -48,7 +48,7 @@ def layer_responses(
             pre-activation block, the response is what the convolution itself puts out.
         images: `(n, height, width, channels)` as the model takes them.
         batch_size: images that are run at once.
-        begin: is given one step before the work begins.
+        begin: is given one step of the work, to be timed, before it begins.
         progress: is told after every batch.
 
     Raises:
