@@ -19,8 +19,8 @@ LAYERS = [
     {"networks"},
     {"models"},
     {"weights"},
-    # With `weights=`, they load some.
-    {"networks.builder", "networks.builders", "networks.from_checkpoint"},
+    # With `weights=`, they load some; or they make models that know how images are prepared.
+    {"networks.builder", "networks.builders", "networks.features", "networks.from_checkpoint"},
     {"analysis", "compression"},
     {"data", "training"},
     {"export"},
@@ -41,6 +41,7 @@ WITHOUT_TENSORFLOW = {"analysis", "images", "models", "networks", "weights"}
 ENTRIES = set().union(*LAYERS) - {
     "networks.builder",
     "networks.builders",
+    "networks.features",
     "networks.from_checkpoint",
     "analysis.studies",
 }

@@ -38,8 +38,8 @@ from keras_resnet.jobs.compression_report import (
     CompressionOptions,
     CompressionReport,
     CompressionRow,
-    pruning_pace,
     compression_page,
+    pruning_pace,
     row_of,
 )
 from keras_resnet.models.info import compressed_kernels, get_info

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Sequence
 from typing import Any
 
 import keras
 
+from keras_resnet.models.info import get_info, set_info
 from keras_resnet.networks.graph import only
 from keras_resnet.networks.names import place_of
 
 
 def feature_extractor(model: keras.Model, levels: Sequence[str] | None = None) -> keras.Model:
     """The model up to its feature maps; it shares layers and weights with `model`.
+
+    It also takes over how images are prepared for `model`; saved and exported, it keeps that.
 
     C2 is what the stage conv2_x puts out at its own resolution, and so on: strides 4, 8, 16 and 32
     of an ImageNet network (less where `output_stride` says so), C2 to C4 with strides 1, 2 and 4 of
@@ -46,7 +50,7 @@ def feature_extractor(model: keras.Model, levels: Sequence[str] | None = None) -
             f"Expected `levels` to be some of {tuple(outputs)}. Received: levels={levels!r}"
         )
     maps = {level: outputs[level] for level in wanted}
-    return keras.Model(only(model.input), maps, name=f"{model.name}_features")
+    return _without_head(model, maps, "features")
 
 
 def pooled(model: keras.Model, level: str = "avg") -> keras.Model:
@@ -70,9 +74,9 @@ def pooled(model: keras.Model, level: str = "avg") -> keras.Model:
     names = ("avg_pool", "max_pool")
     head = next((x for x in model.layers if x.name in names and isinstance(x, pools)), None)
     if level == "avg" and head is not None:
-        return keras.Model(only(model.inputs), head.output, name=f"{model.name}_avg")
+        return _without_head(model, head.output, "avg")
     if level == "avg" and not level_layers(model) and (vectors := _dense_input(model)) is not None:
-        return keras.Model(only(model.inputs), vectors, name=f"{model.name}_avg")
+        return _without_head(model, vectors, "avg")
     maps = feature_extractor(model).output
     if level != "avg" and level not in maps:
         raise ValueError(
@@ -82,7 +86,15 @@ def pooled(model: keras.Model, level: str = "avg") -> keras.Model:
     average = keras.layers.GlobalAveragePooling2D(
         data_format="channels_last", dtype="float32", name=f"{level}_vector"
     )
-    return keras.Model(only(model.input), average(chosen), name=f"{model.name}_{level}")
+    return _without_head(model, average(chosen), level)
+
+
+def _without_head(model: keras.Model, outputs: Any, suffix: str) -> keras.Model:
+    """The model up to some tensors; it knows how images are prepared, but no classes."""
+    result = keras.Model(only(model.inputs), outputs, name=f"{model.name}_{suffix}")
+    info = get_info(model)
+    set_info(result, dataclasses.replace(info, class_names=None, class_ids=None, task=None))
+    return result
 
 
 def _dense_input(model: keras.Model) -> Any:

@@ -19,6 +19,7 @@ from keras_resnet.analysis.studies.explain import (
     integrated_gradients,
     occlusion,
     overlay,
+    short_run,
 )
 from keras_resnet.analysis.studies.overlays import explain_files
 from keras_resnet.data import load_digits
@@ -261,3 +262,22 @@ def test_maps_that_do_not_fit(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         deletion_insertion(tiny_model, images[0], heat, steps=steps)
+
+
+def test_short_runs_stand_for_whole_ones(
+    tiny_model: keras.Model, images: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+    monkeypatch.setattr(
+        "keras_resnet.analysis.studies.explain._answers",
+        lambda model, pixels: calls.append(1) or np.eye(10)[np.zeros(len(pixels), int)],
+    )
+    shorter, times = short_run("occlusion", (32, 32))
+    occlusion(tiny_model, images[:1])
+    whole = len(calls)
+    calls.clear()
+    occlusion(tiny_model, images[:1], **shorter)
+    assert whole == times * len(calls) == 1 + 15 * 15
+    assert short_run("grad_cam", (32, 32)) == ({}, 1)
+    shorter, times = short_run("integrated_gradients", (32, 32))
+    assert shorter["steps"] * times == 32

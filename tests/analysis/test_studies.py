@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -11,9 +12,11 @@ import pytest
 from PIL import Image
 
 import keras_resnet
-from keras_resnet.analysis.studies.blocks import take_apart
+from keras_resnet.analysis.studies import lesion
+from keras_resnet.analysis.studies.blocks import Block, Function, Network, take_apart
 from keras_resnet.analysis.studies.lesion import lesion_study
 from keras_resnet.analysis.studies.responses import first_filters, layer_responses
+from keras_resnet.cli.analyze import results
 
 from ..conftest import Command, randomize
 
@@ -97,6 +100,32 @@ def test_plain_networks_lose_whole_blocks(images: np.ndarray) -> None:
     assert study.names == ("conv2_block1", "conv3_block2", "conv4_block2")
 
 
+def test_deletions_of_resnet110_run_half_of_its_blocks(
+    tiny_model: keras.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = {"whole": 0, "residual": 0, "shortcut": 0}
+
+    def counted(part: str) -> Function:
+        def run(x: Any) -> Any:
+            runs[part] += 1
+            return x
+
+        return run
+
+    def fake(index: int) -> Block:
+        parts = counted("whole"), counted("shortcut"), counted("residual")
+        return Block(f"block{index}", 2, *parts, lambda x: x, True)
+
+    blocks = tuple(fake(index) for index in range(54))
+    deep = Network(lambda x: x, blocks, lambda x: np.eye(10)[np.zeros(len(x), int)])
+    monkeypatch.setattr(lesion, "take_apart", lambda model: deep)
+    study = lesion_study(tiny_model, (np.full((3, 32, 32, 3), 9.0), [0, 1, 0]))
+    assert study.errors == (pytest.approx(1 / 3),) * 54
+    # The whole network, and without block i the 53 - i blocks behind it.
+    assert runs == {"whole": 54 + 53 * 54 // 2, "shortcut": 54, "residual": 0}
+    assert runs["whole"] + runs["shortcut"] < 0.6 * 54 * 54
+
+
 def test_sources_are_opened(digits_file: Path) -> None:
     study = lesion_study(keras_resnet.load_model(digits_file), "digits")
     assert study.images == 360
@@ -156,6 +185,23 @@ def test_filters_are_scaled_alike(trained: keras.Model) -> None:
     assert np.allclose((filters - 0.5) / (kernel.transpose(3, 0, 1, 2)), 0.5 / np.abs(kernel).max())
 
 
+def test_times_are_said_before(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    times = iter((5.0, 0.5) * 3)
+    monkeypatch.setattr(results, "_seconds", lambda step: next(times))
+    with results.watched("study", "the work") as keywords:
+        keywords["begin"](lambda: None, 10, 2)
+        keywords["begin"](lambda: None, 1, 0)
+        keywords["begin"](lambda: None, 1000, 0)
+    # 2 x (5.0 - 0.5) s to prepare, and 10 x 0.5 s.
+    assert capsys.readouterr().out.splitlines()[:3] == [
+        "About 14 s for the work.",
+        "Less than 1 s for the work.",
+        "About 8 min for the work.",
+    ]
+
+
 def test_commands_write_pictures_and_json(
     digits_file: Path, tmp_path: Path, command_in_process: Command
 ) -> None:
@@ -164,10 +210,14 @@ def test_commands_write_pictures_and_json(
     done = command_in_process("analyze", "lesion", *common, *images, "--several", "1,2")
     assert done.returncode == 0, done.stderr
     assert "Top-1 error of the whole network" in done.stdout
+    before, _, after = done.stdout.partition("s for classifying without the blocks.")
+    assert "lesion: " in after
+    assert "lesion: " not in before
     assert "s left" in done.stdout
     for name, arguments in (("responses", images), ("filters", ())):
         done = command_in_process("analyze", name, *common, *arguments)
         assert done.returncode == 0, done.stderr
+        assert ("s for the responses." in done.stdout) == (name == "responses")
     names = {path.name for path in tmp_path.iterdir()}
     studies = ("lesion", "responses", "filters")
     assert names == {f"{study}.{suffix}" for study in studies for suffix in ("png", "svg", "json")}

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import keras
@@ -8,6 +9,9 @@ import pytest
 
 import keras_resnet
 from keras_resnet import ResNetConfig, build, feature_extractor
+from keras_resnet.images.protocol import EvalProtocol
+from keras_resnet.models.info import get_info, set_info
+from keras_resnet.networks.features import pooled
 
 CONFIGS = {
     "basic": ResNetConfig("basic", (1, 2, 1, 1), (8, 8, 16, 16)),
@@ -98,6 +102,23 @@ def test_features_of_fine_tuned_and_reloaded_models(tmp_path: Path) -> None:
     ):
         for level, values in model(images).items():
             np.testing.assert_array_equal(values, expected[level])
+
+
+def test_features_keep_how_images_are_prepared(tmp_path: Path) -> None:
+    model = keras_resnet.ResNet20()
+    keras_resnet.set_class_names(model, [f"class {index}" for index in range(10)])
+    protocol = EvalProtocol(32, 48, "bicubic")
+    set_info(model, dataclasses.replace(get_info(model), protocol=protocol))
+    for features in (feature_extractor(model, ("C3",)), pooled(model), pooled(model, "C2")):
+        features.save(tmp_path / "features.keras")
+        for found in (features, keras_resnet.load_model(tmp_path / "features.keras")):
+            info = get_info(found)
+            assert info.protocol == protocol
+            assert info.config is not None
+            assert info.config["stem"] == "cifar"
+            # They put out no classes.
+            assert info.class_names is None
+    assert get_info(model).class_names is not None
 
 
 def test_levels_that_are_not_there_are_refused() -> None:

@@ -54,13 +54,12 @@ class Network:
     head: Function
 
 
-def take_apart(model: keras.Model) -> Network:
-    """The parts of a flat network of this package, fresh, fine-tuned, compressed or reloaded.
+def layers_by_block(model: keras.Model) -> dict[tuple[int, int], list[keras.Layer]]:
+    """The layers of every block of a flat network, by its stage and number, both in their order.
 
     Raises:
         ValueError: the model has no blocks named as in `keras_resnet.build`.
     """
-    model = bare(model)
     layers: dict[tuple[int, int], list[keras.Layer]] = {}
     for layer in model.layers:
         if place := place_of(layer.name):
@@ -70,7 +69,23 @@ def take_apart(model: keras.Model) -> Network:
             "Expected a flat network with layers named as in `keras_resnet.build`. Received: "
             f"{model.name!r} without any; pass the network inside, if there is one"
         )
-    places = sorted(layers)
+    return dict(sorted(layers.items()))
+
+
+def block_name(place: tuple[int, int]) -> str:
+    """The name of the block of a stage and number, such as `conv2_block1`."""
+    return f"conv{place[0]}_block{place[1]}"
+
+
+def take_apart(model: keras.Model) -> Network:
+    """The parts of a flat network of this package, fresh, fine-tuned, compressed or reloaded.
+
+    Raises:
+        ValueError: the model has no blocks named as in `keras_resnet.build`.
+    """
+    model = bare(model)
+    layers = layers_by_block(model)
+    places = list(layers)
     ends = [layers[place][-1].output for place in places]
     starts = [layers[places[0]][0].input, *ends[:-1]]
     blocks = [
@@ -85,7 +100,7 @@ def _block(place: tuple[int, int], layers: list[keras.Layer], start: Any, end: A
     whole = _function(start, end)
     additions = [layer for layer in layers if isinstance(layer, keras.layers.Add)]
     keeps_shape = tuple(start.shape) == tuple(end.shape)
-    name = f"conv{place[0]}_block{place[1]}"
+    name = block_name(place)
     if not additions:
         identity = (lambda x: x) if keeps_shape else None
         return Block(name, place[0], whole, identity, None, lambda x: x, keeps_shape)

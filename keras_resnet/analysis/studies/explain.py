@@ -6,9 +6,9 @@ Grad-CAM does not find the layers of a network inside of another model.
 
 from __future__ import annotations
 
-import contextlib
+import inspect
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Literal, get_args
 
 import keras
@@ -16,6 +16,7 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
+from keras_resnet.analysis.studies.logits import logits_of
 from keras_resnet.images.labels import indices_of
 from keras_resnet.models.info import get_info
 from keras_resnet.models.outputs import class_probabilities
@@ -121,7 +122,7 @@ def integrated_gradients(
     pixels = np.asarray(images, np.float32)
     classes, _ = explained_classes(model, pixels, class_index)
     total = np.zeros_like(pixels)
-    with _logits(model) as call:
+    with logits_of(model) as call:
         # The middles of the steps, which a sum approximates an integral best with.
         for share in (np.arange(steps) + 0.5) / steps:
             point = tf.constant(baseline + share * (pixels - baseline), tf.float32)
@@ -150,14 +151,13 @@ def occlusion(
     """
     pixels = np.asarray(images, np.float32)
     height, width = pixels.shape[1:3]
-    side = check_integer("patch", patch or max(1, min(height, width) // 8))
-    step = check_integer("stride", stride or max(1, side // 2))
+    side, corners = _squares((height, width), patch, stride)
     rows = np.arange(len(pixels))
     classes, answers = explained_classes(model, pixels, class_index)
     whole = answers[rows, classes]
     drops, counts = np.zeros(pixels.shape[:3]), np.zeros((height, width))
     grey = pixels.mean(axis=(1, 2, 3), keepdims=True)
-    for top, left in itertools.product(*(_places(total, side, step) for total in (height, width))):
+    for top, left in corners:
         square = slice(top, top + side), slice(left, left + side)
         covered = pixels.copy()
         covered[:, *square] = grey
@@ -167,10 +167,26 @@ def occlusion(
     return _finished(drops / np.maximum(counts, 1), (height, width))
 
 
-def _places(total: int, side: int, step: int) -> list[int]:
-    """Where squares begin; the last one ends at the edge."""
-    last = max(total - side, 0)
-    return sorted({*range(0, last + 1, step), last})
+def _squares(
+    size: tuple[int, int], patch: int | None, stride: int | None
+) -> tuple[int, list[tuple[int, int]]]:
+    """The side of the squares, and where each begins; the last ones end at the edge."""
+    side = check_integer("patch", patch or max(1, min(size) // 8))
+    step = check_integer("stride", stride or max(1, side // 2))
+    ends = [max(total - side, 0) for total in size]
+    rows, columns = (sorted({*range(0, last + 1, step), last}) for last in ends)
+    return side, list(itertools.product(rows, columns))
+
+
+def short_run(method: Method, size: tuple[int, int]) -> tuple[dict[str, int], float]:
+    """Keywords of a short run of a method, and how many times as long one without them takes."""
+    if method == "integrated_gradients":
+        default = inspect.signature(integrated_gradients).parameters["steps"].default
+        return {"steps": 2}, default / 2
+    if method == "occlusion":
+        # The answer without a square is computed, too.
+        return {"patch": max(size)}, (1 + len(_squares(size, None, None)[1])) / 2
+    return {}, 1.0
 
 
 def overlay(image: np.ndarray, heat: np.ndarray, opacity: float = 0.5) -> np.ndarray:
@@ -199,7 +215,7 @@ def _features_and_gradients(
     classes, _ = explained_classes(model, pixels, class_index)
     layer, seen = layers[level], []
     original = layer.call
-    with _logits(model) as call, tf.GradientTape() as tape:
+    with logits_of(model) as call, tf.GradientTape() as tape:
 
         def watched(*arguments: Any, **keywords: Any) -> Any:
             output = original(*arguments, **keywords)
@@ -215,23 +231,6 @@ def _features_and_gradients(
             del layer.call
     (gradient,) = tape.gradient(score, seen)
     return tf.cast(seen[0], tf.float32).numpy(), tf.cast(gradient, tf.float32).numpy()
-
-
-@contextlib.contextmanager
-def _logits(model: keras.Model) -> Iterator[Any]:
-    """The model as a function to logits: its last activation is left out meanwhile."""
-    last = model.layers[-1]
-    while isinstance(last, keras.Model):
-        last = last.layers[-1]
-    activation = getattr(last, "activation", None)
-    is_probability = activation in (keras.activations.softmax, keras.activations.sigmoid)
-    if is_probability:
-        last.activation = keras.activations.linear
-    try:
-        yield lambda images: model(images, training=False)
-    finally:
-        if is_probability:
-            last.activation = activation
 
 
 def _score(logits: Any, classes: np.ndarray) -> Any:

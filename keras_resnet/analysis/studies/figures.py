@@ -2,40 +2,131 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Sequence
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from keras_resnet.analysis.studies.gradient_study import (
+    ASSUMED_FACTOR,
+    GradientStudy,
+    NetworkGradients,
+)
+from keras_resnet.analysis.studies.gradients import GradientNorms
 from keras_resnet.analysis.studies.lesion import LesionStudy
+from keras_resnet.analysis.studies.paths import PathStudy
 from keras_resnet.analysis.studies.responses import Responses
 
 #: Of Okabe and Ito (2008), told apart with every kind of colour blindness.
 _BLUE, _ORANGE, _GREY = "#0072B2", "#D55E00", "#999999"
 
 
-def lesion_figure(study: LesionStudy) -> Figure:
-    """Error without each block and, where they were measured, by number of deletions and swaps."""
+def lesion_figure(study: LesionStudy, paths: PathStudy | None = None) -> Figure:
+    """Error without each block and, where they were measured, several blocks, swaps and paths."""
     series = [("deleted blocks", study.several), ("swapped pairs", study.swapped)]
     series = [(label, errors) for label, errors in series if errors]
-    figure = Figure(figsize=(9, 4 + 3.5 * bool(series)), layout="constrained")
-    rows = figure.subplots(1 + bool(series), 1, squeeze=False)
-    axes = rows[0, 0]
+    extra = bool(series) + (paths is not None)
+    figure = Figure(figsize=(9, 4 + 3.5 * extra), layout="constrained")
+    rows = figure.subfigures(1 + extra, 1, squeeze=False)[:, 0]
+    axes = rows[0].subplots()
     axes.bar(range(len(study.names)), 100 * np.array(study.errors), color=_BLUE)
     axes.axhline(100 * study.error, color=_ORANGE, label="whole network")
     axes.set_xticks(range(len(study.names)), study.names, rotation=90, fontsize=7)
     axes.set_ylabel("top-1 error in % without the block")
     axes.legend()
+    if paths is not None:
+        _draw_paths(rows[-1].subplots(1, 3), paths)
+    if not series:
+        return figure
+    axes = rows[1].subplots()
     for (label, errors), colour, marker in zip(series, (_BLUE, _ORANGE), "os", strict=False):
         numbers = sorted(errors)
         means = [100 * np.mean(errors[n]) for n in numbers]
         spread = [100 * np.std(errors[n]) for n in numbers]
-        rows[1, 0].errorbar(numbers, means, spread, color=colour, marker=marker, label=label)
-    if series:
-        rows[1, 0].axhline(100 * study.error, color=_GREY, label="whole network")
-        rows[1, 0].set(xlabel="number", ylabel="top-1 error in %")
-        rows[1, 0].legend()
+        axes.errorbar(numbers, means, spread, color=colour, marker=marker, label=label)
+    axes.axhline(100 * study.error, color=_GREY, label="whole network")
+    axes.set(xlabel="number", ylabel="top-1 error in %")
+    axes.legend()
     return figure
+
+
+def _draw_paths(panels: Sequence[Axes], paths: PathStudy) -> None:
+    """How many paths there are, how much gradient each carries, and all of a length, by length."""
+    lengths = range(len(paths.counts))
+    many, (low, high) = 2 ** len(paths.blocks), paths.effective
+    panels[0].bar(lengths, [count / many for count in paths.counts], color=_GREY)
+    panels[0].set_ylabel("share of all paths")
+    panels[1].errorbar(lengths, paths.norms, paths.spreads, color=_BLUE, marker=".")
+    panels[1].set_yscale("log", nonpositive="mask")
+    panels[1].set_ylabel("gradient norm of one path")
+    panels[2].bar(lengths, paths.shares, color=_BLUE, label="count x norm")
+    panels[2].plot(lengths, paths.exact_shares, color=_ORANGE, marker=".", label="exact")
+    panels[2].axvspan(low - 0.5, high + 0.5, color=_GREY, alpha=0.2, label="95 %")
+    panels[2].set_ylabel("share of the gradient")
+    panels[2].legend(fontsize=7)
+    for axes in panels:
+        axes.set_xlabel("residual branches on the path")
+
+
+def gradients_figure(study: GradientStudy) -> Figure:
+    """Gradient norms of the kernels by depth: a row per depth, before and after training.
+
+    Lines are geometric means over the seeds; bands reach from the least to the greatest.
+    """
+    depths = sorted({network.depth for network in study.networks})
+    figure = Figure(figsize=(10, 0.8 + 3.4 * len(depths)), layout="constrained")
+    panels = figure.subplots(len(depths), 2, squeeze=False, sharey="row")
+    for row, depth in zip(panels, depths, strict=True):
+        of_depth = [network for network in study.networks if network.depth == depth]
+        for axes, moment in zip(row, ("initial", "trained"), strict=True):
+            ends = [
+                _draw_norms(axes, list(kind), moment)
+                for _, kind in itertools.groupby(of_depth, lambda network: network.name)
+            ]
+            layers = np.arange(1, of_depth[0].layers + 1)
+            # From the middle of where the lines end.
+            end = np.exp(np.mean([np.log(end) for end in ends if end] or [0.0]))
+            assumed = end * ASSUMED_FACTOR ** (layers[-1] - layers)
+            axes.plot(layers, assumed, ":", color=_GREY, label="0.9 per layer")
+            _scale_depth(axes, f"{depth} layers, {moment}")
+    panels[0, 0].legend(fontsize=7)
+    return figure
+
+
+def _draw_norms(axes: Axes, networks: list[NetworkGradients], moment: str) -> float | None:
+    """Draws one kind of network over its seeds; returns where the line ends, if there is one."""
+    found = [getattr(network, moment) for network in networks]
+    norms = np.array([item.kernels for item in found if item is not None])
+    if not len(norms):
+        return None
+    first = networks[0]
+    colour = _BLUE if first.shortcuts else _ORANGE
+    style = "-" if first.batch_norm else "--"
+    layers = np.arange(1, first.layers + 1)
+    means = np.exp(np.log(np.maximum(norms, np.finfo(float).tiny)).mean(axis=0))
+    axes.plot(layers, means, style, color=colour, label=first.name)
+    axes.fill_between(layers, norms.min(axis=0), norms.max(axis=0), color=colour, alpha=0.15)
+    return float(means[-1])
+
+
+def gradient_norms_figure(found: GradientNorms) -> Figure:
+    """Gradient norms of one network's kernels and blocks by depth."""
+    figure = Figure(figsize=(8, 6), layout="constrained")
+    upper, lower = figure.subplots(2, 1)
+    upper.plot(range(1, len(found.layers) + 1), found.kernels, color=_BLUE, marker=".")
+    _scale_depth(upper, "kernels")
+    lower.plot(range(1, len(found.blocks) + 1), found.outputs, color=_BLUE, marker=".")
+    _scale_depth(lower, "outputs of the blocks")
+    lower.set_xlabel("block, by depth")
+    return figure
+
+
+def _scale_depth(axes: Axes, title: str) -> None:
+    axes.set_yscale("log", nonpositive="mask")
+    axes.set(title=title, xlabel="convolution, by depth", ylabel="gradient norm")
 
 
 def responses_figure(found: Responses) -> Figure:

@@ -10,12 +10,10 @@ import keras
 import numpy as np
 
 from keras_resnet.analysis.studies.blocks import Network, take_apart
-from keras_resnet.analysis.studies.images import labelled_images
-from keras_resnet.images.protocol import warn_if_scaled
-from keras_resnet.models.info import class_count
+from keras_resnet.analysis.studies.images import given_images
 from keras_resnet.models.outputs import class_probabilities
 from keras_resnet.support.checks import check_integer
-from keras_resnet.support.progress import Progress, unseen
+from keras_resnet.support.progress import Begin, Progress, unannounced, unseen
 
 
 @dataclass(frozen=True)
@@ -54,6 +52,7 @@ def lesion_study(
     draws: int = 5,
     seed: int = 0,
     batch_size: int = 128,
+    begin: Begin = unannounced,
     progress: Progress = unseen,
 ) -> LesionStudy:
     """Deletes every block in turn, and classifies images without it.
@@ -73,6 +72,7 @@ def lesion_study(
         draws: how many random choices of each number are made.
         seed: of the choices.
         batch_size: images that are run at once.
+        begin: is given one step of the work, to be timed, before it begins.
         progress: is told after every batch.
 
     Raises:
@@ -80,27 +80,18 @@ def lesion_study(
     """
     check_integer("draws", draws)
     network = take_apart(model)
-    if not isinstance(data, (tuple, list)):
-        data = labelled_images(model, data, seed=seed)
-    warn_if_scaled(data[0], stacklevel=2)
-    images, labels = np.asarray(data[0]), np.asarray(data[1]).reshape(-1)
-    classes = class_count(model)
-    if len(images) != len(labels) or not len(labels):
-        raise ValueError(
-            f"Expected a label per image, and at least one. Received: {len(images)} images, "
-            f"{len(labels)} labels"
-        )
-    if labels.min() < 0 or labels.max() >= classes:
-        raise ValueError(
-            f"Expected labels from 0 to {classes - 1}, the model's classes. Received: "
-            f"{labels.min()} to {labels.max()}"
-        )
+    images, labels = given_images(model, data, seed)
     removable = [i for i, block in enumerate(network.blocks) if block.shortcut is not None]
     random = np.random.default_rng(seed)
     orders = {
         "several": _deletions(random, removable, len(network.blocks), several, draws),
         "swapped": _swaps(random, network, swaps, draws),
     }
+    blocks, first = len(network.blocks), images[:batch_size]
+    # In runs of the whole network: without block i, those before it do not run again.
+    runs = 1 + sum(1 - i / blocks for i in removable) + sum(map(len, orders.values()))
+    whole_steps = [(index, True) for index in range(blocks)]
+    begin(lambda: _run(network, first, whole_steps), runs * len(images) / len(first), 0)
     wrong = np.zeros(1 + len(removable), int)
     wrong_by_order = {kind: np.zeros(len(rows), int) for kind, rows in orders.items()}
     for start in range(0, len(images), batch_size):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import json
 import os
 from collections.abc import Sequence
@@ -12,12 +14,18 @@ import keras
 import numpy as np
 from PIL import Image
 
-from keras_resnet.analysis.studies.explain import Method, explain, explained_classes, overlay
+from keras_resnet.analysis.studies.explain import (
+    Method,
+    explain,
+    explained_classes,
+    overlay,
+    short_run,
+)
 from keras_resnet.images.decode import UnreadableImageError
 from keras_resnet.models.info import get_info
 from keras_resnet.models.input import ModelInput
 from keras_resnet.support.files import partial_directory, publish
-from keras_resnet.support.progress import Progress, unseen
+from keras_resnet.support.progress import Begin, Progress, unannounced, unseen
 
 
 def explain_files(
@@ -28,6 +36,7 @@ def explain_files(
     method: Method = "grad_cam",
     class_index: int | str | None = None,
     level: str | None = None,
+    begin: Begin = unannounced,
     progress: Progress = unseen,
 ) -> dict[str, str]:
     """Writes a PNG of every image, cropped as the model sees it, with the map of a class over it.
@@ -40,6 +49,7 @@ def explain_files(
         paths: image files.
         output: a folder; its pictures are called like the files, with a number if names recur.
         method: see `explain`.
+        begin: is given one step of the work, to be timed, before it begins.
         progress: is told after every image.
 
     Returns:
@@ -48,6 +58,13 @@ def explain_files(
     keywords: dict[str, Any] = {} if level is None else {"level": level}
     info = get_info(model)
     inputs = ModelInput((None, *model.input_shape[1:]), info)
+    shorter, times = short_run(method, model.input_shape[1:3])
+    for path in paths:
+        with contextlib.suppress(UnreadableImageError):
+            batch = inputs.prepared(path)[np.newaxis]
+            run = functools.partial(explain, model, batch, class_index, method)
+            begin(functools.partial(run, **keywords, **shorter), len(paths) * times, 0)
+            break
     bad: dict[str, str] = {}
     rows: list[dict[str, Any]] = []
     with partial_directory(output) as staging:

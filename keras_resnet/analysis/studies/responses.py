@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 from keras_resnet.networks.names import place_of
+from keras_resnet.support.progress import Begin, Progress, unannounced, unseen
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,14 @@ class Responses:
         }
 
 
-def layer_responses(model: keras.Model, images: Any, batch_size: int = 128) -> Responses:
+def layer_responses(
+    model: keras.Model,
+    images: Any,
+    batch_size: int = 128,
+    *,
+    begin: Begin = unannounced,
+    progress: Progress = unseen,
+) -> Responses:
     """Measures how strongly the 3x3 convolutions of a network respond.
 
     Args:
@@ -40,6 +48,8 @@ def layer_responses(model: keras.Model, images: Any, batch_size: int = 128) -> R
             pre-activation block, the response is what the convolution itself puts out.
         images: `(n, height, width, channels)` as the model takes them.
         batch_size: images that are run at once.
+        begin: is given one step of the work, to be timed, before it begins.
+        progress: is told after every batch.
 
     Raises:
         ValueError: the model has no 3x3 convolutions in blocks named as in `keras_resnet.build`.
@@ -61,14 +71,24 @@ def layer_responses(model: keras.Model, images: Any, batch_size: int = 128) -> R
     probe = keras.Model(model.input, outputs)
     pixels = np.asarray(images, np.float32)
     sums = np.zeros((3, len(outputs)))
+
+    def run(start: int) -> Any:
+        # Not compiled, which takes longer than the few batches of a study.
+        return probe(pixels[start : start + batch_size], training=False)
+
+    begin(lambda: run(0), len(pixels) / min(batch_size, len(pixels)), 0)
     for start in range(0, len(pixels), batch_size):
-        found = probe.predict_on_batch(pixels[start : start + batch_size])
-        values = [np.asarray(found[name], np.float64) for name in outputs]
+        found = run(start)
+        values = [
+            np.asarray(keras.ops.convert_to_numpy(found[name]), np.float64) for name in outputs
+        ]
         sums += [
             [x.size for x in values],
             [x.sum() for x in values],
             [(x**2).sum() for x in values],
         ]
+        done = min(start + batch_size, len(pixels))
+        progress(f"{done} of {len(pixels)} images", done / len(pixels))
     counts, totals, squares = sums
     deviations = np.sqrt(np.maximum(squares / counts - (totals / counts) ** 2, 0))
     return Responses(tuple(outputs), tuple(deviations.tolist()))

@@ -11,7 +11,7 @@ from keras_resnet.cli import inputs, options
 from keras_resnet.cli.analyze import analyze, results
 from keras_resnet.support.checks import check_choice
 from keras_resnet.support.quiet import quiet
-from keras_resnet.support.terminal import complain, console, progress_bar
+from keras_resnet.support.terminal import complain, console
 
 
 @analyze.command()
@@ -42,7 +42,7 @@ def explain(
     # A class may be called by a number.
     names = get_info(network).class_names or ()
     is_index = named is not None and named.isdecimal() and named not in names
-    with progress_bar("explain", lines=10) as step:
+    with results.watched("explain", "the explanations") as keywords:
         bad = explain_files(
             network,
             paths,
@@ -50,7 +50,7 @@ def explain(
             method=chosen,
             class_index=int(str(named)) if is_index else named,
             level=level,
-            progress=results.with_time_left(step),
+            **keywords,
         )
     console.print(f"{len(paths) - len(bad)} pictures in {output}.")
     for reason in bad.values():

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from keras_resnet.support.terminal import console
+from keras_resnet.support.terminal import console, progress_bar
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -21,15 +23,45 @@ Seed = Annotated[int, typer.Option(min=0, help="Of random choices.")]
 Numbers = Annotated[str | None, typer.Option(help="Numbers, separated by commas, such as 1,2,5.")]
 
 
-def with_time_left(step: Any) -> Any:
-    """Adds to every step how long the rest will take, at the speed so far."""
-    begin = time.monotonic()
+@contextlib.contextmanager
+def watched(title: str, what: str) -> Iterator[dict[str, Any]]:
+    """Says how long a study will take before it begins, and shows how far it is.
 
-    def say(words: str, done: float) -> None:
-        left = (time.monotonic() - begin) * (1 / max(done, 1e-9) - 1)
-        step(f"{words}, about {left:,.0f} s left", done)
+    Args:
+        title: what stands before the bar.
+        what: what takes the time, as in "About 3 s for …".
 
-    return say
+    Yields:
+        The keywords `begin` and `progress` of a study.
+    """
+    start = time.monotonic()
+    with progress_bar(title, lines=10) as show:
+
+        def begin(step: Callable[[], Any], steps: float, preparations: float) -> None:
+            nonlocal start
+            cold, warm = _seconds(step), _seconds(step)
+            seconds = steps * warm + preparations * max(cold - warm, 0)
+            console.print(f"{_about(seconds)} for {what}.")
+            start = time.monotonic()
+
+        def progress(words: str, done: float) -> None:
+            left = (time.monotonic() - start) * (1 / max(done, 1e-9) - 1)
+            show(f"{words}, {_about(left).lower()} left", done)
+
+        yield {"begin": begin, "progress": progress}
+
+
+def _seconds(step: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    step()
+    return time.perf_counter() - start
+
+
+def _about(seconds: float) -> str:
+    """A time that nobody knows exactly."""
+    if seconds < 1:
+        return "Less than 1 s"
+    return f"About {seconds:.0f} s" if seconds < 100 else f"About {seconds / 60:.0f} min"
 
 
 def save_study(output: Path, name: str, figure: Figure, values: dict[str, Any]) -> None:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from keras_resnet.cli import inputs, options
 from keras_resnet.cli.analyze import analyze, results
 from keras_resnet.support.quiet import quiet
-from keras_resnet.support.terminal import console, progress_bar
+from keras_resnet.support.terminal import console
+
+if TYPE_CHECKING:
+    import keras
+
+    from keras_resnet.analysis import PathStudy
 
 
 @analyze.command()
@@ -24,9 +29,16 @@ def lesion(
     several: results.Numbers = None,
     swaps: results.Numbers = None,
     draws: Annotated[int, typer.Option(min=1, help="Random choices per number.")] = 5,
+    paths: Annotated[
+        int | None,
+        typer.Option(min=0, help="Paths of each length that are measured; 0: none. [default: 10]"),
+    ] = None,
     seed: results.Seed = 0,
 ) -> None:
-    """Delete every block of a trained network in turn, and measure its error without it."""
+    """Delete every block of a trained network in turn, and measure its error without it.
+
+    For residual networks, also the gradient along paths of every length.
+    """
     inputs.check_weights(model, weights)
     numbers = [options.parse_integers(text, 1) if text else () for text in (several, swaps)]
     network = inputs.load_network(model, weights)
@@ -34,26 +46,64 @@ def lesion(
         from keras_resnet.analysis.studies.figures import lesion_figure
         from keras_resnet.analysis.studies.images import labelled_images
         from keras_resnet.analysis.studies.lesion import lesion_study
-    pixels, labels = labelled_images(
+    labelled = labelled_images(
         network, data, images, split=split, seed=seed, max_bad_fraction=max_bad_fraction
     )
-    with progress_bar("lesion", lines=10) as step:
+    found = _measured_paths(network, labelled, paths, seed)
+    with results.watched("lesion", "classifying without the blocks") as keywords:
         study = lesion_study(
             network,
-            (pixels, labels),
+            labelled,
             several=numbers[0],
             swaps=numbers[1],
             draws=draws,
             seed=seed,
-            progress=results.with_time_left(step),
+            **keywords,
         )
-    asked = {"model": model, "data": data, "split": split, "draws": draws, "seed": seed}
-    results.save_study(output, "lesion", lesion_figure(study), {**asked, **study.to_dict()})
+    values = {
+        **{"model": model, "data": data, "split": split, "draws": draws, "seed": seed},
+        **study.to_dict(),
+        "paths": None if found is None else found.to_dict(),
+    }
+    results.save_study(output, "lesion", lesion_figure(study, found), values)
     worst = max(range(len(study.names)), key=study.errors.__getitem__)
     console.print(
         f"Top-1 error of the whole network: {study.error:.2%}. Without one block: "
         f"{min(study.errors):.2%} to {study.errors[worst]:.2%} (without {study.names[worst]})."
     )
+    if found is not None:
+        low, high = found.effective
+        console.print(
+            f"Of {2 ** len(found.blocks):,} paths, those through {low} to {high} residual branches "
+            f"carry 95 % of the gradient; they are {found.effective_paths:.3g} of all paths."
+        )
+
+
+def _measured_paths(
+    network: keras.Model, labelled: Any, samples: int | None, seed: int
+) -> PathStudy | None:
+    """Paths of a residual network; None of others, and of very deep ones unless asked for."""
+    with quiet():
+        from keras_resnet.analysis.studies.blocks import take_apart
+        from keras_resnet.analysis.studies.paths import path_study
+    blocks = take_apart(network).blocks
+    is_plain = any(block.residual is None for block in blocks)
+    if samples == 0 or (samples is None and is_plain):
+        return None
+    if samples is None and len(blocks) > 60:
+        console.print(
+            f"The paths through {len(blocks)} blocks take long and are left out; --paths 10 "
+            "measures ten of each length."
+        )
+        return None
+    try:
+        with results.watched("paths", "the gradient along paths") as keywords:
+            return path_study(network, labelled, samples=samples or 10, seed=seed, **keywords)
+    except ValueError as error:
+        if samples is not None:
+            raise
+        console.print(f"Paths are left out. {error}.")
+        return None
 
 
 @analyze.command()
@@ -73,12 +123,11 @@ def responses(
         from keras_resnet.analysis.studies.figures import responses_figure
         from keras_resnet.analysis.studies.images import labelled_images
         from keras_resnet.analysis.studies.responses import layer_responses
-    found = layer_responses(
-        network,
-        labelled_images(
-            network, data, images, split=split, seed=seed, max_bad_fraction=max_bad_fraction
-        )[0],
+    pixels, _ = labelled_images(
+        network, data, images, split=split, seed=seed, max_bad_fraction=max_bad_fraction
     )
+    with results.watched("responses", "the responses") as keywords:
+        found = layer_responses(network, pixels, **keywords)
     asked = {"model": model, "data": data, "split": split, "seed": seed}
     results.save_study(output, "responses", responses_figure(found), {**asked, **found.to_dict()})
     console.print(

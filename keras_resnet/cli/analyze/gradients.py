@@ -1,0 +1,125 @@
+"""`keras-resnet analyze gradients`: whether gradients vanish with depth."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from keras_resnet.cli import inputs, options
+from keras_resnet.cli.analyze import analyze, results
+from keras_resnet.support.quiet import quiet
+from keras_resnet.support.terminal import console, table
+
+
+@analyze.command()
+def gradients(
+    output: results.Output,
+    data: options.Data = "digits",
+    model: Annotated[
+        str | None,
+        typer.Option(help="Measure this network: a .keras file, or a name with --weights."),
+    ] = None,
+    weights: options.Weights = None,
+    depth: Annotated[
+        str | None, typer.Option(help="Depths, 6n+2, separated by commas. [default: 20,56]")
+    ] = None,
+    width: Annotated[
+        float | None, typer.Option(help="Multiplies the 16, 32, 64 filters. [default: 0.5]")
+    ] = None,
+    size: Annotated[
+        int | None, typer.Option(min=8, help="Image height and width. [default: 16]")
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Training steps of each network. [default: 40]")
+    ] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(min=0, help="Of SGD. [default: 0.1]")
+    ] = None,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, help="Networks of each kind. [default: 3]")
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=2, help="Images per gradient. [default: 64; of --model: 32]")
+    ] = None,
+    images: results.Images = 1000,
+) -> None:
+    """Measure how strong the gradient is in every layer, before and after a short training.
+
+    Compares networks with and without shortcuts and batch normalisation (BN) with each other, and
+    with the factor of 0.9 per layer that articles assume. With --model, measures that network as it
+    is. Uses the data's training images.
+    """
+    given: dict[str, Any] = {
+        "depth": depth,
+        "width": width,
+        "size": size,
+        "steps": steps,
+        "learning_rate": learning_rate,
+        "seeds": seeds,
+    }
+    given = {name: value for name, value in given.items() if value is not None}
+    batches: dict[str, Any] = {} if batch_size is None else {"batch_size": batch_size}
+    if model is not None:
+        if given:
+            name, value = next(iter(given.items()))
+            raise ValueError(
+                f"Expected no `--{name.replace('_', '-')}` with `--model`, which is measured as it "
+                f"is. Received: {value}"
+            )
+        inputs.check_weights(model, weights)
+        _measure(model, weights, data, output, images, **batches)
+        return
+    if weights is not None:
+        raise ValueError(f"Expected `--weights` only with `--model`. Received: {weights}")
+    if "depth" in given:
+        given["depths"] = options.parse_integers(given.pop("depth"), 8)
+    _compare(data, output, images=images, **batches, **given)
+
+
+def _measure(
+    model: str, weights: str | None, data: str, output: Path, images: int, **batches: Any
+) -> None:
+    network = inputs.load_network(model, weights)
+    with quiet():
+        from keras_resnet.analysis.studies.figures import gradient_norms_figure
+        from keras_resnet.analysis.studies.gradients import gradient_norms
+        from keras_resnet.analysis.studies.images import labelled_images
+    labelled = labelled_images(network, data, images, split="train")
+    with results.watched("gradients", "the gradients") as keywords:
+        found = gradient_norms(network, labelled, **batches, **keywords)
+    asked = {"model": model, "data": data, "images": len(labelled[1])}
+    values = {**asked, **found.to_dict()}
+    results.save_study(output, "gradients", gradient_norms_figure(found), values)
+    console.print(
+        f"{len(found.layers)} convolutions. First gradient norm divided by the last: "
+        f"{_number(found.ratio)}; factor per layer towards the input: {_number(found.factor)} "
+        "(articles assume 0.9)."
+    )
+
+
+def _compare(data: str, output: Path, **settings: Any) -> None:
+    with quiet():
+        from keras_resnet.analysis.studies.figures import gradients_figure
+        from keras_resnet.analysis.studies.gradient_study import gradient_study
+    with results.watched("gradients", "training and measuring") as keywords:
+        study = gradient_study(data, **settings, **keywords)
+    results.save_study(
+        output, "gradients", gradients_figure(study), {"data": data, **study.to_dict()}
+    )
+    shown = table(("network", "moment", "gradients", "loss", "first/last", "per layer"), left=3)
+    for item in study.summaries():
+        numbers = [_number(value) for value in (item.loss, item.ratio, item.factor)]
+        shown.add_row(item.name, item.moment, item.verdict, *numbers)
+    console.print(shown)
+    console.print(
+        "first/last: gradient norm of the first convolution divided by that of the last. per "
+        "layer: factor towards the input; articles assume 0.9, and 0.9^50 = 0.005."
+    )
+    for sentence in study.findings():
+        console.print(sentence)
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3g}"
