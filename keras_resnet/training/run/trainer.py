@@ -83,6 +83,7 @@ def train(
     jit_compile: bool | None = None,
     profile: tuple[int, int] | None = None,
     pull_to: Sequence[np.ndarray] | None = None,
+    verbose: bool = True,
 ) -> TrainResult:
     """Trains `model` in place by `recipe`.
 
@@ -128,6 +129,7 @@ def train(
         profile: first and last batch that TensorBoard's profiler records.
         pull_to: the weights that `loss.l2_sp` pulls to, as of `get_weights`; None: those that the
             model has.
+        verbose: whether the optimizer, the figures of every epoch and the progress are printed.
 
     Raises:
         ValueError: model, data and recipe do not go together, an argument is impossible, or another
@@ -176,7 +178,7 @@ def train(
         )  # fmt: skip
         run = Run(copy, resolved)
         fitting = Fitting(model, sources, resolved, run, folder, setup, interruption)
-        fitting.fit(callbacks, checkpoint_every, profile)
+        fitting.fit(callbacks, checkpoint_every, profile, verbose and setup.is_chief)
         fitting.finish(recipe if epochs is None else resolved.recipe, seed, precision)
     path = None if folder is None else folder.path
     return TrainResult(run.history, run.steps, run.best or 0.0, run.best_epoch or 0, path)

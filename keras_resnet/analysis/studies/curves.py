@@ -1,0 +1,105 @@
+"""What training studies find: errors of networks by epoch and seed, and sentences about them."""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+Table = tuple[tuple[float, ...], ...]
+
+
+@dataclass(frozen=True)
+class NetworkCurves:
+    """The errors of one network, in [0, 1], by seed and epoch.
+
+    Attributes:
+        name: such as `plain-20`.
+        depth: weighted layers.
+        shortcut: `"A"`, `"B"`, `"C"`, or None of a plain network.
+        params: trainable parameters.
+        macs: multiply-accumulates of one image.
+        train_errors: a row per seed with a value per epoch: the share of the epoch's training
+            images, as they are augmented, that the network misclassifies while it learns, with the
+            batches' own statistics in batch normalisation. This is the training error of He et al.
+            2015, Figures 1, 4 and 6.
+        test_errors: likewise, of the held-out images, after the epoch, with moving statistics.
+        seconds_per_step: the median over all training steps.
+    """
+
+    name: str
+    depth: int
+    shortcut: str | None
+    params: int
+    macs: int
+    train_errors: Table
+    test_errors: Table
+    seconds_per_step: float
+
+    @property
+    def train_error(self) -> tuple[float, float]:
+        """Mean and standard deviation over the seeds of the training error of the last epoch."""
+        return mean_and_deviation([row[-1] for row in self.train_errors])
+
+    @property
+    def test_error(self) -> tuple[float, float]:
+        """Mean and standard deviation over the seeds of the test error after the last epoch."""
+        return mean_and_deviation([row[-1] for row in self.test_errors])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data for JSON, with means and standard deviations by epoch."""
+        summary = {}
+        for part in ("train", "test"):
+            columns = zip(*getattr(self, f"{part}_errors"), strict=True)
+            values = [mean_and_deviation(column) for column in columns]
+            summary[f"{part}_error_mean"] = [mean for mean, _ in values]
+            summary[f"{part}_error_deviation"] = [deviation for _, deviation in values]
+        return {**dataclasses.asdict(self), **summary}
+
+
+def mean_and_deviation(values: Sequence[float]) -> tuple[float, float]:
+    """Return the mean and the sample standard deviation, which is 0 for a single value."""
+    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
+    return statistics.fmean(values), deviation
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What the numbers say of one claim: whether it is shown, and in words."""
+
+    shown: bool
+    sentence: str
+
+
+@dataclass(frozen=True)
+class TrainingStudy:
+    """Networks trained under one recipe.
+
+    Attributes:
+        networks: their errors.
+        seeds: of initialisation, order and augmentation: one training per network and seed.
+        findings: claim -> what the numbers say of it.
+        settings: data, sizes, recipe and versions, fit for JSON.
+    """
+
+    networks: tuple[NetworkCurves, ...]
+    seeds: tuple[int, ...]
+    findings: Mapping[str, Finding]
+    settings: Mapping[str, Any]
+
+    @property
+    def shown(self) -> bool:
+        """Whether all claims are shown."""
+        return all(finding.shown for finding in self.findings.values())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data for JSON."""
+        return {
+            **self.settings,
+            "seeds": list(self.seeds),
+            "shown": self.shown,
+            "findings": {key: dataclasses.asdict(value) for key, value in self.findings.items()},
+            "networks": [network.to_dict() for network in self.networks],
+        }
