@@ -17,6 +17,7 @@ from keras_resnet.analysis.studies.degradation import degradation_findings, shor
 from keras_resnet.analysis.studies.families import basic_config, check_depths, check_seeds
 from keras_resnet.analysis.studies.training import default_recipe
 from keras_resnet.data import DataConfig, load_data
+from keras_resnet.networks.table import get_config
 from keras_resnet.training import find_recipe, override, train
 
 from ..conftest import Command, Run, Start
@@ -108,10 +109,10 @@ def test_options_are_compared_with_the_plain_network() -> None:
 def test_depths_are_of_one_family() -> None:
     assert check_depths([20, 8, 20]) == (8, 20)
     assert check_depths([34, 18]) == (18, 34)
-    assert basic_config(34, "A") == keras_resnet.get_config("resnet34", shortcut="A")
-    assert basic_config(34, None) == keras_resnet.get_config("plainnet34")
-    assert basic_config(20, None) == keras_resnet.get_config("plainnet20")
-    assert basic_config(20, "A", width=0.5) == keras_resnet.get_config("resnet20", width=0.5)
+    assert basic_config(34, "A") == get_config("resnet34", shortcut="A")
+    assert basic_config(34, None) == get_config("plainnet34")
+    assert basic_config(20, None) == get_config("plainnet20")
+    assert basic_config(20, "A", width=0.5) == get_config("resnet20", width=0.5)
     with pytest.raises(ValueError, match="Received: 21. Nearest: 20 or 26"):
         check_depths([20, 21])
     with pytest.raises(ValueError, match="Received: 2. Nearest: 8"):
