@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import json
+import math
 import signal
 from pathlib import Path
 
 import keras
+import numpy as np
 import pytest
 from PIL import Image
 
 import keras_resnet
-from keras_resnet.analysis import degradation_study, shortcut_study
+from keras_resnet.analysis import shortcut_study
 from keras_resnet.analysis.studies.curves import NetworkCurves, TrainingStudy
 from keras_resnet.analysis.studies.degradation import degradation_findings, shortcut_findings
 from keras_resnet.analysis.studies.families import basic_config, check_depths, check_seeds
-from keras_resnet.analysis.studies.training import default_recipe
+from keras_resnet.analysis.studies.figures import degradation_figure, shortcuts_figure
+from keras_resnet.analysis.studies.training import Setting, default_recipe, train_networks
 from keras_resnet.data import DataConfig, load_data
+from keras_resnet.data.sources import Subset
 from keras_resnet.networks.table import get_config
 from keras_resnet.training import find_recipe, override, train
 
@@ -83,7 +87,10 @@ def test_a_single_seed_is_warned_of() -> None:
     networks = [curves("plain-8", [0.1]), curves("plain-32", [0.2])]
     networks += [curves("residual-8", [0.1]), curves("residual-32", [0.1])]
     for finding in degradation_findings(networks).values():
-        assert finding.sentence.endswith("This is of a single seed: it may be chance.")
+        assert finding.sentence.endswith(
+            "This is a single seed, without standard deviations: it may be chance."
+        )
+        assert "±" not in finding.sentence
 
 
 def test_options_are_compared_with_the_plain_network() -> None:
@@ -128,66 +135,76 @@ def test_depths_are_of_one_family() -> None:
 
 def test_recipes_fit_the_data() -> None:
     small, large = basic_config(20, "A"), basic_config(18, "A")
-    assert default_recipe("cifar:x", small, 32) == find_recipe("he2015-cifar10")
-    assert default_recipe("folder:x", large, 224) == find_recipe("he2015-imagenet")
-    assert default_recipe("digits", small, 8).augmentation.padding == 1
-    assert default_recipe("digits", small, 32).augmentation.padding == 4
+    assert default_recipe("degradation", "cifar:x", small, 32) == find_recipe("he2015-cifar10")
+    assert default_recipe("degradation", "folder:x", large, 224) == find_recipe("he2015-imagenet")
+    assert default_recipe("degradation", "digits", small, 8).augmentation.padding == 1
+    assert default_recipe("degradation", "digits", small, 32).augmentation.padding == 4
+    assert default_recipe("degradation", "digits", small, 8).duration == 18
+    assert default_recipe("shortcuts", "digits", small, 8).duration == 12
 
 
-@pytest.fixture(scope="module")
-def study() -> TrainingStudy:
+def test_errors_are_those_of_a_network_trained_alone() -> None:
+    train_part, held_out = load_data(DataConfig("digits", size=8))
+    small = Subset(train_part, np.arange(160), "some digits")
+    recipe = override(find_recipe("quick-digits"), {"augmentation.padding": 1})
+    config = basic_config(8, "A", width=0.5)
+    setting = Setting(small, held_out, recipe, 2, 8)
     said: list[str] = []
     shares: list[float] = []
-    found = degradation_study(
-        depths=(14, 8), seeds=(3, 4), epochs=2, width=0.5, size=8,
-        say=said.append, progress=lambda _, share: shares.append(share),
-    )  # fmt: skip
+    (found,) = train_networks(
+        {"residual-8": config}, setting, (4, 5), said.append, lambda _, done: shares.append(done)
+    )
     assert len(said) == 1
-    assert said[0].startswith("8 trainings (4 networks, 2 seeds) on 1,437 images of 8x8 pixels:")
+    assert said[0].startswith("2 trainings (1 network, 2 seeds) on 160 images of 8x8 pixels: about")
     assert "estimated" in said[0]
+    # Two seeds, two epochs, five batches of 32.
+    assert len(shares) == 20
     assert shares == sorted(shares)
     assert shares[-1] == pytest.approx(1)
-    # 1,437 images are 23 batches of 64.
-    assert len(shares) == 8 * 2 * 23
-    return found
 
-
-def test_errors_are_those_of_networks_trained_alone(study: TrainingStudy) -> None:
-    names = ["plain-8", "plain-14", "residual-8", "residual-14"]
-    assert [network.name for network in study.networks] == names
-    network = study.networks[2]
     keras.utils.set_random_seed(4)
-    model = keras_resnet.cifar_resnet(8, width=0.5, input_shape=(8, 8, 3), classes=10)
-    changes = {"duration": 12, "batch_size": 64, "optimizer.learning_rate": 0.1}
-    recipe = override(find_recipe("quick-digits"), {**changes, "augmentation.padding": 1})
-    data = load_data(DataConfig("digits", size=8))
-    history = train(model, data, recipe, epochs=2, seed=4, verbose=False).history
-    # Sums of floats may be taken in another order; one image is 0.0007.
+    with pytest.warns(UserWarning, match="The last stage sees 8x8 images as 2x2 positions"):
+        model = keras_resnet.build(config, input_shape=(8, 8, 3), classes=10)
+    history = train(model, (small, held_out), recipe, epochs=2, seed=4, verbose=False).history
+    # Sums of floats may be taken in another order; a single image is 0.006 or 0.003.
     expected = [1 - accuracy for accuracy in history["accuracy"]]
-    assert network.train_errors[1] == pytest.approx(expected, abs=0.02)
-    # After so few steps, moving statistics make much of little.
-    assert network.test_errors[1][-1] == pytest.approx(1 - history["val_accuracy"][-1], abs=0.1)
-    assert network.train_errors[0] != network.train_errors[1]
-    assert network.params == sum(weight.numpy().size for weight in model.trainable_weights)
+    assert found.train_errors[0] == pytest.approx(expected, abs=0.02)
+    assert found.test_errors[0][1] == pytest.approx(1 - history["val_accuracy"][1], abs=0.02)
+    assert found.train_errors[0] != found.train_errors[1]
+    assert found.seconds_per_step > 0
+    assert found.params == sum(math.prod(weight.shape) for weight in model.trainable_weights)
 
 
-def test_json_has_every_curve(study: TrainingStudy) -> None:
+def test_json_has_every_curve() -> None:
+    networks = (SHALLOW, DEEP, *CURED)
+    study = TrainingStudy(networks, (3, 4), degradation_findings(networks), {"image_size": 8})
     values = json.loads(json.dumps(study.to_dict()))
     assert values["seeds"] == [3, 4]
-    assert values["recipe"]["name"] == "quick-digits"
-    assert values["environment"]["versions"]["keras"] == keras.__version__
-    assert values["data"]["test"] == {"name": "digits (held out)", "images": 360}
-    assert values["shown"] == all(finding["shown"] for finding in values["findings"].values())
-    for network in values["networks"]:
-        for part in ("train", "test"):
-            rows = network[f"{part}_errors"]
-            assert [len(row) for row in rows] == [2, 2]
-            means = [(a + b) / 2 for a, b in zip(*rows, strict=True)]
-            assert network[f"{part}_error_mean"] == pytest.approx(means)
-            deviations = [abs(a - b) / 2**0.5 for a, b in zip(*rows, strict=True)]
-            assert network[f"{part}_error_deviation"] == pytest.approx(deviations)
+    assert values["image_size"] == 8
+    assert values["shown"]
+    assert [finding["shown"] for finding in values["findings"].values()] == [True, True]
+    network = values["networks"][0]
+    for part in ("train", "test"):
+        assert network[f"{part}_errors"] == [[0.9, 0.10], [0.9, 0.12]]
+        assert network[f"{part}_error_mean"] == pytest.approx([0.9, 0.11])
+        assert network[f"{part}_error_deviation"] == pytest.approx([0, 0.02 / 2**0.5])
 
 
+def test_pictures_have_a_curve_of_training_and_of_test_per_network() -> None:
+    networks = (SHALLOW, DEEP, *CURED)
+    plain, residual = degradation_figure(TrainingStudy(networks, (0, 1), {}, {})).axes
+    assert [plain.get_title(), residual.get_title()] == ["plain", "residual"]
+    (training, test, *_), legend = plain.lines, plain.get_legend()
+    assert len(plain.lines) == len(residual.lines) == 4
+    assert training.get_ydata() == pytest.approx([90, 11])
+    assert training.get_linewidth() < test.get_linewidth()
+    assert legend.get_texts()[0].get_text() == "plain-8: 11.00 ± 1.41 %"
+    alone = (curves("plain", [0.2]), curves("A", [0.1], "A"))
+    (axes,) = shortcuts_figure(TrainingStudy(alone, (0,), {}, {})).axes
+    assert len(axes.lines) == 4
+
+
+@pytest.mark.full
 def test_a_test_part_is_what_is_tested_on(tmp_path: Path) -> None:
     for part, count in (("train", 4), ("validation", 3), ("test", 2)):
         for label in ("a", "b"):
@@ -210,6 +227,7 @@ def test_a_test_part_is_what_is_tested_on(tmp_path: Path) -> None:
     assert study.settings["recipe"]["patience"] is None
 
 
+@pytest.mark.full
 def test_command_writes_pictures_and_json(tmp_path: Path, keras_resnet_command: Command) -> None:
     arguments = ("--depth", "8", "--seeds", "0,1", "--epochs", "1", "--batch-size", "128")
     done = keras_resnet_command(
@@ -243,6 +261,7 @@ finally:
     assert "Received: 55. Nearest: 50 or 56." in done.stderr
 
 
+@pytest.mark.full
 def test_an_interruption_leaves_nothing(tmp_path: Path, start_command: Start) -> None:
     output = tmp_path / "new"
     arguments = ("--depths", "8,14", "--epochs", "40", "--seeds", "0", "--output", str(output))

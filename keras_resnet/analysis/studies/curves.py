@@ -10,6 +10,9 @@ from typing import Any
 
 Table = tuple[tuple[float, ...], ...]
 
+#: The deviation of a single seed is None.
+MeanAndDeviation = tuple[float, float | None]
+
 
 @dataclass(frozen=True)
 class NetworkCurves:
@@ -39,12 +42,12 @@ class NetworkCurves:
     seconds_per_step: float
 
     @property
-    def train_error(self) -> tuple[float, float]:
+    def train_error(self) -> MeanAndDeviation:
         """Mean and standard deviation over the seeds of the training error of the last epoch."""
         return mean_and_deviation([row[-1] for row in self.train_errors])
 
     @property
-    def test_error(self) -> tuple[float, float]:
+    def test_error(self) -> MeanAndDeviation:
         """Mean and standard deviation over the seeds of the test error after the last epoch."""
         return mean_and_deviation([row[-1] for row in self.test_errors])
 
@@ -59,10 +62,16 @@ class NetworkCurves:
         return {**dataclasses.asdict(self), **summary}
 
 
-def mean_and_deviation(values: Sequence[float]) -> tuple[float, float]:
-    """Return the mean and the sample standard deviation, which is 0 for a single value."""
-    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
-    return statistics.fmean(values), deviation
+def mean_and_deviation(values: Sequence[float]) -> MeanAndDeviation:
+    """Return the mean and the sample standard deviation, which is None of a single value."""
+    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
+
+
+def in_percent(error: MeanAndDeviation) -> str:
+    """Return a mean and its standard deviation in percent, as text."""
+    mean, deviation = error
+    spread = "" if deviation is None else f" ± {100 * deviation:.2f}"
+    return f"{100 * mean:.2f}{spread} %"
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import get_args
 
-from keras_resnet.analysis.studies.curves import Finding, NetworkCurves, TrainingStudy
+from keras_resnet.analysis.studies.curves import (
+    Finding,
+    MeanAndDeviation,
+    NetworkCurves,
+    TrainingStudy,
+    in_percent,
+)
 from keras_resnet.analysis.studies.families import basic_config, check_depths, check_seeds
 from keras_resnet.analysis.studies.training import make_setting, train_networks
 from keras_resnet.networks.config import Shortcut
@@ -40,7 +46,7 @@ def degradation_study(
             of the validation part.
         depths: two or more of 6n+2 layers, or 18 and 34, the ImageNet networks.
         seeds: of initialisation, data order and augmentation.
-        recipe: how to train, or its name. None: for the digits `quick-digits` with 12 epochs,
+        recipe: how to train, or its name. None: for the digits `quick-digits` with 18 epochs,
             batches of 64 and a learning rate of 0.1; for other data `he2015-cifar10`, or
             `he2015-imagenet` for 18 and 34 layers.
         epochs: length of training instead of the recipe's, whose schedule is compressed.
@@ -65,7 +71,8 @@ def degradation_study(
         for kind, shortcut in kinds.items()
         for depth in depths
     }
-    setting = make_setting(data, configs[f"plain-{depths[0]}"], size, recipe, epochs, say)
+    first = configs[f"plain-{depths[0]}"]
+    setting = make_setting("degradation", data, first, size, recipe, epochs, say)
     networks = train_networks(configs, setting, seeds, say, progress)
     found = degradation_findings(networks)
     return TrainingStudy(networks, seeds, found, {**setting.facts(), "width": width})
@@ -90,7 +97,8 @@ def shortcut_study(
 
     Args:
         depth: 6n+2 layers, or 18 or 34, the ImageNet networks.
-        data, seeds, recipe, epochs, size, width, say, progress: as for `degradation_study`.
+        recipe: as for `degradation_study`, but for the digits with 12 epochs.
+        data, seeds, epochs, size, width, say, progress: as for `degradation_study`.
 
     Returns:
         The study, with the networks `plain`, `A`, `B` and `C`.
@@ -104,7 +112,7 @@ def shortcut_study(
     configs = {"plain": basic_config(depth, None, width=width)}
     for option in get_args(Shortcut):
         configs[option] = basic_config(depth, option, width=width)
-    setting = make_setting(data, configs["plain"], size, recipe, epochs, say)
+    setting = make_setting("shortcuts", data, configs["plain"], size, recipe, epochs, say)
     networks = train_networks(configs, setting, seeds, say, progress)
     found = shortcut_findings(networks)
     return TrainingStudy(networks, seeds, found, {**setting.facts(), "width": width})
@@ -120,7 +128,7 @@ def degradation_findings(networks: Sequence[NetworkCurves]) -> dict[str, Finding
     helps = _is_above(deep, residual[-1].train_error)
 
     def errors(pair: Sequence[NetworkCurves]) -> str:
-        values = [f"{_percent(x.train_error)} with {x.depth} layers" for x in (pair[-1], pair[0])]
+        values = [f"{in_percent(x.train_error)} with {x.depth} layers" for x in (pair[-1], pair[0])]
         return f"training error {values[0]}, {values[1]}"
 
     return {
@@ -152,22 +160,22 @@ def shortcut_findings(networks: Sequence[NetworkCurves]) -> dict[str, Finding]:
         (network for network in networks if network is not plain), key=lambda x: x.test_error[0]
     )
     worse = [x.name for x in options if not _is_above(plain.test_error, x.test_error)]
-    values = ", ".join(f"{x.name} {_percent(x.test_error)}" for x in options)
+    values = ", ".join(f"{x.name} {in_percent(x.test_error)}" for x in options)
     first, last = options[0].test_error, options[-1].test_error
     text = (
         f"Gain by shortcuts {_shown(not worse)}: test error of the plain network "
-        f"{_percent(plain.test_error)}, of the options {values}"
+        f"{in_percent(plain.test_error)}, of the options {values}"
     )
     if worse:
         text += f"; {' and '.join(sorted(worse))} not clearly lower than the plain network's"
-    apart = "clearly apart" if _is_above(last, first) else "not clearly apart"
-    text += f". {options[0].name} and {options[-1].name} are {apart}.{_caution(plain)}"
+    apart = "clearly" if _is_above(last, first) else "not clearly"
+    text += f". {options[0].name} and {options[-1].name} are {apart} apart.{_caution(plain)}"
     return {"shortcuts": Finding(not worse, text)}
 
 
-def _is_above(one: tuple[float, float], other: tuple[float, float]) -> bool:
+def _is_above(one: MeanAndDeviation, other: MeanAndDeviation) -> bool:
     """Whether a mean is above another one so that their standard deviations do not overlap."""
-    return one[0] - one[1] > other[0] + other[1]
+    return one[0] - (one[1] or 0) > other[0] + (other[1] or 0)
 
 
 def _shown(is_shown: bool) -> str:
@@ -185,9 +193,4 @@ def _caution(network: NetworkCurves) -> str:
     """What has to be said of a single seed, which has no standard deviation."""
     if len(network.train_errors) > 1:
         return ""
-    return " This is of a single seed: it may be chance."
-
-
-def _percent(error: tuple[float, float]) -> str:
-    """A mean and its standard deviation in percent."""
-    return f"{100 * error[0]:.2f} ± {100 * error[1]:.2f} %"
+    return " This is a single seed, without standard deviations: it may be chance."

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from keras_resnet.analysis.studies.curves import NetworkCurves, TrainingStudy
+from keras_resnet.analysis.studies.curves import NetworkCurves, TrainingStudy, in_percent
 from keras_resnet.analysis.studies.lesion import LesionStudy
 from keras_resnet.analysis.studies.responses import Responses
 
@@ -94,9 +94,10 @@ def _curves_figure(panels: Mapping[str, Sequence[NetworkCurves]]) -> Figure:
     for axes, (title, networks) in zip(axes_of, panels.items(), strict=True):
         for index, network in enumerate(networks):
             colour = _COLOURS[index % len(_COLOURS)]
+            label = f"{network.name}: {in_percent(network.train_error)}"
             for errors, style in (
                 (network.train_errors, {"linestyle": "--", "linewidth": 1.0}),
-                (network.test_errors, {"linewidth": 2.2, "label": network.name}),
+                (network.test_errors, {"linewidth": 2.2, "label": label}),
             ):
                 values = 100 * np.array(errors)
                 epochs = np.arange(1, values.shape[1] + 1)
@@ -106,7 +107,7 @@ def _curves_figure(panels: Mapping[str, Sequence[NetworkCurves]]) -> Figure:
                 low, high = np.maximum(mean - deviation, 0), mean + deviation
                 axes.fill_between(epochs, low, high, color=colour, alpha=0.15, linewidth=0)
         axes.set(title=title, xlabel="epoch (dashed: training, bold: test)")
-        axes.legend()
+        axes.legend(title="training error of the last epoch")
     axes_of[0].set_ylabel("error in %")
     axes_of[0].set_ylim(bottom=0)
     return figure

@@ -26,7 +26,10 @@ from keras_resnet.training.run.resolved import ResolvedRecipe, resolve_recipe
 from keras_resnet.training.run.trainer import train
 
 #: How the digits are trained on by default: found by trying.
-_DIGITS = {"duration": 12, "batch_size": 64, "optimizer.learning_rate": 0.1}
+_DIGITS = {"batch_size": 64, "optimizer.learning_rate": 0.1}
+
+#: For how many epochs, by study, so that either takes less than ten minutes of one core.
+DIGITS_EPOCHS = {"degradation": 18, "shortcuts": 12}
 
 
 @dataclass(frozen=True)
@@ -66,17 +69,26 @@ def default_size(data: str, config: ResNetConfig) -> int:
     return 8 if data == "digits" else config.default_size
 
 
-def default_recipe(data: str, config: ResNetConfig, size: int) -> Recipe:
-    """Return the recipe that a study takes: the papers', but for the digits one of minutes."""
+def default_recipe(study: str, data: str, config: ResNetConfig, size: int) -> Recipe:
+    """Return the recipe that a study takes: the papers', but for the digits one of minutes.
+
+    Args:
+        study: a key of `DIGITS_EPOCHS`.
+        data: the name of the source.
+        config: one of the networks.
+        size: height and width of the images.
+    """
     if data != "digits":
         kind = "cifar10" if config.stem == "cifar" else "imagenet"
         return find_recipe(f"he2015-{kind}")
     # An eighth of the side, as for CIFAR's images.
     padding = max(1, round(size / 8))
-    return override(find_recipe("quick-digits"), {**_DIGITS, "augmentation.padding": padding})
+    changes = {"duration": DIGITS_EPOCHS[study], "augmentation.padding": padding}
+    return override(find_recipe("quick-digits"), {**_DIGITS, **changes})
 
 
 def make_setting(
+    study: str,
     data: str,
     config: ResNetConfig,
     size: int | None,
@@ -92,7 +104,7 @@ def make_setting(
     """
     size = size or default_size(data, config)
     if recipe is None:
-        recipe = default_recipe(data, config, size)
+        recipe = default_recipe(study, data, config, size)
     elif isinstance(recipe, str):
         recipe = find_recipe(recipe)
     if recipe.patience is not None:
@@ -129,25 +141,30 @@ def train_networks(
     """
     configs = {name: config.replace(**setting.recipe.network) for name, config in configs.items()}
     costs = {name: _cost(config, setting) for name, config in configs.items()}
-    seconds = _estimate(configs, costs, setting)
-    total = len(seeds) * sum(seconds.values())
+    expected = _estimate(configs, costs, setting)
+    total = len(seeds) * sum(start + work for start, work in expected.values())
     say(
-        f"{len(configs) * len(seeds)} trainings ({len(configs)} networks, {len(seeds)} seeds) on "
-        f"{len(setting.train):,} images of {setting.size}x{setting.size} pixels: about "
-        f"{_words(total)} on this machine, estimated from a few timed steps."
+        f"{_count(len(configs) * len(seeds), 'training')} ({_count(len(configs), 'network')}, "
+        f"{_count(len(seeds), 'seed')}) on {len(setting.train):,} images of "
+        f"{setting.size}x{setting.size} pixels: about {_words(total)} on this machine, estimated "
+        "from a few timed steps."
     )
-    found, done = [], 0.0
+    found, before = [], 0.0
     for name, config in configs.items():
+        start, work = expected[name]
         runs = []
         for seed in seeds:
 
             def tell(
-                share: float, name: str = name, seed: int = seed, before: float = done
+                share: float,
+                text: str = f"{name}, seed {seed}",
+                done: float = before + start,
+                work: float = work,
             ) -> None:
-                progress(f"{name}, seed {seed}", (before + share * seconds[name]) / total)
+                progress(text, (done + share * work) / total)
 
             runs.append(_train(name, config, setting, seed, tell))
-            done += seconds[name]
+            before += start + work
         cost = costs[name]
         found.append(
             NetworkCurves(
@@ -229,10 +246,11 @@ def _cost(config: ResNetConfig, setting: Setting) -> Complexity:
 
 def _estimate(
     configs: Mapping[str, ResNetConfig], costs: Mapping[str, Complexity], setting: Setting
-) -> dict[str, float]:
-    """Seconds that one training of each network may take, from a few steps of the cheapest one.
+) -> dict[str, tuple[float, float]]:
+    """Seconds that one training of each network may take to start, and then to run.
 
-    Steps cost as their multiply-accumulates do, and their compilation as the layers do.
+    They come from a few steps of the cheapest network. Steps cost as their multiply-accumulates do,
+    and the compilation of the graphs, with which a training starts, as the layers do.
     """
     name = min(costs, key=lambda name: costs[name].macs)
     model = _build(name, configs[name], setting)
@@ -246,10 +264,10 @@ def _estimate(
     # A forward pass is a third of a step.
     evaluation = len(setting.test) / batch * step / 3
     work = resolved.total * step + epochs * evaluation
-    layers = min(cost.depth for cost in costs.values())
+    layers, macs = costs[name].depth, costs[name].macs
+    # The evaluation is compiled, too.
     return {
-        # Evaluation is compiled, too.
-        key: 4 / 3 * first * cost.depth / layers + work * cost.macs / costs[name].macs
+        key: (4 / 3 * first * cost.depth / layers, work * cost.macs / macs)
         for key, cost in costs.items()
     }
 
@@ -264,6 +282,10 @@ def _probe(model: keras.Model, images: int) -> tuple[float, float]:
         model.train_on_batch(pixels, labels)
         seconds.append(time.perf_counter() - begin)
     return seconds[0], min(seconds[1:])
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _words(seconds: float) -> str:

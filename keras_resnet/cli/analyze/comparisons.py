@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from keras_resnet.analysis.studies.curves import in_percent
 from keras_resnet.analysis.studies.families import basic_config, check_depths, check_seeds
 from keras_resnet.cli import inputs, options
 from keras_resnet.cli.analyze import analyze, results
@@ -51,7 +52,9 @@ def degradation(
     """Train plain and residual networks of several depths (He et al. 2015, Figures 1, 4 and 6)."""
     layers = check_depths(options.parse_integers(depths, 1))
     configs = [basic_config(depth, None, width=width) for depth in layers]
-    keywords = _keywords(data, configs[0], seeds, epochs, recipe, batch_size, size, width, settings)
+    keywords = _keywords(
+        "degradation", data, configs[0], seeds, epochs, recipe, batch_size, size, width, settings
+    )
     with quiet():
         from keras_resnet.analysis.studies.degradation import degradation_study
         from keras_resnet.analysis.studies.figures import degradation_figure
@@ -77,7 +80,9 @@ def shortcuts(
 ) -> None:
     """Train a plain network and those with shortcuts A, B and C (He et al. 2015, Table 3)."""
     config = basic_config(depth, None, width=width)
-    keywords = _keywords(data, config, seeds, epochs, recipe, batch_size, size, width, settings)
+    keywords = _keywords(
+        "shortcuts", data, config, seeds, epochs, recipe, batch_size, size, width, settings
+    )
     with quiet():
         from keras_resnet.analysis.studies.degradation import shortcut_study
         from keras_resnet.analysis.studies.figures import shortcuts_figure
@@ -87,6 +92,7 @@ def shortcuts(
 
 
 def _keywords(
+    study: str,
     data: str,
     config: ResNetConfig,
     seeds: str,
@@ -102,7 +108,7 @@ def _keywords(
     with quiet():
         from keras_resnet.analysis.studies.training import default_recipe, default_size
     side = size or default_size(data, config)
-    base = recipe or default_recipe(data, config, side)
+    base = recipe or default_recipe(study, data, config, side)
     chosen = inputs.recipe_of(base, settings, batch_size)
     inputs.seed_everything(numbers[0], None)
     return {
@@ -121,10 +127,7 @@ def _show(
     """Writes the picture and the JSON of a study, and prints its table and what it found."""
     rows = table(["network", "parameters", "MACs", "s per step", "training error", "test error"])
     for network in study.networks:
-        errors = [
-            f"{100 * mean:.2f} ± {100 * deviation:.2f} %"
-            for mean, deviation in (network.train_error, network.test_error)
-        ]
+        errors = (in_percent(network.train_error), in_percent(network.test_error))
         cost = (f"{network.params:,}", f"{network.macs:,}", f"{network.seconds_per_step:.3f}")
         rows.add_row(network.name, *cost, *errors)
     console.print(rows)
