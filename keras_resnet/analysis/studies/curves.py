@@ -53,7 +53,7 @@ class NetworkCurves:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for JSON, with means and standard deviations by epoch."""
-        summary = {}
+        summary: dict[str, list[float | None]] = {}
         for part in ("train", "test"):
             columns = zip(*getattr(self, f"{part}_errors"), strict=True)
             values = [mean_and_deviation(column) for column in columns]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from keras_resnet.networks.config import ResNetConfig, Shortcut
 from keras_resnet.networks.table import cifar_config, get_config
@@ -12,7 +13,7 @@ from keras_resnet.support.checks import check_integer
 IMAGENET_DEPTHS = (18, 34)
 
 
-def basic_config(depth: int, shortcut: Shortcut | None, **fields: object) -> ResNetConfig:
+def basic_config(depth: int, shortcut: Shortcut | None, **fields: Any) -> ResNetConfig:
     """Return the config of a network of basic blocks with `depth` weighted layers.
 
     Args:

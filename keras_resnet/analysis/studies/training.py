@@ -21,6 +21,7 @@ from keras_resnet.networks.config import ResNetConfig
 from keras_resnet.support.progress import Progress, Say
 from keras_resnet.training.recipes.recipe import Recipe, override
 from keras_resnet.training.recipes.table import find_recipe
+from keras_resnet.training.run.callbacks import DivergedError
 from keras_resnet.training.run.environment import describe_environment
 from keras_resnet.training.run.resolved import ResolvedRecipe, resolve_recipe
 from keras_resnet.training.run.trainer import train
@@ -226,15 +227,18 @@ def _train(name: str, config: ResNetConfig, setting: Setting, seed: int, tell: A
     keras.utils.set_random_seed(seed)
     model = _build(name, config, setting)
     steps = _Steps(_resolved(model, setting, seed).total, tell)
-    history = train(
-        model,
-        (setting.train, setting.test),
-        setting.recipe,
-        epochs=setting.epochs,
-        seed=seed,
-        callbacks=[steps],
-        verbose=False,
-    ).history
+    try:
+        history = train(
+            model,
+            (setting.train, setting.test),
+            setting.recipe,
+            epochs=setting.epochs,
+            seed=seed,
+            callbacks=[steps],
+            verbose=False,
+        ).history
+    except DivergedError as error:
+        raise DivergedError(f"{name} with seed {seed}: {error}") from error
     errors = [tuple(1 - x for x in history[key]) for key in ("accuracy", "val_accuracy")]
     return _Run(errors[0], errors[1], tuple(steps.seconds))
 
