@@ -29,7 +29,7 @@ from keras_resnet.training.run.trainer import train
 #: How the digits are trained on by default: found by trying.
 _DIGITS = {"batch_size": 64, "optimizer.learning_rate": 0.1}
 
-#: For how many epochs, by study, so that either takes less than ten minutes of one core.
+#: For how many epochs, by study: either is to take minutes.
 DIGITS_EPOCHS = {"degradation": 18, "shortcuts": 12}
 
 
