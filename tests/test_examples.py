@@ -11,7 +11,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
 from keras_resnet import ResNet18, save_torch_state_dict
 from keras_resnet.weights.fetch import cache_path
@@ -265,24 +264,3 @@ def test_example_runs_and_prints_what_it_promises(
         monkeypatch.setenv("KERAS_RESNET_HOME", str(tmp_path / "cache"))
         save_torch_state_dict(ResNet18(), cache_path(find_weights("imagenet", "resnet18")))
     CHECKS[path.name](run(path))
-
-
-@pytest.mark.full
-def test_degradation_is_drawn_from_runs(tmp_path: Path, run: Callable[..., str]) -> None:
-    script = ROOT / "examples" / "degradation" / "degradation.py"
-    arguments = ("digits", "--epochs", "1", "--networks", "plainnet20", "--output", str(tmp_path))
-    for _ in range(2):  # The second time, the run is found to be finished.
-        name, values = run(script, *arguments).splitlines()[-1].split(": ")
-        assert name == "plainnet20"
-        errors = re.fullmatch(r"training error ([\d.]+) %, validation error ([\d.]+) %", values)
-        assert errors is not None
-        header, row = (tmp_path / "curves.csv").read_text().splitlines()
-        assert header == "network,step,training_error,validation_error"
-        # 1,437 digits are twelve batches.
-        assert row.split(",") == ["plainnet20", "12", *errors.groups()]
-        history = (tmp_path / "plainnet20" / "history.csv").read_text().splitlines()
-        figures = dict(zip(history[0].split(","), history[1].split(","), strict=True))
-        assert float(row.split(",")[2]) == pytest.approx(
-            100 * (1 - float(figures["accuracy"])), abs=0.01
-        )
-    assert Image.open(tmp_path / "curves.png").size == (1000, 450)

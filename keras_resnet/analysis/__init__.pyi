@@ -1,4 +1,9 @@
-from .studies.curves import (
+from .studies.curves import NetworkCurves as NetworkCurves, TrainingStudy as TrainingStudy
+from .studies.degradation import (
+    degradation_study as degradation_study,
+    shortcut_study as shortcut_study,
+)
+from .studies.deletion import (
     DeletionInsertion as DeletionInsertion,
     deletion_insertion as deletion_insertion,
 )

@@ -18,15 +18,15 @@ if TYPE_CHECKING:
     from keras_resnet.training import Recipe
 
 
-def recipe_of(name: str, settings: list[str] | None, batch_size: int | None) -> Recipe:
-    """The recipe of that name with what `--set` and `--batch-size` say."""
+def recipe_of(recipe: str | Recipe, settings: list[str] | None, batch_size: int | None) -> Recipe:
+    """The recipe, or that of this name, with what `--set` and `--batch-size` say."""
     with quiet():
         from keras_resnet.training.recipes.recipe import override
         from keras_resnet.training.recipes.table import find_recipe
     changes = parse_settings(settings, none="none")
     if batch_size is not None:
         changes["batch_size"] = batch_size
-    return override(find_recipe(name), changes)
+    return override(find_recipe(recipe) if isinstance(recipe, str) else recipe, changes)
 
 
 def set_by_user(recipe: Recipe, *prefixes: str) -> list[str]:

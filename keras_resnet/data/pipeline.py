@@ -103,7 +103,8 @@ def training_batches(
     def rows_of_epoch(epoch: Any) -> tf.data.Dataset:
         rows = order.epoch(epoch)
         taken = tf.where(epoch == start_step // order.steps, start_step % order.steps, 0)
-        seed = tf.random.fold_in([config.seed, 1], epoch)[0]
+        # `fold_in` hashes its first argument alone; `split` hashes all of its own.
+        seed = tf.random.split(tf.random.fold_in([config.seed, 1], epoch), num=1)[0, 0]
         return tf.data.Dataset.from_tensor_slices(rows[taken:]).map(lambda row: (row, seed))
 
     rows = tf.data.Dataset.range(start_step // order.steps, epochs).flat_map(rows_of_epoch)

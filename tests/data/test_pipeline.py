@@ -95,6 +95,22 @@ def test_every_epoch_shows_every_image_once_in_another_order(source: Source) -> 
     assert (epochs[1] != epochs[2]).any()
 
 
+@pytest.mark.parametrize("fields", [{"crop": "pad"}, {"flip": 0.5}, {"mixup": 1.0}])
+def test_every_epoch_varies_every_image_anew(fields: dict) -> None:
+    """The same image, alone in its batches, so that nothing but the epoch differs."""
+    random = np.random.default_rng(0)
+    pixels = random.integers(0, 256, (1, 8, 8, 3), np.uint8).repeat(2, axis=0)
+    pixels[1] = 255 - pixels[1]
+    one = LabeledImages(pixels, np.arange(2), ("a", "b"))
+    config = config_of(2, augmentation=Augmentation(**fields))
+    epochs = training_batches(one, config, 8).as_numpy_iterator()
+    # In the order of the labels, as the order in the batch differs anyway.
+    shown = {
+        images[np.argsort(np.asarray(y).reshape(2, -1)[:, -1])].tobytes() for images, y in epochs
+    }
+    assert len(shown) > 2
+
+
 def test_batches_are_uint8_and_keep_image_and_label_together(source: Source) -> None:
     scale = 1 if isinstance(source, LabeledImages) else 10
     for images, labels in training_batches(source, config_of(), 1).as_numpy_iterator():

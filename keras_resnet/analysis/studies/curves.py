@@ -1,86 +1,114 @@
-"""How faithful an explanation is: what happens when the pixels that it names go, or come."""
+"""What training studies find: errors of networks by epoch and seed, and sentences about them."""
 
 from __future__ import annotations
 
+import dataclasses
+import statistics
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import keras
-import numpy as np
-from scipy.ndimage import gaussian_filter  # type: ignore[import-untyped]
+Table = tuple[tuple[float, ...], ...]
 
-from keras_resnet.analysis.studies.explain import answers_of, explained_classes
-from keras_resnet.support.checks import check_integer
+#: The deviation of a single seed is None.
+MeanAndDeviation = tuple[float, float | None]
 
 
-@dataclass(frozen=True, eq=False)
-class DeletionInsertion:
-    """Probabilities of a class while pixels are deleted from an image, or inserted into it.
+@dataclass(frozen=True)
+class NetworkCurves:
+    """The errors of one network, in [0, 1], by seed and epoch.
 
     Attributes:
-        shares: share of the pixels that are changed, `(steps + 1,)`, from 0 to 1.
-        deletion: probability after deleting so many, the most important first, `(steps + 1,)`.
-        insertion: probability after inserting so many into a blurred image, likewise.
+        name: such as `plain-20`.
+        depth: weighted layers.
+        shortcut: `"A"`, `"B"`, `"C"`, or None of a plain network.
+        params: trainable parameters.
+        macs: multiply-accumulates of one image.
+        train_errors: a row per seed with a value per epoch: the share of the epoch's training
+            images, as they are augmented, that the network misclassifies while it learns, with the
+            batches' own statistics in batch normalisation. This is the training error of He et al.
+            2015, Figures 1, 4 and 6.
+        test_errors: likewise, of the held-out images, after the epoch, with moving statistics.
+        seconds_per_step: the median over all training steps.
     """
 
-    shares: np.ndarray
-    deletion: np.ndarray
-    insertion: np.ndarray
+    name: str
+    depth: int
+    shortcut: str | None
+    params: int
+    macs: int
+    train_errors: Table
+    test_errors: Table
+    seconds_per_step: float
 
     @property
-    def deletion_area(self) -> float:
-        """Area below `deletion`, 0 to 1; the lower, the better the explanation."""
-        return float(np.trapezoid(self.deletion, self.shares))
+    def train_error(self) -> MeanAndDeviation:
+        """Mean and standard deviation over the seeds of the training error of the last epoch."""
+        return mean_and_deviation([row[-1] for row in self.train_errors])
 
     @property
-    def insertion_area(self) -> float:
-        """Area below `insertion`, 0 to 1; the higher, the better the explanation."""
-        return float(np.trapezoid(self.insertion, self.shares))
+    def test_error(self) -> MeanAndDeviation:
+        """Mean and standard deviation over the seeds of the test error after the last epoch."""
+        return mean_and_deviation([row[-1] for row in self.test_errors])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data for JSON, with means and standard deviations by epoch."""
+        summary: dict[str, list[float | None]] = {}
+        for part in ("train", "test"):
+            columns = zip(*getattr(self, f"{part}_errors"), strict=True)
+            values = [mean_and_deviation(column) for column in columns]
+            summary[f"{part}_error_mean"] = [mean for mean, _ in values]
+            summary[f"{part}_error_deviation"] = [deviation for _, deviation in values]
+        return {**dataclasses.asdict(self), **summary}
 
 
-def deletion_insertion(
-    model: keras.Model,
-    image: Any,
-    heatmap: Any,
-    class_index: int | str | None = None,
-    *,
-    steps: int = 32,
-) -> DeletionInsertion:
-    """Check an explanation by deletion and insertion (Petsiuk et al. 2018, arXiv:1806.07421).
+def mean_and_deviation(values: Sequence[float]) -> MeanAndDeviation:
+    """Return the mean and the sample standard deviation, which is None of a single value."""
+    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
 
-    Deleted pixels get the image's mean colour. Insertion begins with the image behind a Gaussian
-    blur of a twentieth of its shorter side.
 
-    Args:
-        model: a classifier of images.
-        image: `(height, width, channels)` as the model takes it, RGB in [0, 255].
-        heatmap: `(height, width)`, such as one of `explain`: the higher, the more important. Of
-            equal values, the pixels come row by row.
-        class_index: index or name of the class; by default the image's top-1 class.
-        steps: into how many equal parts the pixels are divided.
+def in_percent(error: MeanAndDeviation) -> str:
+    """Return a mean and its standard deviation in percent, as text."""
+    mean, deviation = error
+    spread = "" if deviation is None else f" ± {100 * deviation:.2f}"
+    return f"{100 * mean:.2f}{spread} %"
 
-    Raises:
-        ValueError: the map has another size than the image or a value that is not finite, there
-            are fewer pixels than steps, or there is no such class.
+
+@dataclass(frozen=True)
+class Finding:
+    """What the numbers say of one claim: whether it is shown, and in words."""
+
+    shown: bool
+    sentence: str
+
+
+@dataclass(frozen=True)
+class TrainingStudy:
+    """Networks trained under one recipe.
+
+    Attributes:
+        networks: their errors.
+        seeds: of initialisation, order and augmentation: one training per network and seed.
+        findings: claim -> what the numbers say of it.
+        settings: data, sizes, recipe and versions, fit for JSON.
     """
-    pixels, heat = np.asarray(image, np.float32), np.asarray(heatmap)
-    if pixels.ndim != 3 or heat.shape != pixels.shape[:2] or not np.isfinite(heat).all():
-        raise ValueError(
-            "Expected an image (height, width, channels) and a map (height, width) of finite "
-            f"numbers. Received: shapes {pixels.shape} and {heat.shape}"
-        )
-    if check_integer("steps", steps) > heat.size:
-        raise ValueError(f"Expected at most {heat.size} steps, one per pixel. Received: {steps}")
-    (index,), _ = explained_classes(model, pixels[np.newaxis], class_index)
-    rank = np.empty(heat.size, int)
-    rank[np.argsort(-heat, axis=None, kind="stable")] = np.arange(heat.size)
-    ends = np.linspace(0, heat.size, steps + 1).round()
-    changed = rank.reshape(1, *heat.shape, 1) < ends.reshape(-1, 1, 1, 1)
-    sigma = min(heat.shape) / 20
-    blurred = gaussian_filter(pixels, (sigma, sigma, 0))
-    mean = pixels.mean(axis=(0, 1))
-    curves = [
-        answers_of(model, np.where(changed, new, old).astype(np.float32))[:, index]
-        for old, new in ((pixels, mean), (blurred, pixels))
-    ]
-    return DeletionInsertion(ends / heat.size, *curves)
+
+    networks: tuple[NetworkCurves, ...]
+    seeds: tuple[int, ...]
+    findings: Mapping[str, Finding]
+    settings: Mapping[str, Any]
+
+    @property
+    def shown(self) -> bool:
+        """Whether all claims are shown."""
+        return all(finding.shown for finding in self.findings.values())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data for JSON."""
+        return {
+            **self.settings,
+            "seeds": list(self.seeds),
+            "shown": self.shown,
+            "findings": {key: dataclasses.asdict(value) for key, value in self.findings.items()},
+            "networks": [network.to_dict() for network in self.networks],
+        }

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from keras_resnet.analysis.studies.curves import NetworkCurves, TrainingStudy, in_percent
 from keras_resnet.analysis.studies.gradient_study import (
     ASSUMED_FACTOR,
     GradientStudy,
@@ -157,4 +158,46 @@ def filters_figure(filters: np.ndarray) -> Figure:
     axes = figure.subplots()
     axes.imshow(grid, interpolation="nearest")
     axes.set_axis_off()
+    return figure
+
+
+#: Of as many networks as one panel tells apart.
+_COLOURS = (_ORANGE, _BLUE, "#009E73", "#CC79A7", "#000000", "#E69F00")
+
+
+def degradation_figure(study: TrainingStudy) -> Figure:
+    """Errors by epoch: plain networks on the left, residual ones on the right."""
+    plain = [network for network in study.networks if network.shortcut is None]
+    residual = [network for network in study.networks if network.shortcut is not None]
+    return _curves_figure({"plain": plain, "residual": residual})
+
+
+def shortcuts_figure(study: TrainingStudy) -> Figure:
+    """Errors by epoch of the plain network and of those with options A, B and C."""
+    return _curves_figure({f"{study.networks[0].depth} layers": study.networks})
+
+
+def _curves_figure(panels: Mapping[str, Sequence[NetworkCurves]]) -> Figure:
+    """Training errors dashed, test errors bold; means with bands of a standard deviation."""
+    figure = Figure(figsize=(1 + 5 * len(panels), 4.5), layout="constrained")
+    axes_of = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    for axes, (title, networks) in zip(axes_of, panels.items(), strict=True):
+        for index, network in enumerate(networks):
+            colour = _COLOURS[index % len(_COLOURS)]
+            label = f"{network.name}: {in_percent(network.train_error)}"
+            for errors, style in (
+                (network.train_errors, {"linestyle": "--", "linewidth": 1.0}),
+                (network.test_errors, {"linewidth": 2.2, "label": label}),
+            ):
+                values = 100 * np.array(errors)
+                epochs = np.arange(1, values.shape[1] + 1)
+                mean = values.mean(axis=0)
+                deviation = values.std(axis=0, ddof=1) if len(values) > 1 else 0 * mean
+                axes.plot(epochs, mean, color=colour, **style)
+                low, high = np.maximum(mean - deviation, 0), mean + deviation
+                axes.fill_between(epochs, low, high, color=colour, alpha=0.15, linewidth=0)
+        axes.set(title=title, xlabel="epoch (dashed: training, bold: test)")
+        axes.legend(title="training error of the last epoch")
+    axes_of[0].set_ylabel("error in %")
+    axes_of[0].set_ylim(bottom=0)
     return figure

@@ -1,4 +1,4 @@
-"""`keras-resnet analyze`: the papers' claims on a network of one's own."""
+"""`keras-resnet analyze`: the papers' claims, on networks of one's own."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import typer
 from keras_resnet.cli.options import app
 
 analyze = typer.Typer(
-    help="Show the papers' claims: lesions, responses, explanations, filters.",
+    help="Show the papers' claims: degradation, shortcuts, lesions, responses, and more.",
     rich_markup_mode=None,
 )
 app.add_typer(analyze, name="analyze")

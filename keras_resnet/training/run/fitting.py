@@ -75,11 +75,12 @@ class Fitting:
         callbacks: Sequence[keras.callbacks.Callback],
         checkpoint_every: int | None,
         profile: tuple[int, int] | None,
+        shown: bool,
     ) -> None:
-        """Takes all steps that are left."""
+        """Takes all steps that are left, and prints how far it is if that is to be `shown`."""
         run, setup = self._run, self._setup
         progress = ProgressBar(run, self._resolved.training.batch_size, len(self._data[0]))
-        if setup.is_chief:
+        if shown:
             for note in setup.notes:
                 console.print(note)
             console.print(describe(run.model.optimizer, run.model.trainable_variables))
@@ -89,7 +90,7 @@ class Fitting:
             *callbacks,
             *self._tensorboard(profile),
             Checkpointing(run, checkpoint_every, self._save),
-            *([progress] if setup.is_chief else []),
+            *([progress] if shown else []),
             self._ender,
         ]
         with bad_records_named(*self._bad), contextlib.closing(progress):
@@ -112,7 +113,7 @@ class Fitting:
                 if self._last:
                     interruption.kept = f"{self._last_good()[:-1]}; run the same again to go on"
                 raise
-        if setup.is_chief and run.is_exhausted and run.batches < run.total:
+        if shown and run.is_exhausted and run.batches < run.total:
             console.print(
                 f"Ended after {run.finished_epochs} of {run.epochs} epochs: the best validation "
                 f"accuracy is that of epoch {run.best_epoch}, `patience` is {run.recipe.patience}."

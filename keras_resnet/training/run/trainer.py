@@ -84,6 +84,7 @@ def train(
     profile: tuple[int, int] | None = None,
     pull_to: Sequence[np.ndarray] | None = None,
     max_bad_fraction: float | None = None,
+    verbose: bool = True,
 ) -> TrainResult:
     """Trains `model` in place by `recipe`.
 
@@ -131,6 +132,7 @@ def train(
             model has.
         max_bad_fraction: share of the images that may be unreadable; they are skipped. None: as the
             `DataConfig` says, or 0.01.
+        verbose: whether the optimizer, the figures of every epoch and the progress are printed.
 
     Raises:
         ValueError: model, data and recipe do not go together, an argument is impossible, or another
@@ -179,7 +181,7 @@ def train(
         )  # fmt: skip
         run = Run(copy, resolved)
         fitting = Fitting(model, sources, resolved, run, folder, setup, interruption)
-        fitting.fit(callbacks, checkpoint_every, profile)
+        fitting.fit(callbacks, checkpoint_every, profile, verbose and setup.is_chief)
         fitting.finish(recipe if epochs is None else resolved.recipe, seed, precision)
     path = None if folder is None else folder.path
     return TrainResult(run.history, run.steps, run.best or 0.0, run.best_epoch or 0, path)

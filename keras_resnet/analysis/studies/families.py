@@ -1,0 +1,72 @@
+"""The networks that the training studies compare, as configs; no Keras is imported."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from keras_resnet.networks.config import ResNetConfig, Shortcut
+from keras_resnet.networks.table import cifar_config, get_config
+from keras_resnet.support.checks import check_integer
+
+#: The depths of He et al. 2015 with basic blocks on ImageNet; none of them is 6n+2.
+IMAGENET_DEPTHS = (18, 34)
+
+
+def basic_config(depth: int, shortcut: Shortcut | None, **fields: Any) -> ResNetConfig:
+    """Return the config of a network of basic blocks with `depth` weighted layers.
+
+    Args:
+        depth: 18 or 34 for the ImageNet networks, 6n+2 for the CIFAR ones (He et al. 2015, sections
+            3.3 and 4.2).
+        shortcut: `"A"`, `"B"` or `"C"`; None: a plain network.
+        fields: other fields of `ResNetConfig`.
+
+    Raises:
+        ValueError: no such network.
+    """
+    check_integer("depth", depth)
+    if depth in IMAGENET_DEPTHS:
+        # The row of the plain network takes no shortcut, and that of the residual one takes None.
+        return get_config(f"resnet{depth}").replace(shortcut=shortcut, **fields)
+    if depth < 8 or (depth - 2) % 6:
+        below = max(8, depth - (depth - 2) % 6)
+        nearest = [below] if depth < 8 else [below, below + 6]
+        raise ValueError(
+            "Expected depths of 6n+2 layers (8, 14, 20, …) or the ImageNet networks' 18 and 34. "
+            f"Received: {depth}. Nearest: {' or '.join(map(str, nearest))}"
+        )
+    return cifar_config(depth, shortcut=shortcut, **fields)
+
+
+def check_depths(depths: Sequence[int]) -> tuple[int, ...]:
+    """Return at least two different depths of one family of networks, in ascending order.
+
+    Raises:
+        ValueError: there are fewer, an impossible one, or some of either family.
+    """
+    found = tuple(sorted(set(depths)))
+    for depth in found:
+        basic_config(depth, None)
+    if len(found) < 2:
+        raise ValueError(
+            "Expected at least two different depths to compare, such as 20,56. Received: "
+            f"{', '.join(map(str, depths)) or 'none'}"
+        )
+    if len({depth in IMAGENET_DEPTHS for depth in found}) > 1:
+        raise ValueError(
+            "Expected depths of one family: 18,34 for ImageNet's networks, or 6n+2 layers for "
+            f"CIFAR's. Received: {', '.join(map(str, found))}"
+        )
+    return found
+
+
+def check_seeds(seeds: Iterable[int]) -> tuple[int, ...]:
+    """Return the seeds; raise ValueError if there are none, one recurs or one is out of range."""
+    found = tuple(check_integer("seeds", seed, 0) for seed in seeds)
+    if not found or len(set(found)) < len(found) or max(found) >= 2**32:
+        raise ValueError(
+            "Expected at least one seed, each once and below 2^32, such as 0,1,2. Received: "
+            f"{', '.join(map(str, found)) or 'none'}"
+        )
+    return found

@@ -1,0 +1,300 @@
+"""Trains several networks under one recipe, each with several seeds."""
+
+from __future__ import annotations
+
+import statistics
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_resnet.analysis.complexity import Complexity, complexity
+from keras_resnet.analysis.studies.curves import NetworkCurves
+from keras_resnet.data import DataConfig, Source, load_data
+from keras_resnet.data.sources.load import load_parts
+from keras_resnet.networks.builder import build
+from keras_resnet.networks.config import ResNetConfig
+from keras_resnet.support.progress import Progress, Say
+from keras_resnet.training.recipes.recipe import Recipe, override
+from keras_resnet.training.recipes.table import find_recipe
+from keras_resnet.training.run.callbacks import DivergedError
+from keras_resnet.training.run.environment import describe_environment
+from keras_resnet.training.run.resolved import ResolvedRecipe, resolve_recipe
+from keras_resnet.training.run.trainer import train
+
+#: How the digits are trained on by default: found by trying.
+_DIGITS = {"batch_size": 64, "optimizer.learning_rate": 0.1}
+
+#: For how many epochs, by study: either is to take minutes.
+DIGITS_EPOCHS = {"degradation": 18, "shortcuts": 12}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all networks of a study have in common.
+
+    Attributes:
+        train: images to learn from.
+        test: held-out images, by which nothing is chosen: the test part of the data if there is
+            one, else the validation part.
+        recipe: how networks are trained.
+        epochs: length of training instead of the recipe's; None: the recipe's.
+        size: height and width of the images.
+    """
+
+    train: Source
+    test: Source
+    recipe: Recipe
+    epochs: float | None
+    size: int
+
+    def facts(self) -> dict[str, Any]:
+        """Return plain data for JSON."""
+        parts = {"training": self.train, "test": self.test}
+        return {
+            "data": {key: {"name": part.name, "images": len(part)} for key, part in parts.items()},
+            "classes": list(self.train.class_names),
+            "image_size": self.size,
+            "epochs": self.epochs,
+            "recipe": self.recipe.as_dict(),
+            "environment": describe_environment(),
+        }
+
+
+def default_size(data: str, config: ResNetConfig) -> int:
+    """Return the height and width of images that a study takes: the digits are 8x8 pixels."""
+    return 8 if data == "digits" else config.default_size
+
+
+def default_recipe(study: str, data: str, config: ResNetConfig, size: int) -> Recipe:
+    """Return the recipe that a study takes: the papers', but for the digits one of minutes.
+
+    Args:
+        study: a key of `DIGITS_EPOCHS`.
+        data: the name of the source.
+        config: one of the networks.
+        size: height and width of the images.
+    """
+    if data != "digits":
+        kind = "cifar10" if config.stem == "cifar" else "imagenet"
+        return find_recipe(f"he2015-{kind}")
+    # An eighth of the side, as for CIFAR's images.
+    padding = max(1, round(size / 8))
+    changes = {"duration": DIGITS_EPOCHS[study], "augmentation.padding": padding}
+    return override(find_recipe("quick-digits"), {**_DIGITS, **changes})
+
+
+def make_setting(
+    study: str,
+    data: str,
+    config: ResNetConfig,
+    size: int | None,
+    recipe: Recipe | str | None,
+    epochs: float | None,
+    say: Say,
+) -> Setting:
+    """Open the data of a study, and choose size and recipe where they are None.
+
+    Raises:
+        ValueError: there is no such source or recipe.
+        OSError: the source cannot be read.
+    """
+    size = size or default_size(data, config)
+    if recipe is None:
+        recipe = default_recipe(study, data, config, size)
+    elif isinstance(recipe, str):
+        recipe = find_recipe(recipe)
+    if recipe.patience is not None:
+        # Every network is trained for the same time.
+        recipe = override(recipe, {"patience": None})
+    source = DataConfig(data, size=size)
+    parts = load_parts(source)
+    if parts.test is not None and len(parts.train):
+        train_part, test_part = parts.train, parts.test()
+    else:
+        train_part, test_part = load_data(source, say)
+    return Setting(train_part, test_part, recipe, epochs, size)
+
+
+def train_networks(
+    configs: Mapping[str, ResNetConfig],
+    setting: Setting,
+    seeds: Sequence[int],
+    say: Say,
+    progress: Progress,
+) -> tuple[NetworkCurves, ...]:
+    """Train every network with every seed.
+
+    Args:
+        configs: name -> network.
+        setting: what the trainings have in common.
+        seeds: of initialisation, order and augmentation.
+        say: is told, before the first training, about how long all of them will take.
+        progress: is told after every batch.
+
+    Raises:
+        ValueError: networks, data and recipe do not go together.
+        DivergedError: the loss of a network became infinite, no number, or far too large.
+    """
+    configs = {name: config.replace(**setting.recipe.network) for name, config in configs.items()}
+    costs = {name: _cost(config, setting) for name, config in configs.items()}
+    expected = _estimate(configs, costs, setting)
+    total = len(seeds) * sum(start + work for start, work in expected.values())
+    say(
+        f"{_count(len(configs) * len(seeds), 'training')} ({_count(len(configs), 'network')}, "
+        f"{_count(len(seeds), 'seed')}) on {len(setting.train):,} images of "
+        f"{setting.size}x{setting.size} pixels: about {_words(total)} on this machine, estimated "
+        "from a few timed steps."
+    )
+    found, before = [], 0.0
+    for name, config in configs.items():
+        start, work = expected[name]
+        runs = []
+        for seed in seeds:
+
+            def tell(
+                share: float,
+                text: str = f"{name}, seed {seed}",
+                done: float = before + start,
+                work: float = work,
+            ) -> None:
+                progress(text, (done + share * work) / total)
+
+            runs.append(_train(name, config, setting, seed, tell))
+            before += start + work
+        cost = costs[name]
+        found.append(
+            NetworkCurves(
+                name,
+                cost.depth,
+                config.shortcut,
+                cost.params,
+                cost.macs,
+                tuple(run.train_errors for run in runs),
+                tuple(run.test_errors for run in runs),
+                statistics.median(step for run in runs for step in run.steps),
+            )
+        )
+    return tuple(found)
+
+
+@dataclass(frozen=True)
+class _Run:
+    """Errors after every epoch, and the seconds of every step."""
+
+    train_errors: tuple[float, ...]
+    test_errors: tuple[float, ...]
+    steps: tuple[float, ...]
+
+
+class _Steps(keras.callbacks.Callback):
+    """Times the steps, and tells the share of them that is done."""
+
+    def __init__(self, total: int, tell: Any) -> None:
+        super().__init__()
+        self.seconds: list[float] = []
+        self._total, self._tell, self._begun = total, tell, 0.0
+
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        self._begun = time.perf_counter()
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        self.seconds.append(time.perf_counter() - self._begun)
+        self._tell(len(self.seconds) / self._total)
+
+
+def _build(name: str, config: ResNetConfig, setting: Setting) -> keras.Model:
+    with warnings.catch_warnings():
+        # That of images that are small for the network: they are the same for all networks.
+        warnings.filterwarnings("ignore", message="The last stage sees")
+        return build(
+            config,
+            input_shape=(setting.size, setting.size, 3),
+            classes=len(setting.train.class_names),
+            name=name,
+        )
+
+
+def _resolved(model: keras.Model, setting: Setting, seed: int = 0) -> ResolvedRecipe:
+    return resolve_recipe(model, setting.train, setting.recipe, epochs=setting.epochs, seed=seed)
+
+
+def _train(name: str, config: ResNetConfig, setting: Setting, seed: int, tell: Any) -> _Run:
+    keras.utils.set_random_seed(seed)
+    model = _build(name, config, setting)
+    steps = _Steps(_resolved(model, setting, seed).total, tell)
+    try:
+        history = train(
+            model,
+            (setting.train, setting.test),
+            setting.recipe,
+            epochs=setting.epochs,
+            seed=seed,
+            callbacks=[steps],
+            verbose=False,
+        ).history
+    except DivergedError as error:
+        raise DivergedError(f"{name} with seed {seed}: {error}") from error
+    errors = [tuple(1 - x for x in history[key]) for key in ("accuracy", "val_accuracy")]
+    return _Run(errors[0], errors[1], tuple(steps.seconds))
+
+
+def _cost(config: ResNetConfig, setting: Setting) -> Complexity:
+    shape = (setting.size, setting.size, 3)
+    return complexity(config, shape, len(setting.train.class_names))
+
+
+def _estimate(
+    configs: Mapping[str, ResNetConfig], costs: Mapping[str, Complexity], setting: Setting
+) -> dict[str, tuple[float, float]]:
+    """Seconds that one training of each network may take to start, and then to run.
+
+    They come from a few steps of the cheapest network. Steps cost as their multiply-accumulates do,
+    and the compilation of the graphs, with which a training starts, as the layers do.
+    """
+    name = min(costs, key=lambda name: costs[name].macs)
+    model = _build(name, configs[name], setting)
+    resolved = _resolved(model, setting)
+    batch = resolved.training.batch_size
+    # Of large images, a part of a batch is enough.
+    probe = min(batch, max(8, 2**20 // setting.size**2))
+    first, step = _probe(model, probe)
+    step *= batch / probe
+    epochs = resolved.total / resolved.batches_per_epoch
+    # A forward pass is a third of a step.
+    evaluation = len(setting.test) / batch * step / 3
+    work = resolved.total * step + epochs * evaluation
+    layers, macs = costs[name].depth, costs[name].macs
+    # The evaluation is compiled, too.
+    return {
+        key: (4 / 3 * first * cost.depth / layers, work * cost.macs / macs)
+        for key, cost in costs.items()
+    }
+
+
+def _probe(model: keras.Model, images: int) -> tuple[float, float]:
+    """Seconds of the first step, which compiles the graph, and of a later one."""
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    pixels, labels = np.zeros((images, *model.input_shape[1:]), np.uint8), np.zeros(images, int)
+    seconds = []
+    for _ in range(4):
+        begin = time.perf_counter()
+        model.train_on_batch(pixels, labels)
+        seconds.append(time.perf_counter() - begin)
+    return seconds[0], min(seconds[1:])
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _words(seconds: float) -> str:
+    """A length of time, rounded."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = seconds / 60
+    return f"{minutes:.0f} minutes" if minutes < 90 else f"{minutes / 60:.1f} hours"
