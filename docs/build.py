@@ -39,7 +39,7 @@ def package_page(package: str) -> str:
         if name not in ROWS:
             lines += [f"::: {title}.{name}", ""]
     if not package:
-        lines[4:4] = ["The builders of the named networks are [listed separately](networks.md).", ""]
+        lines[4:4] = ["The named networks are [listed separately](networks.md).", ""]
     return "\n".join(lines)
 
 
@@ -48,9 +48,9 @@ def networks_page() -> str:
     lines = [
         "# Named networks",
         "",
-        "Every builder takes the arguments of [`keras_resnet.build`](keras_resnet.md) and, as further",
-        "keywords, fields of `ResNetConfig`. Counts are those of the default input size and number of",
-        "classes; multiply-accumulates are of one image.",
+        "Every builder takes the arguments of [`keras_resnet.build`](keras_resnet.md) and, as",
+        "further keywords, fields of `ResNetConfig`. Counts are those of the default input size and",
+        "number of classes; multiply-accumulates are of one image.",
         "",
         "| builder | name | depth | parameters | multiply-accumulates | input | classes |",
         "|---|---|---:|---:|---:|---:|---:|",
@@ -85,7 +85,7 @@ def main() -> int:
     # Zensical counts broken links; what is wrong with a docstring it only prints.
     command = [str(Path(sys.executable).with_name("zensical")), "build", "--clean", "--strict"]
     done = subprocess.run(command, cwd=ROOT, text=True, capture_output=True)
-    print(done.stdout + done.stderr, end="")
+    sys.stdout.write(done.stdout + done.stderr)
     return done.returncode or int("griffe:" in done.stdout + done.stderr)
 
 

@@ -43,6 +43,8 @@ _PRUNED_AT = 0.6
 def pruning_pace(steps: int) -> tuple[int, int]:
     """Return the step of a phase at which pruning ends, and the steps between two prunings."""
     return max(1, round(_PRUNED_AT * steps)), max(1, steps // 100)
+
+
 _COLUMNS = ("artifact", "accuracy", "agreement", "size", "gzip", "latency", "zeros", "distinct")
 _MEANINGS = {
     "accuracy": "share of the verification images that are classified rightly",
