@@ -49,7 +49,7 @@ def networks_page() -> str:
         "# Named networks",
         "",
         "Every builder takes the arguments of [`keras_resnet.build`](keras_resnet.md) and, as",
-        "further keywords, fields of `ResNetConfig`. Counts are those of the default input size and",
+        "further keywords, fields of `ResNetConfig`. Counts are of the default input size and",
         "number of classes; multiply-accumulates are of one image.",
         "",
         "| builder | name | depth | parameters | multiply-accumulates | input | classes |",
