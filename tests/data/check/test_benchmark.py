@@ -242,8 +242,8 @@ def test_too_many_damaged_files_are_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"seconds": 0}, "Expected `--seconds` above 0"),
-        ({"seconds": math.nan}, "Expected `--seconds` above 0"),
+        ({"seconds": 0}, "Expected `seconds` above 0"),
+        ({"seconds": math.nan}, "Expected `seconds` above 0"),
         ({"rounds": 0}, "`rounds` of at least 1"),
         ({"model": "size"}, r"Expected a model \(None, 64, 64, 3\) -> \(None, 10\).*32, 32"),
         ({"model": "classes"}, r"Expected a model .*-> \(None, 7\)"),
