@@ -36,8 +36,6 @@ def __getattr__(name: str) -> Any:
     if name not in __all__:
         message = f"module 'keras_resnet' has no attribute {name!r}"
         raise AttributeError(message, name=name, obj=sys.modules[__name__])
-    if "tensorflow" in sys.modules:
-        return _attribute(name)
     from keras_resnet.support.quiet import without_start_up_notes
 
     with without_start_up_notes():

@@ -30,6 +30,9 @@ def without_start_up_notes() -> Iterator[None]:
     For the first import of TensorFlow. No variable of the environment is set for it, which would
     hold for everything else in the process and its children, too.
     """
+    if "tensorflow" in sys.modules:
+        yield
+        return
     with _LOCK, tempfile.TemporaryFile() as hidden:
         try:
             descriptor = sys.__stderr__.fileno() if sys.__stderr__ else -1

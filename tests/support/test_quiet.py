@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 
 import pytest
 
@@ -26,6 +27,7 @@ def test_only_notes_of_the_start_are_dropped(
             return 2
 
     monkeypatch.setattr("sys.__stderr__", Errors())
+    monkeypatch.delitem(sys.modules, "tensorflow", raising=False)
     try:
         with without_start_up_notes():
             os.write(2, f"first\n{NOTES}E0000 00:00 1 cuda_platform.cc:52] failed\n".encode())
