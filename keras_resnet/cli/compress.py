@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from keras_resnet.cli import inputs, options
+from keras_resnet.cli import checks, inputs, options
+from keras_resnet.models.archive import check_keras_file
 from keras_resnet.support.quiet import quiet
 from keras_resnet.support.terminal import console
 
@@ -26,7 +27,7 @@ FrozenBN = Annotated[
 Skip = Annotated[list[str] | None, typer.Option(help="A layer to leave alone; repeatable.")]
 
 
-@options.app.command()
+@options.app.command(rich_help_panel=options.TRAIN)
 def compress(
     model: Annotated[Path, typer.Argument(help="A .keras file of a trained network.")],
     data: options.Data,
@@ -47,11 +48,14 @@ def compress(
     checkpoint_every: options.CheckpointEvery = None,
     validation_fraction: options.ValidationFraction = 0.1,
     deterministic: options.Deterministic = None,
+    log_every: options.LogEvery = 60.0,
     time: Annotated[bool, typer.Option(help="Measure latency.")] = True,
     as_json: options.AsJson = False,
 ) -> None:
     """Prune, cluster or quantize a network while training it. The same command goes on."""
     chosen = _recipe(recipe, settings, batch_size)
+    check_keras_file(model)
+    checks.check_data(data)
     inputs.seed_everything(seed, deterministic)
     with quiet():
         from keras_resnet.export.report.timing import Timing
@@ -62,8 +66,7 @@ def compress(
     chosen_pattern: Any = pattern
     numbers = (clusters, epochs, frozen_bn, settle, rate)
     wanted = CompressionOptions(names, sparsity, chosen_pattern, *numbers, tuple(skip or ()))
-    # A program that reads JSON wants nothing else.
-    console.quiet = as_json
+    console.quiet = as_json  # A program that reads JSON wants nothing else.
     failure = None
     try:
         report = run(

@@ -5,17 +5,20 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from keras_resnet.cli import inputs, options
+from keras_resnet.cli import checks, inputs, options
 from keras_resnet.cli.options import print_json
 from keras_resnet.support.quiet import quiet
 from keras_resnet.support.terminal import complain, console, progress_bar
 
+if TYPE_CHECKING:
+    from keras_resnet.jobs.embed import EmbeddingReport
 
-@options.app.command()
+
+@options.app.command(rich_help_panel=options.USE)
 def embed(
     model: options.ModelArgument,
     folders: Annotated[
@@ -27,6 +30,10 @@ def embed(
         str, typer.Option(help="Averaged: avg, what the classifier sees, or C2, C3, C4, C5.")
     ] = "avg",
     weights: options.Weights = None,
+    version: options.Version = None,
+    shortcut: options.Shortcut = None,
+    net: options.Net = None,
+    log_every: options.LogEvery = 60.0,
     overwrite: options.Overwrite = False,
     as_json: options.AsJson = False,
 ) -> int:
@@ -34,15 +41,17 @@ def embed(
 
     Files are named relative to the directory if there is one, else as the arguments name them.
     """
-    inputs.check_weights(model, weights)
-    with quiet():
-        from keras_resnet.images.decode import find_images
-        from keras_resnet.jobs.embed import embed_to_file
-        from keras_resnet.jobs.vector_files import check_output
+    fields = inputs.network_options(version, shortcut, net)
+    model = checks.check_model(model, weights, fields=fields, trained=True)
+    from keras_resnet.images.decode import find_images
+    from keras_resnet.jobs.vector_files import check_output
+
     # Before images are listed and weights downloaded, which takes minutes.
     check_output(output, overwrite)
     images = find_images(folders)
-    network = inputs.load_network(model, weights)
+    network = inputs.load_network(model, weights, fields=fields)
+    with quiet():
+        from keras_resnet.jobs.embed import embed_to_file
     with progress_bar("embed", hidden=as_json, lines=10) as step:
         try:
             report = embed_to_file(
@@ -63,18 +72,22 @@ def embed(
     if as_json:
         print_json(report.to_dict())
     else:
-        if report.resumed:
-            console.print(f"{report.resumed:,} images had been finished before.")
-        console.print(
-            f"Written: {report.output}, {report.vectors:,} vectors of {report.channels:,} numbers "
-            f"({report.images_per_second:,.0f} images/s)."
-        )
+        _print(report)
     if report.unreadable:
         complain(
             f"{len(report.unreadable):,} of {len(images):,} images could not be read, see "
             f"{report.bad_file}"
         )
     return 1 if report.unreadable else 0
+
+
+def _print(report: EmbeddingReport) -> None:
+    if report.resumed:
+        console.print(f"{report.resumed:,} images had been finished before.")
+    console.print(
+        f"Written: {report.output}, {report.vectors:,} vectors of {report.channels:,} numbers "
+        f"({report.images_per_second:,.0f} images/s)."
+    )
 
 
 def _names(images: Sequence[Path], folders: Sequence[str]) -> list[str]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from keras_resnet.cli.checks import check_model
 from keras_resnet.cli.options import parse_settings, print_report
 from keras_resnet.support.quiet import quiet
+from keras_resnet.support.suggest import did_you_mean
 from keras_resnet.support.terminal import console, progress_bar
 
 if TYPE_CHECKING:
@@ -16,19 +19,52 @@ if TYPE_CHECKING:
     from keras_resnet.training import Recipe
 
 
-def recipe_of(name: str, settings: list[str] | None, batch_size: int | None) -> Recipe:
-    """The recipe of that name with what `--set` and `--batch-size` say."""
-    with quiet():
-        from keras_resnet.training.recipes.recipe import override
-        from keras_resnet.training.recipes.table import find_recipe
-    changes = parse_settings(settings, none="none")
+def recipe_of(
+    name: str,
+    settings: list[str] | None,
+    batch_size: int | None,
+    fields: Mapping[str, Any] | None = None,
+) -> Recipe:
+    """Return the recipe of that name with what `--set` and `--batch-size` say.
+
+    Args:
+        name: of the recipe.
+        settings: the values of `--set`.
+        batch_size: that of `--batch-size`.
+        fields: of the network, as `network_options` returns them.
+    """
+    from keras_resnet.training.recipes.recipe import override
+    from keras_resnet.training.recipes.table import find_recipe
+
+    changes = parse_settings(settings, "--set")
     if batch_size is not None:
         changes["batch_size"] = batch_size
+    changes |= {f"network.{field}": value for field, value in (fields or {}).items()}
     return override(find_recipe(name), changes)
 
 
+def network_options(
+    version: str | None, shortcut: str | None, net: list[str] | None
+) -> dict[str, Any]:
+    """Return the fields of `ResNetConfig` that `--version`, `--shortcut` and `--net` set.
+
+    Raises:
+        ValueError: there is no such field.
+    """
+    from keras_resnet.networks.config import FIELDS
+
+    fields = parse_settings(net, "--net")
+    for field, value in (("version", version), ("shortcut", shortcut)):
+        if value is not None:
+            fields[field] = None if value == "none" else value
+    if unknown := sorted(fields.keys() - set(FIELDS)):
+        hint = did_you_mean(unknown[0], FIELDS, f"There are {', '.join(FIELDS)}")
+        raise ValueError(f"Expected `--net` with a field of networks. Received: {unknown[0]}{hint}")
+    return fields
+
+
 def set_by_user(recipe: Recipe, *prefixes: str) -> list[str]:
-    """The fields with one of these prefixes that `--set` has changed."""
+    """Return the fields with one of these prefixes that the user has changed."""
     from keras_resnet.training.recipes.recipe import BY_USER
 
     given = recipe.citations.items()
@@ -68,7 +104,7 @@ def load_images(
 
 
 def network_fields(name: str, recipe: Recipe) -> dict[str, Any]:
-    """What a recipe and `--set network.…` change in the network of that name.
+    """Return what a recipe and the options of networks change in the network of that name.
 
     Raises:
         ValueError: the recipe is for networks of another kind than the name says.
@@ -83,8 +119,9 @@ def network_fields(name: str, recipe: Recipe) -> dict[str, Any]:
             raise ValueError(
                 f"Expected a network with `{field}={value!r}`, as the recipe {recipe.name} has it. "
                 f"Received: {name}, with {getattr(own, field)!r}. Choose another recipe, or pass "
-                f"`--set network.{field}={getattr(own, field)}`"
+                f"`--net {field}={getattr(own, field)}`"
             )
+    get_config(name, **recipe.network)
     return dict(recipe.network)
 
 
@@ -109,67 +146,50 @@ def new_network(
     return create_model(name, classes=classes, **arguments, **fields), parts
 
 
+def fields_for(model: str, recipe: Recipe) -> dict[str, Any]:
+    """Return what changes in a network by name; of a `.keras` file, what was asked to change."""
+    if not model.endswith(".keras"):
+        return network_fields(model, recipe)
+    return {
+        name.removeprefix("network."): recipe.network[name.removeprefix("network.")]
+        for name in set_by_user(recipe, "network.")
+    }
+
+
+def check_for_recipe(
+    model: str, weights: str | None, size: int | None, recipe: Recipe, *, trained: bool = False
+) -> tuple[str, dict[str, Any]]:
+    """Do what `check_model` does; return the model, and what the recipe changes in its network."""
+    if not model.endswith(".keras"):
+        model = check_model(model, weights, size, trained=trained)
+    changed = fields_for(model, recipe)
+    return check_model(model, weights, size, changed, trained=trained), changed
+
+
 def load_network(
     model: str,
     weights: str | None,
     size: int | None = None,
-    recipe: Recipe | None = None,
+    fields: Mapping[str, Any] | None = None,
     seed: int = 0,
 ) -> keras.Model:
-    """A `.keras` file, or a network by name; without weights it has the random ones of `seed`.
+    """Load a `.keras` file, or build a network by name; without weights, by those of `seed`.
 
-    Raises:
-        ValueError: there is a `.keras` file, and arguments that only networks by name have.
+    Arguments and errors are those of `check_model`.
     """
+    model = check_model(model, weights, size, fields)
     with quiet():
         import keras
 
         from keras_resnet.models.saving import load_model
         from keras_resnet.networks.builders import create_model
-    if not model.endswith(".keras"):
-        if weights is None:
-            # The same ones every time, so that an export that was interrupted goes on.
-            keras.utils.set_random_seed(seed)
-        shape = None if size is None else (size, size, 3)
-        fields = {} if recipe is None else network_fields(model, recipe)
-        return create_model(model, weights=weights, input_shape=shape, **fields)
-    changed = [] if recipe is None else set_by_user(recipe, "network.")
-    if changed or size is not None:
-        raise ValueError(
-            "Expected neither `--size` nor `--set network.…` with a `.keras` file, whose network "
-            f"is built. Received: {', '.join(changed) or f'--size {size}'}"
-        )
-    if weights is not None:
-        raise ValueError(
-            "Expected no `--weights` with a `.keras` file, which has its own. "
-            f"Received: --weights {weights}"
-        )
-    return load_model(model, compile=False)
-
-
-def check_weights(model: str, weights: str | None) -> None:
-    """Refuses a network by name without weights."""
-    if not model.endswith(".keras") and weights is None:
-        raise ValueError(
-            "Expected `--weights` with the name of a network, which has random ones without. "
-            f"Received: {model} alone"
-        )
-
-
-def check_targets(text: str) -> list[str]:
-    """The names of targets, which are separated by commas; `all` stands for every one."""
-    with quiet():
-        from keras_resnet.export import TARGETS
-    names = [name.strip() for name in text.split(",") if name.strip()]
-    if names == ["all"]:
-        return list(TARGETS)
-    unknown = [name for name in names if name not in TARGETS]
-    if unknown or not names:
-        raise ValueError(
-            f"Expected targets among {', '.join(TARGETS)}, or all. Received: "
-            f"{', '.join(unknown) or 'none'}"
-        )
-    return names
+    if model.endswith(".keras"):
+        return load_model(model, compile=False)
+    if weights is None:
+        # The same ones every time, so that an export that was interrupted goes on.
+        keras.utils.set_random_seed(seed)
+    shape = None if size is None else (size, size, 3)
+    return create_model(model, weights=weights, input_shape=shape, **(fields or {}))
 
 
 def export_network(

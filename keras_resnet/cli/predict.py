@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from keras_resnet.cli import options
+from keras_resnet.cli import checks, options
 from keras_resnet.support.quiet import quiet
 from keras_resnet.support.terminal import complain, console, progress_bar
 
@@ -15,7 +15,7 @@ from keras_resnet.support.terminal import complain, console, progress_bar
 _BATCH = 32
 
 
-@options.app.command()
+@options.app.command(rich_help_panel=options.USE)
 def predict(
     model: Annotated[
         str, typer.Argument(help="A .keras, .tflite or .onnx file, or a SavedModel directory.")
@@ -26,11 +26,10 @@ def predict(
     as_json: options.AsJson = False,
 ) -> int:
     """Classify image files; those that cannot be read are named and skipped (exit code 1)."""
-    with quiet():
-        import numpy as np
+    import numpy as np
 
-        from keras_resnet.images.decode import UnreadableImageError, find_images
-        from keras_resnet.jobs.predictor import Predictor
+    from keras_resnet.images.decode import UnreadableImageError, find_images
+
     results: list[dict[str, Any]] = []
     bad: dict[str, str] = {}
     paths: list[Path] = []
@@ -41,7 +40,10 @@ def predict(
             bad[argument] = str(error)
     if not paths:
         raise ValueError(next(iter(bad.values())))
+    checks.check_artifacts(model)
     with quiet():
+        from keras_resnet.jobs.predictor import Predictor
+
         predictor = Predictor(model, trust=trust)
 
     with progress_bar("predict", hidden=as_json or len(paths) <= _BATCH, lines=0) as step:

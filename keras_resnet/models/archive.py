@@ -17,6 +17,17 @@ from keras_resnet.support.text import sentence
 _LONGEST_LIST = 2**23
 
 
+def check_keras_file(path: Path) -> None:
+    """Raises ValueError if there is no `.keras` file at `path`."""
+    if path.is_dir():
+        raise ValueError(
+            f"Expected a `.keras` file. Received: the directory {path}. A SavedModel can be run by "
+            "`keras_resnet.export.load_runner`, but not trained; that takes the `.keras` file"
+        )
+    if path.suffix != ".keras" or not path.is_file():
+        raise ValueError(f"Expected the path of an existing `.keras` file. Received: {path}")
+
+
 class Archive:
     """A zip archive whose members unfold to no more than weights can.
 

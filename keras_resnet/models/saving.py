@@ -10,7 +10,7 @@ from typing import Any
 
 import keras
 
-from keras_resnet.models.archive import opened_archive, words
+from keras_resnet.models.archive import check_keras_file, opened_archive, words
 from keras_resnet.models.hdf5 import Hdf5File
 from keras_resnet.models.info import FILE_NAME, ModelInfo, set_info
 from keras_resnet.networks.graph import allow_depth
@@ -47,13 +47,7 @@ def load_model(path: str | os.PathLike[str], **keywords: Any) -> keras.Model:
         ValueError: there is no `.keras` file, or it cannot be read.
     """
     path = Path(path)
-    if path.is_dir():
-        raise ValueError(
-            f"Expected a `.keras` file. Received: the directory {path}. A SavedModel can be run by "
-            "`keras_resnet.export.load_runner`, but not trained; that takes the `.keras` file"
-        )
-    if path.suffix != ".keras" or not path.is_file():
-        raise ValueError(f"Expected the path of an existing `.keras` file. Received: {path}")
+    check_keras_file(path)
     try:
         config, info = _checked(path)
         layers = _count_layers(config)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from keras_resnet.cli import inputs, options
+from keras_resnet.cli import checks, inputs, options
 from keras_resnet.cli.analyze import analyze, results
 from keras_resnet.support.quiet import quiet
 from keras_resnet.support.terminal import console, progress_bar
@@ -18,17 +18,23 @@ def lesion(
     data: options.Data,
     output: results.Output,
     weights: options.Weights = None,
+    version: options.Version = None,
+    shortcut: options.Shortcut = None,
+    net: options.Net = None,
     images: results.Images = 1000,
     split: results.Split = "validation",
     several: results.Numbers = None,
     swaps: results.Numbers = None,
+    log_every: options.LogEvery = 60.0,
     draws: Annotated[int, typer.Option(min=1, help="Random choices per number.")] = 5,
     seed: results.Seed = 0,
 ) -> None:
     """Delete every block of a trained network in turn, and measure its error without it."""
-    inputs.check_weights(model, weights)
+    fields = inputs.network_options(version, shortcut, net)
+    model = checks.check_model(model, weights, fields=fields, trained=True)
+    checks.check_data(data)
     numbers = [options.parse_integers(text, 1) if text else () for text in (several, swaps)]
-    network = inputs.load_network(model, weights)
+    network = inputs.load_network(model, weights, fields=fields)
     with quiet():
         from keras_resnet.analysis.studies.figures import lesion_figure
         from keras_resnet.analysis.studies.images import labelled_images
@@ -59,12 +65,17 @@ def responses(
     data: options.Data,
     output: results.Output,
     weights: options.Weights = None,
+    version: options.Version = None,
+    shortcut: options.Shortcut = None,
+    net: options.Net = None,
     images: results.Images = 1000,
     split: results.Split = "validation",
     seed: results.Seed = 0,
 ) -> None:
     """Measure the standard deviations of the 3x3 layers' responses (He et al. 2015, Figure 7)."""
-    network = inputs.load_network(model, weights)
+    fields = inputs.network_options(version, shortcut, net)
+    checks.check_data(data)
+    network = inputs.load_network(model, weights, fields=fields)
     with quiet():
         from keras_resnet.analysis.studies.figures import responses_figure
         from keras_resnet.analysis.studies.images import labelled_images
@@ -82,10 +93,16 @@ def responses(
 
 @analyze.command()
 def filters(
-    model: options.ModelArgument, output: results.Output, weights: options.Weights = None
+    model: options.ModelArgument,
+    output: results.Output,
+    weights: options.Weights = None,
+    version: options.Version = None,
+    shortcut: options.Shortcut = None,
+    net: options.Net = None,
 ) -> None:
     """Show the first layer's kernels as a picture."""
-    network = inputs.load_network(model, weights)
+    fields = inputs.network_options(version, shortcut, net)
+    network = inputs.load_network(model, weights, fields=fields)
     with quiet():
         from keras_resnet.analysis.studies.figures import filters_figure
         from keras_resnet.analysis.studies.responses import first_filters
