@@ -24,7 +24,7 @@ from keras_resnet.export.report.page import model_card, report_page
 from keras_resnet.export.report.rows import ArtifactReport, ExportReport
 from keras_resnet.export.report.timing import Timing, benchmark
 from keras_resnet.export.runtime import KerasRunner, load_runner
-from keras_resnet.export.targets import TARGETS, Target
+from keras_resnet.export.targets import TARGETS, Target, check_targets
 from keras_resnet.images.protocol import DEFAULT_SIZE
 from keras_resnet.models.info import get_info, learned_ranges
 from keras_resnet.models.outputs import bare
@@ -155,9 +155,9 @@ def _choose(
 ) -> list[Target]:
     if targets is None:
         targets = ("saved_model", "onnx", "tflite-int8" if calibrated else "tflite-float32")
-    unknown = [name for name in targets if name not in TARGETS]
-    if unknown or not targets or isinstance(targets, str):
-        raise ValueError(f"Expected `targets` among {list(TARGETS)}. Received: {targets!r}")
+    if not targets or isinstance(targets, str):
+        raise ValueError(f"Expected a list of `targets`. Received: {targets!r}")
+    check_targets(targets)
     chosen = [TARGETS[name] for name in dict.fromkeys(targets)]
     for target in chosen:
         if target.needs_calibration and not calibrated:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import functools
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from keras_resnet.export.comparison import Limits
 from keras_resnet.support.extras import require
+from keras_resnet.support.suggest import did_you_mean
 
 if TYPE_CHECKING:
     import numpy as np
@@ -167,3 +168,11 @@ TARGETS = {
         _for_server("kserve", "saved_model", _SERVING),
     )
 }
+
+
+def check_targets(names: Iterable[str]) -> None:
+    """Raises ValueError if there is no target of one of these names; says which was meant."""
+    for name in names:
+        if name not in TARGETS:
+            hint = did_you_mean(name, TARGETS, f"There are {', '.join(TARGETS)}")
+            raise ValueError(f"Expected the name of a target. Received: {name!r}{hint}")

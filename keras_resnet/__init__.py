@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import sys
 from typing import Any
 
 import lazy_loader
@@ -35,7 +34,12 @@ _attribute, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         message = f"module 'keras_resnet' has no attribute {name!r}"
-        raise AttributeError(message, name=name, obj=sys.modules[__name__])
+        # Programs look for names with underscores to see whether they are there.
+        if not name.startswith("_"):
+            from keras_resnet.support.suggest import did_you_mean
+
+            message += did_you_mean(name, __all__)
+        raise AttributeError(message)
     from keras_resnet.support.quiet import without_start_up_notes
 
     with without_start_up_notes():

@@ -5,12 +5,15 @@ Exit codes: 0 done, 1 the work failed, 2 bad arguments or input, 130 or 143 inte
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import importlib
 import io
 import os
 import pkgutil
 import signal
 import sys
+import threading
 import warnings
 from types import FrameType
 from typing import Any, NoReturn
@@ -18,12 +21,17 @@ from typing import Any, NoReturn
 from keras_resnet.cli.options import app
 from keras_resnet.cli.wording import in_options
 from keras_resnet.support.disks import DiskFullError, raise_if_full
+from keras_resnet.support.suggest import nearest
 from keras_resnet.support.terminal import complain
 from keras_resnet.support.text import sentence
 
 # Every module of this package adds its commands to the application.
 for _module in pkgutil.walk_packages(__path__, f"{__name__}."):
     importlib.import_module(_module.name)
+
+
+#: Seconds that an interrupted process has for what is registered to be done at its end.
+_PATIENCE = 5.0
 
 
 class _Interrupted(SystemExit):
@@ -54,7 +62,8 @@ def main() -> NoReturn:
             raise
         # Training says what it has saved; everything else leaves no half-written results.
         kept = getattr(interruption, "kept", "") or "Earlier results are untouched"
-        _fail(f"Interrupted. {kept}", interruption.code)
+        _say(f"Interrupted. {kept}")
+        _end_at_once(int(interruption.code))
     except Exception as error:
         if os.environ.get("KERAS_RESNET_TRACEBACK") == "1":
             raise
@@ -80,10 +89,48 @@ def _exit_code(error: Exception) -> int:
 def _sentence(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+    if option := getattr(error, "option_name", None):
+        return f"No such option: {option}{_meant_option(option, error)}"
     # Typer's own errors are worded by `format_message`.
     return str(getattr(error, "format_message", lambda: error)()) or type(error).__name__
 
 
-def _fail(text: str, code: Any) -> NoReturn:
-    complain(f"{in_options(text).rstrip('.')}.")
+def _meant_option(option: str, error: Any) -> str:
+    """What was probably meant by an unknown option: another, or a field that `--set` sets."""
+    from keras_resnet.networks.config import FIELDS
+    from keras_resnet.training.recipes.recipe import fields_of
+    from keras_resnet.training.recipes.table import RECIPES
+
+    own = [name.lstrip("-") for item in error.ctx.command.params for name in item.opts]
+    choices = {field: f"--net {field}=VALUE" for field in FIELDS if "net" in own}
+    if "set" in own:
+        fields = fields_of(RECIPES["finetune"])
+        choices |= {field: f"--set {field}=VALUE" for field in fields}
+    choices = {**choices, **{name: f"--{name}" for name in own}}
+    found = [choices[name] for name in nearest(option.lstrip("-"), choices)]
+    return f". Did you mean {' or '.join(found)}?" if found else ""
+
+
+def _fail(text: str, code: int) -> NoReturn:
+    _say(text)
     sys.exit(code)
+
+
+def _say(text: str) -> None:
+    text = in_options(text)
+    complain(text if text.endswith("?") else f"{text.rstrip('.')}.")
+
+
+def _end_at_once(code: int) -> NoReturn:
+    """Ends the process without waiting for threads, such as of a download that does not move.
+
+    What has to be done at the end is done, unless that takes longer than anyone waits.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    latest = threading.Timer(_PATIENCE, os._exit, (code,))
+    latest.daemon = True
+    latest.start()
+    atexit._run_exitfuncs()
+    os._exit(code)

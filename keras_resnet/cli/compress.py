@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from keras_resnet.cli import inputs, options
+from keras_resnet.cli import checks, inputs, options
+from keras_resnet.models.archive import check_model_file
 from keras_resnet.support.quiet import quiet
 from keras_resnet.support.terminal import console
 
@@ -38,7 +39,7 @@ Engine = Annotated[
 ]
 
 
-@options.app.command()
+@options.app.command(rich_help_panel=options.TRAIN)
 def compress(
     model: Annotated[Path, typer.Argument(help="A .keras file of a trained network.")],
     data: options.Data,
@@ -61,11 +62,14 @@ def compress(
     validation_fraction: options.ValidationFraction = 0.1,
     max_bad_fraction: options.MaxBadFraction = 0.01,
     deterministic: options.Deterministic = None,
+    log_every: options.LogEvery = 60.0,
     seconds: options.TimingSeconds = 1.0,
     as_json: options.AsJson = False,
 ) -> None:
     """Prune, cluster or quantize a network while training it. The same command goes on."""
     chosen = _recipe(recipe, settings, batch_size)
+    check_model_file(model)
+    checks.check_data(data)
     inputs.seed_everything(seed, deterministic)
     with quiet():
         from keras_resnet.export.report.timing import Timing
@@ -76,8 +80,7 @@ def compress(
     numbers = (clusters, epochs, frozen_bn, settle, rate)
     values: tuple[Any, ...] = (names, sparsity, pattern, *numbers, tuple(skip or ()), engine)
     wanted = CompressionOptions(*values)
-    # A program that reads JSON wants nothing else.
-    console.quiet = as_json
+    console.quiet = as_json  # A program that reads JSON wants nothing else.
     failure = None
     try:
         report = run(

@@ -9,7 +9,7 @@ from keras_resnet.support.quiet import quiet
 from keras_resnet.support.terminal import console
 
 
-@options.app.command()
+@options.app.command(rich_help_panel=options.START)
 def doctor(as_json: options.AsJson = False) -> None:
     """Print versions, devices and what does not work because a package is missing."""
     with quiet():

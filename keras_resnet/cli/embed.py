@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from keras_resnet.cli import inputs, options
+from keras_resnet.cli import checks, inputs, options
 from keras_resnet.cli.analyze.project import check_map, save_map
 from keras_resnet.cli.options import print_json
 from keras_resnet.support.checks import MODEL_SUFFIXES
@@ -28,7 +28,7 @@ Model = Annotated[
 ]
 
 
-@options.app.command()
+@options.app.command(rich_help_panel=options.USE)
 def embed(
     model: Model,
     folders: Annotated[
@@ -40,10 +40,14 @@ def embed(
         str, typer.Option(help="Averaged: avg, what the classifier sees, or C2, C3, C4, C5.")
     ] = "avg",
     weights: options.Weights = None,
-    pixels: options.Pixels = None,
     project: Annotated[
         str | None, typer.Option(help="Draw a map (.png, .svg, .html), too: pca, tsne or umap.")
     ] = None,
+    pixels: options.Pixels = None,
+    version: options.Version = None,
+    shortcut: options.Shortcut = None,
+    net: options.Net = None,
+    log_every: options.LogEvery = 60.0,
     overwrite: options.Overwrite = False,
     as_json: options.AsJson = False,
 ) -> int:
@@ -51,20 +55,19 @@ def embed(
 
     Files are named relative to the directory if there is one, else as the arguments name them.
     """
-    is_file = model.endswith((".onnx", ".tflite", *MODEL_SUFFIXES)) or Path(model).is_dir()
-    by_name = not is_file or weights is not None
-    if by_name:
-        inputs.check_weights(model, weights)
-    with quiet():
-        from keras_resnet.images.decode import find_images
-        from keras_resnet.jobs.embed import embed_to_file
-        from keras_resnet.jobs.vector_files import check_output
+    fields = inputs.network_options(version, shortcut, net)
+    model = _checked(model, weights, fields)
+    from keras_resnet.images.decode import find_images
+    from keras_resnet.jobs.vector_files import check_output
+
     # Before images are listed and weights downloaded, which takes minutes.
     check_output(output, overwrite)
     if project is not None:
         check_map(output, project, overwrite)
     images = find_images(folders)
-    network = inputs.load_network(model, weights) if by_name else model
+    network = model if _is_file(model) else inputs.load_network(model, weights, fields=fields)
+    with quiet():
+        from keras_resnet.jobs.embed import embed_to_file
     with progress_bar("embed", hidden=as_json, lines=10) as step:
         try:
             report = embed_to_file(
@@ -96,6 +99,23 @@ def embed(
             f"{report.bad_file}"
         )
     return 1 if report.unreadable else 0
+
+
+def _is_file(model: str) -> bool:
+    return model.endswith((".onnx", ".tflite", *MODEL_SUFFIXES)) or Path(model).is_dir()
+
+
+def _checked(model: str, weights: str | None, fields: dict[str, Any]) -> str:
+    """The path of a model, or the name of a network, once nothing about it can be refused."""
+    if not _is_file(model) or model.endswith(MODEL_SUFFIXES):
+        return checks.check_model(model, weights, fields=fields, trained=True)
+    if weights is not None or fields:
+        raise ValueError(
+            "Expected neither `--weights` nor options of the network with an artifact, which has "
+            f"its own. Received: {weights or fields}"
+        )
+    checks.check_artifacts(model)
+    return model
 
 
 def _print(report: EmbeddingReport) -> None:

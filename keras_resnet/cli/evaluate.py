@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from keras_resnet.cli import inputs, options
+from keras_resnet.cli import checks, inputs, options
 from keras_resnet.support.quiet import quiet
 from keras_resnet.support.terminal import complain, console, progress_bar
 
@@ -52,7 +52,7 @@ Compare = Annotated[
 ]
 
 
-@options.app.command()
+@options.app.command(rich_help_panel=options.USE)
 def evaluate(
     models: Models = None,
     data: Data = None,
@@ -73,24 +73,23 @@ def evaluate(
     compare: Compare = None,
     pixels: options.Pixels = None,
     trust: options.Trust = False,
+    log_every: options.LogEvery = 60.0,
     overwrite: options.Overwrite = False,
     as_json: options.AsJson = False,
 ) -> int:
     """Measure accuracy, calibration and confusions (exit code 1: images could not be read)."""
+    _check_together(models, data, tags, compare)
     if compare is not None:
-        if models or data or tags:
-            raise ValueError("Expected --compare without models, --data and --tags. Received: both")
         return _compare(compare, output, overwrite, as_json)
-    if data is None or bool(models) == bool(tags):
-        raise ValueError(
-            "Expected --data, and either models or --tags (or --compare with two files). Received: "
-            f"data={data}, models={', '.join(models or ()) or None}, tags={tags}"
-        )
-    with quiet():
-        from keras_resnet.evaluation.save import check_folder, check_predictions
-        from keras_resnet.evaluation.views import check_protocol
+    data = str(data)
+    from keras_resnet.evaluation.views import check_protocol
+
+    checked = check_protocol(protocol)
+    checks.check_data(data)
+    for model in models or ():
+        checks.check_evaluated(model, weights)
     keywords: dict[str, Any] = {
-        "protocol": check_protocol(protocol),
+        "protocol": checked,
         "split": split,
         "validation_fraction": validation_fraction,
         "resize": resize,
@@ -102,6 +101,8 @@ def evaluate(
         "trust": trust,
         "pixels": pixels,
     }
+    with quiet():
+        from keras_resnet.evaluation.save import check_folder, check_predictions
     if output is not None:
         check_folder(output, overwrite)
     if tags is not None:
@@ -114,6 +115,17 @@ def evaluate(
     if ensemble_weights is not None:
         keywords["ensemble_weights"] = _numbers(ensemble_weights)
     return _evaluate_one(models or [], data, output, predictions, as_json, keywords)
+
+
+def _check_together(models: Any, data: str | None, tags: str | None, compare: Any) -> None:
+    if compare is not None:
+        if models or data or tags:
+            raise ValueError("Expected --compare without models, --data and --tags. Received: both")
+    elif data is None or bool(models) == bool(tags):
+        raise ValueError(
+            "Expected --data, and either models or --tags (or --compare with two files). Received: "
+            f"data={data}, models={', '.join(models or ()) or None}, tags={tags}"
+        )
 
 
 def _evaluate_one(

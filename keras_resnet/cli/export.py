@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from keras_resnet.cli import inputs, options
+from keras_resnet.cli import checks, inputs, options
 from keras_resnet.cli.options import parse_integers, print_json
 from keras_resnet.support.quiet import quiet
 from keras_resnet.support.terminal import console, progress_bar
 
 if TYPE_CHECKING:
+    import keras
+
     from keras_resnet.data import DataConfig
 
 Calibration = Annotated[str | None, typer.Option(help="Images for int8, e.g. folder:PATH.")]
@@ -33,7 +35,7 @@ StorageURI = Annotated[str | None, typer.Option(help="Where KServe finds the mod
 Allow = Annotated[bool, typer.Option("--allow-disagreement", help="Keep what is out of limits.")]
 
 
-@options.app.command()
+@options.app.command(rich_help_panel=options.EXPORT)
 def export(
     model: options.ModelArgument,
     output: Annotated[Path, typer.Option(help="Directory; the same again: do what is missing.")],
@@ -44,8 +46,13 @@ def export(
     weights: options.Weights = None,
     keep_float: KeepFloat = None,
     batch_size: BatchSize = None,
+    version: options.Version = None,
+    shortcut: options.Shortcut = None,
+    net: options.Net = None,
     layout: Annotated[str, typer.Option(help="Of ONNX inputs: NHWC or NCHW.")] = "NHWC",
-    version: Annotated[int, typer.Option(min=1, help="Of the SavedModel, for servers.")] = 1,
+    saved_model_version: Annotated[
+        int, typer.Option(min=1, help="Number of the SavedModel's version, for servers.")
+    ] = 1,
     serving_batch_sizes: Serving = "1,4,16",
     storage_uri: StorageURI = None,
     allow_disagreement: Allow = False,
@@ -55,27 +62,23 @@ def export(
     seed: options.Seed = 0,
     validation_fraction: options.ValidationFraction = 0.1,
     max_bad_fraction: options.MaxBadFraction = 0.01,
+    log_every: options.LogEvery = 60.0,
     overwrite: options.Overwrite = False,
     as_json: options.AsJson = False,
 ) -> None:
     """Export a model to files for servers and phones; each is run and compared with Keras."""
-    with quiet():
-        from keras_resnet.export import ExportOptions, Timing
-        from keras_resnet.images.label_files import read_class_names
-        from keras_resnet.models.info import set_class_names
-    wanted = ExportOptions(
-        batch_size,
-        tuple(keep_float or ()),
-        layout,
-        version,
-        parse_integers(serving_batch_sizes, 1),
-        storage_uri,
-    )
+    from keras_resnet.export.options import ExportOptions
+
+    skipped, sizes = tuple(keep_float or ()), parse_integers(serving_batch_sizes, 1)
+    wanted = ExportOptions(batch_size, skipped, layout, saved_model_version, sizes, storage_uri)
     batches, cores = parse_integers(batch, 1), parse_integers(threads, 0)
-    names = inputs.check_targets(targets) if targets else []
-    network = inputs.load_network(model, weights, seed=seed)
-    if labels is not None:
-        set_class_names(network, *read_class_names(labels))
+    names = checks.check_targets(targets) if targets else []
+    checks.check_data(calibration, data)
+    _refuse_number(version)
+    fields = inputs.network_options(version, shortcut, net)
+    network = _network(model, weights, fields, seed, labels)
+    with quiet():
+        from keras_resnet.export import Timing
     inputs.export_network(
         network,
         output,
@@ -91,7 +94,33 @@ def export(
     )
 
 
-@options.app.command()
+def _refuse_number(version: str | None) -> None:
+    """Refuses what was the version of a SavedModel, whose option has another name."""
+    if version is not None and version.isdecimal():
+        raise ValueError(
+            "Expected `--version` of the network: v1, v1.5 or v2. "
+            f"Received: {version}. A SavedModel's version is `--saved-model-version {version}`"
+        )
+
+
+def _network(
+    model: str, weights: str | None, fields: dict[str, Any], seed: int, labels: Path | None
+) -> keras.Model:
+    """The network, with the class names of a file if there is one."""
+    model = checks.check_model(model, weights, fields=fields)
+    if labels is None:
+        return inputs.load_network(model, weights, fields=fields, seed=seed)
+    from keras_resnet.images.label_files import read_class_names
+
+    names = read_class_names(labels)
+    network = inputs.load_network(model, weights, fields=fields, seed=seed)
+    from keras_resnet.models.info import set_class_names
+
+    set_class_names(network, *names)
+    return network
+
+
+@options.app.command(rich_help_panel=options.EXPORT)
 def verify(
     artifact: Annotated[
         str, typer.Argument(help="A .tflite, .onnx or .keras file, or a SavedModel.")
@@ -114,6 +143,8 @@ def verify(
     """Compare an artifact with the model that it is of (exit code 1: it disagrees)."""
     own = {"max_error": max_error, "min_agreement": min_agreement, "max_accuracy_drop": max_drop}
     given = {name: value for name, value in own.items() if value is not None}
+    checks.check_artifacts(artifact, against)
+    checks.check_data(data)
     with quiet():
         from keras_resnet.export import verify as run
         from keras_resnet.export.report.rows import not_measured_in_words
@@ -152,7 +183,7 @@ def verify(
     return 1 if row.disagreements else 0
 
 
-@options.app.command()
+@options.app.command(rich_help_panel=options.EXPORT)
 def benchmark(
     artifacts: Annotated[list[str], typer.Argument(help="Files and SavedModel directories.")],
     batch: options.TimedBatches = "1",
@@ -163,13 +194,15 @@ def benchmark(
     as_json: options.AsJson = False,
 ) -> int:
     """Time artifacts in turns, also those of others; ratios are to the first."""
+    batches, cores = parse_integers(batch, 1), parse_integers(threads, 0)
+    checks.check_artifacts(*artifacts)
     with quiet():
         from keras_resnet.export import benchmark as run
     with progress_bar("Timing", hidden=as_json) as step:
         report = run(
             artifacts,
-            batch_sizes=parse_integers(batch, 1),
-            threads=parse_integers(threads, 0),
+            batch_sizes=batches,
+            threads=cores,
             seconds=seconds,
             size=size,
             trust=trust,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from keras_resnet.cli import inputs, options
+from keras_resnet.cli import checks, inputs, options
 from keras_resnet.cli.options import print_json
 from keras_resnet.support.checks import MODEL_SUFFIXES
 from keras_resnet.support.quiet import quiet
@@ -27,7 +27,7 @@ Freeze = Annotated[
 ]
 
 
-@options.app.command("find-rate")
+@options.app.command("find-rate", rich_help_panel=options.TRAIN)
 def find_rate(
     model: options.Model,
     data: options.Data,
@@ -40,15 +40,22 @@ def find_rate(
     steps: Annotated[int, typer.Option(help="Optimizer steps, at least 10.")] = 100,
     batch_size: options.BatchSize = None,
     size: options.Size = None,
+    version: options.Version = None,
+    shortcut: options.Shortcut = None,
+    net: options.Net = None,
     seed: options.Seed = 0,
     settings: options.RecipeSettings = None,
     validation_fraction: options.ValidationFraction = 0.1,
     max_bad_fraction: options.MaxBadFraction = 0.01,
     deterministic: options.Deterministic = None,
+    log_every: options.LogEvery = 60.0,
     as_json: options.AsJson = False,
 ) -> int:
     """Find a learning rate by a short training at growing ones (exit code 1: there is none)."""
-    chosen = inputs.recipe_of(recipe, settings, batch_size)
+    fields = inputs.network_options(version, shortcut, net)
+    chosen = inputs.recipe_of(recipe, settings, batch_size, fields)
+    model, _ = inputs.check_for_recipe(model, weights, size, chosen)
+    checks.check_data(data)
     inputs.seed_everything(seed, deterministic)
     with quiet():
         from keras_resnet.training import freeze as freeze_levels, unfreeze
@@ -75,8 +82,7 @@ def find_rate(
             progress=step,
         )
     setting = None
-    if curve.suggested is not None:
-        # The curve is not known to more digits.
+    if curve.suggested is not None:  # It is not known to more digits.
         setting = float(f"{rate_setting(chosen, curve.suggested):.2g}")
     if as_json:
         print_json({**curve.to_dict(), "setting": setting})
@@ -100,6 +106,6 @@ def _open(
 
     if not model.endswith(MODEL_SUFFIXES) and weights is None:
         return inputs.new_network(model, data, size, validation_fraction, recipe, show=False)
-    network = inputs.load_network(model, weights, size, recipe)
+    network = inputs.load_network(model, weights, size, inputs.fields_for(model, recipe))
     parts = inputs.load_images(data, network.input_shape[1], validation_fraction, show=False)
     return with_head(network, parts[0]), parts

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from keras_resnet.cli import inputs, options
+from keras_resnet.cli import checks, inputs, options
 from keras_resnet.support.quiet import quiet
 from keras_resnet.support.terminal import console
 
@@ -22,7 +22,7 @@ Export = Annotated[
 ]
 
 
-@options.app.command()
+@options.app.command(rich_help_panel=options.TRAIN)
 def finetune(
     model: options.Model,
     data: options.Data,
@@ -35,6 +35,9 @@ def finetune(
     compare: Annotated[bool, typer.Option(help="Find the accuracy of baselines first.")] = True,
     batch_size: options.BatchSize = None,
     size: options.Size = None,
+    version: options.Version = None,
+    shortcut: options.Shortcut = None,
+    net: options.Net = None,
     seed: options.Seed = 0,
     settings: options.RecipeSettings = None,
     strategy: options.Strategy = "auto",
@@ -45,17 +48,21 @@ def finetune(
     max_bad_fraction: options.MaxBadFraction = 0.01,
     export: Export = None,
     deterministic: options.Deterministic = None,
+    log_every: options.LogEvery = 60.0,
 ) -> None:
     """Fine-tune a trained network. After an interruption, the same command goes on."""
-    inputs.check_weights(model, weights)
-    chosen = inputs.recipe_of(recipe, settings, batch_size)
+    fields = inputs.network_options(version, shortcut, net)
+    chosen = inputs.recipe_of(recipe, settings, batch_size, fields)
+    model, changed = inputs.check_for_recipe(model, weights, size, chosen, trained=True)
+    checks.check_data(data)
+    checks.check_strategy(strategy, dtype)
+    targets = [] if export is None else checks.check_targets(export)
     parsed = _phases(phases)
-    targets = [] if export is None else inputs.check_targets(export)
     inputs.seed_everything(seed, deterministic)
     with quiet():
         from keras_resnet.data import DataConfig
         from keras_resnet.training import finetune as run
-    network = inputs.load_network(model, weights, size, chosen)
+    network = inputs.load_network(model, weights, size, changed)
     chosen_bn: Any = bn
     chosen_strategy: Any = strategy
     run(

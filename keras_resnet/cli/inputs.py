@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from keras_resnet.cli.checks import check_model
 from keras_resnet.cli.options import parse_settings, print_report
 from keras_resnet.cli.wording import in_options
 from keras_resnet.support.checks import MODEL_SUFFIXES
 from keras_resnet.support.quiet import quiet
+from keras_resnet.support.suggest import did_you_mean
 from keras_resnet.support.terminal import console, print_lines, progress_bar
 
 if TYPE_CHECKING:
@@ -18,19 +21,52 @@ if TYPE_CHECKING:
     from keras_resnet.training import Recipe
 
 
-def recipe_of(recipe: str | Recipe, settings: list[str] | None, batch_size: int | None) -> Recipe:
-    """The recipe, or that of this name, with what `--set` and `--batch-size` say."""
-    with quiet():
-        from keras_resnet.training.recipes.recipe import override
-        from keras_resnet.training.recipes.table import find_recipe
-    changes = parse_settings(settings, none="none")
+def recipe_of(
+    recipe: str | Recipe,
+    settings: list[str] | None,
+    batch_size: int | None,
+    fields: Mapping[str, Any] | None = None,
+) -> Recipe:
+    """Return the recipe, or that of this name, with what `--set` and `--batch-size` say.
+
+    Args:
+        recipe: the recipe, or its name.
+        settings: the values of `--set`.
+        batch_size: that of `--batch-size`.
+        fields: of the network, as `network_options` returns them.
+    """
+    from keras_resnet.training.recipes.recipe import override
+    from keras_resnet.training.recipes.table import find_recipe
+
+    changes = parse_settings(settings, "--set")
     if batch_size is not None:
         changes["batch_size"] = batch_size
+    changes |= {f"network.{field}": value for field, value in (fields or {}).items()}
     return override(find_recipe(recipe) if isinstance(recipe, str) else recipe, changes)
 
 
+def network_options(
+    version: str | None, shortcut: str | None, net: list[str] | None
+) -> dict[str, Any]:
+    """Return the fields of `ResNetConfig` that `--version`, `--shortcut` and `--net` set.
+
+    Raises:
+        ValueError: there is no such field.
+    """
+    from keras_resnet.networks.config import FIELDS
+
+    fields = parse_settings(net, "--net")
+    for field, value in (("version", version), ("shortcut", shortcut)):
+        if value is not None:
+            fields[field] = None if value == "none" else value
+    if unknown := sorted(fields.keys() - set(FIELDS)):
+        hint = did_you_mean(unknown[0], FIELDS, f"There are {', '.join(FIELDS)}")
+        raise ValueError(f"Expected `--net` with a field of networks. Received: {unknown[0]}{hint}")
+    return fields
+
+
 def set_by_user(recipe: Recipe, *prefixes: str) -> list[str]:
-    """The fields with one of these prefixes that `--set` has changed."""
+    """Return the fields with one of these prefixes that the user has changed."""
     from keras_resnet.training.recipes.recipe import BY_USER
 
     given = recipe.citations.items()
@@ -75,7 +111,7 @@ def say(text: str) -> None:
 
 
 def network_fields(name: str, recipe: Recipe) -> dict[str, Any]:
-    """What a recipe and `--set network.…` change in the network of that name.
+    """Return what a recipe and the options of networks change in the network of that name.
 
     Raises:
         ValueError: the recipe is for networks of another kind than the name says.
@@ -90,8 +126,9 @@ def network_fields(name: str, recipe: Recipe) -> dict[str, Any]:
             raise ValueError(
                 f"Expected a network with `{field}={value!r}`, as the recipe {recipe.name} has it. "
                 f"Received: {name}, with {getattr(own, field)!r}. Choose another recipe, or pass "
-                f"`--set network.{field}={getattr(own, field)}`"
+                f"`--net {field}={getattr(own, field)}`"
             )
+    get_config(name, **recipe.network)
     return dict(recipe.network)
 
 
@@ -116,67 +153,50 @@ def new_network(
     return create_model(name, classes=classes, **arguments, **fields), parts
 
 
+def fields_for(model: str, recipe: Recipe) -> dict[str, Any]:
+    """Return what changes in a network by name; of a file, what was asked to change."""
+    if not model.endswith(MODEL_SUFFIXES):
+        return network_fields(model, recipe)
+    return {
+        name.removeprefix("network."): recipe.network[name.removeprefix("network.")]
+        for name in set_by_user(recipe, "network.")
+    }
+
+
+def check_for_recipe(
+    model: str, weights: str | None, size: int | None, recipe: Recipe, *, trained: bool = False
+) -> tuple[str, dict[str, Any]]:
+    """Do what `check_model` does; return the model, and what the recipe changes in its network."""
+    if not model.endswith(MODEL_SUFFIXES):
+        model = check_model(model, weights, size, trained=trained)
+    changed = fields_for(model, recipe)
+    return check_model(model, weights, size, changed, trained=trained), changed
+
+
 def load_network(
     model: str,
     weights: str | None,
     size: int | None = None,
-    recipe: Recipe | None = None,
+    fields: Mapping[str, Any] | None = None,
     seed: int = 0,
 ) -> keras.Model:
-    """A file of a Keras model, or a network by name, by default with the random weights of `seed`.
+    """Load a file of a Keras model, or build a network by name, by default with random weights.
 
-    Raises:
-        ValueError: there is a file, and arguments that only networks by name have.
+    Random weights are those of `seed`. Other arguments and errors are those of `check_model`.
     """
+    model = check_model(model, weights, size, fields)
     with quiet():
         import keras
 
         from keras_resnet.models.saving import load_model
         from keras_resnet.networks.builders import create_model
-    if not model.endswith(MODEL_SUFFIXES):
-        if weights is None:
-            # The same ones every time, so that an export that was interrupted goes on.
-            keras.utils.set_random_seed(seed)
-        shape = None if size is None else (size, size, 3)
-        fields = {} if recipe is None else network_fields(model, recipe)
-        return create_model(model, weights=weights, input_shape=shape, **fields)
-    changed = [] if recipe is None else set_by_user(recipe, "network.")
-    if changed or size is not None:
-        raise ValueError(
-            "Expected neither `--size` nor `--set network.…` with a file of a model, whose network "
-            f"is built. Received: {', '.join(changed) or f'--size {size}'}"
-        )
-    if weights is not None:
-        raise ValueError(
-            "Expected no `--weights` with a file of a model, which has its own. "
-            f"Received: --weights {weights}"
-        )
-    return load_model(model, compile=False)
-
-
-def check_weights(model: str, weights: str | None) -> None:
-    """Refuses a network by name without weights."""
-    if not model.endswith(MODEL_SUFFIXES) and weights is None:
-        raise ValueError(
-            "Expected `--weights` with the name of a network, which has random ones without. "
-            f"Received: {model} alone"
-        )
-
-
-def check_targets(text: str) -> list[str]:
-    """The names of targets, which are separated by commas; `all` stands for every one."""
-    with quiet():
-        from keras_resnet.export import TARGETS
-    names = [name.strip() for name in text.split(",") if name.strip()]
-    if names == ["all"]:
-        return list(TARGETS)
-    unknown = [name for name in names if name not in TARGETS]
-    if unknown or not names:
-        raise ValueError(
-            f"Expected targets among {', '.join(TARGETS)}, or all. Received: "
-            f"{', '.join(unknown) or 'none'}"
-        )
-    return names
+    if model.endswith(MODEL_SUFFIXES):
+        return load_model(model, compile=False)
+    if weights is None:
+        # The same ones every time, so that an export that was interrupted goes on.
+        keras.utils.set_random_seed(seed)
+    shape = None if size is None else (size, size, 3)
+    return create_model(model, weights=weights, input_shape=shape, **(fields or {}))
 
 
 def export_network(

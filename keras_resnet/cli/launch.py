@@ -6,18 +6,19 @@ from typing import Annotated
 
 import typer
 
-from keras_resnet.cli.options import app
+from keras_resnet.cli.options import TRAIN, app
 from keras_resnet.support.quiet import quiet
 from keras_resnet.support.terminal import complain
 
 
 @app.command(
+    rich_help_panel=TRAIN,
     # What follows belongs to the other command, options included.
     context_settings={
         "allow_extra_args": True,
         "ignore_unknown_options": True,
         "allow_interspersed_args": False,
-    }
+    },
 )
 def launch(
     context: typer.Context,

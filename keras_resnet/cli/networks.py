@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from keras_resnet.cli import options
-from keras_resnet.cli.options import parse_settings, print_json
+from keras_resnet.cli import inputs, options
+from keras_resnet.cli.options import print_json
 from keras_resnet.support.terminal import console, table
 
 if TYPE_CHECKING:
     from keras_resnet.analysis.complexity import Complexity
 
 
-@options.app.command("list")
+@options.app.command("list", rich_help_panel=options.DATA)
 def list_command(
     pattern: Annotated[str, typer.Argument(help="Shell-style pattern, e.g. 'resnet*'.")] = "*",
     as_json: options.AsJson = False,
@@ -65,12 +65,12 @@ def list_command(
     )
 
 
-@options.app.command()
+@options.app.command(rich_help_panel=options.DATA)
 def info(
     name: Annotated[str, typer.Argument(help="A network of `keras-resnet list`.")],
-    version: Annotated[str | None, typer.Option(help="v1, v1.5 or v2.")] = None,
-    shortcut: Annotated[str | None, typer.Option(help="A, B, C or none.")] = None,
-    settings: options.ConfigSettings = None,
+    version: options.Version = None,
+    shortcut: options.Shortcut = None,
+    net: options.Net = None,
     size: options.Size = None,
     classes: Annotated[int | None, typer.Option(min=1, help="Width of the classifier.")] = None,
     plot: Annotated[
@@ -82,11 +82,10 @@ def info(
     from keras_resnet.analysis.complexity import shortcut_counts, summarize, total
     from keras_resnet.networks.arguments import check_size
     from keras_resnet.networks.plan import plan
-    from keras_resnet.networks.table import get_config
+    from keras_resnet.networks.table import find_name, get_config
 
-    shorthands = {"version": version, "shortcut": shortcut}
-    named = [f"{field}={value}" for field, value in shorthands.items() if value is not None]
-    config = get_config(name, **parse_settings([*(settings or []), *named]))
+    name = find_name(name)
+    config = get_config(name, **inputs.network_options(version, shortcut, net))
     network, side = plan(config), size or config.default_size
     check_size(network, (side, side))
     if plot is not None:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from keras_resnet.cli import options
+from keras_resnet.cli import checks, options
 from keras_resnet.support.quiet import quiet
 from keras_resnet.support.terminal import complain, console, progress_bar
 
@@ -15,7 +15,7 @@ from keras_resnet.support.terminal import complain, console, progress_bar
 _BATCH = 32
 
 
-@options.app.command()
+@options.app.command(rich_help_panel=options.USE)
 def predict(
     model: Annotated[
         str,
@@ -28,11 +28,10 @@ def predict(
     as_json: options.AsJson = False,
 ) -> int:
     """Classify image files; those that cannot be read are named and skipped (exit code 1)."""
-    with quiet():
-        import numpy as np
+    import numpy as np
 
-        from keras_resnet.images.decode import UnreadableImageError, find_images
-        from keras_resnet.jobs.predictor import Predictor
+    from keras_resnet.images.decode import UnreadableImageError, find_images
+
     results: list[dict[str, Any]] = []
     bad: dict[str, str] = {}
     paths: list[Path] = []
@@ -43,7 +42,10 @@ def predict(
             bad[argument] = str(error)
     if not paths:
         raise ValueError(next(iter(bad.values())))
+    checks.check_artifacts(model)
     with quiet():
+        from keras_resnet.jobs.predictor import Predictor
+
         predictor = Predictor(model, trust=trust, pixels=pixels)
     if not as_json:
         for note in predictor.notes:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -9,9 +11,10 @@ import typer
 
 from keras_resnet.cli import options
 from keras_resnet.support.quiet import quiet
+from keras_resnet.support.terminal import console
 
 
-@options.app.command()
+@options.app.command(rich_help_panel=options.START)
 def quickstart(
     output: Annotated[
         Path, typer.Option(help="Directory for the model, its artifacts and the report.")
@@ -20,9 +23,14 @@ def quickstart(
         int | None, typer.Option(min=1, help="Passes over the training digits.")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Same seed, same weights.")] = 0,
+    log_every: options.LogEvery = 60.0,
     overwrite: options.Overwrite = False,
 ) -> None:
     """Train ResNet-20 on real handwritten digits, export it and verify every artifact."""
     with quiet():
         from keras_resnet.jobs.quickstart import quickstart as run
     run(output, epochs, seed, overwrite)
+    # As it was called: in an environment that is not activated, by its path.
+    program = sys.argv[0] if Path(sys.argv[0]).name == "keras-resnet" else "keras-resnet"
+    artifact = shlex.quote(str(output / "model-int8.tflite"))
+    console.print(f"Next, try: {program} evaluate {artifact} --data digits")

@@ -21,7 +21,7 @@ _IMAGENET_IMAGES = 1_281_167
 _CIFAR_IMAGES = 50_000
 
 
-@options.app.command()
+@options.app.command(rich_help_panel=options.DATA)
 def recipes(
     name: Annotated[str | None, typer.Argument(help="A recipe; none lists them all.")] = None,
     settings: options.RecipeSettings = None,

@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from keras_resnet.cli import inputs, options
+from keras_resnet.cli import checks, inputs, options
 from keras_resnet.support.intervals import accuracy_in_words
 from keras_resnet.support.quiet import quiet
 from keras_resnet.support.terminal import console
 
 if TYPE_CHECKING:
-    from keras_resnet.training import Recipe
+    from pathlib import Path
+
+    from keras_resnet.training import Recipe, TrainResult
     from keras_resnet.training.devices.strategies import DeviceSetup
 
 Epochs = Annotated[float | None, typer.Option(help="Length; the schedule is compressed.")]
@@ -23,7 +25,7 @@ SyncBN = Annotated[bool, typer.Option("--sync-bn", help="BN over all devices' im
 Executions = Annotated[int, typer.Option(min=1, help="Batches per call of the graph.")]
 
 
-@options.app.command()
+@options.app.command(rich_help_panel=options.TRAIN)
 def train(
     model: Annotated[str, typer.Option(help="A network of `keras-resnet list`.")],
     data: options.Data,
@@ -32,6 +34,9 @@ def train(
     epochs: Epochs = None,
     batch_size: options.BatchSize = None,
     size: options.Size = None,
+    version: options.Version = None,
+    shortcut: options.Shortcut = None,
+    net: options.Net = None,
     weights: options.Weights = None,
     seed: options.Seed = 0,
     settings: options.RecipeSettings = None,
@@ -49,10 +54,13 @@ def train(
     max_bad_fraction: options.MaxBadFraction = 0.01,
     profile: Annotated[str | None, typer.Option(help="FIRST,LAST batch for TensorBoard.")] = None,
     deterministic: options.Deterministic = None,
+    log_every: options.LogEvery = 60.0,
 ) -> None:
     """Train a network by a recipe. After an interruption, the same command goes on."""
-    first_and_last = _profile(profile)
-    chosen = inputs.recipe_of(recipe, settings, batch_size)
+    first_and_last, fields = _profile(profile), inputs.network_options(version, shortcut, net)
+    chosen = inputs.recipe_of(recipe, settings, batch_size, fields)
+    model = _checked(model, weights, chosen, data)
+    checks.check_strategy(strategy, dtype)
     setup = _setup(
         strategy, chosen, dtype, steps_per_execution, bool(xla), workers, worker_index, tpu
     )
@@ -80,11 +88,24 @@ def train(
         max_bad_fraction=max_bad_fraction,
     )
     if setup.is_chief:
-        best = accuracy_in_words(result.best, len(parts[1]))
-        console.print(
-            f"Best: {best} after epoch {result.best_epoch}, in {output / 'best.keras'}. "
-            f"Last: {result.history['val_accuracy'][-1]:.2%}, in {output / 'last.keras'}."
-        )
+        _print(result, len(parts[1]), output)
+
+
+def _checked(model: str, weights: str | None, recipe: Recipe, data: str) -> str:
+    """The name of the network, once nothing about it and the data can be refused any more."""
+    checks.check_untrained(model)
+    name = checks.check_network(model, weights)
+    inputs.network_fields(name, recipe)
+    checks.check_data(data)
+    return name
+
+
+def _print(result: TrainResult, held_out: int, output: Path) -> None:
+    console.print(
+        f"Best: {accuracy_in_words(result.best, held_out)} after epoch {result.best_epoch}, in "
+        f"{output / 'best.keras'}. "
+        f"Last: {result.history['val_accuracy'][-1]:.2%}, in {output / 'last.keras'}."
+    )
 
 
 def _setup(

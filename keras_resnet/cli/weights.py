@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from keras_resnet.cli import options
-from keras_resnet.cli.options import parse_settings, print_json
+from keras_resnet.cli import inputs, options
+from keras_resnet.cli.options import print_json
+from keras_resnet.models.archive import check_model_file
+from keras_resnet.networks.table import find_name
 from keras_resnet.support.files import check_new, whole_file
 from keras_resnet.support.quiet import quiet
 from keras_resnet.support.terminal import console, print_lines, table
+from keras_resnet.weights.registry import find_weights, list_weights
+from keras_resnet.weights.source import check_file, is_path
 
 if TYPE_CHECKING:
     import keras
 
 
-@options.app.command()
+@options.app.command(rich_help_panel=options.DATA)
 def weights(
     pattern: Annotated[
         str, typer.Argument(help="Shell-style pattern, e.g. 'resnet50*' or 'timm/*'.")
@@ -26,8 +30,6 @@ def weights(
     as_json: options.AsJson = False,
 ) -> None:
     """List the published checkpoints that `weights=` takes, with their accuracy and licence."""
-    from keras_resnet.weights.registry import find_weights, list_weights
-
     entries = [find_weights(tag) for tag in list_weights(pattern)]
     if not entries:
         raise ValueError(
@@ -47,7 +49,7 @@ def weights(
     console.print('* what weights="imagenet" or "cifar10" stands for. Accuracies are as published.')
 
 
-@options.app.command()
+@options.app.command(rich_help_panel=options.EXPORT)
 def convert(
     source: Annotated[str, typer.Argument(help="File of weights, or a tag of `weights`.")],
     output: Annotated[
@@ -57,7 +59,9 @@ def convert(
         str | None,
         typer.Option(help="A network of `keras-resnet list`; by default what the file describes."),
     ] = None,
-    settings: options.ConfigSettings = None,
+    version: options.Version = None,
+    shortcut: options.Shortcut = None,
+    net: options.Net = None,
     size: options.Size = None,
     layout: Annotated[
         str | None, typer.Option(help="Names in a .safetensors file, e.g. transformers.")
@@ -77,18 +81,25 @@ def convert(
         if given and output.suffix != ".safetensors":
             raise ValueError(f"Expected `{option}` with a .safetensors file. Received: {output}")
     check_new(output, overwrite)
-    with quiet():
-        from keras_resnet.models.saving import load_model
-        from keras_resnet.networks.from_checkpoint import from_checkpoint
-    keywords: dict[str, Any] = parse_settings(settings)
+    keywords = inputs.network_options(version, shortcut, net)
+    arch = None if arch is None else find_name(arch)
     if size is not None:
         keywords["input_shape"] = (size, size, None)
     whole_model = source.endswith(".keras")
     if whole_model and (keywords or arch is not None):
         raise ValueError(
-            "Expected no `--arch`, `--set` or `--size` with a `.keras` file, which is a whole "
-            f"model. Received: {source}"
+            "Expected no `--arch`, `--size` or options of the network with a `.keras` file, which "
+            f"is a whole model. Received: {source}"
         )
+    if whole_model:
+        check_model_file(Path(source))
+    elif is_path(source):
+        check_file(Path(source))
+    else:
+        find_weights(source)
+    with quiet():
+        from keras_resnet.models.saving import load_model
+        from keras_resnet.networks.from_checkpoint import from_checkpoint
     model = load_model(source) if whole_model else from_checkpoint(source, network=arch, **keywords)
     _save(model, output, layout, dtype)
     if as_json:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 from collections.abc import Mapping, Sequence
@@ -18,10 +19,10 @@ from keras_resnet.jobs.predictor import Predictor
 from keras_resnet.models.info import get_info, set_info
 from keras_resnet.models.saving import load_model
 from keras_resnet.networks.builders import create_model
-from keras_resnet.networks.table import list_models
+from keras_resnet.networks.table import find_name, list_models
 from keras_resnet.support.checks import MODEL_SUFFIXES, check_integer
-from keras_resnet.weights.find import is_path
 from keras_resnet.weights.registry import find_weights
+from keras_resnet.weights.source import is_path
 
 #: What may be evaluated: a model, a file or directory of one, or the tag of published weights.
 Model: TypeAlias = keras.Model | str | os.PathLike[str]
@@ -135,6 +136,8 @@ def _opened(
         return text, model, None
     if is_file:
         return text, Path(text), None
+    with contextlib.suppress(ValueError):
+        text = find_name(text)
     if weights is not None and is_path(weights):
         return f"{text} with {weights}", create_model(text, weights=weights), None
     if weights is None and text in list_models():

@@ -11,10 +11,24 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from keras_resnet.support.checks import MODEL_SUFFIXES
 from keras_resnet.support.text import sentence
 
 #: Bytes of the list of what is in an archive: ten times that of ResNet-1202 and its optimizer.
 _LONGEST_LIST = 2**23
+
+
+def check_model_file(path: Path) -> None:
+    """Raise ValueError if there is no file of a Keras model (`.keras`, `.h5`) at `path`."""
+    if path.is_dir():
+        raise ValueError(
+            f"Expected a `.keras` file. Received: the directory {path}. A SavedModel can be run by "
+            "`keras_resnet.export.load_runner`, but not trained; that takes the `.keras` file"
+        )
+    if path.suffix not in MODEL_SUFFIXES or not path.is_file():
+        raise ValueError(
+            f"Expected the path of an existing `.keras` or `.h5` file. Received: {path}"
+        )
 
 
 class Archive:

@@ -10,12 +10,11 @@ from typing import Any
 
 import keras
 
-from keras_resnet.models.archive import opened_archive, words
+from keras_resnet.models.archive import check_model_file, opened_archive, words
 from keras_resnet.models.code import code_needed
 from keras_resnet.models.hdf5 import Hdf5File
 from keras_resnet.models.info import FILE_NAME, ModelInfo, set_info
 from keras_resnet.networks.graph import allow_depth
-from keras_resnet.support.checks import MODEL_SUFFIXES
 from keras_resnet.support.disks import DiskFullError, check_temporary_space, raise_if_full
 from keras_resnet.support.json_text import parse_json
 from keras_resnet.support.placeholders import check_binary
@@ -53,15 +52,7 @@ def load_model(path: str | os.PathLike[str], **keywords: Any) -> keras.Model:
         OSError: the disk of temporary files is full.
     """
     path = Path(path)
-    if path.is_dir():
-        raise ValueError(
-            f"Expected a `.keras` file. Received: the directory {path}. A SavedModel can be run by "
-            "`keras_resnet.export.load_runner`, but not trained; that takes the `.keras` file"
-        )
-    if path.suffix not in MODEL_SUFFIXES or not path.is_file():
-        raise ValueError(
-            f"Expected the path of an existing `.keras` or `.h5` file. Received: {path}"
-        )
+    check_model_file(path)
     is_hdf5 = path.suffix != ".keras"
     kind = path.suffix
     try:

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 import keras
 
 from keras_resnet.networks.builder import build
-from keras_resnet.networks.config import ResNetConfig
-from keras_resnet.networks.table import ROWS, cifar_config, get_config
-from keras_resnet.weights.find import is_path
-from keras_resnet.weights.registry import WeightsEntry, find_weights, list_weights
+from keras_resnet.networks.config import FIELDS, ResNetConfig
+from keras_resnet.networks.table import ROWS, cifar_config, find_name, get_config
+from keras_resnet.support.suggest import did_you_mean
+from keras_resnet.weights.registry import WeightsEntry
+from keras_resnet.weights.source import find_weights_of, is_path
 
 
 def weights_config(entry: WeightsEntry, **overrides: Any) -> ResNetConfig:
@@ -29,21 +30,17 @@ def _arguments(variant: str, keywords: dict[str, Any]) -> dict[str, Any]:
         keywords: arguments of `build` and fields of `ResNetConfig`, mixed.
     """
     overrides, arguments = split_keywords(keywords)
+    variant = find_name(variant)
     arguments["name"] = arguments.get("name") or variant
     weights = arguments.get("weights")
     if weights is None or is_path(weights):
         return {"config": get_config(variant, **overrides), **arguments}
-    entry = find_weights(str(weights), variant)
-    if entry.model != variant:
-        raise ValueError(
-            f"Expected weights of `{variant}`, such as {', '.join(list_weights(f'{variant}.*'))}. "
-            f"Received: weights={weights!r}, which are of `{entry.model}`"
-        )
+    entry = find_weights_of(variant, str(weights))
     return {**arguments, "config": weights_config(entry, **overrides), "weights": entry.tag}
 
 
 def create_model(variant: str, **keywords: Any) -> keras.Model:
-    """Builds the network called `variant` (see `list_models`).
+    """Builds the network called `variant` (see `list_models`; `ResNet-50` is `resnet50`, too).
 
     `keywords` are those of `keras_resnet.build`, and fields of `ResNetConfig` to replace, e.g.
     `create_model("resnet50", classes=10, version="v1", shortcut="C")`.
@@ -73,8 +70,18 @@ def cifar_resnet(depth: int, block: str = "basic", **keywords: Any) -> keras.Mod
 
 
 def split_keywords(keywords: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Fields of the config, and arguments of `build`."""
+    """Return fields of the config, and arguments of `build`.
+
+    Raises:
+        ValueError: one is neither; the message says what was probably meant.
+    """
     names = inspect.signature(build).parameters.keys() - {"config"}
+    if unknown := sorted(keywords.keys() - names - set(FIELDS)):
+        hint = did_you_mean(unknown[0], (*names, *FIELDS))
+        raise ValueError(
+            "Expected arguments of `keras_resnet.build` and fields of `ResNetConfig`. "
+            f"Received: {', '.join(unknown)}{hint}"
+        )
     arguments = {key: value for key, value in keywords.items() if key in names}
     return {key: value for key, value in keywords.items() if key not in names}, arguments
 

@@ -16,6 +16,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from keras_resnet.support.checks import check_choice, check_integer, store_integers
+from keras_resnet.support.suggest import did_you_mean
 
 Version = Literal["v1", "v1.5", "v2"]
 Block = Literal["basic", "bottleneck"]
@@ -251,10 +252,10 @@ class ResNetConfig:
         Raises:
             ValueError: an unknown field, or a network that cannot be built.
         """
-        known = [field.name for field in dataclasses.fields(self)]
-        if unknown := sorted(set(changes) - set(known)):
+        if unknown := sorted(set(changes) - set(FIELDS)):
+            hint = did_you_mean(unknown[0], FIELDS, f"There are {', '.join(FIELDS)}")
             raise ValueError(
-                f"Expected config fields among {known}. Received: {', '.join(unknown)}"
+                f"Expected fields of `ResNetConfig`. Received: {', '.join(unknown)}{hint}"
             )
         return dataclasses.replace(self, **changes)
 
@@ -305,6 +306,9 @@ class ResNetConfig:
         """Classes of the data set that this stem was designed for: ImageNet-1k or CIFAR-10."""
         return 10 if self.stem == "cifar" else 1000
 
+
+#: Names of the fields.
+FIELDS = tuple(field.name for field in dataclasses.fields(ResNetConfig))
 
 _CHOICES: dict[str, tuple[str | None, ...]] = {
     "block": get_args(Block),

@@ -9,7 +9,7 @@ import keras
 
 from keras_resnet.networks.builder import build, warn_of_changes
 from keras_resnet.networks.builders import split_keywords, weights_config
-from keras_resnet.networks.table import get_config
+from keras_resnet.networks.table import find_name, get_config
 from keras_resnet.weights.find import open_checkpoint
 from keras_resnet.weights.load import load_found
 
@@ -43,6 +43,7 @@ def from_checkpoint(
         OSError: a tag's file cannot be downloaded.
     """
     overrides, arguments = split_keywords(keywords)
+    network = None if network is None else find_name(network)
     if arguments.pop("weights", None) is not None:
         raise ValueError("Expected no `weights`: they are the checkpoint. Pass it as `source`")
     found = open_checkpoint(source, None, with_top=arguments.get("include_top", True))

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import fnmatch
 from typing import Any, get_args
 
 from keras_resnet.networks.config import Block, ResNetConfig, Version
 from keras_resnet.support.checks import is_integer
+from keras_resnet.support.suggest import did_you_mean, key_of
 
 
 def cifar_config(depth: int, block: str = "basic", **fields: Any) -> ResNetConfig:
@@ -104,17 +104,33 @@ def list_models(pattern: str = "*") -> list[str]:
     return [name for name in VARIANTS if fnmatch.fnmatch(name, pattern.lower())]
 
 
+_BY_KEY = {key_of(name): name for name in VARIANTS}
+
+
+def find_name(name: Any) -> str:
+    """Return the name in `list_models()` of the network that is also written `ResNet-50` or so.
+
+    Raises:
+        ValueError: there is no such network; the message says which one was probably meant.
+    """
+    found = _BY_KEY.get(key_of(name)) if isinstance(name, str) else None
+    if found is None:
+        hint = did_you_mean(name, VARIANTS, "`keras-resnet list` shows them all")
+        raise ValueError(f"Expected a network of `list_models()`. Received: {name!r}{hint}")
+    return found
+
+
 def get_config(name: str, /, **overrides: Any) -> ResNetConfig:
-    """The config of the network called `name`, with some fields replaced.
+    """Return the config of a network, with some fields replaced.
+
+    Args:
+        name: as in `list_models()`; case, hyphens and underscores do not matter.
+        overrides: fields of `ResNetConfig`.
 
     Raises:
         ValueError: unknown name or field, an impossible network, or a shortcut for a plain network.
     """
-    if not isinstance(name, str) or name not in VARIANTS:
-        names = difflib.get_close_matches(str(name), VARIANTS, n=5) or list_models()
-        raise ValueError(
-            f"Expected a network of `list_models()`, such as {', '.join(names)}. Received: {name!r}"
-        )
+    name = find_name(name)
     config = VARIANTS[name]
     if config.shortcut is None and overrides.get("shortcut") is not None:
         residual = name.replace("plainnet", "resnet")

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from keras_resnet.support.suggest import did_you_mean
+
 #: Suffixes of files of whole Keras models: Keras' own format, and the older one of `model.save`.
 MODEL_SUFFIXES = (".keras", ".h5", ".hdf5")
 
@@ -22,9 +24,13 @@ def some_of(names: Sequence[str], shown: int = 5) -> str:
 
 
 def check_choice(name: str, value: Any, choices: Collection[Any]) -> None:
-    """Raises ValueError if `value` is not one of `choices`."""
+    """Raises ValueError if `value` is not one of `choices`; says which was probably meant."""
     if value not in choices:
-        raise ValueError(f"Expected `{name}` to be one of {choices}. Received: {value!r}")
+        words = (choice for choice in choices if isinstance(choice, str))
+        raise ValueError(
+            f"Expected `{name}` to be one of {choices}. "
+            f"Received: {value!r}{did_you_mean(value, words)}"
+        )
 
 
 def is_integer(value: Any, least: int = 1) -> bool:

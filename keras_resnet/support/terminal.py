@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import datetime
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Self
 
 import rich.box
 import rich.console
@@ -30,7 +33,12 @@ class Console(rich.console.Console):
     """Colours say something here (red: disagrees) or are not used; brackets are brackets.
 
     Sentences are not cut into lines.
+
+    Attributes:
+        log_every: seconds of silence after which `Heartbeat` prints a line.
     """
+
+    log_every = 60.0
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(highlight=False, markup=False, soft_wrap=True, **settings)
@@ -140,6 +148,40 @@ def table(
     return result
 
 
+class Heartbeat:
+    """Where there is no terminal for a bar, prints how far long work is when nothing else does.
+
+    It has a thread of its own, as the work may be one long step, such as the tracing of a graph.
+    """
+
+    def __init__(self, describe: Callable[[], str]) -> None:
+        """Takes what says, in a sentence without full stop, how far the work is."""
+        self._describe = describe
+        self._begun = self._last = time.monotonic()
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def restart(self) -> None:
+        """Counts the silence from now on, as something was printed."""
+        self._last = time.monotonic()
+
+    def _run(self) -> None:
+        while not self._over.wait(max(0.01, self._last + console.log_every - time.monotonic())):
+            now = time.monotonic()
+            if now - self._last >= console.log_every:
+                elapsed = datetime.timedelta(seconds=round(now - self._begun))
+                console.print(f"{self._describe()}, {elapsed} so far")
+                self._last = now
+
+
 @contextlib.contextmanager
 def progress_bar(title: str, hidden: bool = False, lines: int | None = None) -> Iterator[Progress]:
     """Shows how far the work is: as a bar on a terminal, elsewhere as lines.
@@ -147,21 +189,27 @@ def progress_bar(title: str, hidden: bool = False, lines: int | None = None) -> 
     Args:
         title: what stands before the bar and in every line.
         hidden: whether nothing is shown, as where a program reads JSON.
-        lines: how many lines at most; by default one for every step.
+        lines: how many lines at most; by default one for every step. `Heartbeat` adds its own.
 
     Yields:
         A function of the name of the step that starts and the share that is done, 0 to 1.
     """
-    if hidden or not console.is_terminal:
-        printed = 0
+    if hidden:
+        yield unseen
+        return
+    if not console.is_terminal:
+        printed, latest = 0, f"{title}: starting"
 
         def print_line(step: str, done: float) -> None:
-            nonlocal printed
+            nonlocal printed, latest
+            latest = f"{title}: {step} ({done:.0%} done)"
             if lines is None or int(lines * done) > printed:
                 printed = int((lines or 0) * done)
-                console.print(f"{title}: {step} ({done:.0%} done)")
+                console.print(latest)
+                heartbeat.restart()
 
-        yield unseen if hidden else print_line
+        with Heartbeat(lambda: latest) as heartbeat:
+            yield print_line
         return
     columns = (
         TextColumn(title, markup=False),

@@ -2,9 +2,9 @@
 
 A few small files come with the package and are used where they lie. Files of Hugging Face lie in
 its own cache and come through its own client, so that its settings hold: `HF_HOME`, `HF_ENDPOINT`,
-`HF_TOKEN`, `HF_HUB_OFFLINE`, `HF_HUB_DOWNLOAD_TIMEOUT`. All others lie below `KERAS_RESNET_HOME`,
+`HF_TOKEN`, `HF_HUB_DOWNLOAD_TIMEOUT`. All others lie below `KERAS_RESNET_HOME`,
 as `weights/<tag>/<file name>`; `KERAS_RESNET_TIMEOUT` is theirs, in seconds. A file that somebody
-put there is used first.
+put there is used first. With `HF_HUB_OFFLINE=1`, nothing is downloaded from anywhere.
 
 Where the publisher tells no SHA-256, that of the first download is kept in `sha256.json`, and what
 is used later has to have the same.
@@ -14,8 +14,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import itertools
 import json
+import logging
 import os
 import time
 import warnings
@@ -27,6 +29,7 @@ from keras_resnet.support.files import partial_directory
 from keras_resnet.support.fingerprints import fingerprint_of_file
 from keras_resnet.support.json_text import load_json
 from keras_resnet.support.locks import BusyError, locked
+from keras_resnet.support.signals import call_in_thread
 from keras_resnet.weights.download import DownloadError, download, problem, say, timeout_in_seconds
 from keras_resnet.weights.registry import Download, WeightsEntry
 
@@ -116,7 +119,13 @@ def _is_sound(path: Path, expected: Download) -> bool:
     return wrong is None
 
 
+def _check_online() -> None:
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}:
+        raise DownloadError("offline mode is enabled: HF_HUB_OFFLINE is set")
+
+
 def _fetch_from_url(file: Download, path: Path, entry: WeightsEntry) -> Path:
+    _check_online()
     # A checkpoint may hold the state of an optimizer besides, in numbers of 64 bits.
     largest = int(32e6 * entry.params_millions) + 2**24
     with _alone(path.with_name(f".{path.name}.lock"), entry.tag):
@@ -137,10 +146,15 @@ def _fetch_from_hub(file: Download, tag: str) -> Path:
     if isinstance(cached, str) and not damaged:
         path = Path(cached)
     else:
+        _check_online()
         # On a terminal, the hub's client draws its own bar, on standard error as well.
         say(f"Downloading {tag} from Hugging Face")
+        if "HF_HUB_VERBOSITY" not in os.environ:
+            # It tells of every attempt; what came of the last one is in the error.
+            logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+        get = functools.partial(huggingface_hub.hf_hub_download, *place, force_download=damaged)
         try:
-            path = Path(huggingface_hub.hf_hub_download(*place, force_download=damaged))
+            path = Path(call_in_thread(get))
         except Exception as error:  # The client's own, those of its HTTP library, those of Xet.
             raise_if_full(error, Path(huggingface_hub.constants.HF_HUB_CACHE))
             raise DownloadError(_hub_reason(error)) from error

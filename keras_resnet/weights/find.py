@@ -19,11 +19,10 @@ from keras_resnet.weights.infer import Inferred, infer
 from keras_resnet.weights.layers import Constants, arrays_of, pixel_constants, weighted_layers
 from keras_resnet.weights.mapping import Naming
 from keras_resnet.weights.origin import Origin
-from keras_resnet.weights.readers import SUFFIXES
 from keras_resnet.weights.registry import WeightsEntry, find_weights
+from keras_resnet.weights.source import FileOrTag, is_path
 from keras_resnet.weights.topology import BLUR, Description, describe, describe_plan
 
-FileOrTag = str | os.PathLike[str]
 Pixels = Literal["checkpoint", "model"]
 
 
@@ -52,13 +51,6 @@ class Found:
     certain: bool = False
     info: ModelInfo = field(default_factory=ModelInfo)
     notes: tuple[str, ...] = ()
-
-
-def is_path(source: FileOrTag) -> bool:
-    """Whether `source` means a file, and not a tag."""
-    return not isinstance(source, str) or (
-        Path(source).suffix.lower() in SUFFIXES or Path(source).is_file()
-    )
 
 
 def open_checkpoint(

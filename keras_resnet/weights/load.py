@@ -16,7 +16,7 @@ from keras_resnet.networks.config import IMAGENET_MEAN
 from keras_resnet.networks.graph import find_network
 from keras_resnet.support.checks import check_choice, some_of
 from keras_resnet.weights.convert import adapt_channels
-from keras_resnet.weights.find import FileOrTag, Found, Pixels, open_checkpoint
+from keras_resnet.weights.find import Found, Pixels, open_checkpoint
 from keras_resnet.weights.layers import (
     Constants,
     pixel_constants,
@@ -25,6 +25,7 @@ from keras_resnet.weights.layers import (
     weighted_layers,
 )
 from keras_resnet.weights.report import LoadReport
+from keras_resnet.weights.source import FileOrTag
 from keras_resnet.weights.topology import BLUR, describe, differences
 
 

@@ -25,12 +25,9 @@ from keras_resnet.models.hdf5 import Hdf5File
 from keras_resnet.support.json_text import parse_json
 from keras_resnet.support.placeholders import check_binary
 from keras_resnet.weights.layers import CONV_ROLES, NORM_ROLES
+from keras_resnet.weights.source import HDF5_SUFFIXES, check_file
 from keras_resnet.weights.state_dicts import find_state_dict
 from keras_resnet.weights.torch_pickle import read_torch
-
-_TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".th", ".tar", ".ckpt")
-_HDF5_SUFFIXES = (".h5", ".hdf5")
-SUFFIXES = (".keras", *_HDF5_SUFFIXES, ".safetensors", ".npz", *_TORCH_SUFFIXES)
 
 _deserialize: Any = safetensors.deserialize
 _SAFETENSORS_TYPES: dict[str, Any] = {"BOOL": "?", "BF16": ml_dtypes.bfloat16} | {
@@ -78,11 +75,7 @@ def read_arrays(path: str | os.PathLike[str]) -> Arrays:
         ValueError: there is no such file, or it is damaged, or holds no weights.
     """
     path = Path(path)
-    if path.suffix.lower() not in SUFFIXES or not path.is_file():
-        raise ValueError(
-            f"Expected the path of an existing file of weights ({', '.join(SUFFIXES)}). "
-            f"Received: {path}"
-        )
+    check_file(path)
     try:
         check_binary(path)
         arrays = _read(path)
@@ -109,7 +102,7 @@ def _read(path: Path) -> Arrays:
     if suffix == ".keras":
         with opened_archive(path) as archive:
             return _read_hdf5(archive.read("model.weights.h5"))
-    if suffix in _HDF5_SUFFIXES:
+    if suffix in HDF5_SUFFIXES:
         return _read_hdf5(path.read_bytes())
     loaded = read_torch(path)
     found = find_state_dict(loaded)

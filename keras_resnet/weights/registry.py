@@ -24,7 +24,6 @@ of its pictures to non-commercial research.
 
 from __future__ import annotations
 
-import difflib
 import fnmatch
 import functools
 import importlib.resources
@@ -34,6 +33,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from keras_resnet.images.protocol import EvalProtocol
+from keras_resnet.support.suggest import did_you_mean
 
 Dataset = Literal["imagenet", "cifar10"]
 
@@ -163,10 +163,12 @@ def find_weights(tag: str, model: str | None = None) -> WeightsEntry:
             "Expected a tag with its publisher, as more than one has such weights: "
             f"{', '.join(entry.tag for entry in same)}. Received: {tag!r}"
         )
-    raise ValueError(
-        f"Expected a tag of `list_weights()`, such as {', '.join(_nearest(tag, model))}. "
-        f"Received: {tag!r}"
-    )
+    # Somebody may give a network's name only, or something out of the air.
+    others = _tags_of(str(tag).lower()) or _tags_of(model) or _tags_of("resnet50")
+    hint = f". There are {', '.join(others)}"
+    if not _tags_of(str(tag).lower()):
+        hint = did_you_mean(tag, [*map(_name, entries), *entries], hint.removeprefix(". "))
+    raise ValueError(f"Expected a tag of `list_weights()`. Received: {tag!r}{hint}")
 
 
 def _default(dataset: str, model: str | None) -> WeightsEntry:
@@ -181,15 +183,6 @@ def _default(dataset: str, model: str | None) -> WeightsEntry:
         f"Expected `model` to be a network that has default weights for {dataset!r}. "
         f"Received: model={model!r}. {advice}"
     )
-
-
-def _nearest(tag: str, model: str | None) -> list[str]:
-    """Up to five tags that may have been meant."""
-    known = {name.lower(): tag for tag in _entries() for name in (_name(tag), tag)}
-    close = difflib.get_close_matches(str(tag).lower(), known, n=5)
-    alike = [*dict.fromkeys(known[name] for name in close)]
-    # Somebody may give a network's name only, or something out of the air.
-    return _tags_of(tag) or alike or _tags_of(model) or _tags_of("resnet50")
 
 
 def _tags_of(model: str | None) -> list[str]:

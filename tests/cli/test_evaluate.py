@@ -61,6 +61,10 @@ def test_table_files_and_comparison(evaluate: Evaluate, digits_file: Path, tmp_p
     assert found["accuracies"] == [first["accuracy"], second["accuracy"]]
 
 
+#: Of weights that come with the package.
+TAG = "keras_resnet/resnet20.cifar10_jpeg"
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -78,8 +82,12 @@ def test_table_files_and_comparison(evaluate: Evaluate, digits_file: Path, tmp_p
             ["x.keras", "--data", "digits", "--protocol", "five"],
             "Expected `--protocol` to be one of",
         ),
-        (["x.keras", "--data", "digits", "--predictions", "x.txt"], "Expected a file .csv or"),
-        (["x.keras", "y.keras", "--data", "digits", "--ensemble-weights", "a"], "Expected numbers"),
+        ([TAG, "--data", "digits", "--predictions", "x.txt"], "Expected a file .csv or"),
+        ([TAG, TAG, "--data", "digits", "--ensemble-weights", "a"], "Expected numbers"),
+        (["nodel.keras", "--data", "digits"], "Received: nodel.keras."),
+        (["resnet51", "--data", "digits"], "Did you mean resnet56?"),
+        (["timm/resnet18.a1", "--data", "digits"], "Did you mean timm/resnet18.a1_in1k?"),
+        (["resnet50", "--data", "digit"], "Did you mean digits?"),
     ],
 )
 def test_bad_arguments(evaluate: Evaluate, arguments: list[str], message: str) -> None:

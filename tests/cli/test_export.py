@@ -113,8 +113,18 @@ def test_without_targets_those_of_the_function_are_exported(
     ("arguments", "sentence"),
     [
         (["export", "resnet21", "--output", "x"], "Expected a network of `list_models()`"),
-        (["export", "resnet20", "--output", "x", "--targets", "tflite"], "Expected targets among"),
+        (
+            ["export", "resnet20", "--output", "x", "--targets", "tflite"],
+            "mean tflite-float32, ",
+        ),
         (["export", "resnet20", "--output", "x", "--batch", "1,a"], "separated by commas"),
+        (
+            ["export", "ResNet-20", "--output", "x", "--net", "width=-1"],
+            "to be more than 0",
+        ),
+        (["export", "resnet20", "--output", "x", "--version", "3"], "--saved-model-version 3"),
+        (["export", "a.keras", "--output", "x", "--version", "v1"], "--net version=v1"),
+        (["export", "resnet20", "--output", "x", "--data", "folder:none"], "an existing path"),
         (["export", "a.keras", "--output", "x", "--weights", "imagenet"], "no `--weights` with"),
         (["export", "a.keras", "--output", "x"], "path of an existing `.keras` file"),
         (["verify", "a.onnx", "--against", "b.keras"], "Expected an existing `.keras`, `.tflite`"),

@@ -97,14 +97,19 @@ def test_settings_that_a_file_cannot_have_are_refused(
     file: str, command_in_process: Command, tmp_path: Path
 ) -> None:
     output = tmp_path / "new"
-    for more in (("--size", "64"), ("--set", "network.stochastic_depth=0.1")):
+    for more, received in (
+        (("--size", "64"), "--size 64"),
+        (("--set", "network.stochastic_depth=0.1"), "--net stochastic_depth=0.1"),
+        (("--net", "stochastic_depth=0.1"), "--net stochastic_depth=0.1"),
+        (("--shortcut", "C"), "--net shortcut=C"),
+    ):
         done = command_in_process(
             "find-rate", "--model", file, "--data", "digits", "--output", str(output),
             "--steps", "10", "--no-deterministic", *more,
         )  # fmt: skip
         assert done.returncode == 2, more
-        assert "neither `--size` nor `--set network" in done.stderr
-        assert f"Received: {' '.join(more).removeprefix('--set ').partition('=')[0]}" in done.stderr
+        assert "neither `--size` nor options of the network" in done.stderr
+        assert f"Received: {received}." in done.stderr
     assert not output.exists()
 
 

@@ -90,11 +90,11 @@ def test_bad_arguments_are_refused_before_anything_is_done(
         (("--phases", ""), "Received: ''"),
         (("--phases", "head:1,C9:1"), "levels of this model: head, C4, C3, C2, stem, backbone"),
         (("--bn", "melted"), "('frozen', 'training')"),
-        (("--export", "onnx,coffee"), "Expected targets among"),
+        (("--export", "onnx,onnx-int"), "Did you mean onnx-int8?"),
         (("--export", ","), "or all. Received: none"),
         (("--weights", "x"), "no `--weights` with a `.keras`"),
         (("--size", "64"), "Received: --size 64"),
-        (("--set", "network.stochastic_depth=0.1"), "Received: network.stochastic_depth"),
+        (("--set", "network.stochastic_depth=0.1"), "Received: --net stochastic_depth=0.1"),
         (("--set", "loss.l2_sp=0.01"), "Received: 0.01 and 0.0001. Set one of them to 0."),
         (("--model", "resnet20"), "`--weights` with the name of a network"),
     ):

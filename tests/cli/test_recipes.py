@@ -90,7 +90,7 @@ def test_a_recipe_does_not_make_another_network_of_a_name(
     assert done.returncode == 2
     expected = "a network with `version='v1'`, as the recipe he2015-imagenet has it. Received: res"
     assert expected in " ".join(done.stderr.split())
-    assert "pass `--set network.version=v2`" in " ".join(done.stderr.split())
+    assert "pass `--net version=v2`" in " ".join(done.stderr.split())
     recipe = recipe_of("he2015-imagenet", None, None)
     assert network_fields("resnet50", recipe) == {"version": "v1"}
     recipe = recipe_of("he2015-imagenet", ["network.version=v2"], None)
@@ -128,9 +128,9 @@ def test_json_has_values_sources_and_rates(command_in_process: Command) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["gyal2017"], "Received: 'gyal2017'. The nearest is goyal2017."),
-        (["goyal2017", "--set", "lr=1"], "Expected a field of a recipe: duration,"),
-        (["goyal2017", "--set", "lr"], "Expected `--set field=value`. Received: --set lr."),
+        (["gyal2017"], "Received: 'gyal2017'. Did you mean goyal2017?"),
+        (["goyal2017", "--set", "lr=1"], "Did you mean optimizer.learning_rate?"),
+        (["goyal2017", "--set", "lr"], "Expected `--set FIELD=VALUE`. Received: --set lr."),
         (["--batch-size", "8"], "Expected a recipe that is to be changed"),
         (["quick-digits", "--set", "duration=1"], "a warm-up of 1563 steps, a training of 1563"),
     ],

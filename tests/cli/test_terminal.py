@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import time
 import warnings
 from pathlib import Path
 
@@ -61,6 +62,42 @@ def test_everything_goes_through_one_function(
     assert_clean(re.sub(r"\x1b\[(\?25[lh]|[0-9;]*[mAK])|\r", "", file.getvalue()))
     terminal.complain(HOSTILE)
     assert_clean(capsys.readouterr().err, 1)
+
+
+def test_silence_is_ended_by_lines_that_say_how_far_the_work_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    file = io.StringIO()
+    console = terminal.Console(file=file, width=200)
+    console.log_every = 0.05
+    monkeypatch.setattr(terminal, "console", console)
+
+    def wait_for(text: str) -> None:
+        deadline = time.monotonic() + 10
+        while text not in file.getvalue():
+            assert time.monotonic() < deadline, file.getvalue()
+            time.sleep(0.01)
+
+    with terminal.progress_bar("work", lines=0) as step:
+        wait_for("work: starting, 0:00:00 so far\n")
+        step("tracing", 0.25)
+        wait_for("work: tracing (25% done), 0:00:00 so far\n")
+    after = file.getvalue()
+    time.sleep(0.15)
+    assert file.getvalue() == after
+    # Where lines come often enough, there are no others.
+    file.truncate(0)
+    console.log_every = 5
+    with terminal.progress_bar("work") as step:
+        step("one", 0.0)
+        step("two", 0.5)
+    assert file.getvalue().strip("\0") == "work: one (0% done)\nwork: two (50% done)\n"
+    file.truncate(0)
+    console.log_every = 0.01
+    with terminal.progress_bar("work", hidden=True) as step:
+        step("one", 0.0)
+        time.sleep(0.05)
+    assert file.getvalue() == ""
 
 
 @pytest.fixture

@@ -47,6 +47,9 @@ def test_run_succeeds_and_leaves_the_results_only(either: Demo) -> None:
     for target in TARGETS:
         assert re.search(rf"^ *{target.name} .* ok *$", done.stdout, re.MULTILINE), target.name
     assert f"Report: {output / 'report.html'} and {output / 'report.json'}" in done.stdout
+    last = done.stdout.splitlines()[-1]
+    assert re.fullmatch(r"Next, try: \S*keras-resnet evaluate \S+ --data digits", last)
+    assert str(output / "model-int8.tflite") in last
 
 
 def test_digits_are_learnt(either: Demo) -> None:

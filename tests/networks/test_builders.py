@@ -119,15 +119,13 @@ def test_list_models_matches_patterns() -> None:
 
 
 def test_unknown_and_contradictory_requests_are_refused() -> None:
-    with pytest.raises(
-        ValueError, match=r"Expected a network .*such as resnet18, .*Received: 'resnet19'"
-    ):
+    with pytest.raises(ValueError, match=r"Received: 'resnet19'\. Did you mean resnet18\?$"):
         keras_resnet.create_model("resnet19")
     with pytest.raises(
         ValueError, match=r"plain network `plainnet34`. Received: shortcut='C'. Use `resnet34`"
     ):
         keras_resnet.PlainNet34(shortcut="C")
-    with pytest.raises(ValueError, match=r"Expected config fields among .*Received: droput"):
+    with pytest.raises(ValueError, match="Received: droput"):
         keras_resnet.ResNet50(droput=0.5)
     assert get_config("resnet34", shortcut=None) == VARIANTS["plainnet34"]
 

@@ -107,9 +107,7 @@ def test_replace_checks_like_the_constructor() -> None:
     assert config.version == "v1.5"
     with pytest.raises(ValueError, match="`shortcut` to be one of .*Received: 'Z'"):
         config.replace(shortcut="Z")
-    with pytest.raises(
-        ValueError, match=r"Expected config fields among .*'block'.*Received: depht, vershon"
-    ):
+    with pytest.raises(ValueError, match=r"Received: depht, vershon\. "):
         config.replace(depht=1, vershon="v1")
 
 

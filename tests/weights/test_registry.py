@@ -235,12 +235,12 @@ def test_tags_are_found_whole_and_without_publisher() -> None:
         (
             "timm/resnet50.a1_in1",
             None,
-            r"such as timm/resnet50.a1_in1k, .*: 'timm/resnet50.a1_in1'",
+            r"Received: 'timm/resnet50.a1_in1'. Did you mean timm/resnet50.a1_in1k\?$",
         ),
-        ("RESNET50.A1_IN1K", None, "such as timm/resnet50.a1_in1k, "),
-        ("resnet44", None, "such as akamaster/resnet44.cifar10. Received: 'resnet44'"),
-        ("no such thing", "resnet44", "such as akamaster/resnet44.cifar10. Received"),
-        ("no such thing", None, "such as timm/resnet50.a1_in1k, "),
+        ("RESNET50.A1_IN1K", None, r"Did you mean resnet50.a1_in1k\?$"),
+        ("resnet44", None, "Received: 'resnet44'. There are akamaster/resnet44.cifar10$"),
+        ("no such thing", "resnet44", "There are akamaster/resnet44.cifar10$"),
+        ("no such thing", None, "There are timm/resnet50.a1_in1k, "),
         ("imagenet", "resnet44", "'imagenet'. .*resnet44'. There are other .*resnet44.cifar10$"),
         (
             "cifar10",

@@ -7,7 +7,7 @@ from typing import Annotated, Any, get_args
 
 import typer
 
-from keras_resnet.cli import inputs, options
+from keras_resnet.cli import checks, inputs, options
 from keras_resnet.cli.analyze import analyze, results
 from keras_resnet.support.checks import check_choice
 from keras_resnet.support.quiet import quiet
@@ -20,6 +20,9 @@ def explain(
     images: Annotated[list[str], typer.Argument(help="Image files, directories or patterns.")],
     output: Annotated[Path, typer.Option(help="Folder for a picture of every image.")],
     weights: options.Weights = None,
+    version: options.Version = None,
+    shortcut: options.Shortcut = None,
+    net: options.Net = None,
     method: Annotated[
         str, typer.Option(help="grad-cam, grad-cam-pp, integrated-gradients or occlusion.")
     ] = "grad-cam",
@@ -27,18 +30,21 @@ def explain(
         str | None, typer.Option("--class", help="Index or name; by default the top-1 class.")
     ] = None,
     level: Annotated[str | None, typer.Option(help="C2, C3, ... for grad-cam.")] = None,
+    log_every: options.LogEvery = 60.0,
 ) -> int:
     """Lay over images what speaks for a class (exit code 1: images could not be read)."""
-    inputs.check_weights(model, weights)
+    fields = inputs.network_options(version, shortcut, net)
+    model = checks.check_model(model, weights, fields=fields, trained=True)
+    from keras_resnet.images.decode import find_images
+
+    paths = find_images(images)
     with quiet():
         from keras_resnet.analysis.studies.explain import Method
         from keras_resnet.analysis.studies.overlays import explain_files
-        from keras_resnet.images.decode import find_images
         from keras_resnet.models.info import get_info
     chosen: Any = method.replace("-", "_")
     check_choice("method", chosen, get_args(Method))
-    paths = find_images(images)
-    network = inputs.load_network(model, weights)
+    network = inputs.load_network(model, weights, fields=fields)
     # A class may be called by a number.
     names = get_info(network).class_names or ()
     is_index = named is not None and named.isdecimal() and named not in names

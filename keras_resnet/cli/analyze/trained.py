@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from keras_resnet.cli import inputs, options
+from keras_resnet.cli import checks, inputs, options
 from keras_resnet.cli.analyze import analyze, results
 from keras_resnet.support.quiet import quiet
 from keras_resnet.support.terminal import console
@@ -23,11 +23,15 @@ def lesion(
     data: options.Data,
     output: results.Output,
     weights: options.Weights = None,
+    version: options.Version = None,
+    shortcut: options.Shortcut = None,
+    net: options.Net = None,
     images: results.Images = 1000,
     split: results.Split = "validation",
     max_bad_fraction: options.MaxBadFraction = 0.01,
     several: results.Numbers = None,
     swaps: results.Numbers = None,
+    log_every: options.LogEvery = 60.0,
     draws: Annotated[int, typer.Option(min=1, help="Random choices per number.")] = 5,
     paths: Annotated[
         int | None,
@@ -39,9 +43,11 @@ def lesion(
 
     For residual networks, also the gradient along paths of every length.
     """
-    inputs.check_weights(model, weights)
+    fields = inputs.network_options(version, shortcut, net)
+    model = checks.check_model(model, weights, fields=fields, trained=True)
+    checks.check_data(data)
     numbers = [options.parse_integers(text, 1) if text else () for text in (several, swaps)]
-    network = inputs.load_network(model, weights)
+    network = inputs.load_network(model, weights, fields=fields)
     with quiet():
         from keras_resnet.analysis.studies.figures import lesion_figure
         from keras_resnet.analysis.studies.images import labelled_images
@@ -112,13 +118,18 @@ def responses(
     data: options.Data,
     output: results.Output,
     weights: options.Weights = None,
+    version: options.Version = None,
+    shortcut: options.Shortcut = None,
+    net: options.Net = None,
     images: results.Images = 1000,
     split: results.Split = "validation",
     max_bad_fraction: options.MaxBadFraction = 0.01,
     seed: results.Seed = 0,
 ) -> None:
     """Measure the standard deviations of the 3x3 layers' responses (He et al. 2015, Figure 7)."""
-    network = inputs.load_network(model, weights)
+    fields = inputs.network_options(version, shortcut, net)
+    checks.check_data(data)
+    network = inputs.load_network(model, weights, fields=fields)
     with quiet():
         from keras_resnet.analysis.studies.figures import responses_figure
         from keras_resnet.analysis.studies.images import labelled_images
@@ -138,10 +149,16 @@ def responses(
 
 @analyze.command()
 def filters(
-    model: options.ModelArgument, output: results.Output, weights: options.Weights = None
+    model: options.ModelArgument,
+    output: results.Output,
+    weights: options.Weights = None,
+    version: options.Version = None,
+    shortcut: options.Shortcut = None,
+    net: options.Net = None,
 ) -> None:
     """Show the first layer's kernels as a picture."""
-    network = inputs.load_network(model, weights)
+    fields = inputs.network_options(version, shortcut, net)
+    network = inputs.load_network(model, weights, fields=fields)
     with quiet():
         from keras_resnet.analysis.studies.figures import filters_figure
         from keras_resnet.analysis.studies.responses import first_filters

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from keras_resnet.cli import options
+from keras_resnet.cli import checks, inputs, options
 from keras_resnet.cli.data import data
+from keras_resnet.support.checks import check_choice
 from keras_resnet.support.quiet import quiet
 from keras_resnet.support.terminal import console, progress_bar, table
 
@@ -28,6 +29,9 @@ def benchmark(
     model: Annotated[
         str | None, typer.Option(help="A network of `keras-resnet list`, to time as well.")
     ] = None,
+    version: options.Version = None,
+    shortcut: options.Shortcut = None,
+    net: options.Net = None,
     augmentation: Annotated[
         str, typer.Option(help="none, cifar, he2015 or inception.")
     ] = "inception",
@@ -46,23 +50,30 @@ def benchmark(
     """Measure reading, decoding, the training pipeline and a model, and name the bottleneck."""
     if dtype is not None and model is None:
         raise ValueError(f"Expected `--dtype` with `--model`. Received: --dtype {dtype}")
-    with quiet():
-        from keras_resnet.data.check.benchmark import benchmark as measure
-        from keras_resnet.data.config import DataConfig
-        from keras_resnet.data.sources.load import load_parts
-        from keras_resnet.networks.builders import create_model
+    from keras_resnet.data.config import DataConfig
+    from keras_resnet.data.sources.load import load_parts
+
+    fields = inputs.network_options(version, shortcut, net)
+    if model is not None:
+        model = checks.check_network(model, fields=fields)
+    elif fields:
+        raise ValueError(f"Expected options of a network with `--model`. Received: {fields}")
+    checks.check_data(source)
     config = DataConfig(
         source,
         size=size,
         augmentation=_augmentation(augmentation, antialias),
         max_bad_fraction=max_bad_fraction,
     )
+    with quiet():
+        from keras_resnet.data.check.benchmark import benchmark as measure
+        from keras_resnet.networks.builders import create_model
     images = load_parts(config).train
     config = dataclasses.replace(config, batch_size=min(batch_size, len(images)))
     network = None
     if model is not None:
         shape, classes = (size, size, 3), len(images.class_names)
-        network = create_model(model, input_shape=shape, classes=classes, dtype=dtype)
+        network = create_model(model, input_shape=shape, classes=classes, dtype=dtype, **fields)
     with progress_bar("benchmark", hidden=as_json) as progress:
         result = measure(images, config, model=network, seconds=seconds, progress=progress)
     if as_json:
@@ -77,10 +88,7 @@ def benchmark(
 def _augmentation(name: str, antialias: bool) -> Augmentation:
     from keras_resnet.data.config import AUGMENTATIONS
 
-    if name not in AUGMENTATIONS:
-        raise ValueError(
-            f"Expected `--augmentation` to be one of {', '.join(AUGMENTATIONS)}. Received: {name}"
-        )
+    check_choice("augmentation", name, tuple(AUGMENTATIONS))
     if antialias and name not in _RESIZING:
         raise ValueError(
             f"Expected `--antialias` with --augmentation {' or '.join(_RESIZING)}. Received: {name}"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from keras_resnet.cli.data import data
-from keras_resnet.cli.options import Overwrite, Seed
+from keras_resnet.cli.options import Group, LogEvery, Overwrite, Seed
 from keras_resnet.support.progress import Progress
 from keras_resnet.support.quiet import quiet
 from keras_resnet.support.terminal import console, progress_bar
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from keras_resnet.data.sources.base import Source
 
 prepare = typer.Typer(
+    cls=Group,
     help="Write a data set as shuffled TFRecord shards with checksums. If interrupted, run again.",
     rich_markup_mode=None,
 )
@@ -69,6 +70,7 @@ def imagenet(
         bool, typer.Option("--no-check-counts", help="Take a part of ImageNet, too.")
     ] = False,
     skip_unreadable: SkipUnreadable = False,
+    log_every: LogEvery = 60.0,
     overwrite: Overwrite = False,
 ) -> None:
     """Prepare ILSVRC-2012 from its two tars, without extracting them."""
@@ -99,6 +101,7 @@ def folder(
     short_side: ShortSide = None,
     seed: Seed = 0,
     skip_unreadable: SkipUnreadable = False,
+    log_every: LogEvery = 60.0,
     overwrite: Overwrite = False,
 ) -> None:
     """Prepare a directory with a folder of images per class, or any other source.
@@ -109,8 +112,7 @@ def folder(
     def load(progress: Progress) -> dict[str, Source]:
         from keras_resnet.data.sources.load import load_every_part
 
-        is_path = Path(source).expanduser().is_dir()
-        return load_every_part(f"folder:{source}" if is_path else source)
+        return load_every_part(source)
 
     numbers = {} if shards is None else {"train": shards}
     _prepare(load, output, numbers, short_side, seed, skip_unreadable, overwrite)

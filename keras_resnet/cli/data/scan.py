@@ -34,6 +34,7 @@ def scan(
     output: Annotated[
         Path | None, typer.Option(help="New file for all findings: .csv or .json.")
     ] = None,
+    log_every: options.LogEvery = 60.0,
     overwrite: options.Overwrite = False,
     as_json: options.AsJson = False,
 ) -> int:
@@ -42,9 +43,11 @@ def scan(
         if output.suffix.lower() not in (".csv", ".json"):
             raise ValueError(f"Expected `--output` with .csv or .json. Received: {output}")
         check_new(output, overwrite)
+    from keras_resnet.data.sources.load import check_source, load_every_part
+
+    check_source(source)
     with quiet():
         from keras_resnet.data.check import scan as scanning
-        from keras_resnet.data.sources.load import load_every_part
     sources = list(load_every_part(source).values())
     # Without a terminal, a hundred lines of progress would help nobody.
     with progress_bar("scan", hidden=as_json, lines=0) as step:

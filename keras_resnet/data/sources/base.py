@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import numpy as np
-import sklearn.model_selection
 
 from keras_resnet.data.config import check_fraction
 from keras_resnet.support.checks import some_of
@@ -155,6 +154,8 @@ def stratified_split(source: Source, fraction: float, seed: int) -> tuple[Source
     Raises:
         ValueError: a class has too few records for that.
     """
+    import sklearn.model_selection
+
     check_fraction("validation_fraction", fraction)
     labels = source.labels
     few = sorted(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import glob
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 from keras_resnet.data.config import DataConfig
+from keras_resnet.data.shards.dataset import DATASET_FILE
 from keras_resnet.data.sources.base import Source, stratified_split
 from keras_resnet.data.sources.cifar import load_cifar
 from keras_resnet.data.sources.csv_file import load_csv
@@ -21,13 +23,15 @@ from keras_resnet.images.labels import alike_names
 from keras_resnet.support.checks import check_choice
 from keras_resnet.support.intervals import FEW_IMAGES, margin_of
 from keras_resnet.support.progress import Say, unsaid
+from keras_resnet.support.suggest import did_you_mean
 
 
 class SourceKind(NamedTuple):
     """A kind of source.
 
     Attributes:
-        usage: how it is written; what is optional is in brackets.
+        usage: how it is written; what is optional is in brackets. `PATH`, `FILE` and `GLOB` are
+            something that there is on the disk.
         load: from what stands behind the colon and the configuration to the parts.
     """
 
@@ -150,6 +154,39 @@ def load_every_part(config: DataConfig | str, least_classes: int = 2) -> dict[st
     return {part: source for part, source in found.items() if source is not None and len(source)}
 
 
+def _kind_of(source: str) -> tuple[SourceKind, str]:
+    """What loads a source, and what stands behind its colon. A path alone tells its kind."""
+    name, colon, argument = source.partition(":")
+    kind = SOURCE_KINDS.get(name)
+    if kind is None:
+        path = Path(source).expanduser()
+        if source and path.is_dir():
+            return SOURCE_KINDS["tfrecord" if (path / DATASET_FILE).is_file() else "folder"], source
+        if path.suffix == ".csv" and path.is_file():
+            return SOURCE_KINDS["csv"], source
+        usages = {known.usage.split("[")[0]: known.usage for known in SOURCE_KINDS.values()}
+        hint = did_you_mean(name, usages, f"There are {', '.join(usages.values())}")
+        raise ValueError(f"Expected a source of images. Received: {source!r}{hint}")
+    takes, needs = ":" in kind.usage, kind.usage.startswith(f"{name}:")
+    if (argument and not takes) or (not argument and (needs or colon)):
+        raise ValueError(f"Expected a source {kind.usage}. Received: {source!r}")
+    return kind, argument
+
+
+def check_source(source: str) -> None:
+    """Refuses a source that cannot be opened, as far as that is seen without opening it.
+
+    Raises:
+        ValueError: there is no such kind of source, or no such file or directory.
+    """
+    kind, argument = _kind_of(source)
+    path = str(Path(argument).expanduser())
+    is_pattern = "GLOB" in kind.usage
+    needs_file = is_pattern or "PATH" in kind.usage or "FILE" in kind.usage
+    if needs_file and not (Path(path).exists() or (is_pattern and glob.glob(path, recursive=True))):  # noqa: PTH207
+        raise ValueError(f"Expected {kind.usage} with an existing path. Received: {source!r}")
+
+
 def load_parts(config: DataConfig | str, least_classes: int = 2) -> Parts:
     """Opens a source as it is divided, be it not at all.
 
@@ -157,14 +194,7 @@ def load_parts(config: DataConfig | str, least_classes: int = 2) -> Parts:
     """
     if isinstance(config, str):
         config = DataConfig(config)
-    name, colon, argument = config.source.partition(":")
-    kind = SOURCE_KINDS.get(name)
-    if kind is None:
-        usages = ", ".join(known.usage for known in SOURCE_KINDS.values())
-        raise ValueError(f"Expected a source: one of {usages}. Received: {config.source!r}")
-    takes, needs = ":" in kind.usage, kind.usage.startswith(f"{name}:")
-    if (argument and not takes) or (not argument and (needs or colon)):
-        raise ValueError(f"Expected a source {kind.usage}. Received: {config.source!r}")
+    kind, argument = _kind_of(config.source)
     parts = kind.load(argument, config)
     names = parts.train.class_names
     if len(names) < least_classes:

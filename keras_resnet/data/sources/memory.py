@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import sklearn.datasets
-import sklearn.model_selection
 from PIL import Image
 
 from keras_resnet.data.sources.base import Record
@@ -66,6 +64,10 @@ def load_digits(size: int = 32) -> tuple[LabeledImages, LabeledImages]:
     `size` and repeated on three channels. The stratified division is this package's own, and
     fixed: 1,437 for training, 360 held out.
     """
+    # It takes longer to import than this package; sources without it are checked at once.
+    import sklearn.datasets
+    import sklearn.model_selection
+
     digits = sklearn.datasets.load_digits()
     # Grey levels are 0 to 16.
     grey = np.round(digits.images * (255 / 16)).astype(np.uint8)

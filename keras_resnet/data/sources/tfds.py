@@ -21,6 +21,7 @@ from keras_resnet.data.sources.parts import (
     warn_of_left_out,
 )
 from keras_resnet.images.labels import names_and_ids
+from keras_resnet.support.signals import call_in_thread
 
 
 class _Features(NamedTuple):
@@ -108,7 +109,7 @@ def load_tfds(name: str) -> Parts:
     # Before something large is downloaded, and after: some names of classes are in the download.
     _features_of(builder, name)
     try:
-        builder.download_and_prepare()
+        call_in_thread(builder.download_and_prepare)
     # The network, checksums, missing manual downloads: each has its own kind of error.
     except Exception as error:
         raise OSError(

@@ -7,19 +7,17 @@ import functools
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import keras
 import tensorflow as tf
 
 from keras_resnet.support.checks import check_choice, check_integer
+from keras_resnet.training.devices.choices import Precision, StrategyName
 from keras_resnet.training.devices.cluster import Cluster
 from keras_resnet.training.devices.connect import connect_tpu, connect_workers, gpus_of
 from keras_resnet.training.devices.keras_mends import mend_keras
 from keras_resnet.training.devices.rendezvous import START_SECONDS, Rendezvous, lost_workers
-
-StrategyName = Literal["auto", "cpu", "gpu", "mirrored", "multi-worker", "tpu"]
-Precision = Literal["float32", "bfloat16", "float16"]
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,9 @@ from typing import Any, get_args
 
 from keras_resnet.data.config import Augmentation
 from keras_resnet.images.protocol import EvalProtocol
+from keras_resnet.networks.config import FIELDS
 from keras_resnet.support.checks import check_choice, check_number, store_integers
+from keras_resnet.support.suggest import did_you_mean
 from keras_resnet.training.recipes.parts import (
     AverageConfig,
     LossConfig,
@@ -195,15 +197,13 @@ def override(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
         ValueError: a field is unknown or has a value that it cannot have.
     """
     values = recipe.as_dict()
-    known = fields_of(recipe)
+    known = [*fields_of(recipe), *(f"network.{field}" for field in FIELDS)]
     citations = dict(recipe.citations)
     for name, value in changes.items():
         part, _, rest = name.partition(".")
-        if name not in known and not (part == "network" and rest):
-            raise ValueError(
-                f"Expected a field of a recipe: {', '.join(known)}, network.FIELD. "
-                f"Received: {name!r}"
-            )
+        if name not in known:
+            hint = did_you_mean(name, known, "`keras-resnet recipes NAME` shows them")
+            raise ValueError(f"Expected a field of a recipe. Received: {name!r}{hint}")
         if rest:
             # Only the protocol can be None.
             before = _plain(EvalProtocol()) if values[part] is None else values[part]

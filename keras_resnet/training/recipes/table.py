@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
-
 from keras_resnet.data.config import Augmentation
+from keras_resnet.support.suggest import did_you_mean
 from keras_resnet.training.recipes.libraries import LIBRARIES
 from keras_resnet.training.recipes.papers import PAPERS, cited
 from keras_resnet.training.recipes.parts import OptimizerConfig, ScheduleConfig
@@ -92,10 +91,9 @@ def find_recipe(name: str) -> Recipe:
     """The recipe of that name.
 
     Raises:
-        ValueError: there is none; the message names those that there are.
+        ValueError: there is none; the message says which one was probably meant.
     """
     if name not in RECIPES:
-        near = difflib.get_close_matches(str(name), RECIPES, n=1)
-        hint = f". The nearest is {near[0]}" if near else ""
-        raise ValueError(f"Expected a recipe: {', '.join(RECIPES)}. Received: {name!r}{hint}")
+        hint = did_you_mean(name, RECIPES, "`keras-resnet recipes` shows them all")
+        raise ValueError(f"Expected the name of a recipe. Received: {name!r}{hint}")
     return RECIPES[name]

@@ -1,4 +1,4 @@
-"""How far training is: a bar on a terminal, a line per epoch elsewhere."""
+"""How far training is: a bar on a terminal; elsewhere a line per epoch and per minute."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import keras
 from rich.progress import BarColumn, Progress, TextColumn
 
-from keras_resnet.support.terminal import console
+from keras_resnet.support.terminal import Heartbeat, console
 from keras_resnet.training.run.run import Run
 
 
@@ -23,11 +23,16 @@ class ProgressBar(keras.callbacks.Callback):
         # The last batch of an epoch may have fewer images, or leave some of them out.
         self._per_epoch = min(images, run.batches_per_epoch * batch_size)
         self._bar: Progress | None = None
+        self._heartbeat: Heartbeat | None = None
+        self._logs: dict[str, float] = {}
+        self._evaluating = False
         self._task: Any = None
         self._begun, self._first, self._images_per_second = 0.0, 0, 0.0
         self._started, self._skipped = time.monotonic(), run.batches
 
     def on_train_begin(self, logs: Any = None) -> None:
+        if not console.is_terminal and self._heartbeat is None:
+            self._heartbeat = Heartbeat(self._state).__enter__()
         if console.is_terminal and self._bar is None:
             columns = (
                 TextColumn("{task.description}"),
@@ -42,30 +47,63 @@ class ProgressBar(keras.callbacks.Callback):
         self.close()
 
     def close(self) -> None:
-        """Takes the bar off the terminal."""
+        """Takes the bar off the terminal, or ends the lines."""
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
+        if self._heartbeat is not None:
+            self._heartbeat.__exit__()
+            self._heartbeat = None
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self._begun, self._first = time.monotonic(), self._run.batches
+        self._logs = {}
+
+    def on_test_begin(self, logs: Any = None) -> None:
+        self._evaluating = True
+
+    def on_test_end(self, logs: Any = None) -> None:
+        self._evaluating = False
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
         done = self._run.batches
         elapsed = time.monotonic() - self._begun
         images = self._images(done) - self._images(self._first)
         self._images_per_second = images / max(elapsed, 1e-9)
+        self._logs = logs or {}
         if self._bar is not None:
             self._bar.update(
                 self._task,
-                description=f"Epoch {self._run.finished_epochs + 1}/{self._run.epochs}",
-                completed=done - self._run.finished_epochs * self._run.batches_per_epoch,
-                text=f"{self._figures(logs or {})}, {self._pace()}",
+                description=self._epoch(),
+                completed=self._batches_of_epoch(),
+                text=f"{self._figures(self._logs)}, {self._pace()}",
             )
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         console.print(
             f"Epoch {epoch + 1}/{self._run.epochs}: {self._figures(logs or {})}, {self._pace()}"
+        )
+        if self._heartbeat is not None:
+            self._heartbeat.restart()
+
+    def _epoch(self) -> str:
+        return f"Epoch {self._run.finished_epochs + 1}/{self._run.epochs}"
+
+    def _batches_of_epoch(self) -> int:
+        return self._run.batches - self._run.finished_epochs * self._run.batches_per_epoch
+
+    def _state(self) -> str:
+        """What the line of a minute says; it is asked from another thread."""
+        if self._evaluating:
+            return f"{self._epoch()}: evaluating on validation images"
+        if not self._logs:
+            return f"{self._epoch()}: compiling, or reading the first images"
+        done, length = self._batches_of_epoch(), self._run.batches_per_epoch
+        if done <= 0:
+            return f"Epoch {self._run.finished_epochs}/{self._run.epochs}: saving"
+        return (
+            f"{self._epoch()}: {done} of {length} batches, {self._figures(self._logs)}, "
+            f"{self._pace()}"
         )
 
     def _images(self, batches: int) -> int:

@@ -17,7 +17,8 @@ from keras_resnet.data import DataConfig, Source
 from keras_resnet.data.identity import defaults_of_earlier, without_times
 from keras_resnet.models.info import get_info, set_class_names, set_info
 from keras_resnet.support.fingerprints import fingerprint_of_file, fingerprint_of_weights
-from keras_resnet.training.devices.strategies import DeviceSetup, StrategyName, choose_strategy
+from keras_resnet.training.devices.choices import StrategyName
+from keras_resnet.training.devices.strategies import DeviceSetup, choose_strategy
 from keras_resnet.training.metrics import make_metrics
 from keras_resnet.training.optimizers.schedules import make_schedule
 from keras_resnet.training.recipes.recipe import Recipe

@@ -24,8 +24,9 @@ from keras_resnet.support.fingerprints import fingerprint_of_weights
 from keras_resnet.support.intervals import accuracy_in_words
 from keras_resnet.support.progress import Say, unseen
 from keras_resnet.support.terminal import console, print_lines, progress_bar
+from keras_resnet.training.devices.choices import StrategyName
 from keras_resnet.training.devices.cluster import cluster_from
-from keras_resnet.training.devices.strategies import DeviceSetup, StrategyName
+from keras_resnet.training.devices.strategies import DeviceSetup
 from keras_resnet.training.recipes.recipe import Recipe
 from keras_resnet.training.recipes.table import find_recipe
 from keras_resnet.training.run.card import CardFacts, model_card

@@ -30,7 +30,7 @@ from keras_resnet.data.sources import (
     load_part,
 )
 from keras_resnet.data.sources.folder import load_folder
-from keras_resnet.data.sources.load import load_parts
+from keras_resnet.data.sources.load import check_source, load_parts
 from keras_resnet.images.decode import find_images, read_image
 
 from ...conftest import LFS_POINTER, Run
@@ -103,9 +103,9 @@ def test_digits_are_enlarged_to_the_configured_size() -> None:
     assert train[5].data.shape == (12, 12, 3)
 
 
-@pytest.mark.parametrize("source", ["flowers", "", "http://x/y", "Digits", "/data/images"])
+@pytest.mark.parametrize("source", ["pictures", "", "http://x/y", "/data/images"])
 def test_an_unknown_source_lists_the_known_ones(source: str) -> None:
-    with pytest.raises(ValueError, match="Expected a source: one of") as error:
+    with pytest.raises(ValueError, match="Expected a source of images") as error:
         load_data(source)
     for usage in ("digits", "folder:PATH", "csv:FILE", "cifar:PATH", "tfds:NAME[/CONFIG]"):
         assert usage in str(error.value)
@@ -144,6 +144,38 @@ def test_the_home_directory_has_a_short_name(
     (tmp_path / "list.csv").write_text(f"path,label\n{rows}")
     train, validation = load_data(DataConfig("csv:~/list.csv", validation_fraction=0.5))
     assert (len(train), len(validation)) == (2, 2)
+
+
+def test_a_path_alone_tells_its_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    folder = tmp_path / "pictures"
+    fill(folder, {f"{name}/{n}.png": n for name in "ab" for n in range(4)})
+    rows = "".join(f"pictures/a/{n}.png,{n % 2}\n" for n in range(4))
+    (tmp_path / "list.csv").write_text(f"path,label\n{rows}")
+    for alone, kind in (
+        (str(folder), "folder"),
+        ("~/pictures", "folder"),
+        (str(tmp_path / "list.csv"), "csv"),
+    ):
+        check_source(alone)
+        found, expected = load_parts(alone).train, load_parts(f"{kind}:{alone}").train
+        assert found.name_of(1) == expected.name_of(1)
+        np.testing.assert_array_equal(found.labels, expected.labels)
+
+
+@pytest.mark.parametrize("source", ["folder:no", "csv:no.csv", "cifar:no", "tfrecord:no/*"])
+def test_what_does_not_exist_is_refused_without_opening_it(source: str) -> None:
+    with pytest.raises(ValueError, match=rf"existing path\. Received: '{re.escape(source)}'"):
+        check_source(source)
+
+
+def test_what_exists_or_needs_no_file_is_not_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.tfrecord").touch()
+    for source in (
+        *("digits", "synthetic", "synthetic:10", "tfds:cifar10", f"folder:{tmp_path}"),
+        *(f"tfrecord:{tmp_path}", f"tfrecord:{tmp_path}/*.tfrecord"),
+    ):
+        check_source(source)
 
 
 # Parts

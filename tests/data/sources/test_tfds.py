@@ -1,8 +1,12 @@
 from __future__ import annotations
 
 import io
+import signal
+import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,6 +20,8 @@ from keras_resnet.data.sources import load_data, load_part
 from keras_resnet.data.sources.tfds import load_tfds
 from keras_resnet.images.decode import read_image
 from keras_resnet.images.labels import imagenet_classes
+
+from ...conftest import Start
 
 
 def pixels(seed: int, channels: int = 3) -> np.ndarray:
@@ -350,3 +356,67 @@ def test_mocked_grey_images() -> None:
         assert image.shape == (28, 28, 3)
         assert (image[..., :1] == image).all()
         assert train.class_names == tuple("0123456789")
+
+
+STALLED = """
+import sys
+import tensorflow_datasets as tfds
+class Stalled(tfds.core.GeneratorBasedBuilder):
+    VERSION = tfds.core.Version("1.0.0")
+    def _info(self):
+        features = {
+            "image": tfds.features.Image(shape=(8, 8, 3)),
+            "label": tfds.features.ClassLabel(num_classes=2),
+        }
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+    def _generate_examples(self):
+        yield from ()
+    def _split_generators(self, manager):
+        manager.download(sys.argv[1])
+        return {"train": self._generate_examples()}
+from keras_resnet import cli
+def run(**_):
+    from keras_resnet.data import load_data
+    load_data("tfds:stalled")
+cli.app = run
+cli.main()
+"""
+
+
+def test_an_interrupted_download_ends_at_once(start_program: Start, tmp_path: Path) -> None:
+    """The client of tfds waits for its threads, and these for the server."""
+    reached, over = threading.Event(), threading.Event()
+
+    class Handler(BaseHTTPRequestHandler):
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", "1000000")
+            self.end_headers()
+            reached.set()
+            over.wait(120)
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    program = tmp_path / "program.py"
+    program.write_text(STALLED)
+    process = start_program(
+        *(str(program), f"http://127.0.0.1:{server.server_port}/file"),
+        TFDS_DATA_DIR=str(tmp_path / "data"),
+    )
+    try:
+        assert reached.wait(100)
+        time.sleep(0.5)
+        asked = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 143
+        assert time.monotonic() - asked < 8
+    finally:
+        process.kill()
+        over.set()
+        server.shutdown()
+        server.server_close()
+    assert "keras-resnet: Interrupted." in process.communicate()[1]

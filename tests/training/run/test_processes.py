@@ -137,7 +137,7 @@ def test_a_run_killed_at_many_random_steps_ends_with_the_same_bits(
 def test_bad_arguments_are_one_sentence(command_in_process: Command, tmp_path: Path) -> None:
     output = ("--output", str(tmp_path / "out"))
     for arguments, message in (
-        (("--set", "optimizer.rate=1"), "Expected a field of a recipe: duration, batch_size"),
+        (("--set", "optimizer.rate=1"), "Did you mean optimizer.rate_groups?"),
         (("--set", "optimizer.momentum=2"), "`--set optimizer.momentum` to be a number in [0, 1]"),
         (("--strategy", "gpus"), "Expected `--strategy` to be one of"),
         (("--strategy", "multi-worker"), "Expected workers for the strategy `multi-worker`"),

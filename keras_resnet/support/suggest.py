@@ -1,0 +1,93 @@
+"""What somebody may have meant: the one suggestion that messages about unknown names make."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable
+
+#: What other libraries, and habit, call things -> what may be the name here.
+_ALIASES: dict[str, tuple[str, ...]] = {
+    "lr": ("learning_rate",),
+    "wd": ("weight_decay",),
+    "bs": ("batch_size",),
+    "epochs": ("duration",),
+    "optimizer": ("optimizer.name",),
+    "scheduler": ("schedule.name",),
+    "schedule": ("schedule.name",),
+    "ema": ("average.decay",),
+    "early_stopping": ("patience",),
+    "drop_path_rate": ("stochastic_depth",),
+    "survival_probability": ("stochastic_depth",),
+    "dilation": ("output_stride",),
+    "cardinality": ("groups",),
+    "depths": ("blocks",),
+    "num_classes": ("classes",),
+    "pretrained": ("weights",),
+    "checkpoint": ("weights",),
+    "image_size": ("input_shape", "size"),
+    "img_size": ("input_shape", "size"),
+    "activation": ("classifier_activation",),
+    "dataset": ("data",),
+    "val": ("validation",),
+    "bf16": ("bfloat16",),
+    "fp16": ("float16",),
+    "fp32": ("float32",),
+    "half": ("float16",),
+    "set": ("net",),
+    "tf": ("saved_model",),
+    "litert": ("tflite",),
+}
+#: More suggestions than these are a list, which helps nobody.
+_MOST = 8
+
+
+def key_of(name: str) -> str:
+    """Return the name without case, spaces, hyphens and underscores, which nobody remembers."""
+    return _plain(name).replace("_", "")
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[-\s]", "_", name.lower())
+
+
+def nearest(value: object, choices: Iterable[str]) -> list[str]:
+    """Return what was probably meant among `choices`; nothing if none is similar.
+
+    That is the same name in another spelling, or what an alias stands for; else all names that
+    begin or end with it, as `tflite` or `optimizer.momentum` by `momentum`; else the most similar
+    name.
+    """
+    known = {key_of(choice): choice for choice in choices}
+    if not isinstance(value, str) or not value:
+        return []
+    last = _plain(value.rpartition(".")[2])
+    candidates = (value, *_ALIASES.get(_plain(value), ()), last, *_ALIASES.get(last, ()))
+    for name in candidates:
+        if (key := key_of(name)) in known:
+            return [known[key]]
+        part = re.escape(_plain(name))
+        longer = re.compile(rf"{part}[_.:/].+|.+[_.:/]{part}")
+        family = [choice for choice in known.values() if longer.fullmatch(_plain(choice))]
+        if 0 < len(family) <= _MOST:
+            return family
+    for choice in reversed(list(known.values())):
+        known.setdefault(key_of(choice.rpartition(".")[2]), choice)
+    return [known[key] for key in difflib.get_close_matches(key_of(value), known, n=1)]
+
+
+def did_you_mean(value: object, choices: Iterable[str], otherwise: str = "") -> str:
+    """Return the end of a message about an unknown name: what was probably meant.
+
+    Args:
+        value: what was received.
+        choices: every name that there is.
+        otherwise: a sentence, without full stop, for when nothing is similar.
+
+    Returns:
+        `". Did you mean learning_rate?"`, `". OTHERWISE"` or nothing.
+    """
+    if found := nearest(value, choices):
+        *some, last = found
+        return f". Did you mean {', '.join(some)}{' or ' * bool(some)}{last}?"
+    return f". {otherwise}" if otherwise else ""

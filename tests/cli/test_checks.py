@@ -1,0 +1,235 @@
+"""Names and paths are refused before TensorFlow is imported."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ..conftest import ROOT, Command, Run
+
+TRAIN = ("--recipe", "quick-digits", "--output", "run")
+
+REFUSED = [
+    (("train", "--model", "resnet51", "--data", "digits", *TRAIN), "Did you mean resnet56?"),
+    (("train", "--model", "resnet20", "--data", "digit", *TRAIN), "Did you mean digits?"),
+    (("train", "--model", "resnet20", "--data", "csv:none", *TRAIN), "with an existing path."),
+    (
+        ("train", "--model", "resnet20", "--data", "digits", "--recipe", "fintune", *TRAIN[2:]),
+        "Did you mean finetune?",
+    ),
+    (
+        ("train", "--model", "resnet20", "--data", "digits", *TRAIN, "--set", "lr=1"),
+        "Did you mean optimizer.learning_rate?",
+    ),
+    (
+        ("train", "--model", "resnet20", "--data", "digits", *TRAIN, "--shortcut", "Z"),
+        "Expected `shortcut` to be one of",
+    ),
+    (
+        ("train", "--model", "resnet20", "--data", "digits", *TRAIN, "--strategy", "gpus"),
+        "Did you mean gpu?",
+    ),
+    (
+        ("train", "--model", "resnet20", "--data", "digits", *TRAIN, "--weights", "none.pth"),
+        "Expected the path of an existing file of weights",
+    ),
+    (
+        ("train", "--model", "x.keras", "--data", "digits", *TRAIN),
+        "run `keras-resnet finetune --model x.keras`; to start from its weights, pass `--model "
+        "NAME --weights x.keras`.",
+    ),
+    (
+        ("finetune", "--model", "x.keras", "--data", "digits", "--output", "run"),
+        "Expected the path of an existing `.keras` file. Received: x.keras.",
+    ),
+    (
+        ("finetune", "--model", "timm/resnet18.a1_in1k", "--data", "digits", "--output", "run"),
+        "Pass resnet18 as the model, with `--weights timm/resnet18.a1_in1k`.",
+    ),
+    (
+        ("find-rate", "--model", "resnet51", "--data", "digits", "--output", "run"),
+        "Did you mean resnet56?",
+    ),
+    (
+        ("compress", "x.keras", "--data", "digits", "--output", "run"),
+        "Expected the path of an existing `.keras` file.",
+    ),
+    (
+        ("export", "resnet20", "--output", "run", "--targets", "tflite"),
+        "Did you mean tflite-float32, tflite-float16, tflite-dynamic, ",
+    ),
+    (("export", "x.keras", "--output", "run"), "Expected the path of an existing `.keras` file."),
+    (("export", "resnet20", "--output", "run", "--calibration", "folder:no"), "existing path."),
+    (("verify", "x.onnx", "--against", "y.keras"), "Received: x.onnx."),
+    (("benchmark", "x.onnx"), "Received: x.onnx."),
+    (("evaluate", "resnet51", "--data", "digits"), "Did you mean resnet56?"),
+    (("evaluate", "x.tflite", "--data", "digits"), "Received: x.tflite."),
+    (("predict", "x.tflite", "none.png"), "Received: none.png, which names none."),
+    (("embed", "x.keras", ".", "--output", "x.npz"), "an existing `.keras` file."),
+    (("convert", "none.pth", "--output", "x.keras"), "an existing file of weights"),
+    (("convert", "resnet18.a1", "--output", "x.keras"), "Did you mean resnet18.a1_in1k?"),
+    (
+        ("analyze", "lesion", "resnet51", "--data", "digits", "--output", "run"),
+        "Did you mean resnet56?",
+    ),
+    (("data", "scan", "foldr:x"), "Did you mean folder:PATH?"),
+    (("data", "benchmark", "digits", "--model", "resnet51"), "Did you mean resnet56?"),
+    (("data", "benchmark", "digits", "--augmentation", "inceptio"), "Did you mean inception?"),
+]
+
+PROGRAM = """
+import json, sys, time
+from keras_resnet.cli import main
+for arguments in json.loads(sys.stdin.read()):
+    sys.argv = ["keras-resnet", *arguments]
+    try:
+        main()
+    except SystemExit as end:
+        print(end.code, sorted({"tensorflow", "keras", "sklearn"} & {*sys.modules}))
+        print("----", file=sys.stderr)
+print(time.process_time())
+"""
+
+
+def test_bad_names_are_refused_without_tensorflow(tmp_path: Path) -> None:
+    """All of them in one new process: nothing heavy is imported by any."""
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM],
+        input=json.dumps([arguments for arguments, _ in REFUSED]),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    said = done.stderr.split("----\n")
+    for (arguments, message), answer in zip(REFUSED, said[:-1], strict=True):
+        assert message in answer, arguments
+        assert answer.startswith("keras-resnet: Expected ")
+        assert answer.count("\n") == 1, answer
+    *codes, seconds = done.stdout.splitlines()
+    heavy = [
+        (arguments, line)
+        for (arguments, _), line in zip(REFUSED, codes, strict=True)
+        if line != "2 []"
+    ]
+    assert heavy == []
+    # Of processor time, with the start of the interpreter; importing TensorFlow alone takes more.
+    assert float(seconds) < 3
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "meant"),
+    [
+        (("train", "--lr", "1"), "--set optimizer.learning_rate=VALUE"),
+        (("train", "--weight-decay", "1"), "--set optimizer.weight_decay=VALUE"),
+        (("train", "--zero-init-residual", "1"), "--net zero_init_residual=VALUE"),
+        (("train", "--epoch", "1"), "--epochs"),
+        (("info", "resnet20", "--num-classes", "1"), "--classes"),
+        (("convert", "x", "--set", "width=2"), "--net"),
+    ],
+)
+def test_unknown_options_are_answered_with_the_one_that_was_meant(
+    arguments: tuple[str, ...], meant: str, command_in_process: Command
+) -> None:
+    done = command_in_process(*arguments)
+    assert done.returncode == 2
+    option = next(word for word in arguments if word.startswith("--"))
+    assert done.stderr == f"keras-resnet: No such option: {option}. Did you mean {meant}?\n"
+
+
+def test_a_missing_artifact_is_answered_with_the_file_beside_it(
+    command_in_process: Command, tmp_path: Path
+) -> None:
+    (tmp_path / "model-int8.tflite").touch()
+    done = command_in_process("benchmark", str(tmp_path / "model_int8.tflite"))
+    assert done.stderr.endswith("model_int8.tflite. Did you mean model-int8.tflite?\n")
+
+
+def test_options_of_networks_change_the_network(
+    command_in_process: Command, tmp_path: Path
+) -> None:
+    """The same three options, in commands that build a network by name."""
+    import keras_resnet
+
+    options = ("--version", "v2", "--shortcut", "B", "--net", "width=0.5")
+    files = {"convert": tmp_path / "x.keras", "embed": tmp_path / "x.npz"}
+    network = keras_resnet.create_model("resnet20", version="v2", shortcut="B", width=0.5)
+    network.save_weights(tmp_path / "x.weights.h5")
+    done = command_in_process("info", "RESNET20", *options, "--json")
+    found = json.loads(done.stdout)
+    assert found["name"] == "resnet20"
+    assert found["total"]["params"] == sum(
+        weight.shape.num_elements() for weight in network.trainable_weights
+    )
+    done = command_in_process(
+        *("convert", str(tmp_path / "x.weights.h5"), "--arch", "ResNet-20", *options),
+        *("--output", str(files["convert"])),
+    )
+    assert done.returncode == 0, done.stderr
+    assert keras_resnet.load_model(files["convert"]).count_params() == network.count_params()
+    image = tmp_path / "image.png"
+    from PIL import Image
+
+    Image.new("RGB", (32, 32), (9, 99, 200)).save(image)
+    done = command_in_process(
+        *("embed", "ResNet20", str(image), "--weights", str(tmp_path / "x.weights.h5")),
+        *(*options, "--output", str(files["embed"]), "--json"),
+    )
+    assert json.loads(done.stdout)["channels"] == 32
+    # Without the options, the weights do not fit.
+    done = command_in_process(
+        *("embed", "resnet20", str(image), "--weights", str(tmp_path / "x.weights.h5")),
+        *("--output", str(tmp_path / "other.npz")),
+    )
+    assert done.returncode == 2
+
+
+def test_networks_of_training_follow_the_options() -> None:
+    from keras_resnet.cli import inputs
+
+    fields = inputs.network_options("v1", "none", ["zero_init_residual=true", "stem_filters=null"])
+    assert fields == {
+        "version": "v1",
+        "shortcut": None,
+        "zero_init_residual": True,
+        "stem_filters": None,
+    }
+    fields = inputs.network_options("v1", "C", None)
+    recipe = inputs.recipe_of("quick-digits", None, None, fields)
+    network, parts = inputs.new_network("resnet20", "digits", None, 0.1, recipe, show=False)
+    assert network.name == "resnet20"
+    assert any(layer.name.endswith("_0_conv") for layer in network.layers[-30:])
+    assert len(parts[0]) == 1437
+    # As fields of the recipe, they are compared when a run goes on.
+    assert recipe.as_dict()["network"] == {"version": "v1", "shortcut": "C"}
+    assert inputs.recipe_of("finetune", ["network.shortcut=none"], None).network == {
+        "shortcut": None
+    }
+
+
+def test_the_help_has_sections_of_whole_sentences(command_in_process: Command) -> None:
+    done = command_in_process("-h")
+    assert done.returncode == 0
+    assert done.stdout == command_in_process("--help").stdout
+    text = " ".join(done.stdout.split())
+    for heading in ("First steps:", "Training:", "Using trained networks:", "Export:"):
+        assert heading in text
+    assert "Commands:" not in text
+    assert "Print versions, devices and what does not work because a package is missing." in text
+    assert "..." not in done.stdout.partition("First steps:")[2]
+    assert command_in_process("data", "-h").returncode == 0
+
+
+def test_version(command_in_process: Command, run_python: Run) -> None:
+    from keras_resnet import __version__
+
+    done = command_in_process("--version")
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"keras-resnet {__version__}\n", "")
