@@ -156,8 +156,8 @@ def verify(
         )  # fmt: skip
     found = row.comparison
     if as_json:
-        note = {"images": data or "noise", "not_measured": found.not_measured}
-        print_json({**dataclasses.asdict(row), **note})
+        more = {"images": data or "noise", "not_measured": found.not_measured}
+        print_json({**dataclasses.asdict(row), **more})
         return 1 if row.disagreements else 0
     for note in row.notes:
         console.print(note)

@@ -118,7 +118,7 @@ def test_deletions_of_resnet110_run_half_of_its_blocks(
 
     blocks = tuple(fake(index) for index in range(54))
     deep = Network(lambda x: x, blocks, lambda x: np.eye(10)[np.zeros(len(x), int)])
-    monkeypatch.setattr(lesion, "take_apart", lambda model: deep)
+    monkeypatch.setattr(lesion, "take_apart", lambda model, compiled: deep)
     study = lesion_study(tiny_model, (np.full((3, 32, 32, 3), 9.0), [0, 1, 0]))
     assert study.errors == (pytest.approx(1 / 3),) * 54
     # The whole network, and without block i the 53 - i blocks behind it.

@@ -77,8 +77,13 @@ def block_name(place: tuple[int, int]) -> str:
     return f"conv{place[0]}_block{place[1]}"
 
 
-def take_apart(model: keras.Model) -> Network:
-    """The parts of a flat network of this package, fresh, fine-tuned, compressed or reloaded.
+def take_apart(model: keras.Model, compiled: bool = False) -> Network:
+    """Return the parts of a flat network of this package, fresh, fine-tuned, compressed or loaded.
+
+    Args:
+        model: the network.
+        compiled: whether TensorFlow compiles each part when it is first called, which pays if parts
+            run often. Under other backends, parts run as they are.
 
     Raises:
         ValueError: the model has no blocks named as in `keras_resnet.build`.
@@ -89,15 +94,18 @@ def take_apart(model: keras.Model) -> Network:
     ends = [layers[place][-1].output for place in places]
     starts = [layers[places[0]][0].input, *ends[:-1]]
     blocks = [
-        _block(place, layers[place], start, end)
+        _block(place, layers[place], start, end, compiled)
         for place, start, end in zip(places, starts, ends, strict=True)
     ]
-    stem, head = _function(model.input, starts[0]), _function(ends[-1], model.output)
+    stem = _function(model.input, starts[0], compiled)
+    head = _function(ends[-1], model.output, compiled)
     return Network(stem, tuple(blocks), head)
 
 
-def _block(place: tuple[int, int], layers: list[keras.Layer], start: Any, end: Any) -> Block:
-    whole = _function(start, end)
+def _block(
+    place: tuple[int, int], layers: list[keras.Layer], start: Any, end: Any, compiled: bool
+) -> Block:
+    whole = _function(start, end, compiled)
     additions = [layer for layer in layers if isinstance(layer, keras.layers.Add)]
     keeps_shape = tuple(start.shape) == tuple(end.shape)
     name = block_name(place)
@@ -109,16 +117,26 @@ def _block(place: tuple[int, int], layers: list[keras.Layer], start: Any, end: A
         name,
         place[0],
         whole,
-        _function(start, shortcut),
-        _function(start, residual),
-        _function(additions[-1].output, end),
+        _function(start, shortcut, compiled),
+        _function(start, residual, compiled),
+        _function(additions[-1].output, end, compiled),
         keeps_shape,
     )
 
 
-def _function(start: Any, end: Any) -> Function:
+def _function(start: Any, end: Any, compiled: bool) -> Function:
     """What a graph computes between two of its tensors, without training."""
     if start is end:
         return lambda x: x
     part = keras.Model(start, end)
-    return lambda x: part(x, training=False)
+
+    def run(x: Any) -> Any:
+        return part(x, training=False)
+
+    if not compiled or keras.backend.backend() != "tensorflow":
+        return run
+    import tensorflow as tf
+
+    # Batches of any size, and of the numbers that the layer before puts out.
+    images = tf.TensorSpec((None, *start.shape[1:]), start.dtype)
+    return tf.function(run, input_signature=[images], autograph=False)

@@ -79,7 +79,7 @@ def lesion_study(
         ValueError: the model or an argument is wrong.
     """
     check_integer("draws", draws)
-    network = take_apart(model)
+    network = take_apart(model, compiled=True)
     images, labels = given_images(model, data, seed)
     removable = [i for i, block in enumerate(network.blocks) if block.shortcut is not None]
     random = np.random.default_rng(seed)
@@ -91,7 +91,7 @@ def lesion_study(
     # In runs of the whole network: without block i, those before it do not run again.
     runs = 1 + sum(1 - i / blocks for i in removable) + sum(map(len, orders.values()))
     whole_steps = [(index, True) for index in range(blocks)]
-    begin(lambda: _run(network, first, whole_steps), runs * len(images) / len(first), 0)
+    begin(lambda: _run(network, first, whole_steps), runs * len(images) / len(first), 2)
     wrong = np.zeros(1 + len(removable), int)
     wrong_by_order = {kind: np.zeros(len(rows), int) for kind, rows in orders.items()}
     for start in range(0, len(images), batch_size):

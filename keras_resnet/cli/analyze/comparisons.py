@@ -14,7 +14,7 @@ from keras_resnet.analysis.studies.families import basic_config, check_depths, c
 from keras_resnet.cli import inputs, options
 from keras_resnet.cli.analyze import analyze, results
 from keras_resnet.support.quiet import quiet
-from keras_resnet.support.terminal import console, progress_bar, table
+from keras_resnet.support.terminal import console, table
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -58,10 +58,9 @@ def degradation(
     with quiet():
         from keras_resnet.analysis.studies.degradation import degradation_study
         from keras_resnet.analysis.studies.figures import degradation_figure
-    with progress_bar("degradation", lines=20) as step:
-        study = degradation_study(
-            data, depths=layers, progress=results.with_time_left(step), **keywords
-        )
+    # The study itself says how long it takes.
+    with results.watched("degradation", "all trainings") as watching:
+        study = degradation_study(data, depths=layers, progress=watching["progress"], **keywords)
     _show(study, output, "degradation", degradation_figure)
 
 
@@ -86,8 +85,8 @@ def shortcuts(
     with quiet():
         from keras_resnet.analysis.studies.degradation import shortcut_study
         from keras_resnet.analysis.studies.figures import shortcuts_figure
-    with progress_bar("shortcuts", lines=20) as step:
-        study = shortcut_study(data, depth=depth, progress=results.with_time_left(step), **keywords)
+    with results.watched("shortcuts", "all trainings") as watching:
+        study = shortcut_study(data, depth=depth, progress=watching["progress"], **keywords)
     _show(study, output, "shortcuts", shortcuts_figure)
 
 

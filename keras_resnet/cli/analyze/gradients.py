@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from keras_resnet.cli import inputs, options
+from keras_resnet.cli import checks, inputs, options
 from keras_resnet.cli.analyze import analyze, results
 from keras_resnet.support.quiet import quiet
 from keras_resnet.support.terminal import console, table
@@ -68,11 +68,13 @@ def gradients(
                 f"Expected no `--{name.replace('_', '-')}` with `--model`, which is measured as it "
                 f"is. Received: {value}"
             )
-        inputs.check_weights(model, weights)
+        model = checks.check_model(model, weights, trained=True)
+        checks.check_data(data)
         _measure(model, weights, data, output, images, **batches)
         return
     if weights is not None:
         raise ValueError(f"Expected `--weights` only with `--model`. Received: {weights}")
+    checks.check_data(data)
     if "depth" in given:
         given["depths"] = options.parse_integers(given.pop("depth"), 8)
     _compare(data, output, images=images, **batches, **given)
