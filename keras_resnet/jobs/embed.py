@@ -137,7 +137,7 @@ def embed_to_file(
     overwrite: bool = False,
     progress: Progress = unseen,
 ) -> EmbeddingReport:
-    """Writes the vectors of image files to a Parquet or `.npz` file, or all or nothing of it.
+    """Write the vectors of image files to a Parquet or `.npz` file: the whole file, or none.
 
     Parquet has the columns `file`, a string, and `vector`, a list of fixed size of float32, and a
     row group per batch. `.npz` has the arrays `files`, strings `(n,)`, and `vectors`, float32 `(n,
@@ -148,8 +148,9 @@ def embed_to_file(
     What lies there of another model, level or protocol, or of other or changed images, is
     discarded with a warning.
 
+    All other arguments are those of `embed`.
+
     Args:
-        model, images, batch_size, level, protocol, pixels, progress: as for `embed`.
         output: a new file, `.parquet` or `.npz`.
         names: what the file calls the images, one per image; by default their paths.
         overwrite: whether a file that is there is replaced.

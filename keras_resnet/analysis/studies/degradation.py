@@ -95,10 +95,11 @@ def shortcut_study(
     He et al. 2015, Table 3: all three have a lower test error than the plain network
     (`shortcuts`), and differ little from each other.
 
+    All other arguments are those of `degradation_study`.
+
     Args:
         depth: 6n+2 layers, or 18 or 34, the ImageNet networks.
         recipe: as for `degradation_study`, but for the digits with 12 epochs.
-        data, seeds, epochs, size, width, say, progress: as for `degradation_study`.
 
     Returns:
         The study, with the networks `plain`, `A`, `B` and `C`.

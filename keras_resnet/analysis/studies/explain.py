@@ -35,12 +35,13 @@ def explain(
     method: Method = "grad_cam",
     **keywords: Any,
 ) -> np.ndarray:
-    """A map of every image by one of the methods: `(n, height, width)`, float32, in [0, 1].
+    """Return a map of every image by one of the methods, `(n, height, width)`, float32, in [0, 1].
+
+    The first three arguments are those of `grad_cam`.
 
     Args:
-        model, images, class_index: as for `grad_cam`.
-        method: the name of one of the functions of this module.
-        keywords: of that function.
+        method: `"grad_cam"`, `"grad_cam_pp"`, `"integrated_gradients"` or `"occlusion"`.
+        **keywords: further arguments of the method's own function.
     """
     check_choice("method", method, get_args(Method))
     if "level" in keywords and not method.startswith("grad_cam"):
