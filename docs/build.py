@@ -74,7 +74,7 @@ def commands_page() -> str:
 
 
 def main() -> int:
-    """Write all pages and build the site. Return the exit code."""
+    """Write the pages of the reference and build the site. Return the exit code."""
     folder = DOCS / "reference"
     folder.mkdir(exist_ok=True)
     pages = {"networks": networks_page(), "commands": commands_page()}
@@ -86,7 +86,12 @@ def main() -> int:
     command = [str(Path(sys.executable).with_name("zensical")), "build", "--clean", "--strict"]
     done = subprocess.run(command, cwd=ROOT, text=True, capture_output=True)
     sys.stdout.write(done.stdout + done.stderr)
-    return done.returncode or int("griffe:" in done.stdout + done.stderr)
+    site = ROOT / "build" / "site"
+    (site / "build.py").unlink(missing_ok=True)
+    # Where an example was to be shown.
+    left = [page for page in site.rglob("*.html") if "--8" in page.read_text("utf-8")]
+    sys.stdout.writelines(f"An example is missing on {page}\n" for page in left)
+    return done.returncode or int(bool(left) or "griffe:" in done.stdout + done.stderr)
 
 
 if __name__ == "__main__":

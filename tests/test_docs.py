@@ -118,7 +118,10 @@ def test_commands_run(
             assert re.search(rf"^{words[1]}:", makefile, re.MULTILINE), line
             continue
         if words[0] == "pip":
-            assert words[1:] == ["install", ".[export]"]
+            assert words[1:] == ["install", "-c", "constraints.txt", ".[export]"]
+            continue
+        if words[0] == "python3":
+            assert words[1:4] == ["-m", "venv", ".venv"]
             continue
         assert words[0] == "keras-resnet", line
         if words[1] == "quickstart":
