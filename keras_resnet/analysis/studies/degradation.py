@@ -12,7 +12,12 @@ from keras_resnet.analysis.studies.curves import (
     TrainingStudy,
     in_percent,
 )
-from keras_resnet.analysis.studies.families import basic_config, check_depths, check_seeds
+from keras_resnet.analysis.studies.families import (
+    basic_config,
+    check_depths,
+    check_seeds,
+    default_width,
+)
 from keras_resnet.analysis.studies.training import make_setting, train_networks
 from keras_resnet.networks.config import Shortcut
 from keras_resnet.support.progress import Progress, Say, unsaid, unseen
@@ -30,7 +35,7 @@ def degradation_study(
     recipe: Recipe | str | None = None,
     epochs: float | None = None,
     size: int | None = None,
-    width: float = 1.0,
+    width: float | None = None,
     say: Say = unsaid,
     progress: Progress = unseen,
 ) -> TrainingStudy:
@@ -52,7 +57,8 @@ def degradation_study(
         epochs: length of training instead of the recipe's, whose schedule is compressed.
         size: height and width of the images. None: 8 for the digits, else 32, or 224 for 18 and 34
             layers.
-        width: multiplies the width of the networks.
+        width: multiplies the width of the networks. None: 0.25 for the digits, which wider networks
+            of any depth learn by heart, else 1.
         say: is told, before the first training, about how long all of them will take.
         progress: is told after every batch.
 
@@ -65,6 +71,7 @@ def degradation_study(
         DivergedError: the loss of a network became infinite, no number, or far too large.
     """
     depths, seeds = check_depths(depths), check_seeds(seeds)
+    width = width or default_width(data)
     kinds: dict[str, Shortcut | None] = {"plain": None, "residual": "A"}
     configs = {
         f"{kind}-{depth}": basic_config(depth, shortcut, width=width)
@@ -86,7 +93,7 @@ def shortcut_study(
     recipe: Recipe | str | None = None,
     epochs: float | None = None,
     size: int | None = None,
-    width: float = 1.0,
+    width: float | None = None,
     say: Say = unsaid,
     progress: Progress = unseen,
 ) -> TrainingStudy:
@@ -109,7 +116,7 @@ def shortcut_study(
         OSError: the data cannot be read.
         DivergedError: the loss of a network became infinite, no number, or far too large.
     """
-    seeds = check_seeds(seeds)
+    seeds, width = check_seeds(seeds), width or default_width(data)
     configs = {"plain": basic_config(depth, None, width=width)}
     for option in get_args(Shortcut):
         configs[option] = basic_config(depth, option, width=width)

@@ -39,6 +39,11 @@ def basic_config(depth: int, shortcut: Shortcut | None, **fields: Any) -> ResNet
     return cifar_config(depth, shortcut=shortcut, **fields)
 
 
+def default_width(data: str) -> float:
+    """Return what the width of networks is multiplied by for a source of images by default."""
+    return 0.25 if data == "digits" else 1.0
+
+
 def check_depths(depths: Sequence[int]) -> tuple[int, ...]:
     """Return at least two different depths of one family of networks, in ascending order.
 

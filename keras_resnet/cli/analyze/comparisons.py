@@ -10,7 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from keras_resnet.analysis.studies.curves import in_percent
-from keras_resnet.analysis.studies.families import basic_config, check_depths, check_seeds
+from keras_resnet.analysis.studies.families import (
+    basic_config,
+    check_depths,
+    check_seeds,
+    default_width,
+)
 from keras_resnet.cli import inputs, options
 from keras_resnet.cli.analyze import analyze, results
 from keras_resnet.support.quiet import quiet
@@ -28,7 +33,12 @@ Seeds = Annotated[str, typer.Option(help="One training per network and seed.")]
 Epochs = Annotated[
     float | None, typer.Option(help="Length of each training; the schedule is compressed.")
 ]
-Width = Annotated[float, typer.Option(help="Multiplies the width of the networks.")]
+Width = Annotated[
+    float | None,
+    typer.Option(
+        min=0.01, help="Multiplies the width of the networks. [default: 0.25 for digits, else 1]"
+    ),
+]
 StudyData = Annotated[str, typer.Option(help="Images, e.g. digits, folder:PATH, cifar:PATH.")]
 StudyRecipe = Annotated[
     str | None,
@@ -46,11 +56,12 @@ def degradation(
     recipe: StudyRecipe = None,
     batch_size: options.BatchSize = None,
     size: options.Size = None,
-    width: Width = 1.0,
+    width: Width = None,
     settings: options.RecipeSettings = None,
 ) -> None:
     """Train plain and residual networks of several depths (He et al. 2015, Figures 1, 4 and 6)."""
     layers = check_depths(options.parse_integers(depths, 1))
+    width = width or default_width(data)
     configs = [basic_config(depth, None, width=width) for depth in layers]
     keywords = _keywords(
         "degradation", data, configs[0], seeds, epochs, recipe, batch_size, size, width, settings
@@ -74,10 +85,11 @@ def shortcuts(
     recipe: StudyRecipe = None,
     batch_size: options.BatchSize = None,
     size: options.Size = None,
-    width: Width = 1.0,
+    width: Width = None,
     settings: options.RecipeSettings = None,
 ) -> None:
     """Train a plain network and those with shortcuts A, B and C (He et al. 2015, Table 3)."""
+    width = width or default_width(data)
     config = basic_config(depth, None, width=width)
     keywords = _keywords(
         "shortcuts", data, config, seeds, epochs, recipe, batch_size, size, width, settings
