@@ -17,11 +17,8 @@ OPTIONAL = {
     "onnxruntime": ("export", "running and verifying ONNX"),
     "ai_edge_litert": ("export", "running and verifying TFLite"),
     "tensorflow_serving": ("export", "writing requests and settings for TF Serving"),
-    "tensorflow_model_optimization": (
-        "compression",
-        "compression by `--engine tfmot`",
-    ),
-    "tf_keras": ("compression", "compression by `--engine tfmot` or a tf_keras twin of a network"),
+    "tensorflow_model_optimization": ("compression", "compression with the engine tfmot"),
+    "tf_keras": ("compression", "compression with the engine tfmot, or a network's tf_keras twin"),
 }
 
 #: What pip calls these packages, with the bounds of `pyproject.toml`.

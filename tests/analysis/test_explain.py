@@ -269,7 +269,7 @@ def test_short_runs_stand_for_whole_ones(
 ) -> None:
     calls = []
     monkeypatch.setattr(
-        "keras_resnet.analysis.studies.explain._answers",
+        "keras_resnet.analysis.studies.explain.answers_of",
         lambda model, pixels: calls.append(1) or np.eye(10)[np.zeros(len(pixels), int)],
     )
     shorter, times = short_run("occlusion", (32, 32))

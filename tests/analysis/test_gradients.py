@@ -223,7 +223,7 @@ def test_command_measures_one_network(
         (("--model", str(digits_file), "--depth", "8"), "Expected no `--depth` with `--model`"),
         (("--model", "resnet20"), "Expected `--weights` with the name"),
         (("--weights", "imagenet"), "Expected `--weights` only with `--model`"),
-        (("--depth", "21"), "Expected `depth` to be 6n+2"),
+        (("--depth", "21"), "Expected `--depth` to be 6n+2"),
     ):
         done = command_in_process(*arguments, *extra)
         assert done.returncode == 2

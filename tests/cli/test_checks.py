@@ -28,7 +28,7 @@ REFUSED = [
     ),
     (
         ("train", "--model", "resnet20", "--data", "digits", *TRAIN, "--shortcut", "Z"),
-        "Expected `shortcut` to be one of",
+        "Expected `--shortcut` to be one of",
     ),
     (
         ("train", "--model", "resnet20", "--data", "digits", *TRAIN, "--strategy", "gpus"),
@@ -45,7 +45,7 @@ REFUSED = [
     ),
     (
         ("finetune", "--model", "x.keras", "--data", "digits", "--output", "run"),
-        "Expected the path of an existing `.keras` file. Received: x.keras.",
+        "Expected the path of an existing `.keras` or `.h5` file. Received: x.keras.",
     ),
     (
         ("finetune", "--model", "timm/resnet18.a1_in1k", "--data", "digits", "--output", "run"),

@@ -222,7 +222,7 @@ def test_impossible_maps_are_refused_before_the_work(
     pictures, output = str(files / "pictures"), tmp_path / "vectors.npz"
     arguments = ["embed", str(files / "model.keras"), pictures, "--output", str(output)]
     (tmp_path / "vectors.pca.svg").write_text("earlier")
-    for method, said in (("lda", "`project` to be one of"), ("pca", "Expected a new file")):
+    for method, said in (("lda", "`--project` to be one of"), ("pca", "Expected a new file")):
         done = command_in_process(*arguments, "--project", method)
         assert done.returncode == 2
         assert said in done.stderr

@@ -92,7 +92,7 @@ def test_bad_arguments_are_refused_before_anything_is_done(
         (("--bn", "melted"), "('frozen', 'training')"),
         (("--export", "onnx,onnx-int"), "Did you mean onnx-int8?"),
         (("--export", ","), "or all. Received: none"),
-        (("--weights", "x"), "no `--weights` with a `.keras`"),
+        (("--weights", "x"), "no `--weights` with a file of a model"),
         (("--size", "64"), "Received: --size 64"),
         (("--set", "network.stochastic_depth=0.1"), "Received: --net stochastic_depth=0.1"),
         (("--set", "loss.l2_sp=0.01"), "Received: 0.01 and 0.0001. Set one of them to 0."),

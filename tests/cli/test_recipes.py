@@ -88,7 +88,7 @@ def test_a_recipe_does_not_make_another_network_of_a_name(
     arguments = ("--data", "digits", "--recipe", "he2015-imagenet", "--output", str(tmp_path))
     done = command_in_process("train", "--model", "resnet18v2", *arguments)
     assert done.returncode == 2
-    expected = "a network with `version='v1'`, as the recipe he2015-imagenet has it. Received: res"
+    expected = "a network with `--version v1`, as the recipe he2015-imagenet has it. Received: res"
     assert expected in " ".join(done.stderr.split())
     assert "pass `--net version=v2`" in " ".join(done.stderr.split())
     recipe = recipe_of("he2015-imagenet", None, None)

@@ -193,7 +193,7 @@ def test_narrow_tables_lose_columns_but_no_words(width: int, headings: list[str]
 
 
 def test_errors_of_a_benchmark_stand_below_its_table(
-    command_in_process: Command, monkeypatch: pytest.MonkeyPatch
+    command_in_process: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     reason = "TypeError: " + "a message of several hundred characters " * 6
     report = BenchmarkReport(
@@ -203,7 +203,10 @@ def test_errors_of_a_benchmark_stand_below_its_table(
         )
     )
     monkeypatch.setattr("keras_resnet.export.benchmark", lambda *_, **__: report)
-    done = command_in_process("benchmark", "a.tflite", "b.onnx")
+    files = [tmp_path / "a.tflite", tmp_path / "b.onnx"]
+    for file in files:
+        file.write_bytes(b"")
+    done = command_in_process("benchmark", *map(str, files))
     assert done.returncode == 1
     lines = [" ".join(line.split()) for line in done.stdout.splitlines()]
     assert "model-int8.tflite 1 all 2.00 ms 3.00 ms – 500 0 MB 1.000" in lines

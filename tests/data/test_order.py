@@ -67,7 +67,7 @@ def test_without_shuffling_the_order_is_the_sources() -> None:
     [
         ({"batch_size": 9, "workers": 2}, "multiple of `workers`"),
         ({"batch_size": 8, "workers": 2, "worker": 2}, "worker=2"),
-        ({"batch_size": 11, "drop_remainder": True}, "smaller batch"),
+        ({"batch_size": 11, "drop_remainder": True}, "smaller `batch_size`"),
     ],
 )
 def test_impossible_orders_are_refused(settings: dict[str, int], words: str) -> None:

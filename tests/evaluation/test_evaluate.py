@@ -152,7 +152,7 @@ def test_wrong_arguments(
 def test_names_of_networks_need_weights_and_tags_are_looked_up(tiny_model: keras.Model) -> None:
     with pytest.raises(ValueError, match="Expected no `weights`.*Received: imagenet with tiny"):
         evaluate(tiny_model, "digits", weights="imagenet")
-    with pytest.raises(ValueError, match="Expected weights with the name of a network"):
+    with pytest.raises(ValueError, match="Expected `weights` with the name of a network"):
         evaluate("resnet50", "digits")
     with pytest.raises(ValueError, match="Expected a tag of"):
         evaluate("timm/resnet50.none", "digits")
@@ -387,7 +387,7 @@ def test_images_of_one_class(
         grey = np.full((32, 32), 50 * index, np.uint8)
         Image.fromarray(grey).save(tmp_path / "3" / f"{index}.png")
     data = f"folder:{tmp_path}"
-    with pytest.raises(ValueError, match="Received: 1 classes.*--match-names"):
+    with pytest.raises(ValueError, match="Received: 1 class.*match_names=True"):
         evaluate(str(digits_file), data, split="all")
     report = evaluate(str(digits_file), data, split="all", match_names=True)
     assert (report.images, len(report.class_names)) == (5, 10)

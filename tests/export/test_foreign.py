@@ -482,7 +482,7 @@ def test_commands_say_how_they_take_the_files_of_others(
         keras.utils.save_img(folder / str(index) / "image.png", picture, scale=False)
     refused = command_in_process("predict", str(path), str(folder))
     assert refused.returncode == 2
-    assert "Expected `pixels` (--pixels)" in refused.stderr
+    assert "Expected `--pixels`, as" in refused.stderr
     done = command_in_process(
         "predict", str(path), str(folder), "--pixels", "imagenet", "--top", "1"
     )

@@ -134,7 +134,7 @@ def test_page_has_points_classes_and_thumbnails(
     assert "&lt;i&gt;" in files["html"].read_text()
     assert Image.open(files["png"]).size == (1350, 1050)
     assert "<svg" in files["svg"].read_text()
-    with pytest.raises(FileExistsError, match="Pass --overwrite"):
+    with pytest.raises(FileExistsError, match="Pass `overwrite=True`"):
         save_projection(found, names, beside)
     with pytest.raises(ValueError, match="Expected one of `labels` per point, 4. Received: 1"):
         save_projection(found, names, beside, labels=["x"], overwrite=True)

@@ -30,7 +30,7 @@ def test_what_cannot_be_loaded_is_refused_with_the_reason(tmp_path: Path) -> Non
     for name, message in (
         ("saved_model", r"Received: the directory .*keras_resnet.export.load_runner"),
         ("broken.keras", r"Expected a readable `.keras` file. Received: .*broken.keras"),
-        ("model.h5", r"Expected a readable `.h5` file. Received: .*model.h5: no HDF5 file"),
+        ("model.h5", r"Expected a readable `.h5` file. Received: .*model.h5: an empty file"),
         ("none.keras", r"Expected the path of an existing `.keras` or `.h5` file. .*none.keras"),
         ("none.h5", r"Expected the path of an existing `.keras` or `.h5` file. .*none.h5"),
     ):

@@ -98,7 +98,7 @@ def test_trust_lets_it_run(
     for arguments in (
         ("benchmark", str(path)),
         ("verify", str(path), "--against", str(path)),
-        ("predict", str(path), str(tmp_path / "a.png")),
+        ("predict", str(path), str(tmp_path / "a.png"), "--pixels", "raw"),
     ):
         refused = command_in_process(*arguments)
         assert refused.returncode == 2
@@ -162,5 +162,5 @@ def test_tables_are_filled_from_files_of_the_saved_model_only(
             load_runner(changed(change))
     # Damage is named as such.
     (good / "saved_model.pb").write_bytes(b"no graph")
-    with pytest.raises(ValueError, match="Expected a readable SavedModel. Received: .*1: "):
+    with pytest.raises(ValueError, match="saved_model.pb: text, instead of a binary file"):
         load_runner(good)
