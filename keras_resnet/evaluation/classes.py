@@ -85,6 +85,6 @@ def _difference(model: Classes, data: Classes) -> str:
         ]
     return (
         f"Expected data with the model's {len(model)} classes, in their order. Received: "
-        f"{len(data)} class{'es' * (len(data) != 1)}, {'; '.join(lists)}. To match them by name, pass "
-        "`match_names=True`"
+        f"{len(data)} class{'es' * (len(data) != 1)}, {'; '.join(lists)}. "
+        "To match them by name, pass `match_names=True`"
     )

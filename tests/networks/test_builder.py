@@ -244,7 +244,7 @@ def test_initialisation_is_that_of_torch() -> None:
             "`input_tensor` of floats .*Received: dtype=uint8",
         ),
         ({"weights": "imagenet"}, "a network that has default weights for 'imagenet'"),
-        ({"weights": "no/such.keras"}, "existing `.keras` file. Received: no/such.keras"),
+        ({"weights": "no/such.keras"}, "existing `.keras` or `.h5` file. Received: no/such.keras"),
         ({"weights": 3}, "Expected `weights` to be None, a path or a tag.*Received: weights=3"),
     ],
 )
