@@ -284,7 +284,7 @@ def _disjoint(
     """Random pairs without a common block: each swap changes the order, and none undoes another."""
     found: list[tuple[str, str]] = []
     for _ in range(number):
-        found.append(pairs[random.integers(len(pairs))])
+        found.append(pairs[int(random.integers(len(pairs)))])
         pairs = [pair for pair in pairs if not set(pair) & set(found[-1])]
     return tuple(found)
 
