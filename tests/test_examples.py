@@ -132,6 +132,9 @@ def check_paper_tables(printed: str) -> None:
     assert rows["ResNet-20, packaged"] == ["CIFAR-10 JPEG", "19.34", "1.12", "measured", "card"]
     assert "28x512 14x1024 7x2048  112-56-28-14-7" in printed
     assert "- ResNet-101's top-5 error: 6.0 or 6.07? 6.05" in printed
+    assert rows["ResNet-1001, original"][:2] == ["CIFAR-10", "7.61"]
+    assert "- Parameters of shortcuts: none? None of option A." in printed
+    assert "ResNet-18 v1.5" not in printed
 
 
 @pytest.mark.full

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from keras_resnet.cli import checks, inputs, options
+from keras_resnet.cli.wording import in_options
 from keras_resnet.support.quiet import quiet
 from keras_resnet.support.terminal import complain, console, progress_bar
 
@@ -103,12 +104,12 @@ def evaluate(
     }
     with quiet():
         from keras_resnet.evaluation.save import check_folder, check_predictions
-    if output is not None:
-        check_folder(output, overwrite)
     if tags is not None:
         if other := weights or ensemble_weights or predictions:
             raise ValueError(f"Expected --tags without options of single models. Received: {other}")
-        return _evaluate_series(tags, data, output, as_json, keywords)
+        return _evaluate_series(tags, data, output, overwrite, as_json, keywords)
+    if output is not None:
+        check_folder(output, overwrite)
     if predictions is not None:
         check_predictions(predictions, overwrite)
     keywords["weights"] = weights
@@ -155,11 +156,17 @@ def _evaluate_one(
 
 
 def _evaluate_series(
-    pattern: str, data: str, output: Path | None, as_json: bool, keywords: dict[str, Any]
+    pattern: str,
+    data: str,
+    output: Path | None,
+    overwrite: bool,
+    as_json: bool,
+    keywords: dict[str, Any],
 ) -> int:
-    """Evaluates published weights one by one; a table of all stands at the end."""
+    """Evaluate published weights one by one; a table of all stands at the end."""
+    from keras_resnet.evaluation.member import WeightsError
     from keras_resnet.evaluation.save import save_evaluation
-    from keras_resnet.evaluation.series import save_series, series_row, series_table
+    from keras_resnet.evaluation.series import check_series, save_series, series_row, series_table
     from keras_resnet.weights.registry import list_weights
 
     tags = list_weights(pattern)
@@ -167,22 +174,32 @@ def _evaluate_series(
         raise ValueError(
             f"Expected --tags to match tags of `keras-resnet weights`. Received: {pattern!r}"
         )
+    if output is not None:
+        _check_series_output(tags, output, overwrite)
+    names = ("split", "validation_fraction", "labels", "match_names")
+    failed = check_series(tags, data, **{name: keywords[name] for name in names})
     rows: list[dict[str, Any]] = []
     bad = False
-    for tag in tags:
-        try:
-            report = _report(tag, data, as_json, keywords)
-        except (ValueError, OSError) as error:
-            # Such as weights that cannot be downloaded: the others are worth having.
-            complain(f"{tag}: {error}")
-            rows.append({"weights": tag, "error": str(error)})
-            bad = True
-            continue
-        bad |= bool(report.unreadable)
-        if output is not None:
-            save_evaluation(report, output / tag, overwrite=True)
-        rows.append(series_row(tag, report))
-    files = save_series(rows, output) if output is not None else []
+    try:
+        for tag in tags:
+            try:
+                if tag in failed:
+                    raise WeightsError(failed[tag])
+                report = _report(tag, data, as_json, keywords)
+            except WeightsError as error:
+                # The others are worth having.
+                reason = in_options(str(error))
+                complain(f"{tag}: {reason}")
+                rows.append({"weights": tag, "error": reason})
+                bad = True
+                continue
+            bad |= bool(report.unreadable)
+            if output is not None:
+                save_evaluation(report, output / tag, overwrite=True)
+            rows.append(series_row(tag, report))
+    finally:
+        # Also if an interruption or an error ends the series early.
+        files = save_series(rows, output) if output is not None and rows else []
     if as_json:
         options.print_json(rows)
     else:
@@ -190,6 +207,18 @@ def _evaluate_series(
         if files:
             console.print(f"Tables: {', '.join(map(str, files))}")
     return 1 if bad else 0
+
+
+def _check_series_output(tags: list[str], output: Path, overwrite: bool) -> None:
+    from keras_resnet.evaluation.save import check_folder
+    from keras_resnet.evaluation.series import series_files
+    from keras_resnet.support.files import check_new, check_writable
+
+    for tag in tags:
+        check_folder(output / tag, overwrite)
+    for file in series_files(output):
+        check_new(file, overwrite)
+    check_writable(output)
 
 
 def _report(models: Any, data: str, as_json: bool, keywords: dict[str, Any]) -> Any:

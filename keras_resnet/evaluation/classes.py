@@ -83,8 +83,8 @@ def _difference(model: Classes, data: Classes) -> str:
             f"the same classes in another order (class {place} is {model.names[place]} in the "
             f"model and {data.names[place]} in the data)"
         ]
+    count = "1 class" if len(data) == 1 else f"{len(data)} classes"
     return (
-        f"Expected data with the model's {len(model)} classes, in their order. Received: "
-        f"{len(data)} class{'es' * (len(data) != 1)}, {'; '.join(lists)}. "
-        "To match them by name, pass `match_names=True`"
+        f"Expected data with the model's {len(model)} classes, in their order. Received: {count}, "
+        f"{'; '.join(lists)}. To match them by name, pass `match_names=True`"
     )

@@ -28,6 +28,10 @@ from keras_resnet.weights.source import is_path
 Model: TypeAlias = keras.Model | str | os.PathLike[str]
 
 
+class WeightsError(OSError, ValueError):
+    """Published weights that cannot be downloaded or loaded."""
+
+
 class Member:
     """A classifier, and the views of images that it takes.
 
@@ -61,6 +65,7 @@ class Member:
 
         Raises:
             ValueError: there is no such model, or it takes no images of such sizes.
+            WeightsError: published weights cannot be downloaded or loaded.
         """
         self.name, network, self.published = _opened(model, weights)
         predictor = Predictor(network, trust=trust, pixels=pixels)
@@ -146,7 +151,10 @@ def _opened(
             f"some. Received: {text!r} alone"
         )
     entry = find_weights(text if weights is None else weights, None if weights is None else text)
-    network = create_model(entry.model if weights is None else text, weights=entry.tag)
+    try:
+        network = create_model(entry.model if weights is None else text, weights=entry.tag)
+    except (OSError, ValueError) as error:
+        raise WeightsError(str(error)) from error
     stated = {
         "top1": entry.top1,
         "top5": entry.top5,

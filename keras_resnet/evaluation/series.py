@@ -5,17 +5,24 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from rich.table import Table
 
+from keras_resnet.evaluation.classes import Classes, columns_of
+from keras_resnet.evaluation.images import Data, Split, open_images
+from keras_resnet.evaluation.label_file import LabelFile
 from keras_resnet.evaluation.report import Evaluation, protocol_in_words
+from keras_resnet.images.labels import dataset_classes
 from keras_resnet.support import terminal
+from keras_resnet.support.checks import check_choice
 from keras_resnet.support.files import partial_directory, publish
 from keras_resnet.support.pages import escaped, link, links, page, section, table
 from keras_resnet.support.text import markdown
+from keras_resnet.weights.registry import find_weights
 
 #: Field of a row -> what it is called in tables.
 _COLUMNS = {
@@ -36,6 +43,58 @@ _MEANINGS = {
     "protocol": "how the images were resized and cropped here",
     "published with": "how they were for the published figures, which are comparable if both agree",
 }
+
+
+def check_series(
+    tags: Sequence[str],
+    data: Data,
+    *,
+    split: Split = "validation",
+    validation_fraction: float = 0.1,
+    labels: str | os.PathLike[str] | None = None,
+    match_names: bool = False,
+) -> dict[str, str]:
+    """Open the data, and compare its classes with those of weights that are not downloaded for it.
+
+    Args:
+        tags: of the weights, at least one.
+        data, split, validation_fraction, labels, match_names: as for `evaluate`.
+
+    Returns:
+        Tag -> reason, of weights for other classes.
+
+    Raises:
+        ValueError: the data cannot be opened, or all weights are for other classes.
+        OSError: the data cannot be read.
+    """
+    check_choice("split", split, get_args(Split))
+    label_file = None if labels is None else LabelFile(labels)
+    own = {tag: _classes_of(tag) for tag in tags}
+    reasons = {}
+    images = open_images(
+        data, max(own.values(), key=len), 32,
+        split=split, validation_fraction=validation_fraction, label_file=label_file,
+    )  # fmt: skip
+    for tag, classes in own.items():
+        try:
+            columns_of(classes, images.classes, match_names)
+        except ValueError as error:
+            reasons[tag] = str(error)
+    if len(reasons) == len(own):
+        raise ValueError(next(iter(reasons.values())))
+    return reasons
+
+
+def _classes_of(tag: str) -> Classes:
+    entry = find_weights(tag)
+    names, ids = dataset_classes(entry.dataset)
+    known = entry.classes == len(names)
+    return Classes(entry.classes, names, ids) if known else Classes(entry.classes)
+
+
+def series_files(output: Path) -> list[Path]:
+    """Return the files that `save_series` writes into a folder."""
+    return [output / f"series.{kind}" for kind in ("csv", "md", "html", "json")]
 
 
 def series_row(tag: str, report: Evaluation) -> dict[str, Any]:
@@ -66,13 +125,14 @@ def save_series(rows: Sequence[Mapping[str, Any]], output: Path) -> list[Path]:
     Returns:
         The files.
     """
-    names = [f"series.{kind}" for kind in ("csv", "md", "html", "json")]
+    files = series_files(output)
+    names = [file.name for file in files]
     texts = (_csv(rows), _markdown(rows), _html(rows), json.dumps(rows, indent=2) + "\n")
     with partial_directory(output) as staging:
         for name, text in zip(names, texts, strict=True):
             (staging / name).write_text(text, "utf-8")
         publish(staging, names)
-    return [output / name for name in names]
+    return files
 
 
 def series_table(rows: Sequence[Mapping[str, Any]]) -> Table:

@@ -123,6 +123,18 @@ def _locked_directory(parent: Path, stack: contextlib.ExitStack) -> Path:
             return path
 
 
+def check_writable(folder: Path) -> None:
+    """Refuse a folder, there or not, that cannot be written to.
+
+    Raises:
+        ValueError: it is a file, or cannot be made or written to.
+    """
+    above = folder.absolute()
+    # Nothing is made yet where the folder is missing.
+    with partial_directory(next(path for path in (above, *above.parents) if path.exists())):
+        pass
+
+
 def _clear(directory: Path) -> None:
     """Removes all but the lock: that goes last, as it says whose directory it is."""
     # What is decided and not carried out is for the next one to finish.

@@ -24,6 +24,8 @@ from keras_resnet.analysis.studies.explain import (
 from keras_resnet.analysis.studies.overlays import explain_files
 from keras_resnet.data import load_digits
 
+from ..conftest import Command
+
 
 def direct_grad_cam(model: keras.Model, images: np.ndarray, index: int) -> np.ndarray:
     """Grad-CAM as in the paper, from a model of maps and logits."""
@@ -281,3 +283,24 @@ def test_short_runs_stand_for_whole_ones(
     assert short_run("grad_cam", (32, 32)) == ({}, 1)
     shorter, times = short_run("integrated_gradients", (32, 32))
     assert shorter["steps"] * times == 32
+
+
+def test_command_replaces_no_image_unasked(
+    digits_file: Path, tmp_path: Path, command_in_process: Command
+) -> None:
+    image = tmp_path / "digit.png"
+    Image.new("L", (8, 8), 90).save(image)
+    before = image.read_bytes()
+    arguments = ("analyze", "explain", str(digits_file), str(image), "--output")
+    # The picture of an image would be called like it.
+    done = command_in_process(*arguments, str(tmp_path))
+    assert done.returncode == 2
+    assert f"Received: {image}. Pass `--overwrite`" in done.stderr
+    assert image.read_bytes() == before
+    done = command_in_process(*arguments, str(image))
+    assert done.returncode == 2
+    assert "Expected a directory that can be written to" in done.stderr
+    for extra, expected in (((), 0), ((), 2), (("--overwrite",), 0)):
+        done = command_in_process(*arguments, str(tmp_path / "out"), *extra)
+        assert done.returncode == expected, done.stderr
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"digit.png", "explain.json"}

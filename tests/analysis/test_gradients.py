@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
 
 import keras_resnet
 from keras_resnet.analysis import gradient_norms
@@ -185,13 +186,14 @@ def test_measuring_changes_nothing_and_training_does(images: np.ndarray) -> None
     assert trainer.measured() is None
 
 
+@pytest.mark.full
 def test_command_compares_four_kinds_of_network(
     tmp_path: Path, command_in_process: Command
 ) -> None:
     arguments = ("--depth", "8", "--size", "16", "--steps", "1", "--seeds", "2", "--images", "32")
     arguments += ("--output", str(tmp_path))
     done = command_in_process("analyze", "gradients", *arguments, "--batch-size", "8")
-    assert done.returncode == 0, done.stderr
+    assert (done.returncode, done.stderr) == (0, "")
     assert "s for training and measuring." in done.stdout
     assert done.stdout.count("residual-8 without BN") >= 2
     assert "plain-8 with BN, initial: the gradient" in done.stdout
@@ -212,19 +214,29 @@ def test_command_compares_four_kinds_of_network(
 def test_command_measures_one_network(
     tmp_path: Path, digits_file: Path, command_in_process: Command
 ) -> None:
-    arguments = ("analyze", "gradients", "--output", str(tmp_path))
+    one_class = tmp_path / "images"
+    (one_class / "cat").mkdir(parents=True)
+    for index in range(4):
+        Image.new("RGB", (16, 16)).save(one_class / "cat" / f"{index}.png")
+    arguments = ("analyze", "gradients", "--output", str(tmp_path / "out"))
     done = command_in_process(*arguments, "--model", str(digits_file), "--images", "40")
-    assert done.returncode == 0, done.stderr
+    assert (done.returncode, done.stderr) == (0, "")
     assert "s for the gradients." in done.stdout
-    found = json.loads((tmp_path / "gradients.json").read_text())
+    found = json.loads((tmp_path / "out" / "gradients.json").read_text())
     assert len(found["kernels"]) == 6
     assert found["images"] == 40
     for extra, message in (
         (("--model", str(digits_file), "--depth", "8"), "Expected no `--depth` with `--model`"),
         (("--model", "resnet20"), "Expected `--weights` with the name"),
         (("--weights", "imagenet"), "Expected `--weights` only with `--model`"),
-        (("--depth", "21"), "Expected `--depth` to be 6n+2"),
+        (("--depth", "21"), "Expected depths of 6n+2 layers (8, 14, 20, …). Received: 21. Nearest"),
+        (("--net", "groups=2"), "Expected `--net` only with `--model`. Received: groups=2"),
+        (("--model", str(digits_file), "--version", "v2"), "Received: --net version=v2"),
+        (
+            ("--data", f"folder:{one_class}"),
+            "Expected data of at least two classes. Received: fold",
+        ),
     ):
-        done = command_in_process(*arguments, *extra)
+        done = command_in_process(*arguments, *extra, "--overwrite")
         assert done.returncode == 2
         assert message in done.stderr

@@ -145,7 +145,7 @@ def test_command_measures_paths_by_default(
     assert paths["counts"] == [1, 3, 3, 1]
     assert "s for the gradient along paths." in done.stdout
     assert "Of 8 paths, those through" in done.stdout
-    assert command_in_process(*arguments, "--paths", "0").returncode == 0
+    assert command_in_process(*arguments, "--paths", "0", "--overwrite").returncode == 0
     assert json.loads((tmp_path / "lesion.json").read_text())["paths"] is None
 
 
@@ -160,6 +160,6 @@ def test_command_leaves_paths_out_of_plain_networks(
     assert done.returncode == 0, done.stderr
     assert "along paths" not in done.stdout
     assert json.loads((tmp_path / "out" / "lesion.json").read_text())["paths"] is None
-    done = command_in_process(*arguments, "--paths", "3")
+    done = command_in_process(*arguments, "--paths", "3", "--overwrite")
     assert done.returncode == 2
     assert "Expected a residual network" in done.stderr

@@ -14,7 +14,7 @@ from PIL import Image
 import keras_resnet
 from keras_resnet.analysis.studies import lesion
 from keras_resnet.analysis.studies.blocks import Block, Function, Network, take_apart
-from keras_resnet.analysis.studies.lesion import lesion_study
+from keras_resnet.analysis.studies.lesion import _steps, chosen_lesions, lesion_study
 from keras_resnet.analysis.studies.responses import first_filters, layer_responses
 from keras_resnet.cli.analyze import results
 
@@ -80,16 +80,71 @@ def test_lesion_of_a_block_is_the_network_rebuilt_without_it(
 
 def test_deleting_several_blocks_and_swapping(trained: keras.Model, images: np.ndarray) -> None:
     labels = np.asarray(trained(images)).argmax(-1)
-    study = lesion_study(trained, (images, labels), several=(1, 5), swaps=(1,), draws=3)
-    assert {number: len(errors) for number, errors in study.several.items()} == {1: 3, 5: 3}
-    assert set(study.several[1]) <= set(study.errors)
+    study = lesion_study(
+        trained,
+        (images, labels),
+        several=(1, 5),
+        swaps=(1,),
+        delete=[["conv3_block2"], ["conv3_block3", "conv2_block1"]],
+        swap=[["conv3_block3", "conv3_block2"]],
+        draws=3,
+    )
+    assert {number: len(lesions) for number, lesions in study.several.items()} == {1: 3, 5: 3}
+    alone = dict(zip(study.names, study.errors, strict=True))
+    for item in study.several[1]:
+        assert item.error == alone[item.deleted[0]]
     # All five blocks: the choice is always the same.
-    assert len(set(study.several[5])) == 1
+    assert {item.deleted for item in study.several[5]} == {study.names}
     # The second and third block of the second stage are the only ones of one shape.
-    assert len(set(study.swapped[1])) == 1
-    json.dumps(study.to_dict())
-    with pytest.raises(ValueError, match="Expected `several` to be numbers of 1 to 5"):
-        lesion_study(trained, (images, labels), several=(6,))
+    pair = ("conv3_block2", "conv3_block3")
+    assert {item.swapped for item in study.swapped[1]} == {(pair,)}
+    one, two, swapped = study.chosen
+    assert one.error == alone["conv3_block2"]
+    assert two.words == "Without conv3_block3 and conv2_block1"
+    assert swapped.error == study.swapped[1][0].error
+    found = json.loads(json.dumps(study.to_dict()))
+    assert found["several"]["5"][0]["deleted"] == list(study.names)
+    assert found["swapped"]["1"][0]["swapped"] == [list(pair)]
+
+    # As of the parts that run in that order.
+    parts = take_apart(trained)
+    x = parts.stem(images.astype(np.float32))
+    for index in (0, 1, 3, 2, 4):
+        x = parts.blocks[index].whole(x)
+    wrong = np.asarray(parts.head(x)).argmax(-1) != labels
+    assert swapped.error == pytest.approx(wrong.mean())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"several": (6,)}, "Expected `several` to be numbers of 1 to 5 blocks. Received: 6"),
+        ({"swaps": (2,)}, "Expected `swaps` to be numbers of 1 to 1 pairs .* Received: 2"),
+        ({"delete": [["conv3_block4"]]}, "Received: conv3_block4. Did you mean conv3_block"),
+        ({"delete": [["conv3_block2"] * 2]}, "each once. Received: conv3_block2,conv3_block2"),
+        ({"delete": [[]]}, "each once. Received: none"),
+        ({"swap": [["conv3_block1", "conv3_block2"]]}, "Expected `swap` to name blocks of conv2"),
+        ({"swap": [["conv2_block1", "conv3_block2"]]}, "such as conv3_block2,conv3_block3. Rec"),
+        ({"swap": [["conv3_block2"]]}, "such as conv3_block2,conv3_block3. Received: conv3_block2"),
+    ],
+)
+def test_impossible_lesions_are_refused(
+    trained: keras.Model, arguments: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        chosen_lesions(take_apart(trained), **arguments)
+
+
+def test_swaps_never_cancel_out() -> None:
+    parts = take_apart(network((3, 3, 3)))
+    names = [block.name for block in parts.blocks]
+    for (_, number), lesions in chosen_lesions(parts, swaps=(1, 2, 3), draws=100).items():
+        for item in lesions:
+            moved = [
+                place for place, (index, _) in enumerate(_steps(names, item)) if index != place
+            ]
+            assert len(moved) == 2 * number
+            assert all(a[:5] == b[:5] for a, b in item.swapped)
 
 
 def test_plain_networks_lose_whole_blocks(images: np.ndarray) -> None:
@@ -207,8 +262,11 @@ def test_commands_write_pictures_and_json(
 ) -> None:
     common = (str(digits_file), "--output", str(tmp_path))
     images = ("--data", "digits", "--images", "60")
-    done = command_in_process("analyze", "lesion", *common, *images, "--several", "1,2")
+    chosen = ("--several", "1,2", "--delete", "conv2_block1,conv3_block1")
+    done = command_in_process("analyze", "lesion", *common, *images, *chosen)
     assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert "Without conv2_block1 and conv3_block1: " in done.stdout
     assert "Top-1 error of the whole network" in done.stdout
     before, _, after = done.stdout.partition("s for classifying without the blocks.")
     assert "lesion: " in after
@@ -223,3 +281,30 @@ def test_commands_write_pictures_and_json(
     assert names == {f"{study}.{suffix}" for study in studies for suffix in ("png", "svg", "json")}
     study = json.loads((tmp_path / "lesion.json").read_text())
     assert len(study["errors"]) == len(study["names"])
+    assert study["chosen"][0]["deleted"] == ["conv2_block1", "conv3_block1"]
+
+
+def test_outputs_and_lesions_are_checked_before_the_work(
+    digits_file: Path, tmp_path: Path, command_in_process: Command
+) -> None:
+    common = (str(digits_file), "--output", str(tmp_path))
+    images = ("--data", "digits", "--images", "60")
+    # Other studies may share the folder; the same one is not replaced unasked.
+    (tmp_path / "filters.json").write_text("earlier")
+    (tmp_path / "lesion.svg").write_text("earlier")
+    done = command_in_process("analyze", "filters", *common)
+    assert done.returncode == 2
+    assert "Pass `--overwrite`" in done.stderr
+    done = command_in_process("analyze", "filters", *common, "--overwrite")
+    assert done.returncode == 0, done.stderr
+    refused = command_in_process(
+        "analyze", "lesion", str(digits_file), "--output", str(digits_file), *images
+    )
+    assert refused.returncode == 2
+    assert "Expected a directory that can be written to" in refused.stderr
+    assert "About" not in refused.stdout
+    refused = command_in_process(
+        "analyze", "lesion", *common, *images, "--overwrite", "--swaps", "9"
+    )
+    assert "Expected `--swaps` to be numbers of 1 to" in refused.stderr
+    assert "About" not in refused.stdout

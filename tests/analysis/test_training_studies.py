@@ -6,6 +6,7 @@ import json
 import math
 import signal
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -13,12 +14,18 @@ import pytest
 from PIL import Image
 
 import keras_resnet
-from keras_resnet.analysis import shortcut_study
+from keras_resnet.analysis import degradation_study, shortcut_study
+from keras_resnet.analysis.studies import training
 from keras_resnet.analysis.studies.curves import NetworkCurves, TrainingStudy
 from keras_resnet.analysis.studies.degradation import degradation_findings, shortcut_findings
 from keras_resnet.analysis.studies.families import basic_config, check_depths, check_seeds
 from keras_resnet.analysis.studies.figures import degradation_figure, shortcuts_figure
-from keras_resnet.analysis.studies.training import Setting, default_recipe, train_networks
+from keras_resnet.analysis.studies.training import (
+    Setting,
+    default_recipe,
+    default_size,
+    train_networks,
+)
 from keras_resnet.data import DataConfig, load_data
 from keras_resnet.data.sources import Subset
 from keras_resnet.networks.table import get_config
@@ -144,6 +151,7 @@ def test_recipes_fit_the_data() -> None:
     assert default_recipe("shortcuts", "digits", small, 8).duration == 12
 
 
+@pytest.mark.full
 def test_errors_are_those_of_a_network_trained_alone() -> None:
     train_part, held_out = load_data(DataConfig("digits", size=8))
     small = Subset(train_part, np.arange(160), "some digits")
@@ -183,6 +191,83 @@ def test_a_network_that_diverges_is_named() -> None:
     config = basic_config(8, None, width=0.5)
     with pytest.raises(DivergedError, match="^plain-8 with seed 1: .*learning rate"):
         train_networks({"plain-8": config}, setting, (1,), unsaid, unseen)
+
+
+def test_one_training_that_diverges_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(model: keras.Model, *_: object, **keywords: Any) -> None:
+        (steps,) = keywords["callbacks"]
+        for epoch in range(3):
+            steps.on_train_batch_begin(0)
+            steps.on_train_batch_end(0)
+            if (model.name, keywords["seed"], epoch) == ("plain-8", 1, 1):
+                raise DivergedError("too large")
+            steps.on_epoch_end(epoch, {"accuracy": 0.5, "val_accuracy": 0.25})
+
+    monkeypatch.setattr(training, "train", fail)
+    setting = Setting(*load_data(DataConfig("digits", size=8)), find_recipe("quick-digits"), 3, 8)
+    kinds: dict[str, Any] = {"plain": None, "residual": "A"}
+    configs = {
+        f"{kind}-{depth}": basic_config(depth, shortcut, width=0.25)
+        for kind, shortcut in kinds.items()
+        for depth in (8, 14)
+    }
+    said: list[str] = []
+    networks = train_networks(configs, setting, (0, 1), said.append, unseen)
+    assert said[1:] == ["Diverged: plain-8 with seed 1: too large."]
+    assert [network.diverged for network in networks] == [(1,), (), (), ()]
+    # Nine of ten guesses are wrong.
+    assert networks[0].train_errors == ((0.5, 0.5, 0.5), (0.5, 0.9, 0.9))
+    assert networks[0].test_errors == ((0.75, 0.75, 0.75), (0.75, 0.9, 0.9))
+    assert networks[0].said(networks[0].train_error) == "70.00 ± 28.28 %, 1 diverged"
+    found = degradation_findings(networks)["degradation"]
+    assert found.sentence.endswith(" plain-8 diverged with seed 1: counted as guessing.")
+    study = TrainingStudy(networks, (0, 1), {}, {})
+    assert study.to_dict()["networks"][0]["diverged"] == (1,)
+    assert "1 diverged" in degradation_figure(study).axes[0].get_legend().get_texts()[0].get_text()
+
+
+def test_recipes_leave_to_the_study_what_it_compares(
+    tmp_path: Path, command_in_process: Command
+) -> None:
+    recipe = override(find_recipe("quick-digits"), {"network.shortcut": "B"})
+    with pytest.raises(ValueError, match=r"Received: network.shortcut=B\. Leave it out"):
+        degradation_study(recipe=recipe)
+    for name in ("degradation", "shortcuts"):
+        done = command_in_process(
+            *("analyze", name, "--output", str(tmp_path), "--set", "network.width=4")
+        )
+        assert done.returncode == 2
+        assert "Expected a recipe that leaves to the study what it compares" in done.stderr
+        assert done.stdout == ""
+
+
+def test_outputs_are_checked_before_the_trainings(
+    tmp_path: Path, command_in_process: Command
+) -> None:
+    file = tmp_path / "degradation.svg"
+    file.write_text("")
+    for output, message in ((file, "Expected a directory"), (tmp_path, "Expected a new file")):
+        done = command_in_process("analyze", "degradation", "--output", str(output))
+        assert done.returncode == 2
+        assert message in done.stderr
+        assert done.stdout == ""
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_default_sizes_fit_the_networks() -> None:
+    assert default_size("digits", basic_config(20, None)) == 8
+    assert default_size("digits", basic_config(18, None)) == 64
+    assert default_size("folder:x", basic_config(20, None)) == 32
+    assert default_size("folder:x", basic_config(18, None)) == 224
+
+
+def test_one_epoch_is_visible() -> None:
+    rows = ((0.5,), (0.3,))
+    network = NetworkCurves("plain", 32, None, 1, 1, rows, rows, 0.1)
+    (axes,) = shortcuts_figure(TrainingStudy((network,), (0, 1), {}, {})).axes
+    assert [line.get_marker() for line in axes.lines[:1]] == ["o"]
+    assert axes.containers
+    assert all(tick == int(tick) for tick in axes.get_xticks())
 
 
 def test_json_has_every_curve() -> None:
@@ -238,20 +323,39 @@ def test_a_test_part_is_what_is_tested_on(tmp_path: Path) -> None:
 
 
 @pytest.mark.full
-def test_command_writes_pictures_and_json(tmp_path: Path, keras_resnet_command: Command) -> None:
-    arguments = ("--depth", "8", "--seeds", "3", "--epochs", "1", "--batch-size", "128")
+@pytest.mark.parametrize(
+    ("name", "depths", "finding"),
+    [
+        ("shortcuts", ("--depth", "8"), "Gain by shortcuts"),
+        ("degradation", ("--depths", "8,14"), "Degradation "),
+    ],
+)
+def test_command_writes_pictures_and_json(
+    tmp_path: Path,
+    keras_resnet_command: Command,
+    name: str,
+    depths: tuple[str, str],
+    finding: str,
+) -> None:
+    arguments = (*depths, "--seeds", "3", "--epochs", "1", "--batch-size", "128")
     done = keras_resnet_command(
-        "analyze", "shortcuts", *arguments, "--output", str(tmp_path), TF_ENABLE_ONEDNN_OPTS="0"
+        "analyze", name, *arguments, "--output", str(tmp_path), TF_ENABLE_ONEDNN_OPTS="0"
     )
     assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
     assert "4 trainings (4 networks, 1 seed)" in done.stdout
     assert "s left" in done.stdout
-    assert "Gain by shortcuts" in done.stdout
+    assert finding in done.stdout
     assert {path.name for path in tmp_path.iterdir()} == {
-        f"shortcuts.{x}" for x in ("png", "svg", "json")
+        f"{name}.{x}" for x in ("png", "svg", "json")
     }
-    values = json.loads((tmp_path / "shortcuts.json").read_text())
-    assert values["command"].startswith("keras-resnet analyze shortcuts --depth 8 --seeds 3")
+    # Curves, not an empty frame: the networks' colours are there.
+    with Image.open(tmp_path / f"{name}.png") as picture:
+        pixels = np.asarray(picture.convert("RGB")).reshape(-1, 3)
+    for colour in ((0xD5, 0x5E, 0x00), (0x00, 0x72, 0xB2)):
+        assert (pixels == colour).all(axis=1).sum() > 20
+    values = json.loads((tmp_path / f"{name}.json").read_text())
+    assert values["command"].startswith(f"keras-resnet analyze {name} {' '.join(depths)} --seeds 3")
     assert values["recipe"]["batch_size"] == 128
     assert len(values["networks"]) == 4
 

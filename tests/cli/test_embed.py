@@ -214,6 +214,8 @@ def test_map_of_vectors(
     refused = command_in_process("analyze", "project", str(output))
     assert refused.returncode == 2
     assert "Expected a new file" in refused.stderr
+    without = command_in_process("analyze", "project", str(output), "--overwrite")
+    assert "for thumbnails, pass --images FOLDER." in without.stdout
 
 
 def test_impossible_maps_are_refused_before_the_work(

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
 
+import keras
+import numpy as np
 import pyarrow.parquet
 import pytest
 from PIL import Image
+
+from keras_resnet.data.sources.memory import LabeledImages
 
 from ..conftest import Command
 
@@ -97,38 +102,58 @@ def test_bad_arguments(evaluate: Evaluate, arguments: list[str], message: str) -
     assert errors.count("\n") == 1
 
 
-def test_a_series_of_tags_is_one_table(
-    evaluate: Evaluate, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """The packaged weights are evaluated; those that cannot be fetched are named."""
-    from keras_resnet.evaluation import member
+OTHERS = "keras_resnet/resnet20.others"
+
+
+@pytest.fixture
+def two_tags(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The packaged weights, and others for the same classes that cannot be fetched."""
     from keras_resnet.weights import registry
 
-    packaged = next(entry.tag for entry in registry._entries().values() if entry.download.packaged)
+    entry = registry.find_weights(TAG)
+    entries = {TAG: entry, OTHERS: dataclasses.replace(entry, tag=OTHERS)}
+    monkeypatch.setattr(registry, "_entries", lambda: entries)
 
-    def missing(*_: object, **__: object) -> None:
-        raise ValueError("cannot be downloaded")
 
+@pytest.fixture
+def cifar_images(tmp_path: Path) -> Path:
     for label in range(10):
         (tmp_path / "data" / registry_classes()[label]).mkdir(parents=True)
         for index in range(2):
             path = tmp_path / "data" / registry_classes()[label] / f"{index}.png"
             Image.new("RGB", (32, 32), (20 * label, 0, 0)).save(path)
+    return tmp_path / "data"
+
+
+def test_a_series_of_tags_is_one_table(
+    evaluate: Evaluate,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    two_tags: None,
+    cifar_images: Path,
+) -> None:
+    """The packaged weights are evaluated; those that cannot be fetched are named."""
+    from keras_resnet.evaluation import member
+    from keras_resnet.weights import registry
+
+    packaged = TAG
+
+    def missing(*_: object, **__: object) -> None:
+        raise ValueError("cannot be downloaded")
+
     build = member.create_model
     monkeypatch.setattr(
         member,
         "create_model",
         lambda name, weights: build(name, weights=weights) if weights == packaged else missing(),
     )
-    monkeypatch.setattr(
-        registry, "list_weights", lambda pattern: [packaged, "timm/resnet18.a1_in1k"]
-    )
-    code, output, errors = evaluate(
-        *("--tags", "*", "--data", f"folder:{tmp_path / 'data'}", "--split", "all", "--json"),
+    arguments = (
+        *("--tags", "*", "--data", f"folder:{cifar_images}", "--split", "all", "--json"),
         *("--output", tmp_path / "series"),
     )
+    code, output, errors = evaluate(*arguments)
     assert code == 1
-    assert "timm/resnet18.a1_in1k: cannot be downloaded" in errors
+    assert f"{OTHERS}: cannot be downloaded" in errors
     first, second = json.loads(output)
     assert first["images"] == 20
     assert first["published_top1"] == registry.find_weights(packaged).top1
@@ -138,7 +163,7 @@ def test_a_series_of_tags_is_one_table(
 
     with (tmp_path / "series" / "series.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [row["weights"] for row in rows] == [packaged, "timm/resnet18.a1_in1k"]
+    assert [row["weights"] for row in rows] == [packaged, OTHERS]
     assert float(rows[0]["top1"]) == first["top1"]
     assert rows[0]["protocol"] == "single, resize 32, crop 32, bilinear"
     assert rows[0]["published_protocol"] == "resize 32, crop 32, bilinear"
@@ -149,7 +174,85 @@ def test_a_series_of_tags_is_one_table(
     assert f"{first['top1']:.2f}% | {first['published_top1']:.2f}%" in lines[2]
     page = (tmp_path / "series" / "series.html").read_text()
     assert f'<a href="{packaged}/evaluation.html">{packaged}</a>' in page
-    assert "<li>timm/resnet18.a1_in1k: cannot be downloaded</li>" in page
+    assert f"<li>{OTHERS}: cannot be downloaded</li>" in page
+
+    files = [path for path in (tmp_path / "series").rglob("*") if path.is_file()]
+    before = {path: path.stat().st_mtime_ns for path in files}
+    for file in (f"series/{packaged}/evaluation.json", "series/series.csv"):
+        code, output, errors = evaluate(*arguments)
+        assert (code, output) == (2, "")
+        assert f"{file}. Pass `--overwrite`" in errors
+        assert all(path.stat().st_mtime_ns == time for path, time in before.items())
+        del before[tmp_path / file]
+        (tmp_path / file).unlink()
+    assert evaluate(*arguments, "--overwrite")[0] == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected", "message"),
+    [
+        (("--split", "foo"), 2, "Expected `--split` to be one of"),
+        (("--labels", "missing.json"), 1, "missing.json"),
+        (("--data", "digits"), 2, "only in the data. To match them by name, pass `--match-names`"),
+    ],
+)
+def test_faults_of_a_series_come_before_its_weights(
+    evaluate: Evaluate,
+    monkeypatch: pytest.MonkeyPatch,
+    two_tags: None,
+    cifar_images: Path,
+    arguments: tuple[str, str],
+    expected: int,
+    message: str,
+) -> None:
+    from keras_resnet.evaluation import member
+
+    monkeypatch.setattr(member, "create_model", lambda *_, **__: pytest.fail("weights are loaded"))
+    data = () if "--data" in arguments else ("--data", f"folder:{cifar_images}")
+    code, output, errors = evaluate("--tags", "*", *data, *arguments)
+    assert (code, output) == (expected, "")
+    assert message in errors
+    assert errors.count("\n") == 1
+
+
+def test_an_interrupted_series_keeps_its_rows(
+    evaluate: Evaluate,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    two_tags: None,
+    cifar_images: Path,
+) -> None:
+    from keras_resnet.evaluation import member
+
+    build = member.create_model
+
+    def interrupted(name: str, weights: str) -> keras.Model:
+        if weights == OTHERS:
+            raise KeyboardInterrupt
+        return build(name, weights=weights)
+
+    monkeypatch.setattr(member, "create_model", interrupted)
+    code, _, _ = evaluate(
+        *("--tags", "*", "--data", f"folder:{cifar_images}", "--split", "all"),
+        *("--output", tmp_path / "series"),
+    )
+    assert code == 130
+    (row,) = json.loads((tmp_path / "series" / "series.json").read_text())
+    assert (row["weights"], row["images"]) == (TAG, 20)
+
+
+def test_weights_of_other_classes_are_told_without_a_download(two_tags: None) -> None:
+    from keras_resnet.evaluation.series import check_series
+    from keras_resnet.weights import registry
+
+    entries = registry._entries()
+    entries[OTHERS] = dataclasses.replace(entries[OTHERS], dataset="imagenet", classes=1000)
+    labels = np.arange(10)
+    data = LabeledImages(np.zeros((10, 32, 32, 3), np.uint8), labels, registry_classes())
+    (tag,) = check_series([TAG, OTHERS], data)
+    assert tag == OTHERS
+    with pytest.raises(ValueError, match="Expected data with the model's 1000 classes"):
+        check_series([OTHERS], data)
 
 
 def registry_classes() -> tuple[str, ...]:

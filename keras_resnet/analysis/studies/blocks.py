@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -139,4 +140,7 @@ def _function(start: Any, end: Any, compiled: bool) -> Function:
 
     # Batches of any size, and of the numbers that the layer before puts out.
     images = tf.TensorSpec((None, *start.shape[1:]), start.dtype)
-    return tf.function(run, input_signature=[images], autograph=False)
+    traced = tf.function(run, input_signature=[images], autograph=False)
+    # A function that is traced by a call counts as traced again, and TensorFlow warns of many.
+    concrete = functools.cache(traced.get_concrete_function)
+    return lambda x: concrete()(tf.convert_to_tensor(x, start.dtype))

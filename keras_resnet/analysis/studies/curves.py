@@ -30,6 +30,8 @@ class NetworkCurves:
             2015, Figures 1, 4 and 6.
         test_errors: likewise, of the held-out images, after the epoch, with moving statistics.
         seconds_per_step: the median over all training steps.
+        diverged: the seeds whose training diverged. From that epoch on, both errors are those of
+            guessing, `1 - 1 / classes`.
     """
 
     name: str
@@ -40,6 +42,7 @@ class NetworkCurves:
     train_errors: Table
     test_errors: Table
     seconds_per_step: float
+    diverged: tuple[int, ...] = ()
 
     @property
     def train_error(self) -> MeanAndDeviation:
@@ -50,6 +53,11 @@ class NetworkCurves:
     def test_error(self) -> MeanAndDeviation:
         """Mean and standard deviation over the seeds of the test error after the last epoch."""
         return mean_and_deviation([row[-1] for row in self.test_errors])
+
+    def said(self, error: MeanAndDeviation) -> str:
+        """Return one of its errors as text, with the number of trainings that diverged."""
+        count = f", {len(self.diverged)} diverged" if self.diverged else ""
+        return in_percent(error) + count
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for JSON, with means and standard deviations by epoch."""

@@ -36,6 +36,7 @@ def degradation_study(
     epochs: float | None = None,
     size: int | None = None,
     width: float | None = None,
+    max_bad_fraction: float | None = None,
     say: Say = unsaid,
     progress: Progress = unseen,
 ) -> TrainingStudy:
@@ -55,11 +56,14 @@ def degradation_study(
             batches of 64 and a learning rate of 0.1; for other data `he2015-cifar10`, or
             `he2015-imagenet` for 18 and 34 layers.
         epochs: length of training instead of the recipe's, whose schedule is compressed.
-        size: height and width of the images. None: 8 for the digits, else 32, or 224 for 18 and 34
-            layers.
+        size: height and width of the images. None: of networks of 6n+2 layers, 8 for the digits
+            and 32 for other data; of 18 and 34 layers, 64 for the digits and 224 for other data.
         width: multiplies the width of the networks. None: 0.25 for the digits, which wider networks
             of any depth learn by heart, else 1.
-        say: is told, before the first training, about how long all of them will take.
+        max_bad_fraction: share of the training images that may be unreadable; they are skipped.
+            None: as of `keras_resnet.train`.
+        say: is told, before the first training, about how long all of them will take, and of every
+            training that diverges.
         progress: is told after every batch.
 
     Returns:
@@ -68,7 +72,7 @@ def degradation_study(
     Raises:
         ValueError: an argument is wrong, or data, networks and recipe do not go together.
         OSError: the data cannot be read.
-        DivergedError: the loss of a network became infinite, no number, or far too large.
+        DivergedError: every training diverged; single ones are recorded in `NetworkCurves`.
     """
     depths, seeds = check_depths(depths), check_seeds(seeds)
     width = width or default_width(data)
@@ -79,7 +83,7 @@ def degradation_study(
         for depth in depths
     }
     first = configs[f"plain-{depths[0]}"]
-    setting = make_setting("degradation", data, first, size, recipe, epochs, say)
+    setting = make_setting("degradation", data, first, size, recipe, epochs, say, max_bad_fraction)
     networks = train_networks(configs, setting, seeds, say, progress)
     found = degradation_findings(networks)
     return TrainingStudy(networks, seeds, found, {**setting.facts(), "width": width})
@@ -94,6 +98,7 @@ def shortcut_study(
     epochs: float | None = None,
     size: int | None = None,
     width: float | None = None,
+    max_bad_fraction: float | None = None,
     say: Say = unsaid,
     progress: Progress = unseen,
 ) -> TrainingStudy:
@@ -114,13 +119,15 @@ def shortcut_study(
     Raises:
         ValueError: an argument is wrong, or data, networks and recipe do not go together.
         OSError: the data cannot be read.
-        DivergedError: the loss of a network became infinite, no number, or far too large.
+        DivergedError: every training diverged; single ones are recorded in `NetworkCurves`.
     """
     seeds, width = check_seeds(seeds), width or default_width(data)
     configs = {"plain": basic_config(depth, None, width=width)}
     for option in get_args(Shortcut):
         configs[option] = basic_config(depth, option, width=width)
-    setting = make_setting("shortcuts", data, configs["plain"], size, recipe, epochs, say)
+    setting = make_setting(
+        "shortcuts", data, configs["plain"], size, recipe, epochs, say, max_bad_fraction
+    )
     networks = train_networks(configs, setting, seeds, say, progress)
     found = shortcut_findings(networks)
     return TrainingStudy(networks, seeds, found, {**setting.facts(), "width": width})
@@ -144,7 +151,7 @@ def degradation_findings(networks: Sequence[NetworkCurves]) -> dict[str, Finding
             degrades,
             f"Degradation {_shown(degrades)}: plain networks have a {errors(plain)}"
             + _because(degrades, deep[0] > shallow[0], "the deeper one's is not higher")
-            + _caution(plain[0]),
+            + _caution((plain[0], plain[-1])),
         ),
         "cure": Finding(
             cured and helps,
@@ -156,7 +163,7 @@ def degradation_findings(networks: Sequence[NetworkCurves]) -> dict[str, Finding
                 else f"; the plain network's with {plain[-1].depth} is not clearly higher"
             )
             + "."
-            + _caution(plain[0]),
+            + _caution((plain[-1], residual[0], residual[-1])),
         ),
     }
 
@@ -177,8 +184,8 @@ def shortcut_findings(networks: Sequence[NetworkCurves]) -> dict[str, Finding]:
     if worse:
         text += f"; {' and '.join(sorted(worse))} not clearly lower than the plain network's"
     apart = "clearly" if _is_above(last, first) else "not clearly"
-    text += f". {options[0].name} and {options[-1].name} are {apart} apart.{_caution(plain)}"
-    return {"shortcuts": Finding(not worse, text)}
+    text += f". {options[0].name} and {options[-1].name} are {apart} apart."
+    return {"shortcuts": Finding(not worse, text + _caution([plain, *options]))}
 
 
 def _is_above(one: MeanAndDeviation, other: MeanAndDeviation) -> bool:
@@ -197,8 +204,13 @@ def _because(is_shown: bool, is_higher: bool, reason: str) -> str:
     return "; the standard deviations overlap." if is_higher else f"; {reason}."
 
 
-def _caution(network: NetworkCurves) -> str:
-    """What has to be said of a single seed, which has no standard deviation."""
-    if len(network.train_errors) > 1:
-        return ""
-    return " This is a single seed, without standard deviations: it may be chance."
+def _caution(networks: Sequence[NetworkCurves]) -> str:
+    """What has to be said of trainings that diverged, and of a single seed."""
+    text = "".join(
+        f" {x.name} diverged with seed {', '.join(map(str, x.diverged))}: counted as guessing."
+        for x in networks
+        if x.diverged
+    )
+    if len(networks[0].train_errors) > 1:
+        return text
+    return f"{text} This is a single seed, without standard deviations: it may be chance."

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from keras_resnet.networks.config import ResNetConfig, Shortcut
@@ -11,6 +11,18 @@ from keras_resnet.support.checks import check_integer
 
 #: The depths of He et al. 2015 with basic blocks on ImageNet; none of them is 6n+2.
 IMAGENET_DEPTHS = (18, 34)
+
+
+def check_cifar_depth(depth: int, others: str = "") -> None:
+    """Raise ValueError if no CIFAR network of basic blocks has this depth; it names the nearest."""
+    check_integer("depth", depth)
+    if depth < 8 or (depth - 2) % 6:
+        below = max(8, depth - (depth - 2) % 6)
+        nearest = [below] if depth < 8 else [below, below + 6]
+        raise ValueError(
+            f"Expected depths of 6n+2 layers (8, 14, 20, …){others}. Received: {depth}. Nearest: "
+            f"{' or '.join(map(str, nearest))}"
+        )
 
 
 def basic_config(depth: int, shortcut: Shortcut | None, **fields: Any) -> ResNetConfig:
@@ -29,14 +41,22 @@ def basic_config(depth: int, shortcut: Shortcut | None, **fields: Any) -> ResNet
     if depth in IMAGENET_DEPTHS:
         # The row of the plain network takes no shortcut, and that of the residual one takes None.
         return get_config(f"resnet{depth}").replace(shortcut=shortcut, **fields)
-    if depth < 8 or (depth - 2) % 6:
-        below = max(8, depth - (depth - 2) % 6)
-        nearest = [below] if depth < 8 else [below, below + 6]
-        raise ValueError(
-            "Expected depths of 6n+2 layers (8, 14, 20, …) or the ImageNet networks' 18 and 34. "
-            f"Received: {depth}. Nearest: {' or '.join(map(str, nearest))}"
-        )
+    check_cifar_depth(depth, " or the ImageNet networks' 18 and 34")
     return cifar_config(depth, shortcut=shortcut, **fields)
+
+
+#: Fields of the networks that the studies set themselves.
+_STUDIED = ("block", "blocks", "filters", "shortcut", "stem", "width")
+
+
+def check_network_fields(fields: Mapping[str, Any]) -> None:
+    """Raise ValueError if a recipe sets a field of the networks that the studies set themselves."""
+    if taken := [name for name in fields if name in _STUDIED]:
+        raise ValueError(
+            "Expected a recipe that leaves to the study what it compares. Received: "
+            f"network.{taken[0]}={fields[taken[0]]}. Leave it out; depths and width are arguments "
+            "of the study"
+        )
 
 
 def default_width(data: str) -> float:

@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
-from keras_resnet.analysis.studies.curves import NetworkCurves, TrainingStudy, in_percent
+from keras_resnet.analysis.studies.curves import NetworkCurves, TrainingStudy
 from keras_resnet.analysis.studies.gradient_study import (
     ASSUMED_FACTOR,
     GradientStudy,
@@ -28,7 +29,7 @@ _BLUE, _ORANGE, _GREY = "#0072B2", "#D55E00", "#999999"
 def lesion_figure(study: LesionStudy, paths: PathStudy | None = None) -> Figure:
     """Error without each block and, where they were measured, several blocks, swaps and paths."""
     series = [("deleted blocks", study.several), ("swapped pairs", study.swapped)]
-    series = [(label, errors) for label, errors in series if errors]
+    series = [(label, lesions) for label, lesions in series if lesions]
     extra = bool(series) + (paths is not None)
     figure = Figure(figsize=(9, 4 + 3.5 * extra), layout="constrained")
     rows = figure.subfigures(1 + extra, 1, squeeze=False)[:, 0]
@@ -43,13 +44,14 @@ def lesion_figure(study: LesionStudy, paths: PathStudy | None = None) -> Figure:
     if not series:
         return figure
     axes = rows[1].subplots()
-    for (label, errors), colour, marker in zip(series, (_BLUE, _ORANGE), "os", strict=False):
-        numbers = sorted(errors)
-        means = [100 * np.mean(errors[n]) for n in numbers]
-        spread = [100 * np.std(errors[n]) for n in numbers]
+    for (label, lesions), colour, marker in zip(series, (_BLUE, _ORANGE), "os", strict=False):
+        numbers = sorted(lesions)
+        errors = [[100 * lesion.error for lesion in lesions[number]] for number in numbers]
+        means, spread = [np.mean(row) for row in errors], [np.std(row) for row in errors]
         axes.errorbar(numbers, means, spread, color=colour, marker=marker, label=label)
     axes.axhline(100 * study.error, color=_GREY, label="whole network")
     axes.set(xlabel="number", ylabel="top-1 error in %")
+    _count(axes)
     axes.legend()
     return figure
 
@@ -69,6 +71,7 @@ def _draw_paths(panels: Sequence[Axes], paths: PathStudy) -> None:
     panels[2].set_ylabel("share of the gradient")
     panels[2].legend(fontsize=7)
     for axes in panels:
+        _count(axes)
         axes.set_xlabel("residual branches on the path")
 
 
@@ -127,7 +130,13 @@ def gradient_norms_figure(found: GradientNorms) -> Figure:
 
 def _scale_depth(axes: Axes, title: str) -> None:
     axes.set_yscale("log", nonpositive="mask")
+    _count(axes)
     axes.set(title=title, xlabel="convolution, by depth", ylabel="gradient norm")
+
+
+def _count(axes: Axes) -> None:
+    """Has ticks at whole numbers alone."""
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
 
 def responses_figure(found: Responses) -> Figure:
@@ -140,6 +149,7 @@ def responses_figure(found: Responses) -> Figure:
     lower.plot(numbers, sorted(found.deviations, reverse=True), color=_BLUE, marker=".")
     lower.set(xlabel="3x3 convolution, by its deviation", ylabel="standard deviation")
     for axes in (upper, lower):
+        _count(axes)
         axes.set_ylim(bottom=0)
     return figure
 
@@ -184,7 +194,7 @@ def _curves_figure(panels: Mapping[str, Sequence[NetworkCurves]]) -> Figure:
     for axes, (title, networks) in zip(axes_of, panels.items(), strict=True):
         for index, network in enumerate(networks):
             colour = _COLOURS[index % len(_COLOURS)]
-            label = f"{network.name}: {in_percent(network.train_error)}"
+            label = f"{network.name}: {network.said(network.train_error)}"
             for errors, style in (
                 (network.train_errors, {"linestyle": "--", "linewidth": 1.0}),
                 (network.test_errors, {"linewidth": 2.2, "label": label}),
@@ -193,9 +203,14 @@ def _curves_figure(panels: Mapping[str, Sequence[NetworkCurves]]) -> Figure:
                 epochs = np.arange(1, values.shape[1] + 1)
                 mean = values.mean(axis=0)
                 deviation = values.std(axis=0, ddof=1) if len(values) > 1 else 0 * mean
-                axes.plot(epochs, mean, color=colour, **style)
+                # A line of few points needs markers, and a band of one has no width.
+                marker = "o" if len(epochs) < 5 else None
+                axes.plot(epochs, mean, color=colour, marker=marker, **style)
                 low, high = np.maximum(mean - deviation, 0), mean + deviation
+                if len(epochs) == 1:
+                    axes.errorbar(epochs, mean, [mean - low, high - mean], color=colour, capsize=4)
                 axes.fill_between(epochs, low, high, color=colour, alpha=0.15, linewidth=0)
+        _count(axes)
         axes.set(title=title, xlabel="epoch (dashed: training, bold: test)")
         axes.legend(title="training error of the last epoch")
     axes_of[0].set_ylabel("error in %")

@@ -12,6 +12,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_resnet.analysis.studies.families import check_cifar_depth
 from keras_resnet.analysis.studies.gradients import GradientNorms, Probe
 from keras_resnet.analysis.studies.images import labelled_images
 from keras_resnet.data.sources.base import Source
@@ -209,6 +210,7 @@ def gradient_study(
     learning_rate: float = 0.1,
     seeds: int = 3,
     images: int = 1000,
+    max_bad_fraction: float = 0.01,
     begin: Begin = unannounced,
     progress: Progress = unseen,
 ) -> GradientStudy:
@@ -231,6 +233,7 @@ def gradient_study(
         learning_rate: of SGD.
         seeds: how many networks of each kind are trained, with the seeds 0, 1 and so on.
         images: how many images are used, at most.
+        max_bad_fraction: share of these images that may be unreadable; they are left out.
         begin: is given one step of the work, to be timed, before it begins.
         progress: is told after every network.
 
@@ -256,7 +259,8 @@ def gradient_study(
         return model
 
     kinds = [(*key, batch_norm) for key in configs for batch_norm in (True, False)]
-    pixels, labels = labelled_images(new(*kinds[0][:2], 0), source, images)
+    first = new(*kinds[0][:2], 0)
+    pixels, labels = labelled_images(first, source, images, max_bad_fraction=max_bad_fraction)
     total, done = seeds * sum(depth for depth, *_ in kinds), 0
     found: list[NetworkGradients] = []
     for depth, shortcuts, batch_norm in kinds:
@@ -284,6 +288,8 @@ def _configs(depths: Sequence[int], width: float) -> dict[tuple[int, bool], ResN
     """Networks by depth and whether they have shortcuts."""
     if not depths:
         raise ValueError(f"Expected `depths` to have at least one depth. Received: {depths!r}")
+    for depth in depths:
+        check_cifar_depth(depth)
     return {
         (depth, shortcuts): cifar_config(depth, shortcut="A" if shortcuts else None, width=width)
         for depth in depths
@@ -317,6 +323,11 @@ def _training_part(data: Any, size: int) -> tuple[Source, int]:
     # Sources that name their classes need no number.
     count = int(np.max(labels, initial=1)) + 1
     opened = open_images(data, Classes(count), size, split="train")
+    if len(opened.classes) < 2:
+        raise ValueError(
+            f"Expected data of at least two classes. Received: {opened.source.name}, whose images "
+            f"are all of the class {opened.classes.names[0]}"
+        )
     return opened.source, len(opened.classes)
 
 

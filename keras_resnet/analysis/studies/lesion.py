@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,8 +15,31 @@ import numpy as np
 from keras_resnet.analysis.studies.blocks import Network, take_apart
 from keras_resnet.analysis.studies.images import given_images
 from keras_resnet.models.outputs import class_probabilities
-from keras_resnet.support.checks import check_integer
+from keras_resnet.support.checks import check_integer, some_of
 from keras_resnet.support.progress import Begin, Progress, unannounced, unseen
+from keras_resnet.support.suggest import did_you_mean
+
+
+@dataclass(frozen=True)
+class Lesion:
+    """Blocks that are deleted together, or swapped, and the top-1 error then.
+
+    Attributes:
+        deleted: names of the blocks without their residual branch.
+        swapped: pairs of names of blocks, each of which runs in the other's place.
+        error: 0 to 1.
+    """
+
+    deleted: tuple[str, ...]
+    swapped: tuple[tuple[str, str], ...]
+    error: float = math.nan
+
+    @property
+    def words(self) -> str:
+        """Such as `Without conv2_block2 and conv3_block3`."""
+        if self.deleted:
+            return f"Without {' and '.join(self.deleted)}"
+        return f"With {', '.join(f'{a} and {b}' for a, b in self.swapped)} swapped"
 
 
 @dataclass(frozen=True)
@@ -26,8 +52,9 @@ class LesionStudy:
         error: top-1 error of the whole network.
         images: how many images were classified.
         kept: blocks that cannot be deleted, as they change the shape and have no shortcut.
-        several: number of deleted blocks -> top-1 errors, one per random choice of them.
-        swapped: number of swaps -> top-1 errors, one per random order of blocks of one shape.
+        several: number of deleted blocks -> one lesion per random choice of them.
+        swapped: number of swapped pairs -> one lesion per random choice of them.
+        chosen: the lesions that were asked for by the names of blocks.
     """
 
     names: tuple[str, ...]
@@ -35,12 +62,13 @@ class LesionStudy:
     error: float
     images: int
     kept: tuple[str, ...] = ()
-    several: dict[int, list[float]] = field(default_factory=dict)
-    swapped: dict[int, list[float]] = field(default_factory=dict)
+    several: dict[int, list[Lesion]] = field(default_factory=dict)
+    swapped: dict[int, list[Lesion]] = field(default_factory=dict)
+    chosen: tuple[Lesion, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain data for JSON."""
-        return {name: list(v) if isinstance(v, tuple) else v for name, v in vars(self).items()}
+        """Return plain data for JSON."""
+        return dataclasses.asdict(self)
 
 
 def lesion_study(
@@ -49,13 +77,15 @@ def lesion_study(
     *,
     several: Sequence[int] = (),
     swaps: Sequence[int] = (),
+    delete: Sequence[Sequence[str]] = (),
+    swap: Sequence[Sequence[str]] = (),
     draws: int = 5,
     seed: int = 0,
     batch_size: int = 128,
     begin: Begin = unannounced,
     progress: Progress = unseen,
 ) -> LesionStudy:
-    """Deletes every block in turn, and classifies images without it.
+    """Delete every block in turn, and classify images without it (Veit et al. 2016, section 4).
 
     A residual block is deleted by cutting its residual branch: its shortcut stays, with projection
     and subsampling. Of a plain network, blocks that keep the shape are deleted whole.
@@ -68,7 +98,12 @@ def lesion_study(
         data: images `(n, height, width, channels)` as the model takes them, and labels `(n,)`; or a
             source, of whose validation part up to 1,000 images are taken.
         several: how many random blocks are deleted at once, besides.
-        swaps: how many random pairs of neighbouring blocks of one shape are swapped, besides.
+        swaps: how many random pairs of blocks are swapped at once, besides. Both blocks of a pair
+            are of one stage and keep the shape; each block is in one pair at most.
+        delete: names of blocks, such as `("conv2_block2", "conv3_block3")`, that are deleted
+            together, besides; any number of such lesions.
+        swap: likewise, names of blocks that are swapped: the first with the second, the third
+            with the fourth, and so on.
         draws: how many random choices of each number are made.
         seed: of the choices.
         batch_size: images that are run at once.
@@ -78,44 +113,52 @@ def lesion_study(
     Raises:
         ValueError: the model or an argument is wrong.
     """
-    check_integer("draws", draws)
     network = take_apart(model, compiled=True)
     images, labels = given_images(model, data, seed)
-    removable = [i for i, block in enumerate(network.blocks) if block.shortcut is not None]
-    random = np.random.default_rng(seed)
-    orders = {
-        "several": _deletions(random, removable, len(network.blocks), several, draws),
-        "swapped": _swaps(random, network, swaps, draws),
-    }
+    lesions = chosen_lesions(
+        network,
+        several=several,
+        swaps=swaps,
+        delete=delete,
+        swap=swap,
+        draws=draws,
+        seed=seed,
+    )
+    names = [block.name for block in network.blocks]
+    orders = [_steps(names, lesion) for lesion in itertools.chain(*lesions.values())]
+    removable = _removable(network)
     blocks, first = len(network.blocks), images[:batch_size]
     # In runs of the whole network: without block i, those before it do not run again.
-    runs = 1 + sum(1 - i / blocks for i in removable) + sum(map(len, orders.values()))
+    runs = 1 + sum(1 - i / blocks for i in removable) + len(orders)
     whole_steps = [(index, True) for index in range(blocks)]
     begin(lambda: _run(network, first, whole_steps), runs * len(images) / len(first), 2)
-    wrong = np.zeros(1 + len(removable), int)
-    wrong_by_order = {kind: np.zeros(len(rows), int) for kind, rows in orders.items()}
+    wrong = np.zeros(1 + len(removable) + len(orders), int)
     for start in range(0, len(images), batch_size):
         batch, right = images[start : start + batch_size], labels[start : start + batch_size]
-        wrong += [_errors(output, right) for output in _lesions(network, batch, removable)]
-        for kind, rows in orders.items():
-            found = [_errors(_run(network, batch, steps), right) for _, steps in rows]
-            wrong_by_order[kind] += np.array(found, int)
-        progress(
-            f"{start + len(right)} of {len(images)} images", (start + len(right)) / len(images)
+        outputs = itertools.chain(
+            _lesions(network, batch, removable), (_run(network, batch, steps) for steps in orders)
         )
-    whole, *each = (wrong / len(images)).tolist()
-    by_number: dict[str, dict[int, list[float]]] = {"several": {}, "swapped": {}}
-    for kind, rows in orders.items():
-        for (number, _), count in zip(rows, wrong_by_order[kind].tolist(), strict=True):
-            by_number[kind].setdefault(number, []).append(count / len(images))
-    names = [block.name for block in network.blocks]
+        wrong += [_errors(output, right) for output in outputs]
+        done = start + len(right)
+        progress(f"{done} of {len(images)} images", done / len(images))
+    whole, *errors = (wrong / len(images)).tolist()
+    each, rest = errors[: len(removable)], iter(errors[len(removable) :])
+    found: dict[tuple[str, int], list[Lesion]] = {
+        key: [dataclasses.replace(lesion, error=next(rest)) for lesion in several_lesions]
+        for key, several_lesions in lesions.items()
+    }
+    by_kind = {
+        kind: {number: x for (key, number), x in found.items() if key == kind}
+        for kind in ("several", "swapped")
+    }
     return LesionStudy(
         tuple(names[i] for i in removable),
         tuple(each),
         whole,
         len(images),
         tuple(name for i, name in enumerate(names) if i not in removable),
-        **by_number,
+        **by_kind,
+        chosen=tuple(found["chosen", 0]),
     )
 
 
@@ -146,50 +189,104 @@ def _run(network: Network, batch: np.ndarray, steps: _Steps) -> Any:
     return network.head(x)
 
 
-def _deletions(
-    random: np.random.Generator,
-    removable: Sequence[int],
-    blocks: int,
-    numbers: Sequence[int],
-    draws: int,
-) -> list[tuple[int, _Steps]]:
-    found = []
-    for number in numbers:
-        if not 1 <= check_integer("several", number) <= len(removable):
-            raise ValueError(
-                f"Expected `several` to be numbers of 1 to {len(removable)} blocks. Received: "
-                f"{number}"
-            )
-        for _ in range(draws):
-            gone = set(random.choice(removable, number, replace=False).tolist())
-            found.append((number, [(index, index not in gone) for index in range(blocks)]))
-    return found
+def _removable(network: Network) -> list[int]:
+    return [i for i, block in enumerate(network.blocks) if block.shortcut is not None]
 
 
-def _swaps(
-    random: np.random.Generator, network: Network, numbers: Sequence[int], draws: int
-) -> list[tuple[int, _Steps]]:
-    """Orders of the blocks after so many swaps of two blocks of one stage that keep the shape."""
-    stages: dict[int, list[int]] = {}
-    for index, block in enumerate(network.blocks):
+def _steps(names: Sequence[str], lesion: Lesion) -> _Steps:
+    """The blocks in the order in which they run with a lesion."""
+    order = list(range(len(names)))
+    for pair in lesion.swapped:
+        a, b = map(names.index, pair)
+        order[a], order[b] = b, a
+    return [(index, names[index] not in lesion.deleted) for index in order]
+
+
+def chosen_lesions(
+    network: Network,
+    *,
+    several: Sequence[int] = (),
+    swaps: Sequence[int] = (),
+    delete: Sequence[Sequence[str]] = (),
+    swap: Sequence[Sequence[str]] = (),
+    draws: int = 5,
+    seed: int = 0,
+) -> dict[tuple[str, int], list[Lesion]]:
+    """Return the lesions of several blocks that `lesion_study` measures, without their errors.
+
+    Arguments and errors are those of `lesion_study`.
+
+    Returns:
+        `("several", number)`, `("swapped", number)` and `("chosen", 0)` -> lesions.
+    """
+    check_integer("draws", draws)
+    random = np.random.default_rng(seed)
+    removable = [network.blocks[i].name for i in _removable(network)]
+    stages: dict[int, list[str]] = {}
+    for block in network.blocks:
         if block.keeps_shape:
-            stages.setdefault(block.stage, []).append(index)
-    movable = [places for places in stages.values() if len(places) > 1]
-    if numbers and not movable:
+            stages.setdefault(block.stage, []).append(block.name)
+    pairs = [pair for names in stages.values() for pair in itertools.combinations(names, 2)]
+    found: dict[tuple[str, int], list[Lesion]] = {}
+    for number in several:
+        _check_number("several", number, len(removable), "blocks")
+        choices = [random.choice(len(removable), number, replace=False) for _ in range(draws)]
+        found["several", number] = [
+            Lesion(tuple(removable[i] for i in sorted(choice)), ()) for choice in choices
+        ]
+    for number in swaps:
+        most = sum(len(names) // 2 for names in stages.values())
+        _check_number("swaps", number, most, "pairs of blocks of one shape, each block in one")
+        found["swapped", number] = [
+            Lesion((), _disjoint(random, pairs, number)) for _ in range(draws)
+        ]
+    chosen = [Lesion(_known("delete", names, removable), ()) for names in delete]
+    movable = list(itertools.chain(*stages.values()))
+    for names in swap:
+        known = _known("swap", names, movable)
+        swapped = tuple(zip(known[::2], known[1::2], strict=False))
+        ordered = [tuple(sorted(pair, key=movable.index)) for pair in swapped]
+        if len(known) % 2 or not set(ordered) <= set(pairs):
+            raise ValueError(
+                "Expected `swap` to be pairs of blocks of one stage that keep the shape, such "
+                f"as {','.join(pairs[0]) if pairs else 'none of this network'}. Received: "
+                f"{','.join(names)}"
+            )
+        chosen.append(Lesion((), swapped))
+    return {**found, ("chosen", 0): chosen}
+
+
+def _check_number(name: str, number: int, most: int, what: str) -> None:
+    if not 1 <= check_integer(name, number) <= most:
         raise ValueError(
-            "Expected a network with at least two blocks of one shape, to swap them. Received: none"
+            f"Expected `{name}` to be numbers of 1 to {most} {what}. Received: {number}"
         )
-    found = []
-    for number in numbers:
-        check_integer("swaps", number)
-        for _ in range(draws):
-            order = list(range(len(network.blocks)))
-            for _ in range(number):
-                places = movable[random.integers(len(movable))]
-                a, b = random.choice(places, 2, replace=False)
-                order[a], order[b] = order[b], order[a]
-            found.append((number, [(index, True) for index in order]))
-    return found
+
+
+def _known(name: str, given: Sequence[str], possible: Sequence[str]) -> tuple[str, ...]:
+    """The names of blocks, each of which is possible and given once."""
+    for block in given:
+        if block not in possible:
+            raise ValueError(
+                f"Expected `{name}` to name blocks of {some_of(possible)}. Received: {block}"
+                f"{did_you_mean(block, possible)}"
+            )
+    if not given or len(set(given)) < len(given):
+        raise ValueError(
+            f"Expected `{name}` to name blocks, each once. Received: {','.join(given) or 'none'}"
+        )
+    return tuple(given)
+
+
+def _disjoint(
+    random: np.random.Generator, pairs: Sequence[tuple[str, str]], number: int
+) -> tuple[tuple[str, str], ...]:
+    """Random pairs without a common block: each swap changes the order, and none undoes another."""
+    found: list[tuple[str, str]] = []
+    for _ in range(number):
+        found.append(pairs[int(random.integers(len(pairs)))])
+        pairs = [pair for pair in pairs if not set(pair) & set(found[-1])]
+    return tuple(found)
 
 
 def _errors(outputs: Any, labels: np.ndarray) -> int:

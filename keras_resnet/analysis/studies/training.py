@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 import warnings
@@ -14,6 +15,7 @@ import numpy as np
 
 from keras_resnet.analysis.complexity import Complexity, complexity
 from keras_resnet.analysis.studies.curves import NetworkCurves
+from keras_resnet.analysis.studies.families import check_network_fields
 from keras_resnet.data import DataConfig, Source, load_data
 from keras_resnet.data.sources.load import load_parts
 from keras_resnet.networks.builder import build
@@ -44,6 +46,7 @@ class Setting:
         recipe: how networks are trained.
         epochs: length of training instead of the recipe's; None: the recipe's.
         size: height and width of the images.
+        max_bad_fraction: share of the images that may be unreadable; None: as of `train`.
     """
 
     train: Source
@@ -51,6 +54,7 @@ class Setting:
     recipe: Recipe
     epochs: float | None
     size: int
+    max_bad_fraction: float | None = None
 
     def facts(self) -> dict[str, Any]:
         """Return plain data for JSON."""
@@ -66,8 +70,13 @@ class Setting:
 
 
 def default_size(data: str, config: ResNetConfig) -> int:
-    """Return the height and width of images that a study takes: the digits are 8x8 pixels."""
-    return 8 if data == "digits" else config.default_size
+    """Return the height and width of images that a study takes: the digits are 8x8 pixels.
+
+    ImageNet's networks, which divide them by 32, take the digits enlarged to 64x64.
+    """
+    if data != "digits":
+        return config.default_size
+    return 8 if config.stem == "cifar" else 64
 
 
 def default_recipe(study: str, data: str, config: ResNetConfig, size: int) -> Recipe:
@@ -96,11 +105,12 @@ def make_setting(
     recipe: Recipe | str | None,
     epochs: float | None,
     say: Say,
+    max_bad_fraction: float | None = None,
 ) -> Setting:
     """Open the data of a study, and choose size and recipe where they are None.
 
     Raises:
-        ValueError: there is no such source or recipe.
+        ValueError: there is no such source or recipe, or the recipe changes what is compared.
         OSError: the source cannot be read.
     """
     size = size or default_size(data, config)
@@ -108,6 +118,7 @@ def make_setting(
         recipe = default_recipe(study, data, config, size)
     elif isinstance(recipe, str):
         recipe = find_recipe(recipe)
+    check_network_fields(recipe.network)
     if recipe.patience is not None:
         # Every network is trained for the same time.
         recipe = override(recipe, {"patience": None})
@@ -117,7 +128,7 @@ def make_setting(
         train_part, test_part = parts.train, parts.test()
     else:
         train_part, test_part = load_data(source, say)
-    return Setting(train_part, test_part, recipe, epochs, size)
+    return Setting(train_part, test_part, recipe, epochs, size, max_bad_fraction)
 
 
 def train_networks(
@@ -138,7 +149,8 @@ def train_networks(
 
     Raises:
         ValueError: networks, data and recipe do not go together.
-        DivergedError: the loss of a network became infinite, no number, or far too large.
+        DivergedError: every training diverged: its loss became infinite, no number, or far too
+            large. Single ones are recorded, and `say` is told.
     """
     configs = {name: config.replace(**setting.recipe.network) for name, config in configs.items()}
     costs = {name: _cost(config, setting) for name, config in configs.items()}
@@ -150,7 +162,8 @@ def train_networks(
         f"{setting.size}x{setting.size} pixels: about {_words(total)} on this machine, estimated "
         "from a few timed steps."
     )
-    found, before = [], 0.0
+    found: list[NetworkCurves] = []
+    before = 0.0
     for name, config in configs.items():
         start, work = expected[name]
         runs = []
@@ -165,6 +178,8 @@ def train_networks(
                 progress(text, (done + share * work) / total)
 
             runs.append(_train(name, config, setting, seed, tell))
+            if runs[-1].diverged:
+                say(f"Diverged: {runs[-1].diverged}.")
             before += start + work
         cost = costs[name]
         found.append(
@@ -177,26 +192,31 @@ def train_networks(
                 tuple(run.train_errors for run in runs),
                 tuple(run.test_errors for run in runs),
                 statistics.median(step for run in runs for step in run.steps),
+                tuple(seed for seed, run in zip(seeds, runs, strict=True) if run.diverged),
             )
         )
+    if all(len(network.diverged) == len(seeds) for network in found):
+        raise DivergedError(runs[-1].diverged)
     return tuple(found)
 
 
 @dataclass(frozen=True)
 class _Run:
-    """Errors after every epoch, and the seconds of every step."""
+    """Errors after every epoch, the seconds of every step, and how training diverged if it did."""
 
     train_errors: tuple[float, ...]
     test_errors: tuple[float, ...]
     steps: tuple[float, ...]
+    diverged: str
 
 
 class _Steps(keras.callbacks.Callback):
-    """Times the steps, and tells the share of them that is done."""
+    """Times the steps, keeps the errors, and tells the share of the steps that is done."""
 
     def __init__(self, total: int, tell: Any) -> None:
         super().__init__()
         self.seconds: list[float] = []
+        self.errors: dict[str, list[float]] = {"accuracy": [], "val_accuracy": []}
         self._total, self._tell, self._begun = total, tell, 0.0
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
@@ -205,6 +225,11 @@ class _Steps(keras.callbacks.Callback):
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         self.seconds.append(time.perf_counter() - self._begun)
         self._tell(len(self.seconds) / self._total)
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        # Unlike what `fit` returns, they are there if a later epoch diverges.
+        for key, errors in self.errors.items():
+            errors.append(1 - logs[key])
 
 
 def _build(name: str, config: ResNetConfig, setting: Setting) -> keras.Model:
@@ -226,21 +251,27 @@ def _resolved(model: keras.Model, setting: Setting, seed: int = 0) -> ResolvedRe
 def _train(name: str, config: ResNetConfig, setting: Setting, seed: int, tell: Any) -> _Run:
     keras.utils.set_random_seed(seed)
     model = _build(name, config, setting)
-    steps = _Steps(_resolved(model, setting, seed).total, tell)
+    resolved = _resolved(model, setting, seed)
+    steps, diverged = _Steps(resolved.total, tell), ""
     try:
-        history = train(
+        train(
             model,
             (setting.train, setting.test),
             setting.recipe,
             epochs=setting.epochs,
             seed=seed,
             callbacks=[steps],
+            max_bad_fraction=setting.max_bad_fraction,
             verbose=False,
-        ).history
+        )
     except DivergedError as error:
-        raise DivergedError(f"{name} with seed {seed}: {error}") from error
-    errors = [tuple(1 - x for x in history[key]) for key in ("accuracy", "val_accuracy")]
-    return _Run(errors[0], errors[1], tuple(steps.seconds))
+        diverged = f"{name} with seed {seed}: {error}"
+        guessing = 1 - 1 / len(setting.train.class_names)
+        epochs = math.ceil(resolved.total / resolved.batches_per_epoch)
+        for errors in steps.errors.values():
+            errors += [guessing] * (epochs - len(errors))
+    training, test = map(tuple, steps.errors.values())
+    return _Run(training, test, tuple(steps.seconds), diverged)
 
 
 def _cost(config: ResNetConfig, setting: Setting) -> Complexity:

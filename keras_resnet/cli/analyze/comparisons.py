@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from keras_resnet.analysis.studies.curves import in_percent
 from keras_resnet.analysis.studies.families import (
     basic_config,
     check_depths,
+    check_network_fields,
     check_seeds,
     default_width,
 )
@@ -58,14 +58,19 @@ def degradation(
     size: options.Size = None,
     width: Width = None,
     settings: options.RecipeSettings = None,
+    max_bad_fraction: options.MaxBadFraction = 0.01,
+    log_every: options.LogEvery = 60.0,
+    overwrite: options.Overwrite = False,
 ) -> None:
     """Train plain and residual networks of several depths (He et al. 2015, Figures 1, 4 and 6)."""
+    results.check_output(output, "degradation", overwrite)
     layers = check_depths(options.parse_integers(depths, 1))
     width = width or default_width(data)
     configs = [basic_config(depth, None, width=width) for depth in layers]
     keywords = _keywords(
         "degradation", data, configs[0], seeds, epochs, recipe, batch_size, size, width, settings
     )
+    keywords["max_bad_fraction"] = max_bad_fraction
     with quiet():
         from keras_resnet.analysis.studies.degradation import degradation_study
         from keras_resnet.analysis.studies.figures import degradation_figure
@@ -87,13 +92,18 @@ def shortcuts(
     size: options.Size = None,
     width: Width = None,
     settings: options.RecipeSettings = None,
+    max_bad_fraction: options.MaxBadFraction = 0.01,
+    log_every: options.LogEvery = 60.0,
+    overwrite: options.Overwrite = False,
 ) -> None:
     """Train a plain network and those with shortcuts A, B and C (He et al. 2015, Table 3)."""
+    results.check_output(output, "shortcuts", overwrite)
     width = width or default_width(data)
     config = basic_config(depth, None, width=width)
     keywords = _keywords(
         "shortcuts", data, config, seeds, epochs, recipe, batch_size, size, width, settings
     )
+    keywords["max_bad_fraction"] = max_bad_fraction
     with quiet():
         from keras_resnet.analysis.studies.degradation import shortcut_study
         from keras_resnet.analysis.studies.figures import shortcuts_figure
@@ -116,6 +126,10 @@ def _keywords(
 ) -> dict[str, Any]:
     """The arguments that both studies have; `config` is that of one of the networks."""
     numbers = check_seeds(options.parse_integers(seeds, 0))
+    # The study checks the whole recipe; this comes before TensorFlow is imported.
+    prefix = "network."
+    changes = options.parse_settings(settings, "--set").items()
+    check_network_fields({k.removeprefix(prefix): v for k, v in changes if k.startswith(prefix)})
     with quiet():
         from keras_resnet.analysis.studies.training import default_recipe, default_size
     side = size or default_size(data, config)
@@ -138,7 +152,7 @@ def _show(
     """Writes the picture and the JSON of a study, and prints its table and what it found."""
     rows = table(["network", "parameters", "MACs", "s per step", "training error", "test error"])
     for network in study.networks:
-        errors = (in_percent(network.train_error), in_percent(network.test_error))
+        errors = (network.said(network.train_error), network.said(network.test_error))
         cost = (f"{network.params:,}", f"{network.macs:,}", f"{network.seconds_per_step:.3f}")
         rows.add_row(network.name, *cost, *errors)
     console.print(rows)

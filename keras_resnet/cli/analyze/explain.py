@@ -31,13 +31,18 @@ def explain(
     ] = None,
     level: Annotated[str | None, typer.Option(help="C2, C3, ... for grad-cam.")] = None,
     log_every: options.LogEvery = 60.0,
+    overwrite: options.Overwrite = False,
 ) -> int:
     """Lay over images what speaks for a class (exit code 1: images could not be read)."""
     fields = inputs.network_options(version, shortcut, net)
     model = checks.check_model(model, weights, fields=fields, trained=True)
     from keras_resnet.images.decode import find_images
+    from keras_resnet.support.files import check_new, check_writable
 
     paths = find_images(images)
+    for name in ("explain.json", *(f"{Path(path).stem}.png" for path in paths)):
+        check_new(output / name, overwrite)
+    check_writable(output)
     with quiet():
         from keras_resnet.analysis.studies.explain import Method
         from keras_resnet.analysis.studies.overlays import explain_files

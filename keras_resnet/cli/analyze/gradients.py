@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from keras_resnet.analysis.studies.families import check_cifar_depth
 from keras_resnet.cli import checks, inputs, options
 from keras_resnet.cli.analyze import analyze, results
 from keras_resnet.support.quiet import quiet
 from keras_resnet.support.terminal import console, table
+
+if TYPE_CHECKING:
+    import keras
 
 
 @analyze.command()
@@ -22,6 +26,9 @@ def gradients(
         typer.Option(help="Measure this network: a .keras file, or a name with --weights."),
     ] = None,
     weights: options.Weights = None,
+    version: options.Version = None,
+    shortcut: options.Shortcut = None,
+    net: options.Net = None,
     depth: Annotated[
         str | None, typer.Option(help="Depths, 6n+2, separated by commas. [default: 20,56]")
     ] = None,
@@ -44,6 +51,9 @@ def gradients(
         int | None, typer.Option(min=2, help="Images per gradient. [default: 64; of --model: 32]")
     ] = None,
     images: results.Images = 1000,
+    max_bad_fraction: options.MaxBadFraction = 0.01,
+    log_every: options.LogEvery = 60.0,
+    overwrite: options.Overwrite = False,
 ) -> None:
     """Measure how strong the gradient is in every layer, before and after a short training.
 
@@ -51,6 +61,7 @@ def gradients(
     with the factor of 0.9 per layer that articles assume. With --model, measures that network as it
     is. Uses the data's training images.
     """
+    results.check_output(output, "gradients", overwrite)
     given: dict[str, Any] = {
         "depth": depth,
         "width": width,
@@ -60,7 +71,10 @@ def gradients(
         "seeds": seeds,
     }
     given = {name: value for name, value in given.items() if value is not None}
-    batches: dict[str, Any] = {} if batch_size is None else {"batch_size": batch_size}
+    common: dict[str, Any] = {"images": images, "max_bad_fraction": max_bad_fraction}
+    if batch_size is not None:
+        common["batch_size"] = batch_size
+    fields = inputs.network_options(version, shortcut, net)
     if model is not None:
         if given:
             name, value = next(iter(given.items()))
@@ -68,27 +82,40 @@ def gradients(
                 f"Expected no `--{name.replace('_', '-')}` with `--model`, which is measured as it "
                 f"is. Received: {value}"
             )
-        model = checks.check_model(model, weights, trained=True)
+        model = checks.check_model(model, weights, fields=fields, trained=True)
         checks.check_data(data)
-        _measure(model, weights, data, output, images, **batches)
+        network = inputs.load_network(model, weights, fields=fields)
+        _measure(network, model, data, output, **common)
         return
-    if weights is not None:
-        raise ValueError(f"Expected `--weights` only with `--model`. Received: {weights}")
+    own = {"weights": weights, "version": version, "shortcut": shortcut, "net": net and net[0]}
+    for name, value in own.items():
+        if value is not None:
+            raise ValueError(f"Expected `--{name}` only with `--model`. Received: {value}")
     checks.check_data(data)
     if "depth" in given:
         given["depths"] = options.parse_integers(given.pop("depth"), 8)
-    _compare(data, output, images=images, **batches, **given)
+        for number in given["depths"]:
+            check_cifar_depth(number)
+    _compare(data, output, **common, **given)
 
 
 def _measure(
-    model: str, weights: str | None, data: str, output: Path, images: int, **batches: Any
+    network: keras.Model,
+    model: str,
+    data: str,
+    output: Path,
+    *,
+    images: int,
+    max_bad_fraction: float,
+    **batches: Any,
 ) -> None:
-    network = inputs.load_network(model, weights)
     with quiet():
         from keras_resnet.analysis.studies.figures import gradient_norms_figure
         from keras_resnet.analysis.studies.gradients import gradient_norms
         from keras_resnet.analysis.studies.images import labelled_images
-    labelled = labelled_images(network, data, images, split="train")
+    labelled = labelled_images(
+        network, data, images, split="train", max_bad_fraction=max_bad_fraction
+    )
     with results.watched("gradients", "the gradients") as keywords:
         found = gradient_norms(network, labelled, **batches, **keywords)
     asked = {"model": model, "data": data, "images": len(labelled[1])}

@@ -37,6 +37,10 @@ def project(
         raise ValueError(f"Expected a directory as --images. Received: {images}")
     names, found = load_vectors(vectors)
     paths = [Path(images or ".", name) for name in names]
+    if images is None and not any(map(os.path.isfile, paths)):
+        console.print(
+            "None of the images is found from here: for thumbnails, pass --images FOLDER."
+        )
     save_map(vectors, method, names, found, paths, seed, overwrite)
 
 

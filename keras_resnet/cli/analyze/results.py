@@ -64,11 +64,32 @@ def _about(seconds: float) -> str:
     return f"About {seconds:.0f} s" if seconds < 100 else f"About {seconds / 60:.0f} min"
 
 
+def check_output(output: Path, name: str, overwrite: bool) -> None:
+    """Refuse a folder that a study cannot be written to, before the work.
+
+    Raises:
+        FileExistsError: files of this study are there, and are not to be overwritten.
+        ValueError: it cannot be written to.
+    """
+    from keras_resnet.support.files import check_new, check_writable
+
+    for file in _names(name):
+        check_new(output / file, overwrite)
+    check_writable(output)
+
+
+def _names(name: str) -> list[str]:
+    return [f"{name}.{suffix}" for suffix in ("png", "svg", "json")]
+
+
 def save_study(output: Path, name: str, figure: Figure, values: dict[str, Any]) -> None:
-    """Writes a study as a picture in two formats and as JSON, or nothing of it."""
+    """Write a study as a picture in two formats and as JSON, or nothing of it.
+
+    Files that are there are replaced: `check_output` has refused those that must not be.
+    """
     from keras_resnet.support.files import partial_directory, publish
 
-    names = [f"{name}.{suffix}" for suffix in ("png", "svg", "json")]
+    names = _names(name)
     with partial_directory(output) as staging:
         for picture in names[:2]:
             figure.savefig(staging / picture, dpi=150)

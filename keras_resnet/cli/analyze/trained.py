@@ -17,6 +17,22 @@ if TYPE_CHECKING:
     from keras_resnet.analysis import PathStudy
 
 
+Delete = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="BLOCKS",
+        help="Blocks to delete together, such as conv2_block2,conv3_block3; may be repeated.",
+    ),
+]
+Swap = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="BLOCKS",
+        help="Blocks to swap, such as conv3_block2,conv3_block4; may be repeated.",
+    ),
+]
+
+
 @analyze.command()
 def lesion(
     model: options.ModelArgument,
@@ -31,7 +47,10 @@ def lesion(
     max_bad_fraction: options.MaxBadFraction = 0.01,
     several: results.Numbers = None,
     swaps: results.Numbers = None,
+    delete: Delete = None,
+    swap: Swap = None,
     log_every: options.LogEvery = 60.0,
+    overwrite: options.Overwrite = False,
     draws: Annotated[int, typer.Option(min=1, help="Random choices per number.")] = 5,
     paths: Annotated[
         int | None,
@@ -43,29 +62,33 @@ def lesion(
 
     For residual networks, also the gradient along paths of every length.
     """
+    results.check_output(output, "lesion", overwrite)
     fields = inputs.network_options(version, shortcut, net)
     model = checks.check_model(model, weights, fields=fields, trained=True)
     checks.check_data(data)
     numbers = [options.parse_integers(text, 1) if text else () for text in (several, swaps)]
     network = inputs.load_network(model, weights, fields=fields)
     with quiet():
+        from keras_resnet.analysis.studies.blocks import take_apart
         from keras_resnet.analysis.studies.figures import lesion_figure
         from keras_resnet.analysis.studies.images import labelled_images
-        from keras_resnet.analysis.studies.lesion import lesion_study
+        from keras_resnet.analysis.studies.lesion import chosen_lesions, lesion_study
+    chosen: dict[str, Any] = {
+        "several": numbers[0],
+        "swaps": numbers[1],
+        "delete": [_names(text) for text in delete or ()],
+        "swap": [_names(text) for text in swap or ()],
+        "draws": draws,
+        "seed": seed,
+    }
+    # What cannot be done is refused before the images are read.
+    chosen_lesions(take_apart(network), **chosen)
     labelled = labelled_images(
         network, data, images, split=split, seed=seed, max_bad_fraction=max_bad_fraction
     )
     found = _measured_paths(network, labelled, paths, seed)
     with results.watched("lesion", "classifying without the blocks") as keywords:
-        study = lesion_study(
-            network,
-            labelled,
-            several=numbers[0],
-            swaps=numbers[1],
-            draws=draws,
-            seed=seed,
-            **keywords,
-        )
+        study = lesion_study(network, labelled, **chosen, **keywords)
     values = {
         **{"model": model, "data": data, "split": split, "draws": draws, "seed": seed},
         **study.to_dict(),
@@ -77,12 +100,18 @@ def lesion(
         f"Top-1 error of the whole network: {study.error:.2%}. Without one block: "
         f"{min(study.errors):.2%} to {study.errors[worst]:.2%} (without {study.names[worst]})."
     )
+    for item in study.chosen:
+        console.print(f"{item.words}: {item.error:.2%}.")
     if found is not None:
         low, high = found.effective
         console.print(
             f"Of {2 ** len(found.blocks):,} paths, those through {low} to {high} residual branches "
             f"carry 95 % of the gradient; they are {found.effective_paths:.3g} of all paths."
         )
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def _measured_paths(
@@ -125,8 +154,11 @@ def responses(
     split: results.Split = "validation",
     max_bad_fraction: options.MaxBadFraction = 0.01,
     seed: results.Seed = 0,
+    log_every: options.LogEvery = 60.0,
+    overwrite: options.Overwrite = False,
 ) -> None:
     """Measure the standard deviations of the 3x3 layers' responses (He et al. 2015, Figure 7)."""
+    results.check_output(output, "responses", overwrite)
     fields = inputs.network_options(version, shortcut, net)
     checks.check_data(data)
     network = inputs.load_network(model, weights, fields=fields)
@@ -155,8 +187,10 @@ def filters(
     version: options.Version = None,
     shortcut: options.Shortcut = None,
     net: options.Net = None,
+    overwrite: options.Overwrite = False,
 ) -> None:
     """Show the first layer's kernels as a picture."""
+    results.check_output(output, "filters", overwrite)
     fields = inputs.network_options(version, shortcut, net)
     network = inputs.load_network(model, weights, fields=fields)
     with quiet():
