@@ -9,8 +9,11 @@ from typing import Any, get_args
 
 from keras_resnet.models.archive import check_model_file
 from keras_resnet.support.checks import MODEL_SUFFIXES, check_choice
-from keras_resnet.support.suggest import did_you_mean
+from keras_resnet.support.suggest import nearest_file
 from keras_resnet.training.devices.choices import Precision, StrategyName
+
+#: Suffixes of the artifacts that are files.
+_ARTIFACTS = (*MODEL_SUFFIXES, ".tflite", ".onnx")
 
 
 def check_model(
@@ -100,7 +103,7 @@ def check_evaluated(model: str, weights: str | None) -> None:
     """Refuse what `evaluate` cannot open: no artifact, no tag, no network with weights."""
     from keras_resnet.weights.registry import find_weights
 
-    if Path(model).suffix in (*MODEL_SUFFIXES, ".tflite", ".onnx") or Path(model).exists():
+    if Path(model).suffix in _ARTIFACTS or Path(model).exists():
         if weights is not None:
             raise ValueError(
                 f"Expected no `--weights` with a file, which has its own. Received: {weights}"
@@ -115,7 +118,7 @@ def check_evaluated(model: str, weights: str | None) -> None:
 
 def check_untrained(model: str) -> None:
     """Refuse a file where a network is trained from random weights, or from given ones."""
-    if Path(model).suffix in (*MODEL_SUFFIXES, ".tflite", ".onnx") or Path(model).is_file():
+    if Path(model).suffix in _ARTIFACTS or Path(model).is_file():
         raise ValueError(
             f"Expected the name of a network, which `train` builds. Received: {model}. To train a "
             f"saved network on, run `keras-resnet finetune --model {model}`; to start from its "
@@ -143,7 +146,9 @@ def check_artifacts(*paths: str | Path) -> None:
     for path in map(Path, paths):
         if not path.exists():
             beside = path.parent.iterdir() if path.parent.is_dir() else ()
-            hint = did_you_mean(path.name, [file.name for file in beside])
+            kinds = [file for file in beside if file.suffix in _ARTIFACTS or file.is_dir()]
+            similar = nearest_file(path.name, sorted(file.name for file in kinds))
+            hint = f". Did you mean {similar[0]}?" if similar else ""
             raise ValueError(
                 "Expected an existing `.keras`, `.h5`, `.tflite` or `.onnx` file or a SavedModel "
                 f"directory. Received: {path}{hint}"

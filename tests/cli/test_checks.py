@@ -134,6 +134,7 @@ def test_bad_names_are_refused_without_tensorflow(tmp_path: Path) -> None:
         (("train", "--epoch", "1"), "--epochs"),
         (("info", "resnet20", "--num-classes", "1"), "--classes"),
         (("convert", "x", "--set", "width=2"), "--net"),
+        (("predict", "x", "--pixel", "raw"), "--pixels"),
     ],
 )
 def test_unknown_options_are_answered_with_the_one_that_was_meant(
@@ -145,12 +146,32 @@ def test_unknown_options_are_answered_with_the_one_that_was_meant(
     assert done.stderr == f"keras-resnet: No such option: {option}. Did you mean {meant}?\n"
 
 
+@pytest.mark.parametrize(
+    ("arguments", "usage"),
+    [
+        (("predict", "x.jpg", "--model", "resnet50"), "keras-resnet predict MODEL IMAGES"),
+        (("analyze", "lesion", "--model", "x"), "keras-resnet analyze lesion MODEL"),
+    ],
+)
+def test_arguments_are_no_options(
+    arguments: tuple[str, ...], usage: str, command_in_process: Command
+) -> None:
+    done = command_in_process(*arguments)
+    assert done.returncode == 2
+    said = f"No such option: --model. MODEL is given without an option: `{usage}`."
+    assert done.stderr == f"keras-resnet: {said}\n"
+
+
 def test_a_missing_artifact_is_answered_with_the_file_beside_it(
     command_in_process: Command, tmp_path: Path
 ) -> None:
     (tmp_path / "model-int8.tflite").touch()
     done = command_in_process("benchmark", str(tmp_path / "model_int8.tflite"))
     assert done.stderr.endswith("model_int8.tflite. Did you mean model-int8.tflite?\n")
+    for name in ("m20.keras", "lam.keras", "nothing.py"):
+        (tmp_path / name).touch()
+    done = command_in_process("evaluate", str(tmp_path / "nothere.keras"), "--data", "digits")
+    assert done.stderr.endswith("Received: " + str(tmp_path / "nothere.keras") + ".\n")
 
 
 def test_options_of_networks_change_the_network(
