@@ -96,19 +96,36 @@ def _sentence(error: Exception) -> str:
 
 
 def _meant_option(option: str, error: Any) -> str:
-    """What was probably meant by an unknown option: another, or a field that `--set` sets."""
+    """What was probably meant by an unknown option: another, a field that `--set` sets, or an
+    argument.
+    """
     from keras_resnet.networks.config import FIELDS
     from keras_resnet.training.recipes.recipe import fields_of
     from keras_resnet.training.recipes.table import RECIPES
 
-    own = [name.lstrip("-") for item in error.ctx.command.params for name in item.opts]
+    parameters = error.ctx.command.params
+    arguments = [item.name for item in parameters if item.param_type_name == "argument"]
+    own = [
+        name.lstrip("-") for item in parameters for name in item.opts if item.name not in arguments
+    ]
     choices = {field: f"--net {field}=VALUE" for field in FIELDS if "net" in own}
     if "set" in own:
         fields = fields_of(RECIPES["finetune"])
         choices |= {field: f"--set {field}=VALUE" for field in fields}
     choices = {**choices, **{name: f"--{name}" for name in own}}
-    found = [choices[name] for name in nearest(option.lstrip("-"), choices)]
-    return f". Did you mean {' or '.join(found)}?" if found else ""
+    found = nearest(option.lstrip("-"), {**choices, **dict.fromkeys(arguments, "")})
+    if found and found[0] in arguments:
+        words = (_path_of(error.ctx), *(name.upper() for name in arguments))
+        return f". {found[0].upper()} is given without an option: `{' '.join(words)}`"
+    named = [choices[name] for name in found if name in choices]
+    return f". Did you mean {' or '.join(named)}?" if named else ""
+
+
+def _path_of(context: Any) -> str:
+    """The words that call a command, such as `keras-resnet analyze lesion`."""
+    if context.parent is None:
+        return "keras-resnet"
+    return f"{_path_of(context.parent)} {context.info_name}"
 
 
 def _fail(text: str, code: int) -> NoReturn:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, NoReturn, get_args
 
 from keras_resnet.models.archive import check_model_file
 from keras_resnet.support.checks import MODEL_SUFFIXES, check_choice
-from keras_resnet.support.suggest import did_you_mean
+from keras_resnet.support.placeholders import refuse_text
+from keras_resnet.support.suggest import nearest_file
 from keras_resnet.training.devices.choices import Precision, StrategyName
+
+#: Suffixes of the artifacts that are files.
+_ARTIFACTS = (*MODEL_SUFFIXES, ".tflite", ".onnx")
 
 
 def check_model(
@@ -100,12 +104,12 @@ def check_evaluated(model: str, weights: str | None) -> None:
     """Refuse what `evaluate` cannot open: no artifact, no tag, no network with weights."""
     from keras_resnet.weights.registry import find_weights
 
-    if Path(model).suffix in (*MODEL_SUFFIXES, ".tflite", ".onnx") or Path(model).exists():
+    if Path(model).suffix in _ARTIFACTS or Path(model).exists():
         if weights is not None:
             raise ValueError(
                 f"Expected no `--weights` with a file, which has its own. Received: {weights}"
             )
-        check_artifacts(model)
+        check_readable(model)
         return
     if weights is None and ("/" in model or "." in model):
         find_weights(model)
@@ -115,7 +119,7 @@ def check_evaluated(model: str, weights: str | None) -> None:
 
 def check_untrained(model: str) -> None:
     """Refuse a file where a network is trained from random weights, or from given ones."""
-    if Path(model).suffix in (*MODEL_SUFFIXES, ".tflite", ".onnx") or Path(model).is_file():
+    if Path(model).suffix in _ARTIFACTS or Path(model).is_file():
         raise ValueError(
             f"Expected the name of a network, which `train` builds. Received: {model}. To train a "
             f"saved network on, run `keras-resnet finetune --model {model}`; to start from its "
@@ -143,11 +147,33 @@ def check_artifacts(*paths: str | Path) -> None:
     for path in map(Path, paths):
         if not path.exists():
             beside = path.parent.iterdir() if path.parent.is_dir() else ()
-            hint = did_you_mean(path.name, [file.name for file in beside])
-            raise ValueError(
-                "Expected an existing `.keras`, `.h5`, `.tflite` or `.onnx` file or a SavedModel "
-                f"directory. Received: {path}{hint}"
-            )
+            kinds = [file for file in beside if file.suffix in _ARTIFACTS or file.is_dir()]
+            similar = nearest_file(path.name, sorted(file.name for file in kinds))
+            _refuse_artifact(path, f". Did you mean {similar[0]}?" if similar else "")
+
+
+def _refuse_artifact(path: Path, hint: str) -> NoReturn:
+    raise ValueError(
+        "Expected an existing `.keras`, `.h5`, `.tflite` or `.onnx` file or a SavedModel "
+        f"directory. Received: {path}{hint}"
+    )
+
+
+def check_readable(*paths: str | Path) -> None:
+    """Do what `check_artifacts` does, and refuse other files and texts in the place of files."""
+    check_artifacts(*paths)
+    for path in filter(Path.is_file, map(Path, paths)):
+        if path.suffix not in _ARTIFACTS:
+            _refuse_artifact(path, ", which is something else")
+        refuse_text(path, "an artifact that can be read")
+
+
+def check_pixels(value: str | None, name: str = "pixels") -> None:
+    """Refuse a pixel format that there is not; None is none."""
+    from keras_resnet.models.pixels import PIXEL_FORMATS
+
+    if value is not None:
+        check_choice(name, value, tuple(PIXEL_FORMATS))
 
 
 def check_targets(text: str) -> list[str]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from keras_resnet.cli import checks, inputs, options
+from keras_resnet.compression.options import CompressionOptions
 from keras_resnet.models.archive import check_model_file
 from keras_resnet.support.quiet import quiet
 from keras_resnet.support.terminal import console
@@ -41,7 +42,7 @@ Engine = Annotated[
 
 @options.app.command(rich_help_panel=options.TRAIN)
 def compress(
-    model: Annotated[Path, typer.Argument(help="A .keras file of a trained network.")],
+    model: Annotated[Path, typer.Argument(help="A .keras or .h5 file of a trained network.")],
     data: options.Data,
     output: options.RunFolder,
     method: Methods = "qat",
@@ -67,6 +68,10 @@ def compress(
     as_json: options.AsJson = False,
 ) -> None:
     """Prune, cluster or quantize a network while training it. The same command goes on."""
+    names = tuple(part.strip() for part in method.split(","))
+    numbers = (clusters, epochs, frozen_bn, settle, rate)
+    values: tuple[Any, ...] = (names, sparsity, pattern, *numbers, tuple(skip or ()), engine)
+    wanted = CompressionOptions(*values)
     chosen = _recipe(recipe, settings, batch_size)
     check_model_file(model)
     checks.check_data(data)
@@ -74,12 +79,8 @@ def compress(
     with quiet():
         from keras_resnet.export.report.timing import Timing
         from keras_resnet.jobs.compress import compress as run
-        from keras_resnet.jobs.compression_report import CompressionError, CompressionOptions
+        from keras_resnet.jobs.compression_report import CompressionError
         from keras_resnet.models.saving import load_model
-    names = tuple(part.strip() for part in method.split(","))
-    numbers = (clusters, epochs, frozen_bn, settle, rate)
-    values: tuple[Any, ...] = (names, sparsity, pattern, *numbers, tuple(skip or ()), engine)
-    wanted = CompressionOptions(*values)
     console.quiet = as_json  # A program that reads JSON wants nothing else.
     failure = None
     try:

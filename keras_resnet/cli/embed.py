@@ -57,6 +57,7 @@ def embed(
     """
     fields = inputs.network_options(version, shortcut, net)
     model = _checked(model, weights, fields)
+    checks.check_pixels(pixels)
     from keras_resnet.images.decode import find_images
     from keras_resnet.jobs.vector_files import check_output
 
@@ -114,7 +115,7 @@ def _checked(model: str, weights: str | None, fields: dict[str, Any]) -> str:
             "Expected neither `--weights` nor options of the network with an artifact, which has "
             f"its own. Received: {weights or fields}"
         )
-    checks.check_artifacts(model)
+    checks.check_readable(model)
     return model
 
 

@@ -87,6 +87,7 @@ def evaluate(
 
     checked = check_protocol(protocol)
     checks.check_data(data)
+    checks.check_pixels(pixels)
     for model in models or ():
         checks.check_evaluated(model, weights)
     keywords: dict[str, Any] = {

@@ -123,7 +123,7 @@ def _network(
 @options.app.command(rich_help_panel=options.EXPORT)
 def verify(
     artifact: Annotated[
-        str, typer.Argument(help="A .tflite, .onnx or .keras file, or a SavedModel.")
+        str, typer.Argument(help="A .keras, .h5, .tflite or .onnx file, or a SavedModel.")
     ],
     against: Annotated[str, typer.Option(help="The .keras file, or another artifact, of it.")],
     data: Annotated[str | None, typer.Option(help="Labelled images, e.g. folder:PATH.")] = None,
@@ -143,7 +143,9 @@ def verify(
     """Compare an artifact with the model that it is of (exit code 1: it disagrees)."""
     own = {"max_error": max_error, "min_agreement": min_agreement, "max_accuracy_drop": max_drop}
     given = {name: value for name, value in own.items() if value is not None}
-    checks.check_artifacts(artifact, against)
+    checks.check_readable(artifact, against)
+    checks.check_pixels(pixels)
+    checks.check_pixels(against_pixels, "against_pixels")
     checks.check_data(data)
     with quiet():
         from keras_resnet.export import verify as run

@@ -11,7 +11,7 @@ from keras_resnet.cli.options import parse_settings, print_report
 from keras_resnet.cli.wording import in_options
 from keras_resnet.support.checks import MODEL_SUFFIXES
 from keras_resnet.support.quiet import quiet
-from keras_resnet.support.suggest import did_you_mean
+from keras_resnet.support.suggest import did_you_mean, nearest
 from keras_resnet.support.terminal import console, print_lines, progress_bar
 
 if TYPE_CHECKING:
@@ -60,9 +60,20 @@ def network_options(
         if value is not None:
             fields[field] = None if value == "none" else value
     if unknown := sorted(fields.keys() - set(FIELDS)):
-        hint = did_you_mean(unknown[0], FIELDS, f"There are {', '.join(FIELDS)}")
+        hint = did_you_mean(unknown[0], FIELDS) or _place_of(unknown[0])
         raise ValueError(f"Expected `--net` with a field of networks. Received: {unknown[0]}{hint}")
     return fields
+
+
+def _place_of(name: str) -> str:
+    """The end of the message about what is no field of networks: what says it instead."""
+    for argument in nearest(name, ("classes", "size", "weights")):
+        option = in_options(f"`{argument}`")
+        if "--" in option:
+            return f". Pass {option}"
+        if argument == "classes":
+            return ". The data or the weights decide how many classes there are"
+    return ". `keras-resnet info NAME --json` shows the fields, as `config`"
 
 
 def set_by_user(recipe: Recipe, *prefixes: str) -> list[str]:

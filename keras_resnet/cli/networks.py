@@ -14,6 +14,7 @@ from keras_resnet.support.terminal import console, table
 
 if TYPE_CHECKING:
     from keras_resnet.analysis.complexity import Complexity
+    from keras_resnet.weights.registry import WeightsEntry
 
 
 @options.app.command("list", rich_help_panel=options.DATA)
@@ -34,15 +35,16 @@ def list_command(
     costs = {name: complexity(VARIANTS[name]) for name in names}
     published = [entry for entry in map(find_weights, list_weights()) if not entry.config]
     # Those that `weights="imagenet"` stands for, or else the first ones.
-    top1 = {entry.model: entry.top1 for entry in reversed(published)}
-    top1 |= {entry.model: entry.top1 for entry in published if entry.default}
+    shown = {entry.model: entry for entry in reversed(published)}
+    shown |= {entry.model: entry for entry in published if entry.default}
     if as_json:
         rest = {
             name: {
                 "versions": versions(name),
                 "config": asdict(VARIANTS[name]),
                 "weights": [entry.tag for entry in published if entry.model == name],
-                "top1": top1.get(name),
+                "top1": shown[name].top1 if name in shown else None,
+                "top1_weights": shown[name].tag if name in shown else None,
             }
             for name in names
         }
@@ -56,13 +58,23 @@ def list_command(
         config = VARIANTS[name]
         words = (name, ", ".join(versions(name)), config.block, config.shortcut or "none")
         size = f"{config.default_size}x{config.default_size}"
-        accuracy = f"{top1[name]:.2f}" if name in top1 else "–"
+        entry = shown.get(name)
+        accuracy = f"{'* ' * _is_own(entry)}{entry.top1:.2f}" if entry else "–"
         rows.add_row(*words, size, str(cost.depth), *_costs(cost), accuracy)
     console.print(rows)
     console.print(
-        "top-1: of the published weights that a network has, as published; –: it has none. "
-        "`keras-resnet weights` lists them all."
+        "top-1: of the published weights that a network has, as published, on ImageNet, or on "
+        "CIFAR-10 for networks of 32x32 images; –: it has none. `keras-resnet weights` lists them "
+        "all."
     )
+    for name in names:
+        if name in shown and _is_own(shown[name]):
+            console.print(f"* {name}: {shown[name].accuracy_source}.")
+
+
+def _is_own(entry: WeightsEntry) -> bool:
+    """Whether this package measured the accuracy, on images of its own."""
+    return entry.download.packaged is not None
 
 
 @options.app.command(rich_help_panel=options.DATA)

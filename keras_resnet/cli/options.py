@@ -57,7 +57,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-_FILE_OR_NAME = "A .keras file, or a network of `keras-resnet list`."
+_FILE_OR_NAME = "A .keras or .h5 file, or a network of `keras-resnet list`."
 ModelArgument = Annotated[str, typer.Argument(help=_FILE_OR_NAME)]
 Model = Annotated[str, typer.Option(help=_FILE_OR_NAME)]
 Weights = Annotated[
@@ -65,7 +65,7 @@ Weights = Annotated[
     typer.Option(help="A tag of `keras-resnet weights` or a file, for a network by name."),
 ]
 Size = Annotated[int | None, typer.Option(min=1, help="Image height and width.")]
-# The network's own options; `inputs.network_fields_of` takes all three.
+# The network's own options; `inputs.network_options` takes all three.
 Version = Annotated[str | None, typer.Option(help="Version of a network by name: v1, v1.5 or v2.")]
 Shortcut = Annotated[
     str | None, typer.Option(help="Shortcuts of a network by name: A, B, C or none.")

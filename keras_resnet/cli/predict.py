@@ -42,7 +42,8 @@ def predict(
             bad[argument] = str(error)
     if not paths:
         raise ValueError(next(iter(bad.values())))
-    checks.check_artifacts(model)
+    checks.check_readable(model)
+    checks.check_pixels(pixels)
     with quiet():
         from keras_resnet.jobs.predictor import Predictor
 

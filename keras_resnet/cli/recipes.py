@@ -56,7 +56,8 @@ def recipes(
         return
     recipe = recipe_of(name, settings, batch_size)
     images = images or (_CIFAR_IMAGES if recipe.augmentation.crop == "pad" else _IMAGENET_IMAGES)
-    rates = _rates(recipe, images)
+    with quiet():
+        rates = _rates(recipe, images)
     if as_json:
         print_json({**_described(recipe), "schedule": rates})
     else:

@@ -31,14 +31,20 @@ _OTHER_NAMES = {
 _PARTS_OF_RECIPES = ("optimizer", "loss", "schedule", "augmentation", "average", "network")
 _NETWORK_FIELDS = {field.name for field in dataclasses.fields(ResNetConfig)}
 
+#: Functions that commands do the work of.
+_COMMANDS = {"`list_models()`": "`keras-resnet list`", "`list_weights()`": "`keras-resnet weights`"}
+
 _ARGUMENT = re.compile(r"`([a-z_0-9]+(?:\.[a-z_0-9]+)?)(?:=([^`]+))?`")
 
 
 def in_options(text: str) -> str:
     """Return `text` with the options of this process' command in place of Python's arguments.
 
-    An argument that the command has no option for stays as it is.
+    An argument that the command has no option for stays as it is. Functions that list names are
+    the commands that do.
     """
+    for function, command in _COMMANDS.items():
+        text = text.replace(function, command)
     options = _options(sys.argv[1:])
 
     def replaced(found: re.Match[str]) -> str:

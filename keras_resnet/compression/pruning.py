@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import keras
 import numpy as np
 
 from keras_resnet.compression.layers import MOST_VALUES, compressed_layers
+from keras_resnet.compression.options import Pattern
 from keras_resnet.compression.rebuild import check_flat, check_skip, kernels, with_options
 from keras_resnet.support.checks import check_choice
-
-#: Which weights are pruned together: each by itself; 2 of every 4 input channels; or 4 neighbouring
-#: output channels at a time.
-Pattern = Literal["unstructured", "2:4", "block"]
 
 #: Output channels that a block prunes together, as XNNPACK's sparse kernels take them.
 BLOCK = 4

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from keras_resnet.support.checks import MODEL_SUFFIXES
+from keras_resnet.support.placeholders import refuse_text
 from keras_resnet.support.text import sentence
 
 #: Bytes of the list of what is in an archive: ten times that of ResNet-1202 and its optimizer.
@@ -19,7 +20,10 @@ _LONGEST_LIST = 2**23
 
 
 def check_model_file(path: Path) -> None:
-    """Raise ValueError if there is no file of a Keras model (`.keras`, `.h5`) at `path`."""
+    """Raise ValueError if there is no file of a Keras model (`.keras`, `.h5`) at `path`.
+
+    Whether it can be read is not looked at, but a text in its place is refused.
+    """
     if path.is_dir():
         raise ValueError(
             f"Expected a `.keras` file. Received: the directory {path}. A SavedModel can be run by "
@@ -29,6 +33,7 @@ def check_model_file(path: Path) -> None:
         raise ValueError(
             f"Expected the path of an existing `.keras` or `.h5` file. Received: {path}"
         )
+    refuse_text(path, f"a readable `{path.suffix}` file")
 
 
 class Archive:

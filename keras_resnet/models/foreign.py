@@ -114,21 +114,21 @@ def _set_pixels(runner: Runner, path: str | os.PathLike[str], asked: str | None)
         warnings.warn(
             f"{path} does not say in which format it takes pixels, and has no layer that "
             "normalises them. It gets raw ones, RGB in [0, 255]. If it was trained on others, pass "
-            "`pixels` (--pixels): unit, tf, imagenet or caffe",
+            "`pixels`: unit, tf, imagenet or caffe",
             stacklevel=5,
         )
     elif hint is None:
         formats = "; ".join(f"{name}: {known.words}" for name, known in PIXEL_FORMATS.items())
         raise ValueError(
-            f"Expected `pixels` (--pixels), as {path} does not say in which format it takes them. "
+            f"Expected `pixels`, as {path} does not say in which format it takes them. "
             f"Received: none. Choose that of its training ({formats}). Models of torchvision and "
             "most of timm take imagenet"
         )
     chosen = hint.pixels
     if runner.takes_integers and chosen is not RAW:
         raise ValueError(
-            f"Expected pixels='raw' for {path}, whose input takes integers without a scale. "
-            f"Received: pixels={chosen.name!r}"
+            f"Expected `pixels='raw'` for {path}, whose input takes integers without a scale. "
+            f"Received: {chosen.name}"
         )
     runner.pixels = chosen
     return [f"Pixels: {chosen.name} ({chosen.words}), {hint.reason}."]

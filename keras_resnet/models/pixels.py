@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import keras
 import numpy as np
 
 from keras_resnet.networks.config import IMAGENET_MEAN, IMAGENET_STD
 from keras_resnet.support.checks import check_choice
+
+if TYPE_CHECKING:
+    import keras
 
 #: Per-channel mean of the ImageNet training pixels, RGB, that the networks of 2015 subtract.
 CAFFE_MEAN = (123.68, 116.779, 103.939)
@@ -105,7 +108,7 @@ def find_pixel_format(name: str, channels: int | None = None) -> PixelFormat:
     found = PIXEL_FORMATS[name]
     if channels not in (None, 3) and len(found.mean) == 3:
         raise ValueError(
-            f"Expected a model of three channels with pixels={name!r}. Received: one of "
+            f"Expected a model of three channels with `pixels={name!r}`. Received: one of "
             f"{channels} channels. Choose raw, unit or tf"
         )
     return found
@@ -143,6 +146,8 @@ def format_of_keras(model: keras.Model) -> tuple[PixelFormat, str] | None:
     A `Rescaling` or `Normalization` layer before the first convolution that brings [0, 255] to
     small numbers says that the model normalises the pixels itself.
     """
+    import keras
+
     for layer in _leaves(model):
         if isinstance(layer, keras.layers.Rescaling):
             ends = (
@@ -167,6 +172,8 @@ def format_of_keras(model: keras.Model) -> tuple[PixelFormat, str] | None:
 
 def _leaves(model: keras.Model) -> Iterator[keras.Layer]:
     """The layers of a model in their order, with those of the models inside it."""
+    import keras
+
     for layer in model.layers:
         if isinstance(layer, keras.Model):
             yield from _leaves(layer)

@@ -17,7 +17,6 @@ from keras_resnet.models.info import FILE_NAME, ModelInfo, set_info
 from keras_resnet.networks.graph import allow_depth
 from keras_resnet.support.disks import DiskFullError, check_temporary_space, raise_if_full
 from keras_resnet.support.json_text import parse_json
-from keras_resnet.support.placeholders import check_binary
 from keras_resnet.support.text import sentence
 
 #: What registers classes with Keras, which finds them in a file once they are imported: layers of
@@ -56,7 +55,6 @@ def load_model(path: str | os.PathLike[str], **keywords: Any) -> keras.Model:
     is_hdf5 = path.suffix != ".keras"
     kind = path.suffix
     try:
-        check_binary(path)
         config, info = _checked_hdf5(path) if is_hdf5 else _checked(path)
         layers = _count_layers(config)
     except DiskFullError:
@@ -122,8 +120,7 @@ def _checked_hdf5(path: Path) -> tuple[Any, ModelInfo]:
     texts = file.strings("", "model_config")
     if not texts:
         raise ValueError(
-            "weights without a model. Pass the name of their network, and the file as its weights "
-            "(--weights, `weights=`)"
+            "weights without a model. Pass the name of their network, and the file as its `weights`"
         )
     config = parse_json(texts[0])
     if _has_code(config):

@@ -7,6 +7,7 @@ model, an image or a list. Every reader asks here first, so that its error names
 from __future__ import annotations
 
 import codecs
+import contextlib
 import re
 from pathlib import Path
 
@@ -106,3 +107,18 @@ def check_binary(path: Path) -> None:
     """
     if reason := text_instead(path):
         raise ValueError(reason)
+
+
+def refuse_text(path: Path, expected: str) -> None:
+    """Refuse the same before a reader is imported, to which files are left that cannot be opened.
+
+    Args:
+        path: an existing file.
+        expected: what the message says was expected.
+
+    Raises:
+        ValueError: the file is empty or a text.
+    """
+    with contextlib.suppress(OSError):
+        if reason := text_instead(path):
+            raise ValueError(f"Expected {expected}. Received: {path}: {reason}")

@@ -10,6 +10,7 @@ import tempfile
 import threading
 import warnings
 from collections.abc import Iterator
+from typing import IO
 
 #: The descriptor and Python's warning filters are the whole process's: one thread at a time.
 _LOCK = threading.RLock()
@@ -46,18 +47,25 @@ def without_start_up_notes() -> Iterator[None]:
         finally:
             os.dup2(saved, descriptor)
             os.close(saved)
-            hidden.seek(0)
-            for line in hidden:
-                if not _START_UP.search(line):
-                    os.write(descriptor, line)
+            _write_all_but_notes(hidden, descriptor)
+
+
+def _write_all_but_notes(hidden: IO[bytes], descriptor: int) -> None:
+    hidden.seek(0)
+    for line in hidden:
+        if not _START_UP.search(line):
+            os.write(descriptor, line)
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Hides what native code prints to standard error; shows it if the block fails.
 
-    They log from C++, past `sys.stderr` and Python's logging, so the file descriptor itself is
-    redirected.
+    Notes of TensorFlow's start are never shown, and nothing is for an error that says itself what
+    is wrong with the input (`ValueError`, `ImportError`).
+
+    Native code logs from C++, past `sys.stderr` and Python's logging, so the file descriptor itself
+    is redirected.
     """
     with _LOCK:
         try:
@@ -73,10 +81,11 @@ def quiet() -> Iterator[None]:
             os.dup2(hidden.fileno(), descriptor)
             try:
                 yield
+            except (ValueError, ImportError):
+                raise
             except Exception:
                 os.dup2(saved, descriptor)
-                hidden.seek(0)
-                os.write(descriptor, hidden.read())
+                _write_all_but_notes(hidden, descriptor)
                 raise
             finally:
                 os.dup2(saved, descriptor)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable
+from pathlib import Path
 
 #: What other libraries, and habit, call things -> what may be the name here.
 _ALIASES: dict[str, tuple[str, ...]] = {
@@ -74,6 +75,20 @@ def nearest(value: object, choices: Iterable[str]) -> list[str]:
     for choice in reversed(list(known.values())):
         known.setdefault(key_of(choice.rpartition(".")[2]), choice)
     return [known[key] for key in difflib.get_close_matches(key_of(value), known, n=1)]
+
+
+def nearest_file(name: str, names: Iterable[str]) -> list[str]:
+    """Return the most similar file name if one is similar: what counts is the part before the dot.
+
+    Among files that differ in their suffixes only, that is the one with the suffix of `name`.
+    """
+    by_stem: dict[str, str] = {}
+    for known in names:
+        stem = key_of(Path(known).stem)
+        if stem not in by_stem or Path(known).suffix == Path(name).suffix:
+            by_stem[stem] = known
+    found = difflib.get_close_matches(key_of(Path(name).stem), by_stem, n=1)
+    return [by_stem[stem] for stem in found]
 
 
 def did_you_mean(value: object, choices: Iterable[str], otherwise: str = "") -> str:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import dataclasses
 import datetime
+import os
 import sys
 import threading
 import time
@@ -36,9 +38,11 @@ class Console(rich.console.Console):
 
     Attributes:
         log_every: seconds of silence after which `Heartbeat` prints a line.
+        is_bounded: whether tables have to fit in its width.
     """
 
     log_every = 60.0
+    is_bounded = True
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(highlight=False, markup=False, soft_wrap=True, **settings)
@@ -63,21 +67,21 @@ class _Table(rich.table.Table):
         self, console: rich.console.Console, options: rich.console.ConsoleOptions
     ) -> rich.console.RenderResult:
         shown, gone = list(self.columns), list[str]()
+        room = options.max_width
+        if not getattr(console, "is_bounded", True):
+            room = max(room, _width(shown))
         for name in self.optional:
-            if _width(shown) > options.max_width:
+            if _width(shown) > room:
                 shown = [column for column in shown if column.header != name]
                 gone.append(name)
-        if _width(shown) > options.max_width:
+        if _width(shown) > room:
             yield from self._stacked()
             return
-        if not gone:
-            yield from super().__rich_console__(console, options)
-        else:
-            part = copy.copy(self)
-            part.columns = shown
-            yield from super(_Table, part).__rich_console__(console, options)
+        part = copy.copy(self)
+        part.columns = _fitted(shown, room)
+        yield from super(_Table, part).__rich_console__(console, options.update_width(room))
+        if gone:
             yield Text(f"Not shown, as there is no room: {', '.join(gone)}.")
-            return
 
     def _stacked(self) -> Iterator[Text]:
         headings = [str(column.header) for column in self.columns]
@@ -92,23 +96,44 @@ class _Table(rich.table.Table):
             yield Text(str(self.caption))
 
 
-def _width(columns: Sequence[rich.table.Column]) -> int:
+def _width(columns: Sequence[rich.table.Column], folded: int = _FOLDED) -> int:
     """What columns need so that no word is cut off, with the frame of `SIMPLE_HEAD`."""
-    total = 1
-    for column in columns:
-        words = [str(cell) for cell in (column.header, *column._cells)]
-        if not column.no_wrap:
-            words = [word[:_FOLDED] for cell in words for word in cell.split()]
-        total += max(map(cell_len, words), default=0) + 2
-    return total
+    return 1 + sum(_least(column, folded) + 2 for column in columns)
+
+
+def _least(column: rich.table.Column, folded: int) -> int:
+    """The width of a column whose words may be folded after so many characters if it wraps."""
+    words = [str(cell) for cell in (column.header, *column._cells)]
+    if not column.no_wrap:
+        words = [word[:folded] for cell in words for word in cell.split()]
+    return max(map(cell_len, words), default=0)
+
+
+def _fitted(columns: Sequence[rich.table.Column], room: int) -> list[rich.table.Column]:
+    """The columns with widths that fit: those that wrap keep whole words as long as there is room.
+
+    Rich itself makes the widest column narrower than its longest word.
+    """
+    folded = room if _width(columns, room) <= room else _FOLDED
+    widths = [_least(column, folded) for column in columns]
+    wanted = [max(map(cell_len, map(str, (c.header, *c._cells)))) for c in columns]
+    for _ in range(room - _width(columns, folded)):
+        short = [index for index, width in enumerate(widths) if width < wanted[index]]
+        if not short:
+            break
+        widths[min(short, key=widths.__getitem__)] += 1
+    pairs = zip(columns, widths, strict=True)
+    return [dataclasses.replace(column, width=width) for column, width in pairs]
 
 
 def _cleaned(objects: Iterable[Any]) -> list[Any]:
     return [printable(item) if isinstance(item, str) else item for item in objects]
 
 
-#: Tables need a width, and files and pipes have none.
-console = Console(width=None if sys.stdout.isatty() else 100)
+console = Console()
+if not (sys.stdout.isatty() or os.environ.get("COLUMNS", "").isdigit()):
+    # Files and pipes have no width: cells wrap, but no column is left out.
+    console.width, console.is_bounded = 100, False
 
 
 def print_lines(text: str) -> None:

@@ -23,7 +23,6 @@ import safetensors
 from keras_resnet.models.archive import opened_archive, words
 from keras_resnet.models.hdf5 import Hdf5File
 from keras_resnet.support.json_text import parse_json
-from keras_resnet.support.placeholders import check_binary
 from keras_resnet.weights.layers import CONV_ROLES, NORM_ROLES
 from keras_resnet.weights.source import HDF5_SUFFIXES, check_file
 from keras_resnet.weights.state_dicts import find_state_dict
@@ -77,7 +76,6 @@ def read_arrays(path: str | os.PathLike[str]) -> Arrays:
     path = Path(path)
     check_file(path)
     try:
-        check_binary(path)
         arrays = _read(path)
         if not arrays.values:
             raise ValueError("no weights in it")

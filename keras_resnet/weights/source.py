@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from keras_resnet.support.placeholders import refuse_text
 from keras_resnet.weights.registry import WeightsEntry, find_weights, list_weights
 
 TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".th", ".tar", ".ckpt")
@@ -22,12 +23,13 @@ def is_path(source: FileOrTag) -> bool:
 
 
 def check_file(path: Path) -> None:
-    """Raises ValueError if there is no file of weights at `path`."""
+    """Raises ValueError if there is no file of weights at `path`, or a text in its place."""
     if path.suffix.lower() not in SUFFIXES or not path.is_file():
         raise ValueError(
             f"Expected the path of an existing file of weights ({', '.join(SUFFIXES)}). "
             f"Received: {path}"
         )
+    refuse_text(path, "a file of weights that can be read")
 
 
 def find_weights_of(variant: str, tag: str) -> WeightsEntry:

@@ -14,6 +14,8 @@ from ..conftest import ROOT, Command, Run
 
 TRAIN = ("--recipe", "quick-digits", "--output", "run")
 
+COMPRESS = ("compress", "m.keras", "--data", "digits", "--output", "run")
+
 REFUSED = [
     (("train", "--model", "resnet51", "--data", "digits", *TRAIN), "Did you mean resnet56?"),
     (("train", "--model", "resnet20", "--data", "digit", *TRAIN), "Did you mean digits?"),
@@ -80,6 +82,33 @@ REFUSED = [
     (("data", "scan", "foldr:x"), "Did you mean folder:PATH?"),
     (("data", "benchmark", "digits", "--model", "resnet51"), "Did you mean resnet56?"),
     (("data", "benchmark", "digits", "--augmentation", "inceptio"), "Did you mean inception?"),
+    (("predict", "m.keras", "i.png", "--pixels", "imgnet"), "`--pixels` to be one of"),
+    (("evaluate", "m.keras", "--data", "digits", "--pixels", "imgnet"), "Did you mean imagenet?"),
+    (("embed", "m.keras", ".", "--output", "x.npz", "--pixels", "imgnet"), "mean imagenet?"),
+    (("verify", "m.keras", "--against", "m.keras", "--pixels", "cafe"), "Did you mean caffe?"),
+    (("verify", "m.keras", "--against", "m.keras", "--against-pixels", "u"), "`--against-pixels`"),
+    ((*COMPRESS, "--engine", "tfmt"), "Did you mean tfmot?"),
+    ((*COMPRESS, "--method", "qta"), "Expected `--method` among prune, cluster, qat"),
+    ((*COMPRESS, "--method", "prune", "--pattern", "blok"), "Did you mean block?"),
+    (("convert", "page.pth", "--output", "x.keras"), "page.pth: a web page"),
+    (("convert", "page.keras", "--output", "x.safetensors"), "page.keras: a web page"),
+    (("info", "resnet20", "--net", "num_classes=3"), "Received: num_classes. Pass `--classes`."),
+    (("info", "resnet20", "--net", "x=3"), "`keras-resnet info NAME --json` shows the fields"),
+    (
+        ("train", "--model", "resnet20", "--data", "digits", *TRAIN, "--net", "num_classes=3"),
+        "The data or the weights decide how many classes there are.",
+    ),
+    (
+        ("train", "--model", "resnet20", "--data", "digits", *TRAIN, "--weights", "page.pth"),
+        "page.pth: a web page",
+    ),
+    (("evaluate", "page.onnx", "--data", "digits"), "page.onnx: a web page"),
+    (("predict", "page.onnx", "i.png"), "page.onnx: a web page"),
+    (("predict", "i.png", "i.png"), "Received: i.png, which is something else."),
+    (("embed", "page.onnx", ".", "--output", "x.npz"), "page.onnx: a web page"),
+    (("verify", "page.onnx", "--against", "m.keras"), "page.onnx: a web page"),
+    (("export", "page.keras", "--output", "run"), "page.keras: a web page"),
+    (("info", "resnet51x"), "Expected a network of `keras-resnet list`."),
 ]
 
 PROGRAM = """
@@ -98,6 +127,11 @@ print(time.process_time())
 
 def test_bad_names_are_refused_without_tensorflow(tmp_path: Path) -> None:
     """All of them in one new process: nothing heavy is imported by any."""
+    pages = ("page.pth", "page.keras", "page.onnx")
+    for name in pages:
+        (tmp_path / name).write_text("<html>Not found")
+    for name in ("m.keras", "i.png"):
+        (tmp_path / name).write_bytes(b"PK\3\4\0")
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM],
         input=json.dumps([arguments for arguments, _ in REFUSED]),
@@ -122,7 +156,7 @@ def test_bad_names_are_refused_without_tensorflow(tmp_path: Path) -> None:
     assert heavy == []
     # Of processor time, with the start of the interpreter; importing TensorFlow alone takes more.
     assert float(seconds) < 3
-    assert list(tmp_path.iterdir()) == []
+    assert {path.name for path in tmp_path.iterdir()} == {*pages, "m.keras", "i.png"}
 
 
 @pytest.mark.parametrize(
@@ -134,6 +168,7 @@ def test_bad_names_are_refused_without_tensorflow(tmp_path: Path) -> None:
         (("train", "--epoch", "1"), "--epochs"),
         (("info", "resnet20", "--num-classes", "1"), "--classes"),
         (("convert", "x", "--set", "width=2"), "--net"),
+        (("predict", "x", "--pixel", "raw"), "--pixels"),
     ],
 )
 def test_unknown_options_are_answered_with_the_one_that_was_meant(
@@ -145,12 +180,32 @@ def test_unknown_options_are_answered_with_the_one_that_was_meant(
     assert done.stderr == f"keras-resnet: No such option: {option}. Did you mean {meant}?\n"
 
 
+@pytest.mark.parametrize(
+    ("arguments", "usage"),
+    [
+        (("predict", "x.jpg", "--model", "resnet50"), "keras-resnet predict MODEL IMAGES"),
+        (("analyze", "lesion", "--model", "x"), "keras-resnet analyze lesion MODEL"),
+    ],
+)
+def test_arguments_are_no_options(
+    arguments: tuple[str, ...], usage: str, command_in_process: Command
+) -> None:
+    done = command_in_process(*arguments)
+    assert done.returncode == 2
+    said = f"No such option: --model. MODEL is given without an option: `{usage}`."
+    assert done.stderr == f"keras-resnet: {said}\n"
+
+
 def test_a_missing_artifact_is_answered_with_the_file_beside_it(
     command_in_process: Command, tmp_path: Path
 ) -> None:
     (tmp_path / "model-int8.tflite").touch()
     done = command_in_process("benchmark", str(tmp_path / "model_int8.tflite"))
     assert done.stderr.endswith("model_int8.tflite. Did you mean model-int8.tflite?\n")
+    for name in ("m20.keras", "lam.keras", "nothing.py"):
+        (tmp_path / name).touch()
+    done = command_in_process("evaluate", str(tmp_path / "nothere.keras"), "--data", "digits")
+    assert done.stderr.endswith("Received: " + str(tmp_path / "nothere.keras") + ".\n")
 
 
 def test_options_of_networks_change_the_network(

@@ -37,11 +37,11 @@ def test_a_recipe_is_printed_with_its_sources(command_in_process: Command) -> No
     lines = lines_of(done.stdout)
     assert lines[0].startswith("goyal2017: Goyal et al. 2017 (arXiv:1706.02677).")
     assert "batch_size 512 set by the user" in lines
-    assert "optimizer.nesterov true Goyal et al. 2017" in lines
+    assert "optimizer.nesterov true Goyal et al. 2017 (arXiv:1706.02677)," in lines
     # It says nothing of it: that has a default.
     assert not [line for line in lines if line.startswith("loss.label_smoothing")]
     assert any(re.fullmatch(r"\d+ other fields have their defaults; `--all` .*", x) for x in lines)
-    assert "network.zero_init_residual true Goyal et al. 2017" in lines
+    assert "network.zero_init_residual true Goyal et al. 2017 (arXiv:1706.02677)," in lines
     assert "225,270 steps, 2,503 an epoch of 1,281,167 images" in lines
     # From 0.1 to 0.1 * 512 / 256, then a tenth at 30, 60 and 80 epochs.
     for row in ("0 0.00 0.1", "12,515 5.00 0.2", "75,090 30.00 0.02", "200,240 80.00 0.0002"):

@@ -8,6 +8,7 @@ import re
 import time
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -190,6 +191,44 @@ def test_narrow_tables_lose_columns_but_no_words(width: int, headings: list[str]
             "block     bottleneck",
             "MACs      4,089.2 M",
         ]
+
+
+def printed(width: int, rows: Any, is_bounded: bool = True) -> str:
+    file = io.StringIO()
+    console = terminal.Console(file=file, width=width, no_color=True)
+    console.is_bounded = is_bounded
+    console.print(rows)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("width", [100, 80, 40])
+def test_no_word_of_a_cell_is_split(width: int) -> None:
+    rows = terminal.table(
+        ("recipe", "schedule", "top-1 %", "rate"), 3, wrap=("schedule", "top-1 %")
+    )
+    accuracies = "resnet110v2 93.63, resnet164v2 94.54, resnet1001v2 95.08, resnet152v2 78.9"
+    cells = ("he2016", "piecewise-linear", accuracies, "0.1")
+    rows.add_row(*cells)
+    words = printed(width, rows).split()
+    for word in " ".join(cells).split():
+        assert word in words
+    lines = [line for line in printed(width, rows).splitlines() if "95.08" not in line]
+    assert max(map(len, lines)) <= width
+
+
+def test_words_that_are_longer_than_the_terminal_are_folded() -> None:
+    rows = terminal.table(("file", "size"), wrap=("file",))
+    rows.add_row("/folder/" * 9, "9 MB")
+    lines = printed(40, rows).splitlines()
+    assert max(map(len, lines)) == 40
+    assert "/folder/" * 9 in "".join(line.replace("9 MB", "").strip() for line in lines)
+
+
+def test_files_and_pipes_get_all_columns() -> None:
+    rows = terminal.table(("network", "block", "MACs"), left=2, optional=("block",))
+    rows.add_row("resnet50_with_a_long_name", "bottleneck", "4,089.2 M")
+    assert "bottleneck" in printed(30, rows, is_bounded=False)
+    assert "bottleneck" not in printed(40, rows)
 
 
 def test_errors_of_a_benchmark_stand_below_its_table(

@@ -43,6 +43,9 @@ QUOTING = {"training.recipes.libraries", "cli.wording", "export.report.rows"}
         ("evaluate", "`optimizer.accumulation=1`", "`optimizer.accumulation=1`"),
         ("train", "Pass `strict=False`", "Pass `strict=False`"),
         ("train", "a `.keras` file, `model.keras`", "a `.keras` file, `model.keras`"),
+        ("predict", "give `pixels`, or `pixels='raw'`", "give `--pixels`, or `--pixels raw`"),
+        ("info", "a network of `list_models()`", "a network of `keras-resnet list`"),
+        ("convert", "a tag of `list_weights()`", "a tag of `keras-resnet weights`"),
         ("no-such-command", "raise `max_bad_fraction`", "raise `max_bad_fraction`"),
     ],
 )
@@ -102,6 +105,13 @@ def test_options_that_messages_name_exist(module: str) -> None:
         assert found <= OPTIONS, (module, text)
         said_there = module.split(".")[0] == "cli" or "keras-resnet " in text
         assert said_there, f"{module} names options to readers of Python: {text!r}"
+
+
+@pytest.mark.parametrize("module", sorted(MODULES.keys() - QUOTING))
+def test_no_message_says_a_name_twice(module: str) -> None:
+    """The command makes an option of an argument: none stands in brackets beside it."""
+    for text in messages(MODULES[module]):
+        assert not re.search(r"`[a-z_]+=?` \(`?--|\(`?--[a-z-]+`?, `[a-z_]+=?`\)", text), text
 
 
 def test_options_of_commands_in_the_readme_exist() -> None:

@@ -9,7 +9,7 @@ from keras_resnet.export.targets import TARGETS, check_targets
 from keras_resnet.networks.config import FIELDS
 from keras_resnet.networks.table import VARIANTS, find_name, get_config
 from keras_resnet.support.checks import check_choice
-from keras_resnet.support.suggest import did_you_mean, key_of, nearest
+from keras_resnet.support.suggest import did_you_mean, key_of, nearest, nearest_file
 from keras_resnet.training.recipes.recipe import fields_of, override
 from keras_resnet.training.recipes.table import RECIPES, find_recipe
 
@@ -41,6 +41,21 @@ RECIPE_FIELDS = fields_of(RECIPES["finetune"])
 )
 def test_the_nearest_name(value: object, choices: list[str], expected: list[str]) -> None:
     assert nearest(value, choices) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("nothere.keras", []),
+        ("model_int8.tflite", ["model-int8.tflite"]),
+        ("modle.onnx", ["model.onnx"]),
+        ("model.keras", ["model.h5"]),
+        ("", []),
+    ],
+)
+def test_the_nearest_file(name: str, expected: list[str]) -> None:
+    names = ["m20.keras", "model.h5", "model.onnx", "lam.keras", "model-int8.tflite"]
+    assert nearest_file(name, names) == expected
 
 
 def test_words_of_the_suggestion() -> None:

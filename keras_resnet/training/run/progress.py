@@ -94,11 +94,12 @@ class ProgressBar(keras.callbacks.Callback):
 
     def _state(self) -> str:
         """What the line of a minute says; it is asked from another thread."""
-        if self._evaluating:
+        done, length = self._batches_of_epoch(), self._run.batches_per_epoch
+        # After the last batch of an epoch, it takes a while until Keras says that it evaluates.
+        if self._evaluating or done >= length:
             return f"{self._epoch()}: evaluating on validation images"
         if not self._logs:
             return f"{self._epoch()}: compiling, or reading the first images"
-        done, length = self._batches_of_epoch(), self._run.batches_per_epoch
         if done <= 0:
             return f"Epoch {self._run.finished_epochs}/{self._run.epochs}: saving"
         return (
