@@ -125,7 +125,6 @@ def compress(
         "max_bad_fraction": max_bad_fraction,
     }
     config = DataConfig(data, size=size, **shares)
-    keywords["max_bad_fraction"] = max_bad_fraction
     calibration, held_out = image_sets(model.input_shape, get_info(model), config, None, None, seed)
     assert calibration is not None
     sources = load_data(config, say)
@@ -146,9 +145,8 @@ def compress(
         rows = _exported(model, out_dir, "before", options, images, None, timing)
         if engine is None:
             phases = _phases(model, calibration.images, options, seed)
-            network = _trained(
-                phases, sources, recipe, out_dir, options.sparsity, say, seed=seed, **keywords
-            )
+            keywords |= {"seed": seed, "max_bad_fraction": max_bad_fraction}
+            network = _trained(phases, sources, recipe, out_dir, options.sparsity, say, **keywords)
             classes = KerasRunner(network).predict(held_out.images).argmax(-1)
         else:
             network, classes = engine.run(out_dir, held_out.images, say)

@@ -53,6 +53,24 @@ def test_every_artifact_at_every_batch_size(artifacts: dict[str, Path]) -> None:
     assert report.to_table().row_count == 8
 
 
+def test_a_file_that_cannot_be_read_leaves_the_others_timed(
+    artifacts: dict[str, Path], tmp_path: Path
+) -> None:
+    page = tmp_path / "page.onnx"
+    page.write_text("<!DOCTYPE html><html></html>")
+    first, other = benchmark([page, artifacts["onnx"]], seconds=0.02, size=32).measurements
+    assert (first.artifact, other.artifact) == (str(page), str(artifacts["onnx"]))
+    assert other.error is None
+    assert other.calls >= 1
+    report = BenchmarkReport((first, other))
+    (failure,) = report.failures
+    assert failure.startswith(f"Expected an artifact that can be read. Received: {page}: ")
+    # There is nothing that the other's median could be compared with.
+    assert [list(column.cells)[1] for column in report.to_table().columns][-1] == "–"
+    with pytest.raises(ValueError, match="Expected an artifact that can be read"):
+        benchmark([page, page])
+
+
 def test_runtimes_are_held_without_tensorflow(
     artifacts: dict[str, Path], run_new_python: Run
 ) -> None:
