@@ -141,9 +141,9 @@ def test_without_targets_those_of_the_function_are_exported(
         (["export", "a.keras", "--output", "x", "--version", "v1"], "--net version=v1"),
         (["export", "resnet20", "--output", "x", "--data", "folder:none"], "an existing path"),
         (["export", "a.keras", "--output", "x", "--weights", "imagenet"], "no `--weights` with"),
-        (["export", "a.keras", "--output", "x"], "path of an existing `.keras` file"),
-        (["verify", "a.onnx", "--against", "b.keras"], "Expected an existing `.keras`, `.tflite`"),
-        (["benchmark", "a.onnx"], "Expected an existing `.keras`, `.tflite`"),
+        (["export", "a.keras", "--output", "x"], "path of an existing `.keras` or"),
+        (["verify", "a.onnx", "--against", "b.keras"], "Expected an existing `.keras`, `.h5`"),
+        (["benchmark", "a.onnx"], "Expected an existing `.keras`, `.h5`"),
         (["benchmark", "a.onnx", "--threads", "-1"], "integers of at least 0"),
     ],
 )

@@ -95,7 +95,7 @@ def test_refusals_of_this_package_are_not_wrapped(
     said = f"^Expected a `.keras` file that needs no code .*Received: {path}, with the Lambda"
     with pytest.raises(ValueError, match=said):
         load_runner(path)
-    path.write_bytes(b"damaged")
+    path.write_bytes(b"\xff\x00 damaged")
     with pytest.raises(ValueError, match=f"^Expected a readable `.keras` file. Received: {path}: "):
         load_runner(path)
 

@@ -29,6 +29,7 @@ from keras_resnet.jobs.compression_report import (
     CompressionRow,
 )
 from keras_resnet.models.info import compressed_kernels
+from keras_resnet.models.saving import load_model
 from keras_resnet.training import find_recipe, override, train
 from keras_resnet.training.run.copy import training_copy
 
@@ -100,7 +101,7 @@ def test_both_engines_reach_the_same(
             assert facts[0].zeros < 0.1 * facts[0].weights
             assert all(abs(fact.zeros / fact.weights - 0.5) < 0.02 for fact in facts[1:]), engine
         if method == "cluster":
-            stripped = keras.saving.load_model(tmp_path / engine / "model.keras")
+            stripped = load_model(tmp_path / engine / "model.keras")
             known = compressed_kernels(stripped)
             assert {kernel.distinct for kernel in known.values()} == {16}, engine
             for name in known:

@@ -21,7 +21,7 @@ def artifacts(tiny_model: keras.Model, tmp_path_factory: pytest.TempPathFactory)
     fixed = ExportOptions(batch_size=1)
     export(tiny_model, folder, ("tflite-float32", "onnx"), timing=None)
     export(tiny_model, folder / "fixed", ("tflite-float32",), options=fixed, timing=None)
-    (folder / "broken.onnx").write_bytes(b"no model")
+    (folder / "broken.onnx").write_bytes(b"\xff\x00 no model")
     return {
         "onnx": folder / "model.onnx",
         "tflite": folder / "model-float32.tflite",
