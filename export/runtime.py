@@ -178,6 +178,11 @@ def load_runner(
         raise
     except Exception as error:
         raise_if_full(error)
+        if isinstance(error, ValueError) and str(error).startswith("Expected "):
+            # A refusal of this package is whole, but may not name the file.
+            if str(path) in str(error):
+                raise
+            raise ValueError(f"{path}: {error}") from error
         # Each runtime has errors of its own for files that are damaged or speak of other names.
         raise ValueError(
             "Expected an artifact with one image as its input (for `.keras`: a classifier). "

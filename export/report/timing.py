@@ -136,8 +136,9 @@ class BenchmarkReport:
             (*SPEED_COLUMNS, "×"), wrap=("artifact",), optional=("p99", "p90", "memory", *alike)
         )
         for row in rows:
-            ratio = "–" if row.error is not None else f"{self.ratio(row):.3f}"
-            table.add_row(names[row.artifact], *row.cells()[1:], ratio)
+            ratio = self.ratio(row)
+            shown = "–" if np.isnan(ratio) else f"{ratio:.3f}"
+            table.add_row(names[row.artifact], *row.cells()[1:], shown)
         if folder:
             table.caption = f"Below {folder}"
         return table
@@ -146,7 +147,12 @@ class BenchmarkReport:
     def failures(self) -> list[str]:
         """One sentence per artifact and reason why it could not be run."""
         reasons = [
-            f"{row.artifact}: not run: {row.error}" for row in self.measurements if row.error
+            # Refusals of this package name the file themselves.
+            row.error
+            if row.error.startswith("Expected ")
+            else f"{row.artifact}: not run: {row.error}"
+            for row in self.measurements
+            if row.error
         ]
         return list(dict.fromkeys(reasons))
 
@@ -185,9 +191,42 @@ def benchmark(
         trust: as of `load_runner`.
         progress: called with the name of every step and the share that is done.
 
+    Returns:
+        A measurement for each artifact, batch size and number of threads. Those of an artifact that
+        cannot be run have an `error` in place of figures.
+
     Raises:
-        ValueError: there is no such artifact, or a number is impossible.
+        ValueError: there is no such artifact, none of them can be read, or a number is impossible.
     """
+    _check_settings(artifacts, batch_sizes, threads, seconds)
+    paths, refused = _opened(artifacts, trust)
+    batch_sizes, threads = tuple(dict.fromkeys(batch_sizes)), tuple(dict.fromkeys(threads))
+    cells = [(count, batch) for count in threads for batch in batch_sizes]
+    rows = [
+        Measurement(name, batch, count, error=reason)
+        for name, reason in refused.items()
+        for count, batch in cells
+    ]
+    total = len(cells) * (len(paths) + len(refused))
+    for count in threads:
+        with contextlib.ExitStack() as stack:
+            workers = {}
+            for name, path in paths.items():
+                progress(f"loading {name}", len(rows) / total)
+                workers[name] = _Worker(path, count, size)
+                stack.callback(workers[name].end)
+                workers[name].wait()
+            for batch in batch_sizes:
+                progress(f"batch {batch}", len(rows) / total)
+                rows += _measure(workers, batch, count, seconds)
+    order = {name: index for index, name in enumerate(_distinct(artifacts))}
+    rows.sort(key=lambda row: (order[row.artifact], row.threads, row.batch_size))
+    return BenchmarkReport(tuple(rows))
+
+
+def _check_settings(
+    artifacts: Sequence[Any], batch_sizes: Sequence[int], threads: Sequence[int], seconds: float
+) -> None:
     for name, values, least in (("batch_sizes", batch_sizes, 1), ("threads", threads, 0)):
         if not values or any(not isinstance(v, int) or v < least for v in values):
             raise ValueError(
@@ -198,28 +237,36 @@ def benchmark(
             "Expected at least one artifact, and `seconds` above 0. "
             f"Received: {len(artifacts)} artifacts, seconds={seconds!r}"
         )
-    # What is given twice is timed twice, which shows how far to trust a ratio.
-    paths: dict[str, Path] = {}
+
+
+def _distinct(artifacts: Sequence[str | os.PathLike[str]]) -> list[str]:
+    """A name for each artifact.
+
+    What is given twice is timed twice, which shows how far to trust a ratio.
+    """
+    names: dict[str, None] = {}
     for number, artifact in enumerate(artifacts, 1):
-        again = f" ({number})" if str(artifact) in paths else ""
-        paths[f"{artifact}{again}"] = checked_artifact(artifact, trust)
-    batch_sizes, threads = tuple(dict.fromkeys(batch_sizes)), tuple(dict.fromkeys(threads))
-    rows: list[Measurement] = []
-    cells = [(count, batch) for count in threads for batch in batch_sizes]
-    for count in threads:
-        with contextlib.ExitStack() as stack:
-            workers = {}
-            for name, path in paths.items():
-                progress(f"loading {name}", len(rows) / (len(cells) * len(paths)))
-                workers[name] = _Worker(path, count, size)
-                stack.callback(workers[name].end)
-                workers[name].wait()
-            for batch in batch_sizes:
-                progress(f"batch {batch}", len(rows) / (len(cells) * len(paths)))
-                rows += _measure(workers, batch, count, seconds)
-    order = {name: index for index, name in enumerate(paths)}
-    rows.sort(key=lambda row: (order[row.artifact], row.threads, row.batch_size))
-    return BenchmarkReport(tuple(rows))
+        names[f"{artifact} ({number})" if str(artifact) in names else str(artifact)] = None
+    return list(names)
+
+
+def _opened(
+    artifacts: Sequence[str | os.PathLike[str]], trust: bool
+) -> tuple[dict[str, Path], dict[str, str]]:
+    """The paths of artifacts by name, and the reasons why others cannot be read."""
+    paths: dict[str, Path] = {}
+    refused: dict[str, ValueError] = {}
+    for name, artifact in zip(_distinct(artifacts), artifacts, strict=True):
+        try:
+            paths[name] = checked_artifact(artifact, trust)
+        except ValueError as error:
+            # A name that does not exist is a slip, which is mended sooner than the rest is timed.
+            if not Path(artifact).exists():
+                raise
+            refused[name] = error
+    if not paths:
+        raise next(iter(refused.values()))
+    return paths, {name: str(error) for name, error in refused.items()}
 
 
 class _Worker:

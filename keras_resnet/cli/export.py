@@ -138,6 +138,7 @@ def verify(
         str | None, typer.Option(help="Likewise of the model of --against.")
     ] = None,
     trust: options.Trust = False,
+    log_every: options.LogEvery = 60.0,
     as_json: options.AsJson = False,
 ) -> int:
     """Compare an artifact with the model that it is of (exit code 1: it disagrees)."""
@@ -151,7 +152,8 @@ def verify(
         from keras_resnet.export import verify as run
         from keras_resnet.export.report.rows import not_measured_in_words
 
-        images = _source(data, validation_fraction, max_bad_fraction)
+    images = _source(data, validation_fraction, max_bad_fraction)
+    with progress_bar("Comparing", hidden=as_json, lines=0), quiet():
         row = run(
             artifact, against, images, limits=given, seed=seed, trust=trust,
             pixels=pixels, against_pixels=against_pixels,
@@ -193,6 +195,7 @@ def benchmark(
     seconds: Annotated[float, typer.Option(min=0.01, help="Of each timing.")] = 3.0,
     size: Annotated[int, typer.Option(min=1, help="Of images, where any is taken.")] = 224,
     trust: options.Trust = False,
+    log_every: options.LogEvery = 60.0,
     as_json: options.AsJson = False,
 ) -> int:
     """Time artifacts in turns, also those of others; ratios are to the first."""

@@ -25,6 +25,7 @@ def predict(
     top: Annotated[int, typer.Option(min=1, help="How many classes per image.")] = 5,
     pixels: options.Pixels = None,
     trust: options.Trust = False,
+    log_every: options.LogEvery = 60.0,
     as_json: options.AsJson = False,
 ) -> int:
     """Classify image files; those that cannot be read are named and skipped (exit code 1)."""

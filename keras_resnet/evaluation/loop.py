@@ -68,7 +68,7 @@ def evaluate(
             to that class, as each of them would be right.
         labels: a file of right classes, in place of the folders' names; see `LabelFile`. All images
             below a folder are measured then, whatever `split` says.
-        batch_size: images that are prepared and run at once.
+        batch_size: images that are prepared and run at once; all of them, if there are fewer.
         trust: as of `keras_resnet.export.load_runner`.
         pixels: as of `Predictor`; the same for all models.
         progress: is told after every batch.

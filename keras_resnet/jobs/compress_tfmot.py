@@ -27,6 +27,7 @@ from keras_resnet.data import BadRecords, DataConfig, Source, training_batches
 from keras_resnet.jobs.compression_report import CompressionOptions, pruning_pace
 from keras_resnet.support.files import whole_file
 from keras_resnet.support.progress import Say
+from keras_resnet.support.terminal import progress_bar
 from keras_resnet.training import Recipe, override
 from keras_resnet.training.losses import balanced_weights, make_loss
 from keras_resnet.training.optimizers.optimizers import make_optimizer
@@ -155,8 +156,9 @@ class TfmotEngine:
         if callback is not None:
             callback.on_train_begin()
         losses: list[float] = []
-        with bad_records_named(bad):
+        with bad_records_named(bad), progress_bar(stage.name, lines=0) as show:
             for number, (images, labels) in enumerate(batches, 1):
+                show(f"batch {number} of {resolved.total}", (number - 1) / resolved.total)
                 losses.append(float(take_step(tf.cast(images, tf.float32), labels)))
                 if not math.isfinite(losses[-1]):
                     raise DivergedError(

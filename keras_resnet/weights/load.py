@@ -28,6 +28,10 @@ from keras_resnet.weights.report import LoadReport
 from keras_resnet.weights.source import FileOrTag
 from keras_resnet.weights.topology import BLUR, describe, differences
 
+# What no command has an option for is said as Python, whoever reads it.
+_IN_PYTHON = "In Python, build the model"
+_TRUSTING = "`load_weights(model, path, pixels='model')`"
+
 
 def load_weights(
     model: keras.Model, source: FileOrTag, *, strict: bool = True, pixels: Pixels = "checkpoint"
@@ -112,7 +116,10 @@ class _Loader:
         unexpected += self.checkpoint.unknown
         if unexpected and self.strict:
             reason = f"it also has {some_of(sorted(unexpected), 3)}"
-            raise self.refusal(f"{reason}. Pass `strict=False` to `load_weights` for what fits")
+            raise self.refusal(
+                f"{reason}. In Python, `load_weights(model, path, strict=False)` loads what fits, "
+                "and `model.save('model.keras')` makes a file of it that the commands take"
+            )
         if not values:
             raise self.refusal("nothing in it fits")
         for name, arrays in values.items():
@@ -187,8 +194,8 @@ class _Loader:
                 raise ValueError(
                     "Expected a model that leaves normalising its pixels to the caller, as that in "
                     f"{self.checkpoint.path} does. Received: `{self.network.name}` with "
-                    f"{_words(ours)}. Build it with `include_preprocessing=False`, or pass "
-                    "`pixels='model'` to `load_weights` if the weights want these"
+                    f"{_words(ours)}. {_IN_PYTHON} with `include_preprocessing=False`, or, if the "
+                    f"weights want these constants, load them by {_TRUSTING}"
                 )
             return
         words = f"{_words(theirs)} (RGB, of [0, 255])"
@@ -211,8 +218,9 @@ class _Loader:
             raise ValueError(
                 f"Expected a model that normalises pixels with {words}, as the weights of "
                 f"{self.checkpoint.path} want them. Received: `{self.network.name}` with "
-                f"{_words(ours)}. Build it with those, use `from_checkpoint`, or pass "
-                "`pixels='model'` to `load_weights` if the weights want these"
+                f"{_words(ours)}. `keras-resnet convert` makes a model of the file. {_IN_PYTHON} "
+                "with those constants or by `from_checkpoint`, or, if the weights want the model's "
+                f"own, load them by {_TRUSTING}"
             )
 
     def set_head_aside(self) -> None:

@@ -34,6 +34,10 @@ _PREFERRED = (
 #: Tensors that no network computes with: counters of averaging and of profilers (`thop`), losses.
 _LEFT_OVER = re.compile(r"(.*\.)?(n_averaged|total_ops|total_params)|(criterion|loss\w*)\..*")
 
+#: Names of stems, and of classifiers, in any of the layouts.
+_STEM = re.compile(r"(stem|conv1|(resnet\.)?embedder)[._]")
+_HEAD = re.compile(r"(head|fc|fc1000|linear|classifier|predictions|probs)\.")
+
 
 @dataclass
 class StateDict:
@@ -74,8 +78,8 @@ def find_state_dict(loaded: Any) -> StateDict:
         also = f", which also has {some_of(others)}" if others else ""
         result.notes.append(f"weights taken from {_name(path)} in the file{also}")
     _leave_out(result, _LEFT_OVER.fullmatch)
-    _strip(result)
     _take_pixels(result)
+    _strip(result)
     _multiply_out(result)
     return result
 
@@ -140,17 +144,19 @@ def _name(path: _Path) -> str:
     return repr("/".join(path)[:80]) if path else "the top level"
 
 
-def _leave_out(result: StateDict, unwanted: Callable[[str], object]) -> None:
+def _leave_out(
+    result: StateDict, unwanted: Callable[[str], object], what: str = "no weights of a network"
+) -> None:
     left_out = sorted(filter(unwanted, result.values))
     if left_out:
         result.values = {k: v for k, v in result.values.items() if k not in {*left_out}}
-        result.notes.append(f"left out, as no weights of a network: {some_of(left_out)}")
+        result.notes.append(f"left out, as {what}: {some_of(left_out)}")
 
 
 def _strip(result: StateDict) -> None:
-    """Removes the prefix of the one ResNet; keys without it keep their names.
+    """Removes the prefix of the one ResNet, and leaves out what lies beside the network.
 
-    What lies beside the network, below the same wrapper, loses the wrapper's prefix.
+    A classifier beside it stays, without the prefix of a wrapper that holds both.
     """
     prefixes = _prefixes(result.values)
     if len(prefixes) > 1:
@@ -165,8 +171,8 @@ def _strip(result: StateDict) -> None:
     *wrapper, last = prefix.removesuffix(".").split(".")
     outer = "".join(f"{name}." for name in wrapper)
     beside = {key for key in result.values if not key.startswith(prefix)}
-    counters = {key for key in beside if not np.issubdtype(result.values[key].dtype, np.floating)}
-    _leave_out(result, counters.__contains__)
+    foreign = _foreign(result.values, prefix, outer)
+    _leave_out(result, foreign.__contains__, f"no part of the ResNet behind {prefix[:80]!r}")
     short: dict[str, np.ndarray] = {}
     for key, value in result.values.items():
         name = key.removeprefix(outer) if key in beside else key.removeprefix(prefix)
@@ -178,6 +184,25 @@ def _strip(result: StateDict) -> None:
         short[name] = value
     result.values = short
     result.notes.append(f"prefix {prefix[:80]!r} removed from the keys")
+
+
+def _foreign(values: Mapping[str, np.ndarray], prefix: str, outer: str) -> set[str]:
+    """The keys beside the ResNet behind `prefix`, in the wrapper `outer`, that are none of its own.
+
+    If its stem or classifier is not found by name, one of them may have an unknown name.
+    """
+    beside = {key: key.removeprefix(outer) for key in values if not key.startswith(prefix)}
+    inside = [key.removeprefix(prefix) for key in values if key.startswith(prefix)]
+    whole = any(map(_STEM.match, inside)) and any(map(_HEAD.match, [*inside, *beside.values()]))
+    return {
+        key
+        for key, name in beside.items()
+        if not np.issubdtype(values[key].dtype, np.floating)
+        or (
+            not (_HEAD.match(name) or _STEM.match(name))
+            and (whole or not re.search(r"\.(weight|bias|kernel|original)\w*$", name))
+        )
+    }
 
 
 def _take_pixels(result: StateDict) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,20 @@ def test_export_verify_and_benchmark(
         (path, batch) for path in (artifact, onnx) for batch in (1, 2)
     ]
     assert measured[0]["ratio"] == 1.0
+    # Whoever waits for a page in place of a file has the others timed.
+    page = tmp_path / "page.onnx"
+    page.write_text("<!DOCTYPE html><html></html>")
+    options = ("--seconds", "0.1", "--log-every", "0.1")
+    done = command_in_process("benchmark", onnx, str(page), *options)
+    assert done.returncode == 1
+    assert re.search(r"model.onnx .* 1.000 *$", done.stdout, re.MULTILINE)
+    assert re.search(r"page.onnx .*not run", done.stdout)
+    assert "Expected an artifact that can be read. Received: " in done.stdout
+    assert re.search(r"^Timing: .*, 0:00:0\d so far$", done.stdout, re.MULTILINE)
+    assert command_in_process("benchmark", str(page)).returncode == 2
+    done = command_in_process("verify", onnx, *against, "--log-every", "0.1")
+    assert done.returncode == 0, done.stderr
+    assert "Comparing: starting, 0:00:00 so far" in done.stdout
 
 
 def test_without_targets_those_of_the_function_are_exported(
@@ -126,12 +141,9 @@ def test_without_targets_those_of_the_function_are_exported(
         (["export", "a.keras", "--output", "x", "--version", "v1"], "--net version=v1"),
         (["export", "resnet20", "--output", "x", "--data", "folder:none"], "an existing path"),
         (["export", "a.keras", "--output", "x", "--weights", "imagenet"], "no `--weights` with"),
-        (["export", "a.keras", "--output", "x"], "path of an existing `.keras` or `.h5` file"),
-        (
-            ["verify", "a.onnx", "--against", "b.keras"],
-            "Expected an existing `.keras`, `.h5`, `.tflite`",
-        ),
-        (["benchmark", "a.onnx"], "Expected an existing `.keras`, `.h5`, `.tflite`"),
+        (["export", "a.keras", "--output", "x"], "path of an existing `.keras` or"),
+        (["verify", "a.onnx", "--against", "b.keras"], "Expected an existing `.keras`, `.h5`"),
+        (["benchmark", "a.onnx"], "Expected an existing `.keras`, `.h5`"),
         (["benchmark", "a.onnx", "--threads", "-1"], "integers of at least 0"),
     ],
 )

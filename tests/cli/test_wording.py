@@ -126,6 +126,12 @@ def test_options_of_commands_in_the_readme_exist() -> None:
             assert named_options(" ".join(words)) <= by_name[name] | {"--help"}, line
 
 
+def test_every_command_that_shows_its_progress_can_be_told_how_often() -> None:
+    by_name = {" ".join(path): command for path, command in _paths(typer.main.get_command(app))}
+    for name in ("verify", "benchmark", "predict", "evaluate", "compress", "data benchmark"):
+        assert "--log-every" in options_of(by_name[name]), name
+
+
 def _paths(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
     for name, inner in getattr(command, "commands", {}).items():
         yield (*path, name), inner

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_resnet.export import export, load_runner
+from keras_resnet.export import export, load_runner, runtime
 from keras_resnet.export.runtime import KerasRunner
 
 from ..conftest import LFS_POINTER
@@ -83,6 +83,30 @@ def test_pointers_in_the_place_of_files_are_named(name: str, tmp_path: Path) -> 
     said = f"Expected an artifact that can be read. Received: .*{name}: a Git LFS pointer"
     with pytest.raises(ValueError, match=said):
         load_runner(path)
+
+
+def test_refusals_of_this_package_are_not_wrapped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = keras.Input((8, 8, 3))
+    output = keras.layers.Lambda(lambda x: x[:, 0, 0], name="corner")(image)
+    path = tmp_path / "model.keras"
+    keras.Model(image, output).save(path)
+    said = f"^Expected a `.keras` file that needs no code .*Received: {path}, with the Lambda"
+    with pytest.raises(ValueError, match=said):
+        load_runner(path)
+    path.write_bytes(b"\xff\x00 damaged")
+    with pytest.raises(ValueError, match=f"^Expected a readable `.keras` file. Received: {path}: "):
+        load_runner(path)
+
+    def refuse(path: Path) -> None:
+        raise ValueError("Expected 3 names. Received: 2")
+
+    monkeypatch.setitem(runtime._LOADERS, ".onnx", refuse)
+    file = tmp_path / "model.onnx"
+    file.write_bytes(b"any")
+    with pytest.raises(ValueError, match=f"^{file}: Expected 3 names. Received: 2$"):
+        load_runner(file)
 
 
 def test_foreign_saved_model_is_refused(tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ from keras_resnet.jobs.compression_report import (
     CompressionRow,
 )
 from keras_resnet.models.info import compressed_kernels
+from keras_resnet.models.saving import load_model
 from keras_resnet.training import find_recipe, override, train
 from keras_resnet.training.run.copy import training_copy
 
@@ -100,7 +101,7 @@ def test_both_engines_reach_the_same(
             assert facts[0].zeros < 0.1 * facts[0].weights
             assert all(abs(fact.zeros / fact.weights - 0.5) < 0.02 for fact in facts[1:]), engine
         if method == "cluster":
-            stripped = keras.saving.load_model(tmp_path / engine / "model.keras")
+            stripped = load_model(tmp_path / engine / "model.keras")
             known = compressed_kernels(stripped)
             assert {kernel.distinct for kernel in known.values()} == {16}, engine
             for name in known:
@@ -119,10 +120,12 @@ def test_by_the_command_and_again(
         *("compress", str(trained), "--data", "digits", "--output", str(tmp_path / "out")),
         *("--engine", "tfmot", "--method", "prune", "--sparsity", "0.5", "--epochs", "0.3"),
         *("--recipe", "quick-digits", "--seconds", "0", "--no-deterministic"),
+        *("--log-every", "0.1"),
     )
     done = command_in_process(*arguments)
     assert done.returncode == 0, done.stderr
     assert "Epoch 1 of 1: loss " in done.stdout
+    assert re.search(r"^prune: batch \d+ of 14 \(\d+% done\), \S+ so far$", done.stdout, re.M)
     report = json.loads((tmp_path / "out" / "compression.json").read_text())
     assert report["options"]["engine"] == "tfmot"
     assert 0.4 < report["rows"][3]["zeros"] <= 0.5

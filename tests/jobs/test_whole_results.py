@@ -72,7 +72,7 @@ def compress_digits(folder: Path) -> None:
         ),
         pytest.param(
             *(compress_digits, compression),
-            ["after", "model.keras", "compression.json"],
+            ["after", "model.keras", "compression.html", "compression.json"],
             id="compress",
         ),
     ],

@@ -267,7 +267,7 @@ def test_wrong_weights_are_refused_by_name_and_shape_and_change_nothing(tmp_path
         ({"bn1.running_mean": None}, r"it lacks conv1_bn/moving_mean"),
         ({"layer1.0.conv2.weight": None}, "lacks|no kernel for conv2_block1_2_conv"),
         ({"layer1.2.conv1.weight": kernel}, "conv2_block3_1_conv|no kernel"),
-        ({"extra.weight": kernel}, "it also has extra.weight"),
+        ({"extra.weight": kernel}, r"it also has extra.weight\. In Python, `load_w"),
         # Transposed; swapped with a layer of another shape.
         (
             {"layer2.0.conv1.weight": kernel.transpose(1, 0, 2, 3)},

@@ -63,7 +63,7 @@ def modules() -> Module:
         ({**prefixed("module."), "n_averaged": np.array(3)}, "no weights of a network: n_averaged"),
         (prefixed("module._orig_mod.any.thing."), "prefix 'module._orig_mod.any.thing.'"),
         ({**prefixed("model."), "criterion.weight": ONE}, "network: criterion.weight"),
-        ({**prefixed("model."), "acc.total": np.array([1, 2])}, "network: acc.total"),
+        ({**prefixed("model."), "acc.total": np.array([1, 2])}, "behind 'model.': acc.total"),
         (
             {**STATE, "total_ops": ONE, "layer1.0.total_params": ONE},
             "layer1.0.total_params, total_",
@@ -114,11 +114,43 @@ def test_what_is_none_or_several_is_listed(loaded: Any, said: str) -> None:
         find_state_dict(loaded)
 
 
-def test_what_lies_beside_a_network_keeps_its_name() -> None:
+@pytest.mark.parametrize("prefix", ["model.", "wrapper.encoder."])
+@pytest.mark.parametrize(
+    "beside",
+    [
+        {"normalize.mean": np.ones((1, 3, 1, 1), "f4")},
+        {"temperature": ONE},
+        {"decoder.weight": np.ones((2, 2), "f4"), "wrapper.queue": np.ones((8, 4), "f4")},
+    ],
+)
+def test_what_lies_beside_a_whole_network_is_left_out_and_named(
+    prefix: str, beside: dict[str, Any]
+) -> None:
+    found = find_state_dict(prefixed(prefix) | beside)
+    assert found.values.keys() == STATE.keys()
+    assert not found.metadata
+    names = ", ".join(sorted(beside))
+    assert f"left out, as no part of the ResNet behind {prefix!r}: {names}" in found.notes
+
+
+@pytest.mark.parametrize("gone", ["fc.", "conv1."])
+def test_what_may_be_a_part_of_the_network_keeps_its_name(gone: str) -> None:
     """Loading refuses it by name, unless it is not strict."""
-    beside = {"decoder.weight": np.ones((2, 2), "f4"), "temperature": ONE}
-    found = find_state_dict(prefixed("encoder.") | beside)
-    assert found.values.keys() == STATE.keys() | beside.keys()
+    part = {key: value for key, value in STATE.items() if not key.startswith(gone)}
+    beside = {"other.weight": np.ones((2, 2), "f4"), f"{gone}weight": STATE[f"{gone}weight"]}
+    if gone == "fc.":
+        del beside["fc.weight"]
+    found = find_state_dict(prefixed("encoder.", part) | beside | {"temperature": ONE})
+    assert found.values.keys() == part.keys() | beside.keys()
+    assert "left out, as no part of the ResNet behind 'encoder.': temperature" in found.notes
+
+
+def test_a_classifier_beside_a_network_stays_where_buffers_go() -> None:
+    head = {key: value for key, value in STATE.items() if key.startswith("fc.")}
+    body = {key: value for key, value in STATE.items() if key not in head}
+    found = find_state_dict(prefixed("backbone.", body) | head | {"scale": np.ones((4, 4), "f4")})
+    assert found.values.keys() == STATE.keys()
+    assert any(note.endswith(": scale") for note in found.notes)
 
 
 def products(weight: np.ndarray) -> dict[str, tuple[dict[str, np.ndarray], np.ndarray]]:

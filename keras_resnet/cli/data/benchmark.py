@@ -45,6 +45,7 @@ def benchmark(
     dtype: Annotated[
         str | None, typer.Option(help="Dtype policy of the model, e.g. mixed_bfloat16.")
     ] = None,
+    log_every: options.LogEvery = 60.0,
     as_json: options.AsJson = False,
 ) -> None:
     """Measure reading, decoding, the training pipeline and a model, and name the bottleneck."""

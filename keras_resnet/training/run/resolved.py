@@ -19,7 +19,7 @@ from keras_resnet.networks.config import ResNetConfig
 from keras_resnet.support.fingerprints import fingerprint_of_weights
 from keras_resnet.support.terminal import console
 from keras_resnet.training.devices.strategies import require_whole_executions
-from keras_resnet.training.recipes.recipe import Recipe
+from keras_resnet.training.recipes.recipe import BY_USER, Recipe
 
 
 @dataclass(frozen=True)
@@ -123,11 +123,7 @@ def resolve_recipe(
     # What goes through the network at once; a step of several batches may go on in the next epoch.
     batch_size = recipe.batch_size // accumulation
     if batch_size > len(source):
-        raise ValueError(
-            f"Expected batches of at most the {len(source):,} training images of {source.name}. "
-            f"Received: {batch_size:,} images in each, by the recipe {recipe.name}. Choose "
-            f"`batch_size={accumulation * _power_of_two(len(source))}` or another smaller one"
-        )
+        raise ValueError(_batch_too_large(source, recipe))
     protocol, train_size = sizes(model, recipe)
     training = dataclasses.replace(
         config or DataConfig(source.name),
@@ -156,9 +152,19 @@ def resolve_recipe(
     return ResolvedRecipe(recipe, training, evaluation, batches, total)
 
 
-def _power_of_two(most: int) -> int:
-    """The largest up to a quarter of `most`, so that an epoch has several batches."""
-    return min(most, 1 << (max(2, most // 4).bit_length() - 1))
+def _batch_too_large(source: Source, recipe: Recipe) -> str:
+    count, accumulation = len(source), recipe.optimizer.accumulation
+    by_user = recipe.citations.get("batch_size") == BY_USER
+    origin = "" if by_user else f", from the recipe {recipe.name}"
+    parts = f" in {accumulation} parts" if accumulation > 1 else ""
+    # A power of two of at most a quarter of the images.
+    several = min(count, 1 << (max(2, count // 4).bit_length() - 1))
+    return (
+        f"Expected batches of at most the {count:,} training images of {source.name}. Received: "
+        f"`batch_size={recipe.batch_size}`{parts}{origin}. `batch_size` can be "
+        f"at most {accumulation * count}; `batch_size={accumulation * several}` makes "
+        f"{-(-count // several)} batches of an epoch"
+    )
 
 
 def check_classes(model: keras.Model, source: Source) -> None:

@@ -21,7 +21,7 @@ def artifacts(tiny_model: keras.Model, tmp_path_factory: pytest.TempPathFactory)
     fixed = ExportOptions(batch_size=1)
     export(tiny_model, folder, ("tflite-float32", "onnx"), timing=None)
     export(tiny_model, folder / "fixed", ("tflite-float32",), options=fixed, timing=None)
-    (folder / "broken.onnx").write_bytes(b"no model")
+    (folder / "broken.onnx").write_bytes(b"\xff\x00 no model")
     return {
         "onnx": folder / "model.onnx",
         "tflite": folder / "model-float32.tflite",
@@ -51,6 +51,24 @@ def test_every_artifact_at_every_batch_size(artifacts: dict[str, Path]) -> None:
     assert data[-1]["p50_ms"] is None
     assert data[-1]["ratio"] is None
     assert report.to_table().row_count == 8
+
+
+def test_a_file_that_cannot_be_read_leaves_the_others_timed(
+    artifacts: dict[str, Path], tmp_path: Path
+) -> None:
+    page = tmp_path / "page.onnx"
+    page.write_text("<!DOCTYPE html><html></html>")
+    first, other = benchmark([page, artifacts["onnx"]], seconds=0.02, size=32).measurements
+    assert (first.artifact, other.artifact) == (str(page), str(artifacts["onnx"]))
+    assert other.error is None
+    assert other.calls >= 1
+    report = BenchmarkReport((first, other))
+    (failure,) = report.failures
+    assert failure.startswith(f"Expected an artifact that can be read. Received: {page}: ")
+    # There is nothing that the other's median could be compared with.
+    assert [list(column.cells)[1] for column in report.to_table().columns][-1] == "–"
+    with pytest.raises(ValueError, match="Expected an artifact that can be read"):
+        benchmark([page, page])
 
 
 def test_runtimes_are_held_without_tensorflow(

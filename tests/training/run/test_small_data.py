@@ -46,7 +46,10 @@ def folder(tmp_path: Path) -> str:
 
 def test_batches_larger_than_the_data_are_refused_with_the_number(model: keras.Model) -> None:
     data = (some_digits(50), some_digits(20))
-    said = r"at most the 50 training images of few\. Received: 64 .* `batch_size=8` or another"
+    said = (
+        r"at most the 50 training images of few\. Received: `batch_size=64`\. `batch_size` can "
+        r"be at most 50; `batch_size=8` makes 7 batches of an epoch$"
+    )
     recipe = override(RECIPE, {"batch_size": 64})
     jobs: list[Any] = [
         lambda: train(model, data, recipe),
@@ -58,8 +61,16 @@ def test_batches_larger_than_the_data_are_refused_with_the_number(model: keras.M
             job()
     # Two batches of 64 make a step.
     accumulated = override(recipe, {"batch_size": 128, "optimizer.accumulation": 2})
-    with pytest.raises(ValueError, match="Received: 64 .* `batch_size=16` or another"):
+    said = (
+        r"Received: `batch_size=128` in 2 parts\. .* at most 100; `batch_size=16` makes 7 batches"
+    )
+    with pytest.raises(ValueError, match=said):
         train(model, data, accumulated)
+    # Who has chosen nothing learns where the number is from.
+    recipe = RECIPES["quick-digits"]
+    said = "`batch_size=32`, from the recipe quick-digits. `batch_size` can be at most 20;"
+    with pytest.raises(ValueError, match=said):
+        train(model, (data[1], data[1]), recipe)
     # All of them at once are one batch.
     assert train(model, data, override(RECIPE, {"batch_size": 50}), epochs=2).steps == 2
 
