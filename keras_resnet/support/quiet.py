@@ -24,6 +24,10 @@ _START_UP = re.compile(
 )
 
 
+#: Where the code of libraries lies, Python's own included.
+_LIBRARY = re.compile(r"[/\\](site-packages|dist-packages|lib[/\\]python3)[/\\.]|^<frozen")
+
+
 @contextlib.contextmanager
 def without_start_up_notes() -> Iterator[None]:
     """Drops TensorFlow's notes of its start from standard error; all else comes out at the end.
@@ -62,7 +66,8 @@ def quiet() -> Iterator[None]:
     """Hides what native code prints to standard error; shows it if the block fails.
 
     Notes of TensorFlow's start are never shown, and nothing is for an error that says itself what
-    is wrong with the input (`ValueError`, `ImportError`).
+    is wrong with the input (`ValueError`, `ImportError`). Python's warnings come out at the end,
+    but for those that libraries give about their own code.
 
     Native code logs from C++, past `sys.stderr` and Python's logging, so the file descriptor itself
     is redirected.
@@ -75,18 +80,33 @@ def quiet() -> Iterator[None]:
             # Nothing is connected to standard error, so nothing can be hidden.
             yield
             return
-        with tempfile.TemporaryFile() as hidden, warnings.catch_warnings():
-            # TensorFlow's own converter uses the interpreter that TensorFlow deprecates.
-            warnings.filterwarnings("ignore", message=".*tf.lite.Interpreter is deprecated.*")
-            os.dup2(hidden.fileno(), descriptor)
-            try:
+        held: list[warnings.WarningMessage] = []
+        try:
+            with _hidden(descriptor, saved), warnings.catch_warnings(record=True) as held:
+                # TensorFlow's own converter uses the interpreter that TensorFlow deprecates.
+                warnings.filterwarnings("ignore", message=".*tf.lite.Interpreter is deprecated.*")
                 yield
-            except (ValueError, ImportError):
-                raise
-            except Exception:
-                os.dup2(saved, descriptor)
-                _write_all_but_notes(hidden, descriptor)
-                raise
-            finally:
-                os.dup2(saved, descriptor)
-                os.close(saved)
+        finally:
+            for warning in held:
+                # Libraries talk about themselves; what speaks of the user's work is for the user.
+                if not _LIBRARY.search(warning.filename):
+                    found = (warning.message, warning.category, warning.filename, warning.lineno)
+                    warnings.showwarning(*found)
+
+
+@contextlib.contextmanager
+def _hidden(descriptor: int, saved: int) -> Iterator[None]:
+    """Redirects a file descriptor, of which `saved` is a copy, into a file."""
+    with tempfile.TemporaryFile() as hidden:
+        os.dup2(hidden.fileno(), descriptor)
+        try:
+            yield
+        except (ValueError, ImportError):
+            raise
+        except Exception:
+            os.dup2(saved, descriptor)
+            _write_all_but_notes(hidden, descriptor)
+            raise
+        finally:
+            os.dup2(saved, descriptor)
+            os.close(saved)

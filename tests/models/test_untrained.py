@@ -128,11 +128,11 @@ def test_decoding_warns_of_networks_that_may_have_guessed(
 
 
 def test_the_command_warns(
-    tiny_config: ResNetConfig, command_in_process: Command, tmp_path: Path
+    tiny_config: ResNetConfig, keras_resnet_command: Command, tmp_path: Path
 ) -> None:
     fresh(tiny_config).save(tmp_path / "model.keras")
     Image.fromarray(IMAGES[0]).save(tmp_path / "image.png")
-    done = command_in_process("predict", str(tmp_path / "model.keras"), str(tmp_path / "image.png"))
+    done = keras_resnet_command("predict", str(tmp_path / "model.keras"), str(tmp_path / "image.png"))
     assert done.returncode == 0, done.stderr
     assert "model.keras: the weights are random and were never trained" in done.stderr
     names = [line.split(maxsplit=1)[1] for line in done.stdout.splitlines()[1:]]
