@@ -77,6 +77,5 @@ def predict(
     for message in bad.values():
         complain(message)
     if bad:
-        count = len(results) + len(bad)
-        complain(f"{len(bad)} of {count} images skipped.")
+        complain(f"{len(bad)} of {len(results) + len(bad)} images skipped.")
     return 1 if bad else 0

@@ -6,6 +6,7 @@ They name arguments, such as `overwrite=True`; on the command line, that is `--o
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 import shlex
 import sys
@@ -74,9 +75,14 @@ def _dashed(name: str) -> str:
     return _OTHER_NAMES.get(name, name.replace("_", "-"))
 
 
+@functools.cache
+def _application() -> Any:
+    return typer.main.get_command(app)
+
+
 def _options(arguments: Sequence[str]) -> set[str]:
     """The options of the command that these arguments call."""
-    command: Any = typer.main.get_command(app)
+    command = _application()
     for word in arguments:
         command = getattr(command, "commands", {}).get(word)
         if command is None:

@@ -22,6 +22,7 @@ from keras_resnet.compression import (
     quantize_aware,
     strip,
 )
+from keras_resnet.compression.options import CompressionOptions
 from keras_resnet.compression.pruning import prunable
 from keras_resnet.compression.rebuild import kernels
 from keras_resnet.data import DataConfig, Source, load_data
@@ -35,7 +36,6 @@ from keras_resnet.images.protocol import DEFAULT_SIZE
 from keras_resnet.jobs.compress_tfmot import TfmotEngine
 from keras_resnet.jobs.compression_report import (
     CompressionError,
-    CompressionOptions,
     CompressionReport,
     CompressionRow,
     compression_page,

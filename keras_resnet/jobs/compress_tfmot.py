@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
+from keras_resnet.compression.options import CompressionOptions
 from keras_resnet.compression.rebuild import kernels
 from keras_resnet.compression.tfmot import (
     REMEDY,
@@ -24,7 +25,7 @@ from keras_resnet.compression.tfmot import (
     quantizing_network,
 )
 from keras_resnet.data import BadRecords, DataConfig, Source, training_batches
-from keras_resnet.jobs.compression_report import CompressionOptions, pruning_pace
+from keras_resnet.jobs.compression_report import pruning_pace
 from keras_resnet.support.files import whole_file
 from keras_resnet.support.progress import Say
 from keras_resnet.support.terminal import progress_bar

@@ -154,8 +154,8 @@ def test_bad_names_are_refused_without_tensorflow(tmp_path: Path) -> None:
         if line != "2 []"
     ]
     assert heavy == []
-    # Of processor time, with the start of the interpreter; importing TensorFlow alone takes more.
-    assert float(seconds) < 3
+    # Of processor time for each; importing TensorFlow alone takes several seconds.
+    assert float(seconds) / len(REFUSED) < 0.2
     assert {path.name for path in tmp_path.iterdir()} == {*pages, "m.keras", "i.png"}
 
 

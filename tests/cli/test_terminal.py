@@ -252,3 +252,13 @@ def test_errors_of_a_benchmark_stand_below_its_table(
     assert "model-int8.onnx 1 all not run – – – – –" in lines
     assert "Below /a/long_folder" in lines
     assert lines[-1] == f"/a/long_folder/model-int8.onnx: not run: {reason.strip()}"
+
+
+def test_accuracies_on_other_images_are_marked(command_in_process: Command) -> None:
+    done = command_in_process("list", "resnet[23][02]")
+    lines = [" ".join(line.split()) for line in done.stdout.splitlines()]
+    assert next(line for line in lines if line.startswith("resnet20 ")).endswith("* 80.66")
+    assert "*" not in next(line for line in lines if line.startswith("resnet32 "))
+    assert lines[-1].startswith("* resnet20: our own, on 5,000 CIFAR-10 ")
+    data = json.loads(command_in_process("list", "resnet20", "--json").stdout)
+    assert data["resnet20"]["top1_weights"] == "keras_resnet/resnet20.cifar10_jpeg"
