@@ -104,7 +104,7 @@ def test_refusals_of_this_package_are_not_wrapped(
 
     monkeypatch.setitem(runtime._LOADERS, ".onnx", refuse)
     file = tmp_path / "model.onnx"
-    file.write_bytes(b"any")
+    file.write_bytes(b"\xff\x00")
     with pytest.raises(ValueError, match=f"^{file}: Expected 3 names. Received: 2$"):
         load_runner(file)
 

@@ -125,7 +125,7 @@ def test_by_the_command_and_again(
     done = command_in_process(*arguments)
     assert done.returncode == 0, done.stderr
     assert "Epoch 1 of 1: loss " in done.stdout
-    assert re.search(r"^prune: batch \d+ of 14 \(\d+% done\), \S+ so far$", done.stdout, re.M)
+    assert re.search(r"^prune: batch \d+ of \d+ \(\d+% done\), \S+ so far$", done.stdout, re.M)
     report = json.loads((tmp_path / "out" / "compression.json").read_text())
     assert report["options"]["engine"] == "tfmot"
     assert 0.4 < report["rows"][3]["zeros"] <= 0.5
