@@ -132,7 +132,9 @@ def test_the_command_warns(
 ) -> None:
     fresh(tiny_config).save(tmp_path / "model.keras")
     Image.fromarray(IMAGES[0]).save(tmp_path / "image.png")
-    done = keras_resnet_command("predict", str(tmp_path / "model.keras"), str(tmp_path / "image.png"))
+    done = keras_resnet_command(
+        "predict", str(tmp_path / "model.keras"), str(tmp_path / "image.png")
+    )
     assert done.returncode == 0, done.stderr
     assert "model.keras: the weights are random and were never trained" in done.stderr
     names = [line.split(maxsplit=1)[1] for line in done.stdout.splitlines()[1:]]
