@@ -59,20 +59,20 @@ REFUSED = [
     ),
     (
         ("compress", "x.keras", "--data", "digits", "--output", "run"),
-        "Expected the path of an existing `.keras` file.",
+        "Expected the path of an existing `.keras` or `.h5` file.",
     ),
     (
         ("export", "resnet20", "--output", "run", "--targets", "tflite"),
         "Did you mean tflite-float32, tflite-float16, tflite-dynamic, ",
     ),
-    (("export", "x.keras", "--output", "run"), "Expected the path of an existing `.keras` file."),
+    (("export", "x.keras", "--output", "run"), "Expected the path of an existing `.keras` or `.h5` file."),
     (("export", "resnet20", "--output", "run", "--calibration", "folder:no"), "existing path."),
     (("verify", "x.onnx", "--against", "y.keras"), "Received: x.onnx."),
     (("benchmark", "x.onnx"), "Received: x.onnx."),
     (("evaluate", "resnet51", "--data", "digits"), "Did you mean resnet56?"),
     (("evaluate", "x.tflite", "--data", "digits"), "Received: x.tflite."),
     (("predict", "x.tflite", "none.png"), "Received: none.png, which names none."),
-    (("embed", "x.keras", ".", "--output", "x.npz"), "an existing `.keras` file."),
+    (("embed", "x.keras", ".", "--output", "x.npz"), "an existing `.keras` or `.h5` file."),
     (("convert", "none.pth", "--output", "x.keras"), "an existing file of weights"),
     (("convert", "resnet18.a1", "--output", "x.keras"), "Did you mean resnet18.a1_in1k?"),
     (

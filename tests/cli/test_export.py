@@ -127,7 +127,7 @@ def test_without_targets_those_of_the_function_are_exported(
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["export", "resnet21", "--output", "x"], "Expected a network of `list_models()`"),
+        (["export", "resnet21", "--output", "x"], "Expected a network of `keras-resnet list`"),
         (
             ["export", "resnet20", "--output", "x", "--targets", "tflite"],
             "mean tflite-float32, ",
