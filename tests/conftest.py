@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# Workers of pytest-xdist get a width of 80 characters, which commands would take for a terminal's.
+os.environ.pop("COLUMNS", None)
 # With AVX-512, oneDNN in TensorFlow 2.21 writes outside of its memory in the gradient of 1x1
 # kernels of stride 2 with up to 8 input channels and odd batches, which only networks as tiny as
 # those of these tests have; test_upstream.py tells when that is mended. Commands that are run as
