@@ -281,7 +281,7 @@ def test_layers_without_weights_may_be_left_alone(data: str, trained: Path, tmp_
         (["--frozen-bn", "1", "--method", "prune"], "with the method qat. Received: prune"),
         (["--settle", "2", "--method", "prune"], "`--settle` with the method qat. Received: prune"),
         (["--sparsity", "0.5"], "`--sparsity` with the method prune. Received: qat"),
-        (["--pattern", "3:4"], "`--pattern` with the method prune. Received: qat"),
+        (["--pattern", "2:4"], "`--pattern` with the method prune. Received: qat"),
         (["--clusters", "4"], "`--clusters` with the method cluster. Received: qat"),
         (["--set", "schedule.warmup=1"], "its own of. Received: schedule.warmup"),
     ],
