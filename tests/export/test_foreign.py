@@ -168,7 +168,7 @@ def test_unknown_pixels_are_refused_with_the_choices(tmp_path: Path) -> None:
         load_runner(path, pixels="torchvision")
     integers = write_onnx(tmp_path / "integers.onnx", kind=TensorProto.UINT8)
     with pytest.raises(
-        ValueError, match="Expected pixels='raw' for .*, whose input takes integers"
+        ValueError, match="Expected `pixels='raw'` for .*, whose input takes integers"
     ):
         load_runner(integers, pixels="unit")
     grey = write_onnx(tmp_path / "grey.onnx", ("n", 1, 20, 20))
