@@ -172,7 +172,7 @@ def test_unknown_pixels_are_refused_with_the_choices(tmp_path: Path) -> None:
     ):
         load_runner(integers, pixels="unit")
     grey = write_onnx(tmp_path / "grey.onnx", ("n", 1, 20, 20))
-    with pytest.raises(ValueError, match="Expected a model of three channels with pixels='caffe'"):
+    with pytest.raises(ValueError, match="Expected a model of three channels with `pixels='caffe'`"):
         load_runner(grey, pixels="caffe")
 
 

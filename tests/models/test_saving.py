@@ -292,7 +292,7 @@ def test_h5_files_of_weights_say_how_they_are_used(tmp_path: Path) -> None:
         file.create_group("conv").attrs["weight_names"] = [b"conv/kernel:0"]
         file["conv"]["conv/kernel:0"] = np.zeros((3, 3, 3, 4), np.float32)
     for name in ("own.weights.h5", "old.h5"):
-        with pytest.raises(ValueError, match=rf"{name}: weights without a model\. .*--weights"):
+        with pytest.raises(ValueError, match=rf"{name}: weights without a model\. .*`weights`"):
             load_model(tmp_path / name)
 
 
