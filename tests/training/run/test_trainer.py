@@ -60,7 +60,7 @@ def accuracy_of(model: keras.Model, data: LabeledImages) -> float:
 def test_training_learns_and_counts_its_steps(model: keras.Model, digits: Digits) -> None:
     result = train(model, digits, RECIPE, epochs=12, seed=0)
     assert result.steps == 12 * 8
-    assert result.history["loss"][-1] < 0.6 * result.history["loss"][0]
+    assert result.history["loss"][-1] < 0.7 * result.history["loss"][0]
     assert {len(values) for values in result.history.values()} == {12}
     # The rate of the step after the first epoch: the warm-up, a tenth of the whole, is over.
     assert result.history["learning_rate"][1] == pytest.approx(0.05, rel=0.05)
@@ -81,7 +81,7 @@ def test_a_model_of_other_classes_is_refused(tiny_config: ResNetConfig, digits: 
 
 
 def test_what_cannot_be_trained_is_refused(model: keras.Model, digits: Digits) -> None:
-    with pytest.raises(ValueError, match="nearest is quick-digits"):
+    with pytest.raises(ValueError, match="Did you mean quick-digits"):
         train(model, digits, "quick-digit")
     with pytest.raises(ValueError, match="`dtype` to be one of float32.*Received: int8"):
         train(model, digits, RECIPE, dtype="int8")

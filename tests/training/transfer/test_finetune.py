@@ -138,7 +138,7 @@ def test_new_classes_are_learnt_where_the_phases_say(whole: Whole) -> None:
         "Phase 1 of 2. Trains head: 1 of 15 layers with 75 of 13,955",
         "Phase 2 of 2. Trains C4, head: 3 of 15 layers with 8,715 of 13,955",
     ]
-    assert whole.told[3].startswith(f"Best: {result.best:.2%}, ")
+    assert whole.told[3].startswith(f"Best: {result.best:.2%} (of 48 images: 95% interval ")
 
 
 def test_folder(whole: Whole) -> None:
