@@ -113,6 +113,7 @@ def test_both_engines_reach_the_same(
     assert names == {"qat": ["1-qat", "2-frozen-bn", "3-settle"]}.get(method, [f"1-{method}"])
 
 
+@pytest.mark.full
 def test_by_the_command_and_again(
     trained: Path, command_in_process: Command, tmp_path: Path, run_python: Run
 ) -> None:

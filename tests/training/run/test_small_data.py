@@ -107,6 +107,7 @@ def test_the_card_says_how_little_few_images_tell() -> None:
     assert "points only" not in card.model_card(many)
 
 
+@pytest.mark.full
 def test_unreadable_images_are_put_up_with_where_that_is_asked_for(
     model: keras.Model, folder: str
 ) -> None:
