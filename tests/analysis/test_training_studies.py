@@ -309,8 +309,9 @@ def test_a_test_part_is_what_is_tested_on(tmp_path: Path) -> None:
                 Image.new("RGB", (8, 8), (shade,) * 3).save(
                     tmp_path / part / label / f"{index}.png"
                 )
+    recipe = override(find_recipe("finetune"), {"batch_size": 4})
     study = shortcut_study(
-        f"folder:{tmp_path}", depth=8, seeds=(0,), epochs=1, size=8, recipe="finetune"
+        f"folder:{tmp_path}", depth=8, seeds=(0,), epochs=1, size=8, recipe=recipe
     )
     assert [network.name for network in study.networks] == ["plain", "A", "B", "C"]
     # Option B has a projection in two blocks, option C in all three.

@@ -65,7 +65,10 @@ REFUSED = [
         ("export", "resnet20", "--output", "run", "--targets", "tflite"),
         "Did you mean tflite-float32, tflite-float16, tflite-dynamic, ",
     ),
-    (("export", "x.keras", "--output", "run"), "Expected the path of an existing `.keras` or `.h5` file."),
+    (
+        ("export", "x.keras", "--output", "run"),
+        "Expected the path of an existing `.keras` or `.h5` file.",
+    ),
     (("export", "resnet20", "--output", "run", "--calibration", "folder:no"), "existing path."),
     (("verify", "x.onnx", "--against", "y.keras"), "Received: x.onnx."),
     (("benchmark", "x.onnx"), "Received: x.onnx."),

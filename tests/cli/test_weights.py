@@ -72,7 +72,10 @@ def test_convert_writes_keras_files_and_state_dicts(
         (["--output", "x.keras", "--dtype", "float16"], "Expected `--dtype` with a .safet"),
         (["--output", "x.safetensors", "--dtype", "int8"], "Expected `--dtype` to be one of"),
         (["--output", "x.keras", "--arch", "resnet50"], "the same network as `resnet50`"),
-        (["--output", "x.keras", "--arch", "resnet51"], "Expected a network of `keras-resnet list`"),
+        (
+            ["--output", "x.keras", "--arch", "resnet51"],
+            "Expected a network of `keras-resnet list`",
+        ),
         (["--output", "x.safetensors", "--layout", "timm_resnetv2"], "the layout 'timm_resnetv2'"),
     ],
 )

@@ -160,9 +160,7 @@ def test_pixel_formats_are_those_of_keras_applications_and_torchvision(
 
 def test_unknown_pixels_are_refused_with_the_choices(tmp_path: Path) -> None:
     path = write_onnx(tmp_path / "model.onnx")
-    with pytest.raises(
-        ValueError, match=r"Expected `pixels`, as .*model.onnx does not"
-    ):
+    with pytest.raises(ValueError, match=r"Expected `pixels`, as .*model.onnx does not"):
         load_runner(path)
     with pytest.raises(ValueError, match=r"Expected `pixels` to be one of \('raw', 'unit', "):
         load_runner(path, pixels="torchvision")
@@ -172,7 +170,9 @@ def test_unknown_pixels_are_refused_with_the_choices(tmp_path: Path) -> None:
     ):
         load_runner(integers, pixels="unit")
     grey = write_onnx(tmp_path / "grey.onnx", ("n", 1, 20, 20))
-    with pytest.raises(ValueError, match="Expected a model of three channels with `pixels='caffe'`"):
+    with pytest.raises(
+        ValueError, match="Expected a model of three channels with `pixels='caffe'`"
+    ):
         load_runner(grey, pixels="caffe")
 
 
