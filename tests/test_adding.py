@@ -116,7 +116,7 @@ class FrozenRunner(Runner):
         self.input_shape = tuple(start.shape)
 
     def run(self, batch):
-        return {"probabilities": self._call(tf.constant(batch)).numpy()}
+        return [self._call(tf.constant(batch)).numpy()]
 
 
 """
