@@ -79,6 +79,14 @@ REFUSED = [
     (("convert", "none.pth", "--output", "x.keras"), "an existing file of weights"),
     (("convert", "resnet18.a1", "--output", "x.keras"), "Did you mean resnet18.a1_in1k?"),
     (
+        ("analyze", "degradation", "--output", "run", "--data", "digit"),
+        "Did you mean digits?",
+    ),
+    (
+        ("analyze", "shortcuts", "--output", "run", "--recipe", "quick-digit"),
+        "Did you mean quick-digits?",
+    ),
+    (
         ("analyze", "lesion", "resnet51", "--data", "digits", "--output", "run"),
         "Did you mean resnet56?",
     ),

@@ -16,7 +16,7 @@ from keras_resnet.analysis.studies.families import (
     check_seeds,
     default_width,
 )
-from keras_resnet.cli import inputs, options
+from keras_resnet.cli import checks, inputs, options
 from keras_resnet.cli.analyze import analyze, results
 from keras_resnet.support.quiet import quiet
 from keras_resnet.support.terminal import console, table
@@ -125,8 +125,13 @@ def _keywords(
     settings: list[str] | None,
 ) -> dict[str, Any]:
     """The arguments that both studies have; `config` is that of one of the networks."""
+    from keras_resnet.training.recipes.table import find_recipe
+
     numbers = check_seeds(options.parse_integers(seeds, 0))
     # The study checks the whole recipe; this comes before TensorFlow is imported.
+    checks.check_data(data)
+    if recipe is not None:
+        find_recipe(recipe)
     prefix = "network."
     changes = options.parse_settings(settings, "--set").items()
     check_network_fields({k.removeprefix(prefix): v for k, v in changes if k.startswith(prefix)})
