@@ -115,13 +115,13 @@ class BenchmarkReport:
         return measurement.p50_ms / base.p50_ms
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain data for JSON; what could not be measured is `None`."""
+        """Return plain data for JSON; what could not be measured is `None`."""
         rows = [dataclasses.asdict(row) | {"ratio": self.ratio(row)} for row in self.measurements]
         # What is not equal to itself is NaN.
         return {"measurements": [{k: v if v == v else None for k, v in x.items()} for x in rows]}
 
     def to_table(self) -> Table:
-        """For a terminal."""
+        """Return a table for a terminal."""
         rows = self.measurements
         folder, names = _told_apart(list(dict.fromkeys(row.artifact for row in rows)))
         alike = [

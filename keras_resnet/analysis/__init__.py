@@ -1,4 +1,4 @@
-"""What a network costs and how it behaves."""
+"""The cost and the behavior of networks."""
 
 import lazy_loader
 

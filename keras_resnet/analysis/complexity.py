@@ -1,4 +1,4 @@
-"""What a network costs, from its config or from a Keras model."""
+"""Costs of a network, from its config or from a Keras model."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Complexity:
-    """What a network costs for one image.
+    """Costs of a network for one image.
 
     Attributes:
         params: trainable parameters: convolutions, normalisations' scale and shift, classifier.
@@ -138,7 +138,7 @@ def total(rows: Iterable[PartSummary]) -> Complexity:
 
 
 def shortcut_counts(network: NetworkPlan) -> dict[str, int]:
-    """How many of a network's blocks have each kind of shortcut."""
+    """Count a network's blocks by the kind of their shortcut."""
     kinds = [block.shortcut for block in network.blocks]
     return {kind: kinds.count(kind) for kind in ("identity", "projection", "zero_padded")}
 

@@ -159,7 +159,7 @@ def _runs(blocks: Sequence[BlockPlan], collapse: bool) -> list[tuple[BlockPlan, 
 
 
 def _words(conv: Conv) -> str:
-    """As in the paper: `3x3 conv, 128, /2`."""
+    """Describe a convolution as the paper does: `3x3 conv, 128, /2`."""
     details = [f"{conv.kernel_size}x{conv.kernel_size} conv", str(conv.filters)]
     if conv.groups > 1:
         details.append(f"{conv.groups} groups")

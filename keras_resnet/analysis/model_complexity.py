@@ -1,4 +1,4 @@
-"""What a Keras model costs, whichever it is; see `complexity`."""
+"""Costs of any Keras model; see `complexity`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What commands refuse at once: names and paths are checked before TensorFlow is imported."""
+"""Early checks of commands: names and paths are refused before TensorFlow is imported."""
 
 from __future__ import annotations
 

@@ -151,7 +151,7 @@ def _map_of(
 
 
 def _names(images: Sequence[Path], folders: Sequence[str]) -> list[str]:
-    """What the file calls the images: two directories may have images of the same name."""
+    """Return the images' names in the file: two directories may have images of one name."""
     if len(folders) == 1 and Path(folders[0]).is_dir():
         return [os.fspath(path.relative_to(folders[0])) for path in images]
     return [os.fspath(path) for path in images]

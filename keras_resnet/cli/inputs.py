@@ -1,4 +1,4 @@
-"""What options stand for: recipes, networks and images; and the export of a network."""
+"""The recipes, networks and images that options name; and the export of a network."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ def in_options(text: str) -> str:
 
 
 def _option(name: str, value: str | None, options: set[str]) -> str | None:
-    """What is written on the command line for `name=value`, or for `name` alone."""
+    """Return the command line's spelling of `name=value`, or of `name` alone."""
     part, dot, _ = name.partition(".")
     plain = None if value is None else value.strip("'\"")
     if dot or (f"--{_dashed(name)}" not in options and name in _NETWORK_FIELDS):

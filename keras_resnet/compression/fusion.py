@@ -1,4 +1,4 @@
-"""Which layers of a network become one operator of an int8 artifact."""
+"""Groups of layers that become one operator of an int8 artifact."""
 
 from __future__ import annotations
 

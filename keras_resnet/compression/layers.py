@@ -110,7 +110,7 @@ def measuring(layers: Iterable[ActivationRange]) -> Iterator[None]:
 
 
 class _Compressed(keras.layers.Layer):
-    """What both kinds of layers with kernels have in common; comes before the plain layer.
+    """Common base of both kinds of layers with kernels; it comes before the plain layer.
 
     A kernel goes through three steps, each of which may be left out: its values become those of a
     few shared ones, some become zero, all are rounded to int8. All of that is in float32; in mixed
@@ -171,7 +171,7 @@ class _Compressed(keras.layers.Layer):
 
     @abstractmethod
     def _product(self, inputs: Any, kernel: Any) -> Any:
-        """What the layer puts out without bias and activation."""
+        """Return the layer's output without bias and activation."""
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         kernel = ops.cast(self._compressed(self.kernel), self.compute_dtype)
@@ -198,12 +198,12 @@ class _Compressed(keras.layers.Layer):
             variable.assign(store[variable.name])
 
     def _own_variables(self) -> list[Any]:
-        """Those of the layer itself; Keras saves those of its range apart."""
+        """Return the variables of the layer itself; Keras saves those of its range apart."""
         others = set() if self.range is None else {id(weight) for weight in self.range.weights}
         return [weight for weight in self.weights if id(weight) not in others]
 
     def _compressed(self, kernel: Any) -> Any:
-        """What the layer computes with in the place of `kernel`; shape and dtype are the same."""
+        """Return the kernel that the layer computes with, of the shape and dtype of `kernel`."""
         kernel = self._shared_and_pruned(kernel)
         return kernel if self.rounding is None else _rounded(kernel, self.rounding)
 
@@ -233,7 +233,7 @@ class _Compressed(keras.layers.Layer):
         return np.asarray(ops.convert_to_numpy(self._shared_and_pruned(kernel)))
 
     def final_kernel(self) -> np.ndarray:
-        """What the layer computes with; float32."""
+        """The kernel that the layer computes with, float32."""
         kernel = ops.convert_to_tensor(self.kernel, "float32")
         return np.asarray(ops.convert_to_numpy(self._compressed(kernel)))
 
@@ -252,7 +252,7 @@ class _Compressed(keras.layers.Layer):
 
 
 def _rounded(kernel: Any, rounding: Rounding) -> Any:
-    """To 255 values, of which 0 is the one in the middle: as TFLite and ONNX have weights."""
+    """Round to 255 values around 0, as weights are stored in TFLite and ONNX."""
     axes = tuple(range(len(kernel.shape) - 1)) if rounding == "channel" else None
     # The largest weight is one of the values, so that rounding anew changes nothing.
     largest = ops.stop_gradient(ops.max(ops.abs(ops.cast(kernel, "float32")), axis=axes))

@@ -1,4 +1,4 @@
-"""How a network is compressed: checked without Keras, before anything is loaded."""
+"""Options of a compression, checked without Keras before anything is loaded."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Pattern = Literal["unstructured", "2:4", "block"]
 
 @dataclass(frozen=True)
 class CompressionOptions:
-    """How a network is compressed.
+    """Options of a compression.
 
     Attributes:
         methods: `"prune"`, `"cluster"` and `"qat"` (quantization-aware training), or some of them;

@@ -173,7 +173,7 @@ def _set_masks(model: keras.Model, sparsity: float, names: Sequence[str] | None)
 
 
 def _mask(kernel: np.ndarray, sparsity: float, pattern: Pattern) -> np.ndarray:
-    """Where weights stay: not the smallest ones, and none that are zero already."""
+    """Return the mask of weights that stay: not the smallest, and none that are zero already."""
     sizes = np.abs(kernel)
     if pattern == "2:4":
         shape = (*kernel.shape[:-2], kernel.shape[-2] // 4, 4, kernel.shape[-1])

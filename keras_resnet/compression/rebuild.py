@@ -1,4 +1,4 @@
-"""From plain networks to those with compressed layers, and back."""
+"""Conversion of plain networks to networks with compressed layers, and back."""
 
 from __future__ import annotations
 

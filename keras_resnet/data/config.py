@@ -1,4 +1,4 @@
-"""What to train and evaluate on, and how images become batches, as data."""
+"""Configuration of data sets: the source, the splits, the batches and the augmentation."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _number(default: float, high: float = float("inf")) -> Any:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How training images are varied. By default not at all.
+    """Augmentation of training images. By default, there is none.
 
     Applied in the order of the fields. Every value is drawn for each image from its own seed.
 

@@ -1,4 +1,4 @@
-"""By what a data set is known again when work on it goes on."""
+"""The identity of a data set, by which interrupted work recognizes it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _THREADS, _CHUNK = 16, 256
 
 
 def identity_of(source: Source) -> dict[str, Any]:
-    """What changes when the images of a source do, with the names of its classes; fit for JSON.
+    """Return a value that changes when the images or classes of a source do; fit for JSON.
 
     Image files count with their names and states (`states_of`), class by class, so that it can be
     said which of them changed; other files by their states; images in memory by their pixels. Of
@@ -75,7 +75,7 @@ def warn_of_unknown_contents() -> None:
 
 
 def states_of(paths: Sequence[str | os.PathLike[str]]) -> list[str]:
-    """What changes when another file is put in the place of one of these.
+    """Return a value that changes when one of these files is replaced.
 
     Returns:
         The hash of each one's contents, if all have no more than 128 MiB together; else its size
@@ -141,7 +141,7 @@ def _in_words(states: Sequence[str]) -> str:
 
 
 def without_times(known: Mapping[str, Any]) -> dict[str, Any]:
-    """What identifies data on another machine, too, whose copies may be of other times."""
+    """Return the identity without times, which copies on another machine need not share."""
     result: dict[str, Any] = json.loads(
         re.sub(r", times \w+", "", json.dumps(known, default=np.generic.item))
     )

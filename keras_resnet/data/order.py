@@ -1,4 +1,4 @@
-"""Which image comes when: a function of the seed, the epoch and the step alone."""
+"""The order of images: a function of the seed, the epoch and the step alone."""
 
 from __future__ import annotations
 

@@ -218,12 +218,12 @@ def _order(source: Source, config: DataConfig, worker: int, workers: int) -> Ord
 
 
 def _batch_size(source: Source, config: DataConfig, *, fixed: bool) -> int:
-    """That of the configuration, or all images: places that no image takes would cost time."""
+    """Return the configured batch size, at most the number of images: padding would cost time."""
     return config.batch_size if fixed else min(config.batch_size, max(1, len(source)))
 
 
 def _replicas(config: DataConfig) -> int:
-    """How many replicas the batches are divided among, of the strategy whose scope this is."""
+    """Return the number of replicas of the strategy whose scope this is."""
     replicas: int = tf.distribute.get_strategy().num_replicas_in_sync
     if config.batch_size % replicas:
         raise ValueError(
@@ -244,7 +244,7 @@ def _records(
     *,
     substitute: bool,
 ) -> tf.data.Dataset:
-    """From rows of indices, and a seed, to batches of images, labels, presence and seeds."""
+    """Turn rows of indices and a seed into batches of images, labels, presence and seeds."""
     chunk = _chunk_of(order.per_worker)
     chunks = -(-order.per_worker // chunk)
 

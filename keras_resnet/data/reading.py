@@ -32,7 +32,7 @@ _HEAD = 4096
 
 
 class _Reads:
-    """Those under way in this process; when it ends, all that are still to come read nothing.
+    """The reads under way in this process; once it ends, later ones read nothing.
 
     A thread that needs Python after its end never comes back. TensorFlow would wait for it for ever
     where an iterator is there until then.

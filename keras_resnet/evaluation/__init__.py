@@ -1,4 +1,4 @@
-"""How good a network is: the papers' protocols on any model or artifact."""
+"""Evaluation of any model or artifact by the papers' protocols."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""Which columns of a model's output are the classes of a data set."""
+"""Mapping of a model's output columns to the classes of a data set."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def _found(model: Sequence[str], data: Sequence[str]) -> tuple[list[int], list[s
 
 
 def _difference(model: Classes, data: Classes) -> str:
-    """How the classes differ, in a sentence."""
+    """Return a sentence about how the classes differ."""
     only_model = [name for name in model.names if name not in set(data.names)]
     only_data = [name for name in data.names if name not in set(model.names)]
     sides = ((only_model, "the model"), (only_data, "the data"))

@@ -19,7 +19,7 @@ from keras_resnet.support.checks import some_of
 
 @dataclass(frozen=True)
 class EvaluationComparison:
-    """What differs between two evaluations.
+    """The differences between two evaluations.
 
     Attributes:
         images: how many images were compared.
@@ -40,11 +40,11 @@ class EvaluationComparison:
     p_value: float
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain data for JSON."""
+        """Return plain data for JSON."""
         return {**vars(self), "accuracies": list(self.accuracies)}
 
     def to_table(self) -> Table:
-        """For a terminal."""
+        """Return a table for a terminal."""
         first, second = self.accuracies
         table = terminal.table(("figure", "value"))
         for row in (

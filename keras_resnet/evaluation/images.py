@@ -134,7 +134,7 @@ def _given(data: Any) -> Source:
 
 
 def _opened(config: DataConfig, split: Split, flat: bool, note: Say) -> Source:
-    """What a text names; `flat`: a folder is one of images, whose labels are elsewhere."""
+    """Open the data that a text names; `flat`: a folder of images whose labels are elsewhere."""
     kind, _, path = config.source.partition(":")
     if flat and kind == "folder":
         paths = [str(path) for path in find_images([path])]

@@ -1,4 +1,4 @@
-"""How good a classifier is, on labelled images, by the protocols of the papers."""
+"""Evaluation of a classifier on labelled images by the papers' protocols."""
 
 from __future__ import annotations
 
@@ -165,7 +165,7 @@ def _batches(
     batch_size: int,
     progress: Progress,
 ) -> Iterator[_Batch]:
-    """What the members answer in the mean, batch by batch; images are read ahead in threads."""
+    """Yield the members' mean probabilities batch by batch; threads read images ahead."""
     hows = list(dict.fromkeys(member.how for member in members))
 
     def read(index: int) -> dict[EvalProtocol, list[np.ndarray]] | str:
@@ -198,7 +198,7 @@ def _batches(
 
 
 def _shares(weights: Sequence[float] | None, members: int) -> np.ndarray:
-    """What each member counts; in sum 1."""
+    """Return the weights of the members, which sum to 1."""
     if not members:
         raise ValueError("Expected at least one model. Received: none")
     values = [1.0] * members if weights is None else list(weights)

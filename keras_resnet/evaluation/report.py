@@ -1,4 +1,4 @@
-"""What an evaluation has found."""
+"""The report of an evaluation."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _FIGURES = (
 
 
 class Confusion(NamedTuple):
-    """How often images of one class were taken for another."""
+    """The number of images of one class that were taken for another."""
 
     label: str
     prediction: str
@@ -107,7 +107,7 @@ class Evaluation:
 
     @property
     def images(self) -> int:
-        """How many images were counted."""
+        """The number of images that were counted."""
         return len(self.labels)
 
     @functools.cached_property
@@ -171,7 +171,7 @@ class Evaluation:
 
     @property
     def _true_classes(self) -> np.ndarray:
-        """Of several right classes, the predicted one if it is among them."""
+        """Choose among several right classes: the predicted one if it is one of them."""
         return np.where(self.is_right, self.predictions, self.labels)
 
     @functools.cached_property
@@ -216,7 +216,7 @@ class Evaluation:
 
     @property
     def notes(self) -> list[str]:
-        """What a reader of the figures should know, in sentences."""
+        """Sentences that a reader of the figures should know."""
         found = list(self.given_notes)
         if self.published is not None:
             how = protocol_in_words(self.published["protocol"])
@@ -245,7 +245,7 @@ class Evaluation:
         return found
 
     def _notes_on_classes(self) -> list[str]:
-        """Which classes have no images, and what does not exist because of that."""
+        """Return notes about classes without images, and the figures that do not exist for them."""
         supports = np.bincount(self.labels, minlength=len(self.class_names))
         present = [name for name, n in zip(self.class_names, supports, strict=True) if n]
         empty = [name for name, n in zip(self.class_names, supports, strict=True) if not n]

@@ -73,7 +73,7 @@ def read_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> np.ndarr
 
 
 def open_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """What `read_image` reads, as a Pillow image in mode RGB: a file's is not copied once more."""
+    """Open an image as `read_image` does, as a Pillow image in mode RGB, without another copy."""
     if isinstance(source, np.ndarray):
         return Image.fromarray(_from_array(source))
     return _decoded(source, max_pixels, lambda image: image)
@@ -189,7 +189,7 @@ def _refuse(name: str, reason: str, cause: Exception | None = None) -> NoReturn:
 
 
 def _unknown(data: bytes) -> str:
-    """What a file that we cannot decode is, in words that go on after "Received: holiday.jpg"."""
+    """Describe a file that cannot be decoded, in words that follow "Received: holiday.jpg"."""
     if not data:
         return "it is empty"
     if other := other_format_of(data):
@@ -199,7 +199,7 @@ def _unknown(data: bytes) -> str:
 
 
 def _reason(error: Exception) -> str:
-    """What went wrong, in words that go on after "Received: holiday.jpg"."""
+    """Describe what went wrong, in words that follow "Received: holiday.jpg"."""
     said = " ".join(str(error).split())
     if isinstance(error, MemoryError):
         return "it does not fit into memory"

@@ -102,7 +102,7 @@ def read_text(path: Path) -> str:
 
 
 def delimiter_of(table: str) -> str:
-    """Which of comma, semicolon and tab is most often in the first line of a table."""
+    """Return the most frequent of comma, semicolon and tab in the first line of a table."""
     first = table.lstrip().partition("\n")[0]
     return max(",;\t", key=first.count)
 

@@ -85,7 +85,7 @@ def indices_of(names: Sequence[str]) -> dict[str, int]:
 
 
 def alike_names(names: Iterable[str]) -> list[tuple[str, ...]]:
-    """Those that differ only in case, Unicode form or outer spaces, in groups."""
+    """Group the names that differ only in case, Unicode form or outer spaces."""
 
     def form(name: str) -> str:
         return unicodedata.normalize("NFKC", name).casefold().strip()

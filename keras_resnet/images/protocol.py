@@ -37,7 +37,7 @@ _WHOLE = 64
 
 @dataclass(frozen=True)
 class EvalProtocol:
-    """How images are prepared for single-crop evaluation; `dataclasses.asdict` is fit for JSON.
+    """The preparation of images for single-crop evaluation; `dataclasses.asdict` is fit for JSON.
 
     Args:
         size: side of the square centre crop, in pixels.
@@ -82,7 +82,7 @@ class EvalProtocol:
 
     @classmethod
     def of_size(cls, size: int, interpolation: Interpolation = "bilinear") -> EvalProtocol:
-        """What is usual for a size: a crop of 87.5 %; up to 64 pixels, as of CIFAR, the whole."""
+        """Return the usual protocol of a size: a crop of 87.5 %; up to 64 pixels, the image."""
         if size <= _WHOLE:
             return cls(size, size, interpolation)
         return cls.from_crop_pct(size, interpolation=interpolation)

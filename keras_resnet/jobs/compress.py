@@ -167,7 +167,7 @@ def compress(
 
 
 def _gentle(recipe: Recipe, rate: float) -> Recipe:
-    """What a network that is trained already goes on with."""
+    """Return the recipe with the gentle rate for a network that is already trained."""
     schedule = dataclasses.asdict(ScheduleConfig("cosine"))
     changes: dict[str, Any] = {f"schedule.{name}": value for name, value in schedule.items()}
     changes["optimizer.learning_rate"] = recipe.optimizer.learning_rate * rate
@@ -222,7 +222,7 @@ def _exported(
 def _settings(
     model: keras.Model, data: tuple[Source, Source], options: CompressionOptions, seed: int
 ) -> dict[str, Any]:
-    """What must not change when a compression goes on, fit for JSON."""
+    """Return the settings that must not change when a compression goes on, fit for JSON."""
     return {
         "network": model.name,
         "weights": fingerprint_of_weights(model.get_weights()),
@@ -283,7 +283,7 @@ class _Phase(NamedTuple):
 def _phases(
     model: keras.Model, images: np.ndarray, options: CompressionOptions, seed: int
 ) -> Iterator[_Phase]:
-    """What is to be trained, one after the other: every phase starts from the network before.
+    """Yield the phases of training, each of which starts from the previous network.
 
     Unless phases are trained, nothing but the kinds of layers changes.
     """

@@ -1,4 +1,4 @@
-"""How a network is compressed, and what that came to."""
+"""The report of a compression."""
 
 from __future__ import annotations
 
@@ -77,19 +77,19 @@ class CompressionError(RuntimeError):
 
 @dataclass(frozen=True)
 class CompressionReport:
-    """What compression came to; `folder` has the network as `model.keras`."""
+    """The result of a compression; `folder` contains the network as `model.keras`."""
 
     rows: tuple[CompressionRow, ...]
     options: CompressionOptions
     folder: Path
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain data for JSON."""
+        """Return plain data for JSON."""
         rows = [dataclasses.asdict(row) for row in self.rows]
         return {"rows": rows, "options": dataclasses.asdict(self.options)}
 
     def to_table(self) -> Table:
-        """For a terminal."""
+        """Return a table for a terminal."""
         table = terminal.table(_COLUMNS, optional=("latency", "gzip", "distinct"))
         for row in self.rows:
             table.add_row(*_cells(row))

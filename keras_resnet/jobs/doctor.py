@@ -1,4 +1,4 @@
-"""What this installation consists of, what it can do and what is missing."""
+"""Diagnosis of an installation: versions, abilities, and missing packages."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ Model: TypeAlias = keras.Model | str | os.PathLike[str]
 
 @dataclass(frozen=True)
 class EmbeddingReport:
-    """What `embed_to_file` did.
+    """The report of `embed_to_file`.
 
     Attributes:
         output: the file.
@@ -251,7 +251,7 @@ class _Network:
         self.channels = int(self._runner.width)
 
     def identity(self) -> dict[str, Any]:
-        """What the vectors depend on besides the images, as JSON gives it back."""
+        """Return what the vectors depend on besides the images, fit for JSON."""
         identity = {
             "weights": self._weights,
             # Networks of different strides may have the same weights.
@@ -294,7 +294,7 @@ class _Network:
 
 
 def _runner_of(network: keras.Model) -> Any:
-    """What runs a network that puts out vectors."""
+    """Return a runner for a network that outputs vectors."""
     if keras.backend.backend() != "tensorflow":
         return OtherBackend(network)
     from keras_resnet.export.runtime import KerasRunner
@@ -303,7 +303,7 @@ def _runner_of(network: keras.Model) -> Any:
 
 
 def _runner_of_file(path: Path, level: str, pixels: str | None) -> Any:
-    """What runs the model in a file up to its vectors."""
+    """Return a runner for the model in a file up to its vectors."""
     if path.suffix not in MODEL_SUFFIXES:
         if level != "avg":
             raise ValueError(

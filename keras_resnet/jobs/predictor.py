@@ -1,4 +1,4 @@
-"""From image files to class probabilities, with a model or any artifact of it."""
+"""Classification of image files with a model or any artifact of it."""
 
 from __future__ import annotations
 

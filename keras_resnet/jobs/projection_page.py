@@ -223,7 +223,7 @@ def _axis_labels(projection: Projection) -> tuple[str, str]:
 
 
 def _colours(count: int) -> list[str]:
-    """As many colours as there are classes; a few that everybody tells apart, else hues."""
+    """Return a color per class: a few that everybody can tell apart, or else hues."""
     if count <= len(_FEW):
         return list(_FEW[:count])
     if count <= 20:

@@ -126,7 +126,7 @@ def _block(
 
 
 def _function(start: Any, end: Any, compiled: bool) -> Function:
-    """What a graph computes between two of its tensors, without training."""
+    """Return a function that computes one tensor of a graph from another, without training."""
     if start is end:
         return lambda x: x
     part = keras.Model(start, end)

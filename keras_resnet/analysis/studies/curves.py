@@ -1,4 +1,4 @@
-"""What training studies find: errors of networks by epoch and seed, and sentences about them."""
+"""Results of training studies: errors by epoch and seed, and sentences about them."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def in_percent(error: MeanAndDeviation) -> str:
 
 @dataclass(frozen=True)
 class Finding:
-    """What the numbers say of one claim: whether it is shown, and in words."""
+    """The finding on one claim: whether the numbers show it, and a sentence."""
 
     shown: bool
     sentence: str

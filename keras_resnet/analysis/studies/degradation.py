@@ -205,7 +205,7 @@ def _because(is_shown: bool, is_higher: bool, reason: str) -> str:
 
 
 def _caution(networks: Sequence[NetworkCurves]) -> str:
-    """What has to be said of trainings that diverged, and of a single seed."""
+    """Return the caveats about trainings that diverged, and about a single seed."""
     text = "".join(
         f" {x.name} diverged with seed {', '.join(map(str, x.diverged))}: counted as guessing."
         for x in networks

@@ -1,4 +1,4 @@
-"""How faithful an explanation is: what happens when the pixels that it names go, or come."""
+"""Deletion and insertion curves, which show how faithful an explanation is."""
 
 from __future__ import annotations
 

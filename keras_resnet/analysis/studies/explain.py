@@ -1,4 +1,4 @@
-"""Which parts of an image speak for a class: Grad-CAM and others.
+"""Explanations of classifications: the parts of an image that support a class.
 
 xplique 2.0.2 has these methods, too. It is not used: it requires TensorFlow up to 2.20, and its
 Grad-CAM does not find the layers of a network inside of another model.
@@ -143,7 +143,7 @@ def occlusion(
     patch: int | None = None,
     stride: int | None = None,
 ) -> np.ndarray:
-    """How much the class's probability falls where a grey square covers the image (Zeiler 2013).
+    """Measure how far the probability falls where a gray square covers the image (Zeiler 2013).
 
     Args:
         model, images, class_index: as for `grad_cam`; any classifier of images.
@@ -266,7 +266,7 @@ def answers_of(model: keras.Model, pixels: np.ndarray) -> np.ndarray:
 
 
 def _finished(maps: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Without negative values, the greatest of each image 1, and of the images' size."""
+    """Clip maps at 0, scale the maximum of each to 1, and resize them to the images."""
     found = np.zeros((len(maps), *size), np.float32)
     for target, values in zip(found, np.maximum(maps, 0).astype(np.float32), strict=True):
         if values.max() > 0:

@@ -57,7 +57,7 @@ def lesion_figure(study: LesionStudy, paths: PathStudy | None = None) -> Figure:
 
 
 def _draw_paths(panels: Sequence[Axes], paths: PathStudy) -> None:
-    """How many paths there are, how much gradient each carries, and all of a length, by length."""
+    """Draw the number of paths, the gradient of one and of all of them, by length."""
     lengths = range(len(paths.counts))
     many, (low, high) = 2 ** len(paths.blocks), paths.effective
     panels[0].bar(lengths, [count / many for count in paths.counts], color=_GREY)

@@ -58,12 +58,12 @@ class NetworkGradients:
 
     @property
     def name(self) -> str:
-        """Such as `plain-56 without BN`."""
+        """A name such as `plain-56 without BN`."""
         kind = "residual" if self.shortcuts else "plain"
         return f"{kind}-{self.depth} {'with' if self.batch_norm else 'without'} BN"
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain data for JSON."""
+        """Return plain data for JSON."""
         values = {"name": self.name, **vars(self)}
         for moment in ("initial", "trained"):
             values[moment] = None if values[moment] is None else values[moment].to_dict()
@@ -99,7 +99,7 @@ class GradientSummary:
 
     @property
     def verdict(self) -> str:
-        """What the ratio says, in words.
+        """A sentence about the ratio.
 
         Gradients vanish if the first layer gets at most 0.9^50 of the last one's, which is what
         articles mean; they are healthy between a tenth and ten times.
@@ -149,7 +149,7 @@ class GradientStudy:
         return found
 
     def findings(self) -> list[str]:
-        """What was measured of networks without shortcuts, beside what articles say, in sentences.
+        """Sentences that compare the measured plain networks with what articles say.
 
         Articles explain why deep plain networks train badly by gradients that vanish, as 0.9^50 is
         0.005. He et al. 2015, section 4.1, had checked that they do not, with batch normalisation.
@@ -185,7 +185,7 @@ class GradientStudy:
         return found
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain data for JSON."""
+        """Return plain data for JSON."""
         return {
             "assumed_by_articles": {
                 "factor": ASSUMED_FACTOR,
@@ -385,6 +385,6 @@ class _Trainer:
 
 
 def _geometric_mean(values: Iterable[float | None]) -> float | None:
-    """Of those values that are there; None without any."""
+    """Return the geometric mean of the values that are not None; None without any."""
     known = [value for value in values if value is not None]
     return float(np.exp(np.mean(np.log(known)))) if known else None

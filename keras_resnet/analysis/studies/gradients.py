@@ -47,7 +47,7 @@ class GradientNorms:
 
     @property
     def factor(self) -> float | None:
-        """What a layer multiplies the kernels' norms by on the way back, see `factor_per_step`."""
+        """The factor of the kernels' norms per layer on the way back, see `factor_per_step`."""
         return factor_per_step(self.kernels)
 
     @property
@@ -56,7 +56,7 @@ class GradientNorms:
         return factor_per_step(self.outputs)
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain data for JSON."""
+        """Return plain data for JSON."""
         values = {name: list(v) if isinstance(v, tuple) else v for name, v in vars(self).items()}
         found = {name: getattr(self, name) for name in ("ratio", "factor", "output_factor")}
         return {**values, **found}

@@ -1,4 +1,4 @@
-"""What a trained network loses with blocks that are deleted or swapped (Veit et al. 2016)."""
+"""Errors of a trained network with blocks deleted or swapped (Veit et al. 2016)."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Lesion:
 
     @property
     def words(self) -> str:
-        """Such as `Without conv2_block2 and conv3_block3`."""
+        """A phrase such as `Without conv2_block2 and conv3_block3`."""
         if self.deleted:
             return f"Without {' and '.join(self.deleted)}"
         return f"With {', '.join(f'{a} and {b}' for a, b in self.swapped)} swapped"

@@ -58,7 +58,7 @@ class PathStudy:
     images: int
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain data for JSON."""
+        """Return plain data for JSON."""
         return {name: list(v) if isinstance(v, tuple) else v for name, v in vars(self).items()}
 
 
@@ -183,7 +183,7 @@ class _Gradients:
 
 
 def _recorded(function: Function, x: Any) -> tuple[Any, _Backward]:
-    """What a function puts out, and its backward pass."""
+    """Return the outputs of a function, and its backward pass."""
     with tf.GradientTape(persistent=True) as tape:
         tape.watch(x)
         y = function(x)

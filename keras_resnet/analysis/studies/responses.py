@@ -25,7 +25,7 @@ class Responses:
     deviations: tuple[float, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain data for JSON; `sorted` is in descending order, as in the lower figure."""
+        """Return plain data for JSON; `sorted` is in descending order, as in the lower figure."""
         return {
             "names": list(self.names),
             "deviations": list(self.deviations),

@@ -37,7 +37,7 @@ DIGITS_EPOCHS = {"degradation": 18, "shortcuts": 12}
 
 @dataclass(frozen=True)
 class Setting:
-    """What all networks of a study have in common.
+    """The settings that all networks of a study have in common.
 
     Attributes:
         train: images to learn from.

@@ -1,4 +1,4 @@
-"""What all studies share: their options, the time that is left, and the files of a result."""
+"""Shared parts of all studies: options, estimates of time, and the files of a result."""
 
 from __future__ import annotations
 

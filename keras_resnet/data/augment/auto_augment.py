@@ -23,7 +23,7 @@ _SHARES = [bin_ / 30 for bin_ in range(31)]
 
 
 class Sampling(NamedTuple):
-    """How operations that move pixels find their values.
+    """Interpolation and fill color of operations that move pixels.
 
     Attributes:
         fill: red, green and blue where the image does not reach.
@@ -196,7 +196,7 @@ def _translation_y(image: tf.Tensor, by: tf.Tensor) -> tf.Tensor:
 
 
 def _rotation(image: tf.Tensor, degrees: tf.Tensor) -> tf.Tensor:
-    """Of a turn counterclockwise about the centre."""
+    """Return the matrix of a counterclockwise rotation about the center."""
     angle = degrees * (math.pi / 180)
     cos, sin = tf.cos(angle), tf.sin(angle)
     size = tf.cast(tf.shape(image), tf.float32)
@@ -210,7 +210,7 @@ def _matrix(*values: Any) -> tf.Tensor:
 
 @dataclass(frozen=True)
 class Operation:
-    """What is done to an image, and how strongly.
+    """An operation on an image, and its range of strengths.
 
     Args:
         name: the papers' name of it.

@@ -1,4 +1,4 @@
-"""From encoded or decoded images to what a network is trained on.
+"""Transforms of encoded or decoded images into training and evaluation images.
 
 Everything is a pure function of the image and a seed, so that runs can be repeated and resumed,
 and so that the images of a batch differ. What is drawn is drawn for several images at once, each
@@ -43,7 +43,7 @@ class RawImage(NamedTuple):
 
 
 class Variation(NamedTuple):
-    """What was drawn for an image, or with a first axis, for those of a chunk.
+    """The random draws for an image, or with a first axis, for the images of a chunk.
 
     Attributes:
         seed: `(2,)`, int32, for what is not drawn yet.

@@ -17,7 +17,7 @@ _RATIOS = (1, 2, 4, 8)
 
 
 class Cuts(NamedTuple):
-    """What to cut out of images: of one, or with a first axis, of several.
+    """Windows to cut out of images: of one, or with a first axis, of several.
 
     Attributes:
         level: int32: which of the sizes 1, 1/2, 1/4, 1/8 a JPEG is decoded at; 0 of pixels.

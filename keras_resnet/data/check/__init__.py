@@ -1,1 +1,1 @@
-"""What is wrong with a data set, and how fast it is read."""
+"""Faults of a data set, and the speed of reading it."""

@@ -1,4 +1,4 @@
-"""How many images per second storage, decoder, augmentation and model manage, each by itself."""
+"""Images per second of storage, decoder, augmentation and model, each by itself."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class BenchmarkReport:
 
     @property
     def seconds_per_image(self) -> dict[str, float]:
-        """What each kind of work with the data adds to the time per image.
+        """The time that each kind of work with the data adds per image.
 
         `reading`, `decoding` and `augmentation`; 0 where more work took no more time. Augmentation
         has none if training decodes so much less than all of an image that it makes up for it.
@@ -117,7 +117,7 @@ class BenchmarkReport:
         return f"{what.capitalize()} limits training: the model {takes}{wanted}."
 
     def _wanted(self, words: str, rate: float) -> str:
-        """How many cores give that rate; nothing is known about faster storage."""
+        """Estimate the number of cores for a rate; nothing is known about faster storage."""
         if self.bottleneck == "reading":
             return ""
         number = math.ceil(rate / self.per_core["training"])

@@ -59,7 +59,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class ScanReport:
-    """What there is in a data set, and what is wrong with it.
+    """Contents and faults of a data set.
 
     Attributes:
         sources: name and number of images of each part.
@@ -186,7 +186,7 @@ def scan(
 
 
 class _Check(NamedTuple):
-    """What one image gave: findings, its label or -1, and, if it decodes, hashes."""
+    """The result for one image: findings, its label or -1, and, if it decodes, hashes."""
 
     found: list[Finding]
     label: int = -1

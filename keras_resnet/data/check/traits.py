@@ -1,4 +1,4 @@
-"""What can be said of an image file beside its pixels: what reading it changes, and doubts."""
+"""Traits of an image file besides its pixels: what reading it changes, and doubts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from keras_resnet.images.formats import exif_orientation, format_of, jpeg_segmen
 
 
 def traits_of(data: bytes) -> dict[str, str]:
-    """What of a file its decoder changes or leaves out.
+    """Return the traits of a file that its decoder changes or leaves out.
 
     Args:
         data: all of a file that can be decoded; of a damaged one, traits may be missing.
@@ -173,7 +173,7 @@ _FILLER = bytes(range(1, 251)) * 16
 
 
 def doubt_of(data: bytes, image: np.ndarray) -> str | None:
-    """What speaks against a file that was decoded all the same, or None.
+    """Return a doubt about a file that was decoded all the same, or None.
 
     In JPEGs, restart markers that are missing or too many, bytes that belong to no segment, and
     grey that stands for missing data. Not found are changed bits and gaps from which the decoder

@@ -29,7 +29,7 @@ INDEX_DTYPE = np.dtype([("length", "<i8"), ("label", "<i4")])
 
 
 class StoredRecord(NamedTuple):
-    """What goes into a shard.
+    """An encoded image with its label, as a shard stores it.
 
     Attributes:
         example: a serialized `tf.train.Example`; None if the image is unreadable and left out.
@@ -155,7 +155,7 @@ class _Entry(NamedTuple):
 
 
 class PreparedDataset:
-    """What is written beside the shards of a data set.
+    """The files beside the shards of a data set.
 
     Attributes:
         class_names: one name per class.
@@ -252,7 +252,7 @@ class PreparedDataset:
 
 
 def read_description(directory: Path) -> PreparedDataset | None:
-    """What `dataset.json` in a directory says; None if it is not one of `data prepare`.
+    """Return the content of `dataset.json` in a directory; None if `data prepare` did not write it.
 
     Raises:
         ValueError: it is damaged.

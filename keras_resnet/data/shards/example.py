@@ -46,7 +46,7 @@ class StoredImage(NamedTuple):
 
 
 def stored_image(data: bytes | np.ndarray, name: str, short_side: int | None = None) -> StoredImage:
-    """What is stored of an image, after it was decoded completely once.
+    """Return the stored form of an image, after decoding it completely once.
 
     A JPEG, grey or of three channels, and a PNG are kept bit for bit. JPEG becomes of: CMYK, files
     that are called JPEG and are none (ImageNet has both), and images that are resized. All else,
@@ -135,7 +135,7 @@ def serialized_example(
 
 
 class ClassFeatures(NamedTuple):
-    """What a record says about its class.
+    """The class features of a record.
 
     Attributes:
         label: its number, as it stands there.

@@ -189,7 +189,7 @@ class _UnfinishedShards(UnfinishedWork):
         return found
 
     def published(self) -> dict[str, Any] | None:
-        """What `dataset.json` of the output says, if its shards are those that were made here."""
+        """Return the content of the output's `dataset.json`, if its shards are those made here."""
         dataset, shards = _earlier(self._output)
         for shard in shards:
             name, place = shard["name"], self._output / shard["name"]
@@ -296,7 +296,7 @@ def _refuse_others(output: Path, names: Sequence[str], overwrite: bool) -> None:
 
 
 def _earlier(output: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """What `dataset.json` of an earlier result says, and what it says of each shard."""
+    """Return the content of an earlier result's `dataset.json`, and its entry for each shard."""
     dataset = read_json(output / DATASET_FILE) or {}
     if dataset.get("format") != FORMAT:
         return {}, []

@@ -114,13 +114,13 @@ def _close(descriptors: dict[int, int]) -> None:
 
 
 def _offsets(lengths: np.ndarray) -> np.ndarray:
-    """Where the bytes of each record of a file start: int64."""
+    """Return the offsets of the records of a file in bytes, int64."""
     ends = np.cumsum(np.asarray(lengths, np.int64) + FRAME_BYTES)
     return ends - lengths - _FOOTER
 
 
 def _lengths(path: str | Path) -> np.ndarray:
-    """How many bytes each record of a file has: int64."""
+    """Return the lengths of the records of a file in bytes, int64."""
     lengths: list[int] = []
     position = 0
     with open(path, "rb", buffering=0) as file:  # noqa: PTH123

@@ -1,4 +1,4 @@
-"""Where labelled images come from: one module per kind of place."""
+"""Sources of labelled images: one module per kind."""
 
 from keras_resnet.data.sources.base import Record, Source, Subset, stratified_split
 from keras_resnet.data.sources.folder import ImageFiles

@@ -1,4 +1,4 @@
-"""What a source of labelled images is, and how it is divided."""
+"""The interface of a source of labelled images, and its division into parts."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Source(Protocol):
 
     @property
     def name(self) -> str:
-        """What reports call it, such as `folder:flowers/train`."""
+        """The name in reports, such as `folder:flowers/train`."""
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -64,7 +64,7 @@ class Source(Protocol):
         """
 
     def name_of(self, index: int) -> str:
-        """What reports call a record: its path, or its place in a larger file."""
+        """Return a record's name in reports: its path, or its place in a larger file."""
 
 
 @dataclass(frozen=True)

@@ -102,7 +102,7 @@ def _parts_in(root: Path, deeper: bool = True) -> dict[str, Path]:
 
 
 def _classes_in(folder: Path) -> Path:
-    """Where the class folders of a part are: in it, or deeper as in `seg_train/seg_train`."""
+    """Find the class folders of a part: in it, or deeper as in `seg_train/seg_train`."""
     inner = _folders_in(folder)
     same = len(inner) == 1 and part_of(inner[0]) == part_of(folder.name)
     return folder / inner[0] if same else folder
@@ -224,7 +224,7 @@ def _folders_in(root: Path) -> list[str]:
 
 
 def _images_below(directory: str, above: tuple[str, ...], visited: list[str]) -> Iterator[str]:
-    """What `find_images` looks at, in the same order, without asking the disk about every file.
+    """Yield the files that `find_images` looks at, in its order, without a disk access for each.
 
     Images in formats that are not read are among them.
 
@@ -266,7 +266,7 @@ def _unreadable(path: str, error: OSError) -> OSError:
 
 
 def _entries(directory: str) -> list[os.DirEntry[str]]:
-    """What is in a directory and not hidden, sorted by name."""
+    """Return the entries of a directory that are not hidden, sorted by name."""
     try:
         with os.scandir(directory) as entries:
             shown = [entry for entry in entries if not entry.name.startswith(".")]

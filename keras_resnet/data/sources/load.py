@@ -1,4 +1,4 @@
-"""From the text that names a source to its parts."""
+"""Opening of sources by the text that names them."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ def load_every_part(config: DataConfig | str, least_classes: int = 2) -> dict[st
 
 
 def _kind_of(source: str) -> tuple[SourceKind, str]:
-    """What loads a source, and what stands behind its colon. A path alone tells its kind."""
+    """Return the kind of a source, and the text behind its colon. A path alone tells its kind."""
     name, colon, argument = source.partition(":")
     kind = SOURCE_KINDS.get(name)
     if kind is None:

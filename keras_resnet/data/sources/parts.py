@@ -42,13 +42,13 @@ class Parts(NamedTuple):
 
 
 def part_of(name: str) -> str | None:
-    """Which of `PARTS` a usual name stands for, such as `valid` and `dev` for `validation`."""
+    """Return the part that a usual name stands for, such as `validation` for `valid` and `dev`."""
     match = _USUAL.fullmatch(name)
     return match and match.lastgroup
 
 
 def named_parts(names: Iterable[str], where: str) -> dict[str, str]:
-    """Those names that stand for parts: part -> name, in the order of `PARTS`.
+    """Select the names that stand for parts: part -> name, in the order of `PARTS`.
 
     Raises:
         ValueError: two of them, in `where`, stand for the same part.

@@ -25,7 +25,7 @@ from keras_resnet.support.signals import call_in_thread
 
 
 class _Features(NamedTuple):
-    """How an image and its label are taken from an example of a data set.
+    """Access to the image and the label in an example of a data set.
 
     Attributes:
         image: key of the image.

@@ -216,7 +216,7 @@ def _check_complete(files: Sequence[Path]) -> None:
 
 
 def _dataset_of(files: Sequence[Path]) -> PreparedDataset | None:
-    """What `data prepare` wrote beside the files, if it did."""
+    """Return the description that `data prepare` wrote beside the files, if there is one."""
     directories = sorted({path.parent for path in files})
     described = [directory for directory in directories if (directory / DATASET_FILE).is_file()]
     datasets = [dataset for dataset in map(read_description, described) if dataset is not None]

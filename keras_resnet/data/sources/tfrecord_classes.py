@@ -1,4 +1,4 @@
-"""Which classes the labels of TFRecord files of other origin stand for."""
+"""Classes of the labels in TFRecord files of other origin."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _READERS, _RECORDS_PER_TASK = 16, 256
 
 
 class Classes(NamedTuple):
-    """How records' labels are understood.
+    """The interpretation of records' labels.
 
     Attributes:
         names: one name per class.
@@ -44,7 +44,7 @@ class Classes(NamedTuple):
 
 
 def read_class_features(files: TFRecordFiles) -> Iterator[ClassFeatures]:
-    """What every record says about its class, in their order."""
+    """Read the class features of every record, in their order."""
     return map_in_threads(
         lambda index: read_example(files, index)[1],
         range(len(files)),
