@@ -44,7 +44,7 @@ def scenes(number: int, seed: int) -> tuple[np.ndarray, list[np.ndarray]]:
 
 
 def targets(objects: list[np.ndarray]) -> np.ndarray:
-    """Of every position its class, one-hot, and the distances to the sides of its box."""
+    """Return the class of every position, one-hot, and the distances to the sides of its box."""
     encoded = np.zeros((len(objects), len(POINTS), 7), np.float32)
     for target, found in zip(encoded, objects, strict=True):
         for left, top, right, bottom, kind in found:
@@ -86,7 +86,7 @@ def loss(true: tf.Tensor, predicted: tf.Tensor) -> tf.Tensor:
 
 
 def detect(model: keras.Model, images: np.ndarray) -> list[np.ndarray]:
-    """Of every image what is found: left, top, right, bottom, score, kind; the surest first."""
+    """Return each image's detections: left, top, right, bottom, score, kind; the surest first."""
     scores, near, far = np.split(model.predict(images, verbose=0), (3, 5), axis=-1)
     boxes = np.concatenate([POINTS - near, POINTS + far], -1, dtype=np.float32)[:, :, None]
     kept = tf.image.combined_non_max_suppression(boxes, scores, 10, 20, 0.5, 1e-3, clip_boxes=False)
@@ -94,7 +94,7 @@ def detect(model: keras.Model, images: np.ndarray) -> list[np.ndarray]:
 
 
 def mean_average_precision(objects: list[np.ndarray], detections: list[np.ndarray]) -> float:
-    """That of COCO, by pycocotools, at an IoU of 0.5."""
+    """Return COCO's mean average precision, by pycocotools, at an IoU of 0.5."""
     data, tables = COCO(), []
     ids = [{"id": number} for number in range(len(objects))]
     data.dataset = {"images": ids, "categories": ids[:3]}

@@ -72,7 +72,7 @@ def detect(images: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def mean_average_precision(found: dict[str, np.ndarray]) -> float:
-    """That of COCO, by pycocotools, at an IoU of 0.5."""
+    """Return COCO's mean average precision, by pycocotools, at an IoU of 0.5."""
     data, tables = COCO(), []
     ids = [{"id": number} for number in range(len(held_out))]
     data.dataset = {"images": ids, "categories": ids[:3]}

@@ -88,7 +88,7 @@ def transfer() -> keras.Model:
 
 
 def feature_maps(name: str = "conv4_block6_out") -> np.ndarray:
-    """What a layer in the middle of the network puts out."""
+    """Return the outputs of a layer in the middle of the network."""
     model = ResNet50(weights=WEIGHTS, input_shape=(SIZE, SIZE, 3))
     extractor = keras.Model(model.input, model.get_layer(name).output)
     return extractor.predict(preprocess_input(photograph("flower.jpg")), verbose=0)

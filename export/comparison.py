@@ -12,7 +12,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Limits:
-    """How far an artifact may be from Keras.
+    """Limits of the differences between an artifact and Keras.
 
     Attributes:
         max_error: largest difference of any probability; of feature maps, in parts of the largest
@@ -30,7 +30,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What an artifact puts out, held against what Keras does.
+    """Comparison of an artifact's outputs with those of Keras.
 
     Attributes:
         images: how many images were compared.
@@ -56,7 +56,7 @@ class Comparison:
 
     @property
     def not_measured(self) -> dict[str, str]:
-        """Of agreement and accuracy, what could not be measured, and why."""
+        """The figures among agreement and accuracy that could not be measured, and why."""
         if self.agreement is None:
             return dict.fromkeys(("agreement", "accuracy"), "the model puts out no classes")
         return {} if self.accuracy is not None else {"accuracy": "there are no labels"}
@@ -159,7 +159,7 @@ def measured(limits: Limits, comparison: Comparison) -> Limits:
 
 
 def disagreements(comparison: Comparison, limits: Limits) -> list[str]:
-    """What is outside the limits or could not be measured, in words; empty if it agrees."""
+    """Sentences about what is outside the limits or could not be measured; empty if it agrees."""
     asked = {
         "agreement": limits.min_agreement > 0,
         "accuracy": limits.max_accuracy_drop is not None,

@@ -1,4 +1,4 @@
-"""Which layers of a network int8 hurts most."""
+"""The layers of a network that int8 hurts most."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _BATCH_SIZE = 16
 def layer_errors(
     exported: ExportedModel, images: Iterable[Any] | np.ndarray, largest: int = 127
 ) -> dict[str, float]:
-    """How much int8 in each layer alone changes what the network puts out; worst first.
+    """Measure how much int8 in each layer alone changes the network's outputs; worst first.
 
     One layer at a time has its weights rounded per channel and its output rounded with the one
     scale that int8 gives it, all others compute in float. Comparing the activations of the two

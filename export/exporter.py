@@ -264,7 +264,7 @@ class _Export:
 
     @staticmethod
     def _names(row: ArtifactReport, places: Mapping[str, str]) -> list[str]:
-        """What goes with an artifact that is replaced; another version for servers stays."""
+        """Return the files that go with a replaced artifact; other versions for servers stay."""
         target = TARGETS.get(row.target)
         if target is not None and target.versioned and row.file_name not in places.values():
             return []

@@ -76,7 +76,7 @@ class TFLiteRunner(Runner):
         self._ends, self._signature, self.is_cut = {found["name"]: found}, None, True
 
     def _read_metadata(self, path: Path) -> None:
-        """What a file of other origin says about its pixels and classes."""
+        """Read the pixel format and classes of a file of other origin."""
         from keras_resnet.export.tflite.flatbuffer import read
         from keras_resnet.export.tflite.standard_metadata import standard_metadata
 
@@ -191,7 +191,7 @@ _ONNX_RANGES = {
 
 
 def _hint_of_onnx(session: Any, takes_integers: bool) -> Hint | None:
-    """What the metadata of a file of other origin, or the type of its input, say of its pixels."""
+    """Return the pixel format that a foreign file's metadata or input type suggest."""
     entries = session.get_modelmeta().custom_metadata_map
     known = {key.lower(): value.lower() for key, value in entries.items()}
     found = _ONNX_RANGES.get(known.get("image.nominalpixelrange", ""))

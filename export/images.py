@@ -48,7 +48,7 @@ class ImageSet:
     labels: np.ndarray | None = None
 
     def summary(self) -> dict[str, Any]:
-        """What a report tells of them: count, source, range of the pixels, images per class."""
+        """Summary for a report: count, source, range of the pixels, images per class."""
         per_class = None if self.labels is None else Counter(self.labels.tolist())
         return {
             "count": len(self.images),
@@ -242,7 +242,7 @@ def _warn_if_reused(calibration: np.ndarray, verification: np.ndarray) -> None:
 
 
 def _noisiness(images: np.ndarray) -> float:
-    """How much neighbouring pixels differ, divided by how much any two do: median of the images."""
+    """Return neighboring pixels' difference divided by that of any two: median over images."""
     if min(images.shape[1:3]) < 4:
         return 0.0
     neighbours = np.abs(np.diff(images, axis=2)).mean((1, 2, 3))

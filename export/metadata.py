@@ -1,4 +1,4 @@
-"""What a model knows about itself, inside its artifacts: class names above all."""
+"""Metadata inside artifacts: class names and the protocol."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def into_saved_model(directory: Path, info: ModelInfo) -> None:
 
 
 def of_saved_model(directory: Path) -> ModelInfo | None:
-    """What is in a SavedModel's JSON file; None if it has none."""
+    """Read the JSON file of a SavedModel; None if it has none."""
     path = directory / _SAVED_MODEL_FOLDER / FILE_NAME
     return ModelInfo.from_json(path.read_text("utf-8")) if path.is_file() else None
 
@@ -46,7 +46,7 @@ def into_tflite(model: Any, info: ModelInfo, further: Mapping[str, Any] | None =
 
 
 def of_tflite(path: Path) -> ModelInfo | None:
-    """What is in a TFLite file's metadata; None if it has none of ours."""
+    """Read our metadata of a TFLite file; None if it has none."""
     from keras_resnet.export.tflite.flatbuffer import read
 
     entry = entry_of_tflite(read(path))
@@ -70,7 +70,7 @@ def into_onnx(proto: Any, info: ModelInfo, layout: str) -> None:
 
 
 def of_onnx(session: Any) -> tuple[ModelInfo | None, str]:
-    """What is in the metadata of an ONNX Runtime session's model, and the layout of its images.
+    """Read our metadata and the image layout of an ONNX Runtime session's model.
 
     None if it has none of ours.
     """

@@ -28,7 +28,7 @@ from keras_resnet.models.info import ModelInfo, get_info, learned_ranges, set_in
 
 @dataclass(frozen=True)
 class ExportedModel:
-    """What the writers of artifacts are given.
+    """The model that the writers of artifacts are given.
 
     Attributes:
         model: a float32 model with one input `(batch, height, width, channels)`: a classifier, or
@@ -59,7 +59,7 @@ class ExportedModel:
 
     @property
     def input_spec(self) -> tf.TensorSpec:
-        """Of the float artifacts' input; its batch size is what the options say."""
+        """The input of float artifacts; its batch size is that of the options."""
         shape = (self.options.batch_size, *self.model.input_shape[1:])
         return tf.TensorSpec(shape, tf.float32, name=IMAGE)
 

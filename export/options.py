@@ -1,4 +1,4 @@
-"""What can be chosen about artifacts besides their targets."""
+"""Options of artifacts besides their targets."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def check_storage_uri(uri: Any) -> None:
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """What can be chosen about artifacts besides their targets.
+    """Options of artifacts besides their targets.
 
     Attributes:
         batch_size: the only batch size that TFLite and ONNX artifacts take; None: any.

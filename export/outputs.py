@@ -1,4 +1,4 @@
-"""What the input and the outputs of a model's artifacts are called."""
+"""Names of the input and the outputs of a model's artifacts."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def named_outputs(values: Any, names: tuple[str, ...]) -> dict[str, Any]:
 
 
 def output_names(model: Any) -> tuple[str, ...]:
-    """What the outputs of a model's artifacts are called.
+    """Return the names of the outputs of a model's artifacts.
 
     An only output is called what `output_kind` says of it; others have the keys or the names that
     they have in the model.
@@ -45,7 +45,7 @@ def output_names(model: Any) -> tuple[str, ...]:
 
 
 def output_ranks(model: keras.Model, names: Sequence[str]) -> tuple[int, ...]:
-    """How many dimensions the outputs have, by `names`, which are those of `output_names`."""
+    """Return the number of dimensions of each output in `names`, as `output_names` gives them."""
     if isinstance(model, keras.Sequential):
         return (len(model.output_shape),)
     return tuple(len(x.shape) for x in named_outputs(bare(model).output, tuple(names)).values())

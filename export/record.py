@@ -1,4 +1,4 @@
-"""What an export directory holds already, so that the same export goes on where it ended."""
+"""Record of an export directory, by which the same export goes on where it ended."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _PACKAGES = (
 
 
 def versions() -> dict[str, str]:
-    """Those of the packages that take part, as far as they are installed."""
+    """Return the versions of the packages that take part, as far as they are installed."""
     return {name: version for name, version in installed_versions(_PACKAGES).items() if version}
 
 
@@ -54,7 +54,7 @@ class Fingerprints:
         self._options = options
 
     def of(self, target: Target) -> str:
-        """Of all that an artifact and its figures depend on; equal for an equal export."""
+        """Return fingerprints of all that an artifact and its figures depend on."""
         settings: dict[str, Any] = {
             "target": target.name,
             "options": dataclasses.asdict(self._options),
@@ -71,7 +71,7 @@ class Fingerprints:
 
 
 def finished(directory: Path) -> tuple[str | None, dict[str, ArtifactReport]]:
-    """What `Fingerprints.model` says of the model of an export; its artifacts, by file name.
+    """Return the fingerprint of an export's model, and its artifacts by file name.
 
     Those that lie there as they were written.
     """

@@ -129,12 +129,12 @@ class Runner(ABC):
         return values
 
     def answers(self, images: Any) -> dict[str, np.ndarray]:
-        """What is compared with other runners': of a classifier the probabilities, as `""`."""
+        """Return the outputs to compare: of a classifier the probabilities, as `""`."""
         return {"": self.predict(images)} if self.is_classifier else self.compute(images)
 
     @abstractmethod
     def run(self, batch: np.ndarray) -> Sequence[Any]:
-        """What the artifact itself puts out for one batch, in the order of `outputs`.
+        """Return the artifact's own outputs for one batch, in the order of `outputs`.
 
         `batch`: images in the layout and the pixel format of the artifact, float32.
         """

@@ -93,7 +93,7 @@ _ONNX = ("tf2onnx", "onnx", "onnxruntime")
 
 
 def _integers(package: str, largest: int) -> dict[str, Any]:
-    """What a row says besides if activations are integers too.
+    """Return the further fields of a row if activations are integers, too.
 
     `package` is `"tflite"` or `"onnx"`, `largest` the largest integer that a weight becomes.
     """

@@ -41,7 +41,7 @@ def _with_inner(layer: keras.Layer) -> Iterator[keras.Layer]:
 def with_calls(
     model: keras.Model, of_layer: Callable[[keras.Layer], Callable[..., Any]]
 ) -> Iterator[None]:
-    """For the moment, lets another function be the `call` of every layer."""
+    """Replace the `call` of every layer by another function within the context."""
     # A model and one inside may share their input layer.
     layers = list(dict.fromkeys(leaf_layers(model)))
     before = [(layer, vars(layer).get("call")) for layer in layers]
@@ -82,7 +82,7 @@ def _traced_call(layer: keras.Layer, forms: Sequence[Form]) -> Callable[..., Any
 
 
 def _convolution(layer: keras.Layer, call: Callable[..., Any], x: Any) -> Any:
-    """As one operator.
+    """Compute the convolution as one operator.
 
     Keras computes a grouped convolution in an XLA function on the CPU; TensorFlow dilates by moving
     positions into the batch and back, between which int8 would round.

@@ -112,7 +112,7 @@ def verify(
 def _reference(
     against: keras.Model | str | PathLike[str], trust: bool, pixels: str | None
 ) -> Runner:
-    """What an artifact is compared with: as `export` does, a Keras model in float32."""
+    """Return the reference of the comparison: as in `export`, a Keras model in float32."""
     if isinstance(against, keras.Model):
         runner = KerasRunner(as_float32(against))
         runner.pixels = find_pixel_format(pixels or "raw", runner.input_shape[3])

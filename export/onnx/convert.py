@@ -150,7 +150,7 @@ def input_batches(exported: ExportedModel, images: Any, size: int) -> Iterator[A
 
 
 def _converted(exported: ExportedModel) -> Any:
-    """What tf2onnx makes of the traced network."""
+    """Return tf2onnx's conversion of the traced network."""
     tf2onnx = require("tf2onnx")
     frozen, names, maps = _frozen(exported)
     inputs, outputs = list(names)[:1], list(names)[1:]
@@ -211,7 +211,7 @@ def _without_copies() -> Iterator[None]:
 
 
 def _group_normalization(layer: keras.Layer, call: Callable[..., Any], x: Any) -> Any:
-    """With the channels before the positions: the groups are then one reshape away.
+    """Group normalization with the channels before the positions, so that one reshape makes groups.
 
     From NHWC, they would have to be brought together by a transpose and back by another one. The
     two that are written here meet those of the convolutions, and are dropped with them.
@@ -239,7 +239,7 @@ def _group_normalization(layer: keras.Layer, call: Callable[..., Any], x: Any) -
 
 
 def _flatten(layer: keras.Layer, call: Callable[..., Any], x: Any) -> Any:
-    """Without computing the shape where it is known."""
+    """Flatten without computing the shape where it is known."""
     known = x.shape[1:].is_fully_defined() and layer.data_format == "channels_last"
     return tf.reshape(x, (-1, x.shape[1:].num_elements())) if known else call(x)
 
@@ -296,7 +296,7 @@ def _dims(value: Any) -> list[int | None]:
 
 
 def _optimized(proto: Any) -> Any:
-    """With `Gemm` for a product and a sum, and padding in the pooling rather than before it."""
+    """Use `Gemm` for a product and a sum, and pad in the pooling rather than before it."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "optimized.onnx")
         session(proto.SerializeToString(), path)

@@ -1,4 +1,4 @@
-"""What is inside an ONNX file: its operators, and the layers that compute in float."""
+"""Inspection of ONNX files: operators, and the layers that compute in float."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from keras_resnet.export.onnx.graph import KERNEL_OPERATORS, layer_of, onnx
 
 
 def operators(path: Path) -> dict[str, int]:
-    """How often each operator is in the file, the most frequent first.
+    """Count the operators of a file, the most frequent first.
 
     Operators of another domain than ONNX's own have it before their name: `com.microsoft.Gelu`.
     """

@@ -1,1 +1,1 @@
-"""What an export is told of afterwards: its figures, their page, and how they are timed."""
+"""Reports of exports: figures, pages and timing."""

@@ -129,7 +129,7 @@ def _images(report: ExportReport) -> Iterator[tuple[str, ...]]:
 
 
 def _exceptions(report: ExportReport) -> str:
-    """Which artifacts were compared on fewer images, in words."""
+    """Return a sentence about artifacts that were compared on fewer images."""
     fewer: dict[int, list[str]] = {}
     for artifact in report.artifacts:
         if artifact.comparison.images < report.verification["count"]:

@@ -1,4 +1,4 @@
-"""What an export found, a row for every artifact; `page` makes pages of it."""
+"""Results of an export, a row for every artifact; `page` makes pages of them."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ class ExportReport:
 
     @property
     def images(self) -> int:
-        """How many images there were to compare on."""
+        """The number of images of the comparison."""
         return self.artifacts[0].comparison.images
 
     @property
@@ -159,7 +159,7 @@ def refused(target: str) -> tuple[str, ...]:
 
 
 def not_measured_in_words(artifacts: Iterable[ArtifactReport]) -> str:
-    """What could not be measured and why, in sentences; empty if all was."""
+    """Return sentences about what could not be measured and why; empty if all was."""
     found: dict[str, set[str]] = {}
     for artifact in artifacts:
         for what, why in artifact.comparison.not_measured.items():

@@ -1,4 +1,4 @@
-"""How long artifacts take and how much memory: each in a process of its own, taking turns."""
+"""Latency and memory of artifacts: each in a process of its own, taking turns."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _WARM_UP = 3
 
 @dataclass(frozen=True)
 class Timing:
-    """How artifacts are timed.
+    """Settings of the timing of artifacts.
 
     Attributes:
         batch_sizes: images in a call; those that an artifact does not take are reported as such.
@@ -73,7 +73,7 @@ class Measurement:
 
     @property
     def images_per_second(self) -> float:
-        """At the median."""
+        """Images per second at the median latency."""
         return 1000 * self.batch_size / self.p50_ms
 
     def cells(self) -> tuple[str, ...]:
@@ -104,7 +104,7 @@ class BenchmarkReport:
     measurements: tuple[Measurement, ...]
 
     def ratio(self, measurement: Measurement) -> float:
-        """Its median by that of the first artifact, at the same batch size and threads."""
+        """Its median relative to that of the first artifact, at the same batch size and threads."""
         first = self.measurements[0].artifact
         (base,) = [
             other
@@ -289,7 +289,7 @@ class _Worker:
         self.failure: str | None = None
 
     def wait(self) -> None:
-        """Until the artifact is loaded, or is known not to be."""
+        """Wait until the artifact is loaded, or is known not to be."""
         self.failure = self._receive().get("error")
 
     def time(self, batch: int, seconds: float, warm_up: int) -> dict[str, Any]:

@@ -1,1 +1,1 @@
-"""What servers load: SavedModels, and the folders and settings around models."""
+"""Artifacts for servers: SavedModels, and the folders and settings around models."""

@@ -1,4 +1,4 @@
-"""From JPEG and PNG files to what a model takes, as TensorFlow operations inside an artifact.
+"""Decoding of JPEG and PNG files as TensorFlow operations inside an artifact.
 
 They make the pixels that `read_image` and the evaluation transform make: the
 EXIF orientation is applied, alpha is dropped, palettes and grey become RGB, and of 16 bits the

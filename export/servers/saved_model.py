@@ -97,7 +97,7 @@ def class_names(exported: ExportedModel) -> tuple[str, ...] | None:
 
 
 def file_protocol(exported: ExportedModel) -> EvalProtocol | None:
-    """How files are prepared for the model, as by `Predictor`; None if they cannot be."""
+    """Return the protocol for image files, as of `Predictor`; None if they cannot be prepared."""
     shape = exported.model.input_shape
     if shape[3] not in (1, 3):
         return None
@@ -116,7 +116,7 @@ def _usual_shape(exported: ExportedModel) -> tuple[int, int, int]:
 
 
 class _Resources(tf.Module):
-    """What is saved once, for all signatures: the variables and the table of names."""
+    """The parts that are saved once for all signatures: variables and the table of names."""
 
     def __init__(self, exported: ExportedModel) -> None:
         super().__init__()
@@ -212,7 +212,7 @@ def _with_features(exported: ExportedModel) -> keras.Model | None:
 
 
 def operators(path: Path) -> dict[str, int]:
-    """How often each operator is in the functions that `serving_default` comes down to.
+    """Count the operators in the functions that `serving_default` calls.
 
     `path` is the version's directory. Constants, and calls of functions, are not counted.
     """

@@ -1,4 +1,4 @@
-"""What TF Serving reads beside a model: its configuration and its warm-up requests."""
+"""Files for TF Serving beside a model: configuration and warm-up requests."""
 
 from __future__ import annotations
 

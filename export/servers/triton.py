@@ -60,7 +60,7 @@ class Tensor(NamedTuple):
 
 
 class Interface(NamedTuple):
-    """What an artifact takes and gives, as its file says."""
+    """The inputs and outputs of an artifact, as its file says."""
 
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
@@ -212,12 +212,12 @@ def fill(folder: Path, found: Path, name: str, batch_sizes: Sequence[int], versi
 
 
 def _dims(tensor: Tensor, max_batch_size: int) -> tuple[int, ...]:
-    """Where Triton makes the batches, the shape is that of one element."""
+    """Return the shape for Triton: that of one element where it makes the batches."""
     return tensor.shape[1:] if max_batch_size > 0 else tensor.shape
 
 
 def _differences(config: Any, artifact: Path) -> list[str]:
-    """What a configuration says otherwise than an artifact, in words."""
+    """Return sentences about what differs between a configuration and an artifact."""
     try:
         interface = interface_of(artifact)
     except ValueError as error:

@@ -177,7 +177,7 @@ def _name_tensors(model: Any, exported: ExportedModel) -> None:
 
 
 def _pixels(model: keras.Model) -> dict[str, Any]:
-    """What the input is, and how the graph normalises it."""
+    """Return the input, and its normalization in the graph."""
     known: dict[str, Any] = {"range": [0, 255], "layout": "NHWC"}
     if model.input_shape[-1] == 3:
         known["channels"] = "RGB"

@@ -132,7 +132,7 @@ def followers(model: Any) -> Callable[[Any], Any | None]:
 def tensor_values(
     model: Any, tensors: Sequence[int], images: np.ndarray, size: int
 ) -> Iterator[list[np.ndarray]]:
-    """What LiteRT computes in some tensors of a float model, which stays as it is.
+    """Return the values that LiteRT computes in some tensors of a float model.
 
     For one batch of `size` images after the other; the last is filled up with its last image.
     """

@@ -1,4 +1,4 @@
-"""What is in a TFLite file: operators, what computes in float, the types of its ends.
+"""Inspection of TFLite files: operators, float computations, types of inputs and outputs.
 
 Every function of a path raises a `ValueError` if the file is no TFLite model.
 """
@@ -40,7 +40,7 @@ class FloatOperator(NamedTuple):
 
 
 def operators(path: PathLike) -> dict[str, int]:
-    """How often each built-in operator occurs in a file, the most frequent first."""
+    """Count the built-in operators of a file, the most frequent first."""
     model = read(path)
     counts = Counter(operator_name(model, x) for graph in model.subgraphs for x in graph.operators)
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
@@ -129,13 +129,13 @@ def kernel_index(model: Any, operator: Any) -> int:
 
 
 def distinct_values(kernel: np.ndarray) -> int:
-    """Of integers, how many different ones there are; of floats, the most in an output channel."""
+    """Count the distinct integers; of floats, the most in an output channel."""
     parts = [kernel] if kernel.dtype == np.int8 else kernel
     return max(len(np.unique(part)) for part in parts)
 
 
 def describe(path: PathLike) -> dict[str, Any]:
-    """What a file says about itself, as plain data for JSON.
+    """Return a file's description of itself, as plain data for JSON.
 
     Returns:
         Class names, protocol and the like as in `ModelInfo`, as far as they are known; `pixels`:

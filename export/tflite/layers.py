@@ -1,4 +1,4 @@
-"""Which Keras layers the operators of a converted model come from."""
+"""The Keras layers that the operators of a converted model come from."""
 
 from __future__ import annotations
 

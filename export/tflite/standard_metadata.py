@@ -30,7 +30,7 @@ _MOST = 64
 
 
 class StandardMetadata(NamedTuple):
-    """What a file says about its first input and output.
+    """Metadata of a file's first input and output.
 
     Attributes:
         mean: what is subtracted from pixels in [0, 255], one per channel or one for all; None if
@@ -88,7 +88,7 @@ def _labels(tensor: Table | None, path: Path) -> tuple[str, ...] | None:
 
 
 def _offset(table: Table, field: int) -> int:
-    """Where a field lies in its table; 0 if it is not there."""
+    """Return the offset of a field in its table; 0 if it is not there."""
     return table.Offset(4 + 2 * field)
 
 

@@ -131,7 +131,7 @@ def _export(
 
 
 def _calibration(data: LabeledImages) -> np.ndarray:
-    """As many training images of each class as of any other, the first ones."""
+    """Return the first training images, the same number of every class."""
     per_class = _CALIBRATION_IMAGES // len(data.class_names)
     chosen = [
         np.flatnonzero(data.labels == label)[:per_class] for label in range(len(data.class_names))

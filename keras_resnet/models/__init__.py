@@ -1,1 +1,1 @@
-"""What is done with one model: what it knows about itself, loading it, using it."""
+"""Single models: what they know about themselves, loading, inputs and outputs."""

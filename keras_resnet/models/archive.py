@@ -109,7 +109,7 @@ def opened_archive(path: Path) -> Iterator[Archive]:
 
 
 def words(error: Exception) -> str:
-    """What is wrong with a file, fit for a terminal: it may quote the file, at any length.
+    """Describe what is wrong with a file, fit for a terminal: the error may quote the file.
 
     Checks of this package raise ValueErrors in words; each library, and each kind of damage, has
     errors of its own.

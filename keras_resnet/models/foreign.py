@@ -1,4 +1,4 @@
-"""How artifacts that this package did not write take images, and what they put out.
+"""Inputs and outputs of artifacts that this package did not write.
 
 A file of another origin seldom says it. What its shapes, types and metadata tell is believed, in
 that order, and everything that is decided is put into words.
@@ -41,7 +41,7 @@ FOR_INTEGERS = Hint(RAW, "as its input takes integers")
 
 
 class Layout(NamedTuple):
-    """Where the channels of a rank-4 input are, and how that is known."""
+    """The position of the channels of a rank-4 input, and the reason to assume it."""
 
     channels_first: bool
     reason: str
@@ -176,7 +176,7 @@ def _answers_to_noise(runner: Runner, path: str | os.PathLike[str]) -> np.ndarra
 
 
 def _kind_of(values: np.ndarray, limits: tuple[float, float] | None) -> tuple[str, str]:
-    """What the numbers `(n, classes)` of a classifier are, and why."""
+    """Return the kind of a classifier's outputs `(n, classes)`, and the reason."""
     if values.shape[1] == 1:
         return "values", "as it is a single number"
     low, high = float(values.min()), float(values.max())

@@ -144,7 +144,7 @@ class Hdf5File:
             raise ValueError("an HDF5 file that lacks part of a header")
 
     def children(self, tree: int, heap: int) -> Iterator[tuple[str, tuple[int, int, bytes]]]:
-        """What is in a group: names, addresses, and whether and where its own tree and heap lie."""
+        """The content of a group: names, addresses, and the place of its own tree and heap."""
         signature, size, start = self.unpack("<4s4xQ8xQ", heap)
         names = bytes(self.take(start, size))
         nodes: list[tuple[int, int | None]] = [(tree, None)]

@@ -1,4 +1,4 @@
-"""What a model knows about itself besides its graph: class names, weights, how to prepare images.
+"""Information that a model carries besides its graph: class names, weights, protocol.
 
 A model stays a plain `keras.Model`; this is an attribute of it, and goes into `.keras` files as an
 asset, which Keras itself passes over, and into every exported artifact.
@@ -32,7 +32,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class ByLayer(Generic[T]):
-    """What was found out about layers.
+    """Facts that were found out about layers.
 
     Attributes:
         values: by layer.
@@ -45,7 +45,7 @@ class ByLayer(Generic[T]):
 
 @dataclass(frozen=True)
 class KernelProperty:
-    """What compression has made of a kernel.
+    """The result of compression for a kernel.
 
     Attributes:
         distinct: the most different weights that it has; None: as many as it likes.
@@ -64,7 +64,7 @@ CompressedKernels = ByLayer[KernelProperty]
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What a model knows about itself.
+    """Information that a model carries about itself.
 
     Attributes:
         class_names: one per column of its output, in their order; of a single column, which is the
@@ -92,7 +92,7 @@ class ModelInfo:
     untrained: str | None = None
 
     def to_json(self) -> str:
-        """As JSON; what is not known is left out."""
+        """Return JSON; what is not known is left out."""
         known = {key: value for key, value in dataclasses.asdict(self).items() if value is not None}
         return json.dumps(known, ensure_ascii=False)
 
@@ -147,7 +147,7 @@ class ModelInfo:
 
 
 def get_info(model: keras.Model) -> ModelInfo:
-    """What `model` knows about itself; nothing at all, if it never was told."""
+    """Return the information that `model` carries; an empty one if none was set."""
     info: ModelInfo = getattr(model, _ATTRIBUTE, ModelInfo())
     return info
 
@@ -160,7 +160,7 @@ def set_info(model: keras.Model, info: ModelInfo) -> None:
 
 
 def class_count(model: keras.Model) -> int:
-    """How many classes, labels or values a model with one output tells apart: by one unit, two."""
+    """Return the number of classes, labels or values of a model: two for one unit."""
     shape, task = model.output_shape, get_info(model).task
     return 2 if len(shape) == 2 and shape[-1] == 1 and task is None else shape[-1]
 
@@ -202,7 +202,7 @@ def learned_ranges(model: keras.Model) -> Mapping[str, tuple[float, float]] | No
 
 
 def compressed_kernels(model: keras.Model) -> Mapping[str, KernelProperty]:
-    """What compression has made of kernels, if the weights are still the same; else nothing."""
+    """Return the results of compression for kernels, if the weights are unchanged; else nothing."""
     return _valid(model, get_info(model).kernels) or {}
 
 

@@ -1,4 +1,4 @@
-"""What images a model takes, and how other images become such."""
+"""The images that a model takes, and the preparation of other images."""
 
 from __future__ import annotations
 

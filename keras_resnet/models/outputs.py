@@ -1,4 +1,4 @@
-"""What a model puts out: in which structure, and what its numbers mean."""
+"""The outputs of a model: their structure, and the meaning of their numbers."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def bare(model: keras.Model) -> keras.Model:
 
 
 def output_kind(model: keras.Model) -> OutputKind | None:
-    """What a model's only output is; None of several outputs, and of feature maps with names.
+    """Return the kind of a model's only output; None for several outputs or named feature maps.
 
     `"probabilities"` and `"logits"` are those of a classifier, `(batch, classes)`, or `(batch, 1)`
     of the second of two classes, which a sigmoid makes probabilities. `"values"` are those of a
@@ -131,7 +131,7 @@ def _ends_with_probabilities(model: keras.Model) -> bool:
 
 
 def last_operation(model: keras.Model) -> Any:
-    """What computes a model's only output: a layer, inside another model, too, or an operation.
+    """Return the layer or operation that computes a model's only output, inside another model, too.
 
     What hands on the same numbers behind it, such as casts, which are linear activations, is passed
     over.

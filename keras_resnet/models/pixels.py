@@ -35,7 +35,7 @@ _ENDS = (0.0, 255.0)
 
 @dataclass(frozen=True)
 class PixelFormat:
-    """How pixels are normalised before a model gets them.
+    """Pixel formats: the normalization of pixels before a model gets them.
 
     Attributes:
         name: the key in `PIXEL_FORMATS`.

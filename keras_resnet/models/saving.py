@@ -99,7 +99,7 @@ def load_model(path: str | os.PathLike[str], **keywords: Any) -> keras.Model:
 
 
 def _checked(path: Path) -> tuple[Any, ModelInfo]:
-    """What a file says about its model, once nothing in it can harm who loads it."""
+    """Return a file's description of its model, after checking that loading it is safe."""
     with opened_archive(path) as archive:
         if len(archive.members) > _MOST_MEMBERS:
             raise ValueError(f"an archive of {len(archive.members):,} files")

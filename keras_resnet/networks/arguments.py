@@ -1,4 +1,4 @@
-"""What is refused before a network is built or counted: impossible heads, shapes and sizes."""
+"""Checks before a network is built or counted: heads, shapes and sizes."""
 
 from __future__ import annotations
 

@@ -98,7 +98,7 @@ def _without_head(model: keras.Model, outputs: Any, suffix: str) -> keras.Model:
 
 
 def _dense_input(model: keras.Model) -> Any:
-    """What the last dense layer of a model gets, `(batch, channels)`; None if there is none."""
+    """Return the input of the last dense layer, `(batch, channels)`; None if there is none."""
     dense = [layer for layer in model.layers if isinstance(layer, keras.layers.Dense)]
     vectors = dense[-1].input if dense else None
     return vectors if vectors is not None and len(vectors.shape) == 2 else None

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 
 class Place(NamedTuple):
-    """Where a layer of a residual block is.
+    """The place of a layer in its network: stage and block.
 
     Attributes:
         stage: its number, from 2 on, as in conv2_x.

@@ -87,7 +87,7 @@ class Conv:
 
 @dataclass(frozen=True)
 class Gate:
-    """What scales the channels of a residual before the addition, as squeeze-and-excitation does.
+    """A gate of the residual's channels before the addition, as in squeeze-and-excitation.
 
     Attributes:
         words: what it is, for tables and drawings.
@@ -184,7 +184,7 @@ class NetworkPlan:
 
     @property
     def strides(self) -> int:
-        """How many input pixels one position of the last stage stands for, per axis."""
+        """Input pixels per position of the last stage, per axis."""
         convs = (*self.stem, *(conv for block in self.blocks for conv in block.convs))
         return math.prod(conv.strides for conv in convs) * (2 if self.pool else 1)
 

@@ -1,1 +1,1 @@
-"""What every part needs and no network is in: files, terminal, processes, versions."""
+"""Utilities that every part needs: files, terminal, processes, versions."""

@@ -1,4 +1,4 @@
-"""What is installed. Optional packages are imported where they are used, and named if missing."""
+"""Installed packages. Optional ones are imported where they are used, and named if missing."""
 
 from __future__ import annotations
 

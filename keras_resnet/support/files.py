@@ -310,7 +310,7 @@ def _check_names(staging: Path, names: Sequence[str]) -> None:
 
 
 def _places(staging: Path, names: Sequence[str], gone: Sequence[str]) -> dict[str, Path]:
-    """Where what is replaced or removed lies until all is done."""
+    """Return where each file that is replaced or removed is kept until all is done."""
     return {name: staging / _REPLACED / str(number) for number, name in enumerate([*names, *gone])}
 
 
@@ -344,7 +344,7 @@ def _undo(staging: Path, names: Sequence[str], gone: Sequence[str]) -> None:
 
 
 def _is_there(path: Path) -> bool:
-    """Also a link that leads nowhere."""
+    """Return whether something is there, a link that leads nowhere included."""
     return os.path.lexists(path)
 
 

@@ -1,4 +1,4 @@
-"""How far an accuracy that was measured on few images may be from the true one."""
+"""Confidence intervals of accuracies."""
 
 from __future__ import annotations
 

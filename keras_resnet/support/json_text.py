@@ -16,7 +16,7 @@ _LONGEST, _MOST_VALUES, _DEEPEST = 2**25, 2**21, 100
 
 
 def parse_json(text: str | bytes) -> Any:
-    """What a text in JSON means.
+    """Parse a text in JSON.
 
     Raises:
         ValueError: it is no JSON, or longer or deeper than what this package reads.
@@ -36,7 +36,7 @@ def parse_json(text: str | bytes) -> Any:
 
 
 def load_json(path: Path) -> Any:
-    """What a file in JSON says.
+    """Read a JSON file.
 
     Raises:
         OSError: it cannot be read.

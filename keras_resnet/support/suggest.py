@@ -1,4 +1,4 @@
-"""What somebody may have meant: the one suggestion that messages about unknown names make."""
+"""Suggestions of messages about unknown names."""
 
 from __future__ import annotations
 

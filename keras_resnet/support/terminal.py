@@ -1,4 +1,4 @@
-"""What commands print: one console, its tables, and progress as a bar or as plain lines.
+"""Output of commands: one console, its tables, and progress as a bar or as plain lines.
 
 Names and messages may come from anywhere: every string that is printed here is one line, cleaned by
 `support.text`.
@@ -97,7 +97,7 @@ class _Table(rich.table.Table):
 
 
 def _width(columns: Sequence[rich.table.Column], folded: int = _FOLDED) -> int:
-    """What columns need so that no word is cut off, with the frame of `SIMPLE_HEAD`."""
+    """Return the width that columns need without cutting a word, with `SIMPLE_HEAD`'s frame."""
     return 1 + sum(_least(column, folded) + 2 for column in columns)
 
 
@@ -174,7 +174,7 @@ def table(
 
 
 class Heartbeat:
-    """Where there is no terminal for a bar, prints how far long work is when nothing else does.
+    """Prints the progress of long work where there is no terminal, after a silence.
 
     It has a thread of its own, as the work may be one long step, such as the tracing of a graph.
     """

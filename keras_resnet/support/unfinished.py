@@ -47,7 +47,7 @@ class UnfinishedWork:
                 self.directory.rmdir()  # Nothing has begun.
 
     def arguments(self) -> Any:
-        """What the parts depend on, as `begin` was given it; None if nothing has begun."""
+        """Return what the parts depend on, as `begin` was given it; None if nothing has begun."""
         return read_json(self.directory / self._journal)
 
     def begin(self, arguments: Mapping[str, Any]) -> None:
@@ -70,7 +70,7 @@ class UnfinishedWork:
 
 
 def read_json(path: Path) -> Any:
-    """What a file says; None if it is missing, or no whole file, as after a power failure."""
+    """Return a file's content; None if it is missing or incomplete, as after a power failure."""
     try:
         return json.loads(path.read_text())
     except (FileNotFoundError, ValueError, RecursionError):

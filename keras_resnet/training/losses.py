@@ -41,7 +41,7 @@ def shares_of(targets: Any, logits: Any) -> Any:
 
 
 class _SmoothedLoss(keras.losses.Loss):
-    """What the losses have in common: float32, the targets, and what classes count."""
+    """Common base of the losses: float32, the targets, and the weights of classes."""
 
     own_name: str
 
@@ -214,7 +214,7 @@ def _replicas() -> int:
 
 
 def balanced_weights(labels: np.ndarray, classes: int) -> list[float]:
-    """What the images of each class count so that classes weigh the same; one in the mean.
+    """Return the weights of classes by which all count the same; their mean over the images is 1.
 
     Args:
         labels: of all training images, `(n,)`.

@@ -105,7 +105,7 @@ def download(
 
 
 def problem(path: Path, expected: Download) -> str | None:
-    """What is wrong with a file's content, in words; `None` if it is as expected."""
+    """Describe what is wrong with a file's content; `None` if it is as expected."""
     found = path.stat().st_size
     if expected.bytes not in (None, found):
         return f"{found} bytes instead of {expected.bytes}"

@@ -49,7 +49,7 @@ def home() -> Path:
 
 
 def cache_path(entry: WeightsEntry, *, without_top: bool = False) -> Path:
-    """Where a checkpoint's file is looked for first, and where it may be put by hand."""
+    """Return the path at which a checkpoint's file is looked for first, and may be put by hand."""
     return home() / "weights" / entry.tag / _file(entry, without_top).file_name
 
 

@@ -105,7 +105,7 @@ def open_checkpoint(
 
 
 def _registered(entry: WeightsEntry) -> Origin:
-    """What the registry says is better than conventions."""
+    """Return the registry's facts about a file, which are better than conventions."""
     blur = get_config(entry.model, **entry.config).blur_pool
     return Origin(entry.model, {"blur_pool": blur}, (entry.mean, entry.std))
 

@@ -1,4 +1,4 @@
-"""Which network a checkpoint is of: read off its keys and shapes, the rest by convention."""
+"""Inference of a checkpoint's network: from keys and shapes, the rest by convention."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Family = Literal["torch", "keras_applications", "caffe", "keras_resnet"]
 
 @dataclass(frozen=True)
 class Inferred:
-    """What a checkpoint is of.
+    """The network that a checkpoint is of.
 
     `classes` is None without a classifier. The `family`'s conventions fill in what keys and shapes
     do not say, and `notes` say what. With `bgr`, the stem expects blue first. `certain`: the file
@@ -126,7 +126,7 @@ class _Reader:
         )
 
     def seen(self, v2: bool) -> dict[str, Any]:
-        """What the layers without weights show, which HDF5 files of ours list."""
+        """Return facts from the layers without weights, which HDF5 files of ours list."""
         names = self.checkpoint.other_layers
         fields: dict[str, Any] = {}
         if self.family != "keras_resnet" or not names:
@@ -171,7 +171,7 @@ class _Reader:
         return tuple(len(found[stage]) for stage in sorted(found))
 
     def check_complete(self, config: ResNetConfig, channels: int) -> None:
-        """Of a network whose channels will be reordered, none may be left out."""
+        """Refuse a network of which a layer lacks weights or has another shape than planned."""
         for conv in (conv for block in plan(config, channels).blocks for conv in block.convs):
             kernel = self.checkpoint.array(f"{conv.name}_conv")
             scale = self.checkpoint.array(f"{conv.name}_bn", "gamma")
@@ -240,7 +240,7 @@ class _Reader:
         return fields
 
     def shortcuts(self, blocks: tuple[int, ...], stem_changes: bool) -> dict[str, Any]:
-        """How blocks are bypassed; `stem_changes`: whether B has a projection in the first one."""
+        """Return the kind of shortcut; `stem_changes`: whether B projects in the first block."""
         fields: dict[str, Any] = {}
         projections = sum(name.endswith("_0_conv") for name in self.layers)
         if not projections:

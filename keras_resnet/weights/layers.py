@@ -28,13 +28,13 @@ def stem_name(layers: Container[str]) -> str:
 
 
 def weighted_layers(network: keras.Model) -> dict[str, keras.Layer]:
-    """By name, the layers with weights to load: the constants of the pixels are none."""
+    """Return the layers with weights to load, by name: without the pixels' constants."""
     layers = (layer for layer in network.layers if layer.weights)
     return {layer.name: layer for layer in layers if layer.name != "normalization"}
 
 
 def roles(layer: keras.Layer) -> tuple[str, ...]:
-    """What a layer's weights are, in their order."""
+    """Return the roles of a layer's weights, in their order."""
     norms = (keras.layers.BatchNormalization, keras.layers.GroupNormalization)
     return (NORM_ROLES if isinstance(layer, norms) else CONV_ROLES)[: len(layer.weights)]
 

@@ -144,7 +144,7 @@ class _Loader:
         )
 
     def unseen(self) -> Iterator[str]:
-        """What a file of another package does not show, as the network has it."""
+        """Return the network's properties that a file of another package does not show."""
         inferred = self.found.inferred
         if inferred is None or inferred.complete or inferred.family == "keras_resnet":
             return

@@ -1,4 +1,4 @@
-"""What other packages call the layers of our networks: one map from our names, read both ways."""
+"""Names of other packages for our layers: one map from our names, read both ways."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is said of a checkpoint besides its keys: in the file, in `config.json` beside it, by names.
+"""Facts about a checkpoint besides its keys: from the file, a `config.json`, and names.
 
 Keys and shapes show neither activations nor anti-aliasing, dilation, pooling or standardised
 weights: networks that compute something else may have those of ours.
@@ -45,7 +45,7 @@ _SAME = {
 
 @dataclass(frozen=True)
 class Origin:
-    """What is known of a checkpoint's network besides its keys.
+    """Facts about a checkpoint's network besides its keys.
 
     Attributes:
         architecture: its name; `None` if nobody says one.
@@ -154,7 +154,7 @@ def _parsed(metadata: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _read(path: str, notes: list[str]) -> dict[str, Any]:
-    """What `config.json` beside a file says."""
+    """Return the facts in a `config.json` beside a file."""
     file = Path(path).with_name("config.json")
     if not file.is_file():
         return {}

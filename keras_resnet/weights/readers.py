@@ -177,7 +177,7 @@ def _read_hdf5(content: bytes) -> Arrays:
 
 
 def _keras3_weights(file: Hdf5File, groups: Mapping[str, list[str]]) -> Iterator[_Item]:
-    """What `model.save_weights("….weights.h5")` writes: groups `vars` that carry layers' names."""
+    """Read what `model.save_weights("….weights.h5")` writes: groups `vars` with layers' names."""
     for group, names in groups.items():
         count = len(file.inside[group])
         if not names or not count:
@@ -192,7 +192,7 @@ def _keras3_weights(file: Hdf5File, groups: Mapping[str, list[str]]) -> Iterator
 
 
 def _legacy_weights(file: Hdf5File, root: str, layers: list[str]) -> Iterator[_Item]:
-    """What Keras wrote before: groups by layer, each with the list of its weights' names."""
+    """Read Keras' older format: groups by layer, each with the list of its weights' names."""
     for layer in layers:
         group = f"{root}/{layer}".lstrip("/")
         for name in _listed(file, group, "weight_names"):

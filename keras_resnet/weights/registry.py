@@ -40,7 +40,7 @@ Dataset = Literal["imagenet", "cifar10"]
 
 @dataclass(frozen=True)
 class Download:
-    """Where a file lies, and what is known of its content.
+    """The address of a file, and the facts about its content.
 
     Attributes:
         url: its address; `None` for a file of Hugging Face.

@@ -1,4 +1,4 @@
-"""What loading weights has done."""
+"""The report of loading weights."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from keras_resnet.support.text import printable
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What became of every weight of a file and of a model.
+    """The outcome for every weight of a file and of a model.
 
     Attributes:
         source: the file or tag.

@@ -1,4 +1,4 @@
-"""What `weights=` may mean, a file or a tag, and what is refused before anything is loaded."""
+"""Meanings of `weights=`, a file or a tag, and checks before anything is loaded."""
 
 from __future__ import annotations
 

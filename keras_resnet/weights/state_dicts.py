@@ -120,7 +120,7 @@ def _arrays_below(module: Module, prefix: str, seen: set[int]) -> Iterator[tuple
 
 
 def _prefixes(values: Mapping[str, np.ndarray]) -> list[str]:
-    """What stands before the names of ResNets' layers; one for every ResNet."""
+    """Return the prefixes of the names of ResNets' layers, one for every ResNet."""
     matches = filter(None, map(_NETWORK.match, values))
     return list(dict.fromkeys(match["prefix"] for match in matches))
 

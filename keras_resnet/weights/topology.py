@@ -1,4 +1,4 @@
-"""What has to be equal for the weights of one network to mean the same in another.
+"""Properties that must be equal for weights to mean the same in two networks.
 
 Strides and shortcuts leave no trace in the shapes of weights, so networks are compared by what
 every layer is and where it looks, before any weights are copied.
@@ -23,7 +23,7 @@ BLUR = "blur pooling"
 
 
 def describe(model: keras.Model) -> Description:
-    """What a model of ours is. Its pixels and its head are described, too."""
+    """Describe a model of ours, with its pixels and its head."""
     pitches = _pitches(model)
     result: Description = {}
     for layer in model.layers:
@@ -88,7 +88,7 @@ def _describe_norm(result: Description, norm: Norm) -> None:
 
 
 def differences(theirs: Description, ours: Description, ignored: set[str]) -> str | None:
-    """What is not equal, in words that follow "Received: …"; `None` if everything is.
+    """Return the differences in words that follow "Received: …"; `None` if there are none.
 
     Args:
         theirs: what the weights are of.

@@ -73,7 +73,7 @@ class Module(dict[str, Any]):
 
 
 def read_torch(path: Path) -> Any:
-    """What the file holds: dicts and lists of arrays, numbers and strings.
+    """Return the content of a file: dicts and lists of arrays, numbers and strings.
 
     Modules of TorchScript come as `Module`, other objects as opaque stand-ins.
 
@@ -165,7 +165,7 @@ class _Storage:
 
     @property
     def size(self) -> int:
-        """In bytes."""
+        """The size in bytes."""
         return self.count * self.dtype.itemsize
 
     def array(self, content: bytes) -> np.ndarray:
@@ -211,7 +211,7 @@ class _Tensor:
 
 @dataclass(frozen=True)
 class _Function:
-    """What stands in for a class or function that a pickle asks for."""
+    """Stand-in for a class or function that a pickle asks for."""
 
     call: Callable[..., Any]
 

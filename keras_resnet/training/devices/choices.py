@@ -1,4 +1,4 @@
-"""What the command line can choose about devices. It imports no TensorFlow."""
+"""Choices of devices for the command line. Importing it imports no TensorFlow."""
 
 from __future__ import annotations
 

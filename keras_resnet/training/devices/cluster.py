@@ -1,4 +1,4 @@
-"""Which processes train together: from the command line, `TF_CONFIG` or Slurm."""
+"""The processes that train together: from the command line, `TF_CONFIG` or Slurm."""
 
 from __future__ import annotations
 
@@ -227,7 +227,7 @@ def _counts(text: str) -> list[int]:
 
 
 def _matches(pattern: str, text: str, expected: str) -> Iterator[re.Match[str]]:
-    """What a pattern finds in the parts of a list that Slurm has written."""
+    """Return the matches of a pattern in the parts of a Slurm list."""
     for part in text.split(","):
         match = re.fullmatch(pattern, part)
         if match is None:

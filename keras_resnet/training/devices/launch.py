@@ -161,7 +161,7 @@ def _start(command: Sequence[str], environment: Mapping[str, str]) -> subprocess
 
 
 def _die_with_parent() -> Callable[[], None] | None:
-    """What a child runs first, so that the kernel kills it when this process ends. Linux only."""
+    """Let the kernel kill this child when its parent ends; the child runs it first. Linux only."""
     if not sys.platform.startswith("linux"):
         return None
     # Loaded here, as little is safe between fork and exec.

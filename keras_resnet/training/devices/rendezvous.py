@@ -214,7 +214,7 @@ class Rendezvous:
     def _answer(
         self, line: _Line, waiting: _Waiting, deadline: float = float("inf")
     ) -> dict[str, Any]:
-        """What the chief answers; meanwhile, says for whom this worker waits.
+        """Return the chief's answer; meanwhile, say for whom this worker waits.
 
         Raises:
             OSError: the connection is closed, or the deadline over.
@@ -231,7 +231,7 @@ class Rendezvous:
         raise TimeoutError
 
     def _readable(self, workers: Iterable[int], seconds: float) -> list[int]:
-        """Those of the workers who have said something or left, once there are any."""
+        """Wait up to `seconds` for workers that have said something or left; return those that did."""
         files = {self._lines[index].fileno(): index for index in workers}
         ready = wait(files, seconds)
         return [index for file, index in files.items() if file in ready]

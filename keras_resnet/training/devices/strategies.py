@@ -1,4 +1,4 @@
-"""How training is divided among devices: `tf.distribute` strategies, and JAX's data parallelism."""
+"""Division of training among devices: `tf.distribute` strategies, and JAX's data parallelism."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from keras_resnet.training.devices.rendezvous import START_SECONDS, Rendezvous, 
 
 @dataclass(frozen=True)
 class DeviceSetup:
-    """What `choose_strategy` decided.
+    """The decision of `choose_strategy`.
 
     Attributes:
         name: `cpu`, `gpu`, `mirrored`, `multi-worker` or `tpu`; `data-parallel` under JAX.
@@ -43,7 +43,7 @@ class DeviceSetup:
 
     @property
     def worker(self) -> int:
-        """Which of the workers this process is, from 0."""
+        """The number of this process among the workers, from 0."""
         return 0 if self.cluster is None else self.cluster.index
 
     @property
@@ -56,11 +56,11 @@ class DeviceSetup:
         return self.worker == 0
 
     def scope(self) -> contextlib.AbstractContextManager[Any]:
-        """Where models, optimizers and datasets have to be made."""
+        """Return the scope in which models, optimizers and datasets have to be made."""
         return contextlib.nullcontext() if self.strategy is None else self.strategy.scope()
 
     def distribute(self, dataset: tf.data.Dataset) -> Any:
-        """What `fit` and `evaluate` take: a dataset of this worker's parts, for this worker.
+        """Return the dataset that `fit` and `evaluate` take: of this worker's parts.
 
         Keras would divide the part of a worker among all workers once more, and take that many
         more steps. Elsewhere the dataset is returned as it is.

@@ -29,7 +29,7 @@ def variable_kind(path: str) -> VariableKind:
 
 
 def rate_multipliers(paths: Sequence[str], rate_groups: Mapping[str, float]) -> tuple[float, ...]:
-    """What the learning rate of every variable is multiplied by.
+    """Return the factor of every variable's learning rate.
 
     A key of `rate_groups` is the name of a part of a network of this package, or a pattern:
 

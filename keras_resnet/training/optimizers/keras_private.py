@@ -1,4 +1,4 @@
-"""What this package takes from Keras' insides, all of it; a test tells when Keras changes it.
+"""Everything that this package takes from Keras' internals; a test tells when Keras changes it.
 
 - `Optimizer._get_variable_index`: which variable an update is of, under every backend and strategy.
 - `Optimizer._get_current_learning_rate` and `_learning_rate`: Keras gives a schedule the number of
@@ -20,7 +20,7 @@ from keras import ops
 
 
 class OpenOptimizer(keras.optimizers.Optimizer):
-    """To be mixed in before a Keras optimizer; sees to clipping and the learning rate.
+    """Mixin before a Keras optimizer that handles clipping and the learning rate.
 
     Attributes:
         rate_factor: a variable by which every learning rate is multiplied; subclasses add it.
@@ -56,7 +56,7 @@ class OpenOptimizer(keras.optimizers.Optimizer):
         return super()._clip_gradients(gradients)
 
     def _all_reduce_sum_gradients(self, pairs: Any) -> Any:
-        """Only under TensorFlow: adds up the replicas' gradients, and clips the sum."""
+        """Add up the replicas' gradients and clip the sum; called under TensorFlow only."""
         gradients, variables = zip(*super()._all_reduce_sum_gradients(pairs), strict=True)
         return list(zip(super()._clip_gradients(list(gradients)), variables, strict=True))
 

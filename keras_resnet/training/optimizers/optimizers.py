@@ -266,7 +266,7 @@ def _norm(values: Any) -> Any:
 
 
 def _ratio(numerator: Any, denominator: Any, where: Any) -> Any:
-    """Their ratio; 1 elsewhere."""
+    """Return the ratio `where` holds, and 1 elsewhere."""
     return ops.where(where, ops.divide(numerator, ops.where(where, denominator, 1.0)), 1.0)
 
 

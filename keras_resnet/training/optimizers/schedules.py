@@ -15,7 +15,7 @@ from keras_resnet.training.recipes.recipe import Recipe
 
 
 def total_steps(recipe: Recipe, steps_per_epoch: float) -> int:
-    """How many optimizer steps a recipe takes."""
+    """Return the number of optimizer steps of a recipe."""
     return int(recipe.in_steps(steps_per_epoch).duration)
 
 
@@ -110,7 +110,7 @@ class RecipeSchedule(keras.optimizers.schedules.LearningRateSchedule):
         return self._config["peak"] * factor
 
     def get_config(self) -> dict[str, Any]:
-        """What the constructor takes, fit for JSON."""
+        """Return the constructor's arguments, fit for JSON."""
         return dict(self._config)
 
 
@@ -185,7 +185,7 @@ class Plateau:
         return self._factor**self._changes
 
     def state(self) -> dict[str, Any]:
-        """What `restore` takes, fit for JSON."""
+        """The state for `restore`, fit for JSON."""
         best = None if self._best == math.inf else float(self._best)
         return {"best": best, "waited": self._waited, "changes": self._changes}
 

@@ -108,7 +108,7 @@ class OptimizerConfig:
 
 @dataclass(frozen=True)
 class ScheduleConfig:
-    """How the learning rate changes, as a factor of its peak.
+    """The schedule of the learning rate, as a factor of its peak.
 
     Args:
         name: `"constant"`; `"step"` (times `factor` every `every` units); `"multi-step"` (times

@@ -27,7 +27,7 @@ BY_USER = "set by the user"
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a network is trained; `keras-resnet recipes NAME` prints one with its citations.
+    """A training recipe; `keras-resnet recipes NAME` prints one with its citations.
 
     Args:
         name: as in `RECIPES`.
@@ -92,7 +92,7 @@ class Recipe:
 
     @property
     def learning_rate(self) -> float:
-        """Its peak at this `batch_size`, by the linear scaling rule if the recipe has it."""
+        """The peak rate at this `batch_size`, by the linear scaling rule if the recipe has it."""
         reference = self.optimizer.reference_batch_size
         return self.optimizer.learning_rate * (self.batch_size / reference if reference else 1.0)
 

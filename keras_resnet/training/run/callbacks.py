@@ -1,4 +1,4 @@
-"""What happens between the steps of `fit`."""
+"""Callbacks between the steps of `fit`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a trained network is, in words and tables, for whoever finds its file."""
+"""Model cards: a description of a trained network in words and tables."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ metrics:
 
 @dataclass(frozen=True)
 class CardFacts:
-    """What a model card is written from.
+    """The facts that a model card is written from.
 
     Args:
         network: name of the network, e.g. `"resnet20"`.

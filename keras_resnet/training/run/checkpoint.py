@@ -118,7 +118,7 @@ def read_checkpoint(path: Path) -> RunState:
 
 
 def _digest(file: BinaryIO) -> tuple[int, bytes, bytes]:
-    """Where the digest is in a file, which one is there, and the one that should be, both in hex.
+    """Return the place of the digest in a file, the digest there, and the expected one, in hex.
 
     The hash covers every byte: the length of the header, the header with zeros in the place of the
     digest, and the data.

@@ -38,7 +38,7 @@ def _policy_of(dtype: str) -> str:
 def precision_of(
     model: keras.Model, dtype: str | None
 ) -> Literal["float32", "float16", "bfloat16"]:
-    """What a model is computed in, with `dtype` as of `train`."""
+    """Return the precision that a model is computed in, with `dtype` as of `train`."""
     if dtype is not None:
         computed = {_policy_of(dtype).removeprefix("mixed_")}
     else:

@@ -1,4 +1,4 @@
-"""Where a training run takes place: versions, machine, devices."""
+"""The environment of a training run: versions, machine, devices."""
 
 from __future__ import annotations
 

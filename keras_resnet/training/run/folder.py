@@ -129,7 +129,7 @@ class RunFolder:
         self._write(self.config_file, _json({"format": FORMAT, **config}))
 
     def read_config(self) -> dict[str, Any] | None:
-        """What `config.json` was written of; None if there is none.
+        """Return the content of `config.json`; None if there is none.
 
         Raises:
             OSError: it is not what `write_config` wrote.

@@ -27,7 +27,7 @@ class TrainingKeyboardInterrupted(KeyboardInterrupt):
 
 
 class Interruption:
-    """Which signal asked for an end, if one did; `handler` is what would have handled it."""
+    """The signal that asked for an end, if one did; `handler` would have handled it."""
 
     signal: int | None = None
     handler: Any = None

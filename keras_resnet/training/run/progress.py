@@ -1,4 +1,4 @@
-"""How far training is: a bar on a terminal; elsewhere a line per epoch and per minute."""
+"""Progress of training: a bar on a terminal; elsewhere a line per epoch and per minute."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ class ProgressBar(keras.callbacks.Callback):
         return self._run.batches - self._run.finished_epochs * self._run.batches_per_epoch
 
     def _state(self) -> str:
-        """What the line of a minute says; it is asked from another thread."""
+        """Return the text for the line of a minute; another thread asks for it."""
         done, length = self._batches_of_epoch(), self._run.batches_per_epoch
         # After the last batch of an epoch, it takes a while until Keras says that it evaluates.
         if self._evaluating or done >= length:
@@ -108,7 +108,7 @@ class ProgressBar(keras.callbacks.Callback):
         )
 
     def _images(self, batches: int) -> int:
-        """How many images so many batches have, from the first one of the run."""
+        """Return the number of images in so many batches, from the first one of the run."""
         epochs, rest = divmod(batches, self._run.batches_per_epoch)
         return epochs * self._per_epoch + min(rest * self._batch_size, self._per_epoch)
 

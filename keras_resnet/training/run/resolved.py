@@ -1,4 +1,4 @@
-"""What a recipe means for one network and one data set: sizes, batches, steps."""
+"""The recipe resolved for one network and one data set: sizes, batches, steps."""
 
 from __future__ import annotations
 
@@ -212,7 +212,7 @@ def check_image_shape(model: keras.Model) -> None:
 
 
 def sizes(model: keras.Model, recipe: Recipe) -> tuple[EvalProtocol, int]:
-    """How evaluation images are prepared, and the size of training images."""
+    """Return the protocol of evaluation images, and the size of training images."""
     side = model.input_shape[1]
     protocol = recipe.protocol
     if protocol is None:
@@ -232,7 +232,7 @@ def identity(
     dtype: str | None,
     start: Sequence[np.ndarray] | None = None,
 ) -> dict[str, Any]:
-    """What must not change between two parts of one run, fit for JSON.
+    """Return the settings that must not change between two parts of one run, fit for JSON.
 
     `start` are the weights that the loss depends on, if it does.
     """

@@ -16,7 +16,7 @@ from keras_resnet.training.run.resolved import ResolvedRecipe
 
 
 class Run:
-    """What changes while a network is trained.
+    """The state that changes while a network is trained.
 
     Attributes:
         model: the copy that is trained, compiled; see `training_copy`.
@@ -50,12 +50,12 @@ class Run:
 
     @property
     def epochs(self) -> int:
-        """Of the whole training; one that is cut short counts."""
+        """Epochs of the whole training; one that is cut short counts."""
         return -(-self.total // self.batches_per_epoch)
 
     @property
     def finished_epochs(self) -> int:
-        """How many were trained and evaluated."""
+        """The number of epochs that were trained and evaluated."""
         return len(self.history.get("loss", ()))
 
     @property
@@ -72,7 +72,7 @@ class Run:
 
     @property
     def learning_rate(self) -> float:
-        """That of the next step."""
+        """The learning rate of the next step."""
         return float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
 
     def set_rate(self) -> None:

@@ -46,7 +46,7 @@ from keras_resnet.training.run.run import Run
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a training run left behind.
+    """The result of a training run.
 
     Attributes:
         history: one value per epoch of `loss`, `accuracy`, `val_loss`, `val_accuracy`, with more

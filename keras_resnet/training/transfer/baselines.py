@@ -1,4 +1,4 @@
-"""What a network's vectors are worth on a task without training it: what transfer has to beat."""
+"""Baselines of transfer: classifiers on a network's vectors as they are."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def vectors(
     progress: Progress = unseen,
     network: keras.Model | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What the classifier of a network sees of a source's images, prepared as at evaluation.
+    """Return the vectors that a network's classifier sees of a source's images.
 
     One batch of images is held at a time, and those that the pipeline has ready.
 
@@ -261,7 +261,7 @@ def _balanced(labels: np.ndarray, limit: int, seed: int) -> np.ndarray:
 
 
 def _weights(labels: np.ndarray, source: Source) -> np.ndarray:
-    """Of each of some images of a source, so that every class counts as much as there."""
+    """Return weights of some images of a source, by which classes count as much as in it."""
     classes = len(source.class_names)
     there, here = (np.bincount(some, minlength=classes) for some in (source.labels, labels))
     weights = (there / np.maximum(here, 1))[labels]

@@ -52,7 +52,7 @@ _NAMED = 10
 
 @dataclass(frozen=True)
 class FinetuneResult:
-    """What fine-tuning left behind.
+    """The result of fine-tuning.
 
     Attributes:
         model: the network with the head for the new classes and its last weights.
@@ -235,7 +235,7 @@ def with_head(model: keras.Model, source: Source, dropout: float = 0.0) -> keras
 def _identity(
     model: keras.Model, network: keras.Model, data: tuple[Source, Source]
 ) -> dict[str, Any]:
-    """What is trained on what, fit for JSON; of the weights, those that come with `model`."""
+    """Return the network, its weights and the data of a fine-tuning, fit for JSON."""
     # An old head that is replaced counts for nothing, the new one follows from the seed.
     own = {id(weight) for weight in model.weights}
     kept = [weight.numpy() for weight in network.weights if id(weight) in own]
@@ -278,7 +278,7 @@ def _compared(
     seed: int,
     known: Mapping[str, Any] | None,
 ) -> Baselines:
-    """What the network is worth as it is: `known` from before an interruption, or found now."""
+    """Return the baselines of the network: `known` from before an interruption, or found now."""
     from keras_resnet.training.transfer.baselines import LIMIT, Baselines, baselines
 
     if known is not None:
@@ -296,7 +296,7 @@ def _compared(
 
 
 def _claimed(folder: RunFolder, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What `config.json` has besides the settings, which must not be other ones."""
+    """Return the content of `config.json` besides the settings, which must be the same."""
     stages = {"stages": dataclasses.asdict(Phase("head", 1))}
     earlier = defaults_of_earlier(settings, folder.read_config())
     return folder.claim(settings, "fine-tuning", {**DEFAULTS, **stages, **earlier}, replaces=True)
@@ -363,7 +363,7 @@ def _finish(
 def _card_of_phases(
     done: Sequence[tuple[Phase, Recipe, TrainResult]], bn: BNMode, baselines: Baselines | None
 ) -> str:
-    """What a model card says of fine-tuning only."""
+    """Return the part of a model card that is about fine-tuning only."""
     lines = [
         "",
         "## Phases",

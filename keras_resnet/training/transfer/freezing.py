@@ -1,4 +1,4 @@
-"""Which layers of a network train, and what batch normalisation does meanwhile."""
+"""Selection of the layers that train, and the mode of batch normalization."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _BACKBONE = "backbone"
 
 @dataclass(frozen=True)
 class FreezeReport:
-    """What trains from now on.
+    """The layers that train from now on.
 
     Attributes:
         levels: those in which something trains, from the stem to the head.
