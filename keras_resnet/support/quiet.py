@@ -1,4 +1,4 @@
-"""Keeps the native libraries' chatter off the terminal without losing it when something fails."""
+"""Keep the native libraries' chatter off the terminal without losing it when something fails."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ import sys
 import tempfile
 import threading
 import warnings
-from collections.abc import Iterator
-from typing import IO
+from collections.abc import Callable, Iterator
 
 #: The descriptor and Python's warning filters are the whole process's: one thread at a time.
 _LOCK = threading.RLock()
@@ -30,7 +29,7 @@ _LIBRARY = re.compile(r"[/\\](site-packages|dist-packages|lib[/\\]python3)[/\\.]
 
 @contextlib.contextmanager
 def without_start_up_notes() -> Iterator[None]:
-    """Drops TensorFlow's notes of its start from standard error; all else comes out at the end.
+    """Drop TensorFlow's notes of its start from standard error; all else comes out at the end.
 
     For the first import of TensorFlow. No variable of the environment is set for it, which would
     hold for everything else in the process and its children, too.
@@ -38,32 +37,16 @@ def without_start_up_notes() -> Iterator[None]:
     if "tensorflow" in sys.modules:
         yield
         return
-    with _LOCK, tempfile.TemporaryFile() as hidden:
-        try:
-            descriptor = sys.__stderr__.fileno() if sys.__stderr__ else -1
-            saved = os.dup(descriptor)
-        except (OSError, ValueError):
-            yield
-            return
-        os.dup2(hidden.fileno(), descriptor)
+    with _redirected() as show:
         try:
             yield
         finally:
-            os.dup2(saved, descriptor)
-            os.close(saved)
-            _write_all_but_notes(hidden, descriptor)
-
-
-def _write_all_but_notes(hidden: IO[bytes], descriptor: int) -> None:
-    hidden.seek(0)
-    for line in hidden:
-        if not _START_UP.search(line):
-            os.write(descriptor, line)
+            show()
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Hides what native code prints to standard error; shows it if the block fails.
+    """Hide what native code prints to standard error; show it if the block fails.
 
     Notes of TensorFlow's start are never shown, and nothing is for an error that says itself what
     is wrong with the input (`ValueError`, `ImportError`). Python's warnings come out at the end,
@@ -72,41 +55,51 @@ def quiet() -> Iterator[None]:
     Native code logs from C++, past `sys.stderr` and Python's logging, so the file descriptor itself
     is redirected.
     """
-    with _LOCK:
+    held: list[warnings.WarningMessage] = []
+    try:
+        with _redirected() as show, warnings.catch_warnings(record=True) as held:
+            # TensorFlow's own converter uses the interpreter that TensorFlow deprecates.
+            warnings.filterwarnings("ignore", message=".*tf.lite.Interpreter is deprecated.*")
+            try:
+                yield
+            except (ValueError, ImportError):
+                raise
+            except Exception:
+                show()
+                raise
+    finally:
+        for warning in held:
+            # Libraries talk about themselves; what speaks of the user's work is for the user.
+            if not _LIBRARY.search(warning.filename):
+                found = (warning.message, warning.category, warning.filename, warning.lineno)
+                warnings.showwarning(*found)
+
+
+@contextlib.contextmanager
+def _redirected() -> Iterator[Callable[[], None]]:
+    """Redirect standard error into a file; yield a function that ends that and shows the file.
+
+    What it shows is all but TensorFlow's notes of its start. Without a standard error, nothing is
+    redirected.
+    """
+    with _LOCK, tempfile.TemporaryFile() as hidden:
         try:
             descriptor = sys.__stderr__.fileno() if sys.__stderr__ else -1
             saved = os.dup(descriptor)
         except (OSError, ValueError):
-            # Nothing is connected to standard error, so nothing can be hidden.
-            yield
+            yield lambda: None
             return
-        held: list[warnings.WarningMessage] = []
-        try:
-            with _hidden(descriptor, saved), warnings.catch_warnings(record=True) as held:
-                # TensorFlow's own converter uses the interpreter that TensorFlow deprecates.
-                warnings.filterwarnings("ignore", message=".*tf.lite.Interpreter is deprecated.*")
-                yield
-        finally:
-            for warning in held:
-                # Libraries talk about themselves; what speaks of the user's work is for the user.
-                if not _LIBRARY.search(warning.filename):
-                    found = (warning.message, warning.category, warning.filename, warning.lineno)
-                    warnings.showwarning(*found)
 
+        def show() -> None:
+            os.dup2(saved, descriptor)
+            hidden.seek(0)
+            for line in hidden:
+                if not _START_UP.search(line):
+                    os.write(descriptor, line)
 
-@contextlib.contextmanager
-def _hidden(descriptor: int, saved: int) -> Iterator[None]:
-    """Redirects a file descriptor, of which `saved` is a copy, into a file."""
-    with tempfile.TemporaryFile() as hidden:
         os.dup2(hidden.fileno(), descriptor)
         try:
-            yield
-        except (ValueError, ImportError):
-            raise
-        except Exception:
-            os.dup2(saved, descriptor)
-            _write_all_but_notes(hidden, descriptor)
-            raise
+            yield show
         finally:
             os.dup2(saved, descriptor)
             os.close(saved)

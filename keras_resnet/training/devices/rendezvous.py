@@ -231,7 +231,7 @@ class Rendezvous:
         raise TimeoutError
 
     def _readable(self, workers: Iterable[int], seconds: float) -> list[int]:
-        """Wait up to `seconds` for workers that have said something or left; return those that did."""
+        """Return the workers that say something or leave within so many seconds."""
         files = {self._lines[index].fileno(): index for index in workers}
         ready = wait(files, seconds)
         return [index for file, index in files.items() if file in ready]
