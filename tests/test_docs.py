@@ -8,6 +8,7 @@ import shlex
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -92,11 +93,15 @@ def with_files(exported_digits: Path, tmp_path: Path) -> None:
     for name in ("photos/a.png", "more/b.jpg"):
         (tmp_path / name).parent.mkdir()
         Image.new("RGB", (40, 30), (200, 100, 50)).save(tmp_path / name)
+    random = np.random.default_rng(0)
     for kind in ("daisy", "rose"):
         (tmp_path / "flowers" / kind).mkdir(parents=True)
         for number in range(12):
-            colour = (20 * number, 100 if kind == "rose" else 0, 50)
-            Image.new("RGB", (400, 300), colour).save(tmp_path / f"flowers/{kind}/{number}.jpg")
+            # Patches of random colours, red ones in roses.
+            patches = random.integers(0, 256, (6, 8, 3), np.uint8)
+            patches[..., 0] //= 1 if kind == "rose" else 4
+            image = Image.fromarray(patches).resize((400, 300))
+            image.save(tmp_path / f"flowers/{kind}/{number}.jpg")
 
 
 @pytest.mark.full
