@@ -148,7 +148,7 @@ class ResNetConfig:
 
         Lists and NumPy numbers are welcome, but a frozen config must hold nothing that changes.
         """
-        for field, choices in _CHOICES.items():
+        for field, choices in CHOICES.items():
             check_choice(field, getattr(self, field), choices)
         checked: dict[str, Any] = {}
         for field in ("blocks", "filters", "mean", "std"):
@@ -310,7 +310,8 @@ class ResNetConfig:
 #: Names of the fields.
 FIELDS = tuple(field.name for field in dataclasses.fields(ResNetConfig))
 
-_CHOICES: dict[str, tuple[str | None, ...]] = {
+#: Values of the fields that are words.
+CHOICES: dict[str, tuple[str | None, ...]] = {
     "block": get_args(Block),
     "version": get_args(Version),
     "shortcut": (*get_args(Shortcut), None),

@@ -74,7 +74,7 @@ def differences(
     old: Mapping[str, Any],
     new: Mapping[str, Any],
     defaults: Mapping[str, Any] = _NONE,
-    words: str = "{} in the run, now {}",
+    words: str = "{} → {}",
 ) -> list[str]:
     """Says in which values two nested mappings differ, one line each.
 
@@ -86,7 +86,7 @@ def differences(
         words: what is said of an old value and a new one.
 
     Returns:
-        Lines such as `"recipe.optimizer.learning_rate: 0.1 in the run, now 0.2"`, in the order of
+        Lines such as `"recipe.optimizer.learning_rate: 0.1 → 0.2"`, in the order of
         `old`, then of `new`; none if they agree.
     """
     lines = []

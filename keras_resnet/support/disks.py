@@ -51,7 +51,7 @@ def raise_if_full(error: BaseException, *folders: Path, only_reported: bool = Fa
         places = [x if x in temporary else own.get(_device(x), x) for x in known.folders]
         raise _full_disk(places, known.trouble) from error
     candidates = list(dict.fromkeys([*folders, *_temporary()]))
-    full = [folder for folder in candidates if _space(folder)[0] < _FULL]
+    full = [folder for folder in candidates if _space(folder)[0] < _FULL and _space(folder)[1]]
     if any(_reports(e) for e in chain):
         names = [Path(str(name)) for e in chain if (name := getattr(e, "filename", None))]
         named = [place for place in candidates if names and _device(place) == _device(names[0])]

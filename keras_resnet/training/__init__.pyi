@@ -9,6 +9,7 @@ from .run.checkpoint import ResumeError as ResumeError
 from .run.interruption import TrainingInterrupted as TrainingInterrupted
 from .run.trainer import TrainResult as TrainResult, train as train
 from .transfer.baselines import Baselines as Baselines, baselines as baselines
+from .transfer.choices import Phase as Phase
 from .transfer.finetune import FinetuneResult as FinetuneResult, finetune as finetune
 from .transfer.freezing import FreezeReport as FreezeReport, freeze as freeze, unfreeze as unfreeze
 from .transfer.heads import (
@@ -16,4 +17,3 @@ from .transfer.heads import (
     replace_head as replace_head,
     swap_stem as swap_stem,
 )
-from .transfer.phases import Phase as Phase
