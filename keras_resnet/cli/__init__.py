@@ -87,7 +87,7 @@ def _exit_code(error: Exception) -> int:
     return int(getattr(error, "exit_code", 2 if isinstance(error, bad_input) else 1))
 
 
-def _sentence(error: Exception) -> str:
+def _sentence(error: Any) -> str:
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
     if hasattr(error, "possibilities"):  # Typer's error about an unknown option.

@@ -6,7 +6,7 @@ import errno
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 #: With less than this left, in bytes, a failed write failed for want of space: HDF5, zip and
@@ -23,10 +23,13 @@ class DiskFullError(OSError):
     Attributes:
         folders: what is written to on it; of several disks, either may be meant.
         trouble: what is wrong with it, in words.
+        spaces: bytes that were free on each disk, and all of them, when it happened: what is
+            cleaned up afterwards makes room.
     """
 
     folders: tuple[Path, ...] = ()
     trouble = "is full"
+    spaces: Mapping[int | None, tuple[int, int]] = {}
 
 
 def raise_if_full(error: BaseException, *folders: Path, only_reported: bool = False) -> None:
@@ -49,7 +52,7 @@ def raise_if_full(error: BaseException, *folders: Path, only_reported: bool = Fa
         own = {_device(folder): folder for folder in reversed(folders)}
         temporary = _temporary()
         places = [x if x in temporary else own.get(_device(x), x) for x in known.folders]
-        raise _full_disk(places, known.trouble) from error
+        raise _full_disk(places, known.trouble, known.spaces) from error
     candidates = list(dict.fromkeys([*folders, *_temporary()]))
     full = [folder for folder in candidates if _space(folder)[0] < _FULL and _space(folder)[1]]
     if any(_reports(e) for e in chain):
@@ -120,13 +123,20 @@ def _space(folder: Path) -> tuple[int, int]:
     return usage.free, usage.total
 
 
-def _full_disk(folders: Sequence[Path], trouble: str = DiskFullError.trouble) -> DiskFullError:
-    """The error; of several disks, either may be meant."""
+def _full_disk(
+    folders: Sequence[Path],
+    trouble: str = DiskFullError.trouble,
+    before: Mapping[int | None, tuple[int, int]] = DiskFullError.spaces,
+) -> DiskFullError:
+    """The error; of several disks, either may be meant. `before` is their space if it is known."""
     temporary = _temporary()
+    spaces = {_device(x): before.get(_device(x)) or _space(x) for x in folders}
     # Of two folders on one disk, the first is the caller's.
     places = list({_device(folder): folder for folder in reversed(folders)}.values())[::-1]
+    described = [_described(x, *spaces[_device(x)]) for x in places]
     words = [
-        f"temporary files, {_described(x)}," if x in temporary else _described(x) for x in places
+        f"temporary files, {text}," if x in temporary else text
+        for x, text in zip(places, described, strict=True)
     ]
     advice = [] if places == temporary else ["choose an output on another disk"]
     if {_device(place) for place in places} & {_device(place) for place in temporary}:
@@ -136,15 +146,14 @@ def _full_disk(folders: Sequence[Path], trouble: str = DiskFullError.trouble) ->
         f"The disk of {' or that of '.join(words)} {trouble}. "
         f"{', or '.join(['Free some space and run again', *advice])}",
     )
-    result.folders, result.trouble = tuple(places), trouble
+    result.folders, result.trouble, result.spaces = tuple(places), trouble, spaces
     return result
 
 
-def _described(folder: Path) -> str:
+def _described(folder: Path, free: int, total: int) -> str:
     place = _existing(folder)
     mount = next((p for p in (place, *place.parents) if os.path.ismount(p)), place)
-    free, total = map(_size, _space(folder))
-    return f"{folder} (mounted at {mount}, {free} free of {total})"
+    return f"{folder} (mounted at {mount}, {_size(free)} free of {_size(total)})"
 
 
 def _size(count: float) -> str:

@@ -137,6 +137,27 @@ def test_what_is_written_durably_leaves_nothing_of_a_full_disk(tmp_path: Path) -
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("file", "old")]
 
 
+def test_the_space_is_that_before_anything_was_cleaned_up(
+    two_disks: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output, _ = two_disks
+    left = [100]
+    monkeypatch.setattr(disks.shutil, "disk_usage", lambda path: Usage(10**6, 0, left[0]))
+    with pytest.raises(DiskFullError) as first:
+        raise_if_full(OSError("4096 requested and 1000 written"), output / "part")
+    left[0] = 900_000  # The unfinished file is gone.
+    with pytest.raises(DiskFullError, match=r"100 bytes free of 1 MB\) is full"):
+        raise_if_full(first.value, output)
+
+
+def test_a_disk_of_no_size_is_not_full(
+    two_disks: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of `/proc`, where nothing can be written for other reasons."""
+    monkeypatch.setattr(disks.shutil, "disk_usage", lambda path: Usage(0, 0, 0))
+    raise_if_full(OSError("No such file or directory"), two_disks[0])
+
+
 def test_files_that_are_unpacked_find_room_first(
     two_disks: tuple[Path, Path], digits_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
