@@ -164,8 +164,8 @@ REFUSED = [
     (("analyze", "lesion", *STUDY, "--delete", "conv2"), "names of blocks, such as conv2_block1."),
     (("analyze", "responses", *STUDY, "--split", "tests"), "Did you mean test?"),
     (
-        ("analyze", "explain", "m.keras", "i.png", *RUN, "--method", "grad"),
-        "Did you mean grad-cam?",
+        ("analyze", "explain", "m.keras", "i.png", *RUN, "--method", "oclusion"),
+        "Did you mean occlusion?",
     ),
     (("analyze", "explain", "m.keras", "i.png", *RUN, "--level", "c5"), "Did you mean C5?"),
     (("analyze", "degradation", *RUN, "--set", "lr=1"), "mean optimizer.learning_rate?"),
