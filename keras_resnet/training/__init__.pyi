@@ -1,4 +1,5 @@
 from . import optimizers as optimizers, recipes as recipes
+from .acceleration import accelerate as accelerate
 from .devices.cluster import Cluster as Cluster, cluster_from as cluster_from
 from .devices.strategies import DeviceSetup as DeviceSetup, choose_strategy as choose_strategy
 from .rate_finder import RateCurve as RateCurve, find_rate as find_rate
