@@ -87,7 +87,9 @@ def main() -> int:
     done = subprocess.run(command, cwd=ROOT, text=True, capture_output=True)
     sys.stdout.write(done.stdout + done.stderr)
     site = ROOT / "build" / "site"
-    (site / "build.py").unlink(missing_ok=True)
+    # Tools and their caches lie beside the pages.
+    for path in (*site.glob("*.py"), *site.glob("__pycache__/*")):
+        path.unlink()
     # Where an example was to be shown.
     left = [page for page in site.rglob("*.html") if "--8" in page.read_text("utf-8")]
     sys.stdout.writelines(f"An example is missing on {page}\n" for page in left)
