@@ -1,1 +1,1 @@
-"""Tools of the documentation: `build.py` builds the site, `refresh.py` renews outputs and pictures."""
+"""Tools of the documentation: `build` makes the site, `refresh` renews outputs and pictures."""

@@ -33,8 +33,7 @@ class Output:
 
     Attributes:
         page: file of the page.
-        commands: the lines of the block above it, of which the last `keras-resnet` command prints it,
-            or `make demo`.
+        commands: the lines of the block above it. The last one prints it, or `make demo`.
         text: what is shown.
         start: where it begins in the page.
     """

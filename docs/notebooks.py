@@ -24,8 +24,14 @@ def execute(path: Path, folder: Path) -> nbformat.NotebookNode:
     # What the notebooks read beside the package.
     (folder / "docs").symlink_to(ROOT / "docs")
     # A kernel is a new interpreter: it imports the package from here, wherever that is.
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "MPLBACKEND": "module://matplotlib_inline.backend_inline"}
-    client = NotebookClient(notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(place)}})
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+    }
+    client = NotebookClient(
+        notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(place)}}
+    )
     client.execute(env=environment)
     return cleaned(notebook)
 

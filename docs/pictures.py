@@ -35,7 +35,7 @@ def shrink(source: Path, target: Path, width: int = 1000, colors: int = 48) -> N
     if picture.width > width:
         height = round(picture.height * width / picture.width)
         picture = picture.resize((width, height), Image.Resampling.LANCZOS)
-    palette = picture.quantize(colors, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+    palette = picture.quantize(colors, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
     palette.save(target, optimize=True)
 
 
@@ -71,14 +71,17 @@ def evaluation(folder: Path, run: Run) -> None:
     save(reliability_figure(report), "reliability.png")
 
 
-def analysis(folder: Path, run: Run) -> None:
-    """Draw the studies of the demo's network."""
-    model = "demo-output/model.keras"
-    data = ["--data", "digits", "--output", "analysis"]
-    run(["keras-resnet", "analyze", "lesion", model, "--several", "1,2", *data], folder)
+def lesion(folder: Path, run: Run) -> None:
+    """Draw the errors of the demo's network without each of its blocks."""
+    words = ["keras-resnet", "analyze", "lesion", "demo-output/model.keras", "--data", "digits"]
+    run([*words, "--several", "1,2", "--output", "analysis"], folder)
+    shrink(folder / "analysis" / "lesion.png", FOLDER / "lesion.png")
+
+
+def gradients(folder: Path, run: Run) -> None:
+    """Draw the gradients of networks of 20 and 56 layers; takes three minutes of CPU time."""
     run(["keras-resnet", "analyze", "gradients", "--output", "analysis"], folder)
-    for study in ("lesion", "gradients"):
-        shrink(folder / "analysis" / f"{study}.png", FOLDER / f"{study}.png")
+    shrink(folder / "analysis" / "gradients.png", FOLDER / "gradients.png")
 
 
 def grad_cam(folder: Path, run: Run) -> None:
@@ -100,14 +103,17 @@ def grad_cam(folder: Path, run: Run) -> None:
             picture = Image.open(folder / source / f"{kind}.png").convert("RGB")
             row.paste(picture.resize((96, 96), Image.Resampling.BICUBIC), (100 * kind, 100 * line))
     row.save(folder / "row.png")
-    shrink(folder / "row.png", FOLDER / "grad-cam.png", colors=64)
+    shrink(folder / "row.png", FOLDER / "grad-cam.png", colors=256)
 
 
 def reports(folder: Path, run: Run) -> None:
     """Photograph the reports of the demo and of an export; needs Chromium."""
     words = ["keras-resnet", "export", "demo-output/model.keras", "--output", "exported"]
     run([*words, "--calibration", "digits", "--targets", "saved_model,tflite-int8,onnx"], folder)
-    pages = {"demo-report": folder / "demo-output/report.html", "export-report": folder / "exported/export.html"}
+    pages = {
+        "demo-report": folder / "demo-output/report.html",
+        "export-report": folder / "exported/export.html",
+    }
     for name, page in pages.items():
         target = folder / f"{name}.png"
         subprocess.run(
@@ -126,4 +132,4 @@ def reports(folder: Path, run: Run) -> None:
         shrink(target, FOLDER / f"{name}.png", 800, 32)
 
 
-PICTURES = (networks, history, evaluation, analysis, grad_cam, reports)
+PICTURES = (networks, history, evaluation, lesion, gradients, grad_cam, reports)

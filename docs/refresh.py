@@ -107,7 +107,8 @@ def refresh_studies(only: str) -> None:
     for study in ("degradation", "shortcuts"):
         if only in study:
             with tempfile.TemporaryDirectory() as name:
-                print(run(["keras-resnet", "analyze", study, "--output", "docs"], Path(name)))
+                words = ["keras-resnet", "analyze", study, "--output", "docs"]
+                sys.stdout.write(run(words, Path(name)))
                 (Path(name) / f"docs/{study}.json").replace(DOCS / f"{study}.json")
                 shrink(Path(name) / f"docs/{study}.png", DOCS / f"{study}.png")
 
@@ -126,8 +127,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("parts", nargs="*", default=[*PARTS][:3], metavar="PART", help=", ".join(PARTS))
-    parser.add_argument("--only", default="", help="a part of the name of a page, picture or notebook")
+    parser.add_argument(
+        "parts", nargs="*", default=[*PARTS][:3], metavar="PART", help=", ".join(PARTS)
+    )
+    parser.add_argument(
+        "--only", default="", help="a part of the name of a page, picture or notebook"
+    )
     arguments = parser.parse_args()
     if unknown := {*arguments.parts} - {*PARTS}:
         parser.error(f"Expected parts among {', '.join(PARTS)}. Received: {', '.join(unknown)}")
