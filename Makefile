@@ -38,8 +38,8 @@ docs: $(VENV)/installed-dev
 	$(BIN)/python -m docs.build
 
 # Renews the outputs and pictures of README, docs and notebooks; review them as a diff.
-docs-refresh: demo $(VENV)/installed-dev
-	$(BIN)/python -m docs.refresh
+docs-refresh: $(VENV)/installed-dev
+	$(BIN)/python -m docs.refresh demo outputs pictures notebooks
 
 # Prints how long building, importing and predicting take, beside Keras' own.
 benchmark: $(VENV)/installed-dev
