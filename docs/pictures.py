@@ -25,6 +25,10 @@ NETWORKS = (
     "resnet50d",
     "seresnet18",
     "resnet20",
+    "wideresnet50_2",
+    "resnetblur50",
+    "resnet50_gn",
+    "wideresnet28_10",
 )
 
 
