@@ -69,6 +69,7 @@ def test_code_on_pages_is_an_example(page: Path) -> None:
 def test_every_example_is_on_a_page() -> None:
     text = "".join(page.read_text(encoding="utf-8") for page in PAGES)
     assert [name for name in EXAMPLES if f"examples/{name}" not in text] == []
+    assert [path.name for path in NOTEBOOKS if path.name not in text] == []
 
 
 def test_every_page_is_in_the_navigation() -> None:
