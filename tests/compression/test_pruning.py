@@ -186,7 +186,7 @@ def test_gradual_pruning_of_some_layers(model: keras.Model, images: np.ndarray) 
     assert set(shares.values()) == {0.25}
 
 
-@pytest.mark.parametrize("end", [8, 7])
+@pytest.mark.parametrize("end", [8, pytest.param(7, marks=pytest.mark.full)])
 def test_the_last_step_reaches_the_wished_share(
     end: int, model: keras.Model, images: np.ndarray
 ) -> None:
