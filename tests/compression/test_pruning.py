@@ -218,6 +218,7 @@ def test_training_in_parts_prunes_the_same(model: keras.Model, images: np.ndarra
         np.testing.assert_array_equal(results[1][name], kernel)
 
 
+@pytest.mark.full
 def test_a_step_is_pruned_after_once(model: keras.Model, images: np.ndarray) -> None:
     # Due after the steps 4, 8 and 12; one that starts at step 4 cannot know of what was done there.
     for parts, times in (((3,), 3), ((1, 2), 4)):
