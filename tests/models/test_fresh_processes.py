@@ -84,7 +84,7 @@ print(json.dumps(found))
     "kinds",
     [
         ["compiled plain", "compiled together"],
-        *(pytest.param(x, marks=pytest.mark.full) for x in ([*KINDS], [*KINDS][::-1])),
+        *(pytest.param(x, marks=pytest.mark.full) for x in ([*KINDS][:1], [*KINDS][::-1])),
     ],
 )
 def test_every_kind_of_file_is_loaded(
