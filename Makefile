@@ -10,6 +10,9 @@ INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constrain
 demo: $(VENV)/installed-export
 	$(BIN)/keras-resnet quickstart --output demo-output --overwrite
 
+# Tests and package are compiled once, not in each of the many processes of the tests.
+unexport PYTHONDONTWRITEBYTECODE
+
 # A file's tests run one after the other, so that they share what they have set up; files in their
 # order, as the one with the fewest tests, which would be the last one, is not the shortest.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=15
