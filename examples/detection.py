@@ -24,7 +24,7 @@ POINTS = np.vstack([np.dstack(np.meshgrid(grid, grid)).reshape(-1, 2) for grid i
 
 
 def scenes(number: int, seed: int) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Shapes of any colour on noise, and what is in every image: left, top, right, bottom, kind."""
+    """Shapes of any color on noise, and what is in every image: left, top, right, bottom, kind."""
     random = np.random.default_rng(seed)
     images = random.integers(0, 140, (number, SIZE, SIZE, 3), dtype=np.uint8)
     objects = []

@@ -47,7 +47,7 @@ def crops(left: int, count: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def classify() -> list[tuple[str, str, float]]:
-    """Names what is in a picture."""
+    """Name what is in a picture."""
     model = ResNet50(weights=WEIGHTS, input_shape=(SIZE, SIZE, 3))
     x = preprocess_input(photograph("flower.jpg"))
     return decode_predictions(model.predict(x, verbose=0), top=3)[0]
@@ -61,7 +61,7 @@ def vectors() -> np.ndarray:
 
 
 def transfer() -> keras.Model:
-    """Trains a new classifier on the network, then the end of the network as well."""
+    """Train a new classifier on the network, then the end of the network as well."""
     base = ResNet50(weights=WEIGHTS, include_top=False, input_shape=(SIZE, SIZE, 3))
     base.trainable = False
     inputs = keras.Input((SIZE, SIZE, 3))
@@ -95,7 +95,7 @@ def feature_maps(name: str = "conv4_block6_out") -> np.ndarray:
 
 
 def main() -> None:
-    """Runs the four and prints what comes out."""
+    """Run the four and prints what comes out."""
     keras.utils.set_random_seed(0)
     for wordnet_id, name, probability in classify():
         print(f"{probability:.2%} {name} ({wordnet_id})")

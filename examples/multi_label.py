@@ -34,7 +34,7 @@ SHAPES = ("disc", "square", "triangle")
 EPOCHS = 4
 
 
-def colour(random: np.random.Generator, low: int, high: int) -> tuple[int, ...]:
+def color(random: np.random.Generator, low: int, high: int) -> tuple[int, ...]:
     """RGB, each value from `low` on and below `high`."""
     return tuple(int(value) for value in random.integers(low, high, 3))
 
@@ -44,13 +44,13 @@ def scenes(random: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndar
     present = random.integers(0, 2, (count, len(SHAPES)))
     images = np.empty((count, SIZE, SIZE, 3), np.uint8)
     for image, row in zip(images, present, strict=True):
-        picture = Image.new("RGB", (SIZE, SIZE), colour(random, 0, 80))
+        picture = Image.new("RGB", (SIZE, SIZE), color(random, 0, 80))
         draw = ImageDraw.Draw(picture)
         for shape, there, quarter in zip(SHAPES, row, random.permutation(4), strict=False):
             side = int(random.integers(9, 15))
             upper, column = divmod(int(quarter), 2)
             left, top = (16 * half + int(random.integers(16 - side)) for half in (column, upper))
-            box, fill = (left, top, left + side, top + side), colour(random, 120, 256)
+            box, fill = (left, top, left + side, top + side), color(random, 120, 256)
             if there and shape == "disc":
                 draw.ellipse(box, fill)
             elif there and shape == "square":
@@ -63,7 +63,7 @@ def scenes(random: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndar
 
 
 def chosen(there: np.ndarray) -> list[str]:
-    """Names of the shapes that are marked as there."""
+    """Name of the shapes that are marked as there."""
     return [shape for shape, yes in zip(SHAPES, there, strict=True) if yes]
 
 
@@ -72,10 +72,10 @@ def ellipses(random: np.random.Generator, count: int) -> tuple[np.ndarray, np.nd
     sides = random.integers(6, 29, (count, 2))
     images = np.empty((count, SIZE, SIZE, 3), np.uint8)
     for image, (width, height) in zip(images, sides, strict=True):
-        picture = Image.new("RGB", (SIZE, SIZE), colour(random, 0, 80))
+        picture = Image.new("RGB", (SIZE, SIZE), color(random, 0, 80))
         left, top = random.integers(SIZE - width), random.integers(SIZE - height)
         box = (left, top, left + width - 1, top + height - 1)
-        ImageDraw.Draw(picture).ellipse([int(edge) for edge in box], colour(random, 120, 256))
+        ImageDraw.Draw(picture).ellipse([int(edge) for edge in box], color(random, 120, 256))
         image[:] = picture
     return images, sides / SIZE
 
@@ -90,7 +90,7 @@ def train(model: keras.Model, images: np.ndarray, targets: np.ndarray, **how: An
 
 
 def main() -> None:
-    """Trains both heads and prints how they do on pictures that they have not seen."""
+    """Train both heads and prints how they do on pictures that they have not seen."""
     keras.utils.set_random_seed(0)
     random = np.random.default_rng(0)
     config = keras_resnet.ResNetConfig("basic", (1, 1, 1), (8, 16, 32), stem="cifar")

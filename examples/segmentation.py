@@ -26,7 +26,7 @@ CLASSES = ("background", "disc", "square", "triangle")
 
 
 def scenes(number: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Shapes of any colour on noise: images `(n, 64, 64, 3)` and the class of every pixel."""
+    """Shapes of any color on noise: images `(n, 64, 64, 3)` and the class of every pixel."""
     random = np.random.default_rng(seed)
     images = random.integers(0, 140, (number, SIZE, SIZE, 3), dtype=np.uint8)
     masks = np.zeros((number, SIZE, SIZE), np.uint8)
@@ -49,7 +49,7 @@ def scenes(number: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def conv(x: keras.KerasTensor, filters: int, size: int = 1, rate: int = 1) -> keras.KerasTensor:
-    """Convolution, batch normalisation, ReLU."""
+    """Convolution, batch normalization, ReLU."""
     x = layers.Conv2D(filters, size, padding="same", dilation_rate=rate, use_bias=False)(x)
     return layers.ReLU()(layers.BatchNormalization(momentum=0.9)(x))
 

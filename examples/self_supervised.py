@@ -1,6 +1,6 @@
 """SimCLR (Chen et al. 2020): pretraining without labels, and what a linear probe makes of it.
 
-On digits, the probe learns from 50 labelled images. Prints (figures differ between machines; a test
+On digits, the probe learns from 50 labeled images. Prints (figures differ between machines; a test
 wants more than 5 points; 48 seconds of one core):
 
     linear probe of the random network: 76.7%
@@ -10,7 +10,7 @@ wants more than 5 points; 48 seconds of one core):
 
 CIFAR-10 as 50,000 JPEGs for training and 5,000 for validation, in five minutes of one core:
 `TF_ENABLE_ONEDNN_OPTS=1 python examples/self_supervised.py folder:cifar10_jpeg --epochs 3
---batch 256 --labelled 5000` prints
+--batch 256 --labeled 5000` prints
 
     linear probe of the random network: 37.0%
     …
@@ -60,12 +60,12 @@ def nt_xent(labels: keras.KerasTensor, projections: keras.KerasTensor) -> keras.
     )
 
 
-def linear_probe(encoder: keras.Model, train: Source, validation: Source, labelled: int) -> float:
+def linear_probe(encoder: keras.Model, train: Source, validation: Source, labeled: int) -> float:
     """Validation accuracy of a linear classifier of the network's vectors, which stay as they are.
 
-    It learns from `labelled` training images; cross-validation of them chooses its regularisation.
+    It learns from `labeled` training images; cross-validation of them chooses its regularisation.
     """
-    x, y = vectors(encoder, train, limit=labelled, batch_size=256)
+    x, y = vectors(encoder, train, limit=labeled, batch_size=256)
     others, truth = vectors(encoder, validation, batch_size=256)
     classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=300))
     strengths = {"logisticregression__C": (1e-4, 1e-3, 1e-2, 0.1, 1)}
@@ -76,19 +76,19 @@ def main() -> None:
     """Probes a random network, pretrains it, and probes it again."""
     parser = argparse.ArgumentParser(description="SimCLR, and a linear probe of it")
     parser.add_argument("source", nargs="?", default="digits", help="as `load_data` takes it")
-    # A batch holds two views of each picture; the probe gets so many labelled images.
-    for name, default in (("--epochs", 8), ("--batch", 128), ("--labelled", 50)):
+    # A batch holds two views of each picture; the probe gets so many labeled images.
+    for name, default in (("--epochs", 8), ("--batch", 128), ("--labeled", 50)):
         parser.add_argument(name, type=int, default=default)
     args = parser.parse_args()
     if args.batch % 2:
         parser.error(f"Expected an even --batch, of pairs of views. Received: {args.batch}")
 
     keras.utils.set_random_seed(0)
-    # Digits have no colours, and none of them may be mirrored.
+    # Digits have no colors, and none of them may be mirrored.
     photos = args.source != "digits"
-    colours: dict[str, Any] = {"saturation": 0.4, "hue": 0.1, "flip": 0.5} if photos else {}
+    colors: dict[str, Any] = {"saturation": 0.4, "hue": 0.1, "flip": 0.5} if photos else {}
     views = Augmentation(
-        "inception", area=(0.2, 1), brightness=0.4, contrast=0.4, repeats=2, **colours
+        "inception", area=(0.2, 1), brightness=0.4, contrast=0.4, repeats=2, **colors
     )
     config = DataConfig(
         args.source, size=SIZE, batch_size=args.batch, augmentation=views, drop_remainder=True
@@ -97,10 +97,10 @@ def main() -> None:
 
     network = keras_resnet.ResNetConfig("basic", (1, 1), (32, 128), stem="C")
     encoder = keras_resnet.build(network, include_top=False, input_shape=(SIZE, SIZE, 3))
-    before = linear_probe(encoder, train, validation, args.labelled)
+    before = linear_probe(encoder, train, validation, args.labeled)
     print(f"linear probe of the random network: {before:.1%}", flush=True)
 
-    # Grey views keep the network from telling pictures by their colours alone.
+    # Gray views keep the network from telling pictures by their colors alone.
     pixels = keras.Input((SIZE, SIZE, 3))
     x = encoder(layers.RandomGrayscale(0.2 if photos else 0.0)(pixels))
     x = layers.Dense(128)(layers.GlobalAveragePooling2D()(x))
@@ -111,7 +111,7 @@ def main() -> None:
     model.compile(keras.optimizers.Adam(rate), nt_xent, jit_compile=False)
     batches = training_batches(train, config, args.epochs)
     model.fit(batches, epochs=args.epochs, steps_per_epoch=steps, shuffle=False, verbose=2)
-    after = linear_probe(encoder, train, validation, args.labelled)
+    after = linear_probe(encoder, train, validation, args.labeled)
     print(f"linear probe after pretraining: {after:.1%}")
     print(f"margin: {100 * (after - before):+.1f} points")
 

@@ -59,7 +59,7 @@ def tiny_model(tiny_config: keras_resnet.ResNetConfig) -> keras.Model:
 
 @pytest.fixture(scope="session")
 def images(tiny_model: keras.Model) -> np.ndarray:
-    """Forty colour images `(32, 32, 3)`, uint8, of whose classes the tiny network is sure."""
+    """Forty color images `(32, 32, 3)`, uint8, of whose classes the tiny network is sure."""
     coarse = np.random.default_rng(1).integers(0, 256, (300, 4, 4, 3), dtype=np.uint8)
     candidates = coarse.repeat(8, axis=1).repeat(8, axis=2)
     top = np.sort(tiny_model.predict(candidates, verbose=0), axis=-1)
@@ -67,7 +67,7 @@ def images(tiny_model: keras.Model) -> np.ndarray:
 
 
 def randomize(model: keras.Model) -> None:
-    """Gives norms, biases and head values such as training leaves: a fresh network hides errors."""
+    """Give norms, biases and head values such as training leaves: a fresh network hides errors."""
     random = np.random.default_rng(0)
     for layer in model.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
@@ -101,14 +101,14 @@ Start = Callable[..., Process]
 
 @pytest.fixture(scope="session")
 def fork_server() -> Iterator[ForkServer]:
-    """Starts processes that have TensorFlow imported already."""
+    """Start processes that have TensorFlow imported already."""
     with ForkServer() as server:
         yield server
 
 
 @pytest.fixture
 def start_program(fork_server: ForkServer, tmp_path_factory: pytest.TempPathFactory) -> Start:
-    """Starts `python ARGUMENTS` as a process of its own, without importing TensorFlow again."""
+    """Start `python ARGUMENTS` as a process of its own, without importing TensorFlow again."""
 
     def start(
         *arguments: str, merged: bool = False, folder: Path | None = None, **environment: str
@@ -126,7 +126,7 @@ def start_program(fork_server: ForkServer, tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture
 def start_command(start_program: Start) -> Start:
-    """Starts the `keras-resnet` command, likewise."""
+    """Start the `keras-resnet` command, likewise."""
     return functools.partial(start_program, "-m", "keras_resnet", TF_CPP_MIN_LOG_LEVEL="3")
 
 
@@ -141,7 +141,7 @@ def ended(process: Process, timeout: float) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture
 def run_python(start_program: Start) -> Run:
-    """Runs code in a process of its own and returns what came of it."""
+    """Run code in a process of its own and returns what came of it."""
 
     def run(
         code: str, *arguments: str, timeout: float = 600, **environment: str
@@ -185,7 +185,7 @@ Command = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture
 def keras_resnet_command(start_command: Start) -> Command:
-    """Runs the `keras-resnet` command in a process of its own, and returns what came of it."""
+    """Run the `keras-resnet` command in a process of its own, and returns what came of it."""
 
     def run(
         *arguments: str, timeout: float = 300, **environment: str
@@ -197,7 +197,7 @@ def keras_resnet_command(start_command: Start) -> Command:
 
 @pytest.fixture(scope="session")
 def installed_command(command: str) -> Command:
-    """Runs the installed `keras-resnet` as a user would, in a new interpreter."""
+    """Run the installed `keras-resnet` as a user would, in a new interpreter."""
 
     def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -236,7 +236,7 @@ def command_in_process(
 
 @pytest.fixture
 def untimed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Exports invent their latencies; to measure them takes a process for every artifact."""
+    """Export invent their latencies; to measure them takes a process for every artifact."""
     from keras_resnet.export import BenchmarkReport, Measurement, exporter
 
     def invented(artifacts: list[Path], **_: object) -> BenchmarkReport:

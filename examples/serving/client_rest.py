@@ -45,7 +45,7 @@ def classify(
 
 
 def main() -> int:
-    """Runs the command; returns its exit code."""
+    """Run the command; returns its exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("files", nargs="+", type=Path)
     parser.add_argument("--model", required=True)

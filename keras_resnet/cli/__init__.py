@@ -43,7 +43,7 @@ def _interrupt(signal_number: int, frame: FrameType | None) -> NoReturn:
 
 
 def main() -> NoReturn:
-    """Runs the command: every failure is one sentence and an exit code, never a traceback.
+    """Run the command: every failure is one sentence and an exit code, never a traceback.
 
     KERAS_RESNET_TRACEBACK=1 in the environment shows the traceback of a failure, for reporting it.
     """
@@ -139,7 +139,7 @@ def _say(text: str) -> None:
 
 
 def _end_at_once(code: int) -> NoReturn:
-    """Ends the process without waiting for threads, such as of a download that does not move.
+    """End the process without waiting for threads, such as of a download that does not move.
 
     What has to be done at the end is done, unless that takes longer than anyone waits.
     """

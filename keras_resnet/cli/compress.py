@@ -24,7 +24,7 @@ Pattern = Annotated[str, typer.Option(help="unstructured, 2:4 or block, of prune
 Clusters = Annotated[int, typer.Option(min=2, max=256, help="Different weights of a layer.")]
 Epochs = Annotated[float, typer.Option(help="Of training, for each method.")]
 FrozenBN = Annotated[
-    float, typer.Option("--frozen-bn", help="Further epochs of qat with fixed batch normalisation.")
+    float, typer.Option("--frozen-bn", help="Further epochs of qat with fixed batch normalization.")
 ]
 Settle = Annotated[
     float, typer.Option(help="Last epochs of qat, with fixed ranges as well; 0: none.")

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 Calibration = Annotated[str | None, typer.Option(help="Images for int8, e.g. folder:PATH.")]
 Data = Annotated[
-    str | None, typer.Option(help="Labelled images to verify on; by default of --calibration.")
+    str | None, typer.Option(help="Labeled images to verify on; by default of --calibration.")
 ]
 Labels = Annotated[Path | None, typer.Option(help="File of class names: lines, CSV or JSON.")]
 KeepFloat = Annotated[
@@ -95,7 +95,7 @@ def export(
 
 
 def _refuse_number(version: str | None) -> None:
-    """Refuses what was the version of a SavedModel, whose option has another name."""
+    """Refuse what was the version of a SavedModel, whose option has another name."""
     if version is not None and version.isdecimal():
         raise ValueError(
             "Expected `--version` of the network: v1, v1.5 or v2. "
@@ -126,7 +126,7 @@ def verify(
         str, typer.Argument(help="A .keras, .h5, .tflite or .onnx file, or a SavedModel.")
     ],
     against: Annotated[str, typer.Option(help="The .keras file, or another artifact, of it.")],
-    data: Annotated[str | None, typer.Option(help="Labelled images, e.g. folder:PATH.")] = None,
+    data: Annotated[str | None, typer.Option(help="Labeled images, e.g. folder:PATH.")] = None,
     max_error: Annotated[float | None, typer.Option(help="Of any probability.")] = None,
     min_agreement: Annotated[float | None, typer.Option(help="Top-1, from 0 to 1.")] = None,
     max_drop: Annotated[float | None, typer.Option(help="Of the accuracy, from 0 to 1.")] = None,

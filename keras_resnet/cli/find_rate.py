@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 Freeze = Annotated[
     str | None,
     typer.Option(
-        help="Level up to which nothing trains, and no batch normalisation: stem, C2 to C5, or "
+        help="Level up to which nothing trains, and no batch normalization: stem, C2 to C5, or "
         "backbone, as in the first phase of `finetune`."
     ),
 ]

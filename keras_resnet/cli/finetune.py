@@ -30,7 +30,7 @@ def finetune(
     weights: options.Weights = None,
     recipe: options.Recipe = "finetune",
     phases: Phases = "head:3,backbone:7:0.1",
-    bn: Annotated[str, typer.Option(help="Batch normalisation: frozen or training.")] = "frozen",
+    bn: Annotated[str, typer.Option(help="Batch normalization: frozen or training.")] = "frozen",
     dropout: Annotated[float, typer.Option(min=0, max=0.99, help="Before a new head.")] = 0.0,
     compare: Annotated[bool, typer.Option(help="Find the accuracy of baselines first.")] = True,
     batch_size: options.BatchSize = None,

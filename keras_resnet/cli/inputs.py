@@ -85,7 +85,7 @@ def set_by_user(recipe: Recipe, *prefixes: str) -> list[str]:
 
 
 def seed_everything(seed: int, deterministic: bool | None) -> None:
-    """Seeds weights and augmentation; without GPUs, the same bits come out every time."""
+    """Seed weights and augmentation; without GPUs, the same bits come out every time."""
     with quiet():
         import keras
         import tensorflow as tf
@@ -117,7 +117,7 @@ def load_images(
 
 
 def say(text: str) -> None:
-    """Prints what a Python function says, in the words of the command."""
+    """Print what a Python function says, in the words of the command."""
     print_lines(in_options(text))
 
 
@@ -217,7 +217,7 @@ def export_network(
     as_json: bool = False,
     **keywords: Any,
 ) -> None:
-    """Exports, prints the report, and then raises the error that there may have been.
+    """Export, prints the report, and then raises the error that there may have been.
 
     Args:
         network: what is exported.

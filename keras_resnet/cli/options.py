@@ -32,7 +32,7 @@ class Group(TyperGroup):
     """Commands in sections, each with the whole first sentence of its help."""
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
-        """Writes the sections; commands without one come last."""
+        """Write the sections; commands without one come last."""
         sections: dict[str, list[tuple[str, str]]] = {
             title: [] for title in (START, TRAIN, USE, EXPORT, DATA, "Commands")
         }
@@ -165,7 +165,7 @@ def _without_command(
 
 
 def parse_settings(settings: list[str] | None, option: str) -> dict[str, Any]:
-    """Parses `field=value` pairs; values are JSON (`8`, `true`, `[2, 2]`, `null`) or strings.
+    """Parse `field=value` pairs; values are JSON (`8`, `true`, `[2, 2]`, `null`) or strings.
 
     The string `none` is None for fields of networks, and a name for others, as of augmentations.
 
@@ -200,7 +200,7 @@ def parse_integers(text: str, least: int) -> tuple[int, ...]:
 
 
 def print_report(report: Any, as_json: bool) -> None:
-    """Prints a report that has `to_dict` and `to_table`."""
+    """Print a report that has `to_dict` and `to_table`."""
     if as_json:
         print_json(report.to_dict())
     else:
@@ -208,5 +208,5 @@ def print_report(report: Any, as_json: bool) -> None:
 
 
 def print_json(data: Any) -> None:
-    """Prints data to standard output, for machines."""
+    """Print data to standard output, for machines."""
     typer.echo(json.dumps(data, indent=2))

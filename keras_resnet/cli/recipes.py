@@ -101,7 +101,7 @@ def _described(recipe: Recipe) -> dict[str, Any]:
 
 
 def _print_fields(recipe: Recipe, everything: bool) -> None:
-    """Prints values that have a source or are no defaults, or all of them."""
+    """Print values that have a source or are no defaults, or all of them."""
     from keras_resnet.images.protocol import EvalProtocol
     from keras_resnet.training.recipes.recipe import Recipe as RecipeClass, fields_of
 

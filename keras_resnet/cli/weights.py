@@ -29,7 +29,7 @@ def weights(
     ] = "*",
     as_json: options.AsJson = False,
 ) -> None:
-    """List the published checkpoints that `weights=` takes, with their accuracy and licence."""
+    """List the published checkpoints that `weights=` takes, with their accuracy and license."""
     entries = [find_weights(tag) for tag in list_weights(pattern)]
     if not entries:
         raise ValueError(
@@ -39,8 +39,8 @@ def weights(
     if as_json:
         print_json([dataclasses.asdict(entry) for entry in entries])
         return
-    columns = ("tag", "network", "licence", "crop", "top-1 %", "top-5 %")
-    rows = table(columns, left=3, optional=("crop", "top-5 %", "network", "licence"))
+    columns = ("tag", "network", "license", "crop", "top-1 %", "top-5 %")
+    rows = table(columns, left=3, optional=("crop", "top-5 %", "network", "license"))
     for entry in entries:
         top5 = "" if entry.top5 is None else f"{entry.top5:.2f}"
         words = (entry.tag + (" *" if entry.default else ""), entry.model, entry.license)

@@ -72,7 +72,7 @@ def cifar10(_: Path) -> Work:
 
 
 def measure(data: str, output: Path, ways: list[str], engine: Any) -> list[str]:
-    """Prints accuracies, and returns what is outside the bars."""
+    """Print accuracies, and returns what is outside the bars."""
     output.mkdir(parents=True, exist_ok=True)
     work = (digits if data == "digits" else cifar10)(output)
     images, labels = validation_images(data, work.model.input_shape[1])

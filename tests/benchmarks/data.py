@@ -40,7 +40,7 @@ def images_in(dataset: Any, count: Callable[[Any], int]) -> Callable[[], int]:
 
 
 def decoding(folder: Path) -> Callable[[], int]:
-    """Reads and decodes every file in full, and nothing else."""
+    """Read and decodes every file in full, and nothing else."""
     import tensorflow as tf
 
     from keras_resnet.data.sources.folder import load_folder

@@ -28,7 +28,7 @@ from keras_resnet.images.decode import find_images
 
 
 def exporting(images: str, output: Path) -> None:
-    """Prints the seconds of every step, and the peak of memory."""
+    """Print the seconds of every step, and the peak of memory."""
     steps: list[tuple[str, float, float]] = []
     # Random weights may well disagree in int8; which layer is to blame would be searched for long.
     for name, target in TARGETS.items():
@@ -60,7 +60,7 @@ def peak_memory() -> float:
 
 
 def timing(artifacts: list[Path], seconds: float) -> None:
-    """Prints latencies at batch 1 and 16 and their ratios to the first of each comparison."""
+    """Print latencies at batch 1 and 16 and their ratios to the first of each comparison."""
     for row in benchmark(artifacts, batch_sizes=(1, 16), seconds=seconds).to_dict()["measurements"]:
         print(
             f"{Path(row['artifact']).name:24s} batch {row['batch_size']:2d} "

@@ -82,7 +82,7 @@ def digits(_: Path | None, output: Path) -> list[str]:
 
 
 def compared(base: keras.Model, data: Data, output: Path, flip: float) -> list[str]:
-    """Prints what a network is worth on other data with and without what it knows."""
+    """Print what a network is worth on other data with and without what it knows."""
     changes = {"augmentation.crop": "pad", "augmentation.flip": flip, "patience": None}
     recipe = override(find_recipe("finetune"), changes)
     phases = (Phase("head", EPOCHS // 4), Phase("backbone", EPOCHS - EPOCHS // 4, 0.5))
@@ -142,7 +142,7 @@ def printed(per_class: int, seed: int) -> LabeledImages:
 
 
 def photographs(folder: Path, output: Path) -> list[str]:
-    """Takes a ResNet-50 from folders of photographs to artifacts, as a user would."""
+    """Take a ResNet-50 from folders of photographs to artifacts, as a user would."""
     fraction = ["--validation-fraction", "0.2"]
     # By others, so that fine-tuning has to make a new head.
     for number, path in enumerate(sorted(folder.glob("n*"))):
