@@ -14,7 +14,7 @@ import numpy as np
 class Limits:
     """Limits for the differences between an artifact and its Keras model.
 
-    Example:
+    Examples:
         >>> verify("model-int8.tflite", "model.keras", limits=Limits(min_agreement=0.95))
 
     Attributes:
@@ -64,7 +64,7 @@ class Comparison:
     def not_measured(self) -> dict[str, str]:
         """Reason why agreement or accuracy could not be measured, by the name of the figure."""
         if self.agreement is None:
-            return dict.fromkeys(("agreement", "accuracy"), "the model puts out no classes")
+            return dict.fromkeys(("agreement", "accuracy"), "the model is not a classifier")
         return {} if self.accuracy is not None else {"accuracy": "there are no labels"}
 
 

@@ -94,7 +94,7 @@ def export(
     The directory also gets `export.json`, which lists the artifacts, and at the end `export.html`
     and `model_card.md`.
 
-    Example:
+    Examples:
         >>> model = keras_resnet.load_model("run/best.keras")
         >>> report = export(model, "exported", ["tflite-int8"], calibration="folder:flowers")
         >>> report.artifacts[1].comparison.agreement

@@ -21,7 +21,7 @@ def check_storage_uri(uri: Any) -> None:
 class ExportOptions:
     """Options of exported artifacts.
 
-    Example:
+    Examples:
         >>> ExportOptions(batch_size=1, keep_float=("predictions",), layout="NCHW")
 
     Attributes:

@@ -24,7 +24,7 @@ class Runner(ABC):
     and ONNX files then compute at the same time; a TFLite file computes one batch after the other,
     each on all cores.
 
-    Example:
+    Examples:
         >>> runner = load_runner("exported/model-int8.tflite")
         >>> runner.predict(images).shape  # (n, height, width, 3), RGB in [0, 255]
         (8, 1000)

@@ -144,7 +144,7 @@ def load_runner(
     output, `(batch, classes)`, with any names and in any layout. The runner's `notes` say what was
     assumed about them.
 
-    Example:
+    Examples:
         >>> runner = load_runner("exported/model.onnx")
         >>> probabilities = runner.predict(images)  # (n, height, width, 3), RGB in [0, 255]
 

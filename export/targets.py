@@ -30,7 +30,7 @@ BATCHING_CONFIG, MODELS_CONFIG = "batching.config", "models.config"
 class Target:
     """Kind of artifact that a model can be exported to; `TARGETS` has all of them by name.
 
-    Example:
+    Examples:
         >>> TARGETS["tflite-int8"].limits
         Limits(max_error=None, min_agreement=0.95, max_accuracy_drop=0.01, min_cosine=0.95)
 

@@ -50,7 +50,7 @@ def verify(
 ) -> ArtifactReport:
     """Run an artifact in its own runtime and compare its outputs with those of its model.
 
-    Example:
+    Examples:
         >>> report = verify("exported/model.onnx", "run/best.keras", "folder:flowers")
         >>> report.disagreements
         ()

@@ -133,7 +133,7 @@ def add_format(copy: Copy) -> None:
     copy.create(FORMAT, "export/frozen.py", FROZEN)
     row = '        Target("frozen", "model.pb", _function("frozen:write"), _EXACT),\n'
     copy.insert(FORMAT, "export/targets.py", '        _tflite("float32"', row)
-    copy.insert(FORMAT, "export/runtime.py", "#: Of files, by their suffixes;", RUNNER)
+    copy.insert(FORMAT, "export/runtime.py", "#: Loaders of files by their suffixes;", RUNNER)
     copy.insert(
         FORMAT, "export/runtime.py", '    ".onnx": ONNXRunner', '    ".pb": FrozenRunner,\n'
     )

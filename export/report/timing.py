@@ -189,7 +189,7 @@ def benchmark(
     Every artifact runs in a process that has nothing but its runtime. The processes take turns of
     0.05 seconds, so that a change in the machine's speed affects all artifacts alike.
 
-    Example:
+    Examples:
         >>> report = benchmark(["exported/model.onnx", "exported/model-int8.tflite"], threads=[1])
         >>> [round(row.p50_ms, 2) for row in report.measurements]
         [14.21, 6.35]

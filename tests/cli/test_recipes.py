@@ -131,7 +131,7 @@ def test_json_has_values_sources_and_rates(command_in_process: Command) -> None:
         (["gyal2017"], "Received: 'gyal2017'. Did you mean goyal2017?"),
         (["goyal2017", "--set", "lr=1"], "Did you mean optimizer.learning_rate?"),
         (["goyal2017", "--set", "lr"], "Expected `--set FIELD=VALUE`. Received: --set lr."),
-        (["--batch-size", "8"], "Expected a recipe that is to be changed"),
+        (["--batch-size", "8"], "Expected the name of a recipe with these options"),
         (["quick-digits", "--set", "duration=1"], "a warm-up of 1563 steps, a training of 1563"),
     ],
 )

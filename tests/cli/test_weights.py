@@ -66,7 +66,10 @@ def test_convert_writes_keras_files_and_state_dicts(
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--output", "x.onnx"], "Expected `--output` with .keras, .weights.h5 or .safetensors."),
+        (
+            ["--output", "x.onnx"],
+            "Expected `--output` to end with .keras, .weights.h5 or .safetensors.",
+        ),
         (["--output", "x.keras", "--layout", "akamaster"], "Expected `--layout` with a .safet"),
         (["--output", __file__], "Expected `--output` with"),
         (["--output", "x.keras", "--dtype", "float16"], "Expected `--dtype` with a .safet"),
