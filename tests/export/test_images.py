@@ -111,7 +111,7 @@ def test_images_are_held_out_as_in_training(folder: Path) -> None:
 
 def test_classes_that_the_model_does_not_have_are_named(folder: Path) -> None:
     info = ModelInfo(class_names=("a", "b"))
-    with pytest.raises(ValueError, match="images of the model's classes. Received: .* with c,"):
+    with pytest.raises(ValueError, match="images of the model's classes. Received: images of c in"):
         image_sets(SHAPE, info, f"folder:{folder}", None, None, 0)
 
 
