@@ -24,7 +24,7 @@ from keras_resnet.export.report.page import model_card, report_page
 from keras_resnet.export.report.rows import ArtifactReport, ExportReport
 from keras_resnet.export.report.timing import Timing, benchmark
 from keras_resnet.export.runtime import KerasRunner, load_runner
-from keras_resnet.export.targets import TARGETS, Target, check_targets
+from keras_resnet.export.targets import TARGETS, Target, choose_targets
 from keras_resnet.images.protocol import DEFAULT_SIZE
 from keras_resnet.models.info import get_info, learned_ranges
 from keras_resnet.models.outputs import bare
@@ -153,7 +153,7 @@ def export(
         model = strip(model)
     options = options or ExportOptions()
     has_ranges = calibration is not None or learned_ranges(model) is not None
-    chosen = _choose(targets, has_ranges, options.keep_float)
+    chosen = choose_targets(targets, has_ranges, options.keep_float)
     info = get_info(model)
     warn_if_untrained(model.name, untrained_part(model), stacklevel=2)
     sets = image_sets(model.input_shape, info, calibration, images, labels, seed)
@@ -164,31 +164,6 @@ def export(
     if export_.failed:
         raise ExportError(report)
     return report
-
-
-def _choose(
-    targets: Sequence[str] | None, calibrated: bool, keep_float: Sequence[str]
-) -> list[Target]:
-    if targets is None:
-        targets = ("saved_model", "onnx", "tflite-int8" if calibrated else "tflite-float32")
-    if not targets or isinstance(targets, str):
-        raise ValueError(f"Expected a list of `targets`. Received: {targets!r}")
-    check_targets(targets)
-    chosen = [TARGETS[name] for name in dict.fromkeys(targets)]
-    for target in chosen:
-        if target.needs_calibration and not calibrated:
-            raise ValueError(
-                f"Expected `calibration` images for the target {target.name!r}, to measure the "
-                "ranges of its activations. Received: none. Pass images like those the network "
-                "will see"
-            )
-        target.require_modules()
-    if keep_float and not any(target.needs_calibration for target in chosen):
-        raise ValueError(
-            "Expected `keep_float` together with an integer target, such as tflite-int8. Received: "
-            f"{keep_float!r} for {', '.join(target.name for target in chosen)}"
-        )
-    return chosen
 
 
 class _Export:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -184,3 +184,39 @@ def check_targets(names: Iterable[str]) -> None:
         if name not in TARGETS:
             hint = did_you_mean(name, TARGETS, f"There are {', '.join(TARGETS)}")
             raise ValueError(f"Expected the name of a target. Received: {name!r}{hint}")
+
+
+def choose_targets(
+    targets: Sequence[str] | None, calibrated: bool, keep_float: Sequence[str]
+) -> list[Target]:
+    """Return the targets of an export, or the default ones, without repetitions.
+
+    Args:
+        targets: names of targets; None for the default.
+        calibrated: whether there are ranges for integers.
+        keep_float: names of layers that integer artifacts compute in float.
+
+    Raises:
+        ValueError: a target is unknown, or the arguments do not fit each other.
+        ImportError: a package for a target is not installed.
+    """
+    if targets is None:
+        targets = ("saved_model", "onnx", "tflite-int8" if calibrated else "tflite-float32")
+    if not targets or isinstance(targets, str):
+        raise ValueError(f"Expected a list of `targets`. Received: {targets!r}")
+    check_targets(targets)
+    chosen = [TARGETS[name] for name in dict.fromkeys(targets)]
+    for target in chosen:
+        if target.needs_calibration and not calibrated:
+            raise ValueError(
+                f"Expected `calibration` images for the target {target.name!r}, to measure the "
+                "ranges of its activations. Received: none. Pass images like those the network "
+                "will see"
+            )
+        target.require_modules()
+    if keep_float and not any(target.needs_calibration for target in chosen):
+        raise ValueError(
+            "Expected `keep_float` together with an integer target, such as tflite-int8. Received: "
+            f"{keep_float!r} for {', '.join(target.name for target in chosen)}"
+        )
+    return chosen

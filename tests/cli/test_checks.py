@@ -289,7 +289,7 @@ def test_the_help_has_sections_of_whole_sentences(command_in_process: Command) -
     for heading in ("First steps:", "Training:", "Using trained networks:", "Export:"):
         assert heading in text
     assert "Commands:" not in text
-    assert "Print versions, devices and what does not work because a package is missing." in text
+    assert "Print versions, devices, and the features that need a missing package." in text
     assert "..." not in done.stdout.partition("First steps:")[2]
     assert command_in_process("data", "-h").returncode == 0
 

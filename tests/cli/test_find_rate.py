@@ -45,7 +45,7 @@ def test_a_rate_is_found_and_the_setting_printed(
         rates = [float(row["rate"]) for row in csv.DictReader(rows)]
     said = float(first.removeprefix("Suggested learning rate: ").split(",")[0])
     assert min(abs(rate / said - 1) for rate in rates) < 0.05
-    assert first.endswith(f"{len(rates)} steps are in {tmp_path / 'rates.png'}.")
+    assert first.endswith(f"{tmp_path / 'rates.png'} shows all {len(rates)} steps.")
     # Of SGD with momentum 0.9 and a fresh network with batch normalisation.
     assert 0.005 <= said <= 2
     # Recipes whose rate is for 320 images have ten times it in theirs, of 32.
