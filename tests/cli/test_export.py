@@ -140,7 +140,10 @@ def test_without_targets_those_of_the_function_are_exported(
         (["export", "resnet20", "--output", "x", "--version", "3"], "--saved-model-version 3"),
         (["export", "a.keras", "--output", "x", "--version", "v1"], "--net version=v1"),
         (["export", "resnet20", "--output", "x", "--data", "folder:none"], "an existing path"),
-        (["export", "a.keras", "--output", "x", "--weights", "imagenet"], "no `--weights` with"),
+        (
+            ["export", "a.keras", "--output", "x", "--weights", "imagenet"],
+            "a model file without `--weights`",
+        ),
         (["export", "a.keras", "--output", "x"], "path of an existing `.keras` or"),
         (["verify", "a.onnx", "--against", "b.keras"], "Expected an existing `.keras`, `.h5`"),
         (["benchmark", "a.onnx"], "Expected an existing `.keras`, `.h5`"),
