@@ -115,6 +115,6 @@ def test_foreign_saved_model_is_refused(tmp_path: Path) -> None:
     tf.saved_model.save(module, str(tmp_path / "1"))
     with pytest.raises(
         ValueError,
-        match="Expected an artifact that takes one batch of images.*not a batch of images",
+        match="Expected an artifact that takes one batch of images.*its input",
     ):
         load_runner(tmp_path)
