@@ -1,4 +1,4 @@
-"""Train on a data source: batches that are shuffled, augmented, repeatable and counted exactly.
+"""Train with `fit` on a data source, with shuffled, augmented and reproducible batches.
 
 Prints, in the last of three epochs:
 45/45 - 9s - 195ms/step - accuracy: 0.9297 - loss: 0.2189 - val_accuracy: 0.9194 - val_loss: 0.2392
@@ -16,7 +16,7 @@ from keras_resnet.data import (
     training_batches,
 )
 
-# "folder:flowers", "tfds:cifar10", "tfrecord:shards/*" … stand here just as well.
+# Other data sources are "folder:flowers", "tfds:cifar10", "tfrecord:shards/*" and more.
 config = DataConfig("digits", size=32, batch_size=32, augmentation=Augmentation("pad"))
 train, validation = load_data(config)
 model = keras_resnet.ResNet20(classes=len(train.class_names))

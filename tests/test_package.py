@@ -21,6 +21,7 @@ def test_public_names_exist_and_are_listed() -> None:
         keras_resnet.compression,
         keras_resnet.data,
         keras_resnet.export,
+        keras_resnet.models,
         keras_resnet.training,
     )
     for package in parts:

@@ -1,4 +1,4 @@
-"""`keras-resnet doctor`: what is installed and what works."""
+"""`keras-resnet doctor`: check the installation."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from keras_resnet.support.terminal import console
 
 @options.app.command(rich_help_panel=options.START)
 def doctor(as_json: options.AsJson = False) -> None:
-    """Print versions, devices and what does not work because a package is missing."""
+    """Print versions, devices, and the features that need a missing package."""
     with quiet():
         from keras_resnet.jobs.doctor import diagnose
 

@@ -26,7 +26,7 @@ def test_list_shows_every_network_with_its_cost(
     captions = [line for line in lines if line.startswith(("top-1: ", "* "))]
     rows = {line.split()[0]: line for line in lines if line not in captions}
     assert list(rows) == keras_resnet.list_models()
-    assert "`keras-resnet weights` lists them all." in " ".join(captions)
+    assert "`keras-resnet weights` lists all weights." in " ".join(captions)
     assert rows["resnet50c"].split()[-1] == "78.02"
     assert rows["plainnet18"].split()[-1] == "–"
     assert rows["resnet50"].split() == [
@@ -141,7 +141,7 @@ def test_no_command_shows_the_commands(keras_resnet_command: Command) -> None:
         (["info"], "Missing argument"),
         (
             ["list", "vgg*"],
-            "Expected a pattern that matches a network, e.g. 'resnet*'. Received: 'vgg*'.",
+            "Expected a pattern that matches a network, such as 'resnet*'. Received: 'vgg*'.",
         ),
         (["info", "resnet50", "--shortcut", "Z"], "Expected `--shortcut` to be one of"),
         (["info", "resnet50", "--size", "16"], "Expected images of at least 17x17 pixels"),

@@ -88,7 +88,7 @@ def test_a_recipe_does_not_make_another_network_of_a_name(
     arguments = ("--data", "digits", "--recipe", "he2015-imagenet", "--output", str(tmp_path))
     done = command_in_process("train", "--model", "resnet18v2", *arguments)
     assert done.returncode == 2
-    expected = "a network with `--version v1`, as the recipe he2015-imagenet has it. Received: res"
+    expected = "a network with `--version v1`, as the recipe he2015-imagenet needs. Received: res"
     assert expected in " ".join(done.stderr.split())
     assert "pass `--net version=v2`" in " ".join(done.stderr.split())
     recipe = recipe_of("he2015-imagenet", None, None)
@@ -100,10 +100,10 @@ def test_a_recipe_does_not_make_another_network_of_a_name(
 def test_what_the_rates_depend_on_is_said(command_in_process: Command) -> None:
     lines = lines_of(command_in_process("recipes", "he2015-cifar10-110").stdout)
     assert "64,000 steps, 391 an epoch of 50,000 images" in lines
-    assert "Times 0.1 until the training error is below 80%." in lines
+    assert "The rate is multiplied by 0.1 until the training error is below 80%." in lines
     assert not [line for line in lines if line.startswith("protocol")]
     plateau = command_in_process("recipes", "he2015-imagenet").stdout
-    assert "Times 0.1 when the validation error stops falling" in plateau
+    assert "The rate is multiplied by 0.1 when the validation error stops falling" in plateau
 
 
 def test_json_has_values_sources_and_rates(command_in_process: Command) -> None:
@@ -131,7 +131,7 @@ def test_json_has_values_sources_and_rates(command_in_process: Command) -> None:
         (["gyal2017"], "Received: 'gyal2017'. Did you mean goyal2017?"),
         (["goyal2017", "--set", "lr=1"], "Did you mean optimizer.learning_rate?"),
         (["goyal2017", "--set", "lr"], "Expected `--set FIELD=VALUE`. Received: --set lr."),
-        (["--batch-size", "8"], "Expected a recipe that is to be changed"),
+        (["--batch-size", "8"], "Expected the name of a recipe with these options"),
         (["quick-digits", "--set", "duration=1"], "a warm-up of 1563 steps, a training of 1563"),
     ],
 )

@@ -297,7 +297,7 @@ def test_files_without_the_property_are_refused(source: ExportedModel) -> None:
     with pytest.raises(ValueError, match=r"zeros of layer 'conv2_block1_2_conv'.*Received: 9 "):
         keep_properties(changed("conv2_block1_2_conv", True), source)
     # More than half of the weights are zero; nine others in one channel are too many values.
-    message = r"at most 8 different weights in layer 'conv3_block1_1_conv'. Received: \d+ in"
+    message = r"at most 8 distinct weights in layer 'conv3_block1_1_conv'. Received: \d+ in"
     with pytest.raises(ValueError, match=message):
         keep_properties(changed("conv3_block1_1_conv", False), source)
 

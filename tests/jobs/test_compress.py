@@ -283,7 +283,7 @@ def test_layers_without_weights_may_be_left_alone(data: str, trained: Path, tmp_
         (["--sparsity", "0.5"], "`--sparsity` with the method prune. Received: qat"),
         (["--pattern", "2:4"], "`--pattern` with the method prune. Received: qat"),
         (["--clusters", "4"], "`--clusters` with the method cluster. Received: qat"),
-        (["--set", "schedule.warmup=1"], "its own of. Received: schedule.warmup"),
+        (["--set", "schedule.warmup=1"], "compression decides itself. Received: schedule.warmup"),
     ],
 )
 def test_impossible_options_are_refused(

@@ -234,7 +234,7 @@ def test_a_regression_keeps_its_numbers(
     runner = load_runner(tmp_path / "model.onnx")
     found = runner.compute(images)
     np.testing.assert_allclose(found["values"], model(images.astype(np.float32)), atol=1e-4)
-    with pytest.raises(ValueError, match="Received: a model that puts out values"):
+    with pytest.raises(ValueError, match="Received: a model with the outputs values"):
         runner.predict(images)
 
 

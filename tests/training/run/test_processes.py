@@ -142,7 +142,7 @@ def test_bad_arguments_are_one_sentence(command_in_process: Command, tmp_path: P
         (("--strategy", "gpus"), "Expected `--strategy` to be one of"),
         (("--strategy", "multi-worker"), "Expected workers for the strategy `multi-worker`"),
         (("--worker-index", "1"), "Expected `--workers` and `--worker-index` together"),
-        (("--profile", "5"), "Expected `--profile FIRST,LAST`"),
+        (("--profile", "5"), "Expected `--profile` with the first and the last batch"),
         (("--dtype", "int8"), "Expected `--dtype` to be one of"),
     ):
         done = command_in_process(*TRAIN, *arguments, *output)
