@@ -48,9 +48,9 @@ def read_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> np.ndarr
     """Reads one image: JPEG, PNG, GIF, BMP or WebP, whatever the file is called.
 
     The pixels are those of Pillow's `convert("RGB")`, as in torchvision's and timm's loaders, whose
-    accuracies are published: an alpha channel or a transparent colour is dropped, not composited on
-    a background; colour profiles are ignored. Three things are done that those leave out: the EXIF
-    orientation is applied; 16-bit grey keeps its upper 8 bits, as 16-bit colour does; and CMYK of a
+    accuracies are published: an alpha channel or a transparent color is dropped, not composited on
+    a background; color profiles are ignored. Three things are done that those leave out: the EXIF
+    orientation is applied; 16-bit gray keeps its upper 8 bits, as 16-bit color does; and CMYK of a
     JPEG without an Adobe marker is not taken for inverted. Animations give their first picture.
 
     Args:

@@ -70,7 +70,7 @@ CONVERT = (
     "Convert such files to PNG or JPEG, e.g. with ImageMagick: `magick mogrify -format png FILES`"
 )
 
-#: Formats that are recognised to be named, by the first bytes of a file.
+#: Formats that are recognized to be named, by the first bytes of a file.
 _OTHER_FORMATS: tuple[tuple[str, re.Pattern[bytes]], ...] = (
     # ISO/IEC 23008-12, annexes B and C: brands, the major one first, `mif1` of either kind.
     ("an AVIF image", re.compile(rb"....ftyp(avi[fs]|(mif1|msf1)....(....)*avi[fs])", re.DOTALL)),
@@ -122,9 +122,9 @@ _UPRIGHT = {
 }
 
 
-def _in_colours(image: Image.Image, orientation: int = 1) -> Image.Image:
+def _in_colors(image: Image.Image, orientation: int = 1) -> Image.Image:
     """The image in mode RGB, and upright."""
-    if image.mode.startswith("I"):  # 16-bit grey of a PNG.
+    if image.mode.startswith("I"):  # 16-bit gray of a PNG.
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     # Converting from RGB would copy.
     image = image if image.mode == "RGB" else image.convert("RGB")
@@ -174,7 +174,7 @@ def jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
 def plain_jpeg_size(data: bytes, max_pixels: int, *, whole: bool = True) -> tuple[int, int] | None:
     """Height and width of a JPEG of which any decoder makes the same; None of all else.
 
-    That is an upright one, grey or in colours, not CMYK, not too large, of as many scans as we
+    That is an upright one, gray or in colors, not CMYK, not too large, of as many scans as we
     read. Only the header is looked at, so what follows may still be damaged.
 
     Args:
@@ -243,7 +243,7 @@ def _decode_jpeg(data: bytes, max_pixels: int) -> Image.Image:
     inverted = header.mode == "CMYK" and "adobe" in header.info
     rawmode = "CMYK;I" if inverted else header.mode
     image = Image.frombytes(header.mode, header.size, plain, "jpeg", rawmode, "")
-    return _in_colours(image, orientation)
+    return _in_colors(image, orientation)
 
 
 def _decode_png(data: bytes, max_pixels: int) -> Image.Image:
@@ -275,7 +275,7 @@ def _decode_png(data: bytes, max_pixels: int) -> Image.Image:
     _check_size(*opened.size, max_pixels)
     rawmode, interlaced = opened.tile[0].args, opened.info.get("interlace", 0)
     image = Image.frombytes(opened.mode, opened.size, b"".join(pixels), "zip", rawmode, interlaced)
-    return _in_colours(_with_palette(image, opened), orientation)
+    return _in_colors(_with_palette(image, opened), orientation)
 
 
 def _with_palette(image: Image.Image, header: Image.Image) -> Image.Image:
@@ -289,7 +289,7 @@ def _with_palette(image: Image.Image, header: Image.Image) -> Image.Image:
 def _decode_gif(data: bytes, max_pixels: int) -> Image.Image:
     """Decodes the first picture of a GIF.
 
-    Where it leaves part of the screen empty, that has the transparent colour, as with Pillow. Where
+    Where it leaves part of the screen empty, that has the transparent color, as with Pillow. Where
     it is larger than the screen, it heeds `Image.MAX_IMAGE_PIXELS`.
     """
     _check_gif_blocks(data)
@@ -304,7 +304,7 @@ def _decode_gif(data: bytes, max_pixels: int) -> Image.Image:
     picture = Image.frombytes(mode, (right - left, bottom - top), data[offset:], codec, *args)
     screen = Image.new(mode, header.size, header.info.get("transparency", 0))
     screen.paste(picture, (left, top))
-    return _in_colours(_with_palette(screen, header))
+    return _in_colors(_with_palette(screen, header))
 
 
 def _check_gif_blocks(data: bytes) -> None:
@@ -334,11 +334,11 @@ def _decode_bmp(data: bytes, max_pixels: int) -> Image.Image:
             )
         # This decoder has to read from the file itself, and heeds no settings.
         header.load()
-        return _in_colours(header)
+        return _in_colors(header)
     assert isinstance(args, tuple)
     pixels = memoryview(data)[offset:]
     image = Image.frombytes(header.mode, header.size, pixels, codec, *args)
-    return _in_colours(_with_palette(image, header))
+    return _in_colors(_with_palette(image, header))
 
 
 def _decode_webp(data: bytes, max_pixels: int) -> Image.Image:
@@ -348,7 +348,7 @@ def _decode_webp(data: bytes, max_pixels: int) -> Image.Image:
     image = WebPImagePlugin.WebPImageFile(io.BytesIO(data))
     _check_size(*image.size, max_pixels)
     image.load()
-    return _in_colours(image, exif_orientation(image.info.get("exif", b"")))
+    return _in_colors(image, exif_orientation(image.info.get("exif", b"")))
 
 
 def _webp_size(data: bytes) -> tuple[int, int]:

@@ -1,6 +1,6 @@
-"""The pixel contract: models take RGB in [0, 255] and normalise it themselves.
+"""The pixel contract: models take RGB in [0, 255] and normalize it themselves.
 
-What is left to do outside of them is the evaluation transform, resize and centre crop, with which
+What is left to do outside of them is the evaluation transform, resize and center crop, with which
 accuracies on ImageNet are published.
 """
 
@@ -40,7 +40,7 @@ class EvalProtocol:
     """The preparation of images for single-crop evaluation; `dataclasses.asdict` is fit for JSON.
 
     Args:
-        size: side of the square centre crop, in pixels.
+        size: side of the square center crop, in pixels.
         resize: the short side before the crop, in pixels, at least `size`.
         interpolation: `"bilinear"` or `"bicubic"`, with antialiasing.
 
@@ -107,7 +107,7 @@ def eval_transform(
 
 @dataclass(frozen=True)
 class EvalTransform:
-    """Resizes the short side and crops the centre: torchvision's `Resize` and `CenterCrop`.
+    """Resizes the short side and crops the center: torchvision's `Resize` and `CenterCrop`.
 
     Pillow does it, as it did for the published accuracies, and the sizes and offsets follow
     torchvision's rules, so the pixels are the same. Smaller images are enlarged.
@@ -150,26 +150,26 @@ class EvalTransform:
         return batch
 
     def five_crops(self, picture: Image.Image) -> np.ndarray:
-        """The corners and the centre of one image, in the order of torchvision's `FiveCrop`.
+        """The corners and the center of one image, in the order of torchvision's `FiveCrop`.
 
         Args:
             picture: in mode RGB, as `open_image` gives it.
 
         Returns:
-            `(5, size, size, 3)`, uint8: top left, top right, bottom left, bottom right, centre.
+            `(5, size, size, 3)`, uint8: top left, top right, bottom left, bottom right, center.
         """
         rows, columns = _resized_sides(picture, self.protocol.resize)
         bottom, right = rows - self.protocol.size, columns - self.protocol.size
-        corners = ((0, 0), (0, right), (bottom, 0), (bottom, right), self._centre(rows, columns))
+        corners = ((0, 0), (0, right), (bottom, 0), (bottom, right), self._center(rows, columns))
         return np.stack(self._crops(picture, corners))
 
     def crop(self, picture: Image.Image) -> np.ndarray:
-        """The centre of one image in mode RGB, as `open_image` gives it."""
-        centre = self._centre(*_resized_sides(picture, self.protocol.resize))
-        return self._crops(picture, [centre])[0]
+        """The center of one image in mode RGB, as `open_image` gives it."""
+        center = self._center(*_resized_sides(picture, self.protocol.resize))
+        return self._crops(picture, [center])[0]
 
-    def _centre(self, rows: int, columns: int) -> tuple[int, int]:
-        """Top and left of the centre crop; halves are rounded to even, as torchvision does."""
+    def _center(self, rows: int, columns: int) -> tuple[int, int]:
+        """Top and left of the center crop; halves are rounded to even, as torchvision does."""
         top, left = (round((side - self.protocol.size) / 2) for side in (rows, columns))
         return top, left
 
@@ -272,7 +272,7 @@ def _resized_sides(picture: Image.Image, resize: int) -> tuple[int, int]:
 
 
 def preprocess_input(x: Any) -> Any:
-    """Returns `x` itself: the models of this package normalise their pixels themselves.
+    """Returns `x` itself: the models of this package normalize their pixels themselves.
 
     It exists because keras.applications has it, whose models differ in what they want.
 
@@ -288,7 +288,7 @@ _warned = False
 
 
 def warn_if_scaled(images: Any, stacklevel: int = 1) -> None:
-    """Warns, once per process, of images that were divided by 255 or normalised.
+    """Warns, once per process, of images that were divided by 255 or normalized.
 
     Models take pixels in [0, 255]; they would answer wrongly, but without an error. Integers are
     fine, and so are zeros, with which models are warmed up.
@@ -310,8 +310,8 @@ def warn_if_scaled(images: Any, stacklevel: int = 1) -> None:
     if (high <= 1 or (low < 0 and high <= 3)) and (low, high) != (0, 0):
         _warned = True
         warnings.warn(
-            "Expected pixels in [0, 255], which the models normalise themselves. Received: floats "
-            f"in [{low:.3g}, {high:.3g}], which look scaled to [0, 1] or normalised. Pass the "
+            "Expected pixels in [0, 255], which the models normalize themselves. Received: floats "
+            f"in [{low:.3g}, {high:.3g}], which look scaled to [0, 1] or normalized. Pass the "
             "pixels as they are",
             stacklevel=stacklevel + 1,
         )

@@ -22,7 +22,7 @@ Runner: TypeAlias = Any
 
 Shape = tuple[int | None, ...]
 
-#: Channels of images: grey, colours, colours with transparency.
+#: Channels of images: gray, colors, colors with transparency.
 _CHANNELS = (1, 3, 4)
 
 #: What networks of 1,001 classes, as TF-Slim's, have in front of ImageNet's.
@@ -113,7 +113,7 @@ def _set_pixels(runner: Runner, path: str | os.PathLike[str], asked: str | None)
         hint = Hint(RAW, "the default for Keras models: nothing in the file tells")
         warnings.warn(
             f"{path} does not say in which format it takes pixels, and has no layer that "
-            "normalises them. It gets raw ones, RGB in [0, 255]. If it was trained on others, pass "
+            "normalizes them. It gets raw ones, RGB in [0, 255]. If it was trained on others, pass "
             "`pixels`: unit, tf, imagenet or caffe",
             stacklevel=5,
         )

@@ -10,7 +10,7 @@ from keras_resnet.images.protocol import DEFAULT_SIZE, EvalProtocol, eval_transf
 from keras_resnet.models.info import ModelInfo
 
 #: ITU-R 601, as Pillow's mode L.
-_GREY = np.array([0.299, 0.587, 0.114], np.float32)
+_GRAY = np.array([0.299, 0.587, 0.114], np.float32)
 
 
 class ModelInput:
@@ -66,11 +66,11 @@ class ModelInput:
         """Images `(…, 3)`, uint8, RGB, with the model's number of channels.
 
         Raises:
-            ValueError: the model takes other channels than colours or grey.
+            ValueError: the model takes other channels than colors or gray.
         """
         channels = self.shape[3]
         if channels == 1:
-            return (images.astype(np.float32) @ _GREY).round().astype(np.uint8)[..., None]
+            return (images.astype(np.float32) @ _GRAY).round().astype(np.uint8)[..., None]
         if channels != 3:
             raise ValueError(
                 f"Expected arrays of shape (n, height, width, {channels}): image files have three "

@@ -1,7 +1,7 @@
 """Pixel formats: the ranges in which classifiers take their pixels.
 
 Models of this package take RGB in [0, 255]. Those of other libraries expect their callers to
-normalise, in one of a few ways.
+normalize, in one of a few ways.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ CAFFE_MEAN = (123.68, 116.779, 103.939)
 #: parts of the range: quantization moves both ends by up to a step.
 _TOLERANCE = 0.02
 
-#: Largest value of an image that is normalised: 2.64 with ImageNet's mean and deviation, more with
+#: Largest value of an image that is normalized: 2.64 with ImageNet's mean and deviation, more with
 #: those of other data sets.
 _NORMALIZED = 10.0
 
@@ -52,7 +52,7 @@ class PixelFormat:
     bgr: bool = False
 
     def apply(self, images: np.ndarray) -> np.ndarray:
-        """Normalises images.
+        """Normalizes images.
 
         Args:
             images: `(n, height, width, channels)`, RGB in [0, 255].
@@ -102,7 +102,7 @@ def find_pixel_format(name: str, channels: int | None = None) -> PixelFormat:
         channels: those of the images, if they are known.
 
     Raises:
-        ValueError: there is none, or it is one of colours, and the images have no three channels.
+        ValueError: there is none, or it is one of colors, and the images have no three channels.
     """
     check_choice("pixels", name, tuple(PIXEL_FORMATS))
     found = PIXEL_FORMATS[name]
@@ -144,7 +144,7 @@ def format_of_keras(model: keras.Model) -> tuple[PixelFormat, str] | None:
     """The pixel format that a Keras model takes, and why, as far as its first layers tell.
 
     A `Rescaling` or `Normalization` layer before the first convolution that brings [0, 255] to
-    small numbers says that the model normalises the pixels itself.
+    small numbers says that the model normalizes the pixels itself.
     """
     import keras
 
@@ -166,7 +166,7 @@ def format_of_keras(model: keras.Model) -> tuple[PixelFormat, str] | None:
         if max(ends) <= _NORMALIZED:
             return PIXEL_FORMATS[
                 "raw"
-            ], f"the model normalises its pixels itself, in its layer {layer.name!r}"
+            ], f"the model normalizes its pixels itself, in its layer {layer.name!r}"
     return None
 
 

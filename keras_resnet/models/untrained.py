@@ -17,18 +17,18 @@ _NORMS = (
     keras.layers.LayerNormalization,
 )
 
-#: What a weight of a normalisation layer begins with; a scale of 0 makes a block an identity.
+#: What a weight of a normalization layer begins with; a scale of 0 makes a block an identity.
 _INITIAL = {"gamma": (0, 1), "beta": (0,), "moving_mean": (0,), "moving_variance": (1,)}
 
 
 def untrained_part(model: keras.Model) -> Untrained | None:
     """Return which part of a model still has the random weights that it was built with.
 
-    The first training step changes what every normalisation layer holds, and the biases of the
-    classifier: a model in which all of these are as they were initialised has never been trained.
+    The first training step changes what every normalization layer holds, and the biases of the
+    classifier: a model in which all of these are as they were initialized has never been trained.
 
     Args:
-        model: any Keras model. One without normalisation layers is judged by its classifier alone.
+        model: any Keras model. One without normalization layers is judged by its classifier alone.
 
     Returns:
         `"weights"`: all of the model; `"classifier"`: the last `Dense` layer, whose biases are all

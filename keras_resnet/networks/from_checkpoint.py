@@ -1,4 +1,4 @@
-"""Networks built from the checkpoints that they are for."""
+"""Networks built from checkpoints, without a config."""
 
 from __future__ import annotations
 
@@ -17,48 +17,56 @@ from keras_resnet.weights.load import load_found
 def from_checkpoint(
     source: str | os.PathLike[str], *, network: str | None = None, **keywords: Any
 ) -> keras.Model:
-    """Builds the network that a checkpoint's keys and shapes describe, and loads it.
+    """Build the network that a checkpoint's keys and shapes describe, and load the checkpoint.
 
-    What they do not show is asked of the file's metadata, else of a `config.json` of timm or
-    transformers beside it, else of the file's name and repository: networks that are known to
-    compute something else with the same keys (timm's BiT and `resnetaa*`, other activations, …) are
-    refused, `resnetblur*` get their blur pooling. The rest (which convolution of a bottleneck has
-    the stride, how pixels are normalised, how many groups a group normalisation has) follows the
-    convention of the package that the checkpoint is from. The report, the model's attribute
-    `load_report`, says what, and lists what keys cannot show.
+    Details that keys and shapes do not show are taken from the metadata of the file, else from a
+    `config.json` of timm or transformers beside the file, else from the name of the file and its
+    repository. Networks that are known to compute something else with the same keys (timm's BiT and
+    `resnetaa*`, other activations, …) are refused; `resnetblur*` gets blur pooling. Remaining
+    details (the strided convolution of a bottleneck, the normalization of pixels, the groups of
+    group normalization) follow the convention of the package that wrote the checkpoint. The
+    attribute `load_report` of the model lists these assumptions.
 
     Args:
         source: path of a `.safetensors`, `.pth`, `.bin`, `.th`, `.h5` or `.npz` file, or a tag of
             `list_weights()`.
-        network: a name of `list_models()`, if the checkpoint has to be of that network.
-        keywords: those of `keras_resnet.build`, and fields of `ResNetConfig` to replace, such as
-            `classes=10` or `output_stride=8`. By default the model has the checkpoint's classifier,
-            if it has one, and in `input_shape` the channels may be `None` for the checkpoint's.
+        network: name of `list_models()` that the checkpoint must be of; `None` to infer it.
+        keywords: arguments of `keras_resnet.build`, and fields of `ResNetConfig` to replace, such
+            as `classes=10` or `output_stride=8`. By default, the model has the checkpoint's
+            classifier, if there is one. Channels of `None` in `input_shape` are those of the
+            checkpoint.
 
     Returns:
-        A `keras.Model`, as `keras_resnet.build` makes it.
+        A `keras.Model`, see `keras_resnet.build`.
 
     Raises:
-        ValueError: the file cannot be read, or is of no network of this package.
-        OSError: a tag's file cannot be downloaded.
+        ValueError: the file cannot be read, or is not of a network of this package.
+        OSError: the file of a tag cannot be downloaded.
+
+    Example:
+        >>> model = keras_resnet.from_checkpoint("resnet50-0676ba61.pth")
+        >>> print(model.load_report.notes)
     """
     overrides, arguments = split_keywords(keywords)
     network = None if network is None else find_name(network)
-    if arguments.pop("weights", None) is not None:
-        raise ValueError("Expected no `weights`: they are the checkpoint. Pass it as `source`")
+    if (given := arguments.pop("weights", None)) is not None:
+        raise ValueError(
+            "Expected no `weights`, as `from_checkpoint` loads its `source`. Pass the file or the "
+            f"tag as `source`. Received: weights={given!r}"
+        )
     found = open_checkpoint(source, None, with_top=arguments.get("include_top", True))
     inferred = found.inferred
     if inferred is None:
         raise ValueError(
-            f"Expected a checkpoint of another package, or `.weights.h5`. Received: {source}, a "
-            "whole model: use `load_model`"
+            "Expected a checkpoint of another package, or a `.weights.h5` file. Received: "
+            f"{source}, a whole model. Load it by `keras_resnet.load_model`"
         )
     found.notes = inferred.notes
     if found.entry is not None:
         if network not in (None, found.entry.model):
             raise ValueError(
-                f"Expected weights of `{network}`. Received: {found.entry.tag!r}, which are of "
-                f"`{found.entry.model}`"
+                f"Expected a checkpoint of `{network}`. Received: {found.entry.tag!r}, which is of "
+                f"`{found.entry.model}`. Pass `network={found.entry.model!r}`, or none"
             )
         network = found.entry.model
         config = weights_config(found.entry, **overrides)

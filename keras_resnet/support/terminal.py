@@ -32,7 +32,7 @@ _FOLDED = 16
 
 
 class Console(rich.console.Console):
-    """Colours say something here (red: disagrees) or are not used; brackets are brackets.
+    """Colors say something here (red: disagrees) or are not used; brackets are brackets.
 
     Sentences are not cut into lines.
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 def printable(text: str) -> str:
     """One line that a terminal shows as it is.
 
-    What would move its cursor, colour it, end the line or turn the direction of writing comes as
+    What would move its cursor, color it, end the line or turn the direction of writing comes as
     Python writes it: `\\n`, `\\x1b`, `\\u202e`.
     """
     return "".join(

@@ -59,7 +59,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     }
     if any(key.startswith("embedder.") for key in values):
         values = {f"resnet.{key}": value for key, value in values.items()}
-    naming = _recognise(values, path)
+    naming = _recognize(values, path)
     heads = {} if naming.layout != "keras" else {"probs": "predictions", "fc1000": "predictions"}
     prefixes = {key: key.rpartition(".")[0] for key in values}
     prefixes = {key: heads.get(prefix, prefix) for key, prefix in prefixes.items()}
@@ -93,7 +93,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     return result
 
 
-def _recognise(values: Mapping[str, np.ndarray], path: str) -> Naming:
+def _recognize(values: Mapping[str, np.ndarray], path: str) -> Naming:
     names = {key.rpartition(".")[0] for key in values}
 
     def has(pattern: str) -> bool:
@@ -170,7 +170,7 @@ def _keras_order(name: str, array: np.ndarray) -> np.ndarray:
 
 
 def _name_group_norms(checkpoint: Checkpoint) -> None:
-    """Normalisations without statistics are those of groups."""
+    """Normalizations without statistics are those of groups."""
     norms = [roles for name, roles in checkpoint.layers.items() if name.endswith("_bn")]
     if any("moving_mean" in roles for roles in norms):
         return  # What is missing will be named.

@@ -83,35 +83,35 @@ def adapt_channels(
 ) -> str:
     """Makes a stem for RGB one for another number of channels, in place; says how.
 
-    One channel: the kernels of the three colours are added up. Otherwise, as timm does it: the
+    One channel: the kernels of the three colors are added up. Otherwise, as timm does it: the
     three are repeated until there are enough, and scaled down.
 
-    Every kernel is scaled by what its colour's deviation and its channel's differ in, and what
-    their means differ in goes into the BN behind the stem. A grey image then gives what its RGB
-    replication gave; at the image's edges, where the kernel also sees padding, only if the colours
+    Every kernel is scaled by what its color's deviation and its channel's differ in, and what
+    their means differ in goes into the BN behind the stem. A gray image then gives what its RGB
+    replication gave; at the image's edges, where the kernel also sees padding, only if the colors
     had equal means.
 
     Args:
         layers: arrays by our layers' names.
         channels: of the model at hand.
         theirs: mean and deviation of RGB that the weights want; `None` if not known.
-        ours: those of the model at hand, per channel; `None` if it does not normalise.
+        ours: those of the model at hand, per channel; `None` if it does not normalize.
     """
     name = stem_name(layers)
     kernel = np.asarray(layers[name]["kernel"], np.float64)
-    # Per channel of the model, or in the case of grey per colour, which all are channel 0.
-    colours = np.arange(3 if channels == 1 else channels) % 3
-    kernel = kernel[:, :, colours] * (1 if channels == 1 else 3 / channels)
+    # Per channel of the model, or in the case of gray per color, which all are channel 0.
+    colors = np.arange(3 if channels == 1 else channels) % 3
+    kernel = kernel[:, :, colors] * (1 if channels == 1 else 3 / channels)
     how = (
         "RGB kernels added up for one channel"
         if channels == 1
         else f"RGB kernels repeated for {channels} channels and scaled by 3/{channels}"
     )
     if theirs is None or ours is None:
-        how += ", as if its pixels were normalised like the colours'"
+        how += ", as if its pixels were normalized like the colors'"
     else:
         index = np.zeros(3, int) if channels == 1 else np.arange(channels)
-        their_mean, their_std = (np.asarray(values, np.float64)[colours] for values in theirs)
+        their_mean, their_std = (np.asarray(values, np.float64)[colors] for values in theirs)
         our_mean, our_std = (np.asarray(values, np.float64)[index] for values in ours)
         shift = ((our_mean - their_mean) / their_std)[:, None]
         constant = (kernel * shift).sum(axis=(0, 1, 2))
@@ -127,7 +127,7 @@ def _shift_mean(norm: dict[str, np.ndarray] | None, constant: np.ndarray, shift:
     if np.abs(shift).max() < 1e-6:
         return ""
     if norm is None or "moving_mean" not in norm:
-        return "; what the colours' means differ in is lost, as no BN follows the stem"
+        return "; what the colors' means differ in is lost, as no BN follows the stem"
     norm["moving_mean"] = (norm["moving_mean"] - constant).astype(np.float32)
     return ", their means into the BN behind it; exact but at the image's edges"
 

@@ -1,4 +1,4 @@
-"""Finding a checkpoint: a file or a registered tag, read, recognised and converted."""
+"""Finding a checkpoint: a file or a registered tag, read, recognized and converted."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Found:
             describe themselves.
         description: what network it is of, layer by layer; `None` where the file does not say.
         ignored: names in the description that say nothing.
-        constants: mean and deviation that its pixels are normalised with; `None` if not known.
+        constants: mean and deviation that its pixels are normalized with; `None` if not known.
         certain: whether the file or the registry says those constants, and not a convention.
         info: what the file says about class names and the like.
         notes: what was taken from conventions, for the report.

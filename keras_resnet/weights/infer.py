@@ -31,7 +31,7 @@ class Inferred:
 
     `classes` is None without a classifier. The `family`'s conventions fill in what keys and shapes
     do not say, and `notes` say what. With `bgr`, the stem expects blue first. `certain`: the file
-    itself, or `config.json` beside it, says how its pixels are normalised. `complete`: it is of
+    itself, or `config.json` beside it, says how its pixels are normalized. `complete`: it is of
     this package and says everything.
     """
 
@@ -97,8 +97,8 @@ class _Reader:
         stem = fields.get("stem_filters", fields["filters"][0])
         fields.update(self.shortcuts(blocks, stem_changes=stem != outputs[0]))
         if any(name.endswith("_gn") for name in self.layers):
-            self.refuse_standardised()
-            self.notes.append("group normalisation of 32 groups")
+            self.refuse_standardized()
+            self.notes.append("group normalization of 32 groups")
             fields["norm"] = "group"
         if "conv2_block1_se_reduce" in self.layers:
             fields["se_ratio"] = self.se_ratio(outputs)
@@ -144,15 +144,15 @@ class _Reader:
     def tells_pixels(self) -> bool:
         return {"mean", "std"} <= self.checkpoint.metadata.keys()
 
-    def refuse_standardised(self) -> None:
+    def refuse_standardized(self) -> None:
         """Refuses timm's BiT, whose weights have the keys of networks that use theirs as they are.
 
-        Of timm's v2 networks with group normalisation, only one with a C stem does not standardise.
+        Of timm's v2 networks with group normalization, only one with a C stem does not standardize.
         """
         naming, known = self.checkpoint.naming, self.told or self.origin.architecture
         if naming.layout == "timm_resnetv2" and not naming.deep_stem and not known:
             raise ValueError(
-                "group normalisation in a v2 network of timm, whose convolutions standardise their "
+                "group normalization in a v2 network of timm, whose convolutions standardize their "
                 "weights then (BiT). If these do not, put the architecture into the file's name, "
                 "e.g. resnetv2_50_gn"
             )
@@ -285,7 +285,7 @@ class _Reader:
         if note is not None:
             self.notes.append(f"pixels: {note}")
         if channels != len(mean) == 3:
-            # As the builder does it: every channel gets what the colours have on average.
+            # As the builder does it: every channel gets what the colors have on average.
             mean, std = ((sum(values) / 3,) * channels for values in (mean, std))
         return tuple(mean), tuple(std), bgr and channels == 3
 

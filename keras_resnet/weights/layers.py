@@ -48,7 +48,7 @@ def arrays_of(network: keras.Model) -> dict[str, dict[str, np.ndarray]]:
 
 
 def pixel_constants(network: keras.Model) -> Constants | None:
-    """Mean and deviation that a network normalises with; `None` if it does not."""
+    """Mean and deviation that a network normalizes with; `None` if it does not."""
     for layer in network.layers:
         if layer.name == "normalization":
             config = layer.get_config()

@@ -52,7 +52,7 @@ def load_weights(
             `.th` file, or a tag of `list_weights()`, which is downloaded once.
         strict: whether to refuse a file that lacks weights of the model, has others, or is of
             another network. If not, what fits by name and shape is loaded.
-        pixels: `"checkpoint"` refuses a model that normalises pixels otherwise than the checkpoint
+        pixels: `"checkpoint"` refuses a model that normalizes pixels otherwise than the checkpoint
             wants them, and turns the stem of keras.applications' networks, which take blue first.
             `"model"` trusts the model: neither is done.
 
@@ -158,7 +158,7 @@ class _Loader:
             f"{'blur pooling' if BLUR in describe(self.network) else 'no anti-aliasing'}, "
             f"{'dilation' if any(max(x.dilation_rate) > 1 for x in convs) else 'no dilation'}, "
             f"{stem} in the stem, {'maximum' if 'max_pool' in names else 'average'} before the "
-            f"classifier, no weight standardisation, epsilon {NORM_EPSILON}"
+            f"classifier, no weight standardization, epsilon {NORM_EPSILON}"
         )
 
     def check_topology(self) -> None:
@@ -192,7 +192,7 @@ class _Loader:
         if theirs is None:
             if self.found.inferred is None and ours is not None:
                 raise ValueError(
-                    "Expected a model that leaves normalising its pixels to the caller, as that in "
+                    "Expected a model that leaves normalizing its pixels to the caller, as that in "
                     f"{self.checkpoint.path} does. Received: `{self.network.name}` with "
                     f"{_words(ours)}. {_IN_PYTHON} with `include_preprocessing=False`, or, if the "
                     f"weights want these constants, load them by {_TRUSTING}"
@@ -200,7 +200,7 @@ class _Loader:
             return
         words = f"{_words(theirs)} (RGB, of [0, 255])"
         if ours is None:
-            self.checkpoint.notes.append(f"the caller has to normalise pixels with {words}")
+            self.checkpoint.notes.append(f"the caller has to normalize pixels with {words}")
             return
         if self.other_channels():
             return
@@ -212,11 +212,11 @@ class _Loader:
         if not same and not self.found.certain and not default:
             # The file does not say, and whoever built the model said something.
             self.checkpoint.notes.append(
-                f"pixels are normalised as the model does it: {_words(ours)}"
+                f"pixels are normalized as the model does it: {_words(ours)}"
             )
         elif not same:
             raise ValueError(
-                f"Expected a model that normalises pixels with {words}, as the weights of "
+                f"Expected a model that normalizes pixels with {words}, as the weights of "
                 f"{self.checkpoint.path} want them. Received: `{self.network.name}` with "
                 f"{_words(ours)}. `keras-resnet convert` makes a model of the file. {_IN_PYTHON} "
                 "with those constants or by `from_checkpoint`, or, if the weights want the model's "

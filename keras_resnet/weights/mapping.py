@@ -40,7 +40,7 @@ class Naming:
     def prefix(self, name: str) -> str | None:
         """The prefix of the keys of our layer `name`; `None` if the layout has none for it.
 
-        `conv2_block1_1_conv` -> `layer1.0.conv1`. Group normalisations are named like BN.
+        `conv2_block1_1_conv` -> `layer1.0.conv1`. Group normalizations are named like BN.
         """
         if self.layout == "keras":
             return name

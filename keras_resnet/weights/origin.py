@@ -1,6 +1,6 @@
 """Facts about a checkpoint besides its keys: from the file, a `config.json`, and names.
 
-Keys and shapes show neither activations nor anti-aliasing, dilation, pooling or standardised
+Keys and shapes show neither activations nor anti-aliasing, dilation, pooling or standardized
 weights: networks that compute something else may have those of ours.
 """
 
@@ -20,7 +20,7 @@ from keras_resnet.weights.layers import Constants
 #: Architectures with the keys of a network that computes something else, and what they have.
 _OTHERS = {
     r"resne(t|xt)aa\d": "average pooling in place of strides and of max pooling",
-    r"resnetv2_\d+x\d+_bit|_gn_ws": "convolutions that standardise their weights",
+    r"resnetv2_\d+x\d+_bit|_gn_ws": "convolutions that standardize their weights",
     r"resne(t|xt)\d+\w*_(caffe|msra)": "the strides and the pixels of Caffe",
 }
 _ADVICE = ". Rename it if it has not"

@@ -1,8 +1,8 @@
 """The published checkpoints that can be loaded: one row each in `registry.json`.
 
-Which network a row is for, where its files lie, how pixels are normalised, what accuracy was
+Which network a row is for, where its files lie, how pixels are normalized, what accuracy was
 published and under which protocol. Every network of a row is a `ResNetConfig`: checkpoints that
-none describes (tiered stems, weight standardisation, ResNet-RS, …) are not listed, nor are those
+none describes (tiered stems, weight standardization, ResNet-RS, …) are not listed, nor are those
 without a classifier or a published accuracy.
 
 Accuracies are those of the source, at the resolution nearest to 224 pixels where it names several:
@@ -11,14 +11,14 @@ timm's sheets also have figures at 288 or 320 pixels, which are higher.
 The default row of a network, which `weights="imagenet"` stands for, is found so:
 
 0. It comes with this package, so that nothing is downloaded, though others may be more accurate.
-1. Anyone may use it: no licence for non-commercial use only.
+1. Anyone may use it: no license for non-commercial use only.
 2. It needs no other config than the network's own. Networks of v2 are an exception, as nobody
    publishes the paper's layout: timm's `resnetv2` if there is one, else keras.applications' V2.
 3. It is a safetensors file if there is one: that is neither unpickled nor parsed by HDF5.
 4. Its recipe is published in full: `a1_in1k` (arXiv:2110.00476, procedure A1), else `tv2_in1k`
    (torchvision's second recipe). Where there is neither, the highest top-1 accuracy decides.
 
-The licences are those that the publishers give their files; ImageNet's own terms restrict the use
+The licenses are those that the publishers give their files; ImageNet's own terms restrict the use
 of its pictures to non-commercial research.
 """
 

@@ -45,7 +45,7 @@ class StateDict:
 
     Attributes:
         values: array by key, without what wrappers put before it.
-        metadata: `mean` and `std` of pixels in [0, 255], as JSON, if the network normalised its
+        metadata: `mean` and `std` of pixels in [0, 255], as JSON, if the network normalized its
             pixels itself.
         notes: what was decided on the way, for the report.
     """

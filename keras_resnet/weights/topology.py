@@ -71,7 +71,7 @@ def describe_plan(network: NetworkPlan) -> Description:
 
 
 def _describe_conv(result: Description, conv: Conv, reduced: int) -> int:
-    """Enters a convolution and its normalisation; returns the reduction behind them."""
+    """Enters a convolution and its normalization; returns the reduction behind them."""
     size = conv.kernel_size
     kernel = (size, size, conv.input_filters // conv.groups, conv.filters)
     weights = [kernel, (conv.filters,)] if conv.bias else [kernel]
@@ -114,7 +114,7 @@ def differences(theirs: Description, ours: Description, ignored: set[str]) -> st
 
 
 def _pitches(model: keras.Model) -> dict[str, int]:
-    """Distance, in input pixels, of the neighbours under every layer's kernel.
+    """Distance, in input pixels, of the neighbors under every layer's kernel.
 
     Dilation in place of an earlier stride does not change it.
     """

@@ -455,7 +455,7 @@ def test_keras_models_of_others(tmp_path: Path, pictures: np.ndarray) -> None:
         path = tmp_path / f"{number}.keras"
         keras.Sequential([keras.Input((20, 20, 3)), layer, keras_model()]).save(path)
         runner = load_runner(path)
-        assert "the model normalises its pixels itself" in runner.notes[1]
+        assert "the model normalizes its pixels itself" in runner.notes[1]
     np.testing.assert_allclose(runner.predict(pictures), expected(pictures), atol=1e-5)
 
 

@@ -431,7 +431,7 @@ def test_constants_that_the_user_names_win_over_conventions_only(tmp_path: Path)
     assert model.get_layer("normalization").get_config()["mean"] == [127.5] * 3
     saved = save_torch_state_dict(model, tmp_path / "saved.safetensors")
     with pytest.raises(
-        ValueError, match="Expected a model that normalises pixels with mean=.127.5"
+        ValueError, match="Expected a model that normalizes pixels with mean=.127.5"
     ):
         from_checkpoint(saved, input_shape=(64, 64, 3), mean=(0, 0, 0))
 
@@ -440,7 +440,7 @@ def test_networks_that_do_not_normalise_stay_apart(tmp_path: Path) -> None:
     bare = build(tiny("basic"), input_shape=(64, 64, 3), include_preprocessing=False)
     bare.save(tmp_path / "bare.keras")
     model = build(tiny("basic"), input_shape=(64, 64, 3))
-    with pytest.raises(ValueError, match="leaves normalising its pixels to the caller"):
+    with pytest.raises(ValueError, match="leaves normalizing its pixels to the caller"):
         load_weights(model, tmp_path / "bare.keras")
     load_weights(model, tmp_path / "bare.keras", pixels="model")
     np.testing.assert_array_equal(model.get_weights()[0], bare.get_weights()[0])
