@@ -1,1 +1,1 @@
-"""Single models: what they know about themselves, loading, inputs and outputs."""
+"""Single models: information that they carry, loading, inputs and outputs."""

@@ -149,11 +149,11 @@ def _builder(name: str) -> Builder:
 
     build_variant.__signature__ = signature  # type: ignore[attr-defined]
     build_variant.__name__ = build_variant.__qualname__ = name
+    size, classes = config.default_size, config.default_classes
     build_variant.__doc__ = f"""Build {name}: {config.depth} weighted layers, {config.block} blocks.
 
-    The model takes images `(batch, height, width, channels)`, uint8 or float, RGB in [0, 255]; by
-    default of shape `({config.default_size}, {config.default_size}, 3)`; it has
-    {config.default_classes} classes by default.
+    The model takes images `(batch, height, width, channels)`, uint8 or float, RGB in [0, 255]. By
+    default they are {size}x{size}x3, of {classes} classes.
 
     Args:
         config_overrides: fields to replace in

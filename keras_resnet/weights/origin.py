@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from keras_resnet.models.archive import words
+from keras_resnet.models.archive import describe_damage
 from keras_resnet.support.json_text import load_json, parse_json
 from keras_resnet.weights.layers import Constants
 
@@ -161,7 +161,7 @@ def _read(path: str, notes: list[str]) -> dict[str, Any]:
     try:
         return _mapping(load_json(file))
     except (OSError, ValueError) as error:
-        notes.append(f"config.json beside it was not read: {words(error)}")
+        notes.append(f"config.json beside it was not read: {describe_damage(error)}")
         return {}
 
 

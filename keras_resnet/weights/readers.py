@@ -20,7 +20,7 @@ import ml_dtypes
 import numpy as np
 import safetensors
 
-from keras_resnet.models.archive import opened_archive, words
+from keras_resnet.models.archive import describe_damage, opened_archive
 from keras_resnet.models.hdf5 import Hdf5File
 from keras_resnet.support.json_text import parse_json
 from keras_resnet.weights.layers import CONV_ROLES, NORM_ROLES
@@ -86,7 +86,7 @@ def read_arrays(path: str | os.PathLike[str]) -> Arrays:
                 arrays.values[key] = arrays.values[key].astype(np.float32)
     except Exception as error:
         raise ValueError(
-            f"Expected a file of weights that can be read. Received: {path}: {words(error)}"
+            f"Expected a file of weights that can be read. Received: {path}: {describe_damage(error)}"
         ) from error
     return arrays
 

@@ -383,7 +383,7 @@ def test_metadata_of_tflite_tell_pixels_and_names(tmp_path: Path, pictures: np.n
         runner.predict(pictures), expected(pictures, mean=100 / 255, std=50 / 255), atol=1e-5
     )
     assert runner.info.class_names is None
-    assert "by number, as the file has 4 labels, which cannot be theirs" in runner.notes[3]
+    assert "by number, as the file has 4 labels, which cannot name them" in runner.notes[3]
     content = path.read_bytes()
     harmless = 0
     place = content.index(struct.pack("<f", 127.5))
