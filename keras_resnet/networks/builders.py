@@ -12,8 +12,8 @@ from keras_resnet.networks.builder import build
 from keras_resnet.networks.config import FIELDS, ResNetConfig
 from keras_resnet.networks.table import ROWS, cifar_config, find_name, get_config
 from keras_resnet.support.suggest import did_you_mean
+from keras_resnet.weights.path_or_tag import find_weights_of, is_path
 from keras_resnet.weights.registry import WeightsEntry
-from keras_resnet.weights.source import find_weights_of, is_path
 
 
 def weights_config(entry: WeightsEntry, **overrides: Any) -> ResNetConfig:

@@ -1,4 +1,4 @@
-"""Loading weights into a model: everything that is checked, adapted and reported on the way."""
+"""Loading of weights into a model, with checks, adaptations and a report."""
 
 from __future__ import annotations
 
@@ -24,41 +24,46 @@ from keras_resnet.weights.layers import (
     stem_name,
     weighted_layers,
 )
+from keras_resnet.weights.path_or_tag import PathOrTag
 from keras_resnet.weights.report import LoadReport
-from keras_resnet.weights.source import FileOrTag
 from keras_resnet.weights.topology import BLUR, describe, differences
 
-# What no command has an option for is said as Python, whoever reads it.
+# Advice in Python, as no command has an option for it.
 _IN_PYTHON = "In Python, build the model"
 _TRUSTING = "`load_weights(model, path, pixels='model')`"
 
 
 def load_weights(
-    model: keras.Model, source: FileOrTag, *, strict: bool = True, pixels: Pixels = "checkpoint"
+    model: keras.Model, source: PathOrTag, *, strict: bool = True, pixels: Pixels = "checkpoint"
 ) -> LoadReport:
-    """Loads weights into a network of this package, layer by layer, by name.
+    """Load weights into a network of this package, by layer name.
 
-    The file may be of this package, keras.applications, torchvision, timm, transformers,
-    akamaster's CIFAR networks, or have the names of the original Caffe release; what it is shows in
-    its keys. torch is not needed, and nothing in the file is run. The model is changed only if
-    everything fits.
+    Checkpoints of this package, keras.applications, torchvision, timm, transformers, akamaster's
+    CIFAR networks and the original Caffe release are recognized by their keys. torch is not needed,
+    and no code in the file is run. If an error is raised, the model is unchanged.
 
-    A classifier of another width, or one that the file lacks, stays as it is, and a stem for RGB is
-    adapted to other numbers of channels; the report says so.
+    A classifier for another number of classes is not loaded; the model keeps its own. An RGB stem
+    is adapted to other numbers of channels. Both are listed in the report.
 
     Args:
-        model: the network, or a model with the network inside.
+        model: the network, or a model with the network as a layer.
         source: path of a `.keras`, `.weights.h5`, `.h5`, `.safetensors`, `.npz`, `.pth`, `.bin` or
-            `.th` file, or a tag of `list_weights()`, which is downloaded once.
-        strict: whether to refuse a file that lacks weights of the model, has others, or is of
-            another network. If not, what fits by name and shape is loaded.
-        pixels: `"checkpoint"` refuses a model that normalizes pixels otherwise than the checkpoint
-            wants them, and turns the stem of keras.applications' networks, which take blue first.
-            `"model"` trusts the model: neither is done.
+            `.th` file, or a tag of `list_weights()`, whose file is downloaded once.
+        strict: whether to raise if the file lacks weights of the model, has additional ones, or is
+            of another network. If false, weights with the same name and shape are loaded.
+        pixels: `"checkpoint"` raises if the model normalizes pixels differently than the checkpoint
+            needs, and reverses the stem's channels of checkpoints for BGR. `"model"` does neither.
+
+    Returns:
+        A report of loaded, adapted, skipped, missing and unexpected weights.
 
     Raises:
-        ValueError: the file cannot be read, or does not fit; the message says where.
-        OSError: a tag's file cannot be downloaded.
+        ValueError: the file cannot be read, or does not fit the model.
+        OSError: the file of a tag cannot be downloaded.
+
+    Example:
+        >>> model = keras_resnet.ResNet50()
+        >>> print(keras_resnet.load_weights(model, "resnet50-0676ba61.pth"))
     """
     network = find_network(model)
     with_top = "predictions" in weighted_layers(network)
@@ -69,7 +74,7 @@ def load_weights(
 def load_found(
     model: keras.Model, found: Found, *, strict: bool = True, pixels: Pixels = "checkpoint"
 ) -> LoadReport:
-    """The second half of `load_weights`: everything but reading."""
+    """Load an opened checkpoint into a model; see `load_weights`."""
     check_choice("pixels", pixels, get_args(Pixels))
     report = _Loader(find_network(model), found, strict, pixels).load()
     info, entry, before = found.info, found.entry, get_info(model)
@@ -83,7 +88,7 @@ def load_found(
 
 
 class _Loader:
-    """One checkpoint on its way into one network."""
+    """Loader of one checkpoint into one network."""
 
     def __init__(self, network: keras.Model, found: Found, strict: bool, pixels: Pixels) -> None:
         self.network, self.found, self.checkpoint = network, found, found.checkpoint
@@ -117,11 +122,11 @@ class _Loader:
         if unexpected and self.strict:
             reason = f"it also has {some_of(sorted(unexpected), 3)}"
             raise self.refusal(
-                f"{reason}. In Python, `load_weights(model, path, strict=False)` loads what fits, "
-                "and `model.save('model.keras')` makes a file of it that the commands take"
+                f"{reason}. In Python, `load_weights(model, path, strict=False)` loads the weights "
+                "that fit, and `model.save('model.keras')` writes a file for the commands"
             )
         if not values:
-            raise self.refusal("nothing in it fits")
+            raise self.refusal("none of its weights fit")
         for name, arrays in values.items():
             self.layers[name].set_weights(arrays)
         entry = self.found.entry
@@ -144,17 +149,17 @@ class _Loader:
         )
 
     def unseen(self) -> Iterator[str]:
-        """Return the network's properties that a file of another package does not show."""
+        """Yield a note on properties that a file of another package does not show."""
         inferred = self.found.inferred
         if inferred is None or inferred.complete or inferred.family == "keras_resnet":
             return
         if self.found.entry is not None:
-            return  # Its row tells.
+            return  # The registry has them.
         convs = [x for x in self.network.layers if isinstance(x, keras.layers.Conv2D)]
         names = {layer.name for layer in self.network.layers}
         stem = "3x3 max pooling" if "pool1_pool" in names else "no pooling"
         yield (
-            "keys do not show these, which are as the model has them: ReLU, "
+            "keys do not show these properties, taken from the model: ReLU, "
             f"{'blur pooling' if BLUR in describe(self.network) else 'no anti-aliasing'}, "
             f"{'dilation' if any(max(x.dilation_rate) > 1 for x in convs) else 'no dilation'}, "
             f"{stem} in the stem, {'maximum' if 'max_pool' in names else 'average'} before the "
@@ -192,13 +197,13 @@ class _Loader:
         if theirs is None:
             if self.found.inferred is None and ours is not None:
                 raise ValueError(
-                    "Expected a model that leaves normalizing its pixels to the caller, as that in "
-                    f"{self.checkpoint.path} does. Received: `{self.network.name}` with "
+                    "Expected a model that does not normalize its pixels, like the model in "
+                    f"{self.checkpoint.path}. Received: `{self.network.name}` with "
                     f"{_words(ours)}. {_IN_PYTHON} with `include_preprocessing=False`, or, if the "
-                    f"weights want these constants, load them by {_TRUSTING}"
+                    f"weights need these constants, load them by {_TRUSTING}"
                 )
             return
-        words = f"{_words(theirs)} (RGB, of [0, 255])"
+        words = f"{_words(theirs)} (RGB in [0, 255])"
         if ours is None:
             self.checkpoint.notes.append(f"the caller has to normalize pixels with {words}")
             return
@@ -210,17 +215,17 @@ class _Loader:
         )
         default = np.allclose(np.mean(ours[0]), np.mean(IMAGENET_MEAN), atol=1e-3)
         if not same and not self.found.certain and not default:
-            # The file does not say, and whoever built the model said something.
+            # Constants that were passed to the model override those by convention.
             self.checkpoint.notes.append(
-                f"pixels are normalized as the model does it: {_words(ours)}"
+                f"pixels are normalized with the constants of the model: {_words(ours)}"
             )
         elif not same:
             raise ValueError(
-                f"Expected a model that normalizes pixels with {words}, as the weights of "
-                f"{self.checkpoint.path} want them. Received: `{self.network.name}` with "
+                f"Expected a model that normalizes pixels with {words}, as the weights in "
+                f"{self.checkpoint.path} need. Received: `{self.network.name}` with "
                 f"{_words(ours)}. `keras-resnet convert` makes a model of the file. {_IN_PYTHON} "
-                "with those constants or by `from_checkpoint`, or, if the weights want the model's "
-                f"own, load them by {_TRUSTING}"
+                "with those constants or by `from_checkpoint`, or, if the weights need the model's "
+                f"constants, load them by {_TRUSTING}"
             )
 
     def set_head_aside(self) -> None:
@@ -239,7 +244,7 @@ class _Loader:
             self.skipped[self.checkpoint.keys["predictions", role]] = reason
 
     def values(self) -> Iterator[tuple[str, list[np.ndarray]]]:
-        """The arrays of every layer that gets some."""
+        """Yield the name and the arrays of every layer that the checkpoint fits."""
         for name, layer in self.layers.items():
             if name == "predictions" and self.fresh_head:
                 continue
@@ -256,7 +261,7 @@ class _Loader:
             self.skipped.update({self.checkpoint.keys[name, kind]: reason for kind in theirs})
 
     def misfit(self, name: str, layer: keras.Layer) -> str | None:
-        """Why a layer cannot take the arrays that there are for it."""
+        """Return the reason why a layer cannot take its arrays; `None` if it can."""
         theirs, kinds = self.checkpoint.layers.get(name, {}), roles(layer)
         absent = [f"{name}/{kind}" for kind in kinds if kind not in theirs]
         if absent:
