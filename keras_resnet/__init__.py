@@ -11,7 +11,7 @@ __version__ = "0.1.0"
 
 
 def _refuse_abandoned_namesake() -> None:
-    """Raise ImportError if `keras-resnet` 0.2.0 (2019) is installed: its files replace ours."""
+    """Raise ImportError if `keras-resnet` 0.2.0 (2019) is installed, which has the same folder."""
     try:
         version = importlib.metadata.version("keras-resnet")
     except importlib.metadata.PackageNotFoundError:

@@ -24,7 +24,7 @@ from keras_resnet.images.formats import (
 from keras_resnet.support.placeholders import START, not_binary
 
 #: An image: a path, the bytes of a file, or an array of pixels.
-ImageSource = str | os.PathLike[str] | bytes | bytearray | np.ndarray
+ImageLike = str | os.PathLike[str] | bytes | bytearray | np.ndarray
 
 Decoded = TypeVar("Decoded", np.ndarray, Image.Image)
 
@@ -47,7 +47,7 @@ class UnreadableImageError(ValueError):
     """
 
 
-def read_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+def read_image(source: ImageLike, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """Read an image: JPEG, PNG, GIF, BMP or WebP, recognized by its content.
 
     The pixels are those of Pillow's `convert("RGB")`, as in the loaders of torchvision and timm: an
@@ -79,24 +79,24 @@ def read_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> np.ndarr
     return _decoded(source, max_pixels, np.array)
 
 
-def open_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def open_image(image: ImageLike, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Read an image like `read_image`, but return a Pillow image in mode RGB."""
-    if isinstance(source, np.ndarray):
-        return Image.fromarray(_from_array(source))
-    return _decoded(source, max_pixels, lambda image: image)
+    if isinstance(image, np.ndarray):
+        return Image.fromarray(_from_array(image))
+    return _decoded(image, max_pixels, lambda decoded: decoded)
 
 
 def _decoded(
-    source: ImageSource, max_pixels: int, finish: Callable[[Image.Image], Decoded]
+    image: ImageLike, max_pixels: int, finish: Callable[[Image.Image], Decoded]
 ) -> Decoded:
-    if isinstance(source, (bytes, bytearray)):
-        name, data = "the given bytes", bytes(source)
-    elif isinstance(source, (str, os.PathLike)):
-        name, data = os.fspath(source), _contents(source, max_pixels)
+    if isinstance(image, (bytes, bytearray)):
+        name, data = "the given bytes", bytes(image)
+    elif isinstance(image, (str, os.PathLike)):
+        name, data = os.fspath(image), _contents(image, max_pixels)
     else:
         raise TypeError(
             "Expected an image as a path, bytes or a NumPy array. Received: "
-            f"{type(source).__name__}. Convert it with `numpy.asarray`"
+            f"{type(image).__name__}. Convert it with `numpy.asarray`"
         )
     decode = decoder_of(data)
     if decode is None:
@@ -234,11 +234,11 @@ _UNHELPFUL = (
 )
 
 
-def _contents(source: str | os.PathLike[str], max_pixels: int) -> bytes:
+def _contents(image: str | os.PathLike[str], max_pixels: int) -> bytes:
     """Return the bytes of an image file; the first bytes only of any other file."""
-    name = os.fspath(source)
+    name = os.fspath(image)
     try:
-        path = Path(source)
+        path = Path(image)
         mode, size = path.stat().st_mode, path.stat().st_size
         if stat.S_ISDIR(mode):
             _refuse(name, "it is a directory")

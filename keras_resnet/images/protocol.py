@@ -15,7 +15,7 @@ from typing import Any, Literal, cast, get_args
 import numpy as np
 from PIL import Image
 
-from keras_resnet.images.decode import MAX_PIXELS, ImageSource, UnreadableImageError, open_image
+from keras_resnet.images.decode import MAX_PIXELS, ImageLike, UnreadableImageError, open_image
 from keras_resnet.support.checks import check_choice, store_integers
 
 Interpolation = Literal["bilinear", "bicubic"]
@@ -48,7 +48,7 @@ class EvalProtocol:
         ValueError: a field has another value.
 
     Example:
-        >>> keras_resnet.images.EvalProtocol(size=224, resize=232, interpolation="bicubic")
+        >>> protocol = keras_resnet.images.EvalProtocol(224, resize=232, interpolation="bicubic")
     """
 
     size: int = DEFAULT_SIZE
@@ -139,7 +139,7 @@ class EvalTransform:
     protocol: EvalProtocol
     max_pixels: int = MAX_PIXELS
 
-    def __call__(self, images: ImageSource | Sequence[ImageSource]) -> np.ndarray:
+    def __call__(self, images: ImageLike | Sequence[ImageLike]) -> np.ndarray:
         """Transform one image or a batch.
 
         Args:
@@ -155,8 +155,8 @@ class EvalTransform:
         """
         warn_if_scaled(images, stacklevel=2)
         if not isinstance(images, (list, tuple)) and getattr(images, "ndim", 3) != 4:
-            return self.crop(open_image(cast(ImageSource, images), max_pixels=self.max_pixels))
-        several = cast(Sequence[ImageSource], images)
+            return self.crop(open_image(cast(ImageLike, images), max_pixels=self.max_pixels))
+        several = cast(Sequence[ImageLike], images)
         batch = np.empty((len(several), self.protocol.size, self.protocol.size, 3), np.uint8)
         for index, image in enumerate(several):
             try:

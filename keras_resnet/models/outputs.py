@@ -117,7 +117,7 @@ def class_probabilities(values: np.ndarray, *, logits: bool, pairs: bool) -> np.
 
 
 def _ends_with_probabilities(model: keras.Model) -> bool:
-    """Return whether a model's outputs on noise are probabilities, or its last activation says so.
+    """Return whether a model ends with probabilities: its outputs on noise, or its activation, do.
 
     The outputs are checked first, because a softmax may be a layer, an activation or an operation,
     inside of another model or before a cast.

@@ -232,7 +232,7 @@ def residual_block(x: Any, block: BlockPlan, *, dtype: Any = None) -> Any:
     post_activation = block.preactivation is None
     if block.shortcut is not None:
         # The last layer of a block is named `…_out`, as in keras.applications. The shortcut is the
-        # first input, as Keras lists the layers behind the first input before those of the others.
+        # first input, so that Keras lists its layers before those of the main path.
         name = f"{block.name}_{'add' if post_activation else 'out'}"
         inputs = [shortcut(bypass, block, dtype=dtype), residual]
         residual = layers.Add(name=name, dtype=dtype)(inputs)

@@ -37,8 +37,8 @@ def feature_extractor(model: keras.Model, levels: Sequence[str] | None = None) -
 
     Example:
         >>> model = keras_resnet.create_model("resnet20")
-        >>> keras_resnet.feature_extractor(model, ("C3", "C4")).output_shape
-        {'C3': (None, 16, 16, 32), 'C4': (None, 8, 8, 64)}
+        >>> keras_resnet.feature_extractor(model, ("C3", "C4")).output["C4"].shape
+        (None, 8, 8, 64)
     """
     outputs = {level: layer.output for level, layer in level_layers(model).items()}
     if not outputs:

@@ -11,7 +11,7 @@ import keras
 
 from keras_resnet.networks.names import place_of
 
-#: Stack frames that Keras, TensorFlow and the caller may use besides.
+#: Stack frames for Keras, TensorFlow and the caller, in addition to the graph's.
 _FRAMES_IN_USE = 1000
 
 

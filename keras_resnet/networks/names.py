@@ -1,7 +1,7 @@
 """The stage, block and level of a layer, read from its name.
 
-`plan` gives the names. In a model that was saved, loaded, fine-tuned or compressed, nothing else
-tells the place of a layer.
+`plan` gives the names. In a model that was saved, loaded, fine-tuned or compressed, the name is the
+only information about the place of a layer.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ def results_in_order(
     """Yield the results of `function` for all items, in the order of the items.
 
     Args:
-        function: called in threads; its exceptions are raised in the place of the result.
+        function: called in threads; an exception is raised when its result is due.
         items: arguments of `function`.
         ahead: number of items that are processed before their results are requested, which bounds
             the memory for results.

@@ -1,4 +1,4 @@
-"""Detection of full disks, with one message whichever library failed to write."""
+"""Detection of full disks, with one message for the errors of all libraries."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def _space(folder: Path) -> tuple[int, int]:
 
 
 def _full_disk(folders: Sequence[Path], trouble: str = DiskFullError.trouble) -> DiskFullError:
-    """Return the error for directories of which one is on a full disk."""
+    """Return the error for directories on a full disk; of several disks, any may be full."""
     temporary = _temporary()
     # Keep the first directory of each disk, which is the caller's.
     places = list({_device(folder): folder for folder in reversed(folders)}.values())[::-1]

@@ -213,8 +213,8 @@ def publish(staging: Path, names: Sequence[str], gone: Iterable[str] = ()) -> No
 
     Args:
         staging: a directory that this process has locked, such as a `partial_directory`.
-        names: names of what is moved, in this order, so that the last one shows that all are there.
-            Files of the same names are replaced.
+        names: names to move, in this order: once the last one is in place, all of them are.
+            Existing files of the same names are replaced.
         gone: names of other files to remove from the parent directory.
 
     Raises:
@@ -277,7 +277,7 @@ def is_being_replaced(folder: Path) -> bool:
 
 
 def _read_journal(staging: Path) -> tuple[list[str], list[str]]:
-    """Return the names of what is to be published, and of what is to be removed.
+    """Return the names to publish and the names to remove.
 
     Raises:
         OSError: the journal cannot be read.

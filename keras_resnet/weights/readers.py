@@ -203,7 +203,7 @@ def _legacy_weights(file: Hdf5File, root: str, layers: list[str]) -> Iterator[_I
 
 
 def _listed(file: Hdf5File, path: str, name: str) -> Iterator[str]:
-    """Yield the strings of an attribute, which Keras may split into `layer_names0`, …"""
+    """Yield the strings of an attribute, which Keras may split (`layer_names0`, …)."""
     whole = file.strings(path, name)
     yield from whole or ()
     number = 0

@@ -2,8 +2,7 @@
 
 A pickle is a program. Here it can only build dicts, lists and tensors: names in it are looked up in
 a short list of harmless functions, and nothing is imported. Supported are the zip archives of torch
-1.6 and later, the older sequences of pickles, and TorchScript archives, of which the tensors are
-read without the code.
+1.6 and later, the older sequences of pickles, and the tensors of TorchScript archives.
 
 Claimed sizes are compared with the size of the file before memory is allocated.
 """

@@ -502,8 +502,12 @@ PICKLES = {
     f"{group} {name}": (state(code) if group != "boundless" else code, reason)
     for group, codes, reason in (
         ("running", RUNNING, "it was not run|calls a function with|other than a dict"),
-        ("claiming", SIZES, "it was not run|calls a function with|larger than|damaged or too large"),
-        ("boundless", BOUNDLESS, "keys that are|calls|no sizes|reference|nested|list its storages"),
+        ("claiming", SIZES, "was not run|calls a function with|larger than|damaged or too large"),
+        (
+            "boundless",
+            BOUNDLESS,
+            "keys that are|calls|impossible|reference|nested|list its storages",
+        ),
         ("tensor", TENSORS, "a tensor that|a tensor with|a tensor of|storage|reference"),
     )
     for name, code in codes.items()

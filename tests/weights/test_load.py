@@ -427,7 +427,9 @@ def test_constants_that_the_user_names_win_over_conventions_only(tmp_path: Path)
     path = FIXTURES / "timm_basic_v15.safetensors"
     half = {"mean": (127.5,) * 3, "std": (127.5,) * 3}
     model = from_checkpoint(path, input_shape=(64, 64, 3), **half)
-    assert any("with the constants of the model: mean=(127.5" in note for note in model.load_report.notes)
+    assert any(
+        "with the constants of the model: mean=(127.5" in note for note in model.load_report.notes
+    )
     assert model.get_layer("normalization").get_config()["mean"] == [127.5] * 3
     saved = save_torch_state_dict(model, tmp_path / "saved.safetensors")
     with pytest.raises(
@@ -454,8 +456,8 @@ def test_our_weights_files_say_what_they_do_not_say(tmp_path: Path) -> None:
         fresh = build(config, input_shape=(64, 64, 3), classes=7)
         report = load_weights(fresh, tmp_path / "model.weights.h5")
         assert report.notes == (
-            "such a file says nothing of strides, dilation and pixels; they were not compared, nor "
-            "were layers without weights: shortcuts, pooling and anti-aliasing",
+            "such a file does not show strides, dilation and pixels, nor layers without weights "
+            "(shortcuts, pooling, anti-aliasing), so they were not compared",
         )
         np.testing.assert_array_equal(fresh.get_weights()[-1], model.get_weights()[-1])
 
@@ -521,6 +523,8 @@ def test_state_dicts_in_half_precision(tiny_model: keras.Model, tmp_path: Path) 
     kernel, bias = copy.get_layer("predictions").get_weights()
     copy.get_layer("predictions").set_weights([kernel, bias + 1e5])
     before = half.read_bytes()
-    with pytest.raises(ValueError, match=r"up to 65504 .*Received: 1\d+ in fc.bias. Pass `dtype='float32'`"):
+    with pytest.raises(
+        ValueError, match=r"up to 65504 .*Received: 1\d+ in fc.bias. Pass `dtype='float32'`"
+    ):
         save_torch_state_dict(copy, half, dtype="float16")
     assert half.read_bytes() == before
