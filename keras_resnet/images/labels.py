@@ -19,8 +19,8 @@ from keras_resnet.support.checks import check_integer
 
 #: Models whose predictions may be meaningless -> a function that returns the reason, or `None` once
 #: the model is trained. `keras_resnet.build` adds networks with 1,000 classes.
-DOUBTFUL: weakref.WeakKeyDictionary[Any, Callable[[Any], str | None]]
-DOUBTFUL = weakref.WeakKeyDictionary()
+PERHAPS_UNTRAINED: weakref.WeakKeyDictionary[Any, Callable[[Any], str | None]]
+PERHAPS_UNTRAINED = weakref.WeakKeyDictionary()
 
 _WORDNET_ID = re.compile(r"n[0-9]{8}")
 
@@ -131,7 +131,7 @@ def decode_predictions(
     count = scores.shape[1]
     if class_names is None and class_ids is None and count == 1000:
         class_ids, class_names = zip(*imagenet_classes(), strict=True)
-        _warn_of_doubts()
+        _warn_if_untrained()
     if class_names is None:
         raise ValueError(
             "Expected predictions of ImageNet's 1000 classes, or `class_names`. Received: "
@@ -152,13 +152,13 @@ def decode_predictions(
     ]
 
 
-def _warn_of_doubts() -> None:
+def _warn_if_untrained() -> None:
     """Warn about each untrained model, as the predictions may be its own and mean nothing."""
-    for model, reason_of in list(DOUBTFUL.items()):
+    for model, reason_of in list(PERHAPS_UNTRAINED.items()):
         if reason := reason_of(model):
             warnings.warn(f"If these are predictions of {model.name}: {reason}", stacklevel=3)
         else:
-            del DOUBTFUL[model]
+            del PERHAPS_UNTRAINED[model]
 
 
 def _scores(predictions: Any) -> np.ndarray:

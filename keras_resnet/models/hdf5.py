@@ -48,17 +48,17 @@ class Hdf5File:
 
     Attributes:
         objects: header of every group and array by path: type and content of its messages.
-        inside: names of the members of every group by path.
+        members: names of the members of every group by path.
     """
 
     def __init__(self, content: bytes) -> None:
         self.content = memoryview(content)
         self.taken: list[tuple[int, int]] = []
-        self.left, self.left_to_say = len(content), len(content)
-        self.left_to_describe = _MOST_MESSAGES
+        self.bytes_left, self.string_bytes_left = len(content), len(content)
+        self.messages_left = _MOST_MESSAGES
         self.heaps: dict[int, dict[int, memoryview]] = {}
         self.objects: dict[str, list[tuple[int, memoryview]]] = {}
-        self.inside: dict[str, set[str]] = {}
+        self.members: dict[str, set[str]] = {}
         if content[:8] != b"\x89HDF\r\n\x1a\n":
             raise ValueError("no HDF5 file")
         version, sizes, trees, base, end, driver, root, known, cached = self.unpack(
@@ -77,7 +77,7 @@ class Hdf5File:
                 raise ValueError("an HDF5 file with a group that lies in two places")
             children = list(self.children(*struct.unpack_from("<QQ", group)) if group else ())
             found += [(f"{path}/{name}".lstrip("/"), *child) for name, child in children]
-            self.inside[path] = {name for name, _ in children}
+            self.members[path] = {name for name, _ in children}
             if len(path) > 4 * _LONGEST_NAME:
                 raise ValueError("an HDF5 file with groups in groups in groups")
         if len(self.objects) < len(found):
@@ -85,8 +85,8 @@ class Hdf5File:
 
     def take(self, start: int, size: int) -> memoryview:
         """Return a part of the file; parts must not overlap, see `check_overlaps`."""
-        self.left -= size
-        if start + size > len(self.content) or self.left < 0:
+        self.bytes_left -= size
+        if start + size > len(self.content) or self.bytes_left < 0:
             raise ValueError("an HDF5 file that is truncated or damaged")
         self.taken.append((start, start + size))
         return self.content[start : start + size]
@@ -125,8 +125,8 @@ class Hdf5File:
 
     def messages(self, address: int) -> Iterator[tuple[int, memoryview]]:
         version, count, size = self.unpack("<BxH4xI4x", address)
-        self.left_to_describe -= count
-        if version != 1 or self.left_to_describe < 0:
+        self.messages_left -= count
+        if version != 1 or self.messages_left < 0:
             raise ValueError("an HDF5 file of a kind that Keras does not write")
         blocks = [self.take(address + 16, size)]
         for block in blocks:
@@ -221,8 +221,8 @@ class Hdf5File:
                 objects[number] = rest[16 : 16 + own]
                 rest = rest[16 + -(-own // 8) * 8 :]
         text = self.heaps[address].get(index, b"")
-        self.left_to_say -= length
-        if len(text) < length or self.left_to_say < 0:
+        self.string_bytes_left -= length
+        if len(text) < length or self.string_bytes_left < 0:
             raise ValueError("an HDF5 file with damaged strings")
         return bytes(text[:length])
 

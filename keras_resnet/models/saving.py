@@ -60,7 +60,6 @@ def load_model(path: str | os.PathLike[str], **keywords: Any) -> keras.Model:
     path = Path(path)
     check_model_file(path)
     is_hdf5 = path.suffix != ".keras"
-    kind = path.suffix
     try:
         config, info = _checked_hdf5(path) if is_hdf5 else _checked(path)
         layers = _count_layers(config)
@@ -68,7 +67,7 @@ def load_model(path: str | os.PathLike[str], **keywords: Any) -> keras.Model:
         raise
     except Exception as error:
         raise ValueError(
-            f"Expected a readable `{kind}` file. Received: {path}: {describe_damage(error)}"
+            f"Expected a readable `{path.suffix}` file. Received: {path}: {describe_damage(error)}"
         ) from error
     allow_depth(layers)
     if '"keras_resnet>' in json.dumps(config):
@@ -98,7 +97,8 @@ def load_model(path: str | os.PathLike[str], **keywords: Any) -> keras.Model:
             else ""
         )
         raise ValueError(
-            f"Expected a readable `{kind}` file. Received: {path}: {sentence(str(error))}{remedy}"
+            f"Expected a readable `{path.suffix}` file. Received: {path}: {sentence(str(error))}"
+            f"{remedy}"
         ) from error
     if info != ModelInfo():
         set_info(model, info)

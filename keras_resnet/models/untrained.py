@@ -58,7 +58,7 @@ def warn_if_untrained(name: str, part: str | None, stacklevel: int = 1) -> None:
         warnings.warn(f"{name}: {_WORDS[part]}", stacklevel=stacklevel + 1)
 
 
-def doubt(model: keras.Model) -> str | None:
+def untrained_reason(model: keras.Model) -> str | None:
     """Return the reason why the outputs of a model mean nothing; `None` for trained models."""
     part = untrained_part(model)
     return None if part is None else _WORDS[part]

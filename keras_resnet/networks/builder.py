@@ -10,9 +10,9 @@ from typing import Any
 import keras
 from keras import layers
 
-from keras_resnet.images.labels import DOUBTFUL
+from keras_resnet.images.labels import PERHAPS_UNTRAINED
 from keras_resnet.models.info import ModelInfo, set_info
-from keras_resnet.models.untrained import doubt
+from keras_resnet.models.untrained import untrained_reason
 from keras_resnet.networks.arguments import check_head, check_shape, check_size
 from keras_resnet.networks.blocks import conv_norm_act, max_pooling, norm_act, residual_block
 from keras_resnet.networks.config import ResNetConfig
@@ -117,7 +117,7 @@ def build(
         model.load_report = load_weights(model, weights)
         warn_of_changes(model.load_report)
     if include_top and units == 1000:
-        DOUBTFUL[model] = doubt
+        PERHAPS_UNTRAINED[model] = untrained_reason
     return model
 
 

@@ -11,7 +11,7 @@ from keras_resnet.networks.builder import build, warn_of_changes
 from keras_resnet.networks.builders import split_keywords, weights_config
 from keras_resnet.networks.table import find_name, get_config
 from keras_resnet.weights.find import open_checkpoint
-from keras_resnet.weights.load import load_found
+from keras_resnet.weights.load import load_opened
 
 
 def from_checkpoint(
@@ -54,22 +54,22 @@ def from_checkpoint(
             "Expected no `weights`, as `from_checkpoint` loads its `source`. Pass the file or the "
             f"tag as `source`. Received: weights={given!r}"
         )
-    found = open_checkpoint(source, None, with_top=arguments.get("include_top", True))
-    inferred = found.inferred
+    opened = open_checkpoint(source, None, with_top=arguments.get("include_top", True))
+    inferred = opened.inferred
     if inferred is None:
         raise ValueError(
             "Expected a checkpoint of another package, or a `.weights.h5` file. Received: "
             f"{source}, a whole model. Load it by `keras_resnet.load_model`"
         )
-    found.notes = inferred.notes
-    if found.entry is not None:
-        if network not in (None, found.entry.model):
+    opened.notes = inferred.notes
+    if opened.entry is not None:
+        if network not in (None, opened.entry.model):
             raise ValueError(
-                f"Expected a checkpoint of `{network}`. Received: {found.entry.tag!r}, which is of "
-                f"`{found.entry.model}`. Pass `network={found.entry.model!r}`, or none"
+                f"Expected a checkpoint of `{network}`. Received: {opened.entry.tag!r}, which is "
+                f"of `{opened.entry.model}`. Pass `network={opened.entry.model!r}`, or none"
             )
-        network = found.entry.model
-        config = weights_config(found.entry, **overrides)
+        network = opened.entry.model
+        config = weights_config(opened.entry, **overrides)
     elif network is not None:
         fields = ("mean", "std", "output_stride")
         known = {field: getattr(inferred.config, field) for field in fields}
@@ -84,6 +84,6 @@ def from_checkpoint(
     height, width, channels = arguments.get("input_shape") or (side, side, None)
     arguments["input_shape"] = (height, width, channels or inferred.channels)
     model = build(config, **arguments)
-    model.load_report = load_found(model, found)
+    model.load_report = load_opened(model, opened)
     warn_of_changes(model.load_report)
     return model

@@ -27,7 +27,7 @@ Pixels = Literal["checkpoint", "model"]
 
 
 @dataclass
-class Found:
+class OpenedCheckpoint:
     """A converted checkpoint and the facts about it.
 
     Attributes:
@@ -56,7 +56,7 @@ class Found:
 
 def open_checkpoint(
     weights: PathOrTag, model: str | None, *, with_top: bool = True, pixels: Pixels = "checkpoint"
-) -> Found:
+) -> OpenedCheckpoint:
     """Read a file, or the file of a tag, and convert its arrays.
 
     Args:
@@ -77,8 +77,8 @@ def open_checkpoint(
     entry = None
     if is_path(weights):
         path = Path(weights)
-        if path.suffix.lower() == ".keras" and (found := _open_keras(path)):
-            return found
+        if path.suffix.lower() == ".keras" and (opened := _open_keras(path)):
+            return opened
     else:
         # HTTP clients are slow to import, and only needed here.
         from keras_resnet.weights.fetch import fetch
@@ -93,16 +93,16 @@ def open_checkpoint(
         inferred = dataclasses.replace(inferred, bgr=False)
     convert(checkpoint, inferred)
     info = ModelInfo.from_json(checkpoint.metadata.get(ENTRY) or "{}")
-    found = Found(checkpoint, entry, inferred, notes=inferred.notes)
-    found.info = dataclasses.replace(info, weights=path.name, config=None)
+    opened = OpenedCheckpoint(checkpoint, entry, inferred, notes=inferred.notes)
+    opened.info = dataclasses.replace(info, weights=path.name, config=None)
     if inferred.family == "keras_resnet":
-        found.notes = (
+        opened.notes = (
             "such a file does not show strides, dilation and pixels, nor layers without weights "
             "(shortcuts, pooling, anti-aliasing), so they were not compared",
         )
     else:
-        _describe_by_convention(found, inferred)
-    return found
+        _describe_by_convention(opened, inferred)
+    return opened
 
 
 def _registered(entry: WeightsEntry) -> Origin:
@@ -111,22 +111,22 @@ def _registered(entry: WeightsEntry) -> Origin:
     return Origin(entry.model, {"blur_pool": blur}, (entry.mean, entry.std))
 
 
-def _describe_by_convention(found: Found, inferred: Inferred) -> None:
-    found.description = describe_plan(plan(inferred.config, inferred.channels))
-    found.constants = (inferred.config.mean, inferred.config.std)
-    found.certain = inferred.certain
+def _describe_by_convention(opened: OpenedCheckpoint, inferred: Inferred) -> None:
+    opened.description = describe_plan(plan(inferred.config, inferred.channels))
+    opened.constants = (inferred.config.mean, inferred.config.std)
+    opened.certain = inferred.certain
     if inferred.config.blur_pool:
-        found.description[BLUR] = {}
+        opened.description[BLUR] = {}
     elif not inferred.certain:
-        found.ignored.add(BLUR)  # Blur pooling has no weights.
+        opened.ignored.add(BLUR)  # Blur pooling has no weights.
     if inferred.certain:
         return
-    if inferred.config.shortcut == "A" and found.checkpoint.naming.layout != "akamaster":
+    if inferred.config.shortcut == "A" and opened.checkpoint.naming.layout != "akamaster":
         # Without projections, a plain network looks the same.
-        found.ignored |= {n for n in found.description if n.endswith(("_add", "_out"))}
+        opened.ignored |= {n for n in opened.description if n.endswith(("_add", "_out"))}
 
 
-def _open_keras(path: Path) -> Found | None:
+def _open_keras(path: Path) -> OpenedCheckpoint | None:
     """Open a saved model of this package; return `None` if it is of keras.applications."""
     model = load_model(path, compile=False)
     network = find_network(model)
@@ -137,7 +137,7 @@ def _open_keras(path: Path) -> Found | None:
         return None
     weights = arrays_of(network)
     keys = {(name, role): f"{name}/{role}" for name, kinds in weights.items() for role in kinds}
-    return Found(
+    return OpenedCheckpoint(
         Checkpoint(str(path), Naming("keras"), weights, keys),
         description=describe(network),
         constants=pixel_constants(network),

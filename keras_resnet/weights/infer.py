@@ -81,8 +81,8 @@ class _Reader:
         self.notes: list[str] = []
         self.layers = checkpoint.layers
         self.family = self.find_family()
-        self.told = ModelInfo.from_json(checkpoint.metadata.get(ENTRY) or "{}").config
-        if origin is None and self.told is None and self.family == "torch":
+        self.saved_config = ModelInfo.from_json(checkpoint.metadata.get(ENTRY) or "{}").config
+        if origin is None and self.saved_config is None and self.family == "torch":
             origin = find_origin(checkpoint.path, checkpoint.metadata, with_top)
         self.origin = origin or Origin()
 
@@ -110,10 +110,10 @@ class _Reader:
         if "conv2_block1_se_reduce" in self.layers:
             fields["se_ratio"] = self.se_ratio(outputs)
         fields.update(self.origin.fields)
-        fields.update(self.seen(v2))
-        if self.told is not None:
+        fields.update(self.fields_of_other_layers(v2))
+        if self.saved_config is not None:
             # Loading the weights shows whether the config in the file is right.
-            self.notes, fields = [], dict(self.told)
+            self.notes, fields = [], dict(self.saved_config)
         fields["mean"], fields["std"], bgr = self.pixels(v2, channels)
         head = self.checkpoint.array("predictions")
         config = ResNetConfig(**fields)
@@ -131,11 +131,11 @@ class _Reader:
             self.family,
             bgr,
             (*self.origin.notes, *self.notes),
-            certain=self.tells_pixels or self.origin.constants is not None,
-            complete=self.told is not None,
+            certain=self.has_pixel_constants or self.origin.constants is not None,
+            complete=self.saved_config is not None,
         )
 
-    def seen(self, v2: bool) -> dict[str, Any]:
+    def fields_of_other_layers(self, v2: bool) -> dict[str, Any]:
         """Return fields that layers without weights show, which this package's HDF5 files list."""
         names = self.checkpoint.other_layers
         fields: dict[str, Any] = {}
@@ -151,7 +151,7 @@ class _Reader:
         return fields
 
     @property
-    def tells_pixels(self) -> bool:
+    def has_pixel_constants(self) -> bool:
         return {"mean", "std"} <= self.checkpoint.metadata.keys()
 
     def refuse_standardized(self) -> None:
@@ -159,7 +159,7 @@ class _Reader:
 
         Of timm's v2 networks with group normalization, only the one with a C stem does not.
         """
-        naming, known = self.checkpoint.naming, self.told or self.origin.architecture
+        naming, known = self.checkpoint.naming, self.saved_config or self.origin.architecture
         if naming.layout == "timm_resnetv2" and not naming.deep_stem and not known:
             raise ValueError(
                 "group normalization in a v2 network of timm, whose convolutions then standardize "
@@ -278,7 +278,7 @@ class _Reader:
     def pixels(self, v2: bool, channels: int) -> tuple[tuple[float, ...], tuple[float, ...], bool]:
         """Return mean and standard deviation of RGB in [0, 255], and whether the stem takes BGR."""
         metadata, keras = self.checkpoint.metadata, self.family == "keras_applications"
-        if self.tells_pixels:
+        if self.has_pixel_constants:
             return _numbers(metadata["mean"], channels), _numbers(metadata["std"], channels), False
         mean: Sequence[float] = IMAGENET_MEAN
         std: Sequence[float] = IMAGENET_STD

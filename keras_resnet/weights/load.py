@@ -16,7 +16,7 @@ from keras_resnet.networks.config import IMAGENET_MEAN
 from keras_resnet.networks.graph import find_network
 from keras_resnet.support.checks import check_choice, some_of
 from keras_resnet.weights.convert import adapt_channels
-from keras_resnet.weights.find import Found, Pixels, open_checkpoint
+from keras_resnet.weights.find import OpenedCheckpoint, Pixels, open_checkpoint
 from keras_resnet.weights.layers import (
     Constants,
     pixel_constants,
@@ -67,17 +67,21 @@ def load_weights(
     """
     network = find_network(model)
     with_top = "predictions" in weighted_layers(network)
-    found = open_checkpoint(source, network.name, with_top=with_top, pixels=pixels)
-    return load_found(model, found, strict=strict, pixels=pixels)
+    opened = open_checkpoint(source, network.name, with_top=with_top, pixels=pixels)
+    return load_opened(model, opened, strict=strict, pixels=pixels)
 
 
-def load_found(
-    model: keras.Model, found: Found, *, strict: bool = True, pixels: Pixels = "checkpoint"
+def load_opened(
+    model: keras.Model,
+    opened: OpenedCheckpoint,
+    *,
+    strict: bool = True,
+    pixels: Pixels = "checkpoint",
 ) -> LoadReport:
     """Load an opened checkpoint into a model; see `load_weights`."""
     check_choice("pixels", pixels, get_args(Pixels))
-    report = _Loader(find_network(model), found, strict, pixels).load()
-    info, entry, before = found.info, found.entry, get_info(model)
+    report = _Loader(find_network(model), opened, strict, pixels).load()
+    info, entry, before = opened.info, opened.entry, get_info(model)
     if entry is not None:
         info = ModelInfo(*dataset_classes(entry.dataset), entry.tag, entry.protocol)
     if "predictions" not in report.loaded or info.class_names is None:
@@ -90,8 +94,10 @@ def load_found(
 class _Loader:
     """Loader of one checkpoint into one network."""
 
-    def __init__(self, network: keras.Model, found: Found, strict: bool, pixels: Pixels) -> None:
-        self.network, self.found, self.checkpoint = network, found, found.checkpoint
+    def __init__(
+        self, network: keras.Model, opened: OpenedCheckpoint, strict: bool, pixels: Pixels
+    ) -> None:
+        self.network, self.opened, self.checkpoint = network, opened, opened.checkpoint
         self.strict, self.pixels = strict, pixels
         self.layers = weighted_layers(network)
         self.constants = pixel_constants(network)
@@ -109,7 +115,7 @@ class _Loader:
             stem = stem_name(self.layers)
             channels = int(self.layers[stem].kernel.shape[2])
             self.adapted[stem] = adapt_channels(
-                self.checkpoint.layers, channels, self.found.constants, self.constants
+                self.checkpoint.layers, channels, self.opened.constants, self.constants
             )
         self.set_head_aside()
         values = dict(self.values())
@@ -129,7 +135,7 @@ class _Loader:
             raise self.refusal("none of its weights fit")
         for name, arrays in values.items():
             self.layers[name].set_weights(arrays)
-        entry = self.found.entry
+        entry = self.opened.entry
         return LoadReport(
             self.checkpoint.path,
             self.checkpoint.naming.layout,
@@ -138,7 +144,7 @@ class _Loader:
             self.skipped,
             tuple(self.missing),
             tuple(sorted(unexpected)),
-            (*self.checkpoint.notes, *self.found.notes, *self.unseen()),
+            (*self.checkpoint.notes, *self.opened.notes, *self.unseen()),
             entry.tag if entry else None,
         )
 
@@ -150,10 +156,10 @@ class _Loader:
 
     def unseen(self) -> Iterator[str]:
         """Yield a note on properties that a file of another package does not show."""
-        inferred = self.found.inferred
+        inferred = self.opened.inferred
         if inferred is None or inferred.complete or inferred.family == "keras_resnet":
             return
-        if self.found.entry is not None:
+        if self.opened.entry is not None:
             return  # The registry has them.
         convs = [x for x in self.network.layers if isinstance(x, keras.layers.Conv2D)]
         names = {layer.name for layer in self.network.layers}
@@ -167,12 +173,12 @@ class _Loader:
         )
 
     def check_topology(self) -> None:
-        theirs = self.found.description
+        theirs = self.opened.description
         if theirs is None:
             return
         ours = describe(self.network)
-        ignored = {*self.found.ignored, "normalization", "predictions"}
-        if self.found.inferred is not None:
+        ignored = {*self.opened.ignored, "normalization", "predictions"}
+        if self.opened.inferred is not None:
             ignored |= {name for name in ours if name.startswith("pool1")}
         stem = stem_name(self.layers)
         if self.other_channels():
@@ -193,9 +199,9 @@ class _Loader:
         return bool(same_else and theirs.shape[2] == 3 != kernel.shape[2])
 
     def check_pixels(self) -> None:
-        theirs, ours = self.found.constants, self.constants
+        theirs, ours = self.opened.constants, self.constants
         if theirs is None:
-            if self.found.inferred is None and ours is not None:
+            if self.opened.inferred is None and ours is not None:
                 raise ValueError(
                     "Expected a model that does not normalize its pixels, like the model in "
                     f"{self.checkpoint.path}. Received: `{self.network.name}` with "
@@ -214,7 +220,7 @@ class _Loader:
             for mine, their in zip(ours, theirs, strict=True)
         )
         default = np.allclose(np.mean(ours[0]), np.mean(IMAGENET_MEAN), atol=1e-3)
-        if not same and not self.found.certain and not default:
+        if not same and not self.opened.certain and not default:
             # Constants that were passed to the model override those by convention.
             self.checkpoint.notes.append(
                 f"pixels are normalized with the constants of the model: {_words(ours)}"

@@ -108,8 +108,8 @@ def _read(path: Path) -> Arrays:
         raise ValueError("the same tensors under many names")
     # The training scripts of timm and torchvision save the name of the architecture.
     architecture = loaded.get("arch") if isinstance(loaded, dict) else None
-    told = {"architecture": architecture} if isinstance(architecture, str) else {}
-    return Arrays(found.values, {**told, **found.metadata}, found.notes)
+    extra = {"architecture": architecture} if isinstance(architecture, str) else {}
+    return Arrays(found.values, {**extra, **found.metadata}, found.notes)
 
 
 def _read_safetensors(path: Path) -> Arrays:
@@ -179,10 +179,10 @@ def _read_hdf5(content: bytes) -> Arrays:
 def _keras3_weights(file: Hdf5File, groups: Mapping[str, list[str]]) -> Iterator[_Item]:
     """Read the format of `model.save_weights("….weights.h5")`: a group `vars` for each layer."""
     for group, names in groups.items():
-        count = len(file.inside[group])
+        count = len(file.members[group])
         if not names or not count:
             continue
-        if len(names) > 1 or file.inside[group] != set(map(str, range(count))):
+        if len(names) > 1 or file.members[group] != set(map(str, range(count))):
             raise ValueError(f"an HDF5 file with a damaged {group}")
         norm = len(file.shape(f"{group}/0")) == 1
         roles = NORM_ROLES if norm else CONV_ROLES
