@@ -269,7 +269,7 @@ def _decode_png(data: bytes, max_pixels: int) -> Image.Image:
             header.append(data[start:position])
     if len(header) < 2 or not pixels:
         raise EOFError
-    # Pillow reads the header up to here.
+    # Pillow reads the header up to the first IDAT chunk.
     header.append(struct.pack(">I4s", 0, b"IDAT"))
     opened = PngImagePlugin.PngImageFile(io.BytesIO(b"".join(header)))
     _check_size(*opened.size, max_pixels)

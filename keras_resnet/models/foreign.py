@@ -69,8 +69,8 @@ def find_layout(shape: Shape, *, default: str | None) -> Layout:
         return Layout(first, f"as its input has the shape {in_words(shape)}")
     if default is None:
         raise ValueError(
-            f"its input has the shape {in_words(shape)}, from which the layout (NHWC or NCHW) "
-            "cannot be told"
+            f"its input has the shape {in_words(shape)}, which does not show the layout (NHWC or "
+            "NCHW)"
         )
     return Layout(default == "NCHW", "as TensorFlow has it")
 
@@ -110,7 +110,7 @@ def _set_pixels(runner: Runner, path: str | os.PathLike[str], asked: str | None)
     elif runner.is_own:
         return []
     elif hint is None and runner.is_keras:
-        hint = Hint(RAW, "the default for Keras models: nothing in the file tells")
+        hint = Hint(RAW, "the default for Keras models, as the file does not say")
         warnings.warn(
             f"{path} does not say in which format it takes pixels, and has no layer that "
             "normalizes them. It gets raw ones, RGB in [0, 255]. If it was trained on others, pass "
@@ -136,8 +136,8 @@ def _set_pixels(runner: Runner, path: str | os.PathLike[str], asked: str | None)
 
 def _set_output(runner: Runner, path: str | os.PathLike[str]) -> list[str]:
     """Name a single output `(n, classes)` by the kind of its values."""
-    if runner.is_keras:  # Its layers have told already.
-        return [f"Output: {', '.join(runner.outputs)}, as the layers of the model tell."]
+    if runner.is_keras:  # The layers have shown the kind.
+        return [f"Output: {', '.join(runner.outputs)}, as the layers of the model show."]
     if len(runner.outputs) != 1:
         return []
     values = _answers_to_noise(runner, path)

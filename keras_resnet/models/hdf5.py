@@ -70,7 +70,7 @@ class Hdf5File:
                 "an HDF5 file that is truncated, or of a kind that Keras does not write"
             )
         found = [("", root, known, cached)]
-        for path, address, known, cached in found:  # It grows on the way.
+        for path, address, known, cached in found:  # The list grows during the loop.
             self.objects[path] = list(self.messages(address))
             group = self.message(path, _GROUP)
             if known and cached != group:

@@ -138,7 +138,7 @@ class ModelInfo:
             units: number of units of the classifier; `None` if it is unknown.
         """
         for what, names in (("class_names", self.class_names), ("class_ids", self.class_ids)):
-            # One unit tells two classes apart.
+            # A single unit distinguishes two classes.
             count = 2 if units == 1 and self.task is None else units
             if names is not None and count is not None and len(names) != count:
                 raise ValueError(

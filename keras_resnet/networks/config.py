@@ -309,7 +309,7 @@ class ResNetConfig:
         return 10 if self.stem == "cifar" else 1000
 
 
-#: Names of the fields.
+#: Names of the fields of `ResNetConfig`.
 FIELDS = tuple(field.name for field in dataclasses.fields(ResNetConfig))
 
 _CHOICES: dict[str, tuple[str | None, ...]] = {

@@ -46,7 +46,7 @@ def feature_extractor(model: keras.Model, levels: Sequence[str] | None = None) -
         inner = f" Pass the model inside: `model.get_layer({nested[0]!r})`" if nested else ""
         raise ValueError(
             "Expected a model with layers named as in `keras_resnet.build`. "
-            f"Received: {model.name!r} without any.{inner}"
+            f"Received: {model.name!r} without such layers.{inner}"
         )
     wanted = list(outputs) if levels is None else list(levels)
     unknown = [level for level in wanted if level not in outputs]

@@ -203,7 +203,7 @@ def test_metadata_and_types_of_onnx_tell_its_pixels(tmp_path: Path, pictures: np
     ("keywords", "reason"),
     [
         ({"shape": ("n", 3)}, r"its input has the shape \(None, 3\), which is no batch of images"),
-        ({"shape": ("n", "c", "h", "w")}, r"from which the layout \(NHWC or NCHW\) cannot be told"),
+        ({"shape": ("n", "c", "h", "w")}, r"which does not show the layout \(NHWC or NCHW\)"),
         ({"shape": ("n", 3, 20, 3)}, r"from which the layout"),
     ],
 )
@@ -442,7 +442,7 @@ def test_keras_models_of_others(tmp_path: Path, pictures: np.ndarray) -> None:
     keras_model().save(tmp_path / "model.keras")
     with pytest.warns(UserWarning, match=r"model.keras does not say in which format .*`pixels`"):
         runner = load_runner(tmp_path / "model.keras")
-    assert "the default for Keras models: nothing in the file tells" in runner.notes[1]
+    assert "the default for Keras models, as the file does not say" in runner.notes[1]
     runner = load_runner(tmp_path / "model.keras", pixels="imagenet")
     np.testing.assert_allclose(runner.predict(pictures), expected(pictures), atol=1e-5)
     # A layer that normalises says that pixels are raw.
