@@ -28,10 +28,7 @@ def check_head(include_top: bool, pooling: str | None, classes: int | None) -> N
 
 
 def check_shape(shape: Any) -> None:
-    """Raise ValueError unless `shape` is `(height, width, channels)`; two may be `None`.
-
-    Height and width may be `None`, the number of channels may not.
-    """
+    """Raise ValueError unless `shape` is `(height, width, channels)`; sides may be `None`."""
     valid = isinstance(shape, (tuple, list)) and len(shape) == 3 and is_integer(shape[2])
     if not valid or not all(side is None or is_integer(side) for side in shape[:2]):
         raise ValueError(

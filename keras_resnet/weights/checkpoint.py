@@ -64,7 +64,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     prefixes = {key: key.rpartition(".")[0] for key in values}
     prefixes = {key: heads.get(prefix, prefix) for key, prefix in prefixes.items()}
     # Block numbers above the number of arrays cannot be right, and searching for them takes long.
-    ours = naming.inverse(
+    names = naming.inverse(
         prefix
         for prefix in prefixes.values()
         if all(int(n) <= len(values) for n in re.findall(r"\d+", prefix.removeprefix("fc1000")))
@@ -72,7 +72,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     in_keras_order = _in_keras_order(values)
     result = Checkpoint(path, naming, {}, {}, metadata=arrays.metadata, notes=list(arrays.notes))
     for key, value in values.items():
-        name = ours.get(prefixes[key])
+        name = names.get(prefixes[key])
         norm = name is not None and name.endswith(("_bn", "_gn"))
         suffix = key.rpartition(".")[2]
         role = TORCH_ROLES.get(suffix, (suffix, suffix))[norm]

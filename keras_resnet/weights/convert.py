@@ -78,8 +78,8 @@ def move_zero_channels(
 def adapt_channels(
     layers: dict[str, dict[str, np.ndarray]],
     channels: int,
-    theirs: Constants | None,
-    ours: Constants | None,
+    saved: Constants | None,
+    own: Constants | None,
 ) -> str:
     """Adapt an RGB stem to another number of channels, in place.
 
@@ -94,8 +94,8 @@ def adapt_channels(
     Args:
         layers: layer -> role -> array.
         channels: number of channels of the model.
-        theirs: mean and standard deviation of RGB for the checkpoint; `None` if unknown.
-        ours: mean and standard deviation of the model's channels; `None` if the model does not
+        saved: mean and standard deviation of RGB for the checkpoint; `None` if unknown.
+        own: mean and standard deviation of the model's channels; `None` if the model does not
             normalize.
 
     Returns:
@@ -111,15 +111,15 @@ def adapt_channels(
         if channels == 1
         else f"RGB kernels repeated for {channels} channels and scaled by 3/{channels}"
     )
-    if theirs is None or ours is None:
+    if saved is None or own is None:
         how += ", as if its pixels were normalized like RGB"
     else:
         index = np.zeros(3, int) if channels == 1 else np.arange(channels)
-        their_mean, their_std = (np.asarray(values, np.float64)[colors] for values in theirs)
-        our_mean, our_std = (np.asarray(values, np.float64)[index] for values in ours)
-        shift = ((our_mean - their_mean) / their_std)[:, None]
+        saved_mean, saved_std = (np.asarray(values, np.float64)[colors] for values in saved)
+        own_mean, own_std = (np.asarray(values, np.float64)[index] for values in own)
+        shift = ((own_mean - saved_mean) / saved_std)[:, None]
         constant = (kernel * shift).sum(axis=(0, 1, 2))
-        kernel = kernel * (our_std / their_std)[:, None]
+        kernel = kernel * (own_std / saved_std)[:, None]
         how += _shift_mean(layers.get(name.removesuffix("conv") + "bn"), constant, shift)
     kernel = kernel.sum(axis=2, keepdims=True) if channels == 1 else kernel
     layers[name]["kernel"] = kernel.astype(np.float32)
@@ -154,7 +154,7 @@ def torch_arrays(
                 f"Received: one with {'a bias in ' if biased else ''}the layer {name!r}"
             )
         for role, array in roles.items():
-            suffix = next(name for name, ours in TORCH_ROLES.items() if role in ours)
+            suffix = next(name for name, own in TORCH_ROLES.items() if role in own)
             if array.ndim == 4:
                 array = array.transpose(3, 2, 0, 1)
             elif array.ndim == 2:

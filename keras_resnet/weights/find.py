@@ -132,8 +132,8 @@ def _open_keras(path: Path) -> OpenedCheckpoint | None:
     network = find_network(model)
     layers = weighted_layers(network)
     stem = layers.get("conv1_conv")
-    ours = {"image", "normalization"} & {layer.name for layer in network.layers}
-    if stem is not None and stem.use_bias and ("conv1_bn" in layers or not ours):
+    own_layers = {"image", "normalization"} & {layer.name for layer in network.layers}
+    if stem is not None and stem.use_bias and ("conv1_bn" in layers or not own_layers):
         return None
     weights = arrays_of(network)
     keys = {(name, role): f"{name}/{role}" for name, kinds in weights.items() for role in kinds}

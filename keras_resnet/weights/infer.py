@@ -307,8 +307,8 @@ class _Reader:
             return "torch"
         stem_bias = self.checkpoint.array("conv1_conv", "bias") is not None
         # This package's networks may have a bias in the stem, too, but have other first layers.
-        ours = {"image", "normalization"} & self.checkpoint.other_layers
-        return "keras_applications" if stem_bias and not ours else "keras_resnet"
+        own_layers = {"image", "normalization"} & self.checkpoint.other_layers
+        return "keras_applications" if stem_bias and not own_layers else "keras_resnet"
 
 
 def _numbers(text: str, channels: int) -> tuple[float, ...]:

@@ -173,17 +173,17 @@ class _Loader:
         )
 
     def check_topology(self) -> None:
-        theirs = self.opened.description
-        if theirs is None:
+        saved = self.opened.description
+        if saved is None:
             return
-        ours = describe(self.network)
+        own = describe(self.network)
         ignored = {*self.opened.ignored, "normalization", "predictions"}
         if self.opened.inferred is not None:
-            ignored |= {name for name in ours if name.startswith("pool1")}
+            ignored |= {name for name in own if name.startswith("pool1")}
         stem = stem_name(self.layers)
         if self.other_channels():
-            theirs = {**theirs, stem: {**theirs[stem], "weights": ours[stem]["weights"]}}
-        reason = differences(theirs, ours, ignored)
+            saved = {**saved, stem: {**saved[stem], "weights": own[stem]["weights"]}}
+        reason = differences(saved, own, ignored)
         if reason is not None and self.strict:
             raise self.refusal(reason)
         if reason is not None:
@@ -191,62 +191,62 @@ class _Loader:
 
     def other_channels(self) -> bool:
         stem = stem_name(self.layers)
-        theirs = self.checkpoint.array(stem)
+        saved = self.checkpoint.array(stem)
         kernel = self.layers[stem].kernel if stem in self.layers else None
-        if theirs is None or kernel is None or theirs.ndim != 4:
+        if saved is None or kernel is None or saved.ndim != 4:
             return False
-        same_else = (*theirs.shape[:2], theirs.shape[3]) == (*kernel.shape[:2], kernel.shape[3])
-        return bool(same_else and theirs.shape[2] == 3 != kernel.shape[2])
+        same_else = (*saved.shape[:2], saved.shape[3]) == (*kernel.shape[:2], kernel.shape[3])
+        return bool(same_else and saved.shape[2] == 3 != kernel.shape[2])
 
     def check_pixels(self) -> None:
-        theirs, ours = self.opened.constants, self.constants
-        if theirs is None:
-            if self.opened.inferred is None and ours is not None:
+        saved, own = self.opened.constants, self.constants
+        if saved is None:
+            if self.opened.inferred is None and own is not None:
                 raise ValueError(
                     "Expected a model that does not normalize its pixels, like the model in "
                     f"{self.checkpoint.path}. Received: `{self.network.name}` with "
-                    f"{_words(ours)}. {_IN_PYTHON} with `include_preprocessing=False`, or, if the "
+                    f"{_words(own)}. {_IN_PYTHON} with `include_preprocessing=False`, or, if the "
                     f"weights need these constants, load them by {_TRUSTING}"
                 )
             return
-        words = f"{_words(theirs)} (RGB in [0, 255])"
-        if ours is None:
+        words = f"{_words(saved)} (RGB in [0, 255])"
+        if own is None:
             self.checkpoint.notes.append(f"the caller has to normalize pixels with {words}")
             return
         if self.other_channels():
             return
         same = all(
-            len(mine) == len(their) and np.allclose(mine, their, rtol=1e-3, atol=1e-3)
-            for mine, their in zip(ours, theirs, strict=True)
+            len(one) == len(other) and np.allclose(one, other, rtol=1e-3, atol=1e-3)
+            for one, other in zip(own, saved, strict=True)
         )
-        default = np.allclose(np.mean(ours[0]), np.mean(IMAGENET_MEAN), atol=1e-3)
+        default = np.allclose(np.mean(own[0]), np.mean(IMAGENET_MEAN), atol=1e-3)
         if not same and not self.opened.certain and not default:
             # Constants that were passed to the model override those by convention.
             self.checkpoint.notes.append(
-                f"pixels are normalized with the constants of the model: {_words(ours)}"
+                f"pixels are normalized with the constants of the model: {_words(own)}"
             )
         elif not same:
             raise ValueError(
                 f"Expected a model that normalizes pixels with {words}, as the weights in "
                 f"{self.checkpoint.path} need. Received: `{self.network.name}` with "
-                f"{_words(ours)}. `keras-resnet convert` makes a model of the file. {_IN_PYTHON} "
+                f"{_words(own)}. `keras-resnet convert` makes a model of the file. {_IN_PYTHON} "
                 "with those constants or by `from_checkpoint`, or, if the weights need the model's "
                 f"constants, load them by {_TRUSTING}"
             )
 
     def set_head_aside(self) -> None:
-        theirs, ours = self.checkpoint.layers.get("predictions"), self.layers.get("predictions")
+        saved, own = self.checkpoint.layers.get("predictions"), self.layers.get("predictions")
         head = self.checkpoint.array("predictions")
-        other = head is not None and ours is not None and head.shape[-1] != ours.kernel.shape[-1]
-        if ours is not None and (theirs is None or other):
-            self.missing += [f"predictions/{role}" for role in roles(ours)]
+        other = head is not None and own is not None and head.shape[-1] != own.kernel.shape[-1]
+        if own is not None and (saved is None or other):
+            self.missing += [f"predictions/{role}" for role in roles(own)]
             self.fresh_head = True
-        if head is None or (ours is not None and not other):
+        if head is None or (own is not None and not other):
             return
         reason = "the model has no classifier"
-        if ours is not None:
-            reason = f"it is for {head.shape[-1]} classes, the model for {ours.kernel.shape[-1]}"
-        for role in theirs or ():
+        if own is not None:
+            reason = f"it is for {head.shape[-1]} classes, the model for {own.kernel.shape[-1]}"
+        for role in saved or ():
             self.skipped[self.checkpoint.keys["predictions", role]] = reason
 
     def values(self) -> Iterator[tuple[str, list[np.ndarray]]]:
@@ -254,29 +254,29 @@ class _Loader:
         for name, layer in self.layers.items():
             if name == "predictions" and self.fresh_head:
                 continue
-            theirs = self.checkpoint.layers.get(name, {})
+            saved = self.checkpoint.layers.get(name, {})
             kinds = roles(layer)
             reason = self.misfit(name, layer)
             if reason is None:
                 self.loaded[name] = tuple(self.checkpoint.keys[name, kind] for kind in kinds)
-                yield name, [theirs[kind] for kind in kinds]
+                yield name, [saved[kind] for kind in kinds]
                 continue
             if self.strict:
                 raise self.refusal(reason)
             self.missing += [f"{name}/{kind}" for kind in kinds]
-            self.skipped.update({self.checkpoint.keys[name, kind]: reason for kind in theirs})
+            self.skipped.update({self.checkpoint.keys[name, kind]: reason for kind in saved})
 
     def misfit(self, name: str, layer: keras.Layer) -> str | None:
         """Return the reason why a layer cannot take its arrays; `None` if it can."""
-        theirs, kinds = self.checkpoint.layers.get(name, {}), roles(layer)
-        absent = [f"{name}/{kind}" for kind in kinds if kind not in theirs]
+        saved, kinds = self.checkpoint.layers.get(name, {}), roles(layer)
+        absent = [f"{name}/{kind}" for kind in kinds if kind not in saved]
         if absent:
             return f"it lacks {some_of(absent, 3)}"
-        extra = sorted(self.checkpoint.keys[name, kind] for kind in theirs.keys() - set(kinds))
+        extra = sorted(self.checkpoint.keys[name, kind] for kind in saved.keys() - set(kinds))
         if extra:
             return f"it also has {some_of(extra, 3)}"
         for kind, weight in zip(kinds, layer.weights, strict=True):
-            shape = theirs[kind].shape
+            shape = saved[kind].shape
             if shape != tuple(weight.shape):
                 key = self.checkpoint.keys[name, kind]
                 return f"{key} has the shape {shape}, {name}/{kind} {tuple(weight.shape)}"

@@ -60,7 +60,7 @@ class Naming:
         """Return the layer name for each known prefix of keys."""
         wanted = set(prefixes)
         if self.layout == "keras":
-            return {prefix: prefix for prefix in wanted if re.fullmatch(_OURS, prefix)}
+            return {prefix: prefix for prefix in wanted if re.fullmatch(_LAYER_NAMES, prefix)}
         most = max((int(n) for p in wanted for n in re.findall(r"\d{1,4}", p)), default=0)
         most = min(most, len(wanted))  # A key may contain any number.
         found = {}
@@ -72,7 +72,7 @@ class Naming:
 
 
 #: Names of this package's layers with weights.
-_OURS = (
+_LAYER_NAMES = (
     r"conv1(_[1-3])?_(conv|bn|gn)|post_(bn|gn)|predictions"
     r"|conv\d+_block\d+_[a-z0-9]+_(conv|bn|gn|reduce|expand)"
 )

@@ -87,27 +87,27 @@ def _describe_norm(result: Description, norm: Norm) -> None:
     result[norm.name] = {**groups, "weights": [(norm.filters,)] * (2 if groups else 4)}
 
 
-def differences(theirs: Description, ours: Description, ignored: set[str]) -> str | None:
+def differences(saved: Description, own: Description, ignored: set[str]) -> str | None:
     """Describe the differences, for the end of a message; return `None` if there are none.
 
     Args:
-        theirs: description of the network of the weights.
-        ours: description of the model.
+        saved: description of the network of the weights.
+        own: description of the model.
         ignored: names that may differ or be missing.
     """
-    changed = {name for name in ours.keys() & theirs.keys() if ours[name] != theirs[name]}
+    changed = {name for name in own.keys() & saved.keys() if own[name] != saved[name]}
     changed -= ignored
-    absent, extra = ours.keys() - theirs.keys() - ignored, theirs.keys() - ours.keys() - ignored
-    same_else = all({**ours[name], "pitch": 0} == {**theirs[name], "pitch": 0} for name in changed)
+    absent, extra = own.keys() - saved.keys() - ignored, saved.keys() - own.keys() - ignored
+    same_else = all({**own[name], "pitch": 0} == {**saved[name], "pitch": 0} for name in changed)
     if changed and same_else and not absent and not extra:
         first = min(changed)
         return (
-            f"its strides are elsewhere: {first} sees pixels {theirs[first]['pitch']} apart, the "
-            f"model's {ours[first]['pitch']}; in bottlenecks, `version` decides (v1 or v1.5)"
+            f"its strides are elsewhere: {first} sees pixels {saved[first]['pitch']} apart, the "
+            f"model's {own[first]['pitch']}; in bottlenecks, `version` decides (v1 or v1.5)"
         )
     problems = {"it lacks": absent, "it also has": extra, "it has another": changed}
     for problem, found in problems.items():
-        parts = [f"{name} {theirs.get(name) or ''}".strip() for name in sorted(found)]
+        parts = [f"{name} {saved.get(name) or ''}".strip() for name in sorted(found)]
         if parts:
             return f"{problem} {some_of(parts, 3)}"
     return None
