@@ -53,7 +53,7 @@ def check_size(
     known = [side for side in size if side is not None]
     smallest, cifar = network.strides // 2 + 1, network.pool is None
     if known and min(known) < smallest:
-        other = "" if cifar else ", or pass `stem='cifar'`, which reduces them by 4 times less"
+        other = "" if cifar else ", or pass `stem='cifar'`, which reduces them four times less"
         raise ValueError(
             f"Expected images of at least {smallest}x{smallest} pixels: this network reduces them "
             f"by {network.strides}. Received: {size[0]}x{size[1]}. Enlarge the images{other}"

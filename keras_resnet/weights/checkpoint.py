@@ -140,7 +140,7 @@ def _check(checkpoint: Checkpoint) -> None:
             expected, received = "finite weights", f"NaN or infinity in {key}"
         elif role == "moving_variance" and (value < 0).any():
             # This happens if statistics were swapped or shifted in a conversion.
-            expected, received = "variances of at least 0", f"negative ones in {key}"
+            expected, received = "variances, which are never negative", f"negative ones in {key}"
         else:
             axes = 1 if role != "kernel" else 2 if name == "predictions" else 4
             layer = re.sub("_(conv|bn|gn)$", "", name)
