@@ -130,7 +130,7 @@ def _full_disk(folders: Sequence[Path], trouble: str = DiskFullError.trouble) ->
     ]
     advice = [] if places == temporary else ["choose an output on another disk"]
     if {_device(place) for place in places} & {_device(place) for place in temporary}:
-        advice.append("set TMPDIR to a folder on another disk")
+        advice.append("set TMPDIR to a directory on another disk")
     result = DiskFullError(
         errno.ENOSPC,
         f"The disk of {' or that of '.join(words)} {trouble}. "

@@ -305,12 +305,14 @@ def _check_names(staging: Path, names: Sequence[str]) -> None:
         path = PurePath(name)
         is_plain = path.parts and not path.anchor and ".." not in path.parts
         if not is_plain or path.parts[0] == staging.name:
-            raise ValueError(f"Expected names of files in the folder. Received: {name!r}")
+            raise ValueError(f"Expected names of files in the directory. Received: {name!r}")
         for folder in (staging, staging.parent):
             # Unlike `Path.resolve`, `realpath` accepts cyclic links.
             parent = Path(os.path.realpath((folder / path).parent))
             if not parent.is_relative_to(os.path.realpath(folder)):
-                raise ValueError(f"Expected no link out of the folder. Received: {folder / path}")
+                raise ValueError(
+                    f"Expected no link out of the directory. Received: {folder / path}"
+                )
 
 
 def _places(staging: Path, names: Sequence[str], gone: Sequence[str]) -> dict[str, Path]:
