@@ -211,9 +211,9 @@ class _Reader:
             if widths != [widths[2] // 2, widths[2] // 2, widths[2]]:
                 tiered = " (timm's tiered stem, as in resnet26t)" if widths[0] < widths[1] else ""
                 raise ValueError(
-                    f"a stem of three convolutions with {widths} filters{tiered}. This package has "
-                    "only stems with half as many filters in the first two convolutions as in the "
-                    "third"
+                    f"a stem of three convolutions with {widths} filters{tiered}, which this "
+                    "package does not have. In its C stems, the first two convolutions have half "
+                    "as many filters as the third"
                 )
         elif self.filters(first, 0) == 3:
             fields["stem"] = "cifar"

@@ -163,7 +163,7 @@ def find_weights(tag: str, model: str | None = None) -> WeightsEntry:
         return same[0]
     if same:
         raise ValueError(
-            "Expected a tag with its publisher, as there is more than one: "
+            "Expected a tag with its publisher, as more than one publishes such weights: "
             f"{', '.join(entry.tag for entry in same)}. Received: {tag!r}"
         )
     # The tag may be the name of a network.
