@@ -127,7 +127,7 @@ def test_other_files_of_that_name_are_passed_over(
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("resnetaa50d-4cf422b3", "its name says resnetaa50d-4cf.* average pooling.*rename the file"),
+        ("resnetaa50d-4cf422b3", "its name says resnetaa50d-4cf.* average pooling.*rename"),
         ("resnetv2_50x1_bit.goog_in21k", "standardize their weights"),
         ("resnet50_gn_ws-15beedd8", "standardize their weights"),
         ("resnet50_msra-5891d200", "strides and the pixels of Caffe"),
