@@ -71,7 +71,8 @@ def main() -> NoReturn:
             raise_if_full(error, only_reported=True)
         except DiskFullError as full:
             error = full
-        _fail(_sentence(error), _exit_code(error))
+        _say(_sentence(error), getattr(error, "has_lines", False))
+        sys.exit(_exit_code(error))
     # Typer returns what the command returned, or the code of its own `Exit`.
     sys.exit(code if isinstance(code, int) else 0)
 
@@ -86,10 +87,11 @@ def _exit_code(error: Exception) -> int:
     return int(getattr(error, "exit_code", 2 if isinstance(error, bad_input) else 1))
 
 
-def _sentence(error: Exception) -> str:
+def _sentence(error: Any) -> str:
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
-    if option := getattr(error, "option_name", None):
+    if hasattr(error, "possibilities"):  # Typer's error about an unknown option.
+        option = error.option_name
         return f"No such option: {option}{_meant_option(option, error)}"
     # Typer's own errors are worded by `format_message`.
     return str(getattr(error, "format_message", lambda: error)()) or type(error).__name__
@@ -128,14 +130,9 @@ def _path_of(context: Any) -> str:
     return f"{_path_of(context.parent)} {context.info_name}"
 
 
-def _fail(text: str, code: int) -> NoReturn:
-    _say(text)
-    sys.exit(code)
-
-
-def _say(text: str) -> None:
+def _say(text: str, has_lines: bool = False) -> None:
     text = in_options(text)
-    complain(text if text.endswith("?") else f"{text.rstrip('.')}.")
+    complain(text if text.endswith("?") else f"{text.rstrip('.')}.", has_lines)
 
 
 def _end_at_once(code: int) -> NoReturn:

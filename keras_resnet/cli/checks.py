@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+import itertools
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, get_args
 
 from keras_resnet.models.archive import check_model_file
 from keras_resnet.support.checks import MODEL_SUFFIXES, check_choice
 from keras_resnet.support.placeholders import refuse_text
-from keras_resnet.support.suggest import nearest_file
+from keras_resnet.support.suggest import did_you_mean_beside
 from keras_resnet.training.devices.choices import Precision, StrategyName
 
 #: Suffixes of the artifacts that are files.
@@ -43,13 +45,7 @@ def check_model(
     """
     if not model.endswith(MODEL_SUFFIXES):
         return check_network(model, weights, fields, trained=trained)
-    given = [f"--net {field}={value}" for field, value in (fields or {}).items()]
-    if given or size is not None:
-        raise ValueError(
-            "Expected neither `--size` nor options of the network (`--version`, `--shortcut`, "
-            "`--net`) with a file of a model, whose network is built. "
-            f"Received: {', '.join(given) or f'--size {size}'}"
-        )
+    _refuse_fields(fields, size)
     if weights is not None:
         raise ValueError(
             "Expected no `--weights` with a file of a model, which has its own. "
@@ -57,6 +53,16 @@ def check_model(
         )
     check_model_file(Path(model))
     return model
+
+
+def _refuse_fields(fields: Mapping[str, Any] | None, size: int | None = None) -> None:
+    given = [f"--net {field}={value}" for field, value in (fields or {}).items()]
+    if given or size is not None:
+        raise ValueError(
+            "Expected neither `--size` nor options of the network (`--version`, `--shortcut`, "
+            "`--net`) with a file of a model, whose network is built. "
+            f"Received: {', '.join(given) or f'--size {size}'}"
+        )
 
 
 def check_network(
@@ -100,7 +106,9 @@ def check_network(
     return name
 
 
-def check_evaluated(model: str, weights: str | None) -> None:
+def check_evaluated(
+    model: str, weights: str | None, fields: Mapping[str, Any] | None = None
+) -> None:
     """Refuse what `evaluate` cannot open: no artifact, no tag, no network with weights."""
     from keras_resnet.weights.registry import find_weights
 
@@ -109,12 +117,13 @@ def check_evaluated(model: str, weights: str | None) -> None:
             raise ValueError(
                 f"Expected no `--weights` with a file, which has its own. Received: {weights}"
             )
+        _refuse_fields(fields)
         check_readable(model)
         return
     if weights is None and ("/" in model or "." in model):
-        find_weights(model)
+        check_network(find_weights(model).model, model, fields)
     else:
-        check_network(model, weights, trained=True)
+        check_network(model, weights, fields, trained=True)
 
 
 def check_untrained(model: str) -> None:
@@ -142,14 +151,42 @@ def check_data(*sources: str | None) -> None:
             check_source(source)
 
 
+def check_level(name: str, value: str | None, *others: str) -> None:
+    """Refuse what is no level of any network; None is none.
+
+    Args:
+        name: of the option.
+        value: a level, such as `C4`. Whether the network has it is seen when it is loaded.
+        others: what else there is, such as `stem`.
+    """
+    if value is not None and not re.fullmatch(r"C[2-9]", value):
+        check_choice(name, value, (*others, "C2", "C3", "C4", "C5"))
+
+
+def check_blocks(name: str, texts: Sequence[str] | None) -> list[list[str]]:
+    """Return the names of blocks in texts that separate them by commas."""
+    found = [[part.strip() for part in text.split(",") if part.strip()] for text in texts or ()]
+    for block in itertools.chain(*found):
+        if not re.fullmatch(r"conv\d+_block\d+", block):
+            raise ValueError(
+                f"Expected `--{name}` with names of blocks, such as conv2_block1. Received: {block}"
+            )
+    return found
+
+
+def check_file(name: str, path: Path | None) -> None:
+    """Refuse a path where no file is; the message names the most similar one beside it."""
+    if path is not None and not path.is_file():
+        hint = did_you_mean_beside(path, Path.is_file)
+        raise ValueError(f"Expected `--{name}` with an existing file. Received: {path}{hint}")
+
+
 def check_artifacts(*paths: str | Path) -> None:
     """Refuse paths where nothing is; the message names the most similar file beside it."""
     for path in map(Path, paths):
         if not path.exists():
-            beside = path.parent.iterdir() if path.parent.is_dir() else ()
-            kinds = [file for file in beside if file.suffix in _ARTIFACTS or file.is_dir()]
-            similar = nearest_file(path.name, sorted(file.name for file in kinds))
-            _refuse_artifact(path, f". Did you mean {similar[0]}?" if similar else "")
+            fits = lambda other: other.suffix in _ARTIFACTS or other.is_dir()  # noqa: E731
+            _refuse_artifact(path, did_you_mean_beside(path, fits))
 
 
 def _refuse_artifact(path: Path, hint: str) -> NoReturn:

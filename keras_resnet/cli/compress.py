@@ -10,6 +10,7 @@ import typer
 from keras_resnet.cli import checks, inputs, options
 from keras_resnet.compression.options import CompressionOptions
 from keras_resnet.models.archive import check_model_file
+from keras_resnet.support.files import check_writable
 from keras_resnet.support.quiet import quiet
 from keras_resnet.support.terminal import console
 
@@ -75,6 +76,7 @@ def compress(
     chosen = _recipe(recipe, settings, batch_size)
     check_model_file(model)
     checks.check_data(data)
+    check_writable(output)
     inputs.seed_everything(seed, deterministic)
     with quiet():
         from keras_resnet.export.report.timing import Timing

@@ -58,6 +58,7 @@ def embed(
     fields = inputs.network_options(version, shortcut, net)
     model = _checked(model, weights, fields)
     checks.check_pixels(pixels)
+    checks.check_level("level", level, "avg")
     from keras_resnet.images.decode import find_images
     from keras_resnet.jobs.vector_files import check_output
 

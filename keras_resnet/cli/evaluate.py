@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 
 from keras_resnet.cli import checks, inputs, options
 from keras_resnet.cli.wording import in_options
+from keras_resnet.evaluation.images import Split
+from keras_resnet.images.protocol import Interpolation
+from keras_resnet.support.checks import check_choice
 from keras_resnet.support.quiet import quiet
 from keras_resnet.support.terminal import complain, console, progress_bar
 
@@ -24,10 +27,10 @@ Data = Annotated[
     str | None, typer.Option(help="Images with labels, e.g. digits, folder:PATH, csv:FILE.")
 ]
 Protocol = Annotated[str, typer.Option(help="single, flip, ten-crop or multi-scale.")]
-Split = Annotated[str, typer.Option(help="validation, test, train or all.")]
+SplitName = Annotated[str, typer.Option(help="validation, test, train or all.")]
 Resize = Annotated[int | None, typer.Option(min=1, help="Short side before crops.")]
 Crop = Annotated[int | None, typer.Option(min=1, help="Side of crops.")]
-Interpolation = Annotated[str | None, typer.Option(help="bilinear or bicubic.")]
+InterpolationName = Annotated[str | None, typer.Option(help="bilinear or bicubic.")]
 Shares = Annotated[
     str | None, typer.Option(help="What each model of an ensemble counts, separated by commas.")
 ]
@@ -58,12 +61,15 @@ def evaluate(
     models: Models = None,
     data: Data = None,
     protocol: Protocol = "single",
-    split: Split = "validation",
+    split: SplitName = "validation",
     validation_fraction: options.ValidationFraction = 0.1,
     resize: Resize = None,
     crop: Crop = None,
-    interpolation: Interpolation = None,
+    interpolation: InterpolationName = None,
     weights: options.Weights = None,
+    version: options.Version = None,
+    shortcut: options.Shortcut = None,
+    net: options.Net = None,
     ensemble_weights: Shares = None,
     tags: Tags = None,
     match_names: MatchNames = False,
@@ -86,10 +92,14 @@ def evaluate(
     from keras_resnet.evaluation.views import check_protocol
 
     checked = check_protocol(protocol)
+    check_choice("split", split, get_args(Split))
+    check_choice("interpolation", interpolation, (None, *get_args(Interpolation)))
     checks.check_data(data)
     checks.check_pixels(pixels)
+    checks.check_file("labels", labels)
+    fields = inputs.network_options(version, shortcut, net)
     for model in models or ():
-        checks.check_evaluated(model, weights)
+        checks.check_evaluated(model, weights, fields)
     keywords: dict[str, Any] = {
         "protocol": checked,
         "split": split,
@@ -103,17 +113,17 @@ def evaluate(
         "trust": trust,
         "pixels": pixels,
     }
-    with quiet():
-        from keras_resnet.evaluation.save import check_folder, check_predictions
     if tags is not None:
-        if other := weights or ensemble_weights or predictions:
+        if other := weights or ensemble_weights or predictions or fields:
             raise ValueError(f"Expected --tags without options of single models. Received: {other}")
         return _evaluate_series(tags, data, output, overwrite, as_json, keywords)
+    from keras_resnet.evaluation.save import check_folder, check_predictions
+
     if output is not None:
         check_folder(output, overwrite)
     if predictions is not None:
         check_predictions(predictions, overwrite)
-    keywords["weights"] = weights
+    keywords |= {"weights": weights, "network": fields}
     if ensemble_weights is not None:
         keywords["ensemble_weights"] = _numbers(ensemble_weights)
     return _evaluate_one(models or [], data, output, predictions, as_json, keywords)

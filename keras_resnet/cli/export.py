@@ -10,6 +10,7 @@ import typer
 
 from keras_resnet.cli import checks, inputs, options
 from keras_resnet.cli.options import parse_integers, print_json
+from keras_resnet.support.files import check_writable
 from keras_resnet.support.quiet import quiet
 from keras_resnet.support.terminal import console, progress_bar
 
@@ -74,6 +75,8 @@ def export(
     batches, cores = parse_integers(batch, 1), parse_integers(threads, 0)
     names = checks.check_targets(targets) if targets else []
     checks.check_data(calibration, data)
+    checks.check_file("labels", labels)
+    check_writable(output)
     _refuse_number(version)
     fields = inputs.network_options(version, shortcut, net)
     network = _network(model, weights, fields, seed, labels)
@@ -127,9 +130,9 @@ def verify(
     ],
     against: Annotated[str, typer.Option(help="The .keras file, or another artifact, of it.")],
     data: Annotated[str | None, typer.Option(help="Labelled images, e.g. folder:PATH.")] = None,
-    max_error: Annotated[float | None, typer.Option(help="Of any probability.")] = None,
-    min_agreement: Annotated[float | None, typer.Option(help="Top-1, from 0 to 1.")] = None,
-    max_drop: Annotated[float | None, typer.Option(help="Of the accuracy, from 0 to 1.")] = None,
+    max_error: Annotated[float | None, typer.Option(min=0, help="Of any probability.")] = None,
+    min_agreement: Annotated[float | None, typer.Option(min=0, max=1, help="Top-1.")] = None,
+    max_drop: Annotated[float | None, typer.Option(min=0, max=1, help="Of the accuracy.")] = None,
     seed: options.Seed = 0,
     validation_fraction: options.ValidationFraction = 0.1,
     max_bad_fraction: options.MaxBadFraction = 0.01,

@@ -10,6 +10,7 @@ import typer
 from keras_resnet.cli import checks, inputs, options
 from keras_resnet.cli.options import print_json
 from keras_resnet.support.checks import MODEL_SUFFIXES
+from keras_resnet.support.files import check_writable
 from keras_resnet.support.quiet import quiet
 from keras_resnet.support.terminal import console, print_lines, progress_bar
 
@@ -35,9 +36,9 @@ def find_rate(
     recipe: options.Recipe = "finetune",
     weights: options.Weights = None,
     freeze: Freeze = None,
-    lowest: Annotated[float, typer.Option(help="Learning rate of the first step.")] = 1e-6,
-    highest: Annotated[float, typer.Option(help="Learning rate of the last step.")] = 10.0,
-    steps: Annotated[int, typer.Option(help="Optimizer steps, at least 10.")] = 100,
+    lowest: Annotated[float, typer.Option(min=0, help="Learning rate of the first step.")] = 1e-6,
+    highest: Annotated[float, typer.Option(min=0, help="Learning rate of the last step.")] = 10.0,
+    steps: Annotated[int, typer.Option(min=10, help="Optimizer steps.")] = 100,
     batch_size: options.BatchSize = None,
     size: options.Size = None,
     version: options.Version = None,
@@ -56,6 +57,8 @@ def find_rate(
     chosen = inputs.recipe_of(recipe, settings, batch_size, fields)
     model, _ = inputs.check_for_recipe(model, weights, size, chosen)
     checks.check_data(data)
+    checks.check_level("freeze", freeze, "stem", "backbone")
+    check_writable(output)
     inputs.seed_everything(seed, deterministic)
     with quiet():
         from keras_resnet.training import freeze as freeze_levels, unfreeze

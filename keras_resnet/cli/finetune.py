@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 
 from keras_resnet.cli import checks, inputs, options
+from keras_resnet.support.checks import check_choice
+from keras_resnet.support.files import check_writable
 from keras_resnet.support.quiet import quiet
 from keras_resnet.support.terminal import console
-
-if TYPE_CHECKING:
-    from keras_resnet.training import Phase
+from keras_resnet.training.transfer.choices import BNMode, Phase
 
 Phases = Annotated[
     str,
@@ -58,6 +58,8 @@ def finetune(
     checks.check_strategy(strategy, dtype)
     targets = [] if export is None else checks.check_targets(export)
     parsed = _phases(phases)
+    check_choice("bn", bn, get_args(BNMode))
+    check_writable(output)
     inputs.seed_everything(seed, deterministic)
     with quiet():
         from keras_resnet.data import DataConfig
@@ -92,9 +94,6 @@ def finetune(
 
 
 def _phases(text: str) -> list[Phase]:
-    with quiet():
-        from keras_resnet.training import Phase
-
     phases = []
     for part in text.split(","):
         level, *numbers = part.strip().split(":")
@@ -106,4 +105,5 @@ def _phases(text: str) -> list[Phase]:
                 "Expected `--phases` such as head:3,C5:2,backbone:5:0.1, each a level, epochs "
                 f"above 0 and perhaps a factor above 0. Received: {text!r}"
             ) from error
+        checks.check_level("phases", level, "head", "stem", "backbone")
     return phases

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from keras_resnet.cli.checks import check_model
 from keras_resnet.cli.options import parse_settings, print_report
 from keras_resnet.cli.wording import in_options
-from keras_resnet.support.checks import MODEL_SUFFIXES
+from keras_resnet.support.checks import MODEL_SUFFIXES, check_choice
 from keras_resnet.support.quiet import quiet
 from keras_resnet.support.suggest import did_you_mean, nearest
 from keras_resnet.support.terminal import console, print_lines, progress_bar
@@ -51,9 +51,9 @@ def network_options(
     """Return the fields of `ResNetConfig` that `--version`, `--shortcut` and `--net` set.
 
     Raises:
-        ValueError: there is no such field.
+        ValueError: there is no such field, or no such value of one that is a word.
     """
-    from keras_resnet.networks.config import FIELDS
+    from keras_resnet.networks.config import CHOICES, FIELDS
 
     fields = parse_settings(net, "--net")
     for field, value in (("version", version), ("shortcut", shortcut)):
@@ -62,6 +62,8 @@ def network_options(
     if unknown := sorted(fields.keys() - set(FIELDS)):
         hint = did_you_mean(unknown[0], FIELDS) or _place_of(unknown[0])
         raise ValueError(f"Expected `--net` with a field of networks. Received: {unknown[0]}{hint}")
+    for field in CHOICES.keys() & fields.keys():
+        check_choice(field, fields[field], CHOICES[field])
     return fields
 
 

@@ -80,7 +80,9 @@ Net = Annotated[
 ]
 
 Data = Annotated[str, typer.Option(help="Images, e.g. digits, folder:PATH, cifar:PATH.")]
-ValidationFraction = Annotated[float, typer.Option(help="Of data without a validation part.")]
+ValidationFraction = Annotated[
+    float, typer.Option(min=0, max=1, help="Of data without a validation part.")
+]
 MaxBadFraction = Annotated[
     float, typer.Option(min=0, max=1, help="Share of images that may be unreadable.")
 ]

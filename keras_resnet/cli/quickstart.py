@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from keras_resnet.cli import options
+from keras_resnet.support.files import check_writable
 from keras_resnet.support.quiet import quiet
 from keras_resnet.support.terminal import console
 
@@ -27,6 +28,7 @@ def quickstart(
     overwrite: options.Overwrite = False,
 ) -> None:
     """Train ResNet-20 on real handwritten digits, export it and verify every artifact."""
+    check_writable(output)
     with quiet():
         from keras_resnet.jobs.quickstart import quickstart as run
     run(output, epochs, seed, overwrite)

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from keras_resnet.cli import checks, inputs, options
+from keras_resnet.support.files import check_writable
 from keras_resnet.support.intervals import accuracy_in_words
 from keras_resnet.support.quiet import quiet
 from keras_resnet.support.terminal import console
+from keras_resnet.training.devices.cluster import Cluster, cluster_from
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
     from keras_resnet.training import Recipe, TrainResult
     from keras_resnet.training.devices.strategies import DeviceSetup
 
-Epochs = Annotated[float | None, typer.Option(help="Length; the schedule is compressed.")]
+Epochs = Annotated[float | None, typer.Option(min=0, help="Length; the schedule is compressed.")]
 Workers = Annotated[str | None, typer.Option(help="HOST:PORT,… of all, the same everywhere.")]
 WorkerIndex = Annotated[int | None, typer.Option(min=0, help="Which of them this is, from 0.")]
 SyncBN = Annotated[bool, typer.Option("--sync-bn", help="BN over all devices' images.")]
@@ -61,9 +63,10 @@ def train(
     chosen = inputs.recipe_of(recipe, settings, batch_size, fields)
     model = _checked(model, weights, chosen, data)
     checks.check_strategy(strategy, dtype)
-    setup = _setup(
-        strategy, chosen, dtype, steps_per_execution, bool(xla), workers, worker_index, tpu
-    )
+    cluster = cluster_from(workers, worker_index, os.environ)
+    if cluster is None or cluster.index == 0:
+        check_writable(output)
+    setup = _setup(strategy, chosen, dtype, steps_per_execution, bool(xla), cluster, tpu)
     inputs.seed_everything(seed, deterministic)
     network, parts = inputs.new_network(
         model, data, size, validation_fraction, chosen, weights, show=setup.is_chief
@@ -114,13 +117,11 @@ def _setup(
     dtype: str,
     steps_per_execution: int,
     xla: bool,
-    workers: str | None,
-    worker_index: int | None,
+    cluster: Cluster | None,
     tpu: str | None,
 ) -> DeviceSetup:
     """Comes before anything else of TensorFlow, which several workers have to agree on first."""
     with quiet():
-        from keras_resnet.training.devices.cluster import cluster_from
         from keras_resnet.training.devices.strategies import choose_strategy
     precision: Any = dtype.removeprefix("mixed_")
     return choose_strategy(
@@ -129,7 +130,7 @@ def _setup(
         dtype=precision,
         steps_per_execution=steps_per_execution,
         jit_compile=xla,
-        cluster=cluster_from(workers, worker_index, os.environ),
+        cluster=cluster,
         tpu=tpu,
     )
 

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
-from keras_resnet.cli import inputs, options
+from keras_resnet.cli import checks, inputs, options
 from keras_resnet.cli.options import print_json
 from keras_resnet.models.archive import check_model_file
-from keras_resnet.networks.table import find_name
-from keras_resnet.support.files import check_new, whole_file
+from keras_resnet.support.checks import check_choice
+from keras_resnet.support.files import check_new, check_writable, whole_file
 from keras_resnet.support.quiet import quiet
 from keras_resnet.support.terminal import console, print_lines, table
+from keras_resnet.weights.mapping import TORCH_LAYOUTS, TorchDtype
 from keras_resnet.weights.path_or_tag import check_file, is_path
 from keras_resnet.weights.registry import find_weights, list_weights
 
@@ -80,9 +81,12 @@ def convert(
     for option, given in (("--layout", layout is not None), ("--dtype", dtype != "float32")):
         if given and output.suffix != ".safetensors":
             raise ValueError(f"Expected `{option}` with a .safetensors file. Received: {output}")
+    check_choice("layout", layout, (None, *TORCH_LAYOUTS))
+    check_choice("dtype", dtype, get_args(TorchDtype))
     check_new(output, overwrite)
+    check_writable(output.parent)
     keywords = inputs.network_options(version, shortcut, net)
-    arch = None if arch is None else find_name(arch)
+    arch = None if arch is None else checks.check_network(arch, fields=keywords)
     if size is not None:
         keywords["input_shape"] = (size, size, None)
     whole_model = source.endswith(".keras")

@@ -34,6 +34,7 @@ def evaluate(
     split: Split = "validation",
     validation_fraction: float = 0.1,
     weights: str | None = None,
+    network: Mapping[str, Any] | None = None,
     ensemble_weights: Sequence[float] | None = None,
     match_names: bool = False,
     labels: str | os.PathLike[str] | None = None,
@@ -63,6 +64,8 @@ def evaluate(
         split: which part of `data` is measured, where that is a text.
         validation_fraction: of data without a validation part, as in training.
         weights: a tag or file of weights, where the model is the name of a network.
+        network: fields of `ResNetConfig` that change in a network by name, such as
+            `{"version": "v1"}`; its accuracy as published is left out then.
         ensemble_weights: what every member's probabilities count, not negative; by default alike.
         match_names: see `columns_of`. If all images are of one class, the answers are not limited
             to that class, as each of them would be right.
@@ -92,7 +95,8 @@ def evaluate(
     label_file = None if labels is None else LabelFile(labels)
     fields = {"resize": resize, "size": crop, "interpolation": interpolation}
     members = [
-        Member(model, name, weights, trust=trust, pixels=pixels, **fields) for model in models
+        Member(model, name, weights, network, trust=trust, pixels=pixels, **fields)
+        for model in models
     ]
     first = members[0]
     images = open_images(

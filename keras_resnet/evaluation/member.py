@@ -48,6 +48,7 @@ class Member:
         model: Model,
         protocol: Protocol,
         weights: str | None = None,
+        network: Mapping[str, Any] | None = None,
         *,
         trust: bool = False,
         pixels: str | None = None,
@@ -59,6 +60,7 @@ class Member:
             model: see `Model`; or the name of a network, with `weights`.
             protocol: what its views are.
             weights: of a network by name.
+            network: fields of `ResNetConfig` that change in it.
             trust: as of `keras_resnet.export.load_runner`.
             pixels: as of `Predictor`.
             fields: of `EvalProtocol`, in place of those that the model knows; None: as it knows.
@@ -67,16 +69,16 @@ class Member:
             ValueError: there is no such model, or it takes no images of such sizes.
             WeightsError: published weights cannot be downloaded or loaded.
         """
-        self.name, network, self.published = _opened(model, weights)
-        predictor = Predictor(network, trust=trust, pixels=pixels)
+        self.name, opened, self.published = _opened(model, weights, network or {})
+        predictor = Predictor(opened, trust=trust, pixels=pixels)
         notes = predictor.notes
         self.how = _changed(predictor.protocol, fields)
         wanted = (None, None) if protocol == "multi_scale" else (self.how.size, self.how.size)
         taken = predictor.input_shape[1:3]
         if taken not in (wanted, (None, None)):
-            network = _of_any_size(network, self.name, predictor.input_shape)
+            opened = _of_any_size(opened, self.name, predictor.input_shape)
             found = predictor
-            predictor = Predictor(network, protocol=self.how, pixels=found.pixels)
+            predictor = Predictor(opened, protocol=self.how, pixels=found.pixels)
             predictor.class_names, predictor.class_ids = found.class_names, found.class_ids
         self._predictor = predictor
         probe = np.zeros((1, self.how.size, self.how.size, 3), np.uint8)
@@ -127,15 +129,15 @@ class Member:
 
 
 def _opened(
-    model: Model, weights: str | None
+    model: Model, weights: str | None, fields: Mapping[str, Any]
 ) -> tuple[str, keras.Model | Path, Mapping[str, Any] | None]:
     """Name, the model or the path of an artifact, and what its publisher states."""
     text = model.name if isinstance(model, keras.Model) else os.fspath(model)
     is_file = text.endswith(MODEL_SUFFIXES) or (Path(text).exists() and text not in list_models())
-    if weights is not None and (is_file or isinstance(model, keras.Model)):
+    if (weights is not None or fields) and (is_file or isinstance(model, keras.Model)):
         raise ValueError(
-            "Expected no `weights` with a model or a file, which has its own. "
-            f"Received: {weights} with {text}"
+            "Expected neither `weights` nor `network` with a model or a file, which has its own. "
+            f"Received: {weights or dict(fields)} with {text}"
         )
     if isinstance(model, keras.Model):
         return text, model, None
@@ -143,8 +145,13 @@ def _opened(
         return text, Path(text), None
     with contextlib.suppress(ValueError):
         text = find_name(text)
+    changed = f" ({', '.join(f'{k}={v}' for k, v in fields.items())})" if fields else ""
     if weights is not None and is_path(weights):
-        return f"{text} with {weights}", create_model(text, weights=weights), None
+        return (
+            f"{text}{changed} with {weights}",
+            create_model(text, weights=weights, **fields),
+            None,
+        )
     if weights is None and text in list_models():
         raise ValueError(
             "Expected `weights` with the name of a network, or the tag of "
@@ -152,9 +159,12 @@ def _opened(
         )
     entry = find_weights(text if weights is None else weights, None if weights is None else text)
     try:
-        network = create_model(entry.model if weights is None else text, weights=entry.tag)
+        name = entry.model if weights is None else text
+        network = create_model(name, weights=entry.tag, **fields)
     except (OSError, ValueError) as error:
         raise WeightsError(str(error)) from error
+    if fields:  # What is published is of the network without them.
+        return f"{entry.tag}{changed}", network, None
     stated = {
         "top1": entry.top1,
         "top5": entry.top5,

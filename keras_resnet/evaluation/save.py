@@ -5,11 +5,18 @@ from __future__ import annotations
 import importlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from keras_resnet.evaluation.page import evaluation_page
-from keras_resnet.evaluation.report import Evaluation
-from keras_resnet.support.files import check_new, partial_directory, publish, whole_file
+from keras_resnet.support.files import (
+    check_new,
+    check_writable,
+    partial_directory,
+    publish,
+    whole_file,
+)
+
+if TYPE_CHECKING:
+    from keras_resnet.evaluation.report import Evaluation
 
 #: Formats of files of predictions, by suffix.
 PREDICTION_FORMATS = (".csv", ".parquet")
@@ -20,10 +27,12 @@ def check_folder(output: Path, overwrite: bool) -> None:
 
     Raises:
         FileExistsError: it is a file, or has an evaluation that is not to be overwritten.
+        ValueError: it cannot be written to.
     """
     if output.is_file():
         raise FileExistsError(f"Expected a folder. Received: {output}, a file")
     check_new(output / "evaluation.json", overwrite)
+    check_writable(output)
 
 
 def save_evaluation(report: Evaluation, output: Path, overwrite: bool = False) -> None:
@@ -37,6 +46,8 @@ def save_evaluation(report: Evaluation, output: Path, overwrite: bool = False) -
     Raises:
         FileExistsError: as for `check_folder`.
     """
+    from keras_resnet.evaluation.page import evaluation_page
+
     check_folder(output, overwrite)
     with partial_directory(output) as staging:
         text = json.dumps(report.to_dict(), allow_nan=False)
@@ -49,7 +60,8 @@ def check_predictions(path: Path, overwrite: bool) -> None:
     """Refuses a file that predictions cannot be written to.
 
     Raises:
-        ValueError: it has another suffix than those of `PREDICTION_FORMATS`.
+        ValueError: it has another suffix than those of `PREDICTION_FORMATS`, or its folder cannot
+            be written to.
         FileExistsError: it is there, and is not to be overwritten.
     """
     if path.suffix not in PREDICTION_FORMATS:
@@ -57,6 +69,7 @@ def check_predictions(path: Path, overwrite: bool) -> None:
             f"Expected a file {' or '.join(PREDICTION_FORMATS)} for predictions. Received: {path}"
         )
     check_new(path, overwrite)
+    check_writable(path.parent)
 
 
 def save_predictions(report: Evaluation, path: Path, overwrite: bool = False) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from keras_resnet.support.checks import MODEL_SUFFIXES
 from keras_resnet.support.placeholders import refuse_text
+from keras_resnet.support.suggest import did_you_mean_beside
 from keras_resnet.support.text import sentence
 
 #: Limit of the list of members, in bytes: ten times that of ResNet-1202 with its optimizer.
@@ -32,6 +33,7 @@ def check_model_file(path: Path) -> None:
     if path.suffix not in MODEL_SUFFIXES or not path.is_file():
         raise ValueError(
             f"Expected the path of an existing `.keras` or `.h5` file. Received: {path}"
+            + did_you_mean_beside(path, lambda other: other.suffix in MODEL_SUFFIXES)
         )
     refuse_text(path, f"a readable `{path.suffix}` file")
 

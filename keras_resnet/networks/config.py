@@ -150,7 +150,7 @@ class ResNetConfig:
 
     def _check_fields(self) -> None:
         """Check each field on its own, and store lists and NumPy numbers as immutable types."""
-        for field, choices in _CHOICES.items():
+        for field, choices in CHOICES.items():
             check_choice(field, getattr(self, field), choices)
         checked: dict[str, Any] = {}
         for field in ("blocks", "filters", "mean", "std"):
@@ -312,7 +312,8 @@ class ResNetConfig:
 #: Names of the fields of `ResNetConfig`.
 FIELDS = tuple(field.name for field in dataclasses.fields(ResNetConfig))
 
-_CHOICES: dict[str, tuple[str | None, ...]] = {
+#: Values of the fields that are words.
+CHOICES: dict[str, tuple[str | None, ...]] = {
     "block": get_args(Block),
     "version": get_args(Version),
     "shortcut": (*get_args(Shortcut), None),

@@ -78,7 +78,7 @@ def differences(
     old: Mapping[str, Any],
     new: Mapping[str, Any],
     defaults: Mapping[str, Any] = _NONE,
-    words: str = "{} in the run, now {}",
+    words: str = "{} → {}",
 ) -> list[str]:
     """Describe the differences between two nested mappings, one line for each value.
 
@@ -90,8 +90,8 @@ def differences(
         words: format of an old and a new value.
 
     Returns:
-        Lines such as `"recipe.optimizer.learning_rate: 0.1 in the run, now 0.2"`, in the order of
-        `old`, then of `new`; empty if the mappings are equal.
+        Lines such as `"recipe.optimizer.learning_rate: 0.1 → 0.2"`, in the order of `old`, then of
+        `new`; empty if the mappings are equal.
     """
     lines = []
     for key in (*old, *(key for key in new if key not in old)):

@@ -6,7 +6,7 @@ import errno
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 #: If fewer bytes are free, a failed write is attributed to the full disk, which HDF5, zip and NumPy
@@ -23,10 +23,12 @@ class DiskFullError(OSError):
     Attributes:
         folders: directories on the disk that are written to; of several disks, any may be full.
         trouble: predicate of the message, such as "is full".
+        spaces: free bytes and size of each disk at the time of the error, before any clean-up.
     """
 
     folders: tuple[Path, ...] = ()
     trouble = "is full"
+    spaces: Mapping[int | None, tuple[int, int]] = {}
 
 
 def raise_if_full(error: BaseException, *folders: Path, only_reported: bool = False) -> None:
@@ -49,9 +51,9 @@ def raise_if_full(error: BaseException, *folders: Path, only_reported: bool = Fa
         own = {_device(folder): folder for folder in reversed(folders)}
         temporary = _temporary()
         places = [x if x in temporary else own.get(_device(x), x) for x in known.folders]
-        raise _full_disk(places, known.trouble) from error
+        raise _full_disk(places, known.trouble, known.spaces) from error
     candidates = list(dict.fromkeys([*folders, *_temporary()]))
-    full = [folder for folder in candidates if _space(folder)[0] < _FULL]
+    full = [folder for folder in candidates if _space(folder)[0] < _FULL and _space(folder)[1]]
     if any(_reports(e) for e in chain):
         names = [Path(str(name)) for e in chain if (name := getattr(e, "filename", None))]
         named = [place for place in candidates if names and _device(place) == _device(names[0])]
@@ -120,13 +122,20 @@ def _space(folder: Path) -> tuple[int, int]:
     return usage.free, usage.total
 
 
-def _full_disk(folders: Sequence[Path], trouble: str = DiskFullError.trouble) -> DiskFullError:
-    """Return the error for directories on a full disk; of several disks, any may be full."""
+def _full_disk(
+    folders: Sequence[Path],
+    trouble: str = DiskFullError.trouble,
+    before: Mapping[int | None, tuple[int, int]] = DiskFullError.spaces,
+) -> DiskFullError:
+    """Return the error for directories on a full disk; `before` is their space, if it is known."""
     temporary = _temporary()
+    spaces = {_device(x): before.get(_device(x)) or _space(x) for x in folders}
     # Keep the first directory of each disk, which is the caller's.
     places = list({_device(folder): folder for folder in reversed(folders)}.values())[::-1]
+    described = [_described(x, *spaces[_device(x)]) for x in places]
     words = [
-        f"temporary files, {_described(x)}," if x in temporary else _described(x) for x in places
+        f"temporary files, {text}," if x in temporary else text
+        for x, text in zip(places, described, strict=True)
     ]
     advice = [] if places == temporary else ["choose an output on another disk"]
     if {_device(place) for place in places} & {_device(place) for place in temporary}:
@@ -136,15 +145,14 @@ def _full_disk(folders: Sequence[Path], trouble: str = DiskFullError.trouble) ->
         f"The disk of {' or that of '.join(words)} {trouble}. "
         f"{', or '.join(['Free some space and run again', *advice])}",
     )
-    result.folders, result.trouble = tuple(places), trouble
+    result.folders, result.trouble, result.spaces = tuple(places), trouble, spaces
     return result
 
 
-def _described(folder: Path) -> str:
+def _described(folder: Path, free: int, total: int) -> str:
     place = _existing(folder)
     mount = next((p for p in (place, *place.parents) if os.path.ismount(p)), place)
-    free, total = map(_size, _space(folder))
-    return f"{folder} (mounted at {mount}, {free} free of {total})"
+    return f"{folder} (mounted at {mount}, {_size(free)} free of {_size(total)})"
 
 
 def _size(count: float) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 #: Names in other libraries -> possible names here.
@@ -88,6 +89,24 @@ def nearest_file(name: str, names: Iterable[str]) -> list[str]:
             by_stem[stem] = known
     found = difflib.get_close_matches(key_of(Path(name).stem), by_stem, n=1)
     return [by_stem[stem] for stem in found]
+
+
+def did_you_mean_beside(path: Path, fits: Callable[[Path], bool]) -> str:
+    """Return the end of a message about a path where nothing is.
+
+    Args:
+        path: what was received.
+        fits: whether something beside it may have been meant.
+
+    Returns:
+        `". Did you mean NAME?"` with the most similar name beside it, or nothing.
+    """
+    # A folder that cannot be listed tells nothing.
+    with contextlib.suppress(OSError):
+        beside = sorted(other.name for other in path.parent.iterdir() if fits(other))
+        if found := nearest_file(path.name, beside):
+            return f". Did you mean {found[0]}?"
+    return ""
 
 
 def did_you_mean(value: object, choices: Iterable[str], otherwise: str = "") -> str:

@@ -138,9 +138,10 @@ def print_lines(text: str) -> None:
     console.print(*text.splitlines(), sep="\n")
 
 
-def complain(text: str) -> None:
-    """Print an error on standard error, in one line."""
-    sys.stderr.write(f"keras-resnet: {sentence(text)}\n")
+def complain(text: str, has_lines: bool = False) -> None:
+    """Print an error on standard error, in one line unless the text `has_lines` of its own."""
+    shown = "\n".join(map(printable, text.splitlines())) if has_lines else sentence(text)
+    sys.stderr.write(f"keras-resnet: {shown}\n")
 
 
 def table(

@@ -1,4 +1,5 @@
 from . import optimizers as optimizers, recipes as recipes
+from .acceleration import accelerate as accelerate
 from .devices.cluster import Cluster as Cluster, cluster_from as cluster_from
 from .devices.strategies import DeviceSetup as DeviceSetup, choose_strategy as choose_strategy
 from .rate_finder import RateCurve as RateCurve, find_rate as find_rate
@@ -9,6 +10,7 @@ from .run.checkpoint import ResumeError as ResumeError
 from .run.interruption import TrainingInterrupted as TrainingInterrupted
 from .run.trainer import TrainResult as TrainResult, train as train
 from .transfer.baselines import Baselines as Baselines, baselines as baselines
+from .transfer.choices import Phase as Phase
 from .transfer.finetune import FinetuneResult as FinetuneResult, finetune as finetune
 from .transfer.freezing import FreezeReport as FreezeReport, freeze as freeze, unfreeze as unfreeze
 from .transfer.heads import (
@@ -16,4 +18,3 @@ from .transfer.heads import (
     replace_head as replace_head,
     swap_stem as swap_stem,
 )
-from .transfer.phases import Phase as Phase

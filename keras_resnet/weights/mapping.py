@@ -19,6 +19,10 @@ Layout = Literal["torchvision", "timm_resnetv2", "transformers", "akamaster", "c
 
 LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 
+#: Those of torch's packages, whose files are written, too; and the precisions of such files.
+TORCH_LAYOUTS = tuple(layout for layout in LAYOUTS if layout not in ("keras", "caffe"))
+TorchDtype = Literal["float32", "float16"]
+
 
 @dataclass(frozen=True)
 class Naming:

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from keras_resnet.support.placeholders import refuse_text
+from keras_resnet.support.suggest import did_you_mean_beside
 from keras_resnet.weights.registry import WeightsEntry, find_weights, list_weights
 
 TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".th", ".tar", ".ckpt")
@@ -28,6 +29,7 @@ def check_file(path: Path) -> None:
         raise ValueError(
             f"Expected the path of an existing weights file ({', '.join(SUFFIXES)}). "
             f"Received: {path}"
+            + did_you_mean_beside(path, lambda other: other.suffix.lower() in SUFFIXES)
         )
     refuse_text(path, "a readable weights file")
 

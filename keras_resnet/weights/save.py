@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Literal
+from typing import get_args
 
 import keras
 import numpy as np
@@ -17,14 +17,14 @@ from keras_resnet.support.checks import check_choice
 from keras_resnet.support.files import whole_file
 from keras_resnet.weights.convert import move_zero_channels, torch_arrays
 from keras_resnet.weights.layers import arrays_of, pixel_constants
-from keras_resnet.weights.mapping import LAYOUTS, Layout, Naming
+from keras_resnet.weights.mapping import TORCH_LAYOUTS, Layout, Naming, TorchDtype
 
 
 def save_torch_state_dict(
     model: keras.Model,
     path: str | os.PathLike[str],
     layout: Layout | None = None,
-    dtype: Literal["float32", "float16"] = "float32",
+    dtype: TorchDtype = "float32",
 ) -> Path:
     """Write a network's weights as a `.safetensors` file for torch packages.
 
@@ -54,9 +54,8 @@ def save_torch_state_dict(
     path = Path(path)
     if path.suffix != ".safetensors":
         raise ValueError(f"Expected a path with the suffix `.safetensors`. Received: {path}")
-    choices = [name for name in LAYOUTS if name not in ("keras", "caffe")]
-    check_choice("layout", layout, (None, *choices))
-    check_choice("dtype", dtype, ("float32", "float16"))
+    check_choice("layout", layout, (None, *TORCH_LAYOUTS))
+    check_choice("dtype", dtype, get_args(TorchDtype))
     network = find_network(model)
     arrays = arrays_of(network)
     v2 = "post_bn" in arrays or "post_gn" in arrays

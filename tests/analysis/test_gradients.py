@@ -14,6 +14,7 @@ from PIL import Image
 
 import keras_resnet
 from keras_resnet.analysis import gradient_norms
+from keras_resnet.analysis.studies.families import gradient_configs
 from keras_resnet.analysis.studies.gradient_study import (
     GradientStudy,
     NetworkGradients,
@@ -186,12 +187,30 @@ def test_measuring_changes_nothing_and_training_does(images: np.ndarray) -> None
     assert trainer.measured() is None
 
 
+def test_networks_of_the_comparison_take_options() -> None:
+    def chosen(fields: dict) -> dict:
+        configs = gradient_configs((8, 14), 0.5, fields)
+        return {key: (config.version, config.shortcut) for key, config in configs.items()}
+
+    default = chosen({})
+    assert {key: shortcut for key, (_, shortcut) in default.items()} == {
+        (depth, shortcuts): "A" if shortcuts else None
+        for depth in (8, 14)
+        for shortcuts in (True, False)
+    }
+    assert chosen({"version": "v2", "shortcut": "B"}) == {
+        key: ("v2", "B" if key[1] else None) for key in default
+    }
+    with pytest.raises(ValueError, match="leave to the study what it compares. Received: width=2"):
+        chosen({"width": 2})
+
+
 @pytest.mark.full
 def test_command_compares_four_kinds_of_network(
     tmp_path: Path, command_in_process: Command
 ) -> None:
     arguments = ("--depth", "8", "--size", "16", "--steps", "1", "--seeds", "2", "--images", "32")
-    arguments += ("--output", str(tmp_path))
+    arguments += ("--output", str(tmp_path), "--version", "v2", "--shortcut", "B")
     done = command_in_process("analyze", "gradients", *arguments, "--batch-size", "8")
     assert (done.returncode, done.stderr) == (0, "")
     assert "s for training and measuring." in done.stdout
@@ -201,6 +220,7 @@ def test_command_compares_four_kinds_of_network(
     found = json.loads((tmp_path / "gradients.json").read_text())
     assert found["assumed_by_articles"]["ratio"] == pytest.approx(0.9**50)
     assert found["settings"]["images"] == 32
+    assert found["settings"]["network"] == {"version": "v2", "shortcut": "B"}
     networks = found["networks"]
     kinds = {(item["shortcuts"], item["batch_norm"], item["seed"]) for item in networks}
     assert len(kinds) == len(networks) == 8
@@ -230,7 +250,6 @@ def test_command_measures_one_network(
         (("--model", "resnet20"), "Expected `--weights` with the name"),
         (("--weights", "imagenet"), "Expected `--weights` only with `--model`"),
         (("--depth", "21"), "Expected depths of 6n+2 layers (8, 14, 20, …). Received: 21. Nearest"),
-        (("--net", "groups=2"), "Expected `--net` only with `--model`. Received: groups=2"),
         (("--model", str(digits_file), "--version", "v2"), "Received: --net version=v2"),
         (
             ("--data", f"folder:{one_class}"),

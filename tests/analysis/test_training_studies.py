@@ -18,14 +18,15 @@ from keras_resnet.analysis import degradation_study, shortcut_study
 from keras_resnet.analysis.studies import training
 from keras_resnet.analysis.studies.curves import NetworkCurves, TrainingStudy
 from keras_resnet.analysis.studies.degradation import degradation_findings, shortcut_findings
-from keras_resnet.analysis.studies.families import basic_config, check_depths, check_seeds
-from keras_resnet.analysis.studies.figures import degradation_figure, shortcuts_figure
-from keras_resnet.analysis.studies.training import (
-    Setting,
+from keras_resnet.analysis.studies.families import (
+    basic_config,
+    check_depths,
+    check_seeds,
     default_recipe,
     default_size,
-    train_networks,
 )
+from keras_resnet.analysis.studies.figures import degradation_figure, shortcuts_figure
+from keras_resnet.analysis.studies.training import Setting, train_networks
 from keras_resnet.data import DataConfig, load_data
 from keras_resnet.data.sources import Subset
 from keras_resnet.networks.table import get_config
@@ -237,7 +238,7 @@ def test_recipes_leave_to_the_study_what_it_compares(
             *("analyze", name, "--output", str(tmp_path), "--set", "network.width=4")
         )
         assert done.returncode == 2
-        assert "Expected a recipe that leaves to the study what it compares" in done.stderr
+        assert "Expected a network whose options leave to the study what it compares" in done.stderr
         assert done.stdout == ""
 
 

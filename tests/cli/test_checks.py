@@ -16,6 +16,16 @@ TRAIN = ("--recipe", "quick-digits", "--output", "run")
 
 COMPRESS = ("compress", "m.keras", "--data", "digits", "--output", "run")
 
+EVALUATE = ("evaluate", "m.keras", "--data", "digits")
+
+FINETUNE = ("--model", "m.keras", "--data", "digits", "--output", "run")
+
+SAFETENSORS = ("--output", "x.safetensors")
+
+RUN = ("--output", "run")
+
+STUDY = ("m.keras", "--data", "digits", *RUN)
+
 REFUSED = [
     (("train", "--model", "resnet51", "--data", "digits", *TRAIN), "Did you mean resnet56?"),
     (("train", "--model", "resnet20", "--data", "digit", *TRAIN), "Did you mean digits?"),
@@ -120,6 +130,56 @@ REFUSED = [
     (("verify", "page.onnx", "--against", "m.keras"), "page.onnx: a web page"),
     (("export", "page.keras", "--output", "run"), "page.keras: a web page"),
     (("info", "resnet51x"), "Expected a network of `keras-resnet list`."),
+    ((*EVALUATE, "--split", "valdation"), "Did you mean validation?"),
+    ((*EVALUATE, "--interpolation", "bicubik"), "Did you mean bicubic?"),
+    ((*EVALUATE, "--labels", "no/real.json"), "`--labels` with an existing file."),
+    ((*EVALUATE, "--output", "i.png/x"), "Expected a directory that can be written to."),
+    ((*EVALUATE, "--predictions", "i.png/x.csv"), "that can be written to."),
+    ((*EVALUATE, "--version", "v1"), "Received: --net version=v1."),
+    (("evaluate", "resnet20", "--data", "digits", "--shortcut", "D"), "`--shortcut` to be one of"),
+    (("evaluate", "mm.keras", "--data", "digits"), "Did you mean m.keras?"),
+    (("convert", "w.pth", *SAFETENSORS, "--layout", "transformer"), "Did you mean transformers?"),
+    (("convert", "w.pth", *SAFETENSORS, "--dtype", "fp16"), "Did you mean float16?"),
+    (("convert", "w.pth", *SAFETENSORS, "--version", "v3"), "Expected `--version` to be one of"),
+    (("convert", "ww.pth", *SAFETENSORS), "Did you mean w.pth?"),
+    (("embed", "m.keras", ".", "--output", "x.npz", "--level", "c4"), "Did you mean C4?"),
+    (("finetune", *FINETUNE, "--bn", "froze"), "Did you mean frozen?"),
+    (("finetune", *FINETUNE, "--phases", "haed:3"), "Did you mean head?"),
+    (("finetune", *FINETUNE[:-1], "i.png/run"), "that can be written to."),
+    (("find-rate", *FINETUNE, "--freeze", "backbones"), "Did you mean backbone?"),
+    (("find-rate", *FINETUNE[:-1], "i.png/run"), "that can be written to."),
+    ((*COMPRESS[:-1], "i.png/run"), "that can be written to."),
+    (("export", "m.keras", "--output", "i.png/run"), "that can be written to."),
+    (("export", "m.keras", "--output", "run", "--labels", "no.txt"), "Received: no.txt."),
+    (("quickstart", "--output", "i.png/run"), "that can be written to."),
+    (
+        ("train", "--model", "resnet20", "--data", "digits", *TRAIN[:-1], "i.png/run"),
+        "that can be written to.",
+    ),
+    (
+        ("train", "--model", "resnet20", "--data", "digits", *TRAIN, "--workers", "a"),
+        "Expected `--workers` and `--worker-index` together.",
+    ),
+    (("analyze", "lesion", *STUDY, "--split", "tests"), "Did you mean test?"),
+    (("analyze", "lesion", *STUDY, "--delete", "conv2"), "names of blocks, such as conv2_block1."),
+    (("analyze", "responses", *STUDY, "--split", "tests"), "Did you mean test?"),
+    (
+        ("analyze", "explain", "m.keras", "i.png", *RUN, "--method", "oclusion"),
+        "Did you mean occlusion?",
+    ),
+    (("analyze", "explain", "m.keras", "i.png", *RUN, "--level", "c5"), "Did you mean C5?"),
+    (("analyze", "degradation", *RUN, "--set", "lr=1"), "mean optimizer.learning_rate?"),
+    (("analyze", "shortcuts", *RUN, "--version", "v3"), "Expected `--version` to be one of"),
+    (("analyze", "gradients", *RUN, "--net", "stem=C"), "leave to the study what it compares."),
+    (("analyze", "gradients", *RUN, "--shortcut", "none"), "plain ones are compared in any case."),
+    (
+        ("data", "benchmark", "digits", "--model", "resnet20", "--dtype", "mixed_float61"),
+        "Did you mean mixed_float16?",
+    ),
+    (("data", "prepare", "folder", "foldr:x", *RUN), "Did you mean folder:PATH?"),
+    (("data", "prepare", "folder", "photo", *RUN), "Expected a source of images."),
+    (("data", "prepare", "folder", "folder:photo", *RUN), "Did you mean photos?"),
+    (("data", "prepare", "folder", "photos", "--output", "i.png/x"), "that can be written to."),
 ]
 
 PROGRAM = """
@@ -141,8 +201,10 @@ def test_bad_names_are_refused_without_tensorflow(tmp_path: Path) -> None:
     pages = ("page.pth", "page.keras", "page.onnx")
     for name in pages:
         (tmp_path / name).write_text("<html>Not found")
-    for name in ("m.keras", "i.png"):
+    others = ("m.keras", "i.png", "w.pth")
+    for name in others:
         (tmp_path / name).write_bytes(b"PK\3\4\0")
+    (tmp_path / "photos").mkdir()
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM],
         input=json.dumps([arguments for arguments, _ in REFUSED]),
@@ -167,7 +229,7 @@ def test_bad_names_are_refused_without_tensorflow(tmp_path: Path) -> None:
     assert heavy == []
     # Of processor time for each; importing TensorFlow alone takes several seconds.
     assert float(seconds) / len(REFUSED) < 0.2
-    assert {path.name for path in tmp_path.iterdir()} == {*pages, "m.keras", "i.png"}
+    assert {path.name for path in tmp_path.iterdir()} == {*pages, *others, "photos"}
 
 
 @pytest.mark.parametrize(

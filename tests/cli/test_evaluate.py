@@ -259,3 +259,28 @@ def registry_classes() -> tuple[str, ...]:
     from keras_resnet.images.labels import CIFAR10_CLASSES
 
     return CIFAR10_CLASSES
+
+
+def test_a_network_by_name_takes_the_options_of_networks(
+    evaluate: Evaluate, tmp_path: Path
+) -> None:
+    import keras_resnet
+
+    keras.utils.set_random_seed(0)
+    network = keras_resnet.create_model("resnet20", version="v2", shortcut="B", width=0.25)
+    network.save_weights(tmp_path / "x.weights.h5")
+    network.save(tmp_path / "x.keras")
+    asked = ("--data", "digits", "--json")
+    weights = ("--weights", tmp_path / "x.weights.h5")
+    options = ("--version", "v2", "--shortcut", "B", "--net", "width=0.25")
+    code, output, errors = evaluate("ResNet20", *asked, *weights, *options)
+    assert code == 0, errors
+    found = json.loads(output)
+    assert found["models"] == [f"resnet20 (width=0.25, version=v2, shortcut=B) with {weights[1]}"]
+    same = json.loads(evaluate(tmp_path / "x.keras", *asked)[1])
+    assert found["loss"] == pytest.approx(same["loss"])
+    # Without the options, the weights do not fit.
+    assert evaluate("ResNet20", *asked, *weights)[0] == 2
+    code, _, errors = evaluate("--tags", "cifar*", *asked, *options)
+    assert code == 2
+    assert "Expected --tags without options of single models." in errors

@@ -154,7 +154,7 @@ def test_a_run_does_not_go_on_with_changed_data(
         with pytest.raises(SystemExit):
             train(model, data, RECIPE, tmp_path / "run")
     change(root)
-    said = r"_data.files.cat: '\d+ images, names \w+, contents \w+' in the run, now '\d+ images, "
+    said = r"_data.files.cat: '\d+ images, names \w+, contents \w+' → '\d+ images, "
     with pytest.raises(ResumeError, match=said):
         train(model, data, RECIPE, tmp_path / "run")
 
@@ -228,7 +228,7 @@ def test_a_compression_of_before_contents_were_noted_goes_on(
     keras.utils.set_random_seed(0)
     with (
         pytest.warns(UserWarning, match="from before the contents of images were noted"),
-        pytest.raises(ResumeError, match=r"validation_fraction: 0.25 in the run, now 0.2\. Go"),
+        pytest.raises(ResumeError, match=r"validation_fraction: 0.25 → 0.2\nGo"),
     ):
         squeeze(0.2)
 

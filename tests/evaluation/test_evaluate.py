@@ -150,7 +150,9 @@ def test_wrong_arguments(
 
 
 def test_names_of_networks_need_weights_and_tags_are_looked_up(tiny_model: keras.Model) -> None:
-    with pytest.raises(ValueError, match="Expected no `weights`.*Received: imagenet with tiny"):
+    with pytest.raises(
+        ValueError, match="Expected neither `weights`.*Received: imagenet with tiny"
+    ):
         evaluate(tiny_model, "digits", weights="imagenet")
     with pytest.raises(ValueError, match="Expected `weights` with the name of a network"):
         evaluate("resnet50", "digits")

@@ -147,7 +147,10 @@ def test_by_the_command_and_again(
         np.testing.assert_array_equal(one, other)
     done = command_in_process(*arguments, "--batch-size", "16")
     assert done.returncode == 2
-    assert "batch_size: 32 in the run, now 16" in done.stderr
+    first, *lines, advice = done.stderr.splitlines()
+    assert first.endswith("Received: another one. What differs, saved → given:")
+    assert "  recipe.batch_size: 32 → 16" in lines
+    assert advice.startswith("Go on with the same network, data and settings, or ")
 
 
 def network(**changes: Any) -> keras.Model:

@@ -10,7 +10,9 @@ import sys
 from collections import namedtuple
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from keras_resnet.models.saving import load_model
 from keras_resnet.support import disks
@@ -140,6 +142,27 @@ def test_what_is_written_durably_leaves_nothing_of_a_full_disk(tmp_path: Path) -
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("file", "old")]
 
 
+def test_the_space_is_that_before_anything_was_cleaned_up(
+    two_disks: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output, _ = two_disks
+    left = [100]
+    monkeypatch.setattr(disks.shutil, "disk_usage", lambda path: Usage(10**6, 0, left[0]))
+    with pytest.raises(DiskFullError) as first:
+        raise_if_full(OSError("4096 requested and 1000 written"), output / "part")
+    left[0] = 900_000  # The unfinished file is gone.
+    with pytest.raises(DiskFullError, match=r"100 bytes free of 1 MB\) is full"):
+        raise_if_full(first.value, output)
+
+
+def test_a_disk_of_no_size_is_not_full(
+    two_disks: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of `/proc`, where nothing can be written for other reasons."""
+    monkeypatch.setattr(disks.shutil, "disk_usage", lambda path: Usage(0, 0, 0))
+    raise_if_full(OSError("No such file or directory"), two_disks[0])
+
+
 def test_files_that_are_unpacked_find_room_first(
     two_disks: tuple[Path, Path], digits_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -170,19 +193,30 @@ print(sorted(path.name for path in (folder / "vectors.npz.partial").iterdir()))
 """
 
 
-def test_vectors_on_a_real_full_disk_keep_what_is_finished(tmp_path: Path) -> None:
-    """On a disk of 1.5 MB, where the platform lets a process mount one for itself."""
-    mount = f'mount -t tmpfs -o size=1500k tmpfs {tmp_path} && echo mounted && exec "$@"'
+def _on_a_disk(size: str, disk: Path, script: str, *arguments: str) -> list[str]:
+    """The lines that a script prints whose process has mounted a small disk for itself.
+
+    Skips the test where the platform does not let it.
+    """
+    mount = f'mount -t tmpfs -o size={size} tmpfs {disk} && echo mounted && exec "$@"'
     command = ["unshare", "--map-root-user", "--mount", "sh", "-c", mount, "sh", sys.executable]
     try:
         done = subprocess.run(
-            [*command, "-c", _SCRIPT, str(tmp_path)], capture_output=True, text=True, check=False
+            [*command, "-c", script, str(disk), *arguments],
+            capture_output=True,
+            text=True,
+            check=False,
         )
     except FileNotFoundError:
         pytest.skip("no `unshare`")
     if not done.stdout.startswith("mounted"):
         pytest.skip(f"no disk could be mounted: {done.stderr}")
-    _, said, files = done.stdout.splitlines()
+    return done.stdout.splitlines()[1:]
+
+
+def test_vectors_on_a_real_full_disk_keep_what_is_finished(tmp_path: Path) -> None:
+    """On a disk of 1.5 MB, where the platform lets a process mount one for itself."""
+    said, files = _on_a_disk("1500k", tmp_path, _SCRIPT)
     # NumPy's own words are "100000 requested and 74752 written".
     assert said.startswith(f"The disk of {tmp_path}/vectors.npz (mounted at {tmp_path}, ")
     assert said.endswith(
@@ -191,3 +225,33 @@ def test_vectors_on_a_real_full_disk_keep_what_is_finished(tmp_path: Path) -> No
     )
     parts = [f"{start:09}.{kind}" for start in (0, 100, 200) for kind in ("json", "npy")]
     assert files == str(sorted([*parts, "job.json"]))
+
+
+_PREPARE = """
+import sys
+from pathlib import Path
+from keras_resnet.data.shards.prepare import prepare
+from keras_resnet.data.sources.load import load_every_part
+output = Path(sys.argv[1]) / "shards"
+try:
+    prepare(load_every_part(sys.argv[2]), output)
+except OSError as error:
+    print(error.strerror)
+print(sorted(path.name for path in output.rglob("*") if path.is_file()))
+"""
+
+
+def test_shards_on_a_real_full_disk_are_not_taken_for_a_data_set(tmp_path: Path) -> None:
+    """The message has the space that was left before the unfinished shard was removed."""
+    random = np.random.default_rng(0)
+    for index in range(40):
+        path = tmp_path / "photos" / "ab"[index % 2] / f"{index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(random.integers(0, 256, (96, 96, 3), np.uint8)).save(path)
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    said, files = _on_a_disk("1m", disk, _PREPARE, str(tmp_path / "photos"))
+    assert said.startswith(f"The disk of {disk}/shards (mounted at {disk}, ")
+    free = float(said.partition(f"{disk}, ")[2].split()[0])
+    assert f"{free:.3g} bytes free of 1.05 MB) is full. Free some space and run again" in said
+    assert files == "['journal.json']"

@@ -9,13 +9,14 @@ from __future__ import annotations
 import inspect
 import itertools
 from collections.abc import Callable
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import keras
 import numpy as np
 import tensorflow as tf
 from PIL import Image
 
+from keras_resnet.analysis.studies.choices import Method
 from keras_resnet.analysis.studies.logits import logits_of
 from keras_resnet.images.labels import indices_of
 from keras_resnet.models.info import get_info
@@ -24,8 +25,6 @@ from keras_resnet.models.untrained import untrained_part, warn_if_untrained
 from keras_resnet.networks.features import level_layers
 from keras_resnet.networks.graph import find_network
 from keras_resnet.support.checks import check_choice, check_integer, is_integer
-
-Method = Literal["grad_cam", "grad_cam_pp", "integrated_gradients", "occlusion"]
 
 
 def explain(

@@ -1,4 +1,4 @@
-"""The networks that the training studies compare, as configs; no Keras is imported."""
+"""The networks that the training studies compare, and how by default; no Keras is imported."""
 
 from __future__ import annotations
 
@@ -8,9 +8,17 @@ from typing import Any
 from keras_resnet.networks.config import ResNetConfig, Shortcut
 from keras_resnet.networks.table import cifar_config, get_config
 from keras_resnet.support.checks import check_integer
+from keras_resnet.training.recipes.recipe import Recipe, override
+from keras_resnet.training.recipes.table import find_recipe
 
 #: The depths of He et al. 2015 with basic blocks on ImageNet; none of them is 6n+2.
 IMAGENET_DEPTHS = (18, 34)
+
+#: How the digits are trained on by default: found by trying.
+_DIGITS = {"batch_size": 64, "optimizer.learning_rate": 0.1}
+
+#: For how many epochs, by study: either is to take minutes.
+DIGITS_EPOCHS = {"degradation": 18, "shortcuts": 12}
 
 
 def check_cifar_depth(depth: int, others: str = "") -> None:
@@ -49,19 +57,79 @@ def basic_config(depth: int, shortcut: Shortcut | None, **fields: Any) -> ResNet
 _STUDIED = ("block", "blocks", "filters", "shortcut", "stem", "width")
 
 
+def gradient_configs(
+    depths: Sequence[int], width: float, fields: Mapping[str, Any]
+) -> dict[tuple[int, bool], ResNetConfig]:
+    """Return the networks of a study of gradients, by depth and whether they have shortcuts.
+
+    Args:
+        depths: weighted layers, 6n+2.
+        width: multiplies the filters.
+        fields: of all networks; `shortcut` is that of the residual ones.
+
+    Raises:
+        ValueError: a depth or field is impossible, or the study sets the field itself.
+    """
+    if not depths:
+        raise ValueError(f"Expected `depths` to have at least one depth. Received: {depths!r}")
+    for depth in depths:
+        check_cifar_depth(depth)
+    others = {name: value for name, value in fields.items() if name != "shortcut"}
+    check_network_fields(others)
+    residual = fields.get("shortcut", "A")
+    if residual is None:
+        raise ValueError(
+            "Expected `shortcut` of the residual networks, A, B or C; plain ones are compared in "
+            "any case. Received: none"
+        )
+    return {
+        (depth, shortcut is not None): cifar_config(depth, shortcut=shortcut, width=width, **others)
+        for depth in depths
+        for shortcut in (residual, None)
+    }
+
+
 def check_network_fields(fields: Mapping[str, Any]) -> None:
-    """Raise ValueError if a recipe sets a field of the networks that the studies set themselves."""
+    """Raise ValueError if `fields` has one that the studies set themselves."""
     if taken := [name for name in fields if name in _STUDIED]:
         raise ValueError(
-            "Expected a recipe that leaves to the study what it compares. Received: "
-            f"network.{taken[0]}={fields[taken[0]]}. Leave it out; depths and width are arguments "
-            "of the study"
+            "Expected a network whose options leave to the study what it compares. Received: "
+            f"{taken[0]}={fields[taken[0]]}. Leave it out; depths and width are arguments of the "
+            "study"
         )
 
 
 def default_width(data: str) -> float:
     """Return what the width of networks is multiplied by for a source of images by default."""
     return 0.25 if data == "digits" else 1.0
+
+
+def default_size(data: str, config: ResNetConfig) -> int:
+    """Return the height and width of images that a study takes: the digits are 8x8 pixels.
+
+    ImageNet's networks, which divide them by 32, take the digits enlarged to 64x64.
+    """
+    if data != "digits":
+        return config.default_size
+    return 8 if config.stem == "cifar" else 64
+
+
+def default_recipe(study: str, data: str, config: ResNetConfig, size: int) -> Recipe:
+    """Return the recipe that a study takes: the papers', but for the digits one of minutes.
+
+    Args:
+        study: a key of `DIGITS_EPOCHS`.
+        data: the name of the source.
+        config: one of the networks.
+        size: height and width of the images.
+    """
+    if data != "digits":
+        kind = "cifar10" if config.stem == "cifar" else "imagenet"
+        return find_recipe(f"he2015-{kind}")
+    # An eighth of the side, as for CIFAR's images.
+    padding = max(1, round(size / 8))
+    changes = {"duration": DIGITS_EPOCHS[study], "augmentation.padding": padding}
+    return override(find_recipe("quick-digits"), {**_DIGITS, **changes})
 
 
 def check_depths(depths: Sequence[int]) -> tuple[int, ...]:

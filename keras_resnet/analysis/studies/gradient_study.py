@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +12,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_resnet.analysis.studies.families import check_cifar_depth
+from keras_resnet.analysis.studies.families import gradient_configs
 from keras_resnet.analysis.studies.gradients import GradientNorms, Probe
 from keras_resnet.analysis.studies.images import labelled_images
 from keras_resnet.data.sources.base import Source
@@ -20,8 +20,6 @@ from keras_resnet.evaluation.classes import Classes
 from keras_resnet.evaluation.images import open_images
 from keras_resnet.models.info import set_class_names
 from keras_resnet.networks.builder import build
-from keras_resnet.networks.config import ResNetConfig
-from keras_resnet.networks.table import cifar_config
 from keras_resnet.support.checks import check_integer, check_number
 from keras_resnet.support.progress import Begin, Progress, unannounced, unseen
 
@@ -211,12 +209,14 @@ def gradient_study(
     seeds: int = 3,
     images: int = 1000,
     max_bad_fraction: float = 0.01,
+    network: Mapping[str, Any] | None = None,
     begin: Begin = unannounced,
     progress: Progress = unseen,
 ) -> GradientStudy:
     """Measures gradients by depth with and without shortcuts, with and without normalisation.
 
-    For every depth, trains four networks of He et al. 2015, section 4.2: residual with shortcut A,
+    For every depth, trains four networks of He et al. 2015, section 4.2: residual with shortcut A
+    (or another one of `network`),
     and plain; each with and without batch normalisation. With the same seed, all four start from
     the same kernels (He initialisation) and see the same batches. Training is SGD with momentum 0.9
     and a constant rate. Gradients are clipped to a norm of 1, as deep residual networks without
@@ -234,6 +234,8 @@ def gradient_study(
         seeds: how many networks of each kind are trained, with the seeds 0, 1 and so on.
         images: how many images are used, at most.
         max_bad_fraction: share of these images that may be unreadable; they are left out.
+        network: fields of `ResNetConfig` of all networks, such as `{"version": "v2"}`; `shortcut`
+            is that of the residual ones.
         begin: is given one step of the work, to be timed, before it begins.
         progress: is told after every network.
 
@@ -243,7 +245,8 @@ def gradient_study(
     for name, value in (("steps", steps), ("batch_size", batch_size), ("seeds", seeds)):
         check_integer(name, value)
     check_number("learning_rate", learning_rate)
-    configs = _configs(depths, width)
+    fields = dict(network or {})
+    configs = gradient_configs(depths, width, fields)
     source, classes = _training_part(data, size)
 
     def new(depth: int, shortcuts: bool, seed: int) -> keras.Model:
@@ -280,21 +283,9 @@ def gradient_study(
             done += depth
             progress(f"{found[-1].name}, seed {seed}", done / total)
     settings = {"depths": list(depths), "width": width, "size": size, "images": len(labels)}
+    settings["network"] = fields
     training = {"steps": steps, "batch_size": batch_size, "learning_rate": learning_rate}
     return GradientStudy(tuple(found), {**settings, **training, "seeds": seeds})
-
-
-def _configs(depths: Sequence[int], width: float) -> dict[tuple[int, bool], ResNetConfig]:
-    """Networks by depth and whether they have shortcuts."""
-    if not depths:
-        raise ValueError(f"Expected `depths` to have at least one depth. Received: {depths!r}")
-    for depth in depths:
-        check_cifar_depth(depth)
-    return {
-        (depth, shortcuts): cifar_config(depth, shortcut="A" if shortcuts else None, width=width)
-        for depth in depths
-        for shortcuts in (True, False)
-    }
 
 
 def without_batch_norm(model: keras.Model) -> keras.Model:

@@ -14,8 +14,8 @@ import keras
 import numpy as np
 from PIL import Image
 
+from keras_resnet.analysis.studies.choices import Method
 from keras_resnet.analysis.studies.explain import (
-    Method,
     explain,
     explained_classes,
     overlay,

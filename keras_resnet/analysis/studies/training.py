@@ -15,7 +15,11 @@ import numpy as np
 
 from keras_resnet.analysis.complexity import Complexity, complexity
 from keras_resnet.analysis.studies.curves import NetworkCurves
-from keras_resnet.analysis.studies.families import check_network_fields
+from keras_resnet.analysis.studies.families import (
+    check_network_fields,
+    default_recipe,
+    default_size,
+)
 from keras_resnet.data import DataConfig, Source, load_data
 from keras_resnet.data.sources.load import load_parts
 from keras_resnet.networks.builder import build
@@ -27,12 +31,6 @@ from keras_resnet.training.run.callbacks import DivergedError
 from keras_resnet.training.run.environment import describe_environment
 from keras_resnet.training.run.resolved import ResolvedRecipe, resolve_recipe
 from keras_resnet.training.run.trainer import train
-
-#: How the digits are trained on by default: found by trying.
-_DIGITS = {"batch_size": 64, "optimizer.learning_rate": 0.1}
-
-#: For how many epochs, by study: either is to take minutes.
-DIGITS_EPOCHS = {"degradation": 18, "shortcuts": 12}
 
 
 @dataclass(frozen=True)
@@ -67,34 +65,6 @@ class Setting:
             "recipe": self.recipe.as_dict(),
             "environment": describe_environment(),
         }
-
-
-def default_size(data: str, config: ResNetConfig) -> int:
-    """Return the height and width of images that a study takes: the digits are 8x8 pixels.
-
-    ImageNet's networks, which divide them by 32, take the digits enlarged to 64x64.
-    """
-    if data != "digits":
-        return config.default_size
-    return 8 if config.stem == "cifar" else 64
-
-
-def default_recipe(study: str, data: str, config: ResNetConfig, size: int) -> Recipe:
-    """Return the recipe that a study takes: the papers', but for the digits one of minutes.
-
-    Args:
-        study: a key of `DIGITS_EPOCHS`.
-        data: the name of the source.
-        config: one of the networks.
-        size: height and width of the images.
-    """
-    if data != "digits":
-        kind = "cifar10" if config.stem == "cifar" else "imagenet"
-        return find_recipe(f"he2015-{kind}")
-    # An eighth of the side, as for CIFAR's images.
-    padding = max(1, round(size / 8))
-    changes = {"duration": DIGITS_EPOCHS[study], "augmentation.padding": padding}
-    return override(find_recipe("quick-digits"), {**_DIGITS, **changes})
 
 
 def make_setting(

@@ -14,6 +14,8 @@ from keras_resnet.analysis.studies.families import (
     check_depths,
     check_network_fields,
     check_seeds,
+    default_recipe,
+    default_size,
     default_width,
 )
 from keras_resnet.cli import checks, inputs, options
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
 
 Seeds = Annotated[str, typer.Option(help="One training per network and seed.")]
 Epochs = Annotated[
-    float | None, typer.Option(help="Length of each training; the schedule is compressed.")
+    float | None, typer.Option(min=0, help="Length of each training; the schedule is compressed.")
 ]
 Width = Annotated[
     float | None,
@@ -57,6 +59,8 @@ def degradation(
     batch_size: options.BatchSize = None,
     size: options.Size = None,
     width: Width = None,
+    version: options.Version = None,
+    net: options.Net = None,
     settings: options.RecipeSettings = None,
     max_bad_fraction: options.MaxBadFraction = 0.01,
     log_every: options.LogEvery = 60.0,
@@ -68,7 +72,8 @@ def degradation(
     width = width or default_width(data)
     configs = [basic_config(depth, None, width=width) for depth in layers]
     keywords = _keywords(
-        "degradation", data, configs[0], seeds, epochs, recipe, batch_size, size, width, settings
+        *("degradation", data, configs[0], seeds, epochs, recipe, batch_size, size, width),
+        *(settings, inputs.network_options(version, None, net)),
     )
     keywords["max_bad_fraction"] = max_bad_fraction
     with quiet():
@@ -91,6 +96,8 @@ def shortcuts(
     batch_size: options.BatchSize = None,
     size: options.Size = None,
     width: Width = None,
+    version: options.Version = None,
+    net: options.Net = None,
     settings: options.RecipeSettings = None,
     max_bad_fraction: options.MaxBadFraction = 0.01,
     log_every: options.LogEvery = 60.0,
@@ -101,7 +108,8 @@ def shortcuts(
     width = width or default_width(data)
     config = basic_config(depth, None, width=width)
     keywords = _keywords(
-        "shortcuts", data, config, seeds, epochs, recipe, batch_size, size, width, settings
+        *("shortcuts", data, config, seeds, epochs, recipe, batch_size, size, width, settings),
+        inputs.network_options(version, None, net),
     )
     keywords["max_bad_fraction"] = max_bad_fraction
     with quiet():
@@ -123,23 +131,17 @@ def _keywords(
     size: int | None,
     width: float,
     settings: list[str] | None,
+    fields: dict[str, Any],
 ) -> dict[str, Any]:
     """The arguments that both studies have; `config` is that of one of the networks."""
-    from keras_resnet.training.recipes.table import find_recipe
-
     numbers = check_seeds(options.parse_integers(seeds, 0))
-    # The study checks the whole recipe; this comes before TensorFlow is imported.
     checks.check_data(data)
-    if recipe is not None:
-        find_recipe(recipe)
-    prefix = "network."
-    changes = options.parse_settings(settings, "--set").items()
-    check_network_fields({k.removeprefix(prefix): v for k, v in changes if k.startswith(prefix)})
-    with quiet():
-        from keras_resnet.analysis.studies.training import default_recipe, default_size
     side = size or default_size(data, config)
     base = recipe or default_recipe(study, data, config, side)
-    chosen = inputs.recipe_of(base, settings, batch_size)
+    chosen = inputs.recipe_of(base, settings, batch_size, fields)
+    check_network_fields(chosen.network)
+    # What cannot be built is refused before TensorFlow is imported.
+    config.replace(**chosen.network)
     inputs.seed_everything(numbers[0], None)
     return {
         "seeds": numbers,

@@ -7,6 +7,7 @@ from typing import Annotated, Any, get_args
 
 import typer
 
+from keras_resnet.analysis.studies.choices import Method
 from keras_resnet.cli import checks, inputs, options
 from keras_resnet.cli.analyze import analyze, results
 from keras_resnet.support.checks import check_choice
@@ -34,6 +35,9 @@ def explain(
     overwrite: options.Overwrite = False,
 ) -> int:
     """Lay over images what speaks for a class (exit code 1: images could not be read)."""
+    check_choice("method", method, [name.replace("_", "-") for name in get_args(Method)])
+    chosen: Any = method.replace("-", "_")
+    checks.check_level("level", level)
     fields = inputs.network_options(version, shortcut, net)
     model = checks.check_model(model, weights, fields=fields, trained=True)
     from keras_resnet.images.decode import find_images
@@ -44,11 +48,8 @@ def explain(
         check_new(output / name, overwrite)
     check_writable(output)
     with quiet():
-        from keras_resnet.analysis.studies.explain import Method
         from keras_resnet.analysis.studies.overlays import explain_files
         from keras_resnet.models.info import get_info
-    chosen: Any = method.replace("-", "_")
-    check_choice("method", chosen, get_args(Method))
     network = inputs.load_network(model, weights, fields=fields)
     # A class may be called by a number.
     names = get_info(network).class_names or ()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from keras_resnet.analysis.studies.families import check_cifar_depth
+from keras_resnet.analysis.studies.families import gradient_configs
 from keras_resnet.cli import checks, inputs, options
 from keras_resnet.cli.analyze import analyze, results
 from keras_resnet.support.quiet import quiet
@@ -33,7 +33,8 @@ def gradients(
         str | None, typer.Option(help="Depths, 6n+2, separated by commas. [default: 20,56]")
     ] = None,
     width: Annotated[
-        float | None, typer.Option(help="Multiplies the 16, 32, 64 filters. [default: 0.5]")
+        float | None,
+        typer.Option(min=0.01, help="Multiplies the 16, 32, 64 filters. [default: 0.5]"),
     ] = None,
     size: Annotated[
         int | None, typer.Option(min=8, help="Image height and width. [default: 16]")
@@ -57,8 +58,9 @@ def gradients(
 ) -> None:
     """Measure how strong the gradient is in every layer, before and after a short training.
 
-    Compares networks with and without shortcuts and batch normalisation (BN) with each other, and
-    with the factor of 0.9 per layer that articles assume. With --model, measures that network as it
+    Compares networks with and without shortcuts and batch normalisation (BN) with each other
+    (--version, --shortcut and --net change them; --shortcut those with shortcuts), and with the
+    factor of 0.9 per layer that articles assume. With --model, measures that network as it
     is. Uses the data's training images.
     """
     results.check_output(output, "gradients", overwrite)
@@ -87,15 +89,13 @@ def gradients(
         network = inputs.load_network(model, weights, fields=fields)
         _measure(network, model, data, output, **common)
         return
-    own = {"weights": weights, "version": version, "shortcut": shortcut, "net": net and net[0]}
-    for name, value in own.items():
-        if value is not None:
-            raise ValueError(f"Expected `--{name}` only with `--model`. Received: {value}")
+    if weights is not None:
+        raise ValueError(f"Expected `--weights` only with `--model`. Received: {weights}")
     checks.check_data(data)
     if "depth" in given:
         given["depths"] = options.parse_integers(given.pop("depth"), 8)
-        for number in given["depths"]:
-            check_cifar_depth(number)
+    gradient_configs(given.get("depths", (20,)), given.get("width", 0.5), fields)
+    given["network"] = fields
     _compare(data, output, **common, **given)
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
 from keras_resnet.cli import checks, inputs, options
 from keras_resnet.cli.analyze import analyze, results
+from keras_resnet.evaluation.images import Split
+from keras_resnet.support.checks import check_choice
 from keras_resnet.support.quiet import quiet
 from keras_resnet.support.terminal import console
 
@@ -66,6 +68,10 @@ def lesion(
     fields = inputs.network_options(version, shortcut, net)
     model = checks.check_model(model, weights, fields=fields, trained=True)
     checks.check_data(data)
+    check_choice("split", split, get_args(Split))
+    cuts = {
+        name: checks.check_blocks(name, of) for name, of in (("delete", delete), ("swap", swap))
+    }
     numbers = [options.parse_integers(text, 1) if text else () for text in (several, swaps)]
     network = inputs.load_network(model, weights, fields=fields)
     with quiet():
@@ -76,8 +82,7 @@ def lesion(
     chosen: dict[str, Any] = {
         "several": numbers[0],
         "swaps": numbers[1],
-        "delete": [_names(text) for text in delete or ()],
-        "swap": [_names(text) for text in swap or ()],
+        **cuts,
         "draws": draws,
         "seed": seed,
     }
@@ -108,10 +113,6 @@ def lesion(
             f"Of {2 ** len(found.blocks):,} paths, those through {low} to {high} residual branches "
             f"carry 95 % of the gradient; they are {found.effective_paths:.3g} of all paths."
         )
-
-
-def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def _measured_paths(
@@ -160,6 +161,7 @@ def responses(
     """Measure the standard deviations of the 3x3 layers' responses (He et al. 2015, Figure 7)."""
     results.check_output(output, "responses", overwrite)
     fields = inputs.network_options(version, shortcut, net)
+    check_choice("split", split, get_args(Split))
     checks.check_data(data)
     network = inputs.load_network(model, weights, fields=fields)
     with quiet():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
@@ -12,6 +12,7 @@ from keras_resnet.cli.data import data
 from keras_resnet.support.checks import check_choice
 from keras_resnet.support.quiet import quiet
 from keras_resnet.support.terminal import console, progress_bar, table
+from keras_resnet.training.devices.choices import Precision
 
 if TYPE_CHECKING:
     from keras_resnet.data.check.benchmark import BenchmarkReport
@@ -37,7 +38,9 @@ def benchmark(
     ] = "inception",
     size: Annotated[int, typer.Option(min=1, help="Image height and width.")] = 224,
     batch_size: Annotated[int, typer.Option(min=1, help="Images per training step.")] = 64,
-    seconds: Annotated[float, typer.Option(help="Of each stage's turn; each has three.")] = 5.0,
+    seconds: Annotated[
+        float, typer.Option(min=0.01, help="Of each stage's turn; each has three.")
+    ] = 5.0,
     antialias: Annotated[
         bool, typer.Option("--antialias", help="Average pixels where pictures shrink.")
     ] = False,
@@ -51,6 +54,9 @@ def benchmark(
     """Measure reading, decoding, the training pipeline and a model, and name the bottleneck."""
     if dtype is not None and model is None:
         raise ValueError(f"Expected `--dtype` with `--model`. Received: --dtype {dtype}")
+    precisions = get_args(Precision)
+    if dtype is not None:
+        check_choice("dtype", dtype, (*precisions, *(f"mixed_{name}" for name in precisions[1:])))
     from keras_resnet.data.config import DataConfig
     from keras_resnet.data.sources.load import load_parts
 

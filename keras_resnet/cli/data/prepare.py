@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from keras_resnet.cli.checks import check_data, check_file
 from keras_resnet.cli.data import data
 from keras_resnet.cli.options import Group, LogEvery, Overwrite, Seed
+from keras_resnet.support.files import check_writable
 from keras_resnet.support.progress import Progress
 from keras_resnet.support.quiet import quiet
 from keras_resnet.support.terminal import console, progress_bar
@@ -76,6 +78,7 @@ def imagenet(
     """Prepare ILSVRC-2012 from its two tars, without extracting them."""
     train = _one_of("train", train_tar, train_dir)
     validation = _one_of("val", val_tar, val_dir)
+    check_file("val-labels", val_labels)
     numbers = {} if no_check_counts else dict(_IMAGENET_SHARDS)
     if shards is not None:
         numbers["train"] = shards
@@ -108,6 +111,8 @@ def folder(
 
     Parts stay as they are: whoever loads the shards divides off what there is to validate on.
     """
+
+    check_data(source)
 
     def load(progress: Progress) -> dict[str, Source]:
         from keras_resnet.data.sources.load import load_every_part
@@ -142,12 +147,13 @@ def _prepare(
     skip_unreadable: bool,
     overwrite: bool,
 ) -> None:
-    _hide_accelerators()
-    with quiet():
-        from keras_resnet.data.shards.prepare import WORK_DIRECTORY, prepare, refuse_existing
+    from keras_resnet.data.shards.prepare import WORK_DIRECTORY, prepare, refuse_existing
+
+    check_writable(output)
     # Before the source is listed, which takes minutes; unless what is there may be of this command.
     if not (output / WORK_DIRECTORY).exists():
         refuse_existing(output, overwrite)
+    _hide_accelerators()
     with progress_bar("prepare") as progress:
         dataset = prepare(
             load(progress),

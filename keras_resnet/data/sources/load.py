@@ -23,7 +23,7 @@ from keras_resnet.images.labels import alike_names
 from keras_resnet.support.checks import check_choice
 from keras_resnet.support.intervals import FEW_IMAGES, margin_of
 from keras_resnet.support.progress import Say, unsaid
-from keras_resnet.support.suggest import did_you_mean
+from keras_resnet.support.suggest import did_you_mean, did_you_mean_beside
 
 
 class SourceKind(NamedTuple):
@@ -184,7 +184,9 @@ def check_source(source: str) -> None:
     is_pattern = "GLOB" in kind.usage
     needs_file = is_pattern or "PATH" in kind.usage or "FILE" in kind.usage
     if needs_file and not (Path(path).exists() or (is_pattern and glob.glob(path, recursive=True))):  # noqa: PTH207
-        raise ValueError(f"Expected {kind.usage} with an existing path. Received: {source!r}")
+        wants_file = "FILE" in kind.usage
+        hint = did_you_mean_beside(Path(path), lambda other: other.is_file() or not wants_file)
+        raise ValueError(f"Expected {kind.usage} with an existing path. Received: {source!r}{hint}")
 
 
 def load_parts(config: DataConfig | str, least_classes: int = 2) -> Parts:

@@ -41,6 +41,12 @@ class ResumeError(ValueError):
     """A run cannot be continued with what was asked for."""
 
 
+class ChangedError(ResumeError):
+    """What was asked for differs from what the folder holds: every difference is a line."""
+
+    has_lines = True
+
+
 class DamagedError(Exception):
     """A file is not what was written; the message says how that shows."""
 

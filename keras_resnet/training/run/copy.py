@@ -11,6 +11,7 @@ import numpy as np
 from keras_resnet.data import Source
 from keras_resnet.models.info import class_count
 from keras_resnet.models.outputs import bare, check_single_unit, last_operation
+from keras_resnet.training.acceleration import accelerate
 from keras_resnet.training.losses import TrainedModel, balanced_weights, make_loss
 from keras_resnet.training.optimizers.optimizers import make_optimizer
 from keras_resnet.training.recipes.recipe import Recipe
@@ -57,6 +58,9 @@ def training_copy(
     seed: int = 0,
 ) -> TrainedModel:
     """A copy of a classifier for training, with equal weights and variables of its own.
+
+    Its batch normalization is TensorFlow's fused operation where that is possible; see
+    `keras_resnet.training.accelerate`.
 
     It puts out float32 logits, as many as classes: losses of probabilities lose small numbers. Made
     inside the scope of a `tf.distribute` strategy, its variables belong to the strategy. What it
@@ -110,7 +114,7 @@ def training_copy(
     copy = TrainedModel(clone.inputs[0], logits, name=model.name)
     copy.single_unit = single_unit
     copy_weights(model, copy)
-    return copy
+    return accelerate(copy)
 
 
 class _PullToStart:

@@ -18,7 +18,9 @@ import numpy as np
 from keras_resnet.support.checks import check_integer, differences, some_of
 from keras_resnet.support.files import held, recover, whole_file
 from keras_resnet.support.json_text import load_json
+from keras_resnet.support.text import printable
 from keras_resnet.training.run.checkpoint import (
+    ChangedError,
     DamagedError,
     ResumeError,
     RunState,
@@ -166,7 +168,8 @@ class RunFolder:
             What `config.json` has besides these settings.
 
         Raises:
-            ResumeError: the folder holds another one, something else, or nobody knows what.
+            ChangedError: the folder holds another one.
+            ResumeError: it holds something else, or nobody knows what.
             OSError: `config.json` is damaged.
         """
         before = self.read_config()
@@ -188,12 +191,13 @@ class RunFolder:
             if not changes:
                 return before
             if results or not replaces:
-                named = "; ".join(changes[:_NAMED])
-                more = f"; and {len(changes) - _NAMED} more" if len(changes) > _NAMED else ""
-                raise ResumeError(
+                named = [printable(change) for change in changes[:_NAMED]]
+                more = [f"and {len(changes) - _NAMED} more"] if len(changes) > _NAMED else []
+                lines = "\n".join(f"  {line}" for line in named + more)
+                raise ChangedError(
                     f"Expected the {what} that {self.path} holds, to go on with it. Received: "
-                    f"{named}{more}. Go on with the same network, data and settings, or choose "
-                    "another folder"
+                    f"another one. What differs, saved → given:\n{lines}\n"
+                    "Go on with the same network, data and settings, or choose another folder"
                 )
         self.write_config(settings)
         return {}

@@ -35,9 +35,9 @@ from keras_resnet.training.run.environment import describe_environment
 from keras_resnet.training.run.folder import RunFolder
 from keras_resnet.training.run.resolved import DEFAULTS, resolve_recipe, sizes
 from keras_resnet.training.run.trainer import TrainResult, train
-from keras_resnet.training.transfer.freezing import BNMode
+from keras_resnet.training.transfer.choices import PHASES, BNMode, Phase
 from keras_resnet.training.transfer.heads import check_image_size, replace_head
-from keras_resnet.training.transfer.phases import PHASES, Phase, phase_recipes, thaw
+from keras_resnet.training.transfer.phases import phase_recipes, thaw
 
 if TYPE_CHECKING:
     # Brings scikit-learn, which nothing else of training needs.

@@ -6,15 +6,14 @@ import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
 import keras
 
 from keras_resnet.networks.graph import find_network, inputs_of
 from keras_resnet.networks.names import levels_of, place_of
 from keras_resnet.support.checks import check_choice
-
-BNMode = Literal["frozen", "training"]
+from keras_resnet.training.transfer.choices import BNMode
 
 _HEAD = "head"
 _BACKBONE = "backbone"

@@ -301,14 +301,14 @@ def test_differences_of_settings_are_named() -> None:
     new["seed"] = {"a": 1}
     del new["gone"]
     assert differences(old, new) == [
-        "recipe.optimizer.learning_rate: 0.1 in the run, now 0.2",
-        "recipe.optimizer.nesterov: True in the run, now False",
-        "recipe.optimizer.clip_norm: None in the run, now absent",
-        "recipe.optimizer.momentum: absent in the run, now 0.9",
-        "recipe.milestones: [30, 60] in the run, now [30]",
-        "recipe.rates: [0.5, {'stem': 1}] in the run, now [0.5, {'stem': 2}]",
-        "seed: 0 in the run, now {'a': 1}",
-        "gone: 'x' in the run, now absent",
+        "recipe.optimizer.learning_rate: 0.1 → 0.2",
+        "recipe.optimizer.nesterov: True → False",
+        "recipe.optimizer.clip_norm: None → absent",
+        "recipe.optimizer.momentum: absent → 0.9",
+        "recipe.milestones: [30, 60] → [30]",
+        "recipe.rates: [0.5, {'stem': 1}] → [0.5, {'stem': 2}]",
+        "seed: 0 → {'a': 1}",
+        "gone: 'x' → absent",
     ]
 
 
@@ -318,5 +318,5 @@ def test_settings_are_compared_as_json_has_them(tmp_path: Path) -> None:
     assert folder.claim(settings, "training run", {}) == {}
     folder.write_config({**settings, "more": 1})
     assert folder.claim({**settings, "milestones": [30, 60]}, "training run", {}) == {"more": 1}
-    with pytest.raises(ResumeError, match="Expected the training run that .* seed: 3 .*now 4. G"):
+    with pytest.raises(ResumeError, match="Expected the training run that .*:\n  seed: 3 → 4\nG"):
         folder.claim({**settings, "seed": 4}, "training run", {})

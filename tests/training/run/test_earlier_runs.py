@@ -53,7 +53,7 @@ def test_a_run_of_other_settings_than_the_default_does_not_go_on(earlier: Path) 
     config["recipe"]["augmentation"] |= {"flip": 0.5}
     del config["recipe"]["optimizer"]["weight_decay"]
     (earlier / "config.json").write_text(json.dumps(config))
-    expected = "weight_decay: 0.0 in the run, now 0.001; .*flip: 0.5 in the run, now 0.0. Go"
+    expected = "weight_decay: 0.0 → 0.001\n  .*flip: 0.5 → 0.0\nGo"
     with pytest.raises(ResumeError, match=expected):
         run(earlier)
 
@@ -91,7 +91,7 @@ def test_every_field_has_its_default_where_it_is_absent(path: tuple[str, str], p
         del before[path[0]][path[1]][field.name]
         value = now[path[0]][path[1]][field.name]
         default = defaults[path[0]][path[1]][field.name]
-        lines = [f"{'.'.join(path)}.{field.name}: {default!r} in the run, now {value!r}"]
+        lines = [f"{'.'.join(path)}.{field.name}: {default!r} → {value!r}"]
         assert differences(before, now, defaults) == ([] if value == default else lines)
 
 
@@ -102,9 +102,9 @@ def test_defaults_of_whole_parts_and_of_lists() -> None:
         "recipe": {"average": {"decay": 0.0}},
         "stages": [{"downto": "head", "rate": 1.0}, {"downto": "C5", "rate": 0.1}],
     }
-    assert differences(before, now, defaults) == ["stages[1].rate: 1.0 in the run, now 0.1"]
+    assert differences(before, now, defaults) == ["stages[1].rate: 1.0 → 0.1"]
     assert differences(before, {**now, "stages": []}, defaults) == [
-        "stages: [{'downto': 'head'}, {'downto': 'C5'}] in the run, now []"
+        "stages: [{'downto': 'head'}, {'downto': 'C5'}] → []"
     ]
 
 
@@ -113,7 +113,7 @@ def test_settings_that_a_folder_lacks_altogether(tmp_path: Path) -> None:
     folder.write_config({"seed": 0})
     asked = {"seed": 0, "options": {"rate": 1}}
     assert folder.claim(asked, "compression", {"options": {"rate": 1}}) == {}
-    with pytest.raises(ResumeError, match=r"options.rate: 2 in the run, now 1"):
+    with pytest.raises(ResumeError, match=r"options.rate: 2 → 1"):
         folder.claim(asked, "compression", {"options": {"rate": 2}})
     with pytest.raises(ResumeError, match="is of something else"):
         folder.claim(asked, "compression", {})

@@ -226,12 +226,12 @@ def test_a_finished_one_of_before_a_setting_existed_is_the_same(
     assert none.batches == 0
     del settings["stages"][1]["rate"]
     (folder / "config.json").write_text(json.dumps(settings))
-    with pytest.raises(ResumeError, match=r"stages\[1\].rate: 1.0 in the run, now 0.1"):
+    with pytest.raises(ResumeError, match=r"stages\[1\].rate: 1.0 → 0.1"):
         run(trained(), folder)
 
 
 def test_another_one_is_refused(whole: Whole, network: keras.Model, tmp_path: Path) -> None:
-    with pytest.raises(ResumeError, match="bn: 'frozen' in the run, now 'training'"):
+    with pytest.raises(ResumeError, match="bn: 'frozen' → 'training'"):
         run(network, whole.folder, bn="training")
     with pytest.raises(ResumeError, match="recipe.optimizer.momentum: 0.9 .*0.8"):
         run(network, whole.folder, recipe=override(RECIPE, {"optimizer.momentum": 0.8}))
@@ -263,7 +263,7 @@ def test_another_network_or_other_data_are_refused_where_only_the_folder_tells(
     other = trained()
     for weight in other.trainable_weights[:1]:
         weight.assign(2 * weight)
-    refused = "model.weights_at_start: '.*Go on with the same network, .* another folder"
+    refused = "model.weights_at_start: '.*\nGo on with the same network, .* another folder"
     # What has gone on training is another one, too, if its head stays.
     for model in (other, done.model):
         with pytest.raises(ResumeError, match=refused):
@@ -271,9 +271,9 @@ def test_another_network_or_other_data_are_refused_where_only_the_folder_tells(
     less = LabeledImages(DATA[1].images[1:], DATA[1].labels[1:], DATA[1].class_names, name="less")
     for data, said in (
         ((part(96, 3, DATA[0].name), DATA[1]), "train_data.labels: "),
-        ((DATA[0], less), "validation_data.source: .*validation_data.images: 48 in the run, now"),
+        ((DATA[0], less), "validation_data.source: .*\n  validation_data.images: 48 →"),
     ):
-        with pytest.raises(ResumeError, match=f"the fine-tuning that .*Received: {said}"):
+        with pytest.raises(ResumeError, match=f"the fine-tuning that .*given:\n  {said}"):
             finetune(trained(), data, tmp_path, say=lambda text: None, **SHORT)
     assert (tmp_path / "last.keras").read_bytes() == before
     # A head that is replaced counts for nothing.
@@ -311,7 +311,7 @@ def test_a_refused_call_leaves_the_folder_to_another_one(
     run(network, tmp_path, bn="training", **SHORT)
     assert json.loads((tmp_path / "config.json").read_text())["bn"] == "training"
     # Now it is somebody's.
-    with pytest.raises(ResumeError, match="bn: 'training' in the run, now 'frozen'"):
+    with pytest.raises(ResumeError, match="bn: 'training' → 'frozen'"):
         run(trained(), tmp_path, **SHORT)
 
 

@@ -103,7 +103,7 @@ def test_a_run_that_goes_on_pulls_to_where_it_first_began(tmp_path: Path) -> Non
     assert train(parts, DATA, recipe, tmp_path).history == history
     for one, other in zip(whole.get_weights(), parts.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
-    with pytest.raises(ResumeError, match=r"model.weights_at_start: '\w{16}' in the run, now"):
+    with pytest.raises(ResumeError, match=r"model.weights_at_start: '\w{16}' →"):
         train(network(1), DATA, recipe, tmp_path)
 
 
