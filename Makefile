@@ -5,10 +5,13 @@ BIN := $(VENV)/bin
 # Not quietly: TensorFlow alone has more than half a gigabyte, and its bar shows that it comes.
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-full test-slow lint docs wheel golden benchmark clean
+.PHONY: demo test test-full test-slow lint docs docs-refresh wheel golden benchmark clean
 
 demo: $(VENV)/installed-export
 	$(BIN)/keras-resnet quickstart --output demo-output --overwrite
+
+# Tests and package are compiled once, not in each of the many processes of the tests.
+unexport PYTHONDONTWRITEBYTECODE
 
 # A file's tests run one after the other, so that they share what they have set up; files in their
 # order, as the one with the fewest tests, which would be the last one, is not the shortest.
@@ -35,7 +38,11 @@ lint: $(VENV)/installed-dev
 
 # Builds the documentation into build/site; every warning is an error.
 docs: $(VENV)/installed-dev
-	$(BIN)/python docs/build.py
+	$(BIN)/python -m docs.build
+
+# Renews the outputs and pictures of README, docs and notebooks; review them as a diff.
+docs-refresh: $(VENV)/installed-dev
+	$(BIN)/python -m docs.refresh demo outputs pictures notebooks
 
 # Prints how long building, importing and predicting take, beside Keras' own.
 benchmark: $(VENV)/installed-dev

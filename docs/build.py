@@ -1,6 +1,6 @@
 """Build the documentation into `build/site`: write the pages of the reference, then run Zensical.
 
-`make docs` runs it. Every warning is an error.
+`make docs` runs it (`python -m docs.build`). Every warning is an error.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from docs.messages import messages_page
 from keras_resnet.analysis.complexity import complexity
 from keras_resnet.networks.table import ROWS
 
@@ -77,7 +78,7 @@ def main() -> int:
     """Write the pages of the reference and build the site. Return the exit code."""
     folder = DOCS / "reference"
     folder.mkdir(exist_ok=True)
-    pages = {"networks": networks_page(), "commands": commands_page()}
+    pages = {"networks": networks_page(), "commands": commands_page(), "messages": messages_page()}
     for package in PACKAGES:
         pages[package.rpartition(".")[2] or "keras_resnet"] = package_page(package)
     for name, text in pages.items():
@@ -87,7 +88,9 @@ def main() -> int:
     done = subprocess.run(command, cwd=ROOT, text=True, capture_output=True)
     sys.stdout.write(done.stdout + done.stderr)
     site = ROOT / "build" / "site"
-    (site / "build.py").unlink(missing_ok=True)
+    # Tools and their caches lie beside the pages.
+    for path in (*site.glob("*.py"), *site.glob("__pycache__/*")):
+        path.unlink()
     # Where an example was to be shown.
     left = [page for page in site.rglob("*.html") if "--8" in page.read_text("utf-8")]
     sys.stdout.writelines(f"An example is missing on {page}\n" for page in left)

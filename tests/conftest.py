@@ -13,6 +13,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # Workers of pytest-xdist get a width of 80 characters, which commands would take for a terminal's.
@@ -24,13 +25,16 @@ os.environ.pop("COLUMNS", None)
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 
 import filelock
-import keras
 import numpy as np
 import pytest
 
 import keras_resnet
 
 from .fork_server import ROOT, ForkServer, Process
+
+# Where needed only: the process that hands out the tests computes nothing.
+if TYPE_CHECKING:
+    import keras
 
 __all__ = ["ROOT"]
 
@@ -51,6 +55,8 @@ def tiny_config() -> keras_resnet.ResNetConfig:
 @pytest.fixture(scope="session")
 def tiny_model(tiny_config: keras_resnet.ResNetConfig) -> keras.Model:
     """The tiny network with values such as training leaves. Do not train it."""
+    import keras
+
     keras.utils.set_random_seed(0)
     model = keras_resnet.build(tiny_config, input_shape=(32, 32, 3), name="tiny")
     randomize(model)
@@ -68,6 +74,8 @@ def images(tiny_model: keras.Model) -> np.ndarray:
 
 def randomize(model: keras.Model) -> None:
     """Gives norms, biases and head values such as training leaves: a fresh network hides errors."""
+    import keras
+
     random = np.random.default_rng(0)
     for layer in model.layers:
         if isinstance(layer, keras.layers.BatchNormalization):

@@ -185,6 +185,7 @@ def test_errors_are_those_of_a_network_trained_alone() -> None:
     assert found.params == sum(math.prod(weight.shape) for weight in model.trainable_weights)
 
 
+@pytest.mark.full
 def test_a_network_that_diverges_is_named() -> None:
     parts = load_data(DataConfig("digits", size=8))
     changes = {"optimizer.learning_rate": 1e9, "schedule.warmup": 0}
@@ -225,6 +226,8 @@ def test_one_training_that_diverges_is_recorded(monkeypatch: pytest.MonkeyPatch)
     study = TrainingStudy(networks, (0, 1), {}, {})
     assert study.to_dict()["networks"][0]["diverged"] == (1,)
     assert "1 diverged" in degradation_figure(study).axes[0].get_legend().get_texts()[0].get_text()
+    with pytest.raises(DivergedError, match="^plain-8 with seed 1: too large"):
+        train_networks({"plain-8": configs["plain-8"]}, setting, (1,), said.append, unseen)
 
 
 def test_recipes_leave_to_the_study_what_it_compares(

@@ -101,9 +101,9 @@ def test_info_takes_any_field_and_draws_the_network(
 
 
 def test_doctor_names_versions_devices_and_what_is_missing(
-    keras_resnet_command: Command, command_in_process: Command, monkeypatch: pytest.MonkeyPatch
+    command_in_process: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    done = keras_resnet_command("doctor", "--json")
+    done = command_in_process("doctor", "--json")
     assert (done.returncode, done.stderr) == (0, "")
     found = json.loads(done.stdout)
     assert found["backend"] == "tensorflow"

@@ -12,6 +12,7 @@ from keras import layers
 
 from keras_resnet import ResNetConfig, build
 from keras_resnet.compression import cluster, freeze_ranges, prune, quantize_aware
+from keras_resnet.compression.layers import compressed_layers
 from keras_resnet.export import ExportOptions, export, load_runner
 from keras_resnet.export.tflite import inspect as tflite_inspect
 
@@ -54,9 +55,6 @@ def dilated_by_config(groups: int) -> keras.Model:
     return model
 
 
-#: The others are among the longer proofs.
-FEW = ("depthwise and dilated", "dilated by config")
-
 MODELS = {
     "depthwise": lambda: by_hand(8, 8, padding="same"),
     "depthwise with a multiplier and a stride": lambda: by_hand(8, 16, padding="same", strides=2),
@@ -69,7 +67,10 @@ MODELS = {
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=() if name in FEW else pytest.mark.full) for name in MODELS],
+    [
+        pytest.param(name, marks=() if name == "depthwise and dilated" else pytest.mark.full)
+        for name in MODELS
+    ],
 )
 def test_int8_has_what_was_learned(name: str, images: np.ndarray, tmp_path: Path) -> None:
     model = MODELS[name]()
@@ -77,6 +78,9 @@ def test_int8_has_what_was_learned(name: str, images: np.ndarray, tmp_path: Path
     # Without images: every range has to be known.
     report = export(aware, tmp_path, ("tflite-int8", "onnx-int8"), timing=None)
     assert not report.failures
+    assert [row.target for row in report.artifacts] == ["keras", "tflite-int8", "onnx-int8"]
+    # What is exported is stripped, not what was given.
+    assert compressed_layers(aware)
     wanted = aware.predict(images, verbose=0)
     for row, limit in zip(report.artifacts[1:], (0.006, 0.03), strict=True):
         received = load_runner(tmp_path / str(row.file_name)).predict(images)

@@ -186,7 +186,7 @@ def test_gradual_pruning_of_some_layers(model: keras.Model, images: np.ndarray) 
     assert set(shares.values()) == {0.25}
 
 
-@pytest.mark.parametrize("end", [8, 7])
+@pytest.mark.parametrize("end", [8, pytest.param(7, marks=pytest.mark.full)])
 def test_the_last_step_reaches_the_wished_share(
     end: int, model: keras.Model, images: np.ndarray
 ) -> None:
@@ -218,6 +218,7 @@ def test_training_in_parts_prunes_the_same(model: keras.Model, images: np.ndarra
         np.testing.assert_array_equal(results[1][name], kernel)
 
 
+@pytest.mark.full
 def test_a_step_is_pruned_after_once(model: keras.Model, images: np.ndarray) -> None:
     # Due after the steps 4, 8 and 12; one that starts at step 4 cannot know of what was done there.
     for parts, times in (((3,), 3), ((1, 2), 4)):

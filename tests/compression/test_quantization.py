@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +33,7 @@ from keras_resnet.models.info import (
     set_info,
 )
 
-from ..conftest import Run, randomize
+from ..conftest import randomize
 
 OPS = BuiltinOperator
 BASIC = ResNetConfig("basic", (1, 1), (8, 16), stem="cifar")
@@ -237,34 +236,18 @@ def test_ranges_hold_for_their_weights_only(aware: keras.Model, tmp_path: Path) 
             write(source_of(loaded, tmp_path), tmp_path / "model")
 
 
-def test_export_strips_and_needs_no_images(aware: keras.Model, tmp_path: Path) -> None:
-    report = export(aware, tmp_path, ("tflite-int8", "onnx-int8"), timing=None)
-    assert [row.target for row in report.artifacts] == ["keras", "tflite-int8", "onnx-int8"]
-    assert all(row.comparison.cosine > 0.99 for row in report.artifacts)
-    assert compressed_layers(aware)
-
-
 def test_files_of_aware_networks_come_back(
-    aware: keras.Model, images: np.ndarray, tmp_path: Path, run_new_python: Run
+    aware: keras.Model, images: np.ndarray, tmp_path: Path
 ) -> None:
-    """In a process that has not made one: it knows of their layers by what it imports."""
+    """Here; `models/test_fresh_processes.py` loads them where nothing has been imported before."""
     aware.save(tmp_path / "model.keras")
-    np.save(tmp_path / "images.npy", images)
-    code = """
-import json, sys
-import numpy as np
-import keras_resnet
-model = keras_resnet.load_model(sys.argv[1])
-np.save(sys.argv[3], model(np.load(sys.argv[2])))
-from keras_resnet.compression.layers import ranges
-print(json.dumps({name: [float(x.low), float(x.high)] for name, x in ranges(model).items()}))
-"""
-    files = (str(tmp_path / name) for name in ("model.keras", "images.npy", "outputs.npy"))
-    done = run_new_python(code, *files)
-    assert done.returncode == 0, done.stderr
-    np.testing.assert_array_equal(np.load(tmp_path / "outputs.npy"), aware(images))
-    expected = {name: [float(x.low), float(x.high)] for name, x in ranges(aware).items()}
-    assert json.loads(done.stdout) == expected
+    loaded = load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(loaded(images), aware(images))
+    ends = [
+        {name: (float(x.low), float(x.high)) for name, x in ranges(model).items()}
+        for model in (loaded, aware)
+    ]
+    assert ends[0] == ends[1]
 
 
 @pytest.mark.full

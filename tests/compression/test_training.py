@@ -111,9 +111,14 @@ def test_training_learns_ranges_and_keeps_what_was_compressed(
         assert len(np.unique(layer.final_kernel())) <= 9
         if layer.pruned:
             assert (layer.final_kernel()[zeros[layer.name]] == 0).all()
-    freeze_ranges(network)
-    train(network, digits, recipe, epochs=1, seed=0)
-    assert {n: (float(x.low), float(x.high)) for n, x in ranges(network).items()} == after
+
+
+@pytest.mark.full
+def test_frozen_ranges_stay(model: keras.Model, digits: Digits) -> None:
+    network = freeze_ranges(compressed(model, digits))
+    before = {name: (float(x.low), float(x.high)) for name, x in ranges(network).items()}
+    train(network, digits, override(RECIPES["quick-digits"], {"batch_size": 25}), epochs=1)
+    assert {n: (float(x.low), float(x.high)) for n, x in ranges(network).items()} == before
 
 
 def test_gradual_pruning_reaches_its_share(model: keras.Model, digits: Digits) -> None:

@@ -170,6 +170,9 @@ def test_restart_beyond_the_end_is_refused(numbered: LabeledImages) -> None:
         training_batches(numbered, config_of(), 2, start_step=11)
 
 
+@pytest.mark.parametrize(
+    "source", [pytest.param("memory", marks=pytest.mark.full), "encoded"], indirect=True
+)
 def test_workers_get_disjoint_and_complete_parts_of_every_batch(source: Source) -> None:
     """And together exactly what one process would get, mixing included."""
     how = Augmentation("inception", mixup=0.2, cutmix=1.0, repeats=2)

@@ -347,11 +347,11 @@ def test_long_strips_are_unreadable_at_many_scales(tiny_model: keras.Model, tmp_
         evaluate(model, f"folder:{tmp_path}", "multi_scale", resize=64)
 
 
-def test_the_public_name_is_the_function_whatever_was_imported_before(run_new_python: Run) -> None:
+def test_the_public_name_is_the_function_whatever_was_imported_before(run_python: Run) -> None:
     code = "import keras_resnet.cli, keras_resnet.evaluation.loop\n" + (
         "from keras_resnet.evaluation import evaluate\nprint(callable(evaluate))"
     )
-    assert run_new_python(code).stdout == "True\n"
+    assert run_python(code).stdout == "True\n"
 
 
 def test_imagenets_labels_are_wordnet_ids_by_number(

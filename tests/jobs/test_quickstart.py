@@ -279,13 +279,20 @@ def test_calibration_is_balanced_and_from_the_training_split() -> None:
 
 @pytest.mark.full
 def test_same_seed_gives_the_same_files_twice(tmp_path: Path, run_python: Run) -> None:
+    # One target: exports are not the question.
+    code = """
+from keras_resnet.jobs import quickstart
+others = [target for target in quickstart.TARGETS if target.name != "tflite-float32"]
+gone = {name for target in others for name in (target.file_name, *target.companions)}
+quickstart.TARGETS = tuple(target for target in quickstart.TARGETS if target not in others)
+quickstart._RESULTS = [name for name in quickstart._RESULTS if name not in gone]
+"""
     weights = []
     for name, seed in (("a", "3"), ("b", "3"), ("c", "4")):
-        output = tmp_path / name
-        run_python(SMALL, "quickstart", "--output", str(output), "--epochs", "3", "--seed", seed)
-        # Whether a network that was trained so shortly survives quantization is not the question.
-        folder = output / "failed-run" if (output / "failed-run").exists() else output
-        weights.append(keras.saving.load_model(folder / "model.keras").get_weights())
+        arguments = ("--output", str(tmp_path / name), "--epochs", "3", "--seed", seed)
+        done = run_python(code + SMALL, "quickstart", *arguments)
+        assert done.returncode == 0, done.stderr
+        weights.append(keras.saving.load_model(tmp_path / name / "model.keras").get_weights())
     for first, second in zip(weights[0], weights[1], strict=True):
         np.testing.assert_array_equal(first, second)
     assert any(

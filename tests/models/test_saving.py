@@ -16,9 +16,6 @@ import numpy as np
 import pytest
 
 from keras_resnet import ResNetConfig, build, load_model, load_weights
-from keras_resnet.training.losses import CrossEntropy
-from keras_resnet.training.metrics import Accuracy
-from keras_resnet.training.optimizers import SGD
 
 from ..conftest import Run
 
@@ -104,25 +101,6 @@ def test_damaged_files_are_refused_with_their_path(tmp_path: Path) -> None:
         for load in (load_model, lambda path: load_weights(model, path)):
             with pytest.raises(ValueError, match=r"Expected .*read.*\. Received: .*bad.keras: "):
                 load(tmp_path / "bad.keras")
-
-
-COMPILED = """
-import sys
-import keras_resnet
-model = keras_resnet.load_model(sys.argv[1])
-print(model.optimizer.get_config()["decay_on"], model.loss.label_smoothing)
-"""
-
-
-def test_what_a_model_was_compiled_with_is_loaded_in_a_new_process(
-    run_new_python: Run, tmp_path: Path
-) -> None:
-    model = build(ResNetConfig("basic", (1,), (8,), stem="cifar"), input_shape=(8, 8, 3))
-    loss, metric = CrossEntropy(0.1), Accuracy(5)
-    model.compile(SGD(0.1, decay_on="biases"), loss, weighted_metrics=[metric])
-    model.save(tmp_path / "model.keras")
-    done = run_new_python(COMPILED, str(tmp_path / "model.keras"))
-    assert done.stdout == "['biases'] 0.1\n", done.stderr
 
 
 def test_weights_of_every_type_are_loaded(tmp_path: Path) -> None:

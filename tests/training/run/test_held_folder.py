@@ -48,7 +48,8 @@ def test_a_second_process_is_refused_until_the_first_is_dead(
     assert not list(folder.glob(".*"))
 
 
-@pytest.mark.parametrize("moved", [True, pytest.param(False, marks=pytest.mark.full)])
+@pytest.mark.full
+@pytest.mark.parametrize("moved", [True, False])
 def test_a_run_whose_folder_has_gone_fails(
     moved: bool, start_command: Start, tmp_path: Path
 ) -> None:

@@ -192,6 +192,7 @@ class TestWorkers:
             for message in messages:
                 assert message in done.stderr
 
+    @pytest.mark.full
     def test_other_settings_are_refused_on_all(
         self, start_command: Start, pictures: str, tmp_path: Path
     ) -> None:

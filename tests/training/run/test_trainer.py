@@ -274,7 +274,9 @@ class TestAdaptiveRates:
         assert result.history["learning_rate"] == pytest.approx([0.05, 0.05, 0.005], rel=1e-5)
 
 
-@pytest.mark.parametrize(("every", "accumulation"), [(1, 1), (2, 2)])
+@pytest.mark.parametrize(
+    ("every", "accumulation"), [pytest.param(1, 1, marks=pytest.mark.full), (2, 2)]
+)
 def test_averages_are_validated_and_handed_over(
     model: keras.Model, digits: Digits, every: int, accumulation: int
 ) -> None:

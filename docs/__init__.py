@@ -1,0 +1,1 @@
+"""Tools of the documentation: `build` makes the site, `refresh` renews outputs and pictures."""
