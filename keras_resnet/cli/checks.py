@@ -74,8 +74,8 @@ def check_network(
 ) -> str:
     """Raise ValueError if a network by name cannot be built; see `check_model`."""
     from keras_resnet.networks.table import find_name, get_config
+    from keras_resnet.weights.path_or_tag import check_file, find_weights_of, is_path
     from keras_resnet.weights.registry import find_weights
-    from keras_resnet.weights.source import check_file, find_weights_of, is_path
 
     hint = ""
     with contextlib.suppress(ValueError):

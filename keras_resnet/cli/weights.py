@@ -16,8 +16,8 @@ from keras_resnet.support.files import check_new, check_writable, whole_file
 from keras_resnet.support.quiet import quiet
 from keras_resnet.support.terminal import console, print_lines, table
 from keras_resnet.weights.mapping import TORCH_LAYOUTS, TorchDtype
+from keras_resnet.weights.path_or_tag import check_file, is_path
 from keras_resnet.weights.registry import find_weights, list_weights
-from keras_resnet.weights.source import check_file, is_path
 
 if TYPE_CHECKING:
     import keras

@@ -12,7 +12,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_resnet.images.decode import ImageSource
+from keras_resnet.images.decode import ImageLike
 from keras_resnet.images.labels import decode_predictions
 from keras_resnet.images.protocol import EvalProtocol, warn_if_scaled
 from keras_resnet.models.foreign import Hint, adapt
@@ -101,9 +101,7 @@ class Predictor:
     def traces(self) -> int:
         return int(getattr(self._runner, "traces", 0))
 
-    def predict(
-        self, images: ImageSource | Sequence[ImageSource], batch_size: int = 32
-    ) -> np.ndarray:
+    def predict(self, images: ImageLike | Sequence[ImageLike], batch_size: int = 32) -> np.ndarray:
         """Class probabilities `(n, classes)`, float32.
 
         Args:
@@ -145,7 +143,7 @@ class Predictor:
         )
         return probabilities
 
-    def prepared(self, image: ImageSource) -> np.ndarray:
+    def prepared(self, image: ImageLike) -> np.ndarray:
         """One image as `predict` hands it to the model, `(height, width, channels)`.
 
         A stack of such is predicted as it is, without the memory that whole pictures take.
@@ -156,7 +154,7 @@ class Predictor:
         return self._input.prepared(image)
 
     def classify(
-        self, images: ImageSource | Sequence[ImageSource], top: int = 5
+        self, images: ImageLike | Sequence[ImageLike], top: int = 5
     ) -> list[list[tuple[str, str, float]]]:
         """The most probable classes of every image: tuples of id, name and probability.
 

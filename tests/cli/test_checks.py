@@ -48,7 +48,7 @@ REFUSED = [
     ),
     (
         ("train", "--model", "resnet20", "--data", "digits", *TRAIN, "--weights", "none.pth"),
-        "Expected the path of an existing file of weights",
+        "Expected the path of an existing weights file",
     ),
     (
         ("train", "--model", "x.keras", "--data", "digits", *TRAIN),
@@ -86,7 +86,7 @@ REFUSED = [
     (("evaluate", "x.tflite", "--data", "digits"), "Received: x.tflite."),
     (("predict", "x.tflite", "none.png"), "Received: none.png, which names none."),
     (("embed", "x.keras", ".", "--output", "x.npz"), "an existing `.keras` or `.h5` file."),
-    (("convert", "none.pth", "--output", "x.keras"), "an existing file of weights"),
+    (("convert", "none.pth", "--output", "x.keras"), "an existing weights file"),
     (("convert", "resnet18.a1", "--output", "x.keras"), "Did you mean resnet18.a1_in1k?"),
     (
         ("analyze", "degradation", "--output", "run", "--data", "digit"),

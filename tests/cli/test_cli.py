@@ -156,7 +156,7 @@ def test_no_command_shows_the_commands(keras_resnet_command: Command) -> None:
         (["quickstart", "--seed", "-1"], "Invalid value for '--seed'"),
         (["weights", "vgg*"], "Expected a pattern that matches a tag of weights"),
         (["predict", "none.keras", "none.png"], "none.png"),
-        (["convert", "none.pth", "--output", "x.keras"], "existing file of weights"),
+        (["convert", "none.pth", "--output", "x.keras"], "existing weights file"),
     ],
 )
 def test_bad_arguments_are_one_sentence_and_code_2(
