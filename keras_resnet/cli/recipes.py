@@ -137,7 +137,7 @@ def _print_fields(recipe: Recipe, everything: bool) -> None:
 
 def _rates(recipe: Recipe, images: int) -> dict[str, Any]:
     """Return the learning rate at the steps where the schedule changes, as data for JSON."""
-    from keras_resnet.training.optimizers.schedules import learning_rates, total_steps
+    from keras_resnet.training.optimizers.rates import learning_rates, total_steps
 
     per_epoch = math.ceil(images / recipe.batch_size)
     total = total_steps(recipe, per_epoch)

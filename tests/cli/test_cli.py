@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import keras_resnet
+from keras_resnet.jobs import doctor
 from keras_resnet.support.extras import OPTIONAL
 
 from ..conftest import Command, Run
@@ -125,6 +126,26 @@ def test_doctor_names_versions_devices_and_what_is_missing(
     assert [
         line for line in lines if "onnxruntime" in line and "for running and verifying ONNX" in line
     ]
+    assert [line.split()[0] for line in lines if line.startswith(("backend", "devices"))]
+    quick = command_in_process("doctor", "--quick")
+    rest = [line for line in lines if not line.startswith(("backend", "devices"))]
+    assert (quick.returncode, quick.stdout.splitlines()) == (0, rest)
+
+
+def test_doctor_finds_the_version_of_an_optional_package_under_another_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As onnxruntime-gpu brings `onnxruntime`."""
+    metadata = tmp_path / "other_name-7.5.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: other-name\nVersion: 7.5\n")
+    (metadata / "top_level.txt").write_text("my_onnx\n")
+    (tmp_path / "my_onnx.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(doctor, "OPTIONAL", {"my_onnx": ("export", "writing ONNX")})
+    monkeypatch.setattr(doctor, "REQUIREMENTS", {"my_onnx": "no-such-name>=1"})
+    monkeypatch.setattr(doctor, "pip_line", lambda module: "")
+    assert doctor.diagnose(quick=True)["optional"]["my_onnx"]["version"] == "7.5"
 
 
 def test_no_command_shows_the_commands(keras_resnet_command: Command) -> None:

@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import keras
-import numpy as np
 
-from keras_resnet.training.recipes.parts import ScheduleConfig
+from keras_resnet.training.optimizers.rates import Rates, arguments_of
 from keras_resnet.training.recipes.recipe import Recipe
-
-
-def total_steps(recipe: Recipe, steps_per_epoch: float) -> int:
-    """Return the number of optimizer steps of a recipe."""
-    return int(recipe.in_steps(steps_per_epoch).duration)
 
 
 def make_schedule(recipe: Recipe, steps_per_epoch: float) -> RecipeSchedule:
@@ -29,28 +22,7 @@ def make_schedule(recipe: Recipe, steps_per_epoch: float) -> RecipeSchedule:
     Raises:
         ValueError: the warm-up does not end before the training.
     """
-    in_steps = recipe.in_steps(steps_per_epoch)
-    # A batch below the reference has a peak below the unscaled rate: no warm-up then.
-    unscaled = min(1.0, recipe.optimizer.learning_rate / max(recipe.learning_rate, 1e-30))
-    start = recipe.schedule.warmup_from
-    start = unscaled if start == "unscaled" else start
-    schedule = in_steps.as_dict()["schedule"]
-    return RecipeSchedule(schedule, recipe.learning_rate, start, int(in_steps.duration))
-
-
-def learning_rates(recipe: Recipe, steps_per_epoch: float, steps: Iterable[int]) -> list[float]:
-    """The learning rates of `make_schedule`, in double precision, without a backend.
-
-    Args:
-        recipe: as in `make_schedule`.
-        steps_per_epoch: as in `make_schedule`.
-        steps: numbers of optimizer steps, from 0.
-
-    Raises:
-        ValueError: the warm-up does not end before the training.
-    """
-    times = np.asarray(list(steps), np.float64)
-    return [float(rate) for rate in make_schedule(recipe, steps_per_epoch).rate(times, np)]
+    return RecipeSchedule(**arguments_of(recipe, steps_per_epoch))
 
 
 @keras.saving.register_keras_serializable(package="keras_resnet")
@@ -81,14 +53,7 @@ class RecipeSchedule(keras.optimizers.schedules.LearningRateSchedule):
     def __init__(
         self, schedule: Mapping[str, Any], peak: float, start: float, duration: int
     ) -> None:
-        self._schedule = ScheduleConfig(**schedule)
-        warmup = self._schedule.warmup
-        if warmup and warmup >= duration:
-            raise ValueError(
-                "Expected a warm-up that ends before the training. Received: a warm-up of "
-                f"{warmup:g} steps, a training of {duration:g}. "
-                "Shorten both with `lasting`, or set `schedule.warmup`"
-            )
+        self._rates = Rates(schedule, peak, start, duration)
         self._config: dict[str, Any] = {
             "schedule": dict(schedule),
             "peak": float(peak),
@@ -98,55 +63,11 @@ class RecipeSchedule(keras.optimizers.schedules.LearningRateSchedule):
 
     def __call__(self, step: Any) -> Any:
         """The learning rate, a float32 scalar, of the optimizer step `step`."""
-        return self.rate(keras.ops.cast(step, "float32"), keras.ops)
-
-    def rate(self, step: Any, ops: Any) -> Any:
-        """The learning rates at steps of any shape, floats; `ops` is `numpy` or `keras.ops`."""
-        schedule, start = self._schedule, self._config["start"]
-        factor = _after_warmup(schedule, self._config["duration"], step, ops)
-        if schedule.warmup:
-            ramp = start + (1 - start) * (step / schedule.warmup)
-            factor = ops.where(step < schedule.warmup, ramp, factor)
-        return self._config["peak"] * factor
+        return self._rates.at(keras.ops.cast(step, "float32"), keras.ops)
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments, fit for JSON."""
         return dict(self._config)
-
-
-def _after_warmup(schedule: ScheduleConfig, duration: int, step: Any, ops: Any) -> Any:
-    """Factors of the peak."""
-    if schedule.name == "step":
-        # Half a step away from the edges, rounding cannot move them.
-        return ops.power(schedule.factor, ops.floor((step + 0.5) / schedule.every))
-    if schedule.name == "multi-step":
-        factor = ops.ones_like(step)
-        for count, milestone in enumerate(schedule.milestones, 1):
-            factor = ops.where(step + 0.5 >= milestone, schedule.factor**count, factor)
-        return factor
-    if schedule.name == "piecewise-linear":
-        return _through(schedule.points, step, ops)
-    if schedule.name in ("cosine", "polynomial"):
-        begin = 0.0 if schedule.counts_warmup else schedule.warmup
-        left = ops.clip((duration - step) / (duration - begin), 0.0, 1.0)
-        if schedule.name == "polynomial":
-            share = ops.power(left, schedule.power)
-        else:
-            # (1 + cos(pi * done)) / 2, without the loss of digits near the end.
-            share = ops.square(ops.sin(math.pi / 2 * left))
-        return schedule.end + (1 - schedule.end) * share
-    return ops.ones_like(step)
-
-
-def _through(points: tuple[tuple[float, float], ...], step: Any, ops: Any) -> Any:
-    factor = points[0][1] * ops.ones_like(step)
-    for (time, value), (next_time, next_value) in itertools.pairwise(points):
-        # Both shares from whole steps: one minus the other would lose digits near the end.
-        length = next_time - time
-        gone = ops.clip((step - time) / length, 0.0, 1.0)
-        left = ops.clip((next_time - step) / length, 0.0, 1.0)
-        factor = ops.where(step >= time, value * left + next_value * gone, factor)
-    return factor
 
 
 class Plateau:

@@ -9,13 +9,8 @@ import keras
 import numpy as np
 import pytest
 
-from keras_resnet.training.optimizers.schedules import (
-    Plateau,
-    RecipeSchedule,
-    learning_rates,
-    make_schedule,
-    total_steps,
-)
+from keras_resnet.training.optimizers.rates import learning_rates, total_steps
+from keras_resnet.training.optimizers.schedules import Plateau, RecipeSchedule, make_schedule
 from keras_resnet.training.recipes.parts import OptimizerConfig, ScheduleConfig
 from keras_resnet.training.recipes.recipe import Recipe
 
