@@ -22,6 +22,6 @@ keras.utils.set_random_seed(0)
 model = keras_resnet.cifar_resnet(8, classes=len(data[0].class_names), input_shape=(32, 32, 3))
 # Any field of any recipe of `keras-resnet recipes`; unknown ones are refused.
 recipe = override(find_recipe("quick-digits"), {"optimizer.learning_rate": 0.1})
-# Run it again after an interruption, even by `kill -9`, and it goes on from its last checkpoint.
+# Run it again after an interruption, even by `kill -9`, and it resumes from its last saved state.
 result = train(model, data, recipe, "runs/digits", epochs=3, checkpoint_every=20)
 print(f"best: {result.best:.2%} after epoch {result.best_epoch}, in runs/digits/best.keras")

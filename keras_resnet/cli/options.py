@@ -101,8 +101,8 @@ BatchSize = Annotated[
 RunFolder = Annotated[
     Path, typer.Option("--output", help="Folder of the run; the same again: go on.")
 ]
-CheckpointEvery = Annotated[int | None, typer.Option(min=1, help="Batches between checkpoints.")]
-Keep = Annotated[int, typer.Option(min=1, help="Checkpoints that stay.")]
+CheckpointEvery = Annotated[int | None, typer.Option(min=1, help="Batches between saved states.")]
+Keep = Annotated[int, typer.Option(min=1, help="Saved states to keep.")]
 Strategy = Annotated[str, typer.Option(help="auto, cpu, gpu, mirrored, multi-worker or tpu.")]
 Dtype = Annotated[str, typer.Option(help="float32, bfloat16 or float16.")]
 Deterministic = Annotated[

@@ -20,12 +20,12 @@ _MOST_VALUES = 8192
 def cluster(
     model: keras.Model, clusters: int = 16, *, skip: Sequence[str] = (), seed: int = 0
 ) -> keras.Model:
-    """Makes a network whose layers have at most so many different weights (Han et al. 2016).
+    """Make a network whose layers have at most so many different weights (Han et al. 2016).
 
     The values are found by k-means from values at equal distances on (arXiv:1510.00149, section 3).
     Training changes the values, each by the mean of what its weights would change by, not which
     weights have which; the zeros of a pruned network stay, and count as one value. Channels whose
-    batch normalisation has a negative scale change their sign, and that of their weights, first,
+    batch normalization has a negative scale change their sign, and that of their weights, first,
     and scales stay positive from then on: folded into the kernel, they would double the number of
     values.
 
@@ -36,7 +36,7 @@ def cluster(
         seed: of k-means.
 
     Raises:
-        ValueError: an impossible number, `skip` names no layer with a kernel, or a layer is
+        ValueError: If an impossible number, `skip` names no layer with a kernel, or a layer is
             clustered already.
     """
     check_flat(model)
@@ -70,7 +70,7 @@ def cluster(
 
 
 def _norms_behind(model: keras.Model, names: Sequence[str]) -> dict[str, str]:
-    """Layer -> the batch normalisation with a scale that takes in what it puts out."""
+    """Layer -> the batch normalization with a scale that takes in what it puts out."""
     norms = {
         layer.name
         for layer in model.layers
@@ -87,7 +87,7 @@ def with_positive_scales(
     """Change the signs of channels so that no scale behind the layers `names` is negative.
 
     Returns:
-        A copy, which computes the same, and the names of the batch normalisations behind them.
+        A copy, which computes the same, and the names of the batch normalizations behind them.
     """
     result, norms = with_options(model, {}), _norms_behind(model, names)
     _make_positive(result, norms)
@@ -106,7 +106,7 @@ def _make_positive(model: keras.Model, norms: Mapping[str, str]) -> None:
 
 
 def _assign(layer: Any, seed: int) -> None:
-    """Finds the values of a layer and which weight has which."""
+    """Find the values of a layer and which weight has which."""
     from sklearn.cluster import KMeans
 
     kernel = np.asarray(keras.ops.convert_to_numpy(layer.kernel), np.float32)
@@ -116,7 +116,7 @@ def _assign(layer: Any, seed: int) -> None:
     values, counts = np.unique(kept, return_counts=True)
     if len(values) > layer.clusters:
         first = np.linspace(values[0], values[-1], layer.clusters)
-        values, counts = _neighbours_together(values.astype(np.float64), counts)
+        values, counts = _neighbors_together(values.astype(np.float64), counts)
         found = KMeans(layer.clusters, init=first[:, None], n_init=1, random_state=seed).fit(
             values[:, None], sample_weight=counts
         )
@@ -130,8 +130,8 @@ def _assign(layer: Any, seed: int) -> None:
     layer.assignments.assign(nearest.astype(np.uint8))
 
 
-def _neighbours_together(values: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Means of neighbours in the place of many values in rising order, and how often they occur."""
+def _neighbors_together(values: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Means of neighbors in the place of many values in rising order, and how often they occur."""
     if len(values) <= _MOST_VALUES:
         return values, counts
     starts = np.linspace(0, len(values), _MOST_VALUES, endpoint=False).astype(int)

@@ -19,7 +19,7 @@ _RELUS = (keras.layers.Activation, keras.layers.ReLU)
 
 
 def activation_name(layer: Any) -> str | None:
-    """The name of a layer's activation; None if it can have none."""
+    """Return the name of a layer's activation; None if it can have none."""
     if isinstance(layer, keras.layers.ReLU):
         other = layer.negative_slope or layer.threshold or layer.max_value is not None
         return "another ReLU" if other else "relu"
@@ -30,9 +30,9 @@ def activation_name(layer: Any) -> str | None:
 
 
 def fused_groups(model: keras.Model) -> dict[str, tuple[str, ...]]:
-    """The layers that compute something, in groups of which only the last has an output in memory.
+    """Return the layers that compute something, in groups of which only the last has an output in memory.
 
-    A convolution, its batch normalisation and its ReLU are such a group, and a sum and its ReLU.
+    A convolution, its batch normalization and its ReLU are such a group, and a sum and its ReLU.
 
     Args:
         model: a flat functional model.

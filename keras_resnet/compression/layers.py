@@ -33,7 +33,7 @@ _register = keras.saving.register_keras_serializable(package="keras_resnet")
 class ActivationRange(keras.layers.Layer):
     """Rounds activations to the 256 values that int8 has between two ends, which it observes.
 
-    In training, the ends move towards the smallest and largest activation of every batch, and are
+    In training, the ends move toward the smallest and largest activation of every batch, and are
     those of the first batch if they were both 0; 0 is always between them, and one of the 256
     values. Gradients pass within the ends (Jacob et al.
     2018, arXiv:1712.05877, section 3.1). The shape stays as it is.
@@ -216,7 +216,7 @@ class _Compressed(keras.layers.Layer):
         return kernel
 
     def _values(self, places: Any) -> Any:
-        """The centroids, which learn from the means of what their weights would learn.
+        """Return the centroids, which learn from the means of what their weights would learn.
 
         The gradient of a shared value is the sum over its weights, thousands of them: steps that no
         learning rate for weights is made for. With the mean, a step is that of the weights
@@ -228,12 +228,12 @@ class _Compressed(keras.layers.Layer):
         return fixed + (self.centroids - fixed) / ops.maximum(ops.cast(counts, fixed.dtype), 1)
 
     def unrounded_kernel(self) -> np.ndarray:
-        """The layer's own kernel, clustered and pruned, but not rounded; float32."""
+        """Return the layer's own kernel, clustered and pruned, but not rounded; float32."""
         kernel = ops.convert_to_tensor(self.kernel, "float32")
         return np.asarray(ops.convert_to_numpy(self._shared_and_pruned(kernel)))
 
     def final_kernel(self) -> np.ndarray:
-        """The kernel that the layer computes with, float32."""
+        """Return the kernel that the layer computes with, float32."""
         kernel = ops.convert_to_tensor(self.kernel, "float32")
         return np.asarray(ops.convert_to_numpy(self._compressed(kernel)))
 
@@ -289,12 +289,12 @@ KINDS: dict[type, type] = {
 
 
 def compressed_layers(model: keras.Model) -> Sequence[Any]:
-    """The layers of a model whose kernels are compressed, in the order of the network."""
+    """Return the layers of a model whose kernels are compressed, in the order of the network."""
     return [layer for layer in model.layers if isinstance(layer, _Compressed)]
 
 
 def ranges(model: keras.Model) -> dict[str, ActivationRange]:
-    """The observed ranges of a model by the names of the layers whose activations they are of."""
+    """Return the observed ranges of a model by the names of the layers whose activations they are of."""
     found: dict[str, ActivationRange] = {}
     for layer in model.layers:
         if isinstance(layer, ActivationRange):

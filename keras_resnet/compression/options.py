@@ -27,7 +27,7 @@ _PHASES = ("frozen_bn", "settle")
 
 _SPARSITY = 0.8
 
-#: Which weights are pruned together: each by itself; 2 of every 4 input channels; or 4 neighbouring
+#: Which weights are pruned together: each by itself; 2 of every 4 input channels; or 4 neighboring
 #: output channels at a time.
 Pattern = Literal["unstructured", "2:4", "block"]
 
@@ -44,9 +44,9 @@ class CompressionOptions:
         pattern: which weights are pruned together, see `prune`.
         clusters: different weights of a layer, see `cluster`.
         epochs: of training, for each method.
-        frozen_bn: of training after `"qat"`, with batch normalisation fixed and ranges that still
+        frozen_bn: of training after `"qat"`, with batch normalization fixed and ranges that still
             follow; 0: none.
-        settle: of training after that, with ranges and batch normalisation fixed; 0: none.
+        settle: of training after that, with ranges and batch normalization fixed; 0: none.
         rate: what the recipe's learning rate is multiplied by.
         skip: names of layers that are left alone; with `"qat"`, they stay in float. The first
             convolution is never pruned.
@@ -55,7 +55,7 @@ class CompressionOptions:
             networks, `"prune"` of single weights, or `"cluster"`, in float32.
 
     Raises:
-        ValueError: a field has another value than these.
+        ValueError: If a field has an invalid value.
     """
 
     methods: tuple[Method, ...] = ("qat",)

@@ -24,7 +24,7 @@ def prune(
     pattern: Pattern = "unstructured",
     skip: Sequence[str] | None = None,
 ) -> keras.Model:
-    """Makes a network with the share `sparsity` of every kernel at zero, the smallest weights.
+    """Make a network with the share `sparsity` of every kernel at zero, the smallest weights.
 
     Training leaves the zeros where they are. To prune while training, start with a `sparsity` of 0
     and pass `GradualPruning` to `train`. In the end, `export` or `strip` the network.
@@ -40,7 +40,7 @@ def prune(
             that a pattern does not fit, as their channels are no multiple of 4, stay dense, too.
 
     Raises:
-        ValueError: an impossible sparsity or pattern, or `skip` names no layer with a kernel.
+        ValueError: If an impossible sparsity or pattern, or `skip` names no layer with a kernel.
     """
     check_flat(model)
     _check(sparsity, pattern)
@@ -65,7 +65,7 @@ def prune(
 
 
 def prunable(model: keras.Model, pattern: Pattern, skip: Sequence[str]) -> list[str]:
-    """The layers that `prune` prunes: those with a kernel that the pattern fits."""
+    """Return the layers that `prune` prunes: those with a kernel that the pattern fits."""
     return [x.name for x in kernels(model) if x.name not in skip and _fits(x, pattern)]
 
 
@@ -84,8 +84,8 @@ class GradualPruning(keras.callbacks.Callback):
         layers: names of the layers that are pruned; None: all that have masks.
 
     Raises:
-        ValueError: impossible numbers; or, in training, a network that has no masks, also of one of
-            `layers`, or those of the pattern `"2:4"`, whose share is always the same.
+        ValueError: If impossible numbers; or, in training, a network that has no masks, also of one
+            of `layers`, or those of the pattern `"2:4"`, whose share is always the same.
     """
 
     def __init__(
@@ -109,7 +109,7 @@ class GradualPruning(keras.callbacks.Callback):
         self._pruned_at: int | None = None
 
     def at(self, step: int) -> float:
-        """The share of zeros after an optimizer step."""
+        """Return the share of zeros after an optimizer step."""
         done = min(1.0, max(0.0, (step - self.begin) / (self.end - self.begin)))
         return self.sparsity * (1 - (1 - done) ** 3)
 
@@ -144,7 +144,7 @@ class GradualPruning(keras.callbacks.Callback):
 
 
 def sparsity_of(model: keras.Model) -> dict[str, float]:
-    """The share of zeros in the kernel of every layer that has one, in the order of the network."""
+    """Return the share of zeros in the kernel of every layer that has one, in the order of the network."""
     final = {layer.name: layer.final_kernel() for layer in compressed_layers(model)}
     values = {layer.name: final.get(layer.name, layer.kernel) for layer in kernels(model)}
     return {
@@ -165,7 +165,7 @@ def _fits(layer: Any, pattern: Pattern) -> bool:
 
 
 def _set_masks(model: keras.Model, sparsity: float, names: Sequence[str] | None) -> None:
-    """Prunes layers with masks: those that are named, or all."""
+    """Prune layers with masks: those that are named, or all."""
     for layer in compressed_layers(model):
         if layer.pruned and (names is None or layer.name in names):
             mask = _mask(layer.unrounded_kernel(), sparsity, layer.pruned)

@@ -29,9 +29,9 @@ _BATCH_SIZE = 8
 def quantize_aware(
     model: keras.Model, images: np.ndarray, *, skip: Sequence[str] = (), momentum: float = 0.99
 ) -> keras.Model:
-    """Makes a network that learns to be right in int8 (Jacob et al. 2018, arXiv:1712.05877).
+    """Make a network that learns to be right in int8 (Jacob et al. 2018, arXiv:1712.05877).
 
-    Kernels are rounded per output channel, which is the same before and after batch normalisation
+    Kernels are rounded per output channel, which is the same before and after batch normalization
     is folded into them; activations are rounded where TFLite and ONNX Runtime round them (but for
     what average pooling puts out, which both round, by half a step at most, and this does not),
     between ends that are those on `images` at first and follow the training images. Train it as any
@@ -50,8 +50,8 @@ def quantize_aware(
         The network: same layers by the same names, and ranges between them.
 
     Raises:
-        ValueError: a layer has no int8 form, `skip` names none, or the images do not fit, such as
-            those whose pixels were divided by 255.
+        ValueError: If a layer has no int8 form, `skip` names none, or the images do not fit, such
+            as those whose pixels were divided by 255.
     """
     check_flat(model)
     _check_layers(model, skip)
@@ -71,13 +71,13 @@ def quantize_aware(
 
 
 def freeze_ranges(model: keras.Model, *, bn: bool = True) -> keras.Model:
-    """Ends the observation of ranges and, unless told otherwise, batch normalisation; in place.
+    """End the observation of ranges and, unless told otherwise, batch normalization; in place.
 
     Compile the network again before you train it on. The last part of training is at the very
     numbers that the artifacts have (Krishnamoorthi 2018, arXiv:1806.08342, section 3.2.1).
 
     Raises:
-        ValueError: the model has no ranges.
+        ValueError: If the model has no ranges.
     """
     found = ranges(model)
     if not found:
@@ -88,7 +88,7 @@ def freeze_ranges(model: keras.Model, *, bn: bool = True) -> keras.Model:
 
 
 def freeze_bn(model: keras.Model) -> keras.Model:
-    """Ends the training of batch normalisation, while ranges are still observed; in place.
+    """End the training of batch normalization, while ranges are still observed; in place.
 
     Compile the network again before you train it on. Between the two, ranges settle for the very
     statistics that are folded into kernels.
@@ -100,7 +100,7 @@ def freeze_bn(model: keras.Model) -> keras.Model:
 
 
 def _to_be_traced(model: keras.Model) -> keras.Model:
-    """Lets no step go on as it was traced before: Keras would not notice what has changed."""
+    """Let no step go on as it was traced before: Keras would not notice what has changed."""
     model.train_function = None
     return model
 
@@ -125,13 +125,13 @@ def _check_layers(model: keras.Model, skip: Sequence[str]) -> None:
         what += [f"{x.name} ({activation_name(x)})" for x in wrong]
         raise ValueError(
             "Expected a network of layers with an int8 form: convolutions, dense layers, batch "
-            "normalisation, pooling, sums and products, ReLU, sigmoid and softmax. Received: "
+            "normalization, pooling, sums and products, ReLU, sigmoid and softmax. Received: "
             f"{', '.join(dict.fromkeys(what))}. Name these in `skip` to leave them in float"
         )
 
 
 def _squashes(layer: keras.layers.Layer, model: keras.Model) -> bool:
-    """Whether the range is observed before the layer's activation.
+    """Return whether the range is observed before the layer's activation.
 
     What a sigmoid or softmax puts out is known, and what the network does counts as it is.
     """
@@ -140,7 +140,7 @@ def _squashes(layer: keras.layers.Layer, model: keras.Model) -> bool:
 
 
 def _places(model: keras.Model, skip: Sequence[str]) -> list[str]:
-    """The layers whose outputs are tensors of an int8 artifact."""
+    """Return the layers whose outputs are tensors of an int8 artifact."""
     names = []
     for name, group in fused_groups(model).items():
         layer = model.get_layer(name)
@@ -155,7 +155,7 @@ def _places(model: keras.Model, skip: Sequence[str]) -> list[str]:
 
 
 def _start(result: keras.Model, images: np.ndarray) -> None:
-    """Sets the ranges to those of the activations before any is rounded."""
+    """Set the ranges to those of the activations before any is rounded."""
     shape = (None, *result.input_shape[1:])
     known = zip(shape, images.shape, strict=False)
     if images.ndim != 4 or not len(images) or any(a not in (None, b) for a, b in known):

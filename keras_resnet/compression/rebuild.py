@@ -37,7 +37,7 @@ def check_flat(model: keras.Model) -> None:
     """Refuses what is no functional model, has a model inside, or weights in half precision.
 
     Raises:
-        ValueError: it is so.
+        ValueError: If it is so.
     """
     nested = [x.name for x in getattr(model, "layers", ()) if isinstance(x, keras.Model)]
     if not isinstance(model, keras.Model) or not hasattr(model, "operations") or nested:
@@ -62,13 +62,13 @@ def check_flat(model: keras.Model) -> None:
 
 
 def check_skip(skip: Iterable[str], known: Iterable[str], what: str) -> None:
-    """Raises ValueError if `skip` names others than `known`, which are `what`."""
+    """Raise ValueError if `skip` names others than `known`, which are `what`."""
     if unknown := sorted({*skip}.difference(known)):
         raise ValueError(f"Expected `skip` to name {what}. Received: {', '.join(unknown)}")
 
 
 def kernels(model: keras.Model) -> list[keras.layers.Layer]:
-    """The layers of a flat model that have a kernel that can be compressed."""
+    """Return the layers of a flat model that have a kernel that can be compressed."""
     return [layer for layer in model.layers if type(layer) in (*KINDS, *KINDS.values())]
 
 
@@ -77,7 +77,7 @@ def with_options(
     options: Mapping[str, Mapping[str, Any]],
     observed: Mapping[str, Any] | None = None,
 ) -> keras.Model:
-    """A copy of a flat model with some layers compressed, weights and what is known included.
+    """Return a copy of a flat model with some layers compressed, weights and what is known included.
 
     Args:
         model: a plain model, or one with compressed layers already, whose options stay.
@@ -104,7 +104,7 @@ def with_options(
 
 
 def strip(model: keras.Model) -> keras.Model:
-    """Makes the plain Keras model that a compressed one stands for.
+    """Make the plain Keras model that a compressed one stands for.
 
     Kernels are pruned, clustered and rounded for good. Ranges of activations go into what the model
     knows about itself, and from there into its int8 artifacts, for as long as its weights stay.
@@ -114,7 +114,7 @@ def strip(model: keras.Model) -> keras.Model:
             copy is made.
 
     Raises:
-        ValueError: the model is not a flat functional one.
+        ValueError: If the model is not a flat functional one.
     """
     check_flat(model)
     back: dict[Any, Any] = {new: old for old, new in KINDS.items()}
@@ -195,7 +195,7 @@ _NEW = ("mask", "centroids", "assignments", "range/low", "range/high")
 
 
 def _own_path(weight: Any, layer: keras.layers.Layer) -> str:
-    """The path of a weight below its layer, which may have been made within scopes."""
+    """Return the path of a weight below its layer, which may have been made within scopes."""
     parts = weight.path.split("/")
     places = [index for index, part in enumerate(parts) if part == layer.name]
     return "/".join(parts[places[-1] + 1 :] if places else parts[-1:])

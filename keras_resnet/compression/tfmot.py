@@ -44,7 +44,7 @@ def load_tfmot() -> Any:
     nothing has used it yet, and in every process that this one starts.
 
     Raises:
-        ImportError: it is not installed, or tf_keras is not.
+        ImportError: If it is not installed, or tf_keras is not.
     """
     import tensorflow as tf
 
@@ -65,7 +65,7 @@ class TfmotNetwork:
 
     Attributes:
         twin: the wrapped `tf_keras` model; it puts out logits.
-        positive: names of the batch normalisations whose scales have to stay at least 0.
+        positive: names of the batch normalizations whose scales have to stay at least 0.
         callback: for the training loop: `on_train_begin` before the first step, `on_epoch_end`
             after the last; None: there is none.
     """
@@ -137,8 +137,8 @@ def pruning_network(
         skip: names of layers that stay dense.
 
     Raises:
-        ValueError: the twin cannot be made.
-        ImportError: a package is missing.
+        ValueError: If the twin cannot be made.
+        ImportError: If a package is missing.
     """
     _refuse_compressed(model)
     api = load_tfmot().sparsity.keras
@@ -169,7 +169,7 @@ def clustering_network(
 ) -> TfmotNetwork:
     """Prepare clustering, from values at equal distances on, with the mean of weights' gradients.
 
-    As in `cluster`, scales of batch normalisation behind clustered layers are made positive first.
+    As in `cluster`, scales of batch normalization behind clustered layers are made positive first.
     Arguments and errors are those of `pruning_network`; `clusters` is from 2 to 256.
     """
     _refuse_compressed(model)
@@ -218,9 +218,9 @@ def quantizing_network(
         images: as of `quantize_aware`.
 
     Raises:
-        ValueError: tensorflow-model-optimization has no int8 form of a layer, such as batch
-            normalisation that does not follow a convolution, as in v2.
-        ImportError: a package is missing.
+        ValueError: If tensorflow-model-optimization has no int8 form of a layer, such as batch
+            normalization that does not follow a convolution, as in v2.
+        ImportError: If a package is missing.
     """
     _refuse_compressed(model)
     aware = quantize_aware(model, images)
@@ -228,7 +228,7 @@ def quantizing_network(
     norms = [x for x in map(model.get_layer, alone) if "Normalization" in type(x).__name__]
     if norms := [x.name for x in norms if isinstance(x, keras.layers.BatchNormalization)]:
         raise ValueError(
-            "Expected a network whose batch normalisations all follow convolutions, as in v1, for "
+            "Expected a network whose batch normalizations all follow convolutions, as in v1, for "
             "quantization-aware training by tensorflow-model-optimization. Received: "
             f"{model.name!r}, in which {norms[0]} does not. {REMEDY}"
         )
@@ -271,7 +271,7 @@ def _refuse_compressed(model: keras.Model) -> None:
 
 
 def _with_wrapped_kernels(twin: Any, wrapped: Callable[[Any], Any], skip: Sequence[str]) -> Any:
-    """The twin with all convolutions and dense layers wrapped, but for those in `skip`."""
+    """Return the twin with all convolutions and dense layers wrapped, but for those in `skip`."""
     tf_keras = require("tf_keras")
     kinds = (tf_keras.layers.Conv2D, tf_keras.layers.Dense)
 
@@ -308,7 +308,7 @@ def place_of(weight: Any) -> str:
 
 
 def _assign(model: keras.Model, values: Mapping[str, Any]) -> None:
-    """Sets the weights of the layers that a plain network has, too."""
+    """Set the weights of the layers that a plain network has, too."""
     for layer in model.layers:
         for weight in layer.weights:
             value = values.get(f"{layer.name}/{weight.name}")

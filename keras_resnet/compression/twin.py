@@ -45,7 +45,7 @@ _OPTIONS: Mapping[str, tuple[str, ...]] = {
     "ZeroPadding2D": ("padding", "data_format"),
 }
 
-#: Settings that a twin needs no equal of. The momentum is that of a renormalisation, which is
+#: Settings that a twin needs no equal of. The momentum is that of a renormalization, which is
 #: refused.
 _DROPPED = {"name", "trainable", "dtype", "renorm_momentum"}
 
@@ -61,11 +61,11 @@ class _UnequalError(Exception):
 
 
 def to_tf_keras(model: keras.Model) -> Any:
-    """Makes the tf_keras model with the graph, names, weights and trainable flags of `model`.
+    """Make the tf_keras model with the graph, names, weights and trainable flags of `model`.
 
     Its outputs are those of `model` within 1e-5 at inference. It computes in float32 whatever the
     dtype policy of `model`, and its variables are its own. Initializers do not come along. When
-    trained, its BatchNormalization moves the variance towards the unbiased estimate, not the biased
+    trained, its BatchNormalization moves the variance toward the unbiased estimate, not the biased
     one, as tf_keras always does on images.
 
     Args:
@@ -75,8 +75,9 @@ def to_tf_keras(model: keras.Model) -> Any:
         A `tf_keras.Model`; inputs and outputs have the structure that they have in `model`.
 
     Raises:
-        ValueError: the model is not functional, or has layers that tf_keras has not in equal form.
-        ImportError: tf_keras is not installed.
+        ValueError: If the model is not functional, or has layers that tf_keras has not in equal
+            form.
+        ImportError: If tf_keras is not installed.
     """
     tf_keras = require("tf_keras")
     config = _functional_config(model)
@@ -93,7 +94,7 @@ def to_tf_keras(model: keras.Model) -> Any:
 
 
 def copy_to_twin(model: keras.Model, twin: Any) -> None:
-    """Copies all weights of a Keras 3 model into its twin.
+    """Copy all weights of a Keras 3 model into its twin.
 
     Layers are matched by name, the variables of a layer by their order. If the two do not match,
     nothing is copied.
@@ -103,13 +104,13 @@ def copy_to_twin(model: keras.Model, twin: Any) -> None:
         twin: the tf_keras model that `to_tf_keras` made of it, or of one with the same layers.
 
     Raises:
-        ValueError: a layer with weights is missing in one of them, or its shapes differ.
+        ValueError: If a layer with weights is missing in one of them, or its shapes differ.
     """
     _copy(_pairs(model, twin))
 
 
 def copy_from_twin(twin: Any, model: keras.Model) -> None:
-    """Copies all weights of a twin into the Keras 3 model; the reverse of `copy_to_twin`.
+    """Copy all weights of a twin into the Keras 3 model; the reverse of `copy_to_twin`.
 
     Args:
         twin: what `to_tf_keras` made; or that model after tensorflow-model-optimization wrapped its
@@ -117,7 +118,7 @@ def copy_from_twin(twin: Any, model: keras.Model) -> None:
         model: a Keras 3 model, under any backend.
 
     Raises:
-        ValueError: a layer with weights is missing in one of them, or its shapes differ.
+        ValueError: If a layer with weights is missing in one of them, or its shapes differ.
     """
     _copy([(theirs, ours) for ours, theirs in _pairs(model, twin)])
 
@@ -175,10 +176,10 @@ def _functional_config(model: keras.Model) -> dict[str, Any]:
 
 
 def _twin_layers(model: keras.Model, entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The serialized layers of Keras 3 as tf_keras writes them.
+    """Return the serialized layers of Keras 3 as tf_keras writes them.
 
     Raises:
-        ValueError: some of them have no equal in tf_keras; the message names them.
+        ValueError: If some of them have no equal in tf_keras; the message names them.
     """
     layers: list[dict[str, Any]] = []
     refused = []
@@ -206,7 +207,7 @@ def _twin_layers(model: keras.Model, entries: list[dict[str, Any]]) -> list[dict
 
 
 def _class_and_config(entry: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """The class of the twin's layer of a serialized one, and its config."""
+    """Return the class of the twin's layer of a serialized one, and its config."""
     name, module, config = entry["class_name"], str(entry["module"]), entry["config"]
     # A class of the same name from elsewhere may do anything.
     if module == "keras.layers" and name == "InputLayer":
@@ -228,7 +229,7 @@ def _class_and_config(entry: dict[str, Any]) -> tuple[str, dict[str, Any]]:
 
 
 def _node(class_name: str, node: dict[str, Any]) -> Any:
-    """A serialized call as tf_keras writes it; refuses calls with more than tensors."""
+    """Return a serialized call as tf_keras writes it; refuses calls with more than tensors."""
     # Keras 3 notes `training=False` where nothing was said, and a model called with another value
     # overrides it. Padding with no value is padding with zeros.
     given = {
@@ -249,10 +250,10 @@ def _node(class_name: str, node: dict[str, Any]) -> Any:
 
 
 def _same_config(class_name: str, config: dict[str, Any]) -> dict[str, Any]:
-    """The config of the layer of the same name in tf_keras.
+    """Return the config of the layer of the same name in tf_keras.
 
     Raises:
-        _UnequalError: some other option than those of `_OPTIONS` is in use.
+        _UnequalError: If some other option than those of `_OPTIONS` is in use.
     """
     options = {option: config[option] for option in _OPTIONS[class_name]}
     others = [
@@ -276,7 +277,7 @@ def _same_config(class_name: str, config: dict[str, Any]) -> dict[str, Any]:
 
 @functools.cache
 def _pad_class() -> str:
-    """The registered name of a tf_keras layer that pads; made when needed: tf_keras is optional."""
+    """Return the registered name of a tf_keras layer that pads; made when needed: tf_keras is optional."""
     import tensorflow as tf
 
     tf_keras = require("tf_keras")

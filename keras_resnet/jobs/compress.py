@@ -79,7 +79,7 @@ def compress(
     say: Say = terminal.print_lines,
     **keywords: Any,
 ) -> CompressionReport:
-    """Compresses a trained network while it trains on, and compares artifacts before and after.
+    """Compress a trained network while it trains on, and compares artifacts before and after.
 
     Every phase is a run of `train` in a folder of its own, `1-prune` and so on, so that the same
     call goes on after an interruption. `before` and `after` have artifacts with their reports: what
@@ -109,12 +109,12 @@ def compress(
             `callbacks`.
 
     Raises:
-        ValueError: network, data and options do not go together, or are beyond
+        ValueError: If network, data and options do not go together, or are beyond
             tensorflow-model-optimization; or another process is at work in `out_dir`.
-        ImportError: the engine's packages are not installed.
-        ExportError: the network has no int8 artifact, which is found before anything trains.
-        CompressionError: an artifact disagrees with the trained network; all files are there.
-        ResumeError: `out_dir` holds another compression.
+        ImportError: If the engine's packages are not installed.
+        ExportError: If the network has no int8 artifact, which is found before anything trains.
+        CompressionError: If an artifact disagrees with the trained network; all files are there.
+        ResumeError: If `out_dir` holds another compression.
     """
     options, out_dir = options or CompressionOptions(), Path(out_dir)
     recipe = find_recipe(recipe) if isinstance(recipe, str) else recipe
@@ -185,7 +185,7 @@ def _exported(
     classes: np.ndarray | None,
     timing: Timing | None,
 ) -> list[CompressionRow]:
-    """The rows of artifacts in `folder/name`; `classes` are what they have to agree with."""
+    """Return the rows of artifacts in `folder/name`; `classes` are what they have to agree with."""
     calibration, held_out = images
     quantized = "qat" in options.methods
     targets = ["tflite-int8"]
@@ -234,7 +234,7 @@ def _settings(
 
 
 def _claim(folder: RunFolder, settings: dict[str, Any], data: DataConfig) -> None:
-    """Makes sure that the folder holds this compression, or nothing."""
+    """Make sure that the folder holds this compression, or nothing."""
     earlier = {"data": data.source, "validation_fraction": data.validation_fraction}
     # From before the contents of images were noted.
     if earlier.keys() <= (folder.read_config() or {}).keys():
@@ -324,7 +324,7 @@ def _trained(
     say: Say,
     **keywords: Any,
 ) -> keras.Model:
-    """The network of the last phase, each trained in a folder of its own."""
+    """Return the network of the last phase, each trained in a folder of its own."""
     for count, phase in enumerate(phases, 1):
         if phase.epochs:
             say(f"Phase {count}: {phase.name}")
@@ -336,7 +336,7 @@ def _trained(
 def _train(
     phase: _Phase, data: Any, recipe: Recipe, folder: Path, sparsity: float, **keywords: Any
 ) -> None:
-    """Trains, or goes on with what is in the folder; `sparsity` is that of pruned layers."""
+    """Train, or goes on with what is in the folder; `sparsity` is that of pruned layers."""
     rate = recipe.optimizer.learning_rate * phase.rate
     callbacks = []
     if phase.pruned:
@@ -355,7 +355,7 @@ def _train(
 
 
 def _as_before(model: keras.Model, clustered: Sequence[str] | None, seed: int) -> keras.Model:
-    """Takes up zeros and shared values of a network that was compressed before and stripped.
+    """Take up zeros and shared values of a network that was compressed before and stripped.
 
     Values only of the layers `clustered`, if the others get new ones; None: of all.
     """

@@ -54,7 +54,7 @@ class Stage(NamedTuple):
     Attributes:
         name: of the folder, after a number.
         resolved: the recipe for it.
-        fixed_bn: whether batch normalisation is fixed.
+        fixed_bn: whether batch normalization is fixed.
         fixed_ranges: whether ranges are, too.
     """
 
@@ -82,11 +82,11 @@ class TfmotEngine:
         settling: float,
         **keywords: Any,
     ) -> None:
-        """Takes what `compress` does; `settling` is the factor of the rate of the last stage.
+        """Take what `compress` does; `settling` is the factor of the rate of the last stage.
 
         Raises:
-            ValueError: tensorflow-model-optimization, or this engine, cannot do it.
-            ImportError: a package is missing.
+            ValueError: If tensorflow-model-optimization, or this engine, cannot do it.
+            ImportError: If a package is missing.
         """
         _check(model, options, recipe, keywords)
         self._model, self._sources, self._seed = model, sources, seed
@@ -112,7 +112,7 @@ class TfmotEngine:
         self._variables = list(self._network.twin.variables)
 
     def run(self, folder: Path, images: np.ndarray, say: Say) -> tuple[keras.Model, np.ndarray]:
-        """Trains the twin, or takes up what is finished in `folder`.
+        """Train the twin, or takes up what is finished in `folder`.
 
         Returns:
             The Keras 3 network that it is now, and the classes that the twin gives to `images`.
@@ -175,7 +175,7 @@ class TfmotEngine:
             callback.on_epoch_end(epochs)
 
     def _step(self, stage: Stage) -> Any:
-        """A function of images and labels that takes a step and returns the loss."""
+        """Return a function of images and labels that takes a step and returns the loss."""
         import tensorflow as tf
 
         twin, recipe = self._network.twin, stage.resolved.recipe
@@ -214,7 +214,7 @@ class TfmotEngine:
 
 
 def _copy(variable: Any, positive: frozenset[str]) -> keras.Variable:
-    """A Keras 3 variable by the name of one of the twin's, for rules on names."""
+    """Return a Keras 3 variable by the name of one of the twin's, for rules on names."""
     layer, _, name = place_of(variable).rpartition("/")
     with keras.name_scope(layer):
         copy = keras.Variable(variable.numpy(), name=name)

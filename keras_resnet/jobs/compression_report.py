@@ -120,7 +120,7 @@ def compression_page(report: CompressionReport) -> str:
 
 
 def _cells(row: CompressionRow) -> tuple[str, ...]:
-    """A row of the table with the columns `_COLUMNS`."""
+    """Return a row of the table with the columns `_COLUMNS`."""
     return (
         row.what,
         _shown(row.accuracy, ".2%"),
@@ -140,7 +140,7 @@ def _shown(value: float | None, form: str, unit: str = "") -> str:
 def row_of(
     name: str, artifact: ArtifactReport, folder: Path, agreement: float | None
 ) -> CompressionRow:
-    """The row of an artifact of an export.
+    """Return the row of an artifact of an export.
 
     Args:
         name: `"before"` or `"after"`, the folder of the export.

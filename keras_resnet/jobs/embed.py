@@ -83,7 +83,7 @@ def embed(
     bad: dict[str, str] | None = None,
     progress: Progress = unseen,
 ) -> Iterator[tuple[list[str], np.ndarray]]:
-    """Turns image files into vectors, batch by batch, in their order.
+    """Turn image files into vectors, batch by batch, in their order.
 
     A few batches are decoded ahead, in threads; nothing else is held.
 
@@ -96,7 +96,7 @@ def embed(
         level: `"avg"` for what the classifier sees, or, of a Keras model, a level of
             `feature_extractor`.
         protocol: how images are resized and cropped; by default what the model knows about itself.
-        pixels: how images are normalised before the model gets them, as of `Predictor`.
+        pixels: how images are normalized before the model gets them, as of `Predictor`.
         bad: gets path -> reason of images that cannot be read, which are then left out.
         progress: is told after every batch.
 
@@ -105,7 +105,7 @@ def embed(
         without readable images, both are empty.
 
     Raises:
-        ValueError: an argument is wrong; or, without `bad`, an image cannot be read (an
+        ValueError: If an argument is wrong; or, without `bad`, an image cannot be read (an
             `UnreadableImageError`).
     """
     paths = _checked(images, batch_size)
@@ -156,10 +156,10 @@ def embed_to_file(
         overwrite: whether a file that is there is replaced.
 
     Raises:
-        ValueError: an argument is wrong, or another process is writing the same file.
-        FileExistsError: the file is there.
-        ImportError: there is no pyarrow for Parquet.
-        OSError: the disk is full or cannot be written to.
+        ValueError: If an argument is wrong, or another process is writing the same file.
+        FileExistsError: If the file is there.
+        ImportError: If there is no pyarrow for Parquet.
+        OSError: If the disk is full or cannot be written to.
     """
     output, paths = Path(output), _checked(images, batch_size)
     # Names of files may be any bytes; those of both formats are text.
@@ -209,7 +209,7 @@ class _Batch(NamedTuple):
 
 
 def _checked(images: Paths, batch_size: int) -> list[str]:
-    """The paths as text; refuses a single one, none, and impossible sizes of batches."""
+    """Return the paths as text; refuses a single one, none, and impossible sizes of batches."""
     check_integer("batch_size", batch_size)
     single = isinstance(images, (str, os.PathLike))
     if single or not len(images):

@@ -38,7 +38,7 @@ class Predictor:
         class_ids: identifiers of the classes, such as WordNet's, if there are any.
         input_shape: `(batch, height, width, channels)`, `None` where any size is taken.
         traces: how often the function of a Keras model was compiled.
-        pixels: how images are normalised before the model gets them; models of this package take
+        pixels: how images are normalized before the model gets them; models of this package take
             them raw.
         notes: of an artifact of other origin, how it is run and why, in sentences.
     """
@@ -52,7 +52,7 @@ class Predictor:
         trust: bool = False,
         pixels: str | None = None,
     ) -> None:
-        """Loads an artifact, or takes a model as it is.
+        """Load an artifact, or takes a model as it is.
 
         Args:
             model: a classifier, or the path of a `.keras`, `.h5`, `.tflite` or `.onnx` file or of a
@@ -61,14 +61,14 @@ class Predictor:
                 about itself, else for its input size, of which the crop takes 87.5 %.
             class_names: one per class, in place of those that the model knows.
             trust: as of `keras_resnet.export.load_runner`.
-            pixels: how images are normalised before the model gets them, `"raw"`, `"unit"`,
+            pixels: how images are normalized before the model gets them, `"raw"`, `"unit"`,
                 `"tf"`, `"imagenet"` or `"caffe"` (see `keras_resnet.models.pixels`); by default raw
                 for a model, and for an artifact what it says, as of
                 `keras_resnet.export.load_runner`.
 
         Raises:
-            ValueError: the artifact cannot be read, is no classifier of images, does not say which
-                pixels it takes, or has another number of classes than there are names.
+            ValueError: If the artifact cannot be read, is no classifier of images, does not say
+                which pixels it takes, or has another number of classes than there are names.
         """
         self._runner: Any = _runner_of(model, trust, pixels)
         info = self._runner.info
@@ -114,7 +114,7 @@ class Predictor:
             batch_size: how many are prepared and run at once, at most.
 
         Raises:
-            ValueError: an image cannot be read, or has another range; the message says which.
+            ValueError: If an image cannot be read, or has another range; the message says which.
         """
         check_integer("batch_size", batch_size)
         warn_if_scaled(images, stacklevel=2)
@@ -137,7 +137,7 @@ class Predictor:
 
         Args:
             images: `(n, height, width, 3)`, uint8, RGB, of a size that the model takes; a model of
-                one channel gets them in grey.
+                one channel gets them in gray.
             batch_size: how many are run at once, at most.
         """
         probabilities: np.ndarray = self._runner.predict(
@@ -151,14 +151,14 @@ class Predictor:
         A stack of such is predicted as it is, without the memory that whole pictures take.
 
         Raises:
-            UnreadableImageError: it cannot be read.
+            UnreadableImageError: If it cannot be read.
         """
         return self._input.prepared(image)
 
     def classify(
         self, images: ImageSource | Sequence[ImageSource], top: int = 5
     ) -> list[list[tuple[str, str, float]]]:
-        """The most probable classes of every image: tuples of id, name and probability.
+        """Return the most probable classes of every image: tuples of id, name and probability.
 
         A class without a name is called by its index; 1,000 of them are ImageNet's, unless the
         classifier was never trained.
@@ -166,7 +166,7 @@ class Predictor:
         return self.decode(self.predict(images), top)
 
     def decode(self, probabilities: np.ndarray, top: int = 5) -> list[list[tuple[str, str, float]]]:
-        """The classes behind the columns of what `predict` returns, most probable first."""
+        """Return the classes behind the columns of what `predict` returns, most probable first."""
         names: Sequence[str] | None = self.class_names
         # Random weights know no classes, not even ImageNet's.
         if names is None and (probabilities.shape[-1] != 1000 or self._is_untrained):
@@ -230,7 +230,7 @@ class OtherBackend:
         pixels: str | None,
         change: Callable[[keras.Model], keras.Model] = lambda model: model,
     ) -> OtherBackend:
-        """The model in a file, which may be of other origin, after a change of it."""
+        """Return the model in a file, which may be of other origin, after a change of it."""
         model = change(load_model(path, compile=False))
         runner, found = cls(model), format_of_keras(model)
         runner.is_own = runner.info != ModelInfo()
@@ -239,7 +239,7 @@ class OtherBackend:
         return runner
 
     def check_classifier(self) -> None:
-        """Raises a `ValueError` if this is no classifier."""
+        """Raise a `ValueError` if this is no classifier."""
         if not self.is_classifier:
             raise ValueError(
                 f"Expected a classifier. Received: {self.model.name}, which puts out "
@@ -254,7 +254,7 @@ class OtherBackend:
         )
 
     def compute(self, images: np.ndarray, batch_size: int = 32) -> dict[str, np.ndarray]:
-        """The only output by what it is, float32, as the model gives it."""
+        """Return the only output by what it is, float32, as the model gives it."""
         low, high = float(images.min()), float(images.max())
         if not (low >= 0 and high <= 255):
             raise ValueError(

@@ -52,8 +52,8 @@ def check_method(method: Any) -> Method:
     """Return the method; before any long work, find out whether it can be used.
 
     Raises:
-        ValueError: there is no such method.
-        ImportError: it is UMAP, and the package for it is not installed.
+        ValueError: If there is no such method.
+        ImportError: If it is UMAP, and the package for it is not installed.
     """
     check_choice("project", method, get_args(Method))
     if method == "umap" and importlib.util.find_spec("umap") is None:
@@ -71,16 +71,16 @@ def project_vectors(vectors: Any, method: Method = "pca", seed: int = 0) -> Proj
     Args:
         vectors: `(n, channels)`, such as those of `embed`; at least three.
         method: `"pca"`: the two directions of the largest variance, the only map here whose
-            distances are to scale. `"tsne"` (van der Maaten and Hinton 2008): neighbours stay
-            neighbours; the perplexity is 30, or less for fewer than 91 vectors. `"umap"` (McInnes
+            distances are to scale. `"tsne"` (van der Maaten and Hinton 2008): neighbors stay
+            neighbors; the perplexity is 30, or less for fewer than 91 vectors. `"umap"` (McInnes
             et al. 2018, arXiv:1802.03426): likewise, and faster for many vectors; needs
             `umap-learn`.
         seed: of what is random in t-SNE and UMAP. The same seed gives the same map.
 
     Raises:
-        ValueError: there are fewer than three vectors, one has a value that is not finite, all are
-            equal, or there is no such method.
-        ImportError: UMAP is not installed.
+        ValueError: If there are fewer than three vectors, one has a value that is not finite, all
+            are equal, or there is no such method.
+        ImportError: If UMAP is not installed.
     """
     method = check_method(method)
     check_integer("seed", seed, 0)

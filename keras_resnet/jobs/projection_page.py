@@ -25,7 +25,7 @@ from keras_resnet.support.text import printable
 #: Longer side of thumbnails in pixels, and how many a page has at most: about 2 MB.
 THUMBNAIL, MOST_THUMBNAILS = 64, 1000
 
-#: Of Okabe and Ito (2008), told apart with every kind of colour blindness.
+#: Of Okabe and Ito (2008), told apart with every kind of color blindness.
 _FEW = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 
 #: With more classes, a legend would be larger than the map.
@@ -70,7 +70,7 @@ function draw() {
 }
 function dot(i, size, pale) {
   context.globalAlpha = pale ? 0.12 : 0.85;
-  context.fillStyle = data.colours[data.label[i]];
+  context.fillStyle = data.colors[data.label[i]];
   context.beginPath(); context.arc(...places[i], size, 0, 7); context.fill();
 }
 function show(i) {
@@ -144,7 +144,7 @@ def save_projection(
         projection: the map.
         names: what the page calls the images, one per point.
         beside: path of the file of vectors; `vectors.npz` gives `vectors.pca.png` and so on.
-        labels: the class of every image, by which points are coloured and highlighted.
+        labels: the class of every image, by which points are colored and highlighted.
         images: files of the images, one per point. At most `MOST_THUMBNAILS` of them, evenly
             spaced, become thumbnails, of `THUMBNAIL` pixels.
         overwrite: whether files that are there are replaced.
@@ -153,9 +153,9 @@ def save_projection(
         A sentence that says how many points have a thumbnail.
 
     Raises:
-        ValueError: there is not one of `names`, `labels` or `images` for every point.
-        FileExistsError: a file is there.
-        OSError: the disk is full or cannot be written to.
+        ValueError: If there is not one of `names`, `labels` or `images` for every point.
+        FileExistsError: If a file is there.
+        OSError: If the disk is full or cannot be written to.
     """
     count = len(projection.points)
     given = {"names": names, "labels": labels, "images": images}
@@ -195,10 +195,10 @@ def projection_figure(
     axes = figure.subplots()
     shapes = len(indices) <= _MOST_SHAPES
     size = 14 if shapes else 4
-    for index, (name, colour) in enumerate(zip(classes, _colours(len(classes)), strict=True)):
+    for index, (name, color) in enumerate(zip(classes, _colors(len(classes)), strict=True)):
         points = projection.points[indices == index]
         axes.scatter(
-            points[:, 0], points[:, 1], s=size, color=colour, label=printable(name),
+            points[:, 0], points[:, 1], s=size, color=color, label=printable(name),
             linewidths=0, alpha=0.85, rasterized=not shapes,
         )  # fmt: skip
     axes.set_aspect("equal", adjustable="datalim")
@@ -222,14 +222,14 @@ def _axis_labels(projection: Projection) -> tuple[str, str]:
     )
 
 
-def _colours(count: int) -> list[str]:
+def _colors(count: int) -> list[str]:
     """Return a color per class: a few that everybody can tell apart, or else hues."""
     if count <= len(_FEW):
         return list(_FEW[:count])
     if count <= 20:
         name = "tab10" if count <= 10 else "tab20"
-        return [to_hex(colour) for colour in colormaps[name](range(count))]
-    # Neighbours in the alphabet differ in brightness as well.
+        return [to_hex(color) for color in colormaps[name](range(count))]
+    # Neighbors in the alphabet differ in brightness as well.
     hues = [(index / count, (0.35, 0.5, 0.65)[index % 3]) for index in range(count)]
     return [to_hex(colorsys.hls_to_rgb(hue, light, 0.8)) for hue, light in hues]
 
@@ -281,15 +281,15 @@ def _page(
         "label": indices.tolist(),
         "names": [printable(name) for name in names],
         "classes": [printable(name) for name in classes],
-        "colours": _colours(len(classes)),
+        "colors": _colors(len(classes)),
         "thumbnails": thumbnails,
     }
     # Nothing in a name may end the script.
     text = json.dumps(data).replace("<", "\\u003c")
     buttons = (
-        f'<button value="{index}" aria-pressed="false"><span style="background:{colour}"></span>'
+        f'<button value="{index}" aria-pressed="false"><span style="background:{color}"></span>'
         f"{escaped(name)}</button>"
-        for index, (name, colour) in enumerate(zip(classes, data["colours"], strict=True))
+        for index, (name, color) in enumerate(zip(classes, data["colors"], strict=True))
     )
     legend = f'<p class="legend">{"".join(buttons)}</p>' if len(classes) > 1 else ""
     across, up = _axis_labels(projection)

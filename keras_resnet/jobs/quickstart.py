@@ -48,7 +48,7 @@ _RESULTS = [
 def quickstart(
     output: Path, epochs: int | None = None, seed: int = 0, overwrite: bool = False
 ) -> ExportReport:
-    """Trains a ResNet-20 on scikit-learn's digits, exports, verifies and reports on it.
+    """Train a ResNet-20 on scikit-learn's digits, exports, verifies and reports on it.
 
     The same seed gives the same weights on one machine's CPU: TensorFlow is switched to
     deterministic operators.
@@ -61,13 +61,13 @@ def quickstart(
             complete.
 
     Raises:
-        ValueError: `epochs` is not positive, or `output` cannot be written to, or another process
-            is at work there.
-        RuntimeError: the Keras backend is not TensorFlow.
-        FileExistsError: `output` holds results already.
-        ImportError: a package of the extra `export` is not installed.
-        OSError: the disk is full.
-        ExportError: an artifact disagrees with Keras; the run is kept in `output/failed-run`.
+        ValueError: If `epochs` is not positive, or `output` cannot be written to, or another
+            process is at work there.
+        RuntimeError: If the Keras backend is not TensorFlow.
+        FileExistsError: If `output` holds results already.
+        ImportError: If a package of the extra `export` is not installed.
+        OSError: If the disk is full.
+        ExportError: If an artifact disagrees with Keras; the run is kept in `output/failed-run`.
     """
     recipe = RECIPES["quick-digits"]
     if epochs is not None:
@@ -116,7 +116,7 @@ def quickstart(
 def _export(
     model: keras.Model, data: tuple[LabeledImages, LabeledImages], directory: Path
 ) -> tuple[ExportReport, ExportError | None]:
-    """Exports to every target; a disagreement is returned, as its report is still to be written."""
+    """Export to every target; a disagreement is returned, as its report is still to be written."""
     train_data, test_data = data
     names = [target.name for target in TARGETS]
     images: dict[str, Any] = {"images": test_data.images, "labels": test_data.labels}
@@ -147,7 +147,7 @@ def _write_reports(
     test_data: LabeledImages,
     about: dict[str, Any],
 ) -> None:
-    """Writes `report.json`, which begins with what it is `about`, and `report.html`."""
+    """Write `report.json`, which begins with what it is `about`, and `report.html`."""
     data = {
         "model": model.name,
         "data": {"name": "scikit-learn digits", "test_images": len(test_data)},
@@ -171,7 +171,7 @@ def _write_reports(
         f'<p class="verdict{" failed" if report.failures else ""}">{verdict}</p>',
         f"<p>{model.name}, {about['recipe']['duration']:g} epochs on scikit-learn's handwritten "
         f"digits, seed {about['seed']}; {data['accuracy']:.2%} of the {len(test_data)} held-out "
-        "digits are recognised.</p>",
+        "digits are recognized.</p>",
         section("Artifacts", html_table(report)),
         section("Training", picture(_training_curve(result), "Loss and accuracy by epoch")),
         section(

@@ -25,10 +25,10 @@ def check_output(output: Path, overwrite: bool) -> None:
     """Refuses a file that vectors cannot be written to.
 
     Raises:
-        ValueError: it has another suffix than those of `FORMATS`, or is a directory.
-        FileExistsError: it is there, is not to be overwritten, and there is no unfinished work that
-            it may be of.
-        ImportError: there is no pyarrow for Parquet.
+        ValueError: If it has another suffix than those of `FORMATS`, or is a directory.
+        FileExistsError: If it is there, is not to be overwritten, and there is no unfinished work
+            that it may be of.
+        ImportError: If there is no pyarrow for Parquet.
     """
     if output.suffix not in FORMATS or output.is_dir():
         raise ValueError(f"Expected a file {' or '.join(FORMATS)} as output. Received: {output}")
@@ -64,7 +64,7 @@ class UnfinishedVectors(UnfinishedWork):
     _journal = "job.json"
 
     def __init__(self, output: Path, channels: int) -> None:
-        """Looks nowhere yet.
+        """Look nowhere yet.
 
         Args:
             output: the file, with a suffix of `FORMATS`.
@@ -84,7 +84,7 @@ class UnfinishedVectors(UnfinishedWork):
             overwrite: whether any output may be replaced.
 
         Raises:
-            FileExistsError: the output is there, and was not made here by the same job.
+            FileExistsError: If the output is there, and was not made here by the same job.
         """
         finish_publishing(self.directory)
         made = read_json(self._made)
@@ -96,7 +96,7 @@ class UnfinishedVectors(UnfinishedWork):
         check_new(self._output, overwrite)
 
     def resume(self, job: Mapping[str, Any]) -> int:
-        """Takes up what is there if it is of the same job; else discards it, with a warning.
+        """Take up what is there if it is of the same job; else discards it, with a warning.
 
         Args:
             job: everything that the vectors depend on, with the images as `"files"`, as JSON gives
@@ -135,14 +135,14 @@ class UnfinishedVectors(UnfinishedWork):
         return part if whole else None
 
     def add(self, start: int, stop: int, vectors: np.ndarray, bad: Mapping[int, str]) -> None:
-        """Writes a part that follows on those before; arguments as in `Part`."""
+        """Write a part that follows on those before; arguments as in `Part`."""
         path = self.directory / f"{start:09}.npy"
         write_durably(path, lambda path: _save(path, vectors))
         write_json(path.with_suffix(".json"), {"stop": stop, "bad": list(bad.items())})
         self.parts.append(Part(start, stop, path, bad))
 
     def publish(self, names: Sequence[str], bad: Mapping[str, str]) -> Path | None:
-        """Writes the output from the parts, and the list of bad images; removes the folder.
+        """Write the output from the parts, and the list of bad images; removes the folder.
 
         Args:
             names: of all images.
@@ -211,7 +211,7 @@ def _save(path: Path, vectors: np.ndarray) -> None:
 
 
 def _pyarrow() -> tuple[Any, Any]:
-    """The modules `pyarrow` and `pyarrow.parquet`."""
+    """Return the modules `pyarrow` and `pyarrow.parquet`."""
     try:
         return importlib.import_module("pyarrow"), importlib.import_module("pyarrow.parquet")
     except ModuleNotFoundError as error:
@@ -232,8 +232,8 @@ def load_vectors(path: str | os.PathLike[str]) -> tuple[list[str], np.ndarray]:
         Names of the images, and their vectors, `(n, channels)`, float32.
 
     Raises:
-        ValueError: there is no such file, or it is another kind of file.
-        ImportError: there is no pyarrow for Parquet.
+        ValueError: If there is no such file, or it is another kind of file.
+        ImportError: If there is no pyarrow for Parquet.
     """
     path = Path(path)
     wrong = f"Expected a file of vectors as `embed` writes it, .parquet or .npz. Received: {path}"

@@ -51,11 +51,11 @@ class RateCurve:
     """The loss of a network at growing learning rates.
 
     The suggestion is where the smoothed loss falls most steeply against the logarithm of the rate,
-    before its minimum: least-squares lines go through each point and its neighbours, a tenth of the
+    before its minimum: least-squares lines go through each point and its neighbors, a tenth of the
     steps on either side, and the steepest line that falls counts. The first tenth of the steps is
     left out, as means of few losses are noisy. A smoothed loss follows late, by a twenty-fifth of
     the range: from 1e-6 to 10, the suggestion may be too high by a factor of 2 for that reason. It
-    is a rate to begin trying with: the more steps, the more is learnt at each rate, and the lower
+    is a rate to begin trying with: the more steps, the more is learned at each rate, and the lower
     the rate at which the loss falls.
 
     Attributes:
@@ -79,7 +79,7 @@ class RateCurve:
         return f"Suggested learning rate: {self.suggested:.2g}, where the loss falls most steeply."
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it, fit for JSON: a loss that is not finite is None."""
+        """Return all of it, fit for JSON: a loss that is not finite is None."""
         return {
             "rates": list(self.rates),
             "losses": [value if math.isfinite(value) else None for value in self.losses],
@@ -88,14 +88,14 @@ class RateCurve:
         }
 
     def write(self, folder: str | os.PathLike[str]) -> None:
-        """Writes `rates.csv`, with all digits, and `rates.png` into a folder; both or none.
+        """Write `rates.csv`, with all digits, and `rates.png` into a folder; both or none.
 
         Args:
             folder: need not exist. Files of these names are replaced.
 
         Raises:
-            ValueError: the folder cannot be written to.
-            OSError: the disk is full.
+            ValueError: If the folder cannot be written to.
+            OSError: If the disk is full.
         """
         folder = Path(folder)
         with partial_directory(folder) as staging:
@@ -121,7 +121,7 @@ def find_rate(
     max_bad_fraction: float | None = None,
     progress: Progress = unseen,
 ) -> RateCurve:
-    """Trains a copy of `model` at growing learning rates, to find one to train with.
+    """Train a copy of `model` at growing learning rates, to find one to train with.
 
     The learning-rate range test of Smith 2017 (arXiv:1506.01186), section 3.3, with rates that grow
     geometrically. Optimizer, loss, batch size and augmentation are the recipe's, on one device; its
@@ -143,10 +143,10 @@ def find_rate(
             that is done.
 
     Raises:
-        ValueError: model, data and recipe do not go together, nothing trains, or an argument is
+        ValueError: If model, data and recipe do not go together, nothing trains, or an argument is
             impossible.
-        TooManyBadRecordsError: too many images cannot be read.
-        OSError: the disk is full.
+        TooManyBadRecordsError: If too many images cannot be read.
+        OSError: If the disk is full.
     """
     rates = _growing(lowest, highest, steps)
     recipe = find_recipe(recipe) if isinstance(recipe, str) else recipe
@@ -180,13 +180,13 @@ def find_rate(
 
 
 def rate_setting(recipe: Recipe, rate: float) -> float:
-    """The `optimizer.learning_rate` whose peak, by the linear scaling rule or not, is `rate`."""
+    """Return the `optimizer.learning_rate` whose peak, by the linear scaling rule or not, is `rate`."""
     reference = recipe.optimizer.reference_batch_size
     return rate * (reference / recipe.batch_size if reference else 1.0)
 
 
 def smooth(losses: Iterable[float], steps: int) -> Iterator[float]:
-    """The exponential moving average of `RateCurve`, for a search of so many steps."""
+    """Yield the exponential moving average of `RateCurve`, for a search of so many steps."""
     # It remembers a twentieth of all steps.
     keep = 1 - 1 / max(2.0, steps / 20)
     average = 0.0
@@ -196,11 +196,11 @@ def smooth(losses: Iterable[float], steps: int) -> Iterator[float]:
 
 
 def suggest(rates: Sequence[float], losses: Sequence[float], steps: int) -> float | None:
-    """The suggestion of `RateCurve`.
+    """Return the suggestion of `RateCurve`.
 
     The fall is clear if the losses up to the minimum of the smoothed loss can be cut into two parts
     whose means differ, the second being lower, by 1 % and by 4.5 times the standard error of the
-    difference, as the differences of neighbouring losses tell it.
+    difference, as the differences of neighboring losses tell it.
 
     Args:
         rates: of the steps that were taken, ascending.
@@ -232,7 +232,7 @@ def suggest(rates: Sequence[float], losses: Sequence[float], steps: int) -> floa
 
 
 def _falls(losses: np.ndarray, first: int) -> bool:
-    """Whether losses fall clearly; see `suggest`."""
+    """Return whether losses fall clearly; see `suggest`."""
     noise = np.sqrt(np.mean(np.diff(losses) ** 2) / 2)
     for cut in range(first, len(losses) - 1):
         before, after = losses[:cut], losses[cut:]
@@ -244,7 +244,7 @@ def _falls(losses: np.ndarray, first: int) -> bool:
 
 
 def rate_plot(curve: RateCurve) -> Figure:
-    """Draws the losses, pale, their smoothed line and the suggestion against a logarithmic rate."""
+    """Draw the losses, pale, their smoothed line and the suggestion against a logarithmic rate."""
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
     losses, smoothed = (
@@ -286,7 +286,7 @@ def _growing(lowest: float, highest: float, steps: int) -> tuple[float, ...]:
 def _losses(
     model: TrainedModel, resolved: ResolvedRecipe, source: Source, rates: Sequence[float]
 ) -> Iterator[float]:
-    """Takes a step with each of the rates; yields the losses of their images before them."""
+    """Take a step with each of the rates; yields the losses of their images before them."""
     accumulation = resolved.recipe.optimizer.accumulation
     total = len(rates) * accumulation
     bad = BadRecords(source.name, len(source), resolved.training.max_bad_fraction)

@@ -417,7 +417,7 @@ def test_killed_in_quantization_aware_training_it_ends_with_the_same_bits(
     process.kill()
     assert process.wait() == -signal.SIGKILL
     assert not (parts / "model.keras").exists()
-    done = re.search(r"Going on with \S*1-qat: (\d+) of (\d+) batches, ", run(parts))
+    done = re.search(r"Resuming \S*1-qat: (\d+) of (\d+) batches, ", run(parts))
     assert done is not None
     assert 4 <= int(done[1]) < int(done[2])
     models = [keras.saving.load_model(folder / "model.keras") for folder in (whole, parts)]

@@ -245,7 +245,7 @@ def test_what_cannot_be_searched_is_refused(
         find_rate(network, black_and_white())
     with pytest.raises(ValueError, match="Did you mean finetune"):
         find_rate(network, noise, "finetun")
-    with pytest.raises(ValueError, match="`rate_groups` to reach.*'C9'"):
+    with pytest.raises(ValueError, match="`rate_groups` to match.*'C9'"):
         find_rate(network, noise, recipe(optimizer__rate_groups={"C9": 0.1}))
 
 

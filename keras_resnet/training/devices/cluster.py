@@ -33,7 +33,7 @@ class Cluster:
             workers on one host divide the host's GPUs among them.
 
     Raises:
-        ValueError: an address is no `host:port` or comes twice, or the index is of no worker.
+        ValueError: If an address is no `host:port` or comes twice, or the index is of no worker.
     """
 
     addresses: tuple[str, ...]
@@ -79,13 +79,13 @@ class Cluster:
         return tuple((_LOCAL.get(host, host), int(port)) for host, _, port in parts)
 
     @property
-    def neighbours(self) -> tuple[int, ...]:
+    def neighbors(self) -> tuple[int, ...]:
         """Indices of the workers on this worker's host, itself included."""
         hosts = [host for host, _ in self.hosts_and_ports]
         return tuple(i for i, host in enumerate(hosts) if host == hosts[self.index])
 
     def tf_config(self) -> str:
-        """The cluster as the value of `TF_CONFIG`."""
+        """Return the cluster as the value of `TF_CONFIG`."""
         task = {"type": "worker", "index": self.index}
         return json.dumps({"cluster": {"worker": list(self.addresses)}, "task": task})
 
@@ -93,7 +93,7 @@ class Cluster:
 def cluster_from(
     workers: str | None, index: int | None, environ: Mapping[str, str]
 ) -> Cluster | None:
-    """The cluster that this process belongs to, or None if it trains alone.
+    """Return the cluster that this process belongs to, or None if it trains alone.
 
     What is said explicitly counts more than `TF_CONFIG`, and that more than Slurm.
 
@@ -106,7 +106,7 @@ def cluster_from(
             containers lack.
 
     Raises:
-        ValueError: something of it is missing, malformed, or contradicts the rest.
+        ValueError: If something of it is missing, malformed, or contradicts the rest.
     """
     if workers is not None or index is not None:
         if workers is None or index is None:
@@ -124,10 +124,10 @@ def cluster_from(
 
 
 def expand_nodes(nodes: str) -> list[str]:
-    """The hosts of a Slurm list of nodes: `a[01-02,5],b` is a01, a02, a5, b.
+    """Return the hosts of a Slurm list of nodes: `a[01-02,5],b` is a01, a02, a5, b.
 
     Raises:
-        ValueError: it is no such list.
+        ValueError: If it is no such list.
     """
     # A comma inside of brackets does not end a name.
     names = re.findall(r"(?:[^,\[\]]|\[[^\[\]]*\])+", nodes)

@@ -29,7 +29,7 @@ _connected: dict[Cluster, tuple[Any, Rendezvous]] = {}
 
 
 def connect_workers(cluster: Cluster, seconds: float = START_SECONDS) -> tuple[Any, Rendezvous]:
-    """The strategy of several workers and their rendezvous, the same ones at every call.
+    """Return the strategy of several workers and their rendezvous, the same ones at every call.
 
     All of them have to call it at about the same time, before any other work of TensorFlow.
 
@@ -38,9 +38,9 @@ def connect_workers(cluster: Cluster, seconds: float = START_SECONDS) -> tuple[A
         seconds: how long to wait for the others at most.
 
     Raises:
-        ClusterError: they did not come, or could not be connected.
-        RuntimeError: TensorFlow had begun its work already.
-        ValueError: they have other versions of packages, or as for `Rendezvous`.
+        ClusterError: If they did not come, or could not be connected.
+        RuntimeError: If TensorFlow had begun its work already.
+        ValueError: If they have other versions of packages, or as for `Rendezvous`.
     """
     if cluster not in _connected:
         rendezvous = Rendezvous(cluster, seconds)
@@ -77,26 +77,26 @@ def _strategy(cluster: Cluster) -> Any:
 
 
 def gpus_of(cluster: Cluster) -> list[Any]:
-    """The GPUs for this worker: its part of its host's, if workers share a host."""
+    """Return the GPUs for this worker: its part of its host's, if workers share a host."""
     gpus: list[Any] = tf.config.list_physical_devices("GPU")
-    neighbours = cluster.neighbours
-    if cluster.own_devices or len(gpus) < len(neighbours):
+    neighbors = cluster.neighbors
+    if cluster.own_devices or len(gpus) < len(neighbors):
         return gpus
-    share = len(gpus) // len(neighbours)
-    first = neighbours.index(cluster.index) * share
+    share = len(gpus) // len(neighbors)
+    first = neighbors.index(cluster.index) * share
     return gpus[first : first + share]
 
 
 @functools.cache
 def connect_tpu(name: str | None, seconds: float) -> Any:
-    """The strategy of a TPU. Never run on one.
+    """Return the strategy of a TPU. Never run on one.
 
     Args:
         name: of the TPU, its address, or `local`; None: that of TPU_NAME.
         seconds: after which the process ends if the TPU does not answer.
 
     Raises:
-        ValueError: there is no TPU, or none that answers.
+        ValueError: If there is no TPU, or none that answers.
     """
     try:
         resolver = tf.distribute.cluster_resolver.TPUClusterResolver(tpu=name)
@@ -121,7 +121,7 @@ def connect_tpu(name: str | None, seconds: float) -> Any:
 
 @contextlib.contextmanager
 def _ending_after(seconds: float) -> Iterator[None]:
-    """Ends the process with code 1 and a traceback if the block takes longer.
+    """End the process with code 1 and a traceback if the block takes longer.
 
     The calls inside hold Python's lock, so that no handler of signals and no thread runs.
     """
@@ -134,7 +134,7 @@ def _ending_after(seconds: float) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _keeping_signals() -> Iterator[None]:
-    """Puts Python's handler of SIGTERM back, which TensorFlow replaces by one that does nothing."""
+    """Put Python's handler of SIGTERM back, which TensorFlow replaces by one that does nothing."""
     yield
     if threading.current_thread() is threading.main_thread():
         handler = signal.getsignal(signal.SIGTERM)

@@ -28,12 +28,13 @@ _MARK = "_keras_resnet_mend"
 
 
 def mend_keras() -> None:
-    """Mends `fit` and `evaluate` of every Keras model in this process; a second call does nothing.
+    """Mend `fit` and `evaluate` of every Keras model in this process; a second call does nothing.
 
     A fault that this Keras has no longer is left alone. Nothing changes for models on one replica.
 
     Raises:
-        RuntimeError: the backend is not TensorFlow, or its trainer is not the one that was mended.
+        RuntimeError: If the backend is not TensorFlow, or its trainer is not the one that was
+            mended.
     """
     trainer = trainer_module()
     if averages_scalars_along_an_axis(trainer):
@@ -48,7 +49,7 @@ def trainer_module() -> Any:
     """Keras' own module of the TensorFlow trainer.
 
     Raises:
-        RuntimeError: there is none, or it lacks what is mended.
+        RuntimeError: If there is none, or it lacks what is mended.
     """
     # Keras names this module nowhere in public; the class that every model inherits knows it. An
     # import by its private path would fail with a Keras that has moved it, before any sentence.
@@ -71,7 +72,7 @@ def trainer_module() -> Any:
 
 
 def averages_scalars_along_an_axis(trainer: Any) -> bool:
-    """Whether this Keras reduces the results of several workers with `axis=0`.
+    """Return whether this Keras reduces the results of several workers with `axis=0`.
 
     Makes no tensors: strategies of several workers have to come before the first of them.
     """
@@ -92,7 +93,7 @@ def averages_scalars_along_an_axis(trainer: Any) -> bool:
 
 
 def averages_the_first_batch(trainer: Any) -> bool:
-    """Whether this Keras reduces a batch over replicas where it needs shapes only.
+    """Return whether this Keras reduces a batch over replicas where it needs shapes only.
 
     Makes no tensors, as above.
     """

@@ -29,7 +29,7 @@ _PROGRAM = "import sys; sys.argv[0] = 'keras-resnet'; from keras_resnet.cli impo
 
 
 def launch(arguments: Sequence[str], workers: int, say: Say) -> int:
-    """Runs `keras-resnet ARGUMENTS` in so many processes that know of each other by TF_CONFIG.
+    """Run `keras-resnet ARGUMENTS` in so many processes that know of each other by TF_CONFIG.
 
     They share the processor's cores evenly, and divide the GPUs among them.
 
@@ -42,7 +42,7 @@ def launch(arguments: Sequence[str], workers: int, say: Say) -> int:
         The exit code: 0, that of the first worker that failed, or 130 or 143 if interrupted.
 
     Raises:
-        ValueError: there is no command.
+        ValueError: If there is no command.
     """
     if not arguments:
         raise ValueError(
@@ -80,7 +80,7 @@ def launch_processes(
     say: Say,
     stop_seconds: float = STOP_SECONDS,
 ) -> int:
-    """Runs commands side by side until all have ended; if one fails, the others are stopped.
+    """Run commands side by side until all have ended; if one fails, the others are stopped.
 
     Their lines appear with `[0] `, `[1] `, … in front. SIGINT and SIGTERM are passed on; a second
     one kills. On Linux they die with this process, however it dies.
@@ -125,7 +125,7 @@ def _wait(
     say: Say,
     stop_seconds: float,
 ) -> int:
-    """Returns the exit code once all have ended."""
+    """Return the exit code once all have ended."""
     failed: int | None = None
     deadline = float("inf")
     while True:
@@ -187,7 +187,7 @@ def _copy(prefix: str, pipe: IO[bytes], stream: Any, lock: threading.Lock) -> No
 
 @contextlib.contextmanager
 def _passing_on_signals(processes: Sequence[subprocess.Popen[bytes]]) -> Iterator[list[int]]:
-    """Sends SIGINT and SIGTERM to the workers instead of dying of them; yields those received."""
+    """Send SIGINT and SIGTERM to the workers instead of dying of them; yields those received."""
     received: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         yield received

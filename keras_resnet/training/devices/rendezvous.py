@@ -41,7 +41,7 @@ class ClusterError(RuntimeError):
 
 
 def lost_workers(cluster: Cluster, workers: Iterable[int]) -> ClusterError:
-    """The error that says which workers have gone."""
+    """Return the error that says which workers have gone."""
     return ClusterError(
         f"Expected {cluster.workers} workers until the end. Received: no more from "
         f"{_named(cluster, workers, ' or ')}. See what it said, and start all workers again"
@@ -58,8 +58,8 @@ class Rendezvous:
         seconds: how long to wait for the others at most.
 
     Raises:
-        ClusterError: some did not come in time; the message names them.
-        ValueError: this worker's port is taken, or two workers claim to be the same one.
+        ClusterError: If some did not come in time; the message names them.
+        ValueError: If this worker's port is taken, or two workers claim to be the same one.
     """
 
     def __init__(self, cluster: Cluster, seconds: float = START_SECONDS) -> None:
@@ -97,8 +97,8 @@ class Rendezvous:
             facts: what has to be the same, fit for JSON.
 
         Raises:
-            ValueError: something differs; the message says what, and on which worker.
-            ClusterError: another worker has ended before it came here.
+            ValueError: If something differs; the message says what, and on which worker.
+            ClusterError: If another worker has ended before it came here.
         """
         facts = json.loads(json.dumps(facts, default=np.generic.item))
         answer = self._compare(facts) if self._cluster.is_chief else self._ask(facts)
@@ -112,7 +112,7 @@ class Rendezvous:
             )
 
     def _gather(self, listener: socket.socket, deadline: float) -> list[int]:
-        """The chief's part: waits for the others, tells them the outcome; who is missing."""
+        """Return the chief's part: waits for the others, tells them the outcome; who is missing."""
         waiting, trouble = _Waiting(self._cluster), ""
         missing = set(range(1, self._cluster.workers))
         while missing and not trouble and time.monotonic() < deadline:
@@ -131,7 +131,7 @@ class Rendezvous:
         return sorted(missing)
 
     def _admit(self, line: _Line) -> str:
-        """Takes in a worker that reports; returns what is wrong with it."""
+        """Take in a worker that reports; returns what is wrong with it."""
         message: Any = None
         # Scanners of ports connect, too, and say nothing or something else.
         with contextlib.suppress(OSError, ValueError):
@@ -154,7 +154,7 @@ class Rendezvous:
         return trouble
 
     def _report(self, deadline: float, seconds: float) -> list[int]:
-        """A worker's part: reports to the chief until it answers, and returns who is missing."""
+        """Return a worker's part: reports to the chief until it answers, and returns who is missing."""
         cluster, waiting = self._cluster, _Waiting(self._cluster)
         hello = {"greeting": _GREETING, "index": cluster.index, "addresses": cluster.addresses}
         while time.monotonic() < deadline:
@@ -175,7 +175,7 @@ class Rendezvous:
         return list(answer["missing"])
 
     def _compare(self, facts: Any) -> dict[str, Any]:
-        """The chief's part: takes the others' facts, and tells all what differs."""
+        """Return the chief's part: takes the others' facts, and tells all what differs."""
         waiting = _Waiting(self._cluster)
         lost: list[int] = []
         known: dict[int, Any] = {}
@@ -204,7 +204,7 @@ class Rendezvous:
         return answer
 
     def _ask(self, facts: Any) -> dict[str, Any]:
-        """A worker's part: tells the chief its facts, and returns what it answers."""
+        """Return a worker's part: tells the chief its facts, and returns what it answers."""
         try:
             self._lines[0].send(facts)
             return self._answer(self._lines[0], _Waiting(self._cluster))
@@ -217,8 +217,8 @@ class Rendezvous:
         """Return the chief's answer; meanwhile, say for whom this worker waits.
 
         Raises:
-            OSError: the connection is closed, or the deadline over.
-            ValueError: it is no answer.
+            OSError: If the connection is closed, or the deadline over.
+            ValueError: If it is no answer.
         """
         missing = [0]
         while time.monotonic() < deadline:
@@ -237,7 +237,7 @@ class Rendezvous:
         return [index for file, index in files.items() if file in ready]
 
     def _tell(self, message: Mapping[str, Any], workers: Iterable[int] | None = None) -> None:
-        """Sends a message to the others; that one has left is noticed when it is waited for."""
+        """Send a message to the others; that one has left is noticed when it is waited for."""
         for index in self._lines if workers is None else workers:
             with contextlib.suppress(OSError):
                 self._lines[index].send(message)
@@ -259,11 +259,11 @@ class _Line:
         self._connection.sendall(json.dumps(message).encode() + b"\n")
 
     def receive(self, seconds: float) -> Any:
-        """The next message; None: it has not come whole in time.
+        """Return the next message; None: it has not come whole in time.
 
         Raises:
-            OSError: the connection is closed.
-            ValueError: it is no JSON, or too long.
+            OSError: If the connection is closed.
+            ValueError: If it is no JSON, or too long.
         """
         deadline = time.monotonic() + seconds
         while b"\n" not in self._data:

@@ -82,7 +82,7 @@ class DeviceSetup:
         return self.strategy.distribute_datasets_from_function(lambda context: dataset)
 
     def any_worker(self, flag: bool) -> bool:
-        """Whether `flag` is true on any worker; all of them have to ask at the same time."""
+        """Return whether `flag` is true on any worker; all of them have to ask at the same time."""
         if self.cluster is None:
             return flag
         values = self.strategy.experimental_distribute_values_from_function(
@@ -96,7 +96,7 @@ class DeviceSetup:
         """Refuses what `choose_strategy`, with the same arguments, would not have chosen this for.
 
         Raises:
-            ValueError: the combination does not work, or the batch cannot be divided evenly.
+            ValueError: If the combination does not work, or the batch cannot be divided evenly.
         """
         _check_arguments(dtype, steps_per_execution)
         _check_combination(self.name, self.replicas, dtype, jit_compile)
@@ -109,21 +109,21 @@ class DeviceSetup:
             facts: what has to be the same, fit for JSON.
 
         Raises:
-            ValueError: something differs; the message says what, and on which worker.
-            ClusterError: another worker has ended.
+            ValueError: If something differs; the message says what, and on which worker.
+            ClusterError: If another worker has ended.
         """
         if self.rendezvous is not None:
             self.rendezvous.require_same(facts)
 
     @contextlib.contextmanager
     def explaining_lost_workers(self) -> Iterator[None]:
-        """Says in one sentence which worker has gone, instead of TensorFlow's many.
+        """Say in one sentence which worker has gone, instead of TensorFlow's many.
 
         TensorFlow notices a dead worker at once, and a silent host after 10 seconds: every
         collective operation of the others then fails.
 
         Raises:
-            ClusterError: another worker has ended, or cannot be reached.
+            ClusterError: If another worker has ended, or cannot be reached.
         """
         try:
             yield
@@ -158,7 +158,7 @@ def choose_strategy(
     tpu: str | None = None,
     start_seconds: float = START_SECONDS,
 ) -> DeviceSetup:
-    """Chooses the devices to train on, and refuses what does not work before a model is built.
+    """Choose the devices to train on, and refuses what does not work before a model is built.
 
     With several workers, call it before anything else of TensorFlow: it waits for them. The process
     then has one strategy of its kind until it ends. TPUs have never been tried.
@@ -176,10 +176,10 @@ def choose_strategy(
         start_seconds: how long to wait for the other workers, or for the TPU.
 
     Raises:
-        ValueError: the combination does not work, the device is not there, or the batch cannot be
-            divided evenly.
-        ClusterError: workers did not come.
-        RuntimeError: TensorFlow had begun its work already, or Keras cannot be mended.
+        ValueError: If the combination does not work, the device is not there, or the batch cannot
+            be divided evenly.
+        ClusterError: If workers did not come.
+        RuntimeError: If TensorFlow had begun its work already, or Keras cannot be mended.
     """
     check_choice("strategy", name, get_args(StrategyName))
     _check_arguments(dtype, steps_per_execution)
@@ -264,7 +264,7 @@ def require_whole_executions(steps: int, steps_per_execution: int, what: str) ->
         what: the name of the steps in the message.
 
     Raises:
-        ValueError: `steps` is no multiple of the other.
+        ValueError: If `steps` is no multiple of the other.
     """
     if steps % steps_per_execution:
         raise ValueError(
@@ -274,7 +274,7 @@ def require_whole_executions(steps: int, steps_per_execution: int, what: str) ->
 
 
 def _local_devices(name: StrategyName) -> tuple[str, tuple[str, ...], str]:
-    """The name of a setup without other workers, its devices (none: the default one), a note."""
+    """Return the name of a setup without other workers, its devices (none: the default one), a note."""
     if name == "multi-worker":
         raise ValueError(
             "Expected workers for the strategy `multi-worker`. Received: none. Pass `workers` "

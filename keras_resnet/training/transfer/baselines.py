@@ -27,7 +27,7 @@ from keras_resnet.support.progress import Progress, unseen
 from keras_resnet.training.run.fitting import bad_records_named
 from keras_resnet.training.run.resolved import check_image_shape
 
-#: Inverse strengths of regularisation that the linear probe is tried with, the strongest first.
+#: Inverse strengths of regularization that the linear probe is tried with, the strongest first.
 STRENGTHS = (0.0001, 0.001, 0.01, 0.1, 1.0)
 
 #: So many images of each source are looked at, unless another number is asked for.
@@ -49,7 +49,7 @@ class Baselines:
         nearest_neighbours: of a vote of the most similar training images.
         majority: of always naming the commonest training class.
         neighbours: how many vote.
-        train_images: images that the first two have learnt from.
+        train_images: images that the first two have learned from.
         validation_images: images that they were judged on.
     """
 
@@ -66,7 +66,7 @@ class Baselines:
 
     def __str__(self) -> str:
         return (
-            f"Linear probe: {self.linear_probe:.2%}, {self.neighbours} nearest neighbours: "
+            f"Linear probe: {self.linear_probe:.2%}, {self.neighbours} nearest neighbors: "
             f"{self.nearest_neighbours:.2%}, commonest class: {self.majority:.2%}\n"
             f"from {self.train_images:,} training images, on {self.validation_images:,} "
             "validation images"
@@ -105,10 +105,10 @@ def vectors(
         Vectors `(n, channels)`, float32, and labels `(n,)`, int32, in the order of the source.
 
     Raises:
-        ValueError: there are no images, or images without a label, or the limit is less than one
+        ValueError: If there are no images, or images without a label, or the limit is less than one
             image per class; or the network takes others than square images with 3 channels; or an
             argument is wrong.
-        TooManyBadRecordsError: too many images cannot be read.
+        TooManyBadRecordsError: If too many images cannot be read.
     """
     check_image_shape(model)
     shape = (None, *model.input_shape[1:])
@@ -150,11 +150,11 @@ def baselines(
     max_bad_fraction: float = 0.01,
     progress: Progress = unseen,
 ) -> Baselines:
-    """Judges the vectors of a network on a task, without changing the network.
+    """Judge the vectors of a network on a task, without changing the network.
 
-    The linear probe is a logistic regression of standardised vectors, whose regularisation is the
+    The linear probe is a logistic regression of standardized vectors, whose regularization is the
     best of `STRENGTHS` on a fifth of the training vectors that is held out for that, or 1 where a
-    class has fewer than five. The neighbours' votes count by cosine distance. Where `limit` changes
+    class has fewer than five. The neighbors' votes count by cosine distance. Where `limit` changes
     the shares of the classes, the probe and both accuracies weigh images so that the shares are the
     sources' own; the votes do not. `majority` is of all validation images.
 
@@ -171,9 +171,9 @@ def baselines(
         progress: is told what is being done, and which share is done.
 
     Raises:
-        ValueError: the sources have different classes, fewer than two classes have training
+        ValueError: If the sources have different classes, fewer than two classes have training
             images, or as in `vectors`.
-        TooManyBadRecordsError: too many images cannot be read.
+        TooManyBadRecordsError: If too many images cannot be read.
     """
     if train.class_names != validation.class_names:
         raise ValueError(
@@ -199,7 +199,7 @@ def baselines(
     others, truth = vectors(
         model, validation, progress=lambda w, d: progress(w, 0.45 + 0.45 * d), **options
     )
-    progress("linear probe and nearest neighbours", 0.9)
+    progress("linear probe and nearest neighbors", 0.9)
     weights = _weights(truth, validation)
     probe = _probe(x, y, _weights(y, train), seed)
     votes = min(neighbours, int(np.unique(y, return_counts=True)[1].min()))
@@ -218,7 +218,7 @@ def baselines(
 def _check_labels(source: Source) -> None:
     labels, classes = np.asarray(source.labels), len(source.class_names)
     if not len(labels):
-        raise ValueError(f"Expected labelled images. Received: none in {source.name}")
+        raise ValueError(f"Expected labeled images. Received: none in {source.name}")
     without = np.flatnonzero((labels < 0) | (labels >= classes))
     if len(without):
         raise ValueError(
@@ -269,7 +269,7 @@ def _weights(labels: np.ndarray, source: Source) -> np.ndarray:
 
 
 def _probe(x: np.ndarray, y: np.ndarray, weights: np.ndarray, seed: int) -> Any:
-    """A linear classifier with the best regularisation."""
+    """Return a linear classifier with the best regularization."""
     if np.unique(y, return_counts=True)[1].min() < _HELD_OUT:
         return _fitted(x, y, weights, 1.0)
     part, rest = train_test_split(

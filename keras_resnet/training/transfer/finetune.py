@@ -98,7 +98,7 @@ def finetune(
     say: Say = print_lines,
     **options: Unpack[TrainOptions],
 ) -> FinetuneResult:
-    """Gives a network a head for the classes of a data set and trains it, head first.
+    """Give a network a head for the classes of a data set and trains it, head first.
 
     Every phase is a run of `train` in a folder of its own, `1-head` and so on, so that the same
     call goes on after an interruption. For that, load the network again, as the weights of `model`
@@ -118,20 +118,20 @@ def finetune(
         out_dir: folder for the files; None: nothing is written.
         recipe: as for `train`; its duration counts for nothing, that of the phases does.
         phases: what trains when, one after the other.
-        bn: `"frozen"`: batch normalisation keeps its statistics, scale and shift throughout;
+        bn: `"frozen"`: batch normalization keeps its statistics, scale and shift throughout;
             `"training"`: it trains with the layers around it.
         dropout: rate before a new head.
-        compare: whether the accuracies of a linear classifier and of nearest neighbours on the
+        compare: whether the accuracies of a linear classifier and of nearest neighbors on the
             network's vectors are found first.
         seed: of the head, data order and augmentation; sets Python's, NumPy's and Keras' own, too.
         say: is told what happens, in sentences.
         **options: those of `train`. Several workers cannot fine-tune together.
 
     Raises:
-        ValueError: network, data and phases do not go together, or as for `train`.
-        TypeError: an option is none of `train`'s.
-        ResumeError: `out_dir` holds another fine-tuning, or something else.
-        OSError: the best network of a finished phase is gone, or as for `train`.
+        ValueError: If network, data and phases do not go together, or as for `train`.
+        TypeError: If an option is none of `train`'s.
+        ResumeError: If `out_dir` holds another fine-tuning, or something else.
+        OSError: If the best network of a finished phase is gone, or as for `train`.
     """
     recipe = find_recipe(recipe) if isinstance(recipe, str) else recipe
     _check(model, phases, options)
@@ -181,7 +181,7 @@ def finetune(
 
 
 def _gain(best: float, compared: Baselines, images: int) -> str:
-    """A sentence on the best accuracy, on so many images, and what training has gained."""
+    """Return a sentence on the best accuracy, on so many images, and what training has gained."""
     gain = 100 * (best - max(compared.linear_probe, compared.nearest_neighbours))
     words = accuracy_in_words(best, images)
     return f"Best: {words}, {gain:+.1f} points to the better baseline."
@@ -217,7 +217,7 @@ def with_head(model: keras.Model, source: Source, dropout: float = 0.0) -> keras
     """`model` itself if its head is for the classes of `source`, by name; else with a new head.
 
     Raises:
-        ValueError: there is to be dropout before a head that is kept, or as for `replace_head`.
+        ValueError: If there is to be dropout before a head that is kept, or as for `replace_head`.
     """
     names, info = tuple(source.class_names), get_info(model)
     # A head for labels or values may have the same names.
@@ -252,7 +252,7 @@ def _identity(
 
 
 def _imbalance(source: Source, recipe: Recipe) -> str | None:
-    """A sentence on classes with far fewer images than the largest, the rarest first."""
+    """Return a sentence on classes with far fewer images than the largest, the rarest first."""
     names = source.class_names
     labels = np.asarray(source.labels)
     counts = np.bincount(labels[(labels >= 0) & (labels < len(names))], minlength=len(names))
@@ -303,7 +303,7 @@ def _claimed(folder: RunFolder, settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check_best(result: TrainResult) -> None:
-    """Makes sure that nobody has removed the best network of a finished phase."""
+    """Make sure that nobody has removed the best network of a finished phase."""
     if result.folder is not None and not (best := RunFolder(result.folder).best_file).is_file():
         raise OSError(
             f"Expected the best network of a finished phase. Received: no {best}. Remove "
@@ -322,7 +322,7 @@ def _finish(
     dtype: str | None,
     baselines: Baselines | None,
 ) -> None:
-    """Writes the files of all phases together."""
+    """Write the files of all phases together."""
     results = [result for *_, result in done]
     history: dict[str, list[float]] = {}
     for result in results:
@@ -375,7 +375,7 @@ def _card_of_phases(
         epochs, rate = len(result.history["loss"]), recipe.learning_rate
         cells = (number, phase.downto, epochs, f"{rate:g}", f"{100 * result.best:.2f} %")
         lines.append(f"| {' | '.join(map(str, cells))} |")
-    lines += ["", f"Batch normalisation: {bn}."]
+    lines += ["", f"Batch normalization: {bn}."]
     if baselines is not None:
         lines += ["", "Without training the network:", "", str(baselines)]
     return "\n".join(lines) + "\n"

@@ -31,7 +31,7 @@ class FreezeReport:
         trainable_weights: number of weights, counted one by one, that training changes by
             gradients.
         frozen_weights: number of all others, moving statistics included.
-        bn: what batch normalisation does.
+        bn: what batch normalization does.
     """
 
     levels: tuple[str, ...]
@@ -52,13 +52,13 @@ class FreezeReport:
         )
         frozen = "is frozen everywhere and keeps its statistics"
         does = frozen if self.bn == "frozen" else "trains with the layers around it"
-        return f"{first}\nBatch normalisation {does}."
+        return f"{first}\nBatch normalization {does}."
 
 
 def freeze(model: keras.Model, upto: str | None = None, *, bn: BNMode = "frozen") -> FreezeReport:
-    """Makes a network untrainable from the input up to and including a level, in place.
+    """Make a network untrainable from the input up to and including a level, in place.
 
-    What lies behind the level stays as it is, batch normalisation apart. A model, or a model in it,
+    What lies behind the level stays as it is, batch normalization apart. A model, or a model in it,
     that was switched off as a whole by `model.trainable = False`, is switched on first, with all
     its layers. Compile the model afterwards. Layers that other models share are frozen there, too.
 
@@ -68,14 +68,14 @@ def freeze(model: keras.Model, upto: str | None = None, *, bn: BNMode = "frozen"
         upto: `"stem"`, `"C2"` to `"C5"` as in `feature_extractor`, or `"backbone"`, all but the
             head; None means the backbone.
         bn: `"frozen"`: every BatchNormalization of the model, in the part that trains as well,
-            keeps its moving statistics, scale and shift, and normalises with them; so do models
+            keeps its moving statistics, scale and shift, and normalizes with them; so do models
             that are saved and loaded. `"training"`: in the levels that train it does as usual.
 
     Returns:
         What trains from now on.
 
     Raises:
-        ValueError: there is no such level or mode, or no network of this package.
+        ValueError: If there is no such level or mode, or no network of this package.
     """
     levels = _levels(model)
     names = [*levels][:-1]
@@ -85,18 +85,18 @@ def freeze(model: keras.Model, upto: str | None = None, *, bn: BNMode = "frozen"
     _switch_on(model, keep_layers=False)
     for layer in itertools.chain(*(levels[name] for name in names[:end])):
         layer.trainable = False
-    # A level that was frozen before does not begin to train by way of its normalisations.
+    # A level that was frozen before does not begin to train by way of its normalizations.
     behind = [levels[name] for name in [*names[end:], _HEAD] if _trains(levels[name])]
-    _set_normalisations(levels, behind, bn)
+    _set_normalizations(levels, behind, bn)
     return _report(levels, bn)
 
 
 def unfreeze(
     model: keras.Model, downto: str | None = None, *, bn: BNMode = "frozen"
 ) -> FreezeReport:
-    """Makes a network trainable from the head down to and including a level, in place.
+    """Make a network trainable from the head down to and including a level, in place.
 
-    Deeper layers stay as they are, batch normalisation apart. Compile the model afterwards.
+    Deeper layers stay as they are, batch normalization apart. Compile the model afterwards.
 
     Args:
         model: as for `freeze`.
@@ -108,7 +108,7 @@ def unfreeze(
         What trains from now on.
 
     Raises:
-        ValueError: there is no such level or mode, or no network of this package.
+        ValueError: If there is no such level or mode, or no network of this package.
     """
     levels = _levels(model)
     names = [*levels][::-1]
@@ -119,12 +119,12 @@ def unfreeze(
     part = [levels[name] for name in names[: names.index(chosen) + 1]]
     for layer in itertools.chain(*part):
         layer.trainable = True
-    _set_normalisations(levels, part, bn)
+    _set_normalizations(levels, part, bn)
     return _report(levels, bn)
 
 
 def split_levels(network: keras.Model) -> dict[str, list[keras.Layer]]:
-    """The layers of a flat network by level: `"stem"`, `"C2"` and so on, `"head"` (maybe empty).
+    """Return the layers of a flat network by level: `"stem"`, `"C2"` and so on, `"head"` (maybe empty).
 
     Names decide. A layer with a name of its own belongs to the first level that it leads to; one
     that leads to none belongs to the head.
@@ -141,7 +141,7 @@ def split_levels(network: keras.Model) -> dict[str, list[keras.Layer]]:
 
 
 def _levels(model: keras.Model) -> dict[str, list[keras.Layer]]:
-    """The same for a model with the network inside."""
+    """Return the same for a model with the network inside."""
     network = find_network(model)
     levels = split_levels(network)
     if network is model:
@@ -165,7 +165,7 @@ def _levels(model: keras.Model) -> dict[str, list[keras.Layer]]:
 def _places(
     inputs: Mapping[str, Sequence[str]], known: Mapping[str, int], default: int
 ) -> dict[str, int]:
-    """The place of every layer: the one that is known, or the lowest one that it leads to.
+    """Return the place of every layer: the one that is known, or the lowest one that it leads to.
 
     `inputs` has the layers that each takes its input from, in topological order. What leads
     nowhere is at the place `default`.
@@ -188,7 +188,7 @@ def _check(argument: str, level: str | None, known: list[str], bn: str) -> None:
 
 
 def _switch_on(model: keras.Model, *, keep_layers: bool) -> None:
-    """Sets `trainable` of the model and of models in it, which counts before their layers' own.
+    """Set `trainable` of the model and of models in it, which counts before their layers' own.
 
     Keras sets all layers along with a model.
     """
@@ -201,7 +201,7 @@ def _switch_on(model: keras.Model, *, keep_layers: bool) -> None:
 
 
 def _all_layers(layer: keras.Layer) -> Iterator[keras.Layer]:
-    """The layer, and those inside it, if it is a model."""
+    """Yield the layer, and those inside it, if it is a model."""
     yield layer
     for inner in layer.layers if isinstance(layer, keras.Model) else ():
         yield from _all_layers(inner)
@@ -211,10 +211,10 @@ def _leaves(layer: keras.Layer) -> list[keras.Layer]:
     return [inner for inner in _all_layers(layer) if not isinstance(inner, keras.Model)]
 
 
-def _set_normalisations(
+def _set_normalizations(
     levels: Mapping[str, list[keras.Layer]], part: Iterable[list[keras.Layer]], bn: BNMode
 ) -> None:
-    """Freezes all batch normalisation, or lets that of `part` train."""
+    """Freeze all batch normalization, or lets that of `part` train."""
     for layer in itertools.chain(*(levels.values() if bn == "frozen" else part)):
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.trainable = bn == "training"

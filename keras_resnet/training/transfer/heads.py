@@ -41,7 +41,7 @@ def replace_head(
     dropout: float = 0.0,
     name: str | None = None,
 ) -> keras.Model:
-    """The network with a new head; it shares all other layers and their weights with `model`.
+    """Return the network with a new head; it shares all other layers and their weights with `model`.
 
     What follows the global pooling of `model` is left out. A network that ends with a feature map
     gets global average pooling, `"avg_pool"`. The model that comes back is not compiled.
@@ -66,8 +66,8 @@ def replace_head(
         A functional model with the output `(batch, classes)`, float32 under every dtype policy.
 
     Raises:
-        ValueError: an argument has another value than these, or `model` has several outputs or is
-            no flat network of this package.
+        ValueError: If an argument has another value than these, or `model` has several outputs or
+            is no flat network of this package.
     """
     _check_flat(model)
     check_choice("task", task, get_args(Task))
@@ -102,14 +102,14 @@ def replace_head(
 
 
 def check_image_size(model: keras.Model) -> None:
-    """Warns if the last feature map has fewer than 4 positions in height or width.
+    """Warn if the last feature map has fewer than 4 positions in height or width.
 
     Args:
         model: a network of this package, or a model with one inside. Where its images may have any
             size, there is nothing to check.
 
     Raises:
-        ValueError: it is no such model.
+        ValueError: If it is no such model.
     """
     network = find_network(model)
     level, features = list(feature_extractor(network).output.items())[-1]
@@ -133,10 +133,10 @@ def check_image_size(model: keras.Model) -> None:
 def swap_stem(
     model: keras.Model, input_shape: tuple[int | None, int | None, int], *, name: str | None = None
 ) -> keras.Model:
-    """A network for small pictures: that of `model` with `stem="cifar"`, and its weights.
+    """Return a network for small pictures: that of `model` with `stem="cifar"`, and its weights.
 
     The weights of the stem are new, as a kernel of another size cannot be taken over, nor the
-    statistics of what it puts out: train the whole network, batch normalisation included, before
+    statistics of what it puts out: train the whole network, batch normalization included, before
     you use it; with `finetune`, that is `phases=[Phase("backbone", …)]` and `bn="training"`. All
     others are copies, by name of layer; the models share nothing. All layers of the new one are
     trainable. An `output_stride` is divided by what the stem no longer does, so that the same
@@ -152,8 +152,8 @@ def swap_stem(
         weights, but not the protocol of evaluation, which is for images of another size.
 
     Raises:
-        ValueError: `model` is no such network, knows no config or has the stem already; its head is
-            no chain of layers; or the shape is impossible.
+        ValueError: If `model` is no such network, knows no config or has the stem already; its head
+            is no chain of layers; or the shape is impossible.
     """
     _check_flat(model)
     if compressed_layers(model) or ranges(model):
@@ -196,7 +196,7 @@ def swap_stem(
     set_info(result, known)
     warnings.warn(
         f"The stem of {model.name!r} cannot be taken over by a 3x3 convolution: it is newly "
-        "initialised. Train the network, its batch normalisation included, before you use it.",
+        "initialized. Train the network, its batch normalization included, before you use it.",
         stacklevel=2,
     )
     return result
@@ -217,7 +217,7 @@ def _check_flat(model: keras.Model) -> None:
 
 
 def _pooled(model: keras.Model) -> Any:
-    """The globally pooled features `(batch, channels)`, rounded where those of `model` are."""
+    """Return the globally pooled features `(batch, channels)`, rounded where those of `model` are."""
     head = {layer.name: layer for layer in split_levels(model)["head"]}
     for name in _POOLS:
         if name in head:
@@ -247,7 +247,7 @@ def _head_range(model: keras.Model) -> dict[str, Any] | None:
 
 
 def _copied_head(model: keras.Model, x: Any) -> Any:
-    """Applies copies of the layers of the head, with new weights, to `x`."""
+    """Apply copies of the layers of the head, with new weights, to `x`."""
     inputs = inputs_of(model)
     *_, before, head = split_levels(model).values()
     layers = {layer.name: layer for layer in head}

@@ -26,7 +26,7 @@ class Phase:
         rate: what the recipe's learning rate is multiplied by.
 
     Raises:
-        ValueError: `epochs` or `rate` is not positive.
+        ValueError: If `epochs` or `rate` is not positive.
     """
 
     downto: str
@@ -45,7 +45,7 @@ PHASES = (Phase("head", 3), Phase("backbone", 7, 0.1))
 
 
 def thaw(network: keras.Model, phase: Phase, bn: BNMode) -> FreezeReport:
-    """Makes those layers trainable that train in a phase, and no others."""
+    """Make those layers trainable that train in a phase, and no others."""
     freeze(network, "backbone", bn=bn)
     return unfreeze(network, phase.downto, bn=bn)
 
@@ -53,11 +53,11 @@ def thaw(network: keras.Model, phase: Phase, bn: BNMode) -> FreezeReport:
 def phase_recipes(
     network: keras.Model, recipe: Recipe, phases: Sequence[Phase], bn: BNMode
 ) -> list[Recipe]:
-    """The recipe of each phase: its learning rate, and the rate groups that train in it.
+    """Return the recipe of each phase: its learning rate, and the rate groups that train in it.
 
     Raises:
-        ValueError: a phase goes down to a level that the network lacks, or a rate group trains in
-            no phase.
+        ValueError: If a phase goes down to a level that the network lacks, or a rate group trains
+            in no phase.
     """
     trained = []
     for phase in phases:

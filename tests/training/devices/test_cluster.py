@@ -107,16 +107,16 @@ def test_tasks_of_srun_are_workers() -> None:
     port = 12_000 + 1003 % 312 * 64
     addresses = (f"n08:{port}", f"n08:{port + 1}", f"n10:{port}", f"n10:{port + 1}", f"big:{port}")
     assert cluster == Cluster(addresses, 2, "Slurm")
-    assert cluster.neighbours == (2, 3)
+    assert cluster.neighbors == (2, 3)
     own = cluster_from(None, None, {**SLURM, "SLURM_GPUS_PER_TASK": "1"})
     assert own is not None
     assert own.own_devices
 
 
-def test_names_of_one_host_are_neighbours() -> None:
+def test_names_of_one_host_are_neighbors() -> None:
     cluster = Cluster(("localhost:1", "other:1", "127.0.0.1:2", "OTHER:2"), 0, "test")
-    assert cluster.neighbours == (0, 2)
-    assert dataclasses.replace(cluster, index=3).neighbours == (1, 3)
+    assert cluster.neighbors == (0, 2)
+    assert dataclasses.replace(cluster, index=3).neighbors == (1, 3)
 
 
 def test_a_batch_script_without_srun_trains_alone() -> None:

@@ -1,4 +1,4 @@
-"""Linear probes and nearest neighbours of a fixed network."""
+"""Linear probes and nearest neighbors of a fixed network."""
 
 from __future__ import annotations
 
@@ -169,7 +169,7 @@ def test_few_images_get_a_probe_too(tiny_model: keras.Model) -> None:
 def test_what_they_say() -> None:
     found = Baselines(0.9, 0.8, 0.1, 20, 5000, 360)
     assert str(found).splitlines() == [
-        "Linear probe: 90.00%, 20 nearest neighbours: 80.00%, commonest class: 10.00%",
+        "Linear probe: 90.00%, 20 nearest neighbors: 80.00%, commonest class: 10.00%",
         "from 5,000 training images, on 360 validation images",
     ]
     assert found.to_dict() == {
@@ -190,8 +190,8 @@ def test_what_cannot_be_judged_is_refused(tiny_model: keras.Model) -> None:
     for train, validation, message in (
         (unlabelled, good, "labels from 0 to 3 for all images. Received: colours, with -1 for"),
         (good, unlabelled, "2 such labels in all"),
-        (good, empty, "labelled images. Received: none in nothing"),
-        (empty, good, "labelled images. Received: none in nothing"),
+        (good, empty, "labeled images. Received: none in nothing"),
+        (empty, good, "labeled images. Received: none in nothing"),
         (single, good, "at least two classes. Received: 8 images of one class in colours"),
         (good, fewer, "the same classes. Received: 4 in colours, 3 others in three"),
     ):
