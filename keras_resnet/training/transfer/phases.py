@@ -1,4 +1,4 @@
-"""The phases of fine-tuning: which layers train when, and how fast."""
+"""The phases of fine-tuning, in which different layers are trained."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from keras_resnet.training.transfer.freezing import BNMode, FreezeReport, freeze
 
 @dataclass(frozen=True)
 class Phase:
-    """A part of fine-tuning, with a learning-rate schedule of its own.
+    """A phase of fine-tuning, with a learning rate schedule of its own.
 
     Attributes:
-        downto: what trains: from the head down to this level: `"head"`, `"C5"` to `"C2"`,
-            `"stem"` or `"backbone"`, which is everything.
-        epochs: how long.
-        rate: what the recipe's learning rate is multiplied by.
+        downto: lowest level that is trained, together with everything above: `"head"`, `"C5"` to
+            `"C2"`, or `"stem"` or `"backbone"` for all layers.
+        epochs: length of the phase in epochs.
+        rate: factor of the recipe's learning rate.
 
     Raises:
         ValueError: If `epochs` or `rate` is not positive.
@@ -40,12 +40,12 @@ class Phase:
                 raise ValueError(f"Expected `{name}` of a phase above 0. Received: {value!r}")
 
 
-#: The new head first, as its gradients would spoil what is below; then everything, gently.
+#: First the new head, whose gradients would damage the layers below; then all layers.
 PHASES = (Phase("head", 3), Phase("backbone", 7, 0.1))
 
 
 def thaw(network: keras.Model, phase: Phase, bn: BNMode) -> FreezeReport:
-    """Make those layers trainable that train in a phase, and no others."""
+    """Make exactly the layers of a phase trainable."""
     freeze(network, "backbone", bn=bn)
     return unfreeze(network, phase.downto, bn=bn)
 
@@ -53,11 +53,11 @@ def thaw(network: keras.Model, phase: Phase, bn: BNMode) -> FreezeReport:
 def phase_recipes(
     network: keras.Model, recipe: Recipe, phases: Sequence[Phase], bn: BNMode
 ) -> list[Recipe]:
-    """Return the recipe of each phase: its learning rate, and the rate groups that train in it.
+    """Return the recipe of each phase, with its learning rate and the rate groups it trains.
 
     Raises:
-        ValueError: If a phase goes down to a level that the network lacks, or a rate group trains
-            in no phase.
+        ValueError: If the network lacks the level of a phase, or a rate group is trained in no
+            phase.
     """
     trained = []
     for phase in phases:
@@ -67,7 +67,7 @@ def phase_recipes(
     rate_multipliers(list(dict.fromkeys(itertools.chain(*trained))), groups)
     result = []
     for phase, paths in zip(phases, trained, strict=True):
-        # In their order, as the first key that matches counts.
+        # In the given order, as the first matching key counts.
         reached: dict[str, float] = {}
         for key, factor in groups.items():
             with contextlib.suppress(ValueError):

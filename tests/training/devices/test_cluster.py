@@ -30,7 +30,7 @@ def test_workers_of_the_command_line() -> None:
         ("a:1,b", 0, "Expected addresses `host:port` of workers. Received: 'b'"),
         ("a:1,b:99999", 0, "'b:99999'"),
         ("a:1,,b:1", 0, "''"),
-        ("a:1,b:1,a:1", 0, "another address for every worker. Received: a:1 and a:1, from --work"),
+        ("a:1,b:1,a:1", 0, "different address .* worker. Received: a:1 and a:1, from --work"),
         ("a:1,b:1,A:01", 0, "Received: a:1 and A:01, from --workers"),
         ("a:1,b:2", 2, "from 0 to 1. Received: 2"),
         ("a:1,b:2", -1, "from 0 to 1. Received: -1"),

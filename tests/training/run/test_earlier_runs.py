@@ -39,7 +39,7 @@ def test_a_run_of_before_there_were_formats_goes_on(
     assert "format" not in json.loads((earlier / "config.json").read_text())
     with pytest.warns(UserWarning, match="from before the contents of images were noted"):
         run(earlier)
-    assert "Going on" in capsys.readouterr().out
+    assert "Resuming" in capsys.readouterr().out
     rows = (earlier / "history.csv").read_text()
     assert rows.startswith(first)
     assert len(rows.splitlines()) == 3
@@ -53,7 +53,7 @@ def test_a_run_of_other_settings_than_the_default_does_not_go_on(earlier: Path) 
     config["recipe"]["augmentation"] |= {"flip": 0.5}
     del config["recipe"]["optimizer"]["weight_decay"]
     (earlier / "config.json").write_text(json.dumps(config))
-    expected = "weight_decay: 0.0 in the run, now 0.001; .*flip: 0.5 in the run, now 0.0. Go"
+    expected = "weight_decay: 0.0 in the run, now 0.001; .*flip: 0.5 in the run, now 0.0. Use"
     with pytest.raises(ResumeError, match=expected):
         run(earlier)
 

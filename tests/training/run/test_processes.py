@@ -204,7 +204,7 @@ class TestWorkers:
             "recipe.optimizer.learning_rate: 0.05 on worker 0, 0.5 on worker 1; ",
             "seed: 3 on worker 0, 5 on worker 1; ",
             "dtype: 'float32' on worker 0, 'bfloat16' on worker 1; ",
-            "checkpoint_every: 5 on worker 0, 7 on worker 1. Start all workers alike",
+            "checkpoint_every: 5 on worker 0, 7 on worker 1. Start all workers with the same",
         )
         assert not output.exists()
 

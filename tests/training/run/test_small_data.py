@@ -62,7 +62,7 @@ def test_batches_larger_than_the_data_are_refused_with_the_number(model: keras.M
     # Two batches of 64 make a step.
     accumulated = override(recipe, {"batch_size": 128, "optimizer.accumulation": 2})
     said = (
-        r"Received: `batch_size=128` in 2 parts\. .* at most 100; `batch_size=16` makes 7 batches"
+        r"Received: `batch_size=128` in 2 parts\. .* at most 100; `batch_size=16` gives 7 batches"
     )
     with pytest.raises(ValueError, match=said):
         train(model, data, accumulated)

@@ -318,5 +318,5 @@ def test_settings_are_compared_as_json_has_them(tmp_path: Path) -> None:
     assert folder.claim(settings, "training run", {}) == {}
     folder.write_config({**settings, "more": 1})
     assert folder.claim({**settings, "milestones": [30, 60]}, "training run", {}) == {"more": 1}
-    with pytest.raises(ResumeError, match="Expected the training run that .* seed: 3 .*now 4. G"):
+    with pytest.raises(ResumeError, match="settings of the training run in .* seed: 3 .*now 4. U"):
         folder.claim({**settings, "seed": 4}, "training run", {})

@@ -344,7 +344,7 @@ def test_a_head_for_the_same_classes_is_kept(whole: Whole) -> None:
     model = keras_resnet.load_model(whole.folder / "last.keras")
     told_before_training(model, DATA, phases=(Phase("head", 1),))
     assert model.trainable_weights == model.get_layer("predictions").weights
-    with pytest.raises(ValueError, match="no `dropout` where the head is kept.*Received: 0.5"):
+    with pytest.raises(ValueError, match="no `dropout` for a model with a head.*Received: 0.5"):
         run(model, None, dropout=0.5)
 
 
@@ -389,11 +389,11 @@ def test_what_a_later_phase_would_refuse_is_refused_at_once(network: keras.Model
             ValueError,
             "Received: 'stem', which matches none",
         ),
-        ({"epochs": 3}, TypeError, "options of `train`.*Received: epochs"),
+        ({"epochs": 3}, TypeError, "options among .*Received: epochs"),
         (
             {"strategy": DeviceSetup("multi-worker", None, 2, Cluster(("a:1", "b:2"), 0, "x"), ())},
             ValueError,
-            "one process to fine-tune. Received: 2 workers",
+            "a single process for fine-tuning. Received: 2 workers",
         ),
         (
             # Twelve batches, then six.
@@ -455,7 +455,7 @@ def test_processes_that_would_each_train_alone_are_refused(
     network: keras.Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TF_CONFIG", Cluster(("a:1", "b:2"), 1, "x").tf_config())
-    with pytest.raises(ValueError, match="one process to fine-tune. Received: 2 workers"):
+    with pytest.raises(ValueError, match="a single process for fine-tuning. Received: 2 workers"):
         run(network, None)
 
 
