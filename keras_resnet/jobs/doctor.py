@@ -1,4 +1,4 @@
-"""Diagnosis of an installation: versions, abilities, and missing packages."""
+"""Diagnosis of an installation: versions, devices and missing packages."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ _BASE = (
 
 
 def diagnose() -> dict[str, Any]:
-    """Versions, devices and optional dependencies as plain data.
+    """Return versions, devices and optional dependencies as JSON-serializable data.
 
     Returns:
-        `versions` by distribution (`None`: not installed), `backend`, `devices`, `problem` (why
-        Keras cannot be imported, or `None`), and `optional`: per module its version, the extra that
-        brings it, what does not work without it and the command that installs it.
+        `versions`: distribution -> version, None if it is not installed; `backend`; `devices`;
+        `problem`: the reason why Keras cannot be imported, or None; `optional`: module -> its
+        version, the extra that installs it, its purpose and the command that installs it.
     """
-    # A module and its distribution may be called differently, as in onnxruntime-gpu.
+    # A module and its distribution may have different names, such as onnxruntime-gpu.
     distributions = importlib.metadata.packages_distributions()
     backend, devices, problem = backend_and_devices()
     return {

@@ -207,7 +207,7 @@ def test_shared_values_are_those_of_the_twin() -> None:
 
 def test_what_tfmot_cannot_quantize_is_refused_with_the_other_engine_named() -> None:
     for changes, message in (
-        ({"version": "v2"}, r"batch normalisations all follow convolutions.*preact_bn does not"),
+        ({"version": "v2"}, r"batch normalization follows convolutions only.*preact_bn does not"),
         ({"se_ratio": 0.25}, r"can compress.*[Mm]ultiply"),
     ):
         with pytest.raises(ValueError, match=rf"{message}.*Use the native engine"):

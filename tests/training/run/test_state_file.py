@@ -112,13 +112,15 @@ def test_damaged_states_are_fallen_back_from(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path, keep=3)
     paths = [folder.save(step, state(step)) for step in (1, 2, 3)]
     damage(paths[2])
-    message = r"step-0000000003.safetensors \(its SHA-256 is another\) in .* is damaged, falling "
+    message = (
+        r"step-0000000003.safetensors \(its SHA-256 does not match\) in .* is damaged; falling "
+    )
     with pytest.warns(UserWarning, match=message + "back to step-0000000002.safetensors"):
         found = folder.latest()
     assert found is not None
     assert found[1].values == {"step": 2}
     paths[1].write_bytes(b"")
-    with pytest.warns(UserWarning, match=r"0002.safetensors \(it is empty\) in .* are damaged, f"):
+    with pytest.warns(UserWarning, match=r"0002.safetensors \(it is empty\) in .* are damaged; f"):
         assert folder.latest()[1].values == {"step": 1}  # type: ignore[index]
     # The run goes on from the first; what is damaged goes once the next is there.
     folder.save(2, state(4))
