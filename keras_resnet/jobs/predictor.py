@@ -259,7 +259,7 @@ class OtherBackend:
         """Raise ValueError if the model is not a classifier."""
         if not self.is_classifier:
             raise ValueError(
-                f"Expected a classifier. Received: {self.model.name}, which puts out "
+                f"Expected a classifier. Received: {self.model.name}, which returns "
                 f"{self._kind or 'several outputs'}. Call its `predict` method"
             )
 

@@ -90,7 +90,7 @@ def quickstart(
         tf.config.experimental.enable_op_determinism()
         keras.utils.set_random_seed(seed)
         data = load_digits()
-        console.print(f"Digits: {len(data[0])} for training, {len(data[1])} held out.")
+        console.print(f"Digits: {len(data[0])} to train on, {len(data[1])} held out.")
         model = ResNet20(classes=len(data[0].class_names))
         console.print(f"Training {model.name}, {recipe.duration:g} epochs:")
         result = train(model, data, recipe, seed=seed)

@@ -138,7 +138,7 @@ def test_by_the_command_and_again(
     done = command_in_process(*arguments)
     assert done.returncode == 0, done.stderr
     # What is finished is taken up, and files of an unchanged network stay.
-    assert "It is finished already" in done.stdout
+    assert "This phase is already finished" in done.stdout
     assert "Epoch" not in done.stdout
     for path, time in written.items():
         assert (path.stat().st_mtime_ns == time) == (path.parent.name == "before"), path

@@ -16,7 +16,7 @@ from keras_resnet.support.checks import check_choice, check_integer
 from keras_resnet.training.devices.choices import Precision, StrategyName
 from keras_resnet.training.devices.cluster import Cluster
 from keras_resnet.training.devices.connect import connect_tpu, connect_workers, gpus_of
-from keras_resnet.training.devices.keras_mends import mend_keras
+from keras_resnet.training.devices.keras_patches import patch_keras
 from keras_resnet.training.devices.rendezvous import START_SECONDS, Rendezvous, lost_workers
 
 
@@ -209,7 +209,7 @@ def choose_strategy(
         replicas = (len(gpus_of(cluster)) or 1) * cluster.workers
         _check_combination("multi-worker", replicas, dtype, jit_compile)
         _check_batch(batch_size, replicas)
-        mend_keras()
+        patch_keras()
         strategy, rendezvous = connect_workers(cluster, start_seconds)
         note = (
             f"{cluster.workers} workers from {cluster.origin}, this is {cluster.index} "
@@ -229,7 +229,7 @@ def choose_strategy(
         strategy = _on_devices(devices) if devices else None
     _check_batch(batch_size, replicas)
     if replicas > 1:
-        mend_keras()
+        patch_keras()
     return DeviceSetup(kind, strategy, replicas, None, (note,))
 
 

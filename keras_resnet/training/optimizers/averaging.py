@@ -113,7 +113,7 @@ def recompute_bn(model: keras.Model, batches: Iterable[Any]) -> None:
     statistics. No other variable changes, and none at all if an error occurs.
 
     If the model calls a layer several times, the last call counts. With several workers, each
-    computes statistics of its own: call `average_bn_across_replicas` afterwards.
+    computes statistics of its own: call `average_bn_across_replicas` afterward.
 
     Args:
         model: a model with `keras.layers.BatchNormalization` layers, including those of nested

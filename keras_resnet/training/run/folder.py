@@ -88,7 +88,7 @@ class RunFolder:
         Incomplete files of killed processes are removed.
 
         Raises:
-            ValueError: If another process holds the folder, or a file of the run is a folder or
+            ValueError: If another process uses the folder, or a file of the run is a folder or
                 vice versa.
         """
         with held(self.path) as self._is_there:

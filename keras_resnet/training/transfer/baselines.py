@@ -33,7 +33,7 @@ STRENGTHS = (0.0001, 0.001, 0.01, 0.1, 1.0)
 #: Default for the largest number of images of a source.
 LIMIT = 5000
 
-#: One of so many images of each class is held out to choose the regularization strength.
+#: One fifth of the images of each class is held out to choose the regularization strength.
 _HELD_OUT = 5
 
 #: Iterations of the linear probe. It is still a good baseline if it has not quite converged.

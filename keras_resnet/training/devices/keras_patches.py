@@ -25,10 +25,10 @@ import keras
 import tensorflow as tf
 
 #: Attribute of the functions that this module puts into Keras.
-_MARK = "_keras_resnet_mend"
+_MARK = "_keras_resnet_patch"
 
 
-def mend_keras() -> None:
+def patch_keras() -> None:
     """Patch `fit` and `evaluate` of all Keras models in this process; a second call does nothing.
 
     Bugs that the installed Keras has fixed are not patched. Models on one replica are not affected.
@@ -119,9 +119,9 @@ def averages_the_first_batch(trainer: Any) -> bool:
 def _put(owner: Any, name: str, make: Callable[[Any], Callable[..., Any]]) -> None:
     original = getattr(owner, name)
     if not hasattr(original, _MARK):
-        mended = make(original)
-        setattr(mended, _MARK, original)
-        setattr(owner, name, mended)
+        patched = make(original)
+        setattr(patched, _MARK, original)
+        setattr(owner, name, patched)
 
 
 def _reduce_per_replica(original: Any) -> Callable[..., Any]:
