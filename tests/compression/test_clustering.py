@@ -213,7 +213,7 @@ def test_impossible_clusters_are_refused(model: keras.Model) -> None:
         cluster(prune(model, 0.5), 2)
     with pytest.raises(ValueError, match="`skip` to name layers with kernels.*conv1_bn"):
         cluster(model, 8, skip=["conv1_bn"])
-    with pytest.raises(ValueError, match="Received: predictions, clustered already"):
+    with pytest.raises(ValueError, match="Received: predictions, which already are"):
         others = [x.name for x in model.layers if hasattr(x, "kernel") and x.name != "predictions"]
         cluster(cluster(model, 8, skip=others), 4)
 

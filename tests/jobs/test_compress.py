@@ -408,7 +408,7 @@ def test_killed_in_quantization_aware_training_it_ends_with_the_same_bits(
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    assert "Going on" not in run(whole)
+    assert "Resuming" not in run(whole)
     process = start_command(*arguments, str(parts))
     deadline = time.monotonic() + 120
     while len(list(parts.glob("1-qat/checkpoints/step-*"))) < 3 and process.poll() is None:

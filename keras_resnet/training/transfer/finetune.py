@@ -305,9 +305,9 @@ def _compared(
 
 def _claimed(folder: RunFolder, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Write the settings, or check that they are the same; return the other content of the file."""
-    stages = {"stages": dataclasses.asdict(Phase("head", 1))}
+    phase = {"stages": dataclasses.asdict(Phase("head", 1))}
     earlier = defaults_of_earlier(settings, folder.read_config())
-    return folder.claim(settings, "fine-tuning", {**DEFAULTS, **stages, **earlier}, replaces=True)
+    return folder.claim(settings, "fine-tuning", {**DEFAULTS, **phase, **earlier}, replaces=True)
 
 
 def _check_best(result: TrainResult) -> None:

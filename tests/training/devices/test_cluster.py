@@ -63,7 +63,7 @@ def test_a_tf_config_without_cluster_is_none(text: str) -> None:
 @pytest.mark.parametrize(
     ("environment", "message"),
     [
-        ({"TF_CONFIG": "{cluster"}, "no JSON"),
+        ({"TF_CONFIG": "{cluster"}, "invalid JSON"),
         ({"TF_CONFIG": "[1]"}, r"Received: \[1\]"),
         ({"TF_CONFIG": '{"cluster": {"worker": ["a:1", "b:1"]}}'}, "Received: {"),
         (tf_config({"worker": ["a:1"], "ps": ["b:1"]}), "the role 'ps'"),

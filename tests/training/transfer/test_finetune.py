@@ -175,7 +175,7 @@ def test_card_is_of_all_phases(whole: Whole) -> None:
     assert str(whole.result.baselines) in card
     assert "# tiny trained on train" in card
     assert "fine-tuned in 2 phases for 3 epochs by the recipe" in card
-    assert "`config.json` of each phase has all." in card
+    assert "`config.json` of each phase contains all of them." in card
     assert "somebody" not in card
 
 
