@@ -62,7 +62,7 @@ def prune(
     if not chosen:
         raise ValueError(
             f"Expected a layer with a kernel that fits the pattern {pattern!r}. Received: "
-            f"{', '.join(names) or 'no layers'}, none of which fits or is not skipped"
+            f"{', '.join(names) or 'no layers'}, all of which are skipped or do not fit"
         )
     full = [name for name in chosen if getattr(model.get_layer(name), "clusters", 0) == MOST_VALUES]
     if full:

@@ -332,7 +332,7 @@ def test_bad_arguments_are_refused(
     with pytest.raises(FileExistsError, match=r"a new file. Received: .*there.npz. Pass"):
         embed_to_file(tiny_model, paths, there)
     for name, images, keywords, message in (
-        ("vectors.csv", paths, {}, r"a file .parquet or .npz as output. Received: .*vectors.csv"),
+        ("vectors.csv", paths, {}, r"a .parquet or .npz file as output. Received: .*vectors.csv"),
         ("v.npz", [], {}, "at least one image file. Received: none"),
         ("v.npz", "v.png", {}, "a list of .* Received: 'v.png'"),
         ("v.npz", paths, {"batch_size": 0}, "`batch_size` to be .* Received: 0"),
