@@ -2,11 +2,11 @@
 
 Prints, among other lines (figures differ between machines):
 
-    Linear probe: 98.61%, 20 nearest neighbors: 99.72%, commonest class: 50.56%
+    Linear probe: 98.61%, 20 nearest neighbors: 99.72%, most common class: 50.56%
     Phase 1 of 2. Trains head: 1 of 39 layers with 130 of 270,578 weights.
     Batch normalization is frozen everywhere and keeps its statistics.
     Phase 2 of 2. Trains C4, head: 7 of 39 layers with 202,882 of 270,578 weights.
-    Best: 98.33%, -1.4 points to the better baseline.
+    Best: 98.33%, -1.4 points compared with the better baseline.
     98.3% of the held-out digits are right
 
 The features of equal digits are close to each other, so that the nearest neighbors are hard to beat

@@ -241,7 +241,7 @@ assert config.depth == 26
 assert keras_resnet.complexity(model) == keras_resnet.complexity(config, (64, 64, 3), 10)
 
 # A published checkpoint of it.
-from keras_resnet.weights.source import find_weights_of
+from keras_resnet.weights.path_or_tag import find_weights_of
 assert find_weights_of("resnet26", "imagenet").tag == "timm/resnet26.new_in1k"
 
 # A new kind of part: counted, described, drawn and loaded as others are.

@@ -1,4 +1,4 @@
-"""Diagnosis of an installation: versions, abilities, and missing packages."""
+"""Diagnosis of an installation: versions, devices and missing packages."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ _BASE = (
 
 
 def diagnose(quick: bool = False) -> dict[str, Any]:
-    """Return versions, devices and optional dependencies as plain data.
+    """Return versions, devices and optional dependencies as JSON-serializable data.
 
     Args:
-        quick: whether to leave out what takes an import of Keras and its backend.
+        quick: whether to leave out whatever needs an import of Keras and its backend.
 
     Returns:
-        `versions` by distribution (`None`: not installed), `backend`, `devices`, `problem` (why
-        Keras cannot be imported, or `None`), all three `None` if `quick`, and `optional`: per
-        module its version, the extra that brings it, what does not work without it and the command
+        `versions`: distribution -> version, None if it is not installed; `backend`; `devices`;
+        `problem`: the reason why Keras cannot be imported, or None; all three are None if `quick`;
+        `optional`: module -> its version, the extra that installs it, its purpose and the command
         that installs it.
     """
     backend, devices, problem = (None, None, None) if quick else backend_and_devices()

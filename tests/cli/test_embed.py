@@ -128,7 +128,7 @@ def test_bad_arguments_are_refused(
             (model, pictures, "--output", output, "--weights", "x"),
             "a model file without `--weights`",
         ),
-        ((model, pictures, "--output", "vectors.csv"), "a file .parquet or .npz as output"),
+        ((model, pictures, "--output", "vectors.csv"), "a .parquet or .npz file as output"),
         ((model, str(tmp_path / "nothing"), "--output", output), "that name images"),
         ((model, pictures, "--output", output, "--level", "C9"), "('C2', 'C3', 'C4')"),
         ((model, pictures, "--output", output, "--batch-size", "0"), "--batch-size"),

@@ -65,7 +65,7 @@ def test_no_fall_is_a_sentence_and_exit_code_1(
     ]  # fmt: skip
     done = command_in_process(*arguments)
     assert done.returncode == 1
-    assert "The loss never fell clearly, so that no learning rate is suggested." in done.stdout
+    assert "The loss never fell clearly, so no learning rate is suggested." in done.stdout
     assert "--set" not in done.stdout
     done = command_in_process(*arguments, "--json")
     assert done.returncode == 1

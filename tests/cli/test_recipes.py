@@ -60,14 +60,14 @@ def test_all_fields_are_printed_on_demand(command_in_process: Command) -> None:
 @pytest.mark.parametrize(
     ("name", "field", "said"),
     [
-        ("rsb-a2", "augmentation.crop", "draws bilinear or bicubic, here it is bilinear"),
-        ("rsb-a1", "augmentation.mixup", "timm draws once for a batch"),
-        ("rsb-a3", "optimizer.clip_norm", "timm's LAMB clips the norm of all gradients at 1"),
-        ("rsb-a2", "schedule.name", "timm changes the rate once an epoch, here at every step"),
-        ("torchvision-v2", "augmentation.erasing", "the rectangle gets the mean colour"),
-        ("he2015-cifar10", "augmentation.fill", "The mean colour of CIFAR-10"),
-        ("he2016-cifar", "optimizer.form", "the paper's experiments ran in Caffe"),
-        ("goyal2017", "augmentation.crop", "here it is 3/4 to 4/3, and bilinear"),
+        ("rsb-a2", "augmentation.crop", "draws bilinear or bicubic; here, bilinear"),
+        ("rsb-a1", "augmentation.mixup", "timm draws one method and strength per batch"),
+        ("rsb-a3", "optimizer.clip_norm", "timm's LAMB clips the global gradient norm to 1"),
+        ("rsb-a2", "schedule.name", "timm changes the rate once per epoch; here, at every step"),
+        ("torchvision-v2", "augmentation.erasing", "with the mean color"),
+        ("he2015-cifar10", "augmentation.fill", "the mean color of CIFAR-10"),
+        ("he2016-cifar", "optimizer.form", "the paper's experiments were run in Caffe"),
+        ("goyal2017", "augmentation.crop", "here, 3/4 to 4/3 and bilinear"),
         ("quick-digits", "augmentation.fill", "the paper pads with the mean"),
     ],
 )
@@ -132,7 +132,7 @@ def test_json_has_values_sources_and_rates(command_in_process: Command) -> None:
         (["goyal2017", "--set", "lr=1"], "Did you mean optimizer.learning_rate?"),
         (["goyal2017", "--set", "lr"], "Expected `--set FIELD=VALUE`. Received: --set lr."),
         (["--batch-size", "8"], "Expected the name of a recipe with these options"),
-        (["quick-digits", "--set", "duration=1"], "a warm-up of 1563 steps, a training of 1563"),
+        (["quick-digits", "--set", "duration=1"], "a warm-up of 1563 steps in a training of 1563"),
     ],
 )
 def test_bad_arguments_end_with_one_sentence(

@@ -22,11 +22,11 @@ def arguments_of(recipe: Recipe, steps_per_epoch: float) -> dict[str, Any]:
     """Return the arguments of `Rates` for a recipe.
 
     Args:
-        recipe: its peak, schedule and duration count.
+        recipe: the recipe, of which the peak, the schedule and the duration are used.
         steps_per_epoch: optimizer steps in an epoch; a fraction if a step takes several batches.
     """
     in_steps = recipe.in_steps(steps_per_epoch)
-    # A batch below the reference has a peak below the unscaled rate: no warm-up then.
+    # With a batch size below the reference, the peak is below the unscaled rate: no warm-up.
     unscaled = min(1.0, recipe.optimizer.learning_rate / max(recipe.learning_rate, 1e-30))
     start = recipe.schedule.warmup_from
     return {
@@ -43,10 +43,10 @@ def learning_rates(recipe: Recipe, steps_per_epoch: float, steps: Iterable[int])
     Args:
         recipe: as in `arguments_of`.
         steps_per_epoch: as in `arguments_of`.
-        steps: numbers of optimizer steps, from 0.
+        steps: optimizer steps, counted from 0.
 
     Raises:
-        ValueError: the warm-up does not end before the training.
+        ValueError: If the warm-up does not end before the training.
     """
     times = np.asarray(list(steps), np.float64)
     return [float(rate) for rate in Rates(**arguments_of(recipe, steps_per_epoch)).at(times, np)]
@@ -62,7 +62,7 @@ class Rates:
         duration: optimizer steps of the whole training.
 
     Raises:
-        ValueError: the warm-up does not end before the training.
+        ValueError: If the warm-up does not end before the training.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class Rates:
         if warmup and warmup >= duration:
             raise ValueError(
                 "Expected a warm-up that ends before the training. Received: a warm-up of "
-                f"{warmup:g} steps, a training of {duration:g}. "
+                f"{warmup:g} steps in a training of {duration:g}. "
                 "Shorten both with `lasting`, or set `schedule.warmup`"
             )
 
@@ -90,9 +90,9 @@ class Rates:
 
 
 def _after_warmup(schedule: ScheduleConfig, duration: int, step: Any, ops: Any) -> Any:
-    """Factors of the peak."""
+    """Return the factors of the peak at some steps after the warm-up."""
     if schedule.name == "step":
-        # Half a step away from the edges, rounding cannot move them.
+        # Half a step away from the edges, rounding errors have no effect.
         return ops.power(schedule.factor, ops.floor((step + 0.5) / schedule.every))
     if schedule.name == "multi-step":
         factor = ops.ones_like(step)
@@ -107,16 +107,17 @@ def _after_warmup(schedule: ScheduleConfig, duration: int, step: Any, ops: Any) 
         if schedule.name == "polynomial":
             share = ops.power(left, schedule.power)
         else:
-            # (1 + cos(pi * done)) / 2, without the loss of digits near the end.
+            # (1 + cos(pi * done)) / 2, without loss of precision near the end.
             share = ops.square(ops.sin(math.pi / 2 * left))
         return schedule.end + (1 - schedule.end) * share
     return ops.ones_like(step)
 
 
 def _through(points: tuple[tuple[float, float], ...], step: Any, ops: Any) -> Any:
+    """Interpolate linearly between points of a step and a factor."""
     factor = points[0][1] * ops.ones_like(step)
     for (time, value), (next_time, next_value) in itertools.pairwise(points):
-        # Both shares from whole steps: one minus the other would lose digits near the end.
+        # Both shares are computed from steps: `1 - gone` would lose precision near the end.
         length = next_time - time
         gone = ops.clip((step - time) / length, 0.0, 1.0)
         left = ops.clip((next_time - step) / length, 0.0, 1.0)
