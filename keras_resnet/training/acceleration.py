@@ -36,7 +36,7 @@ def accelerate(model: Model) -> Model:
         The same model. On other backends than TensorFlow it is unchanged, as their compilers fuse
         these operations.
 
-    Example:
+    Examples:
         >>> model = keras_resnet.training.accelerate(keras_resnet.ResNet50(classes=10))
         >>> model.compile("sgd", "sparse_categorical_crossentropy")
         >>> model.fit(images, labels)

@@ -137,7 +137,7 @@ def finetune(
         ResumeError: If `out_dir` holds another fine-tuning, or something else.
         OSError: If the best network of a finished phase is missing, or as for `train`.
 
-    Example:
+    Examples:
         >>> model = keras_resnet.ResNet50(weights="imagenet")
         >>> result = finetune(model, "folder:flowers", "runs/flowers")
         >>> result.model.save("flowers.keras")
