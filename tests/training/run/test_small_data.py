@@ -92,8 +92,8 @@ def test_a_fraction_that_is_too_small_is_named(folder: str) -> None:
     _, validation = load_data(DataConfig(folder, validation_fraction=0.34), said.append)
     assert len(validation) == 11
     assert said[-1] == (
-        "An accuracy on 11 validation images is known to about ±25 points only; a larger "
-        "`validation_fraction` would tell more."
+        "An accuracy on 11 validation images is precise to about ±25 points only; a larger "
+        "`validation_fraction` makes it more precise."
     )
 
 
