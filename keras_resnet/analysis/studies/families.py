@@ -1,4 +1,4 @@
-"""The networks that the training studies compare, as configs; no Keras is imported."""
+"""Configs of the networks that the training studies compare, without importing Keras."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from keras_resnet.networks.config import ResNetConfig, Shortcut
 from keras_resnet.networks.table import cifar_config, get_config
 from keras_resnet.support.checks import check_integer
 
-#: The depths of He et al. 2015 with basic blocks on ImageNet; none of them is 6n+2.
+#: Depths of the ImageNet networks with basic blocks in He et al. 2015; none is 6n+2.
 IMAGENET_DEPTHS = (18, 34)
 
 
 def check_cifar_depth(depth: int, others: str = "") -> None:
-    """Raise ValueError if no CIFAR network of basic blocks has this depth; it names the nearest."""
+    """Raise ValueError, naming the nearest depths, if no basic CIFAR network has this depth."""
     check_integer("depth", depth)
     if depth < 8 or (depth - 2) % 6:
         below = max(8, depth - (depth - 2) % 6)
@@ -29,46 +29,46 @@ def basic_config(depth: int, shortcut: Shortcut | None, **fields: Any) -> ResNet
     """Return the config of a network of basic blocks with `depth` weighted layers.
 
     Args:
-        depth: 18 or 34 for the ImageNet networks, 6n+2 for the CIFAR ones (He et al. 2015, sections
-            3.3 and 4.2).
-        shortcut: `"A"`, `"B"` or `"C"`; None: a plain network.
+        depth: 18 or 34 for ImageNet networks, 6n+2 for CIFAR networks (He et al. 2015, sections 3.3
+            and 4.2).
+        shortcut: `"A"`, `"B"` or `"C"`; None for a plain network.
         fields: other fields of `ResNetConfig`.
 
     Raises:
-        ValueError: no such network.
+        ValueError: there is no such network.
     """
     check_integer("depth", depth)
     if depth in IMAGENET_DEPTHS:
-        # The row of the plain network takes no shortcut, and that of the residual one takes None.
+        # `replace` on the residual network's config: the plain network's allows no shortcut.
         return get_config(f"resnet{depth}").replace(shortcut=shortcut, **fields)
     check_cifar_depth(depth, " or the ImageNet networks' 18 and 34")
     return cifar_config(depth, shortcut=shortcut, **fields)
 
 
-#: Fields of the networks that the studies set themselves.
+#: Fields of `ResNetConfig` that the studies set.
 _STUDIED = ("block", "blocks", "filters", "shortcut", "stem", "width")
 
 
 def check_network_fields(fields: Mapping[str, Any]) -> None:
-    """Raise ValueError if a recipe sets a field of the networks that the studies set themselves."""
+    """Raise ValueError if a recipe sets a field of the networks that the studies set."""
     if taken := [name for name in fields if name in _STUDIED]:
         raise ValueError(
-            "Expected a recipe that leaves to the study what it compares. Received: "
+            "Expected a recipe without the network fields that the study sets. Received: "
             f"network.{taken[0]}={fields[taken[0]]}. Leave it out; depths and width are arguments "
             "of the study"
         )
 
 
 def default_width(data: str) -> float:
-    """Return what the width of networks is multiplied by for a source of images by default."""
+    """Return the default factor of the number of filters for a source of images."""
     return 0.25 if data == "digits" else 1.0
 
 
 def check_depths(depths: Sequence[int]) -> tuple[int, ...]:
-    """Return at least two different depths of one family of networks, in ascending order.
+    """Return different depths of one family of networks, in ascending order.
 
     Raises:
-        ValueError: there are fewer, an impossible one, or some of either family.
+        ValueError: there are fewer than two depths, an impossible one, or depths of both families.
     """
     found = tuple(sorted(set(depths)))
     for depth in found:
@@ -87,11 +87,11 @@ def check_depths(depths: Sequence[int]) -> tuple[int, ...]:
 
 
 def check_seeds(seeds: Iterable[int]) -> tuple[int, ...]:
-    """Return the seeds; raise ValueError if there are none, one recurs or one is out of range."""
+    """Return the seeds; raise ValueError if there are none or one repeats or is out of range."""
     found = tuple(check_integer("seeds", seed, 0) for seed in seeds)
     if not found or len(set(found)) < len(found) or max(found) >= 2**32:
         raise ValueError(
-            "Expected at least one seed, each once and below 2^32, such as 0,1,2. Received: "
+            "Expected at least one seed, all different and below 2^32, such as 0,1,2. Received: "
             f"{', '.join(map(str, found)) or 'none'}"
         )
     return found
