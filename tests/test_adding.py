@@ -144,10 +144,10 @@ def add_format(copy: Copy) -> None:
 def add_augmentation(copy: Copy) -> None:
     field = "    solarize: float = _number(0.0, 1)\n"
     copy.insert(AUGMENTATION, "keras_resnet/data/config.py", "    erasing: float", field)
-    call = "colour.solarize(image, seed(7), how.solarize)"
-    line = f"    if how.solarize:\n        image = {call}\n"
+    call = "color.solarize(image, seed(7), augmentation.solarize)"
+    line = f"    if augmentation.solarize:\n        image = {call}\n"
     transforms = "keras_resnet/data/augment/transforms.py"
-    copy.insert(AUGMENTATION, transforms, "    if how.erasing:", line)
+    copy.insert(AUGMENTATION, transforms, "    if augmentation.erasing:", line)
     function = """\
 def solarize(image, seed, probability):
     on = tf.random.stateless_uniform((), seed) < probability
@@ -155,7 +155,7 @@ def solarize(image, seed, probability):
 
 
 """
-    copy.insert(AUGMENTATION, "keras_resnet/data/augment/colour.py", "def lighting(", function)
+    copy.insert(AUGMENTATION, "keras_resnet/data/augment/color.py", "def lighting(", function)
 
 
 def add_recipe(copy: Copy) -> None:

@@ -75,7 +75,7 @@ TAG = "keras_resnet/resnet20.cifar10_jpeg"
     [
         (
             ["--tags", "x*", "--data", "digits", "--weights", "y"],
-            "Expected --tags without options of single models. Received: y",
+            "Expected --tags without --weights, --ensemble-weights and --predictions. Received: y",
         ),
         (["x.keras", "--compare", "a.json", "b.json"], "Expected --compare without models"),
         (["x.keras", "--data", "digits", "--weights", "imagenet"], "Expected no `--weights`"),
@@ -87,7 +87,10 @@ TAG = "keras_resnet/resnet20.cifar10_jpeg"
             ["x.keras", "--data", "digits", "--protocol", "five"],
             "Expected `--protocol` to be one of",
         ),
-        ([TAG, "--data", "digits", "--predictions", "x.txt"], "Expected a file .csv or"),
+        (
+            [TAG, "--data", "digits", "--predictions", "x.txt"],
+            "Expected a path that ends in .csv or",
+        ),
         ([TAG, TAG, "--data", "digits", "--ensemble-weights", "a"], "Expected numbers"),
         (["nodel.keras", "--data", "digits"], "Received: nodel.keras."),
         (["resnet51", "--data", "digits"], "Did you mean resnet56?"),
