@@ -42,7 +42,7 @@ MatchNames = Annotated[
 ]
 Labels = Annotated[
     Path | None,
-    typer.Option(help="File of correct classes: ImageNet-ReaL's real.json, the devkit, ..."),
+    typer.Option(help="File of correct classes: ImageNet-ReaL's real.json, the devkit, …"),
 ]
 Output = Annotated[
     Path | None, typer.Option(help="Folder for evaluation.json and evaluation.html.")

@@ -72,7 +72,7 @@ class Evaluation:
         probabilities: probability of every class, `(n, classes)`, float32.
         targets: all correct classes, `(n, classes)`, bool; None if every image has one.
         unreadable: image name -> reason, for the images that could not be read; not counted.
-        unlabelled: number of images without a class in the label file; not counted.
+        unlabeled: number of images without a class in the label file; not counted.
         seconds: time of reading and computing.
         published: published accuracies in percent, with their protocol and reference; None for
             models without published weights.
@@ -90,7 +90,7 @@ class Evaluation:
     probabilities: np.ndarray
     targets: np.ndarray | None = None
     unreadable: Mapping[str, str] = field(default_factory=dict)
-    unlabelled: int = 0
+    unlabeled: int = 0
     seconds: float = 0.0
     published: Mapping[str, Any] | None = None
     source: Source | None = None
@@ -226,8 +226,8 @@ class Evaluation:
                 f"Not counted, as unreadable: {_images(len(self.unreadable))}, such as "
                 f"{some_of(list(self.unreadable), 3)}."
             )
-        if self.unlabelled:
-            found.append(f"Not counted, as unlabeled: {_images(self.unlabelled)}.")
+        if self.unlabeled:
+            found.append(f"Not counted, as unlabeled: {_images(self.unlabeled)}.")
         found += self._notes_on_classes()
         if len(set(self.predictions.tolist())) == 1 and self.images > 1:
             answer = self.class_names[self.predictions[0]]
@@ -273,7 +273,7 @@ class Evaluation:
             **{name: getattr(self, name) for name in _METRICS},
             "published": self.published,
             "unreadable": dict(self.unreadable),
-            "unlabelled": self.unlabelled,
+            "unlabeled": self.unlabeled,
             "images_per_second": self.images / self.seconds if self.seconds else None,
             "notes": self.notes,
             "class_names": list(self.class_names),

@@ -205,7 +205,9 @@ def test_networks_of_the_comparison_take_options() -> None:
     assert chosen({"version": "v2", "shortcut": "B"}) == {
         key: ("v2", "B" if key[1] else None) for key in default
     }
-    with pytest.raises(ValueError, match="leave to the study what it compares. Received: width=2"):
+    with pytest.raises(
+        ValueError, match="without the fields that the study sets. Received: width=2"
+    ):
         chosen({"width": 2})
 
 

@@ -181,7 +181,7 @@ def test_neither_fine_tuning_nor_compression_goes_on_with_changed_data(
     (tmp_path / "small/1-prune/config.json").write_text("{}")
     swapped(root)
     for work in (tune, squeeze):
-        with pytest.raises(ResumeError, match=r"_data.files.cat: .*_data.files.dog: "):
+        with pytest.raises(ResumeError, match=r"(?s)_data.files.cat: .*_data.files.dog: "):
             work()
 
 

@@ -212,7 +212,7 @@ def test_labels_from_a_file(tiny_model: keras.Model, images: np.ndarray, tmp_pat
     real = [[(own[0] + 1) % 10, own[0]], [own[1]], [], [(own[3] + 1) % 10]]
     (tmp_path / "real.json").write_text(json.dumps(real))
     report = evaluate(tiny_model, f"folder:{folder}", labels=tmp_path / "real.json")
-    assert (report.images, report.unlabelled) == (3, 1)
+    assert (report.images, report.unlabeled) == (3, 1)
     assert report.is_right.tolist() == [True, True, False]
     (tmp_path / "real.json").write_text("[[0]]")
     with pytest.raises(ValueError, match="with a number of at most 1"):

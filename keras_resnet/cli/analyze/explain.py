@@ -32,7 +32,7 @@ def explain(
         typer.Option("--class", help="Index or name. [default: the top-1 class of every image]"),
     ] = None,
     level: Annotated[
-        str | None, typer.Option(help="C2, C3, ... for grad-cam and grad-cam-pp.")
+        str | None, typer.Option(help="C2, C3, … for grad-cam and grad-cam-pp.")
     ] = None,
     log_every: options.LogEvery = 60.0,
     overwrite: options.Overwrite = False,

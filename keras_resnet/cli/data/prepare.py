@@ -109,7 +109,7 @@ def folder(
 ) -> None:
     """Prepare a directory with a folder of images per class, or any other source.
 
-    Splits stay as they are: whoever loads the shards divides off what there is to validate on.
+    Splits stay as they are: loading the shards divides off a validation split if there is none.
     """
 
     check_data(source)
