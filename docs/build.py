@@ -18,7 +18,7 @@ from keras_resnet.networks.table import ROWS
 DOCS = Path(__file__).parent
 ROOT = DOCS.parent
 #: Packages whose stub lists the public names.
-PACKAGES = ("", "data", "images", "training", "training.recipes", "training.optimizers")
+PACKAGES = ("", "models", "data", "images", "training", "training.recipes", "training.optimizers")
 PACKAGES += ("evaluation", "analysis", "compression", "export")
 
 

@@ -10,10 +10,10 @@ import numpy as np
 
 import keras_resnet
 
-# With random weights, to be trained: its answers mean nothing before.
+# The weights are random: its predictions mean nothing before training.
 model = keras_resnet.ResNet50(classes=10)
-# RGB pixels, as a decoder gives them. The saved file loads with keras.saving.load_model, also where
-# this package is not installed.
+# RGB pixels in [0, 255]. The saved file loads with keras.saving.load_model, even where this package
+# is not installed.
 images = np.random.randint(0, 256, (2, 224, 224, 3), dtype=np.uint8)
 print(model.predict(images, verbose=0).shape)
 print(keras_resnet.complexity(model))

@@ -1,4 +1,4 @@
-"""Find shapes with FCOS: `mAP at an IoU of 0.5: 0.001`, after a minute `0.954`; the bar is 0.85."""
+"""Detect shapes with FCOS: a mAP of 0.954 after a minute of training; a test requires 0.85."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from pycocotools.cocoeval import COCOeval
 import keras_resnet
 
 SIZE = 64
-#: Of both levels of the pyramid: the first finds shapes of less than 24 pixels.
+#: Strides of both levels of the pyramid; the first detects shapes of less than 24 pixels.
 STRIDES = (4, 8)
 STRIDE = np.concatenate([np.full((SIZE // stride) ** 2, stride) for stride in STRIDES])
-#: Centres `(x, y)` of the positions of all levels, in pixels.
+#: Centers `(x, y)` of the positions of all levels, in pixels.
 GRIDS = [np.arange(stride / 2, SIZE, stride) for stride in STRIDES]
 POINTS = np.vstack([np.dstack(np.meshgrid(grid, grid)).reshape(-1, 2) for grid in GRIDS])
 
 
 def scenes(number: int, seed: int) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Shapes of any colour on noise, and what is in every image: left, top, right, bottom, kind."""
+    """Return images of shapes on noise, and the left, top, right, bottom and kind of each shape."""
     random = np.random.default_rng(seed)
     images = random.integers(0, 140, (number, SIZE, SIZE, 3), dtype=np.uint8)
     objects = []
@@ -57,13 +57,13 @@ def targets(objects: list[np.ndarray]) -> np.ndarray:
 
 
 def detector(backbone: keras.Model) -> keras.Model:
-    """Feature pyramid (Lin et al. 2017) and the heads of FCOS (Tian et al. 2019), narrow."""
+    """Build a narrow feature pyramid (Lin et al. 2017) with FCOS heads (Tian et al. 2019)."""
     maps = keras_resnet.feature_extractor(backbone, ("C2", "C3", "C4")).output
     p4, lateral = layers.Conv2D(32, 1)(maps["C4"]), layers.Conv2D(32, 1)(maps["C3"])
     p3 = layers.Add()([layers.UpSampling2D()(p4), lateral])
     p2 = layers.Add()([layers.UpSampling2D()(p3), layers.Conv2D(32, 1)(maps["C2"])])
     tower = [layers.Conv2D(32, 3, padding="same", activation="relu") for _ in range(3)]
-    # Almost all positions are empty, and training starts from there (Lin et al. 2017, focal loss).
+    # Start from low scores, as almost all positions are empty (Lin et al. 2017, focal loss).
     empty = keras.initializers.Constant(-4.6)
     classify = layers.Conv2D(3, 3, padding="same", activation="sigmoid", bias_initializer=empty)
     measure = layers.Conv2D(4, 3, padding="same", activation="softplus", bias_initializer="ones")
@@ -77,7 +77,7 @@ def detector(backbone: keras.Model) -> keras.Model:
 
 
 def loss(true: tf.Tensor, predicted: tf.Tensor) -> tf.Tensor:
-    """Focal loss of the classes and 1 - IoU of the boxes, per position that has an object."""
+    """Return the focal loss of classes plus 1 - IoU of boxes, per position with an object."""
     focal = keras.losses.binary_focal_crossentropy(true[..., :3], predicted[..., :3])
     a, b, positive = true[..., 3:], predicted[..., 3:], ops.sum(true[..., :3], -1)
     shared, *areas = (ops.prod(d[..., :2] + d[..., 2:], -1) for d in (ops.minimum(a, b), a, b))
@@ -86,7 +86,7 @@ def loss(true: tf.Tensor, predicted: tf.Tensor) -> tf.Tensor:
 
 
 def detect(model: keras.Model, images: np.ndarray) -> list[np.ndarray]:
-    """Return each image's detections: left, top, right, bottom, score, kind; the surest first."""
+    """Return the left, top, right, bottom, score and kind of detections, highest scores first."""
     scores, near, far = np.split(model.predict(images, verbose=0), (3, 5), axis=-1)
     boxes = np.concatenate([POINTS - near, POINTS + far], -1, dtype=np.float32)[:, :, None]
     kept = tf.image.combined_non_max_suppression(boxes, scores, 10, 20, 0.5, 1e-3, clip_boxes=False)
@@ -94,7 +94,7 @@ def detect(model: keras.Model, images: np.ndarray) -> list[np.ndarray]:
 
 
 def mean_average_precision(objects: list[np.ndarray], detections: list[np.ndarray]) -> float:
-    """Return COCO's mean average precision, by pycocotools, at an IoU of 0.5."""
+    """Return COCO's mean average precision at an IoU of 0.5, computed by pycocotools."""
     data, tables = COCO(), []
     ids = [{"id": number} for number in range(len(objects))]
     data.dataset = {"images": ids, "categories": ids[:3]}
@@ -102,7 +102,7 @@ def mean_average_precision(objects: list[np.ndarray], detections: list[np.ndarra
         rows = np.vstack([np.insert(found, 0, number, 1) for number, found in enumerate(images)])
         rows[:, 3:5] -= rows[:, 1:3]  # Image, left, top, width, height, score, kind.
         tables.append(rows)
-    with contextlib.redirect_stdout(None):  # pycocotools tells every step.
+    with contextlib.redirect_stdout(None):  # pycocotools prints every step.
         data.createIndex()
         result = COCOeval(*map(data.loadRes, tables), "bbox")
         result.evaluate(), result.accumulate(), result.summarize()

@@ -1,4 +1,4 @@
-"""Take the feature maps C2 to C5 of a network, for a detector or a segmenter.
+"""Build a model that returns the feature maps C2 to C5, for a detector or a segmenter.
 
 Prints, on one line:
 

@@ -1,15 +1,16 @@
-"""Teach a network that knows the digits another task: odd or even. Run `make demo` first.
+"""Fine-tune a digit classifier to tell odd digits from even ones. Run `make demo` first.
 
-Prints, beside what is trained and how (figures differ between machines):
+Prints, among other lines (figures differ between machines):
 
-    Linear probe: 98.61%, 20 nearest neighbours: 99.72%, commonest class: 50.56%
+    Linear probe: 98.61%, 20 nearest neighbors: 99.72%, most common class: 50.56%
     Phase 1 of 2. Trains head: 1 of 39 layers with 130 of 270,578 weights.
-    Batch normalisation is frozen everywhere and keeps its statistics.
+    Batch normalization is frozen everywhere and keeps its statistics.
     Phase 2 of 2. Trains C4, head: 7 of 39 layers with 202,882 of 270,578 weights.
-    Best: 98.33%, -1.4 points to the better baseline.
+    Best: 98.33%, -1.4 points compared with the better baseline.
     98.3% of the held-out digits are right
 
-Digits of one kind are near each other already, so that neighbours are hard to beat on this task.
+The features of equal digits are close to each other, so that the nearest neighbors are hard to beat
+on this task.
 """
 
 import keras_resnet
@@ -21,14 +22,15 @@ train, test = (
     for digits in load_digits()
 )
 base = keras_resnet.load_model("demo-output/model.keras")
-# A digit in a mirror, or a part of it, is none.
+# A mirrored digit, or a part of a digit, is not a digit.
 recipe = override(find_recipe("finetune"), {"augmentation.flip": 0, "augmentation.crop": "pad"})
 result = finetune(
     base,
     (train, test),
     "runs/even-odd",
     recipe=recipe,
-    # The new head first; then the last stage, gently, while batch normalisation stays as it is.
+    # First the new head, then the last stages with a low learning rate; batch normalization stays
+    # frozen.
     phases=(Phase("head", 1), Phase("C4", 2, 0.1)),
 )
 print(f"{result.best:.1%} of the held-out digits are right")

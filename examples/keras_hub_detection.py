@@ -1,10 +1,10 @@
-"""KerasHub's RetinaNet on a network of this package. In two minutes of one core it prints
+"""Train KerasHub's RetinaNet with a network of this package. In two minutes on one core it prints
 
 mAP at an IoU of 0.5: 0.00
 mAP at an IoU of 0.5: 0.64
-reloaded, it puts out the same: True
+same outputs after reloading: True
 
-The bar is a mAP of 0.5. Needs `pip install keras-hub pycocotools`.
+A test requires a mAP of 0.5. Needs `pip install keras-hub pycocotools`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SIZE = 64
 
 @keras.saving.register_keras_serializable("example")
 class Encoder(keras_hub.models.FeaturePyramidBackbone):
-    """Feature maps by KerasHub's names: P3 is the last one that has stride 8, and so on."""
+    """Feature maps by KerasHub's names: P3 is the last one with stride 8, and so on."""
 
     def __init__(self, features: keras.Model, **kwargs: object) -> None:
         super().__init__(features.input, features.output, **kwargs)
@@ -43,14 +43,14 @@ class Encoder(keras_hub.models.FeaturePyramidBackbone):
 
 
 def encoder() -> Encoder:
-    """A small network; `keras_resnet.ResNet50(weights="imagenet", …)` goes in just as well."""
+    """Build a small encoder; `keras_resnet.ResNet50(weights="imagenet", …)` works, too."""
     config = keras_resnet.ResNetConfig("basic", (1, 1, 1), (16, 32, 64))
     model = keras_resnet.build(config, include_top=False, input_shape=(SIZE, SIZE, 3))
     return Encoder(keras_resnet.feature_extractor(model))
 
 
 def scenes(number: int, seed: int) -> tuple[np.ndarray, ...]:
-    """Discs, squares and triangles on noise, their boxes `(n, 4, 4)` and kinds `(n, 4)`, or -1."""
+    """Return images of shapes on noise, their boxes `(n, 4, 4)` and kinds `(n, 4)`, -1 for none."""
     random = np.random.default_rng(seed)
     images = random.integers(0, 140, (number, SIZE, SIZE, 3), dtype=np.uint8)
     boxes, kinds = np.full((number, 4, 4), -1, np.float32), np.full((number, 4), -1, np.float32)
@@ -65,14 +65,14 @@ def scenes(number: int, seed: int) -> tuple[np.ndarray, ...]:
 
 
 def detect(images: np.ndarray) -> dict[str, np.ndarray]:
-    """Boxes, confidence and labels, -1 where there are no more."""
-    # KerasHub 0.32's own `predict` fails where the batch size is not fixed.
+    """Return the boxes, confidence and labels of detections, -1 for none."""
+    # KerasHub 0.32's `predict` fails if the batch size is not fixed.
     found = detector.decode_predictions(detector(images), images)
     return {name: np.asarray(values) for name, values in found.items()}
 
 
 def mean_average_precision(found: dict[str, np.ndarray]) -> float:
-    """Return COCO's mean average precision, by pycocotools, at an IoU of 0.5."""
+    """Return COCO's mean average precision at an IoU of 0.5, computed by pycocotools."""
     data, tables = COCO(), []
     ids = [{"id": number} for number in range(len(held_out))]
     data.dataset = {"images": ids, "categories": ids[:3]}
@@ -82,7 +82,7 @@ def mean_average_precision(found: dict[str, np.ndarray]) -> float:
         rows = np.column_stack([images, *(x[images, places] for x in (boxes, scores, kinds))])
         rows[:, 3:5] -= rows[:, 1:3]  # Image, left, top, width, height, score, kind.
         tables.append(rows)
-    with contextlib.redirect_stdout(None):  # pycocotools tells every step.
+    with contextlib.redirect_stdout(None):  # pycocotools prints every step.
         data.createIndex()
         result = COCOeval(*map(data.loadRes, tables), "bbox")
         result.evaluate(), result.accumulate(), result.summarize()
@@ -102,7 +102,7 @@ detector = keras_hub.models.RetinaNetObjectDetector(
     use_prediction_head_norm=True,
     prediction_decoder=keras_hub.layers.NonMaxSuppression("xyxy", True, 0.5, 1e-3, 20),
 )
-# KerasHub 0.32 gives this bias to the boxes, which then hardly learn, and none to the classes.
+# KerasHub 0.32 gives this bias to the boxes, which then hardly learn, instead of the classes.
 for head, bias in ((detector.box_head, 0.0), (detector.classification_head, -4.6)):
     head.prediction_layer.bias.assign(bias + 0 * head.prediction_layer.bias)
 rate = keras.optimizers.schedules.CosineDecay(2e-3, 240)
@@ -112,7 +112,7 @@ detector.fit(images, {"boxes": boxes, "labels": kinds}, batch_size=8, epochs=2, 
 print(f"mAP at an IoU of 0.5: {mean_average_precision(detect(held_out)):.2f}")
 
 detector.save("detector.keras")
-again = keras.saving.load_model("detector.keras")
-outputs = [keras.tree.flatten(network(held_out[:4])) for network in (detector, again)]
+reloaded = keras.saving.load_model("detector.keras")
+outputs = [keras.tree.flatten(network(held_out[:4])) for network in (detector, reloaded)]
 same = all(np.array_equal(*pair) for pair in zip(*outputs, strict=True))
-print(f"reloaded, it puts out the same: {same}")
+print(f"same outputs after reloading: {same}")

@@ -1,9 +1,9 @@
-"""Four tutorials for `keras.applications.ResNet50`, with one import changed.
+"""Run four tutorials for `keras.applications.ResNet50`, with one import changed.
 
-They classify a photograph, describe photographs by vectors, fine-tune the network for two classes,
-and look at what a layer in its middle puts out. `WEIGHTS` is None here, so that nothing is
-downloaded: the weights are random and so are the answers; nothing is learned from so few pictures
-of 64 pixels. With `WEIGHTS = "imagenet"` and `SIZE = 224`, it is a trained network.
+They classify a photograph, compute feature vectors of photographs, fine-tune the network for two
+classes, and return the feature maps of a layer in its middle. `WEIGHTS` is None here, so that
+nothing is downloaded: the weights are random, and so are the predictions. Set `WEIGHTS` to
+"imagenet" and `SIZE` to 224 for a trained network.
 
 Prints (figures differ between machines):
 
@@ -21,7 +21,7 @@ import keras
 import numpy as np
 from sklearn.datasets import load_sample_image
 
-# The one change. It was: from keras.applications.resnet50 import …
+# The changed line was: from keras.applications.resnet50 import …
 from keras_resnet import ResNet50, decode_predictions, preprocess_input
 
 WEIGHTS = None
@@ -29,13 +29,13 @@ SIZE = 64
 
 
 def photograph(name: str) -> np.ndarray:
-    """A photograph of scikit-learn's as a batch of one, RGB in [0, 255]."""
+    """Return a photograph of scikit-learn as a batch of one image, RGB in [0, 255]."""
     image = keras.utils.array_to_img(load_sample_image(name)).resize((SIZE, SIZE))
     return np.expand_dims(keras.utils.img_to_array(image), axis=0)
 
 
 def crops(left: int, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Pieces of two photographs, from the column `left` on, and of which photograph they are."""
+    """Return crops of two photographs, right of the column `left`; labels are the photographs."""
     random = np.random.default_rng(left)
     photographs = [load_sample_image(name) for name in ("china.jpg", "flower.jpg")]
     labels = np.arange(count) % 2
@@ -47,21 +47,21 @@ def crops(left: int, count: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def classify() -> list[tuple[str, str, float]]:
-    """Names what is in a picture."""
+    """Return the three most probable classes of a photograph."""
     model = ResNet50(weights=WEIGHTS, input_shape=(SIZE, SIZE, 3))
     x = preprocess_input(photograph("flower.jpg"))
     return decode_predictions(model.predict(x, verbose=0), top=3)[0]
 
 
 def vectors() -> np.ndarray:
-    """Describes pictures by vectors, `(pictures, 2048)`."""
+    """Return the feature vectors of two photographs, `(2, 2048)`."""
     model = ResNet50(weights=WEIGHTS, include_top=False, input_shape=(SIZE, SIZE, 3), pooling="avg")
     x = np.concatenate([photograph("china.jpg"), photograph("flower.jpg")])
     return model.predict(preprocess_input(x), verbose=0)
 
 
 def transfer() -> keras.Model:
-    """Trains a new classifier on the network, then the end of the network as well."""
+    """Train a new classifier on the network, then also the last blocks of the network."""
     base = ResNet50(weights=WEIGHTS, include_top=False, input_shape=(SIZE, SIZE, 3))
     base.trainable = False
     inputs = keras.Input((SIZE, SIZE, 3))
@@ -74,13 +74,13 @@ def transfer() -> keras.Model:
         adam = keras.optimizers.Adam(rate)
         model.compile(adam, "sparse_categorical_crossentropy", metrics=["accuracy"])
         model.fit(images, labels, verbose=2, validation_data=crops(320, 32))
-        # By name: the numbers of the layers are not those of keras.applications.
+        # By name, as the indices of layers differ from those in keras.applications.
         base.trainable = True
         for layer in base.layers:
             layer.trainable = False
             if layer.name == "conv5_block1_out":
                 break
-        # In Keras 3, `fit` overrules `training=False`: without this, statistics would move.
+        # In Keras 3, `fit` overrides `training=False` and would update the statistics.
         for layer in base.layers:
             if isinstance(layer, keras.layers.BatchNormalization):
                 layer.trainable = False
@@ -88,14 +88,14 @@ def transfer() -> keras.Model:
 
 
 def feature_maps(name: str = "conv4_block6_out") -> np.ndarray:
-    """Return the outputs of a layer in the middle of the network."""
+    """Return the feature maps of a layer in the middle of the network."""
     model = ResNet50(weights=WEIGHTS, input_shape=(SIZE, SIZE, 3))
     extractor = keras.Model(model.input, model.get_layer(name).output)
     return extractor.predict(preprocess_input(photograph("flower.jpg")), verbose=0)
 
 
 def main() -> None:
-    """Runs the four and prints what comes out."""
+    """Run the four tutorials and print their results."""
     keras.utils.set_random_seed(0)
     for wordnet_id, name, probability in classify():
         print(f"{probability:.2%} {name} ({wordnet_id})")

@@ -1,4 +1,4 @@
-"""Export a network as int8 TFLite and call it as an app does. Run `make demo` first.
+"""Export a network to int8 TFLite and run the file as an app does. Run `make demo` first.
 
 Prints (figures differ between machines; the first line is shortened here):
 

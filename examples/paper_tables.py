@@ -1,7 +1,8 @@
-"""The papers' tables beside ours: sizes and costs, published errors, and figures that disagree.
+"""Compare the networks with the papers' tables: sizes, costs and errors.
 
-Sizes and costs are computed; errors are quoted with their source and protocol, or measured with the
-weights that come with this package. `--markdown` and `--json` print the same in these formats.
+Sizes and costs are computed from the networks. Errors are quoted with their source and protocol, or
+measured with the weights that come with this package. The last section lists common figures that
+disagree with their sources. `--markdown` and `--json` print the same in these formats.
 """
 
 import argparse
@@ -17,7 +18,7 @@ PUBLISHED = json.loads(Path(__file__).with_suffix(".json").read_text(encoding="u
 
 
 def networks() -> list[dict]:
-    """Every network of the papers: what is computed from its layers, and what its paper says."""
+    """Return the computed and the published figures of every network of the papers."""
     rows = []
     for row in PUBLISHED["networks"]:
         config = get_config(row["network"], **row["config"])
@@ -33,7 +34,7 @@ def networks() -> list[dict]:
 
 
 def errors() -> list[dict]:
-    """Published errors in percent, and what our own weights were measured to have."""
+    """Return the published errors, and those of this package's weights, in percent."""
     own = find_weights("keras_resnet/resnet20.cifar10_jpeg")
     measured = {
         "label": "ResNet-20, packaged",
@@ -47,12 +48,12 @@ def errors() -> list[dict]:
 
 
 def shown(value: float | None, unit: float = 1, form: str = ".2f") -> str:
-    """A figure in text; a dash where the paper has none."""
+    """Return a figure as text; a dash if it is None."""
     return "–" if value is None else format(value if unit == 1 else value / unit, form)
 
 
 def table(columns: list[str], rows: list[list[str]], markdown: bool) -> str:
-    """A table in Markdown, or in columns for a terminal."""
+    """Return a table in Markdown, or in columns for a terminal."""
     if markdown:
         lines = [columns, ["---"] * len(columns), *rows]
         return "\n".join(f"| {' | '.join(line)} |" for line in lines)
@@ -62,7 +63,7 @@ def table(columns: list[str], rows: list[list[str]], markdown: bool) -> str:
 
 
 def report(markdown: bool) -> str:
-    """All tables as text."""
+    """Return all tables as text."""
     costs, sizes = [], []
     for row in networks():
         paper, line = row["paper"], [row["network"]]

@@ -1,6 +1,6 @@
 """Classify a photograph with published weights, which are downloaded once.
 
-Prints the three likeliest classes, one to a line: probability, name and WordNet id.
+Prints the three most probable classes, one per line, with probability, name and WordNet id.
 """
 
 from sklearn.datasets import load_sample_image

@@ -1,4 +1,4 @@
-"""Export a SavedModel and call its signature as TF Serving does. Run `make demo` first.
+"""Export a SavedModel and call its signature, as TF Serving does. Run `make demo` first.
 
 Prints:
 

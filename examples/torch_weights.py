@@ -9,11 +9,11 @@ Prints:
 import keras_resnet
 
 model = keras_resnet.ResNet18(classes=10)
-# torchvision's and timm's resnet18 load this file; it has their keys.
+# The resnet18 of torchvision and timm load this file, as it has their keys.
 keras_resnet.save_torch_state_dict(model, "resnet18.safetensors")
-# And any checkpoint of theirs builds the network that its keys and shapes describe.
+# A checkpoint of these packages is enough to build the network that its keys and shapes describe.
 same = keras_resnet.from_checkpoint("resnet18.safetensors")
 print(same.load_report)
-# Another number of classes keeps the backbone, and says so.
+# With another number of classes, the head stays random, and the report lists it.
 other = keras_resnet.ResNet18(classes=3, weights="resnet18.safetensors")
 print(other.load_report.missing)

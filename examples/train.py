@@ -1,4 +1,4 @@
-"""Trains a small network by a recipe; run again after an interruption, it goes on.
+"""Train a small network by a recipe. Run it again after an interruption to resume.
 
 Prints (figures differ between machines):
 
@@ -18,10 +18,10 @@ from keras_resnet.training import find_recipe, override, train
 
 data = load_data("digits")
 keras.utils.set_random_seed(0)
-# Eight layers: stem, six convolutions, classifier.
+# Eight weighted layers: stem, six convolutions, classifier.
 model = keras_resnet.cifar_resnet(8, classes=len(data[0].class_names), input_shape=(32, 32, 3))
-# Any field of any recipe of `keras-resnet recipes`; unknown ones are refused.
+# `keras-resnet recipes` lists the recipes and their fields; an unknown field raises ValueError.
 recipe = override(find_recipe("quick-digits"), {"optimizer.learning_rate": 0.1})
-# Run it again after an interruption, even by `kill -9`, and it goes on from its last checkpoint.
+# Run it again after an interruption, even by `kill -9`: it resumes from the last saved state.
 result = train(model, data, recipe, "runs/digits", epochs=3, checkpoint_every=20)
 print(f"best: {result.best:.2%} after epoch {result.best_epoch}, in runs/digits/best.keras")

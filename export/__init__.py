@@ -1,6 +1,7 @@
-"""SavedModel, TFLite and ONNX artifacts that are run and compared when they are written.
+"""Export of Keras models to SavedModel, TFLite and ONNX, with a comparison of every artifact.
 
-Import it as `keras_resnet.export`. Needs TensorFlow and, for TFLite and ONNX, the extra `export`.
+Import the package as `keras_resnet.export`. It needs TensorFlow and, for TFLite and ONNX, the extra
+`export`.
 """
 
 import lazy_loader
@@ -10,5 +11,5 @@ if __name__ == "export":
         "This package is a part of `keras_resnet`: write `import keras_resnet.export` instead."
     )
 
-# What it has is in the stub beside this file, and is imported when it is first used.
+# The stub beside this file lists the public names; each is imported when it is first used.
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,4 +1,4 @@
-"""Whether an artifact says the same as the Keras model it was made from."""
+"""Comparison of an artifact's outputs with those of its Keras model."""
 
 from __future__ import annotations
 
@@ -12,14 +12,19 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Limits:
-    """Limits of the differences between an artifact and Keras.
+    """Limits for the differences between an artifact and its Keras model.
+
+    Examples:
+        >>> verify("model-int8.tflite", "model.keras", limits=Limits(min_agreement=0.95))
 
     Attributes:
-        max_error: largest difference of any probability; of feature maps, in parts of the largest
-            value of the map. `None` for any.
-        min_agreement: smallest share of images with the same top-1 class.
-        max_accuracy_drop: how much accuracy may be lost.
-        min_cosine: smallest mean cosine of an image's outputs.
+        max_error: largest allowed difference of a probability, in [0, 1]; for feature maps,
+            relative to the largest absolute value of the map. `None`: no limit.
+        min_agreement: smallest allowed share of images with the same top-1 class, in [0, 1].
+        max_accuracy_drop: largest allowed loss of accuracy, in [0, 1]; 0.01 is one percentage
+            point. `None`: no limit.
+        min_cosine: smallest allowed cosine between both outputs for an image, averaged over the
+            images.
     """
 
     max_error: float | None = None
@@ -30,19 +35,20 @@ class Limits:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Comparison of an artifact's outputs with those of Keras.
+    """Differences between the outputs of an artifact and those of its Keras model.
 
     Attributes:
-        images: how many images were compared.
-        max_error: largest difference of any probability; of feature maps, in parts of the largest
-            value of the map.
-        mean_error: mean difference, likewise.
-        cosine: cosine between both outputs of an image, in the mean over the images; 1: parallel.
-        agreement: share of images with the same top-1 class, 0 to 1; `None` for feature maps.
-        top5_agreement: how many of Keras' five likeliest classes are among the artifact's five, in
-            the mean, 0 to 1; `None` with five classes or fewer.
+        images: number of images that were compared.
+        max_error: largest difference of a probability; for feature maps, relative to the largest
+            absolute value of the map.
+        mean_error: mean difference, in the same unit as `max_error`.
+        cosine: cosine between both outputs for an image, averaged over the images; 1 if they are
+            parallel.
+        agreement: share of images with the same top-1 class, in [0, 1]; `None` for feature maps.
+        top5_agreement: share of Keras' five most probable classes that are among the artifact's
+            five, averaged over the images; `None` with five classes or fewer.
         accuracy: share of images whose top-1 class is the label; `None` without labels.
-        keras_accuracy: the same of the Keras model.
+        keras_accuracy: accuracy of the Keras model on the same images.
     """
 
     images: int
@@ -56,27 +62,27 @@ class Comparison:
 
     @property
     def not_measured(self) -> dict[str, str]:
-        """The figures among agreement and accuracy that could not be measured, and why."""
+        """Reason why agreement or accuracy could not be measured, by the name of the figure."""
         if self.agreement is None:
-            return dict.fromkeys(("agreement", "accuracy"), "the model puts out no classes")
+            return dict.fromkeys(("agreement", "accuracy"), "the model is not a classifier")
         return {} if self.accuracy is not None else {"accuracy": "there are no labels"}
 
 
 def compare(
     expected: np.ndarray, received: np.ndarray, labels: np.ndarray | None = None
 ) -> Comparison:
-    """Compares the probabilities `(n, classes)` of Keras and of an artifact.
+    """Compare the probabilities of a Keras model with those of an artifact.
 
     Args:
-        expected: those of Keras.
-        received: those of the artifact.
-        labels: `(n,)`, the true classes, to measure accuracy.
+        expected: probabilities from Keras, float `(n, classes)`.
+        received: probabilities from the artifact, of the same shape.
+        labels: true classes, integer `(n,)`, to measure accuracy.
 
     Raises:
         ValueError: the shapes differ.
     """
     found = _difference(expected, received)
-    # A single column is that of one label.
+    # A single column is the probability of one label.
     expected_class, received_class = (
         array.argmax(-1) if array.shape[1] > 1 else array[:, 0] > 0.5
         for array in (expected, received)
@@ -94,7 +100,7 @@ def compare(
 def compare_features(
     expected: Mapping[str, np.ndarray], received: Mapping[str, np.ndarray]
 ) -> Comparison:
-    """Compares feature maps by name, each `(n, …)`; the worst of them counts.
+    """Compare feature maps, float `(n, …)`, by name; return the figures of the worst one.
 
     Raises:
         ValueError: names or shapes differ.
@@ -106,7 +112,7 @@ def compare_features(
         largest, mean, cosine = _difference(wanted, received[name])
         scale = max(float(np.abs(wanted).max()), float(np.finfo(np.float32).tiny))
         found.append((largest / scale, mean / scale, -cosine))
-    # Not `max`, which may pass NaN over.
+    # Python's `max` may skip NaN.
     largest, mean, cosine = np.max(found, axis=0).tolist()
     return Comparison(len(next(iter(expected.values()))), largest, mean, -cosine)
 
@@ -116,14 +122,14 @@ def compare_outputs(
     received: Mapping[str, np.ndarray],
     labels: np.ndarray | None = None,
 ) -> Comparison:
-    """Compares what `Runner.answers` gives of two runners; `labels` as for `compare`."""
+    """Compare the results of `Runner.answers` of two runners; `labels` are as in `compare`."""
     if expected.keys() == received.keys() == {""}:
         return compare(expected[""], received[""], labels)
     return compare_features(expected, received)
 
 
 def _difference(expected: np.ndarray, received: np.ndarray) -> tuple[float, float, float]:
-    """Largest and mean error, and the cosine."""
+    """Return the largest error, the mean error and the cosine."""
     if expected.shape != received.shape:
         raise ValueError(
             f"Expected an output of shape {expected.shape}. Received: {received.shape}"
@@ -135,7 +141,7 @@ def _difference(expected: np.ndarray, received: np.ndarray) -> tuple[float, floa
 def _cosine(expected: np.ndarray, received: np.ndarray) -> float:
     a, b = (array.reshape(len(array), -1).astype(np.float64) for array in (expected, received))
     lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-    # Two outputs of nothing but zeros are the same; one such is as far off as can be.
+    # The cosine with a vector of zeros is undefined: 1 if both are zeros, 0 if only one is.
     same = np.all(a == b, axis=1)
     with np.errstate(divide="ignore", invalid="ignore"):
         cosines = np.where(lengths > 0, (a * b).sum(1) / lengths, 0.0)
@@ -149,7 +155,7 @@ def _common_top5(expected: np.ndarray, received: np.ndarray) -> float:
 
 
 def measured(limits: Limits, comparison: Comparison) -> Limits:
-    """The limits without those of what could not be measured."""
+    """Return the limits without those for figures that could not be measured."""
     missing = comparison.not_measured
     return dataclasses.replace(
         limits,
@@ -159,20 +165,20 @@ def measured(limits: Limits, comparison: Comparison) -> Limits:
 
 
 def disagreements(comparison: Comparison, limits: Limits) -> list[str]:
-    """Sentences about what is outside the limits or could not be measured; empty if it agrees."""
-    asked = {
+    """Return one phrase for each limit that is exceeded or could not be checked."""
+    limited = {
         "agreement": limits.min_agreement > 0,
         "accuracy": limits.max_accuracy_drop is not None,
     }
     missing = comparison.not_measured
-    found = [f"{what} not measured: {why}" for what, why in missing.items() if asked[what]]
-    of_what = "output" if comparison.agreement is None else "probability"
+    found = [f"{what} not measured: {why}" for what, why in missing.items() if limited[what]]
+    quantity = "output" if comparison.agreement is None else "probability"
     if not math.isfinite(comparison.max_error):
-        # Otherwise NaN would pass where only classes are compared: argmax finds one in it.
-        found.append("what it puts out is not finite")
+        # `argmax` finds a class even among NaN, so that comparing classes alone would pass.
+        found.append("its output is not finite")
     if limits.max_error is not None and not comparison.max_error <= limits.max_error:
         found.append(
-            f"largest {of_what} error {comparison.max_error:.2g}, allowed {limits.max_error:g}"
+            f"largest {quantity} error {comparison.max_error:.2g}, allowed {limits.max_error:g}"
         )
     if not comparison.cosine >= limits.min_cosine:
         found.append(f"cosine {comparison.cosine:.4f}, required {limits.min_cosine:g}")
@@ -183,7 +189,7 @@ def disagreements(comparison: Comparison, limits: Limits) -> list[str]:
     if limits.max_accuracy_drop is not None and comparison.accuracy is not None:
         assert comparison.keras_accuracy is not None
         drop = comparison.keras_accuracy - comparison.accuracy
-        # Shares of whole images: the tolerance only absorbs the rounding of the subtraction.
+        # The tolerance absorbs the rounding error of the subtraction.
         if drop > limits.max_accuracy_drop + 1e-9:
             found.append(
                 f"accuracy {comparison.accuracy:.2%} against {comparison.keras_accuracy:.2%}, a "

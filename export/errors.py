@@ -1,4 +1,4 @@
-"""The layers of a network that int8 hurts most."""
+"""Search for the layers whose quantization to int8 changes a network's outputs most."""
 
 from __future__ import annotations
 
@@ -26,23 +26,24 @@ _BATCH_SIZE = 16
 def layer_errors(
     exported: ExportedModel, images: Iterable[Any] | np.ndarray, largest: int = 127
 ) -> dict[str, float]:
-    """Measure how much int8 in each layer alone changes the network's outputs; worst first.
+    """Measure how much int8 in each layer alone changes the network's outputs.
 
-    One layer at a time has its weights rounded per channel and its output rounded with the one
-    scale that int8 gives it, all others compute in float. Comparing the activations of the two
-    networks instead shows where errors arrive, which is everywhere behind the layer that makes
-    them. Takes one run of the network per layer.
+    One layer at a time is quantized: its weights are rounded per channel, and its output is rounded
+    with a single scale. All other layers compute in float. Comparing the activations of a float and
+    an int8 network instead would show where errors arrive, which is in every layer after the one
+    that causes them. The network runs once per layer.
 
     Args:
-        exported: what is exported; has calibration images or learned ranges. The layers that it
-            keeps in float are left out.
-        images: `(n, height, width, channels)`, RGB in [0, 255], on which the change is measured.
-        largest: the largest integer that a weight becomes.
+        exported: model with calibration images or learned ranges. Layers in its option `keep_float`
+            are skipped.
+        images: images to measure the change on, `(n, height, width, channels)`, uint8 or float, RGB
+            in [0, 255].
+        largest: largest integer of a quantized weight.
 
     Returns:
-        By the first Keras layer of each group that is computed at once (convolution, normalisation
-        and activation): the root mean square of the change of the outputs, before the softmax, over
-        their standard deviation.
+        Error of each group of layers that are computed at once (convolution, normalization and
+        activation), by the name of its first layer, largest error first. The error is the root mean
+        square of the change of the outputs before the softmax, divided by their standard deviation.
 
     Raises:
         ValueError: `images` do not fit the model.
@@ -98,12 +99,13 @@ def layer_errors(
 
 
 def _groups(model: keras.Model) -> Iterator[tuple[str, ...]]:
-    """The layers that are computed at once, in every model inside, too."""
+    """Yield the groups of layers that are computed at once, nested models included."""
     if isinstance(model, keras.Sequential):
         model = keras.Model(model.inputs, model.outputs)
     nested = [layer for layer in model.layers if isinstance(layer, keras.Model)]
     names = {layer.name for layer in nested}
-    # Not known of a subclass, which has no graph, nor where a layer is called on its own result.
+    # A subclassed model has no graph to find groups in, and `fused_groups` refuses a layer that is
+    # called on its own output.
     groups: dict[str, tuple[str, ...]] = {layer.name: (layer.name,) for layer in model.layers}
     if hasattr(model, "operations"):
         with contextlib.suppress(ValueError):
@@ -119,7 +121,7 @@ def _first(x: Any, **_: Any) -> Any:
 
 @contextlib.contextmanager
 def _without_softmax(model: keras.Model) -> Iterator[None]:
-    """Lets the last layer put out what goes into a softmax or sigmoid, which would hide errors."""
+    """Skip a final softmax or sigmoid within the context: they would hide errors."""
     last = last_operation(model)
     if isinstance(last, keras.layers.Softmax):
         with with_calls(model, lambda layer: _first if layer is last else layer.call):
@@ -136,7 +138,7 @@ def _without_softmax(model: keras.Model) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _rounded_kernels(model: keras.Model, names: Iterable[str], largest: int) -> Iterator[None]:
-    """Rounds the kernels of some layers per output channel, for the moment."""
+    """Round the kernels of the named layers per output channel within the context."""
     before = [
         (kernel, np.array(kernel), isinstance(layer, keras.layers.DepthwiseConv2D))
         for layer in leaf_layers(model)
@@ -145,7 +147,7 @@ def _rounded_kernels(model: keras.Model, names: Iterable[str], largest: int) -> 
     ]
     try:
         for kernel, values, depthwise in before:
-            # A normalisation that is folded in scales channels, which changes nothing here.
+            # Folding a normalization into the kernel would scale whole channels: no difference.
             axes = tuple(range(values.ndim - (2 if depthwise else 1)))
             scale = np.abs(values).max(axis=axes, keepdims=True) / largest
             kernel.assign(np.round(values / np.where(scale == 0, 1, scale)) * scale)

@@ -1,4 +1,4 @@
-"""`export()`: write artifacts, run them, compare them with Keras, then give them their names."""
+"""`export()`: write artifacts, compare each with its Keras model, and publish those that agree."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from keras_resnet.export.report.page import model_card, report_page
 from keras_resnet.export.report.rows import ArtifactReport, ExportReport
 from keras_resnet.export.report.timing import Timing, benchmark
 from keras_resnet.export.runtime import KerasRunner, load_runner
-from keras_resnet.export.targets import TARGETS, Target, check_targets
+from keras_resnet.export.targets import TARGETS, Target, choose_targets
 from keras_resnet.images.protocol import DEFAULT_SIZE
 from keras_resnet.models.info import get_info, learned_ranges
 from keras_resnet.models.outputs import bare
@@ -42,18 +42,23 @@ CARD_FILE = "model_card.md"
 
 _TIMING = Timing()
 
-#: How many layers are named of an artifact outside its limits.
+#: Number of layers that are reported for an artifact outside its limits.
 _SUSPECTS = 5
 
-#: Images for the search among layers, which is slow.
+#: Number of images for `layer_errors`, which is slow.
 _SEARCH_IMAGES = 16
 
-#: Every target is run on at least about so many images, however large they are.
+#: Approximate lower bound for the images that an artifact is verified on, whatever
+#: `Target.max_pixels` says.
 _FEWEST_IMAGES = 8
 
 
 class ExportError(RuntimeError):
-    """An artifact disagrees with Keras or cannot be made. `report` has the figures of all."""
+    """Error for artifacts that disagree with Keras or cannot be made.
+
+    Attributes:
+        report: `ExportReport` of all artifacts, those that agree included.
+    """
 
     def __init__(self, report: ExportReport) -> None:
         super().__init__("; ".join(report.failures))
@@ -75,59 +80,72 @@ def export(
     overwrite: bool = False,
     progress: Progress = unseen,
 ) -> ExportReport:
-    """Exports a model and proves every artifact in its own runtime.
+    """Export a model to files for phones and servers, and compare every artifact with Keras.
 
-    In every artifact the input is `image`: `(batch, height, width, channels)`, RGB in [0, 255]; the
-    output is `probabilities`, or `logits` if a classifier ends without an activation; other outputs
-    have the names that they have in the model. An artifact gets its final name when it has been
-    found to agree with Keras. The same call again, after an interruption, does the targets that are
-    missing. With `overwrite`, all targets are done, and then all get their names at once.
+    Each artifact is run in its own runtime, and gets its final name only if its outputs agree with
+    Keras' within the limits of its target. If the export is interrupted, the same call again makes
+    the missing artifacts only. With `overwrite`, all artifacts are made again, and then published
+    together.
 
-    Besides the artifacts, the directory gets `export.json`, which lists them, and in the end
-    `export.html` and `model_card.md`.
+    Every artifact takes `image`: uint8 or float `(batch, height, width, channels)`, RGB in
+    [0, 255]. A classifier's output is `probabilities`, or `logits` if it ends without an
+    activation, float32 `(batch, classes)`. Other outputs have their names in the model.
+
+    The directory also gets `export.json`, which lists the artifacts, and at the end `export.html`
+    and `model_card.md`.
+
+    Examples:
+        >>> model = keras_resnet.load_model("run/best.keras")
+        >>> report = export(model, "exported", ["tflite-int8"], calibration="folder:flowers")
+        >>> report.artifacts[1].comparison.agreement
+        0.9921875
 
     Args:
-        model: a Keras model that takes RGB pixels in [0, 255], in any dtype policy; exported in
-            float32. If its normalisation is not in the graph, put it there first. A compressed one
-            is stripped first; ranges that quantization-aware training has found, of it or of a
-            stripped one, are those of int8, with or without `calibration`.
-        directory: where the artifacts go; made if missing.
+        model: Keras model that takes RGB pixels in [0, 255], with any dtype policy; it is exported
+            in float32. Its normalization of pixels has to be part of the graph. A compressed model
+            is stripped first. Ranges of activations from quantization-aware training become the
+            ranges of int8 artifacts, with or without `calibration`.
+        directory: directory for the artifacts; created if missing.
         targets: names from `keras_resnet.export.TARGETS`. By default `saved_model`, `onnx` and
-            `tflite-int8`; without calibration images `tflite-float32` in its place.
-        calibration: images for int8, as at evaluation, not augmented: a data source such as
-            `"folder:flowers"`, of which 256 training images are taken, as many of every class; or
-            a `DataConfig` with one, with the `validation_fraction` that the model was trained with,
-            if that was another one than usual; or an array `(n, height, width, channels)`, all of
-            it; or any list or iterable of arrays, paths or contents of image files, of which the
-            first 256 count.
-        images: held-out images to verify on, likewise; of a data source, those are validation
-            images. By default of the same source, or every fourth calibration image, which is then
-            not used for calibration; without those, noise, which proves equal arithmetic but says
-            little of accuracy.
-        labels: the classes of `images`, to measure accuracy; a data source has its own.
-        options: what can be chosen about artifacts.
-        allow_disagreement: whether artifacts outside their target's limits are kept all the same.
-        timing: how latency and memory are measured; `None`: not at all, which saves seconds.
-        seed: of the choice among the images of a data source.
-        overwrite: whether another export that is there is replaced: its artifacts, also those of
-            other targets, give way as soon as a new one agrees.
-        progress: called with the name of every step and the share that is done.
+            `tflite-int8`, or `tflite-float32` in place of the last if there are no ranges for int8.
+        calibration: images that the ranges of int8 artifacts are measured on, not augmented. A data
+            source such as `"folder:flowers"`, or a `DataConfig`: 256 training images, as many of
+            each class. An array `(n, height, width, channels)`: all of it. Another iterable of
+            arrays, paths or contents of image files: its first 256 items. If the model was trained
+            with another `validation_fraction` than the default, pass a `DataConfig` with it, so
+            that no validation image is used for calibration.
+        images: images to compare the outputs on, in one of the forms of `calibration`; 256
+            validation images of a data source. By default those of the data source in
+            `calibration`, or every fourth image of `calibration`, which is then left out of the
+            calibration. Without `calibration`, noise, which shows whether the arithmetic is right,
+            but not how accurate the artifact is.
+        labels: classes of `images`, integer `(n,)`, to measure accuracy. Not allowed with a data
+            source, which has its own.
+        options: options of the artifacts; by default `ExportOptions()`.
+        allow_disagreement: whether to keep artifacts that are outside their target's limits.
+        timing: how to measure latency and memory; by default one second for each artifact. `None`
+            skips the measurement.
+        seed: seed of the choice among the images of a data source.
+        overwrite: whether to replace another export in the directory. All of its artifacts, those
+            of other targets included, are removed once a new artifact agrees.
+        progress: function that is called with the name of each step and the finished share, in
+            [0, 1].
 
     Returns:
-        The report; its first row is the Keras model itself.
+        Report of the export; its first row describes the Keras model itself.
 
     Raises:
-        ValueError: an unknown target, an impossible model, images that cannot be right, or a
-            directory that cannot be written to or that another process is at work in; or the only
-            target cannot be made of the model.
-        FileExistsError: an artifact of another export is there already.
-        ImportError: a target's packages are not installed.
-        ExportError: an artifact is outside its target's limits, or cannot be made of this model;
-            it is not kept, the ones that agree are. If none does, `overwrite` replaces nothing.
+        ValueError: a target is unknown, the model cannot be exported, the images do not fit, the
+            directory cannot be written to or is in use by another process, or the only target
+            cannot be made from this model.
+        FileExistsError: the directory has an artifact of another export.
+        ImportError: a package for a target is not installed.
+        ExportError: an artifact is outside its target's limits or cannot be made from this model.
+            It is not kept; those that agree are. If none agrees, `overwrite` replaces nothing.
         OSError: the disk is full.
     """
     check_backend()
-    output_names(model)  # Refuses what cannot be exported.
+    output_names(model)  # Raises ValueError if the model cannot be exported.
     model = bare(model)
     if labels is not None:
         KerasRunner(model).check_classifier()
@@ -135,14 +153,12 @@ def export(
         model = strip(model)
     options = options or ExportOptions()
     has_ranges = calibration is not None or learned_ranges(model) is not None
-    chosen = _choose(targets, has_ranges, options.keep_float)
+    chosen = choose_targets(targets, has_ranges, options.keep_float)
     info = get_info(model)
     warn_if_untrained(model.name, untrained_part(model), stacklevel=2)
-    images_of = image_sets(model.input_shape, info, calibration, images, labels, seed)
+    sets = image_sets(model.input_shape, info, calibration, images, labels, seed)
     with held(Path(directory)), partial_directory(Path(directory)) as staging:
-        export_ = _Export(
-            as_float32(model), Path(directory), images_of, options, allow_disagreement
-        )
+        export_ = _Export(as_float32(model), Path(directory), sets, options, allow_disagreement)
         export_.facts["weights"] = info.weights
         report = export_.run(chosen, staging, timing, overwrite, progress)
     if export_.failed:
@@ -150,32 +166,13 @@ def export(
     return report
 
 
-def _choose(
-    targets: Sequence[str] | None, calibrated: bool, keep_float: Sequence[str]
-) -> list[Target]:
-    if targets is None:
-        targets = ("saved_model", "onnx", "tflite-int8" if calibrated else "tflite-float32")
-    if not targets or isinstance(targets, str):
-        raise ValueError(f"Expected a list of `targets`. Received: {targets!r}")
-    check_targets(targets)
-    chosen = [TARGETS[name] for name in dict.fromkeys(targets)]
-    for target in chosen:
-        if target.needs_calibration and not calibrated:
-            raise ValueError(
-                f"Expected `calibration` images for the target {target.name!r}, which takes its "
-                "ranges from them. Received: none. Pass images like those the network will see"
-            )
-        target.require_modules()
-    if keep_float and not any(target.needs_calibration for target in chosen):
-        raise ValueError(
-            "Expected `keep_float` together with a target that computes in integers. Received: "
-            f"{keep_float!r} for {', '.join(target.name for target in chosen)}, which are in float"
-        )
-    return chosen
-
-
 class _Export:
-    """One model on its way into one directory."""
+    """Export of one model into one directory.
+
+    Attributes:
+        failed: whether a requested target has no artifact.
+        facts: facts about the model, for the report.
+    """
 
     def __init__(
         self,
@@ -192,7 +189,6 @@ class _Export:
         self._expected = self._keras.answers(self._verification.images)
         self._fingerprints = record.Fingerprints(model, *images, options)
         self._refusals: dict[str, str] = {}
-        #: Whether a target that was asked for is not there.
         self.failed = False
         self.facts: dict[str, Any] = {
             "name": model.name,
@@ -210,13 +206,13 @@ class _Export:
         overwrite: bool,
         progress: Progress,
     ) -> ExportReport:
-        """Makes what is missing, measures, and writes the reports."""
-        model, there = record.finished(self._directory)
-        known = there if model == self._fingerprints.model else {}
+        """Make the missing artifacts, measure all, and write the reports."""
+        model, existing = record.finished(self._directory)
+        known = existing if model == self._fingerprints.model else {}
         places = {target.name: target.place(self._options) for target in targets}
-        # What was made of the same model before stays in the report.
+        # Artifacts that earlier exports made from the same model stay in the report.
         kept = {place: row for place, row in known.items() if place not in places.values()}
-        replaced = [row for place, row in there.items() if place not in kept]
+        replaced = [row for place, row in existing.items() if place not in kept]
         gone = [name for row in replaced for name in self._names(row, places)]
         done = {} if overwrite else self._finished(targets, known)
         if not overwrite:
@@ -252,9 +248,9 @@ class _Export:
             rows = self._measured(rows, keras_path, staging, timing)
         report = self._report(rows)
         if overwrite and gone and not new:
-            return report  # What is there has nothing to give way to.
+            return report  # No new artifact agrees, so that the earlier export stays.
         if not overwrite:
-            # What was kept when disagreement was allowed.
+            # These were kept by an export that allowed disagreement; this one does not.
             gone = [n for row in wrong if row.file_name in known for n in self._names(row, places)]
         record.write(staging, report)
         (staging / PAGE_FILE).write_text(report_page(report), encoding="utf-8")
@@ -264,7 +260,10 @@ class _Export:
 
     @staticmethod
     def _names(row: ArtifactReport, places: Mapping[str, str]) -> list[str]:
-        """Return the files that go with a replaced artifact; other versions for servers stay."""
+        """Return the files to remove with a replaced artifact.
+
+        Other versions of a SavedModel stay, as servers may still load them.
+        """
         target = TARGETS.get(row.target)
         if target is not None and target.versioned and row.file_name not in places.values():
             return []
@@ -273,7 +272,7 @@ class _Export:
     def _finished(
         self, targets: list[Target], known: Mapping[str, ArtifactReport]
     ) -> dict[str, ArtifactReport]:
-        """The rows of targets of which this very export has made an artifact before."""
+        """Return the rows of targets whose artifact an identical export has already made."""
         return {
             target.name: row
             for target in targets
@@ -285,9 +284,12 @@ class _Export:
     def _refuse_foreign(
         self, targets: list[Target], known: Mapping[str, ArtifactReport], others: list[str]
     ) -> None:
-        """Refuses to replace artifacts, except one that this very export would not have kept.
+        """Raise FileExistsError if an artifact of another export is in the way.
 
-        `others` are those of another model, which its reports would be lost of.
+        Args:
+            targets: targets that are to be made.
+            known: rows of the artifacts that were made from the same model.
+            others: names of artifacts of another model, whose report would be lost.
         """
         existing = others or [
             place
@@ -305,19 +307,19 @@ class _Export:
     def _written(
         self, target: Target, exported: ExportedModel, staging: Path, targets: int
     ) -> ArtifactReport | None:
-        """The row of an artifact that was written; None if it cannot be made, and others can."""
+        """Write an artifact and return its row; None if one of several targets is refused."""
         try:
             return self._write(target, exported, staging)
         except ValueError as error:
             raise_if_full(error, self._directory, only_reported=True)
             if targets == 1:
                 raise
-            # Other formats may still have what this one lacks.
+            # Other formats may have the operators that this one lacks.
             self._refusals[target.name] = str(error)
             return None
 
     def _write(self, target: Target, exported: ExportedModel, staging: Path) -> ArtifactReport:
-        """Writes an artifact under its name in `staging` and runs it."""
+        """Write an artifact to `staging`, run it and compare it with Keras."""
         target.write(exported, staging / target.file_name)
         place = target.place(self._options)
         path, images = staging / place, self._verification.images
@@ -342,7 +344,7 @@ class _Export:
         )
 
     def _step(self, target: Target) -> int:
-        """Every which of the verification images an artifact is run on."""
+        """Return n if the artifact is verified on every n-th verification image only."""
         number, height, width = self._verification.images.shape[:3]
         if target.max_pixels is None:
             return 1
@@ -356,7 +358,7 @@ class _Export:
     def _measured(
         self, rows: list[ArtifactReport], keras_path: Path, staging: Path, timing: Timing
     ) -> list[ArtifactReport]:
-        """The rows with latency and memory of all artifacts that are kept."""
+        """Return the rows with the latency and memory of all artifacts that are kept."""
 
         def path_of(name: str) -> Path:
             return next(p for p in (staging / name, self._directory / name) if p.exists())
@@ -370,7 +372,6 @@ class _Export:
         fixed = self._options.batch_size
         measurements = benchmark(
             list(paths.values()),
-            # Where it is fixed, nothing else can be timed.
             batch_sizes=(fixed,) if fixed else timing.batch_sizes,
             threads=timing.threads,
             seconds=timing.seconds,

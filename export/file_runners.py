@@ -1,4 +1,4 @@
-"""Runners of artifacts that are files: TFLite in LiteRT, ONNX in ONNX Runtime."""
+"""Runners for TFLite files (in LiteRT) and ONNX files (in ONNX Runtime)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from keras_resnet.support.quiet import quiet
 
 
 class TFLiteRunner(Runner):
-    """A TFLite file in LiteRT, whose interpreter holds one batch: calls wait for one another."""
+    """Runner of a TFLite file in LiteRT, whose interpreter runs one batch at a time: calls wait."""
 
     format = "TFLite"
 
@@ -31,7 +31,7 @@ class TFLiteRunner(Runner):
         self._lock = threading.Lock()
         interpreter = require("ai_edge_litert.interpreter").Interpreter
         with quiet(), warnings.catch_warnings():
-            # It warns of memory, of which a network of images takes little.
+            # The interpreter warns about memory, but an image classifier needs little of it.
             warnings.filterwarnings("ignore", message=".*experimental_preserve_all_tensors")
             self._interpreter = interpreter(
                 model_path=str(path),
@@ -54,11 +54,11 @@ class TFLiteRunner(Runner):
         self.width = int(self._ends[self.outputs[0]]["shape"][-1])
 
     def _find_ends(self) -> tuple[Mapping[str, Any], Mapping[str, Mapping[str, Any]]]:
-        """Details of the only input, and of the outputs by name."""
+        """Return the details of the only input, and those of the outputs by name."""
         keys = list(self._interpreter.get_signature_list())
         details = self._interpreter.get_input_details()
         ends = {end["name"]: end for end in self._interpreter.get_output_details()}
-        # Without a signature, as files of old converters are, the tensors' own names are the only.
+        # Files of old converters have no signature: their outputs go by the tensors' names.
         self._signature = None
         if SIGNATURE in keys or len(keys) == 1:
             key = SIGNATURE if SIGNATURE in keys else keys[0]
@@ -68,7 +68,7 @@ class TFLiteRunner(Runner):
         return only(details, "input"), ends
 
     def _cut(self, path: Path) -> None:
-        """Ends with what the last dense layer gets."""
+        """Make the input of the last dense layer the only output."""
         from keras_resnet.export.tflite.inspect import dense_input
 
         index = dense_input(path)
@@ -76,7 +76,7 @@ class TFLiteRunner(Runner):
         self._ends, self._signature, self.is_cut = {found["name"]: found}, None, True
 
     def _read_metadata(self, path: Path) -> None:
-        """Read the pixel format and classes of a file of other origin."""
+        """Read the pixel format and the class names of a file that another package wrote."""
         from keras_resnet.export.tflite.flatbuffer import read
         from keras_resnet.export.tflite.standard_metadata import standard_metadata
 
@@ -119,7 +119,7 @@ class TFLiteRunner(Runner):
 
 
 def _range_of(details: Mapping[str, Any]) -> tuple[float, float] | None:
-    """Lowest and highest number that a quantized tensor can be; None of others."""
+    """Return the smallest and largest number that a quantized tensor can hold; None for others."""
     from keras_resnet.export.tflite.inspect import dequantize_output
 
     dtype, scales = np.dtype(details["dtype"]), details["quantization_parameters"]["scales"]
@@ -131,14 +131,14 @@ def _range_of(details: Mapping[str, Any]) -> tuple[float, float] | None:
 
 
 class ONNXRunner(Runner):
-    """An ONNX file in ONNX Runtime, on the CPU."""
+    """Runner of an ONNX file, in ONNX Runtime on the CPU."""
 
     format = "ONNX"
 
     def __init__(self, path: Path, cut: bool = False) -> None:
         onnxruntime = require("onnxruntime")
         options = onnxruntime.SessionOptions()
-        # By itself, it takes all cores of the machine, whatever this process may use.
+        # By default, ONNX Runtime uses all cores of the machine, even those this process may not.
         options.intra_op_num_threads = usable_cores()
         content: str | bytes = str(path)
         if cut:
@@ -151,7 +151,9 @@ class ONNXRunner(Runner):
         entry = only(self._session.get_inputs(), "input")
         self._input = entry.name
         if entry.type not in _ONNX_TYPES:
-            raise ValueError(f"its input {entry.name!r} is a {entry.type}, not one of pixels")
+            raise ValueError(
+                f"its input {entry.name!r} is a {entry.type}, which cannot hold pixels"
+            )
         self._dtype = np.dtype(_ONNX_TYPES[entry.type])
         shape = tuple(side if isinstance(side, int) else None for side in entry.shape)
         info, layout = metadata.of_onnx(self._session)
@@ -173,7 +175,7 @@ class ONNXRunner(Runner):
         return self._session.run(self._names, {self._input: as_type(batch, self._dtype)})
 
 
-#: NumPy's types by ONNX Runtime's names, for inputs of pixels.
+#: NumPy dtypes of inputs that can hold pixels, by ONNX Runtime's names.
 _ONNX_TYPES = {
     f"tensor({name})": dtype
     for name, dtype in (
@@ -182,7 +184,7 @@ _ONNX_TYPES = {
     )
 }
 
-#: Ranges of pixels in ONNX's metadata of images (`docs/MetadataProps.md` of onnx).
+#: Pixel formats by the ranges that ONNX defines in its metadata (`docs/MetadataProps.md` of onnx).
 _ONNX_RANGES = {
     "nominalrange_0_255": "raw",
     "normalized_0_1": "unit",
@@ -191,11 +193,11 @@ _ONNX_RANGES = {
 
 
 def _hint_of_onnx(session: Any, takes_integers: bool) -> Hint | None:
-    """Return the pixel format that a foreign file's metadata or input type suggest."""
+    """Return the pixel format that a file of another package asks for, if it tells."""
     entries = session.get_modelmeta().custom_metadata_map
     known = {key.lower(): value.lower() for key, value in entries.items()}
     found = _ONNX_RANGES.get(known.get("image.nominalpixelrange", ""))
-    # Of other orders of the channels, only that of caffe is known here, which has another range.
+    # None of these formats has its channels in BGR order.
     if found is not None and known.get("image.bitmappixelformat", "rgb8") in ("rgb8", "gray8"):
         return Hint(PIXEL_FORMATS[found], "as the metadata of the file says")
     return FOR_INTEGERS if takes_integers else None

@@ -1,4 +1,4 @@
-"""The images that an export needs: to calibrate int8 with, and others to verify on."""
+"""Images for calibration and for verification."""
 
 from __future__ import annotations
 
@@ -18,29 +18,28 @@ from keras_resnet.models.input import ModelInput
 if TYPE_CHECKING:
     from keras_resnet.data import DataConfig, Source
 
-#: With fewer images the activation ranges are guesses.
+#: Smallest number of calibration images: fewer give unreliable ranges.
 MINIMUM_IMAGES = 16
 
-#: Of any iterable and any data source, so many are used; more hardly move the ranges.
+#: Largest number of images from an iterable or a data source: more hardly change the ranges.
 CALIBRATION_IMAGES = 256
 VERIFICATION_IMAGES = 256
 
-#: Without any real image, so many of noise show whether the arithmetic is the same.
+#: Number of noise images, for exports without any images.
 _NOISE_IMAGES = 16
 
-#: How much neighbouring pixels differ, divided by how much any two do: 1 for noise, far less in
-#: pictures.
+#: Limit of `_noisiness`, above which images look like noise.
 _NOISY = 0.9
 
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Images as a model takes them.
+    """Images in the size and type that a model takes.
 
     Attributes:
         images: float32 `(n, height, width, channels)`, RGB in [0, 255].
-        source: where they are from, in words.
-        labels: class of each, `(n,)`, if known.
+        source: description of their origin, for the report.
+        labels: classes, integer `(n,)`; `None` if they are not known.
     """
 
     images: np.ndarray
@@ -48,7 +47,7 @@ class ImageSet:
     labels: np.ndarray | None = None
 
     def summary(self) -> dict[str, Any]:
-        """Summary for a report: count, source, range of the pixels, images per class."""
+        """Return the count, source, range of the pixels and images per class, for the report."""
         per_class = None if self.labels is None else Counter(self.labels.tolist())
         return {
             "count": len(self.images),
@@ -63,7 +62,7 @@ class ImageSet:
         }
 
     def part(self, which: np.ndarray) -> ImageSet:
-        """Some of them, by a mask `(n,)`."""
+        """Return the images that a boolean mask `(n,)` selects."""
         labels = None if self.labels is None else self.labels[which]
         return ImageSet(self.images[which], self.source, labels)
 
@@ -76,21 +75,23 @@ def image_sets(
     labels: Any,
     seed: int,
 ) -> tuple[ImageSet | None, ImageSet]:
-    """Calibration images, checked, and verification images, which are others.
+    """Return the calibration images, `None` if there are none, and the verification images.
+
+    The arguments `calibration`, `images`, `labels` and `seed` are those of `export`.
 
     Args:
-        shape: the model's input, `(batch, height, width, channels)`.
-        info: what the model knows about itself: protocol and class names.
-        calibration: as of `export`, and so are the others.
-        images: those to verify on.
-        labels: the classes of `images`, if these are images.
-        seed: of the choice among the images of a data source.
+        shape: shape of the model's input, `(batch, height, width, channels)`.
+        info: information about the model, with its protocol and class names.
+        calibration: images for the calibration.
+        images: images for the verification.
+        labels: classes of `images`.
+        seed: seed of the choice among the images of a data source.
 
     Raises:
-        ValueError: the images cannot be right; the message says how.
+        ValueError: the images do not fit the model, or are unfit for calibration.
     """
     if images is None and labels is not None:
-        raise ValueError("Expected `images` together with `labels`. Received: labels only")
+        raise ValueError("Expected `images` together with `labels`. Received: `labels` alone")
     reader = _Reader(shape, info, seed)
     if images is None and _is_source(calibration):
         images = calibration
@@ -110,13 +111,16 @@ def image_sets(
 
 
 class _Reader:
-    """Reads images as a model takes them."""
+    """Reader of images in the size and type that a model takes."""
 
     def __init__(self, shape: tuple[int | None, ...], info: ModelInfo, seed: int) -> None:
         self._shape, self._info, self._seed = shape, info, seed
 
     def read(self, images: Any, what: str, part: str, count: int, labels: Any = None) -> ImageSet:
-        """Reads at most `count` images of an iterable, or of that part of a data source."""
+        """Read at most `count` images from an iterable, or from the named part of a data source.
+
+        `what` describes the images in error messages.
+        """
         if _is_source(images):
             if labels is not None:
                 raise ValueError(
@@ -125,31 +129,30 @@ class _Reader:
                 )
             return self._of_source(images, part, count)
         if not isinstance(images, np.ndarray) or images.ndim != 4:
-            # What is no picture of this model's size is prepared as for a prediction.
+            # Files are decoded, resized and cropped as for a prediction.
             items = itertools.islice(images, count if labels is None else None)
             images = [self._prepared(item, index, what) for index, item in enumerate(items)]
         array = image_array(images, self._shape, what)
         labels = None if labels is None else np.asarray(labels)
         if labels is not None and labels.shape != (len(array),):
             raise ValueError(
-                f"Expected one label per image, {len(array)}. "
-                f"Received: labels of shape {labels.shape}"
+                f"Expected `labels` of shape ({len(array)},), one for each image. "
+                f"Received: shape {labels.shape}"
             )
         return ImageSet(array, "given as images", labels)
 
     def _prepared(self, item: Any, index: int, what: str) -> Any:
-        """One image; an array of another shape stays as it is, for `image_array` to complain of."""
+        """Return a file as pixels. Arrays stay as they are; `image_array` checks their shape."""
         if isinstance(item, (str, bytes)) or hasattr(item, "__fspath__"):
             return ModelInput(self._shape, self._info).prepared(item, index)
         if isinstance(item, (tuple, list)) and len(item) == 2 and np.ndim(item[1]) == 0:
             raise ValueError(
-                f"Expected {what} alone. Received: pairs of an image and a label; pass the images, "
-                "and `labels` apart"
+                f"Expected {what} without labels. Received: pairs of an image and a label. Pass "
+                "the images, and the labels as `labels`"
             )
         return np.asarray(item)
 
     def _of_source(self, data: str | DataConfig, part: str, count: int) -> ImageSet:
-        # Of everything in the package, this alone needs the readers of data sets here.
         from keras_resnet.data import DataConfig, load_part
         from keras_resnet.data.bad_records import read_good
 
@@ -176,15 +179,15 @@ def _is_source(images: Any) -> TypeGuard[str | DataConfig]:
 
 
 def balanced(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """Indices of `count` records, as many of every class as there are, in ascending order.
+    """Return the indices of `count` records, balanced over the classes, in ascending order.
 
     Args:
-        labels: class of every record, `(n,)`.
-        count: how many are wanted; all of them if there are no more.
-        seed: of the choice within the classes.
+        labels: class of every record, integer `(n,)`.
+        count: number of indices; all records are taken if there are fewer.
+        seed: seed of the choice within the classes.
     """
     order = np.random.default_rng(seed).permutation(len(labels))
-    # The first of every class, then the second of every class, and so on.
+    # Take the first record of every class, then the second of every class, and so on.
     rank = np.empty(len(labels), np.int64)
     for label in np.unique(labels):
         own = labels[order] == label
@@ -193,75 +196,84 @@ def balanced(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
 
 
 def check_calibration(images: np.ndarray) -> None:
-    """Refuses images `(n, height, width, channels)` that give wrong ranges; warns of unlikely ones.
+    """Raise ValueError if images are unfit for calibration, and warn if they may be.
+
+    Args:
+        images: float32 `(n, height, width, channels)`.
 
     Raises:
-        ValueError: too few images, pixels that were evidently divided by 255, or one colour each.
+        ValueError: there are too few images, their pixels look divided by 255, or most images have
+            a single color.
     """
     different = len({image.tobytes() for image in images})
     if different < MINIMUM_IMAGES:
         equal = "" if different == len(images) else f", {different} of them different"
         raise ValueError(
             f"Expected at least {MINIMUM_IMAGES} different calibration images. "
-            f"Received: {len(images)}{equal}, without the fourth that is held out to verify on "
-            "where no others are given. Pass more images like those the network will see"
+            f"Received: {len(images)}{equal}. Without `images`, every fourth calibration image is "
+            "left out, to verify on. Pass more images like those the network will see"
         )
     if images.max() <= 1:
         raise ValueError(
-            "Expected calibration images with pixels in [0, 255], which every artifact takes. "
-            f"Received: pixels in [{images.min():g}, {images.max():g}], as if divided by 255"
+            "Expected calibration images with pixels in [0, 255], as every artifact takes them. "
+            f"Received: pixels in [{images.min():g}, {images.max():g}], as if divided by 255. "
+            "Multiply them by 255"
         )
     plain = int((np.ptp(images, axis=(1, 2)).max(-1) == 0).sum())
     if plain > len(images) / 2:
         raise ValueError(
-            "Expected pictures to calibrate with. "
-            f"Received: {plain} of {len(images)} images of a single colour each"
+            f"Expected photographs for calibration. Received: {plain} of {len(images)} images "
+            "with a single color each"
         )
     if plain:
         warnings.warn(
-            f"{plain} of {len(images)} calibration images have a single colour each.", stacklevel=4
+            f"{plain} of {len(images)} calibration images have a single color each.", stacklevel=4
         )
     if _noisiness(images) > _NOISY:
         warnings.warn(
-            "The calibration images look like noise: neighbouring pixels differ as much as any "
-            "others. Ranges that are taken from noise do not fit pictures.",
+            "The calibration images look like noise: neighboring pixels differ as much as distant "
+            "ones. Ranges measured on noise do not fit photographs.",
             stacklevel=4,
         )
 
 
 def _warn_if_reused(calibration: np.ndarray, verification: np.ndarray) -> None:
-    """Warns of images that are verified on although int8's ranges were made for them."""
+    """Warn if verification images are calibration images, too."""
     seen = {image.tobytes() for image in calibration}
     again = sum(image.tobytes() in seen for image in verification)
     if again:
         warnings.warn(
-            f"{again} of {len(verification)} images to verify on are calibration images too: int8 "
-            "looks better on these than on others.",
+            f"{again} of {len(verification)} verification images are calibration images, too: int8 "
+            "artifacts look better on these than on others.",
             stacklevel=4,
         )
 
 
 def _noisiness(images: np.ndarray) -> float:
-    """Return neighboring pixels' difference divided by that of any two: median over images."""
+    """Return how noisy images are: about 1 for noise, far less for photographs.
+
+    The measure is the median, over the images, of the mean difference of neighboring pixels
+    relative to that of random pairs of pixels.
+    """
     if min(images.shape[1:3]) < 4:
         return 0.0
-    neighbours = np.abs(np.diff(images, axis=2)).mean((1, 2, 3))
+    neighbors = np.abs(np.diff(images, axis=2)).mean((1, 2, 3))
     mixed = np.random.default_rng(0).permutation(images.shape[1] * images.shape[2])
     flat = images.reshape(len(images), -1, images.shape[3])
     anywhere = np.abs(flat - flat[:, mixed]).mean((1, 2))
-    return float(np.median(neighbours / np.maximum(anywhere, 1e-6)))
+    return float(np.median(neighbors / np.maximum(anywhere, 1e-6)))
 
 
 def _labels_for(source: Source, info: ModelInfo) -> np.ndarray:
-    """The source's labels, as classes of the model."""
+    """Return the labels of a data source as indices of the model's classes."""
     if info.class_names is None or source.class_names == info.class_names:
         return source.labels
     columns = {name: index for index, name in enumerate(info.class_names)}
     unknown = [name for name in source.class_names if name not in columns]
     if unknown:
         raise ValueError(
-            "Expected images of the model's classes. "
-            f"Received: {source.name} with {', '.join(unknown[:5])}, which the model does not know"
+            "Expected images of the model's classes. Received: images of "
+            f"{', '.join(unknown[:5])} in {source.name}, which are no classes of the model"
         )
     return np.array([columns[name] for name in source.class_names], np.int32)[source.labels]
 
@@ -273,22 +285,22 @@ def _noise(shape: tuple[int | None, ...]) -> ImageSet:
 
 
 def filled_up(batch: np.ndarray, size: int | None) -> np.ndarray:
-    """The batch with its last image repeated up to `size`, for what takes that size only."""
+    """Return the batch with its last image repeated up to `size`; unchanged if `size` is None."""
     return batch if size is None else batch.take(range(size), axis=0, mode="clip")
 
 
 def image_array(
     images: Iterable[Any] | np.ndarray, input_shape: tuple[int | None, ...], what: str
 ) -> np.ndarray:
-    """Stacks images into float32 `(n, height, width, channels)`.
+    """Stack images into a float32 array `(n, height, width, channels)`.
 
     Args:
         images: images `(height, width, channels)`, uint8 or float, RGB in [0, 255].
-        input_shape: the model's, `(batch, height, width, channels)`.
-        what: what they are, for messages.
+        input_shape: shape of the model's input, `(batch, height, width, channels)`.
+        what: description of the images, for error messages.
 
     Raises:
-        ValueError: the model does not take such images, or the pixels are not in [0, 255].
+        ValueError: the images do not fit `input_shape`, or have pixels outside of [0, 255].
     """
     images = images if isinstance(images, np.ndarray) else list(images)
     shape = ", ".join("any" if side is None else str(side) for side in input_shape[1:])
@@ -296,7 +308,7 @@ def image_array(
     try:
         array = np.asarray(images, dtype=np.float32)
     except (ValueError, TypeError) as error:
-        raise ValueError(f"{expected}. Received: what is no array of numbers: {error}") from error
+        raise ValueError(f"{expected}. Received: something else ({error})") from error
     matches = array.ndim == 4 and all(
         want in (None, have) for want, have in zip(input_shape[1:], array.shape[1:], strict=True)
     )

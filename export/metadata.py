@@ -1,4 +1,4 @@
-"""Metadata inside artifacts: class names and the protocol."""
+"""Metadata in artifacts: class names, evaluation protocol and the rest of `ModelInfo`."""
 
 from __future__ import annotations
 
@@ -10,30 +10,30 @@ from typing import Any
 from keras_resnet.models.info import ENTRY, FILE_NAME, ModelInfo
 from keras_resnet.support.json_text import parse_json
 
-#: Entry of an ONNX file: in which order the sides of its images are.
+#: Entry of an ONNX file for the layout of its input.
 _LAYOUT = f"{ENTRY}.layout"
 
-#: Files here are not TensorFlow's: `assets` belongs to the graph.
+#: Folder for files that the graph does not read; those that it reads are in `assets`.
 _SAVED_MODEL_FOLDER = "assets.extra"
 
 
 def into_saved_model(directory: Path, info: ModelInfo) -> None:
-    """Writes a JSON file beside `saved_model.pb`; `directory` is the version's."""
+    """Write metadata as a JSON file; `directory` has `saved_model.pb`."""
     folder = directory / _SAVED_MODEL_FOLDER
     folder.mkdir(exist_ok=True)
     (folder / FILE_NAME).write_text(info.to_json(), encoding="utf-8")
 
 
 def of_saved_model(directory: Path) -> ModelInfo | None:
-    """Read the JSON file of a SavedModel; None if it has none."""
+    """Return this package's metadata of a SavedModel; None if it has none."""
     path = directory / _SAVED_MODEL_FOLDER / FILE_NAME
     return ModelInfo.from_json(path.read_text("utf-8")) if path.is_file() else None
 
 
 def into_tflite(model: Any, info: ModelInfo, further: Mapping[str, Any] | None = None) -> None:
-    """Adds an entry to the metadata of a TFLite model, as an object of its flatbuffer.
+    """Add metadata to a TFLite model, which `flatbuffer.parse` returned.
 
-    `further`: what else is known, by names that `ModelInfo` does not have.
+    `further` holds entries besides the fields of `ModelInfo`.
     """
     from keras_resnet.export.tflite.private import schema
 
@@ -46,7 +46,7 @@ def into_tflite(model: Any, info: ModelInfo, further: Mapping[str, Any] | None =
 
 
 def of_tflite(path: Path) -> ModelInfo | None:
-    """Read our metadata of a TFLite file; None if it has none."""
+    """Return this package's metadata of a TFLite file; None if it has none."""
     from keras_resnet.export.tflite.flatbuffer import read
 
     entry = entry_of_tflite(read(path))
@@ -54,7 +54,7 @@ def of_tflite(path: Path) -> ModelInfo | None:
 
 
 def entry_of_tflite(model: Any) -> dict[str, Any]:
-    """Our entry in the metadata of a TFLite flatbuffer, as it was given; `{}` if there is none."""
+    """Return this package's metadata of a TFLite model as a dictionary; `{}` if it has none."""
     for entry in model.metadata or []:
         if entry.name == ENTRY.encode():
             values = parse_json(bytes(model.buffers[entry.buffer].data))
@@ -63,16 +63,16 @@ def entry_of_tflite(model: Any) -> dict[str, Any]:
 
 
 def into_onnx(proto: Any, info: ModelInfo, layout: str) -> None:
-    """Adds entries to the metadata of an ONNX model; `layout` is `"NHWC"` or `"NCHW"`."""
+    """Add metadata to an ONNX model; `layout` is `"NHWC"` or `"NCHW"`."""
     for key, value in ((ENTRY, info.to_json()), (_LAYOUT, layout)):
         entry = proto.metadata_props.add()
         entry.key, entry.value = key, value
 
 
 def of_onnx(session: Any) -> tuple[ModelInfo | None, str]:
-    """Read our metadata and the image layout of an ONNX Runtime session's model.
+    """Return this package's metadata of an ONNX model, None if it has none, and its layout.
 
-    None if it has none of ours.
+    `session` is an ONNX Runtime session of the model.
     """
     entries = session.get_modelmeta().custom_metadata_map
     text = entries.get(ENTRY)

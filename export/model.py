@@ -1,4 +1,4 @@
-"""The float32 model that the writers of artifacts are given."""
+"""Preparation of a model for export."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ from keras_resnet.models.info import ModelInfo, get_info, learned_ranges, set_in
 
 @dataclass(frozen=True)
 class ExportedModel:
-    """The model that the writers of artifacts are given.
+    """Model that artifacts are written from, with its calibration images and options.
 
     Attributes:
-        model: a float32 model with one input `(batch, height, width, channels)`: a classifier, or
-            one that puts out feature maps.
+        model: float32 model with one input `(batch, height, width, channels)`: a classifier, or a
+            model that returns feature maps.
         calibration: float32 images `(n, height, width, channels)`, RGB in [0, 255], for
-            full-integer quantization.
-        workspace: where intermediate files go.
-        outputs: what the artifact's outputs are called, in the order of the model's.
-        info: what the model knows about itself, for the artifact's metadata.
-        options: what the user chose.
+            full-integer quantization; `None` if there are none.
+        workspace: directory for intermediate files.
+        outputs: names of the artifact's outputs, in the order of the model's outputs.
+        info: information about the model, for the artifact's metadata.
+        options: options of the artifacts.
     """
 
     model: keras.Model
@@ -49,32 +49,32 @@ class ExportedModel:
     options: ExportOptions = field(default_factory=ExportOptions)
 
     def serving_function(self) -> Callable[[Any], dict[str, Any]]:
-        """The function of `image` that every format is traced from."""
+        """Return the function of `image` that every format is traced from."""
         return lambda image: named_outputs(self.model(image, training=False), self.outputs)
 
     @property
     def is_classifier(self) -> bool:
-        """Whether the model puts out probabilities or logits of images as a whole."""
+        """Return whether the model gives probabilities or logits for whole images."""
         return classifies(self.outputs, output_ranks(self.model, self.outputs))
 
     @property
     def input_spec(self) -> tf.TensorSpec:
-        """The input of float artifacts; its batch size is that of the options."""
+        """Shape, type and name of the input; the batch size is that of the options."""
         shape = (self.options.batch_size, *self.model.input_shape[1:])
         return tf.TensorSpec(shape, tf.float32, name=IMAGE)
 
     @cached_property
     def learned(self) -> Mapping[str, tuple[float, float]] | None:
-        """Ranges of activations that quantization-aware training has found, by layer."""
+        """Ranges of activations from quantization-aware training by layer name, if any."""
         return learned_ranges(self.model)
 
     @cached_property
     def folder(self) -> Path:
-        """A folder in the workspace of this model and these options alone."""
+        """Folder in the workspace for this model with these options."""
         return Path(tempfile.mkdtemp(dir=self.workspace))
 
     def cached(self, name: str, make: Callable[[], bytes]) -> bytes:
-        """The content of an intermediate file, which is made once."""
+        """Return the content of an intermediate file; `make` is called once to create it."""
         path = self.folder / name
         if not path.is_file():
             path.write_bytes(make())
@@ -82,7 +82,7 @@ class ExportedModel:
 
     @cached_property
     def saved_model(self) -> Path:
-        """A bare SavedModel in the workspace: written once, shared by the converters."""
+        """SavedModel in the workspace that TFLite files are converted from, written once."""
         path = self.folder / "saved_model"
         archive = keras.export.ExportArchive()
         archive.track(self.model)
@@ -94,19 +94,19 @@ class ExportedModel:
 
 
 def check_backend() -> None:
-    """Refuses to go on under another Keras backend than TensorFlow's."""
+    """Raise RuntimeError if the Keras backend is not TensorFlow."""
     if keras.backend.backend() != "tensorflow":
         raise RuntimeError(
-            "Export expected the Keras backend `tensorflow`. Received: "
+            "Expected the Keras backend `tensorflow` for an export. Received: "
             f"{keras.backend.backend()}. Save the model as `.keras` and export it in a process "
             "with KERAS_BACKEND=tensorflow"
         )
 
 
 def as_float32(model: keras.Model) -> keras.Model:
-    """The model itself if all its layers compute in float32, else a float32 copy of equal weights.
+    """Return the model if all of its layers compute in float32, else a float32 copy.
 
-    TFLite refuses mixed precision, and ONNX Runtime refuses bfloat16.
+    TFLite cannot express mixed precision, and ONNX Runtime has no bfloat16.
     """
     if all(layer.compute_dtype == "float32" for layer in leaf_layers(model)):
         return model
@@ -123,15 +123,15 @@ def as_float32(model: keras.Model) -> keras.Model:
 
 
 def check_kept_layers(layers: Iterable[str], model: keras.Model, computed: Collection[str]) -> None:
-    """Refuses layers to keep in float that an artifact has no operators of.
+    """Raise ValueError if a layer to keep in float has no operator of its own in the artifact.
 
     Args:
-        layers: their names.
-        model: the network.
-        computed: names of the layers that have operators in the artifact.
+        layers: names of the layers to keep in float.
+        model: the exported model.
+        computed: names of the layers with operators in the artifact.
 
     Raises:
-        ValueError: the network has no such layer, or it is a part of another one's operator.
+        ValueError: the model has no such layer, or the layer is part of another layer's operator.
     """
     known = [layer.name for layer in leaf_layers(model)]
     for layer in layers:
@@ -144,8 +144,8 @@ def check_kept_layers(layers: Iterable[str], model: keras.Model, computed: Colle
                 f"Close matches: {close}"
             )
         before = next((n for n in reversed(known[: known.index(layer)]) if n in computed), None)
-        hint = "" if before is None else f". It may be a part of {before!r}: keep that one"
+        hint = "" if before is None else f". It may be part of {before!r}: keep that layer instead"
         raise ValueError(
-            "Expected `keep_float` to name layers with operators of their own. "
-            f"Received: {layer!r}, which has none{hint}"
+            "Expected `keep_float` to name layers that have an operator of their own in the "
+            f"artifact. Received: {layer!r}, which has none{hint}"
         )

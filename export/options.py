@@ -1,4 +1,4 @@
-"""Options of artifacts besides their targets."""
+"""Options of exported artifacts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from keras_resnet.support.checks import check_choice, check_integer, store_integ
 
 
 def check_storage_uri(uri: Any) -> None:
-    """Raises ValueError if `uri` is no address in the characters of RFC 3986, without quotes."""
+    """Raise ValueError if `uri` is not a URI (RFC 3986), or has a quote in it."""
     if not re.fullmatch(r"[a-z][a-z0-9+.-]*://[A-Za-z0-9._~:/?#@!$&()*+,;=%\[\]-]+", str(uri)):
         raise ValueError(
             f"Expected a `storage_uri` such as 's3://bucket/folder'. Received: {uri!r}"
@@ -19,19 +19,23 @@ def check_storage_uri(uri: Any) -> None:
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """Options of artifacts besides their targets.
+    """Options of exported artifacts.
+
+    Examples:
+        >>> ExportOptions(batch_size=1, keep_float=("predictions",), layout="NCHW")
 
     Attributes:
-        batch_size: the only batch size that TFLite and ONNX artifacts take; None: any.
-        keep_float: names of layers that int8 artifacts compute in float.
-        layout: of the ONNX artifacts' input: `"NHWC"` or `"NCHW"`.
-        version: directory of a SavedModel's version, for servers.
-        serving_batch_sizes: numbers of images in a request that servers are to be ready for.
-        storage_uri: where a KServe cluster finds the model, such as `"s3://bucket/folder"`; None:
-            in a volume claim of the service's name.
+        batch_size: fixed batch size of TFLite and ONNX artifacts; `None`: any batch size.
+        keep_float: names of layers that integer artifacts compute in float.
+        layout: layout of the input of ONNX artifacts: `"NHWC"` or `"NCHW"`.
+        version: version number of the model for servers, at least 1: the name of the SavedModel's
+            directory.
+        serving_batch_sizes: batch sizes that servers prepare for, in images.
+        storage_uri: address where a KServe cluster finds the model, such as
+            `"s3://bucket/folder"`; `None`: the persistent volume claim with the service's name.
 
     Raises:
-        ValueError: a field has another value than these.
+        ValueError: a field has a value that is not allowed.
     """
 
     batch_size: int | None = None
@@ -52,5 +56,6 @@ class ExportOptions:
             raise ValueError("Expected at least one of `serving_batch_sizes`. Received: none")
         if isinstance(self.keep_float, str):
             raise ValueError(
-                f"Expected a tuple of layers as `keep_float`. Received: {self.keep_float!r}"
+                "Expected `keep_float` to be a tuple of layer names. "
+                f"Received: {self.keep_float!r}. Pass ({self.keep_float!r},)"
             )

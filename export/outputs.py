@@ -1,4 +1,4 @@
-"""Names of the input and the outputs of a model's artifacts."""
+"""Names of the inputs and outputs of artifacts."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from keras_resnet.models.outputs import bare, output_kind
 IMAGE = "image"
 BATCH = "batch"
 SIGNATURE = "serving_default"
-#: The vector before the classifier: an output, and the signature of a SavedModel for it.
+#: Name of the features before the classifier: an output, and a signature of SavedModels.
 FEATURES = "features"
 
 
 def named_outputs(values: Any, names: tuple[str, ...]) -> dict[str, Any]:
-    """A model's output or outputs by name, which `output_names` gives."""
+    """Return the output or outputs of a model by the names from `output_names`."""
     if isinstance(values, dict):
         return {name: values[name] for name in names}
     return dict(zip(names, keras.tree.flatten(values), strict=True))
@@ -26,11 +26,12 @@ def named_outputs(values: Any, names: tuple[str, ...]) -> dict[str, Any]:
 def output_names(model: Any) -> tuple[str, ...]:
     """Return the names of the outputs of a model's artifacts.
 
-    An only output is called what `output_kind` says of it; others have the keys or the names that
-    they have in the model.
+    The output of a classifier is named by its kind, which `output_kind` returns. Other outputs have
+    their keys or names in the model.
 
     Raises:
-        ValueError: it is no Keras model with one image as its input, or puts out a constant.
+        ValueError: `model` is not a Keras model with one image as its input, or one of its outputs
+            does not depend on the input.
     """
     shape = getattr(model, "input_shape", None)
     if not isinstance(model, keras.Model) or not isinstance(shape, tuple) or len(shape) != 4:
@@ -45,15 +46,15 @@ def output_names(model: Any) -> tuple[str, ...]:
 
 
 def output_ranks(model: keras.Model, names: Sequence[str]) -> tuple[int, ...]:
-    """Return the number of dimensions of each output in `names`, as `output_names` gives them."""
+    """Return the number of dimensions of each output; `names` are from `output_names`."""
     if isinstance(model, keras.Sequential):
         return (len(model.output_shape),)
     return tuple(len(x.shape) for x in named_outputs(bare(model).output, tuple(names)).values())
 
 
 def classifies(names: Sequence[str], ranks: Sequence[int]) -> bool:
-    """Whether outputs are those of a classifier: one, `(batch, classes)`, and called so.
+    """Return whether outputs are a classifier's: probabilities or logits `(batch, classes)`.
 
-    A segmenter, too, may call its map of every pixel's classes `"probabilities"`.
+    The name alone does not tell: a segmenter may call the classes of its pixels `"probabilities"`.
     """
     return tuple(names) in (("probabilities",), ("logits",)) and ranks[0] == 2

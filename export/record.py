@@ -1,4 +1,4 @@
-"""Record of an export directory, by which the same export goes on where it ended."""
+"""Record of the artifacts in an export directory, which lets an interrupted export resume."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from keras_resnet.support.extras import installed_versions
 from keras_resnet.support.fingerprints import fingerprint, fingerprint_of_artifact
 from keras_resnet.support.json_text import load_json
 
-#: Written after every target; a whole export has a page and a card besides.
+#: Written after every target. A complete export has a page and a model card, too.
 REPORT_FILE = "export.json"
 
-#: What artifacts depend on.
+#: Packages that artifacts depend on.
 _PACKAGES = (
     *("keras-resnets", "keras", "tensorflow"),
     *("ai-edge-litert", "tf2onnx", "onnx", "onnxruntime"),
@@ -29,15 +29,15 @@ _PACKAGES = (
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of the packages that take part, as far as they are installed."""
+    """Return the versions of the packages that artifacts depend on; missing ones are left out."""
     return {name: version for name, version in installed_versions(_PACKAGES).items() if version}
 
 
 class Fingerprints:
-    """Hashes of what artifacts and their figures depend on.
+    """Hashes of everything that artifacts and their figures depend on.
 
     Attributes:
-        model: of the network and its weights.
+        model: hash of the model and its weights.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Fingerprints:
         self._options = options
 
     def of(self, target: Target) -> str:
-        """Return fingerprints of all that an artifact and its figures depend on."""
+        """Return the fingerprint of everything that a target's artifact and figures depend on."""
         settings: dict[str, Any] = {
             "target": target.name,
             "options": dataclasses.asdict(self._options),
@@ -64,23 +64,23 @@ class Fingerprints:
             settings["calibration"] = self._calibration
             settings["learned"] = None if self._learned is None else dict(self._learned)
         else:
-            # Artifacts in float are the same whatever int8 leaves in float.
+            # Float artifacts do not depend on the layers that integer artifacts keep in float.
             del settings["options"]["keep_float"]
         text = json.dumps(settings, sort_keys=True)
         return fingerprint(self.model, self._verification, text)
 
 
 def finished(directory: Path) -> tuple[str | None, dict[str, ArtifactReport]]:
-    """Return the fingerprint of an export's model, and its artifacts by file name.
+    """Return the fingerprint of an export's model, and the rows of its artifacts by file name.
 
-    Those that lie there as they were written.
+    Artifacts that are missing or were changed since the export are left out.
     """
     try:
         record: dict[str, Any] = load_json(directory / REPORT_FILE)
         model = str(record["model"]["fingerprint"])
         rows = [ArtifactReport.from_dict(row) for row in record["artifacts"]]
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None, {}  # None, or one that cannot be read: nothing is known to be finished.
+        return None, {}  # There is no report, or it cannot be read.
     return model, {
         row.file_name: row
         for row in rows
@@ -91,6 +91,6 @@ def finished(directory: Path) -> tuple[str | None, dict[str, ArtifactReport]]:
 
 
 def write(directory: Path, report: ExportReport) -> None:
-    """Writes the report as JSON."""
+    """Write the report to the directory as JSON."""
     text = json.dumps(report.to_dict(), indent=1, ensure_ascii=False)
     (directory / REPORT_FILE).write_text(f"{text}\n", "utf-8")

@@ -1,4 +1,4 @@
-"""`Runner`: an artifact in its runtime, whatever that is, behind one method, `predict(images)`."""
+"""`Runner`, the interface of artifacts that are loaded into their runtimes."""
 
 from __future__ import annotations
 
@@ -18,30 +18,35 @@ from keras_resnet.models.pixels import PIXEL_FORMATS, PixelFormat
 
 
 class Runner(ABC):
-    """An artifact loaded into its runtime.
+    """Artifact that is loaded into its runtime; `load_runner` returns one.
 
-    Any number of threads may call one runner, with batches of any sizes: each gets the answers to
-    its own images. Keras models, SavedModels and ONNX files compute them at the same time, TFLite
-    files one batch after the other, each on all cores.
+    Several threads may call the same runner, with batches of any size. Keras models, SavedModels
+    and ONNX files then compute at the same time; a TFLite file computes one batch after the other,
+    each on all cores.
+
+    Examples:
+        >>> runner = load_runner("exported/model-int8.tflite")
+        >>> runner.predict(images).shape  # (n, height, width, 3), RGB in [0, 255]
+        (8, 1000)
 
     Attributes:
-        format: what it is, such as `"ONNX"`.
-        input_shape: `(batch, height, width, channels)`, `None` where any size is taken, whatever
-            the artifact's own layout is.
-        outputs: names of what it puts out: `("probabilities",)` or `("logits",)` for a classifier.
-        ranks: how many dimensions each of them has.
-        width: numbers along the last dimension of the first, where that is fixed.
-        info: what the model knew about itself, such as its class names.
-        pixels: how images are normalised before the artifact gets them; those of this package take
-            them raw.
-        notes: of an artifact of other origin, how it is run and why, in sentences.
-        is_own: whether it is of this package, as its metadata tells.
-        is_keras: whether it is a Keras model.
-        layout: where the channels of an artifact of other origin are.
-        hint: the pixel format that an artifact of other origin asks for.
-        takes_integers: whether its input takes integers as they are.
-        output_range: lowest and highest number that a quantized output can be.
-        is_cut: whether it ends before the last dense layer of a classifier.
+        format: format of the artifact, such as `"ONNX"`.
+        input_shape: `(batch, height, width, channels)` in any layout of the artifact, with `None`
+            for sides of any length.
+        outputs: names of the outputs; `("probabilities",)` or `("logits",)` for a classifier.
+        ranks: number of dimensions of each output.
+        width: length of the first output's last dimension; `None` if it varies.
+        info: information about the model from the artifact's metadata, such as class names.
+        pixels: normalization of images before the artifact gets them; `raw` for artifacts of this
+            package.
+        notes: sentences on how an artifact of another package is run, and why.
+        is_own: whether the metadata says that this package wrote the artifact.
+        is_keras: whether the artifact is a Keras model.
+        layout: layout of the input of an artifact of another package.
+        hint: pixel format that an artifact of another package asks for.
+        takes_integers: whether the input takes integers without a scale.
+        output_range: smallest and largest number that a quantized output can hold.
+        is_cut: whether the output is the input of the classifier's last dense layer.
         is_flattened: whether outputs `(n, classes, 1, 1)` become `(n, classes)`.
     """
 
@@ -64,28 +69,31 @@ class Runner(ABC):
 
     @property
     def is_classifier(self) -> bool:
-        """Whether it puts out probabilities or logits `(n, classes)`."""
+        """Return whether the output is probabilities or logits `(n, classes)`."""
         return classifies(self.outputs, self.ranks)
 
     def check_classifier(self) -> None:
-        """Raises a `ValueError` if this is no classifier."""
+        """Raise ValueError if the artifact is not a classifier."""
         if not self.is_classifier:
             outputs = [
                 f"{name} of {rank} dimensions" if rank != 2 else name
                 for name, rank in zip(self.outputs, self.ranks, strict=True)
             ]
             raise ValueError(
-                f"Expected a classifier. Received: a model that puts out {', '.join(outputs)}"
+                f"Expected a classifier. Received: a model with the outputs {', '.join(outputs)}"
             )
 
     def predict(self, images: Any, batch_size: int = 32) -> np.ndarray:
-        """Class probabilities `(n, classes)`, float32.
+        """Return class probabilities, float32 `(n, classes)`.
 
-        `images`: `(n, height, width, channels)`, uint8 or float, RGB in [0, 255]; at most
-        `batch_size` of them are run at once.
+        Args:
+            images: `(n, height, width, channels)`, uint8 or float, RGB in [0, 255].
+            batch_size: largest number of images in a batch. An artifact with a fixed batch size
+                gets batches of that size.
 
         Raises:
-            ValueError: the images have the wrong shape or range, or this is no classifier.
+            ValueError: the images have the wrong shape or range, or the artifact is not a
+                classifier.
         """
         self.check_classifier()
         result = self.compute(images, batch_size)[self.outputs[0]]
@@ -94,11 +102,12 @@ class Runner(ABC):
         )
 
     def compute(self, images: Any, batch_size: int = 32) -> dict[str, np.ndarray]:
-        """All outputs by name, float32, as the artifact gives them.
+        """Return all outputs by name, float32, such as feature maps `(n, height, width, channels)`.
 
         Args:
-            images: as for `predict`.
-            batch_size: as for `predict`; artifacts of a fixed batch size get batches of that.
+            images: `(n, height, width, channels)`, uint8 or float, RGB in [0, 255].
+            batch_size: largest number of images in a batch. An artifact with a fixed batch size
+                gets batches of that size.
 
         Raises:
             ValueError: the images have the wrong shape or range.
@@ -117,7 +126,7 @@ class Runner(ABC):
         }
 
     def _run_in_layout(self, batch: np.ndarray) -> list[np.ndarray]:
-        """`run` of images and with feature maps `(n, height, width, channels)`."""
+        """Call `run` with images in the artifact's layout; return feature maps as NHWC."""
         channels_first = self.layout is not None and self.layout.channels_first
         if channels_first:
             batch = np.ascontiguousarray(batch.transpose(0, 3, 1, 2))
@@ -129,24 +138,24 @@ class Runner(ABC):
         return values
 
     def answers(self, images: Any) -> dict[str, np.ndarray]:
-        """Return the outputs to compare: of a classifier the probabilities, as `""`."""
+        """Return the outputs to compare: a classifier's probabilities as `""`, or all by name."""
         return {"": self.predict(images)} if self.is_classifier else self.compute(images)
 
     @abstractmethod
     def run(self, batch: np.ndarray) -> Sequence[Any]:
-        """Return the artifact's own outputs for one batch, in the order of `outputs`.
+        """Return the outputs of the artifact for one batch, in the order of `outputs`.
 
-        `batch`: images in the layout and the pixel format of the artifact, float32.
+        `batch` holds float32 images in the layout and pixel format of the artifact.
         """
 
 
 def channels_last(shape: tuple[int | None, ...], layout: Layout | None) -> tuple[int | None, ...]:
-    """The shape of an input as `(batch, height, width, channels)`."""
+    """Return the shape of an input as `(batch, height, width, channels)`."""
     if layout is None or not layout.channels_first:
         return shape
     return (shape[0], *shape[2:], shape[1])
 
 
 def as_type(batch: np.ndarray, dtype: Any) -> np.ndarray:
-    """Pixels in the type of an input; for integers, they are rounded."""
+    """Return pixels in the type of an input, rounded if it is an integer type."""
     return (np.rint(batch) if np.issubdtype(dtype, np.integer) else batch).astype(dtype, copy=False)

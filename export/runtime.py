@@ -1,4 +1,4 @@
-"""Runners: every artifact in its own runtime."""
+"""`load_runner()` and the runners for Keras models and SavedModels."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ from keras_resnet.support.placeholders import text_instead
 
 
 class KerasRunner(Runner):
-    """A Keras model, called as one compiled function.
+    """Runner of a Keras model, which is called as one compiled function.
 
     Attributes:
         model: the model, with its only input and output as tensors.
-        traces: how often it was compiled: once, whatever the sizes of batches and images are.
+        traces: number of times that the model was traced: once for all sizes of batches and images.
     """
 
     format, is_keras = "Keras", True
@@ -52,8 +52,8 @@ class KerasRunner(Runner):
             self.traces += 1  # Python runs while tracing only.
             return list(named_outputs(model(image, training=False), self.outputs).values())
 
-        # TensorFlow counts how often functions of the same code are traced, and would take those of
-        # several models for one that is traced again and again.
+        # A concrete function, as TensorFlow counts the traces of all functions with the same code,
+        # and would warn that one function is traced repeatedly when there are several models.
         signature = tf.TensorSpec(self.input_shape, tf.float32)
         self._call = tf.function(call).get_concrete_function(signature)
 
@@ -61,7 +61,7 @@ class KerasRunner(Runner):
     def of_file(
         cls, path: Path, change: Callable[[keras.Model], keras.Model] = lambda model: model
     ) -> KerasRunner:
-        """The model in a file, which may be of other origin, after a change of it."""
+        """Return the runner of a file, of this package or another, after `change` of the model."""
         model = change(load_model(path, compile=False))
         runner = cls(model)
         runner.is_own = runner.info != ModelInfo()
@@ -77,7 +77,7 @@ class KerasRunner(Runner):
 
 
 class SavedModelRunner(Runner):
-    """A SavedModel, loaded with `tf.saved_model.load`."""
+    """Runner of a SavedModel."""
 
     format = "SavedModel"
 
@@ -93,28 +93,25 @@ class SavedModelRunner(Runner):
         shape: Any = None if spec.shape.rank is None else tuple(spec.shape)
         if not self.is_own:
             if shape is None or spec.dtype == tf.string:
-                raise ValueError(
-                    f"its input {self._input!r} is {spec}, which is no batch of images"
-                )
+                raise ValueError(f"its input {self._input!r} is {spec}, not a batch of images")
             self.layout = find_layout(shape, default="NHWC")
             self.takes_integers = np.issubdtype(self._dtype, np.integer)
             self.hint = FOR_INTEGERS if self.takes_integers else None
         self.input_shape = channels_last(shape, self.layout)
-        # Names of classes are for clients of servers.
+        # Outputs of strings are class names for the clients of servers.
         specs = self._signature.structured_outputs
         self.outputs = tuple(name for name, spec in specs.items() if spec.dtype != tf.string)
         if not self.outputs:
-            raise ValueError("it puts out nothing but text")
+            raise ValueError("all of its outputs are strings")
         self.ranks = tuple(specs[name].shape.rank for name in self.outputs)
         self.width = specs[self.outputs[0]].shape[-1]
         self._names = self.outputs
 
     def _cut(self) -> None:
-        """Takes the signature for vectors, which SavedModels of this package have."""
+        """Use the signature for features, which the SavedModels of this package have."""
         if FEATURES not in self._loaded.signatures:
             raise ValueError(
-                f"it has no signature {FEATURES!r}, so that only its classes can be had. Take the "
-                "Keras, ONNX or TFLite file of the model"
+                f"it has no signature {FEATURES!r}. Use the Keras, ONNX or TFLite file of the model"
             )
         self._signature, self.is_cut = self._loaded.signatures[FEATURES], True
 
@@ -123,7 +120,7 @@ class SavedModelRunner(Runner):
         return [values[name].numpy() for name in self._names]
 
 
-#: Of files, by their suffixes; what is none of these is a SavedModel's directory.
+#: Loaders of files by their suffixes; anything else is the directory of a SavedModel.
 _LOADERS: dict[str, Callable[..., Runner]] = {
     **dict.fromkeys(MODEL_SUFFIXES, KerasRunner.of_file),
     ".tflite": TFLiteRunner,
@@ -138,31 +135,36 @@ def load_runner(
     pixels: str | None = None,
     cut: bool = False,
 ) -> Runner:
-    """Loads a Keras, TFLite or ONNX file or a SavedModel directory into its runtime.
+    """Load a Keras, TFLite or ONNX file or a SavedModel directory into its runtime.
 
-    A SavedModel may be given by its version directory (`saved_model/1`) or by the one above, as TF
-    Serving takes it; the highest version is loaded then.
+    The path of a SavedModel may be that of a version (`saved_model/1`), or the directory above, of
+    which the highest version is loaded.
 
-    Classifiers of other origin need one input, a batch of images, and one output, `(batch,
-    classes)`, both with any name and in any layout. What was taken for granted about them is in the
-    runner's `notes`.
+    Artifacts of other packages are loaded, too, if they have one input, a batch of images, and one
+    output, `(batch, classes)`, with any names and in any layout. The runner's `notes` say what was
+    assumed about them.
+
+    Examples:
+        >>> runner = load_runner("exported/model.onnx")
+        >>> probabilities = runner.predict(images)  # (n, height, width, 3), RGB in [0, 255]
 
     Args:
-        path: a `.keras`, `.h5`, `.tflite` or `.onnx` file, or a directory.
-        trust: whether a SavedModel may have operators that do more than compute: its graph is a
-            program, which may read and write files. The other formats only compute.
-        pixels: how images are normalised before the artifact gets them, a name in
-            `keras_resnet.models.pixels.PIXEL_FORMATS`. By default what the file says: artifacts of
-            this package take raw pixels; TFLite and ONNX have metadata for it, and quantized inputs
-            a range. A Keras model of which nothing is known gets raw pixels, with a warning.
-        cut: whether it ends before the last dense layer of a classifier, with the vectors `(n,
-            channels)` that this gets, called `"features"`. An artifact of vectors stays as it is.
-            Keras models are cut by `keras_resnet.networks.features.pooled`.
+        path: `.keras`, `.h5`, `.tflite` or `.onnx` file, or directory of a SavedModel.
+        trust: whether to load a SavedModel whose operators may do more than compute, such as
+            reading and writing files. Files of the other formats can only compute.
+        pixels: normalization of images before the artifact gets them: `"raw"`, `"unit"`, `"tf"`,
+            `"imagenet"` or `"caffe"`. By default what the artifact tells: artifacts of this package
+            take raw pixels, TFLite and ONNX files may have metadata about them, and a quantized
+            input has a range. A Keras model without any information gets raw pixels, with a
+            warning.
+        cut: whether to end a classifier before its last dense layer. The output is then
+            `"features"`, float32 `(n, channels)`. An artifact that already ends there stays as it
+            is. Not for Keras models, which `keras_resnet.networks.features.pooled` cuts.
 
     Raises:
-        ValueError: it is none of these, cannot be read, is no model of one image, is a SavedModel
-            that may do more than compute, or does not say which `pixels` it takes.
-        ImportError: the runtime is not installed; the message has the pip line.
+        ValueError: the file or directory is not an artifact, cannot be read, does not take one
+            batch of images, may do more than compute, or does not tell which `pixels` it takes.
+        ImportError: the runtime is not installed. The message says how to install it.
     """
     found = checked_artifact(path, trust)
     if pixels is not None:
@@ -179,13 +181,13 @@ def load_runner(
     except Exception as error:
         raise_if_full(error)
         if isinstance(error, ValueError) and str(error).startswith("Expected "):
-            # A refusal of this package is whole, but may not name the file.
+            # The message of this package is complete, but may not name the file.
             if str(path) in str(error):
                 raise
             raise ValueError(f"{path}: {error}") from error
-        # Each runtime has errors of its own for files that are damaged or speak of other names.
+        # Each runtime has error classes of its own for damaged files.
         raise ValueError(
-            "Expected an artifact with one image as its input (for `.keras`: a classifier). "
+            "Expected an artifact that takes one batch of images (for `.keras`: a classifier). "
             f"Received: {path}: {error}"
         ) from error
     adapt(runner, path, pixels)
@@ -193,9 +195,12 @@ def load_runner(
 
 
 def checked_artifact(path: str | os.PathLike[str], trust: bool) -> Path:
-    """`artifact_path`; refuses texts in the place of an artifact's files.
+    """Return `artifact_path(path)`, once it is safe to load.
 
-    Also refuses SavedModels that may do more than compute, unless they are trusted.
+    Raises:
+        ValueError: there is no artifact, one of its files is a text that stands for the file (such
+            as a Git LFS pointer), or it is a SavedModel that may do more than compute, without
+            `trust`.
     """
     found = artifact_path(path)
     for file in _files_of(found):
@@ -207,18 +212,18 @@ def checked_artifact(path: str | os.PathLike[str], trust: bool) -> Path:
 
 
 def _files_of(artifact: Path) -> list[Path]:
-    """The binary files of an artifact that exist."""
+    """Return the existing binary files of an artifact."""
     if artifact.is_dir():
         return [artifact / "saved_model.pb", *(artifact / "variables").glob("variables.*")]
-    # ONNX may keep its weights beside the file, under one of these usual names.
+    # An ONNX model may keep its weights in a second file, usually with one of these names.
     names = (f"{artifact.name}{end}" for end in ("", ".data", "_data"))
     return [file for file in map(artifact.with_name, names) if file.is_file()]
 
 
 def artifact_path(path: str | os.PathLike[str]) -> Path:
-    """The file to load, or the SavedModel directory: of several versions, the highest.
+    """Return the file or SavedModel directory to load: the highest of several versions.
 
-    Directories that are laid out for servers are looked into.
+    The directory may also be laid out for Triton or KServe.
 
     Raises:
         ValueError: there is no artifact.
@@ -231,7 +236,7 @@ def artifact_path(path: str | os.PathLike[str]) -> Path:
     for directory in (path, *repositories, *services):
         if (found := _highest_version(directory)) is not None:
             return found
-    other = ", which is something else" if path.exists() else ""
+    other = ", which is neither" if path.exists() else ", which does not exist"
     raise ValueError(
         "Expected an existing `.keras`, `.h5`, `.tflite` or `.onnx` file, or a SavedModel "
         f"directory. Received: {path}{other}"
@@ -239,12 +244,12 @@ def artifact_path(path: str | os.PathLike[str]) -> Path:
 
 
 def _highest_version(directory: Path) -> Path | None:
-    """The model in a folder of versions, or the SavedModel that the folder is."""
+    """Return the highest version in a directory, or the directory if it is a SavedModel."""
     versions = [child for child in directory.glob("*") if child.name.isdigit()]
     for version in (directory, *sorted(versions, key=lambda child: -int(child.name))):
         if (version / "saved_model.pb").is_file():
             return version
-        # As Triton wants them.
+        # Triton's names for the files of a version.
         for name in ("model.onnx", "model.savedmodel"):
             if version != directory and (version / name).exists():
                 return version / name

@@ -1,10 +1,10 @@
-"""The table of export targets: what is written, by whom, and how exactly it has to agree."""
+"""Table of the export targets: the writer, limits and requirements of each."""
 
 from __future__ import annotations
 
 import functools
 import importlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,32 +19,40 @@ if TYPE_CHECKING:
     from keras_resnet.export.model import ExportedModel
     from keras_resnet.export.options import ExportOptions
 
-#: Writes an artifact to a path.
+#: Function that writes an artifact to a path.
 Writer = Callable[["ExportedModel", Path], None]
 
-#: What the writer of SavedModels leaves beside them, for TF Serving.
+#: Configuration files for TF Serving, which are written beside a SavedModel.
 BATCHING_CONFIG, MODELS_CONFIG = "batching.config", "models.config"
 
 
 @dataclass(frozen=True)
 class Target:
-    """A kind of artifact.
+    """Kind of artifact that a model can be exported to; `TARGETS` has all of them by name.
+
+    Examples:
+        >>> TARGETS["tflite-int8"].limits
+        Limits(max_error=None, min_agreement=0.95, max_accuracy_drop=0.01, min_cosine=0.95)
 
     Attributes:
-        name: what the user asks for.
-        file_name: name of the file or directory that is written.
-        write: writes the artifact to a path, and its companions beside it.
-        limits: what verification allows.
-        modules: optional modules that writing and running it needs.
-        needs_calibration: whether calibration images are required.
-        companions: names of further files that `write` may leave beside the artifact.
-        versioned: whether the directory has a version of the model in each of its directories;
-            others stay when one is written.
-        max_pixels: at most so many pixels (height times width) are used to verify it: fewer images
-            where running them is slow, or where the same artifact is verified as another target.
-        operators: counts the operators of its graph.
-        float_layers: names the layers that a quantized artifact computes in float.
-        layer_errors: says how much each layer hurts a quantized artifact, worst first.
+        name: name of the target, such as `"tflite-int8"`.
+        file_name: name of the artifact's file or directory.
+        write: function that writes the artifact to a path, and its companions beside it.
+        limits: limits that the artifact is verified with.
+        modules: optional modules for writing and running the artifact.
+        needs_calibration: whether the artifact needs ranges of activations: from calibration images
+            or from quantization-aware training.
+        companions: names of further files that `write` may create beside the artifact.
+        versioned: whether the artifact is a directory with a subdirectory for each version of the
+            model. Writing one version keeps the others.
+        max_pixels: largest total of pixels (images times height times width) to verify the artifact
+            on; `None`: no limit. Set for slow artifacts, and for those whose content is also
+            verified as another target.
+        operators: function that counts the operators of an artifact by name.
+        float_layers: function that returns the names of the layers that a quantized artifact
+            computes in float.
+        layer_errors: function that measures how much each layer of a quantized artifact changes
+            the outputs, by layer name, largest error first; `None` for float artifacts.
     """
 
     name: str
@@ -61,19 +69,19 @@ class Target:
     layer_errors: Callable[[ExportedModel, np.ndarray], Mapping[str, float]] | None = None
 
     def place(self, options: ExportOptions) -> str:
-        """Path of the artifact in the export directory."""
+        """Return the artifact's path relative to the export directory."""
         return f"{self.file_name}/{options.version}" if self.versioned else self.file_name
 
     def require_modules(self) -> None:
-        """Raises an `ImportError` with the pip line if a package is missing."""
+        """Raise ImportError, with the command to install it, if a package is missing."""
         for module in self.modules:
             require(module)
 
 
 def _function(place: str, *first: Any) -> Callable[..., Any]:
-    """A function such as `"onnx.half:write_float16"`, whose module is imported when it is called.
+    """Return a function that imports and calls one such as `"onnx.half:write_float16"`.
 
-    So the table can be read without TensorFlow. `first`: arguments before those of the call.
+    The table can then be read without TensorFlow. `first` are arguments before those of the call.
     """
 
     def call(*arguments: Any, **keywords: Any) -> Any:
@@ -93,9 +101,9 @@ _ONNX = ("tf2onnx", "onnx", "onnxruntime")
 
 
 def _integers(package: str, largest: int) -> dict[str, Any]:
-    """Return the further fields of a row if activations are integers, too.
+    """Return the fields of targets whose weights and activations are integers.
 
-    `package` is `"tflite"` or `"onnx"`, `largest` the largest integer that a weight becomes.
+    `package` is `"tflite"` or `"onnx"`, `largest` the largest integer of a weight.
     """
     return {
         "limits": _INTEGER,
@@ -106,7 +114,7 @@ def _integers(package: str, largest: int) -> dict[str, Any]:
 
 
 def _tflite(kind: str, **further: Any) -> Target:
-    """A `.tflite` file with its description as JSON beside it."""
+    """Return the target of a `.tflite` file, with its description in a JSON file beside it."""
     return Target(
         f"tflite-{kind}",
         f"model-{kind}.tflite",
@@ -130,7 +138,7 @@ def _onnx(kind: str, writer: str, **further: Any) -> Target:
 
 
 def _for_server(server: str, artifact: str, modules: tuple[str, ...]) -> Target:
-    """A folder that a server loads, around a SavedModel or an ONNX file."""
+    """Return the target of a directory for a server with a SavedModel or an ONNX file in it."""
     name = f"{server}-{artifact}"
     write = _function(f"servers.layouts:write_{server}", artifact)
     return Target(name, name, write, _EXACT, modules, max_pixels=_FEW_PIXELS)
@@ -157,7 +165,7 @@ TARGETS = {
         _tflite("int8", **_TFLITE_INT8),
         _tflite("int8-io", **_TFLITE_INT8),
         _tflite("uint8-io", **_TFLITE_INT8),
-        # LiteRT has no fast kernels for it: a ResNet-50 takes seconds per image.
+        # LiteRT has no fast int16 kernels: a ResNet-50 takes seconds per image.
         _tflite("int16x8", max_pixels=_FEW_PIXELS, **_TFLITE_INT8),
         _onnx("", "convert:write_float32", limits=_EXACT),
         _onnx("-float16", "half:write_float16", limits=_HALF),
@@ -171,8 +179,44 @@ TARGETS = {
 
 
 def check_targets(names: Iterable[str]) -> None:
-    """Raises ValueError if there is no target of one of these names; says which was meant."""
+    """Raise ValueError, with the nearest name, if one of these is not the name of a target."""
     for name in names:
         if name not in TARGETS:
             hint = did_you_mean(name, TARGETS, f"There are {', '.join(TARGETS)}")
             raise ValueError(f"Expected the name of a target. Received: {name!r}{hint}")
+
+
+def choose_targets(
+    targets: Sequence[str] | None, calibrated: bool, keep_float: Sequence[str]
+) -> list[Target]:
+    """Return the targets of an export, or the default ones, without repetitions.
+
+    Args:
+        targets: names of targets; None for the default.
+        calibrated: whether there are ranges for integers.
+        keep_float: names of layers that integer artifacts compute in float.
+
+    Raises:
+        ValueError: a target is unknown, or the arguments do not fit each other.
+        ImportError: a package for a target is not installed.
+    """
+    if targets is None:
+        targets = ("saved_model", "onnx", "tflite-int8" if calibrated else "tflite-float32")
+    if not targets or isinstance(targets, str):
+        raise ValueError(f"Expected a list of `targets`. Received: {targets!r}")
+    check_targets(targets)
+    chosen = [TARGETS[name] for name in dict.fromkeys(targets)]
+    for target in chosen:
+        if target.needs_calibration and not calibrated:
+            raise ValueError(
+                f"Expected `calibration` images for the target {target.name!r}, to measure the "
+                "ranges of its activations. Received: none. Pass images like those the network "
+                "will see"
+            )
+        target.require_modules()
+    if keep_float and not any(target.needs_calibration for target in chosen):
+        raise ValueError(
+            "Expected `keep_float` together with an integer target, such as tflite-int8. Received: "
+            f"{keep_float!r} for {', '.join(target.name for target in chosen)}"
+        )
+    return chosen

@@ -1,4 +1,4 @@
-"""Layers traced in other forms of equal values, and under their own names."""
+"""Tracing of a model's layers in other forms with equal values, in scopes of their names."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-#: Computes a layer of one class, given the layer, its own `call` and its input.
+#: Class of layers, and the function that computes one, from the layer, its `call` and its input.
 Form = tuple[type[keras.Layer], Callable[[Any, Callable[..., Any], Any], Any]]
 
-#: What TensorFlow takes as the name of a scope.
+#: Pattern of valid scope names in TensorFlow.
 _SCOPE = re.compile(r"[A-Za-z0-9.][A-Za-z0-9_.\-]*")
 
 
 def leaf_layers(model: keras.Model) -> Iterator[keras.Layer]:
-    """The layers of a model and of the models inside, without these models themselves.
+    """Yield the layers of a model and of its nested models, without these models.
 
-    Layers that have layers of their own, such as wrappers, come before these.
+    A layer that wraps others comes before them.
     """
     for layer in model.layers:
         yield from leaf_layers(layer) if isinstance(layer, keras.Model) else _with_inner(layer)
@@ -42,7 +42,7 @@ def with_calls(
     model: keras.Model, of_layer: Callable[[keras.Layer], Callable[..., Any]]
 ) -> Iterator[None]:
     """Replace the `call` of every layer by another function within the context."""
-    # A model and one inside may share their input layer.
+    # A model and its nested model may share their input layer.
     layers = list(dict.fromkeys(leaf_layers(model)))
     before = [(layer, vars(layer).get("call")) for layer in layers]
     try:
@@ -58,15 +58,15 @@ def with_calls(
 
 
 def traced_as(model: keras.Model, forms: Sequence[Form]) -> contextlib.AbstractContextManager[None]:
-    """Lets layers be traced in the form that suits a format, each in a scope of its own name.
+    """Trace layers in the given forms within the context, each in a scope of its own name.
 
-    The values are the same.
+    The values of the outputs stay the same.
     """
     return with_calls(model, lambda layer: _traced_call(layer, forms))
 
 
 def _traced_call(layer: keras.Layer, forms: Sequence[Form]) -> Callable[..., Any]:
-    # Not of subclasses, which may compute something else.
+    # Subclasses may compute something else: they keep their own form.
     found = [form for kind, form in forms if type(layer) is kind]
     original = functools.partial(found[0], layer, layer.call) if found else layer.call
 
@@ -74,7 +74,7 @@ def _traced_call(layer: keras.Layer, forms: Sequence[Form]) -> Callable[..., Any
     def call(*args: Any, **keywords: Any) -> Any:
         if not _SCOPE.fullmatch(layer.name):
             return original(*args, **keywords)
-        # With a slash at its end, a scope is taken as it is: without numbers, without parents.
+        # A name with a slash at its end is used as it is, without a number or the outer scope.
         with tf.name_scope(f"{layer.name}/"):
             return original(*args, **keywords)
 
@@ -82,10 +82,10 @@ def _traced_call(layer: keras.Layer, forms: Sequence[Form]) -> Callable[..., Any
 
 
 def _convolution(layer: keras.Layer, call: Callable[..., Any], x: Any) -> Any:
-    """Compute the convolution as one operator.
+    """Compute a convolution as one operator.
 
-    Keras computes a grouped convolution in an XLA function on the CPU; TensorFlow dilates by moving
-    positions into the batch and back, between which int8 would round.
+    On the CPU, Keras computes a grouped convolution in an XLA function, and TensorFlow computes a
+    dilated one by moving positions to the batch and back, which would add rounding steps in int8.
     """
     plain = layer.groups == 1 and set(layer.dilation_rate) == {1}
     if plain or layer.data_format != "channels_last":

@@ -1,4 +1,4 @@
-"""`verify()`: an artifact that lies somewhere against the model that it is said to be of."""
+"""`verify()`: compare an existing artifact with its model."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ from keras_resnet.support.json_text import load_json
 if TYPE_CHECKING:
     from keras_resnet.data import DataConfig
 
-#: Of artifacts of which nobody knows how exact they should be.
+#: Limits for artifacts whose target is not known.
 DEFAULT_LIMITS = Limits(min_agreement=0.98, max_accuracy_drop=0.01, min_cosine=0.95)
 
-#: How far above an artifact a report may lie: servers want it in folders of folders.
+#: Number of parent directories that are searched for a report: layouts for servers are nested.
 _LEVELS = 5
 
 
@@ -48,49 +48,57 @@ def verify(
     pixels: str | None = None,
     against_pixels: str | None = None,
 ) -> ArtifactReport:
-    """Runs an artifact in its own runtime and compares it with the model that it is of.
+    """Run an artifact in its own runtime and compare its outputs with those of its model.
+
+    Examples:
+        >>> report = verify("exported/model.onnx", "run/best.keras", "folder:flowers")
+        >>> report.disagreements
+        ()
 
     Args:
-        artifact: a `.keras`, `.h5`, `.tflite` or `.onnx` file, or a SavedModel directory, of this
-            package or of others.
-        against: the model, or another artifact of it.
-        images: images to compare on, or a data source, as for `export`; by default noise.
-        labels: their classes, if these are images.
-        limits: how far it may be off, or some fields of that; what cannot be measured counts as a
-            disagreement. By default those of its target, if the artifact lies where `export` has
-            put it, else a top-1 agreement of 98 %, an accuracy drop of one point and a mean cosine
-            of 0.95, as far as they can be measured.
-        seed: of the choice among the images of a data source.
-        trust: as of `load_runner`.
-        pixels: how images are normalised before the artifact gets them, as of `load_runner`.
-        against_pixels: the same for `against`.
+        artifact: `.keras`, `.h5`, `.tflite` or `.onnx` file, or directory of a SavedModel, of this
+            package or another.
+        against: the Keras model, its file, or another artifact of it.
+        images: images to compare the outputs on, or a data source, in one of the forms that
+            `export` takes; by default noise.
+        labels: classes of `images`, integer `(n,)`, to measure accuracy. Not allowed with a data
+            source, which has its own.
+        limits: largest allowed differences, or some of the fields of `Limits`. A limit that is
+            passed here and cannot be checked counts as a disagreement. By default the limits of the
+            artifact's target, if it is in the directory of its export; else a top-1 agreement of
+            98%, an accuracy drop of one percentage point and a mean cosine of 0.95. Default limits
+            that cannot be checked are ignored.
+        seed: seed of the choice among the images of a data source.
+        trust: whether to load a SavedModel that may do more than compute, as in `load_runner`.
+        pixels: normalization of images before the artifact gets them, as in `load_runner`.
+        against_pixels: normalization of images before `against` gets them.
 
     Returns:
-        The comparison, and what is outside the limits.
+        Report with the comparison and, as `disagreements`, the exceeded limits.
 
     Raises:
-        ValueError: there is no such artifact, or it is of another kind of model.
+        ValueError: there is no such artifact, or its outputs are not those of `against`.
     """
     path = artifact_path(artifact)
-    theirs = load_runner(path, trust=trust, pixels=pixels)
-    ours = _reference(against, trust, against_pixels)
-    same = ours.is_classifier == theirs.is_classifier
-    if len(ours.outputs) == len(theirs.outputs) == 1:
-        # Whatever it is called elsewhere.
-        theirs.outputs = theirs.outputs if ours.is_classifier else ours.outputs
-    if not same or (not ours.is_classifier and set(ours.outputs) != set(theirs.outputs)):
+    runner = load_runner(path, trust=trust, pixels=pixels)
+    reference = _reference(against, trust, against_pixels)
+    same_kind = reference.is_classifier == runner.is_classifier
+    if len(reference.outputs) == len(runner.outputs) == 1 and not reference.is_classifier:
+        runner.outputs = reference.outputs  # Other packages name their only output otherwise.
+    same_names = reference.is_classifier or set(reference.outputs) == set(runner.outputs)
+    if not (same_kind and same_names):
         raise ValueError(
-            f"Expected an artifact that puts out {', '.join(ours.outputs)}. "
-            f"Received: {artifact}, which puts out {', '.join(theirs.outputs)}"
+            f"Expected an artifact with the outputs {', '.join(reference.outputs)}. "
+            f"Received: {artifact}, with the outputs {', '.join(runner.outputs)}"
         )
     if labels is not None:
-        ours.check_classifier()
-    _, chosen = image_sets(ours.input_shape, ours.info, None, images, labels, seed)
-    expected, received = ours.answers(chosen.images), theirs.answers(chosen.images)
+        reference.check_classifier()
+    _, chosen = image_sets(reference.input_shape, reference.info, None, images, labels, seed)
+    expected, received = reference.answers(chosen.images), runner.answers(chosen.images)
     comparison = compare_outputs(expected, received, chosen.labels)
     if not isinstance(limits, Limits):
-        own = measured(limits_of(path), comparison)
-        limits = dataclasses.replace(own, **(limits or {}))
+        default = measured(limits_of(path), comparison)
+        limits = dataclasses.replace(default, **(limits or {}))
     target = target_of(path)
     known = TARGETS.get(target or "")
     return ArtifactReport(
@@ -103,8 +111,8 @@ def verify(
         () if known is None else known.float_layers(path),
         sha256=fingerprint_of_artifact(Path(artifact)),
         notes=(
-            *(f"{artifact}: {note}" for note in theirs.notes),
-            *(f"{against}: {note}" for note in ours.notes),
+            *(f"{artifact}: {note}" for note in runner.notes),
+            *(f"{against}: {note}" for note in reference.notes),
         ),
     )
 
@@ -112,7 +120,7 @@ def verify(
 def _reference(
     against: keras.Model | str | PathLike[str], trust: bool, pixels: str | None
 ) -> Runner:
-    """Return the reference of the comparison: as in `export`, a Keras model in float32."""
+    """Return a runner of `against`; a Keras model computes in float32, as in `export`."""
     if isinstance(against, keras.Model):
         runner = KerasRunner(as_float32(against))
         runner.pixels = find_pixel_format(pixels or "raw", runner.input_shape[3])
@@ -126,13 +134,20 @@ def _reference(
 
 
 def limits_of(artifact: str | PathLike[str]) -> Limits:
-    """The limits that `verify` holds an artifact to, if no others are given."""
+    """Return the default limits of `verify` for an artifact.
+
+    They are the limits of the artifact's target, if it is in the directory of its export; else an
+    agreement of 98%, an accuracy drop of one percentage point and a mean cosine of 0.95.
+
+    Raises:
+        ValueError: there is no such artifact.
+    """
     known = TARGETS.get(target_of(artifact_path(artifact)) or "")
     return known.limits if known else DEFAULT_LIMITS
 
 
 def target_of(artifact: Path) -> str | None:
-    """The target that an artifact was written for, if a report beside or above it says so."""
+    """Return the name of an artifact's target, if a report beside or above it has it."""
     path = artifact.absolute()
     for folder in list(path.parents)[:_LEVELS]:
         try:

@@ -1,4 +1,4 @@
-"""ResNets for Keras 3: the papers' networks exactly, and exports that prove themselves."""
+"""ResNets for Keras 3: the networks of the papers, and exports that are verified when written."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __version__ = "0.1.0"
 
 
 def _refuse_abandoned_namesake() -> None:
-    """`keras-resnet` 0.2.0 (2019) installs into this folder; its files would shadow ours."""
+    """Raise ImportError if `keras-resnet` 0.2.0 (2019) is installed, which has the same folder."""
     try:
         version = importlib.metadata.version("keras-resnet")
     except importlib.metadata.PackageNotFoundError:
@@ -25,16 +25,16 @@ def _refuse_abandoned_namesake() -> None:
 
 _refuse_abandoned_namesake()
 
-# The public names and where they live are in the stub beside this file. They are imported when they
-# are first used: the command sets TensorFlow up before Keras imports it, and under another backend
-# nothing of TensorFlow is imported at all.
+# The stub beside this file lists the public names and their modules. A module is imported when one
+# of its names is first used: the command configures TensorFlow before Keras imports it, and under
+# another backend TensorFlow is not imported at all.
 _attribute, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         message = f"module 'keras_resnet' has no attribute {name!r}"
-        # Programs look for names with underscores to see whether they are there.
+        # Python tools probe modules for names with underscores; those get no suggestion.
         if not name.startswith("_"):
             from keras_resnet.support.suggest import did_you_mean
 

@@ -5,12 +5,18 @@ from . import (
     evaluation as evaluation,
     export as export,
     images as images,
+    models as models,
     training as training,
     weights as weights,
 )
 from .analysis.complexity import Complexity as Complexity, complexity as complexity
 from .images.labels import decode_predictions as decode_predictions
 from .images.protocol import preprocess_input as preprocess_input
+from .jobs.compress import compress as compress
+from .jobs.compression_report import (
+    CompressionError as CompressionError,
+    CompressionReport as CompressionReport,
+)
 from .jobs.embed import embed as embed, embed_to_file as embed_to_file
 from .jobs.predictor import Predictor as Predictor
 from .jobs.projection import Projection as Projection, project_vectors as project_vectors

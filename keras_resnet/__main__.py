@@ -1,4 +1,4 @@
-"""`python -m keras_resnet` is the command `keras-resnet`."""
+"""Entry point of `python -m keras_resnet`, the same as the command `keras-resnet`."""
 
 from keras_resnet.cli import main
 

@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-# Workers of pytest-xdist get a width of 80 characters, which commands would take for a terminal's.
+# pytest-xdist sets COLUMNS to 80, which commands would take for the width of a terminal.
 os.environ.pop("COLUMNS", None)
 # With AVX-512, oneDNN in TensorFlow 2.21 writes outside of its memory in the gradient of 1x1
-# kernels of stride 2 with up to 8 input channels and odd batches, which only networks as tiny as
-# those of these tests have; test_upstream.py tells when that is mended. Commands that are run as
-# users run them keep the default.
+# kernels with stride 2, up to 8 input channels and odd batch sizes, which only occur in networks as
+# tiny as those of these tests. test_upstream.py fails once that is fixed. Commands that tests run
+# as users do keep the default.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 
 import filelock
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 __all__ = ["ROOT"]
 
 
-#: What a clone without Git LFS has in the place of a large file.
+#: Content of a large file in a clone without Git LFS.
 LFS_POINTER = (
     b"version https://git-lfs.github.com/spec/v1\n"
     b"oid sha256:4d7a214614ab2935c943f9e0ff69d22eadbb8f32b1258daaa5e2ca24d17e2393\nsize 102540417\n"
@@ -48,13 +48,13 @@ LFS_POINTER = (
 
 @pytest.fixture(scope="session")
 def tiny_config() -> keras_resnet.ResNetConfig:
-    """A network with every kind of layer of a CIFAR network, in three blocks."""
+    """Config of a network with every kind of layer of CIFAR networks, in three blocks."""
     return keras_resnet.ResNetConfig("basic", (1, 1, 1), (8, 16, 24), stem="cifar", shortcut="A")
 
 
 @pytest.fixture(scope="session")
 def tiny_model(tiny_config: keras_resnet.ResNetConfig) -> keras.Model:
-    """The tiny network with values such as training leaves. Do not train it."""
+    """Tiny network with values as after training. Do not train it."""
     import keras
 
     keras.utils.set_random_seed(0)
@@ -65,7 +65,7 @@ def tiny_model(tiny_config: keras_resnet.ResNetConfig) -> keras.Model:
 
 @pytest.fixture(scope="session")
 def images(tiny_model: keras.Model) -> np.ndarray:
-    """Forty colour images `(32, 32, 3)`, uint8, of whose classes the tiny network is sure."""
+    """Forty color images `(32, 32, 3)`, uint8, that the tiny network classifies with confidence."""
     coarse = np.random.default_rng(1).integers(0, 256, (300, 4, 4, 3), dtype=np.uint8)
     candidates = coarse.repeat(8, axis=1).repeat(8, axis=2)
     top = np.sort(tiny_model.predict(candidates, verbose=0), axis=-1)
@@ -73,7 +73,10 @@ def images(tiny_model: keras.Model) -> np.ndarray:
 
 
 def randomize(model: keras.Model) -> None:
-    """Gives norms, biases and head values such as training leaves: a fresh network hides errors."""
+    """Give normalization layers, biases and the head values as after training.
+
+    The values of a new network, such as zeros, would hide errors.
+    """
     import keras
 
     random = np.random.default_rng(0)
@@ -92,14 +95,14 @@ def randomize(model: keras.Model) -> None:
             layer.set_weights([kernel, random.normal(0, 0.2, bias.shape)])
 
 
-# Python's collector looks through all living objects, of which TensorFlow has millions: left to
-# itself, it takes a third of the time of these tests.
+# Python's garbage collector scans all objects, of which TensorFlow has millions: by default, it
+# takes a third of the time of these tests.
 gc.set_threshold(50_000, 20, 100)
 
 
 @pytest.fixture(scope="module", autouse=True)
 def objects_of_earlier_modules_stay() -> None:
-    """Collections pass over what imports and other modules' tests have left."""
+    """Exclude the objects of imports and earlier test modules from garbage collection."""
     gc.freeze()
 
 
@@ -109,14 +112,14 @@ Start = Callable[..., Process]
 
 @pytest.fixture(scope="session")
 def fork_server() -> Iterator[ForkServer]:
-    """Starts processes that have TensorFlow imported already."""
+    """Server that starts processes in which TensorFlow is already imported."""
     with ForkServer() as server:
         yield server
 
 
 @pytest.fixture
 def start_program(fork_server: ForkServer, tmp_path_factory: pytest.TempPathFactory) -> Start:
-    """Starts `python ARGUMENTS` as a process of its own, without importing TensorFlow again."""
+    """Function that starts `python ARGUMENTS` in a process where TensorFlow is already imported."""
 
     def start(
         *arguments: str, merged: bool = False, folder: Path | None = None, **environment: str
@@ -134,12 +137,12 @@ def start_program(fork_server: ForkServer, tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture
 def start_command(start_program: Start) -> Start:
-    """Starts the `keras-resnet` command, likewise."""
+    """Function that starts the `keras-resnet` command in such a process."""
     return functools.partial(start_program, "-m", "keras_resnet", TF_CPP_MIN_LOG_LEVEL="3")
 
 
 def ended(process: Process, timeout: float) -> subprocess.CompletedProcess[str]:
-    """What came of a process, which is killed if it takes longer than `timeout` seconds."""
+    """Return the result of a process, which is killed after `timeout` seconds."""
     try:
         output, errors = process.communicate(timeout)
     finally:
@@ -149,12 +152,12 @@ def ended(process: Process, timeout: float) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture
 def run_python(start_program: Start) -> Run:
-    """Runs code in a process of its own and returns what came of it."""
+    """Function that runs code in such a process, and returns its result."""
 
     def run(
         code: str, *arguments: str, timeout: float = 600, **environment: str
     ) -> subprocess.CompletedProcess[str]:
-        # From the root, so that code may import what tests define.
+        # In the root folder, so that the code may import modules of the tests.
         return ended(start_program("-c", code, *arguments, folder=ROOT, **environment), timeout)
 
     return run
@@ -162,7 +165,7 @@ def run_python(start_program: Start) -> Run:
 
 @pytest.fixture(scope="session")
 def run_new_python() -> Run:
-    """The same in a new interpreter, for what is decided when one starts or imports packages."""
+    """Function that runs code in a new interpreter, for tests of its start or of imports."""
 
     def run(
         code: str, *arguments: str, timeout: float = 600, **environment: str
@@ -177,7 +180,7 @@ def run_new_python() -> Run:
 
 
 def environment_of_users() -> dict[str, str]:
-    """The variables of the environment without those that are set above."""
+    """Return the environment variables without those that are set above."""
     ours = ("TF_CPP_MIN_LOG_LEVEL", "TF_ENABLE_ONEDNN_OPTS")
     return {name: value for name, value in os.environ.items() if name not in ours}
 
@@ -193,7 +196,7 @@ Command = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture
 def keras_resnet_command(start_command: Start) -> Command:
-    """Runs the `keras-resnet` command in a process of its own, and returns what came of it."""
+    """Function that runs the `keras-resnet` command in such a process, and returns its result."""
 
     def run(
         *arguments: str, timeout: float = 300, **environment: str
@@ -205,7 +208,7 @@ def keras_resnet_command(start_command: Start) -> Command:
 
 @pytest.fixture(scope="session")
 def installed_command(command: str) -> Command:
-    """Runs the installed `keras-resnet` as a user would, in a new interpreter."""
+    """Function that runs the installed `keras-resnet` command as a user does."""
 
     def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -224,7 +227,7 @@ def installed_command(command: str) -> Command:
 def command_in_process(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Iterator[Command]:
-    """The same inside this process, where importing TensorFlow once is enough."""
+    """Function that runs the `keras-resnet` command inside of this process."""
     from keras_resnet.cli import main
 
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -244,7 +247,7 @@ def command_in_process(
 
 @pytest.fixture
 def untimed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Exports invent their latencies; to measure them takes a process for every artifact."""
+    """Replace latencies by invented ones: measuring them takes a process for every artifact."""
     from keras_resnet.export import BenchmarkReport, Measurement, exporter
 
     def invented(artifacts: list[Path], **_: object) -> BenchmarkReport:
@@ -256,13 +259,13 @@ def untimed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def digits_file() -> Path:
-    """A `.keras` file of a small network that knows the digits (`fixtures/make_digits.py`)."""
+    """`.keras` file of a small network, trained on digits by `fixtures/make_digits.py`."""
     return Path(__file__).parent / "fixtures" / "digits.keras"
 
 
 @pytest.fixture(scope="session")
 def exported_digits(digits_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with that network and artifacts of it, named as the demo's are."""
+    """Directory with that network and its artifacts, named as in the demo."""
     from keras_resnet import load_model
     from keras_resnet.data import load_digits
     from keras_resnet.export import export
@@ -286,9 +289,9 @@ def exported_digits(digits_file: Path, tmp_path_factory: pytest.TempPathFactory)
 def demo(
     tmp_path_factory: pytest.TempPathFactory, command: str
 ) -> tuple[subprocess.CompletedProcess[str], Path]:
-    """One whole `keras-resnet quickstart` with its defaults, and its output directory.
+    """Result of `keras-resnet quickstart` with its defaults, and its output directory.
 
-    With several test processes, the first one that needs it runs it for all.
+    With several test processes, the first one that needs the demo runs it for all.
     """
     shared = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:

@@ -1,10 +1,11 @@
-"""What CONTRIBUTING says is needed to add something is enough.
+"""Additions work with changes in only the files that CONTRIBUTING lists.
 
-Each addition is made in a copy of the package, in the places that CONTRIBUTING lists, and works.
+Each addition is made in a copy of the package.
 """
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -55,6 +56,7 @@ class Copy:
 
 NETWORK = "a network of existing parts"
 PART = "a new kind of part"
+CHECKPOINT = "a published checkpoint"
 TARGET = "a target of a known format"
 FORMAT = "a new format"
 AUGMENTATION = "an augmentation"
@@ -77,6 +79,15 @@ def add_part(copy: Copy) -> None:
             return Gate("effective squeeze-and-excitation", f"{block}_ese", (conv,))
 """
     copy.insert(PART, plan, "        if not self.config.se_ratio:", gate)
+
+
+def add_checkpoint(copy: Copy) -> None:
+    file, tag = "keras_resnet/weights/registry.json", "timm/resnet26.bt_in1k"
+    rows = json.loads((ROOT / file).read_text())
+    (row,) = [row for row in rows if row["tag"] == tag]
+    new = {**row, "tag": "timm/resnet26.new_in1k", "model": "resnet26", "config": {}}
+    text = json.dumps({**new, "default": True})
+    copy.insert(CHECKPOINT, file, f'{{"tag": "{tag}"', f"{text},\n")
 
 
 def add_target(copy: Copy) -> None:
@@ -133,7 +144,7 @@ def add_format(copy: Copy) -> None:
     copy.create(FORMAT, "export/frozen.py", FROZEN)
     row = '        Target("frozen", "model.pb", _function("frozen:write"), _EXACT),\n'
     copy.insert(FORMAT, "export/targets.py", '        _tflite("float32"', row)
-    copy.insert(FORMAT, "export/runtime.py", "#: Of files, by their suffixes;", RUNNER)
+    copy.insert(FORMAT, "export/runtime.py", "#: Loaders of files by their suffixes;", RUNNER)
     copy.insert(
         FORMAT, "export/runtime.py", '    ".onnx": ONNXRunner', '    ".pb": FrozenRunner,\n'
     )
@@ -176,11 +187,11 @@ def add_optimizer(copy: Copy) -> None:
 GREY = """
 import numpy as np
 from keras_resnet.data.sources.memory import LabeledImages
-from keras_resnet.data.sources.parts import Parts
+from keras_resnet.data.sources.splits import Splits
 
 def load_grey(size):
     images = np.full((40, size, size, 3), 128, np.uint8)
-    return Parts(LabeledImages(images, np.arange(40) % 2, ("one", "other"), name="grey"))
+    return Splits(LabeledImages(images, np.arange(40) % 2, ("one", "other"), name="grey"))
 """
 
 
@@ -199,6 +210,7 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Copy:
     for add in (
         add_network,
         add_part,
+        add_checkpoint,
         add_target,
         add_format,
         add_augmentation,
@@ -227,6 +239,10 @@ model = keras_resnet.create_model("resnet26", width=0.125, input_shape=(64, 64, 
 config = keras_resnet.networks.table.get_config("resnet26", width=0.125)
 assert config.depth == 26
 assert keras_resnet.complexity(model) == keras_resnet.complexity(config, (64, 64, 3), 10)
+
+# A published checkpoint of it.
+from keras_resnet.weights.path_or_tag import find_weights_of
+assert find_weights_of("resnet26", "imagenet").tag == "timm/resnet26.new_in1k"
 
 # A new kind of part: counted, described, drawn and loaded as others are.
 config = keras_resnet.ResNetConfig("basic", (1, 1), (16, 32), stem="cifar", effective_se=True)

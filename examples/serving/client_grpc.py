@@ -2,8 +2,8 @@
 
     python client_grpc.py --model digits photo.jpg more/*.jpg
 
-Needs tensorflow-serving-api. Files go as they are, without base64; of the outputs only the names
-and their probabilities come back.
+Needs tensorflow-serving-api. The request has the files without base64, and asks for two outputs
+only: class names and their probabilities.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ import grpc
 import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
-#: A request of many photos is larger than gRPC's default of 4 MiB.
+#: A request with many photographs exceeds gRPC's default limit of 4 MiB.
 _OPTIONS = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
 
 
 def classify(
     address: str, model: str, files: Sequence[bytes], timeout: float = 30
 ) -> list[list[tuple[str, float]]]:
-    """The most probable classes of every file, with their probabilities.
+    """Return the most probable classes of every file, with their probabilities.
 
     Args:
-        address: of the server, such as `localhost:8500`.
-        model: its name in `models.config`.
-        files: the bytes of JPEG or PNG files.
+        address: address of the server, such as `localhost:8500`.
+        model: name of the model in `models.config`.
+        files: contents of JPEG or PNG files.
         timeout: seconds to wait for the server.
 
     Raises:
-        ValueError: the server refuses the request, for instance because a file is no image.
-        grpc.RpcError: there is no answer.
+        ValueError: the server refuses the request, for instance because a file is not an image.
+        grpc.RpcError: the server does not answer.
     """
     request = predict_pb2.PredictRequest(output_filter=["classes", "scores"])
     request.model_spec.name = model
@@ -56,7 +56,7 @@ def classify(
 
 
 def main() -> int:
-    """Runs the command; returns its exit code."""
+    """Run the command and return its exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("files", nargs="+", type=Path)
     parser.add_argument("--model", required=True)

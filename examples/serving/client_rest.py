@@ -2,7 +2,7 @@
 
     python client_rest.py --model digits photo.jpg more/*.jpg
 
-The files go as they are, in base64: the signature `serving_bytes` decodes, resizes and crops them.
+The request has the files in base64. The signature `serving_bytes` decodes, resizes and crops them.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ import requests
 def classify(
     url: str, model: str, files: Sequence[bytes], timeout: float = 30
 ) -> list[list[tuple[str, float]]]:
-    """The most probable classes of every file, with their probabilities.
+    """Return the most probable classes of every file, with their probabilities.
 
     Args:
-        url: of the server, such as `http://localhost:8501`.
-        model: its name in `models.config`.
-        files: the bytes of JPEG or PNG files.
+        url: address of the server, such as `http://localhost:8501`.
+        model: name of the model in `models.config`.
+        files: contents of JPEG or PNG files.
         timeout: seconds to wait for the server.
 
     Raises:
-        ValueError: the server refuses the request, for instance because a file is no image.
-        requests.RequestException: there is no answer.
+        ValueError: the server refuses the request, for instance because a file is not an image.
+        requests.RequestException: the server does not answer.
     """
     body = {
         "signature_name": "serving_bytes",
@@ -45,7 +45,7 @@ def classify(
 
 
 def main() -> int:
-    """Runs the command; returns its exit code."""
+    """Run the command and return its exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("files", nargs="+", type=Path)
     parser.add_argument("--model", required=True)

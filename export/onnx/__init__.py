@@ -1,1 +1,1 @@
-"""ONNX files: written, quantized, looked into."""
+"""Writing, quantization and inspection of ONNX files."""

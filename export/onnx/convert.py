@@ -1,8 +1,9 @@
-"""ONNX: the float32 graph that every ONNX artifact is made from, and its file.
+"""Conversion to the float32 ONNX graph that every ONNX artifact is made from.
 
-tf2onnx translates the traced model, ONNX Runtime's own optimizer (its "basic" level, which only
-writes standard operators) fuses what it left. Where a layer's TensorFlow form would leave stray
-transposes or what ONNX has no operator for, another form of equal values is traced.
+tf2onnx converts the traced model, and ONNX Runtime's optimizer fuses operators (on its level
+"basic", which writes standard operators only). Layers whose usual TensorFlow form would leave
+superfluous transposes, or needs operators that ONNX lacks, are traced in another form with equal
+values.
 """
 
 from __future__ import annotations
@@ -35,24 +36,23 @@ from keras_resnet.export.tracing import CONVOLUTION, traced_as
 from keras_resnet.support.extras import require
 from keras_resnet.support.quiet import quiet
 
-#: The newest opset for which tf2onnx still writes GlobalAveragePool; from 18 on it becomes
-#: ReduceMean with a transpose. It has all that the artifacts need: per-channel QuantizeLinear came
-#: with 13.
+#: Newest opset for which tf2onnx writes GlobalAveragePool: from 18 on, it writes ReduceMean with a
+#: transpose. Per-channel QuantizeLinear, which int8 needs, exists since opset 13.
 OPSET = 17
 
 
 def write_float32(exported: ExportedModel, path: Path) -> None:
-    """Writes a float32 ONNX file; see `finish` for what holds of it."""
+    """Write a float32 ONNX file, which `finish` checks."""
     finish(float_model(exported), exported, path)
 
 
 def float_model(exported: ExportedModel) -> Any:
-    """The network as a float32 `onnx.ModelProto`.
+    """Return the network as a float32 `onnx.ModelProto`.
 
-    BatchNormalization is folded into the convolution before it. In the layout NHWC there is one
-    transpose per image or feature map that goes in or out, in NCHW none; a `Flatten` of more than
-    one position keeps one in both, as the weights behind it are in Keras' order. Names of nodes
-    start with the name of their Keras layer.
+    BatchNormalization is folded into the convolution before it. In the layout NHWC, there is one
+    transpose for each input and each feature map in the output; in NCHW, there is none. A `Flatten`
+    of more than one position needs a transpose in both, as the weights after it have Keras' order.
+    Names of nodes start with the name of their Keras layer.
 
     Raises:
         ValueError: the network needs an operator that ONNX does not have.
@@ -70,7 +70,7 @@ def _float_model(exported: ExportedModel) -> Any:
     }
     if missing:
         raise ValueError(
-            "Expected a network that ONNX's own operators can express. "
+            "Expected a network that standard ONNX operators can express. "
             f"Received: one that needs {', '.join(sorted(missing))}"
         )
     if exported.options.batch_size is None:
@@ -85,25 +85,25 @@ def _float_model(exported: ExportedModel) -> Any:
 
 
 def finish(proto: Any, exported: ExportedModel, path: Path) -> None:
-    """Completes an ONNX model, proves that it can be used, and writes it.
+    """Complete an ONNX model, check it, and write it to a file.
 
-    Its input is called `image` and its outputs as `exported` says; the batch dimension is `batch`
-    unless the options fix it. All shapes are inferred, strictly; `onnx.checker` accepts it; ONNX
-    Runtime has loaded it. It carries what the model knows about itself.
+    The input is called `image`, the outputs have the names in `exported`, and the batch dimension
+    is `batch` unless the options fix it. The shapes of all tensors are inferred. The file has the
+    metadata of the model. `onnx.checker` and ONNX Runtime have to accept it.
 
     Args:
-        proto: the `onnx.ModelProto`; it is changed.
-        exported: what it was made from.
-        path: the file to write.
+        proto: the `onnx.ModelProto`, which is changed in place.
+        exported: the exported model.
+        path: path of the new file.
 
     Raises:
-        ValueError: the model cannot be used; the message has the cause.
+        ValueError: the checker or ONNX Runtime refuses the model.
     """
     proto = inferred(proto)
     layout = exported.options.layout
     proto.producer_name, proto.producer_version = "keras_resnet", ""
     proto.doc_string = (
-        f"`{IMAGE}`: RGB pixels in [0, 255], {layout}; the graph normalises them itself. "
+        f"`{IMAGE}`: RGB pixels in [0, 255], {layout}; the graph normalizes them itself. "
         f"Outputs: {', '.join(exported.outputs)}."
     )
     proto.graph.name = exported.model.name
@@ -113,7 +113,7 @@ def finish(proto: Any, exported: ExportedModel, path: Path) -> None:
         onnx.checker.check_model(proto, full_check=True)
         session(content)
     except Exception as error:
-        # The checker's and the runtime's errors have bases of their own.
+        # The errors of the checker and of the runtime have no base class in common.
         raise ValueError(
             f"Expected a network that ONNX Runtime can run. Received: {exported.model.name!r}: "
             f"{error}"
@@ -122,12 +122,12 @@ def finish(proto: Any, exported: ExportedModel, path: Path) -> None:
 
 
 def session(model: Any, optimized_path: Path | None = None) -> Any:
-    """An ONNX Runtime session on the CPU.
+    """Return an ONNX Runtime session on the CPU.
 
     Args:
-        model: a serialized model, or the path of one.
-        optimized_path: where the model goes as ONNX Runtime has optimized it before it thinks of
-            any processor.
+        model: serialized model, or the path of its file.
+        optimized_path: path to write the model to after those optimizations of ONNX Runtime that
+            do not depend on the processor; `None`: do not write it.
     """
     onnxruntime = require("onnxruntime")
     options = onnxruntime.SessionOptions()
@@ -139,9 +139,10 @@ def session(model: Any, optimized_path: Path | None = None) -> Any:
 
 
 def input_batches(exported: ExportedModel, images: Any, size: int) -> Iterator[Any]:
-    """Images `(n, height, width, channels)` in batches as an artifact takes them.
+    """Yield images `(n, height, width, channels)` in batches with the artifact's layout.
 
-    `size` holds where the options do not fix it; the last batch of a fixed size is filled up.
+    The batch size is that of the options, or `size` if they have none. With a fixed batch size, the
+    last batch is filled up.
     """
     fixed = exported.options.batch_size
     for start in range(0, len(images), fixed or size):
@@ -155,7 +156,7 @@ def _converted(exported: ExportedModel) -> Any:
     frozen, names, maps = _frozen(exported)
     inputs, outputs = list(names)[:1], list(names)[1:]
     channels_first = exported.options.layout == "NCHW"
-    # Graphs are cycles of few objects with large constants, which Python is slow to look for.
+    # A graph is a reference cycle with few objects but large constants: free earlier ones now.
     gc.collect()
     with quiet(), _without_copies():
         proto, _ = tf2onnx.convert.from_graph_def(
@@ -172,31 +173,32 @@ def _converted(exported: ExportedModel) -> Any:
 
 
 def _frozen(exported: ExportedModel) -> tuple[Any, dict[str, str], list[str]]:
-    """The traced network as a GraphDef, the names of its ends, and which of these are maps.
+    """Return the traced network as a GraphDef, its inputs and outputs, and its feature maps.
 
-    The names are tensor -> name in ONNX, the image first.
+    Inputs and outputs are a dictionary from the tensor's name to the name in ONNX, the image first;
+    feature maps are names of tensors.
     """
     tf2onnx = require("tf2onnx")
     function = tf.function(exported.serving_function(), input_signature=[exported.input_spec])
     with traced_as(exported.model, _FORMS):
         concrete = function.get_concrete_function()
-    # Flattened, a dict's values are in the order of its sorted keys.
+    # TensorFlow flattens a dictionary in the order of its sorted keys.
     ends = dict(zip(sorted(exported.outputs), concrete.outputs, strict=True))
     names = {f"{IMAGE}:0": IMAGE, **{ends[name].name: name for name in exported.outputs}}
     maps = [value.name for value in ends.values() if value.shape.rank == 4]
     with quiet():
-        # Not `tf2onnx.convert.from_function`: it makes graph inputs of the constants that layers
-        # such as Normalization hold.
+        # `tf2onnx.convert.from_function` would turn the constants of layers such as Normalization
+        # into inputs of the graph.
         frozen = tf2onnx.tf_loader.from_function(concrete, list(names)[:1], list(names)[1:])
     return frozen, names, maps
 
 
 @contextlib.contextmanager
 def _without_copies() -> Iterator[None]:
-    """Lets tf2onnx optimize the graph itself.
+    """Let tf2onnx optimize the graph in place within the context.
 
-    By default it does so with a copy for each of two dozen passes, to go back to if one fails. Of a
-    ResNet-50, that takes half the time and several gigabytes.
+    By default, it copies the graph before each of two dozen passes, to restore it if one fails. For
+    a ResNet-50, the copies take half of the time and several gigabytes.
     """
     name = require("tf2onnx.constants").ENV_TF2ONNX_CATCH_ERRORS
     before = os.environ.get(name)
@@ -211,10 +213,10 @@ def _without_copies() -> Iterator[None]:
 
 
 def _group_normalization(layer: keras.Layer, call: Callable[..., Any], x: Any) -> Any:
-    """Group normalization with the channels before the positions, so that one reshape makes groups.
+    """Compute group normalization with the channels first, where one reshape makes the groups.
 
-    From NHWC, they would have to be brought together by a transpose and back by another one. The
-    two that are written here meet those of the convolutions, and are dropped with them.
+    The two transposes here cancel those of the neighboring convolutions, so that tf2onnx removes
+    them. With the channels last, two more would remain.
     """
     axis = layer.axis % x.shape.rank if isinstance(layer.axis, int) else None
     if x.shape.rank != 4 or axis != 3:
@@ -239,7 +241,7 @@ def _group_normalization(layer: keras.Layer, call: Callable[..., Any], x: Any) -
 
 
 def _flatten(layer: keras.Layer, call: Callable[..., Any], x: Any) -> Any:
-    """Flatten without computing the shape where it is known."""
+    """Flatten to a constant shape where the shape is known."""
     known = x.shape[1:].is_fully_defined() and layer.data_format == "channels_last"
     return tf.reshape(x, (-1, x.shape[1:].num_elements())) if known else call(x)
 
@@ -252,9 +254,10 @@ _FORMS = (
 
 
 def _name_after_layers(proto: Any) -> None:
-    """Names what multiplies with a kernel after the layer whose kernel it is.
+    """Rename the nodes with a kernel after the layer of the kernel.
 
-    tf2onnx numbers the convolutions that it makes anew; the kernels keep their layers' names.
+    tf2onnx gives numbers to the convolutions that it creates, but their kernels keep the names of
+    their layers.
     """
     constants = constants_of(proto)
     taken: set[str] = set()
@@ -264,16 +267,16 @@ def _name_after_layers(proto: Any) -> None:
             while node.name in taken:
                 node.name = f"{name}_{len(taken)}"
         elif node.op_type == "Transpose":
-            # It carries the name of the layer that it was moved past.
+            # A transpose has the name of the layer that tf2onnx moved it past.
             node.name = f"Transpose_{len(taken)}"
         taken.add(node.name)
 
 
 def _remove_empty_reshapes(proto: Any) -> None:
-    """Drops reshapes to the shape that is there already; `proto` has inferred shapes.
+    """Remove reshapes that change nothing; the shapes of `proto` have been inferred.
 
-    tf2onnx turns transposes of a single channel or position into reshapes before it sees that some
-    of them cancel each other.
+    tf2onnx turns transposes of a single channel or position into reshapes before it removes
+    transposes that cancel each other.
     """
     graph = proto.graph
     shapes = {value.name: _dims(value) for value in (*graph.input, *graph.value_info)}
@@ -282,10 +285,10 @@ def _remove_empty_reshapes(proto: Any) -> None:
         before, after = shapes.get(node.input[0]), shapes.get(node.output[0])
         if not before or not after or len(before) != len(after) or node.output[0] in outputs:
             continue
-        # One dimension may be unknown: what the others leave over is the same for both.
-        open_ends = [pair for pair in zip(before, after, strict=True) if None in pair]
-        known = all(a == b for a, b in zip(before, after, strict=True) if None not in (a, b))
-        if known and (not open_ends or open_ends == [(None, None)]):
+        # One dimension may be unknown: it is the same in both, if all others are.
+        unknown = [pair for pair in zip(before, after, strict=True) if None in pair]
+        equal = all(a == b for a, b in zip(before, after, strict=True) if None not in (a, b))
+        if equal and (not unknown or unknown == [(None, None)]):
             replace_input(graph.node, node.output[0], node.input[0])
             graph.node.remove(node)
 
@@ -296,12 +299,12 @@ def _dims(value: Any) -> list[int | None]:
 
 
 def _optimized(proto: Any) -> Any:
-    """Use `Gemm` for a product and a sum, and pad in the pooling rather than before it."""
+    """Return the model after ONNX Runtime's optimizer, which fuses MatMul and Add, for example."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "optimized.onnx")
         session(proto.SerializeToString(), path)
         optimized = onnx.load(path)
-    # It declares every domain of operators that it knows.
+    # ONNX Runtime declares all of its operator domains, used or not.
     used = {node.domain for node in optimized.graph.node}
     kept = [item for item in optimized.opset_import if item.domain in used]
     del optimized.opset_import[:]

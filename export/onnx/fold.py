@@ -1,4 +1,4 @@
-"""Arithmetic that an ONNX graph can do without."""
+"""Folding of the scale of the pixels' normalization into the first convolution."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from keras_resnet.export.onnx.graph import constants_of, onnx, replace_input
 
 
 def fold_scales(proto: Any) -> None:
-    """Multiplies kernels with what scales the channels of their input, as for pixels' deviations.
+    """Fold a scale per input channel into the kernel of the convolution that follows.
 
-    A convolution pads with zeros, which stay zeros: the values are the same. What is subtracted
-    before has to stay: padding is no mean.
+    The convolution pads with zeros, which a scale leaves as they are, so that the outputs stay the
+    same. The subtraction of the mean cannot be folded, as it would change the padding.
     """
     graph = proto.graph
     constants = constants_of(proto)
@@ -33,7 +33,7 @@ def fold_scales(proto: Any) -> None:
         permutation = [0, 1, 2, 3] if len(chain) == 2 else _attribute(chain[1], "perm")
         per_channel = [1] * 4
         per_channel[permutation[1]] = kernel.dims[1]
-        # The kernel of a grouped convolution has the channels of one group only.
+        # The kernel of a grouped convolution has the input channels of one group only.
         grouped = (_attribute(chain[-1], "group") or 1) > 1
         if grouped or np.broadcast_shapes(scale.shape, (1,) * 4) != tuple(per_channel):
             continue
@@ -47,7 +47,7 @@ def fold_scales(proto: Any) -> None:
 
 
 def _to_convolution(node: Any, users: dict[str, Any]) -> list[Any]:
-    """The node, a transpose if there is one, and the convolution that takes it in; else nothing."""
+    """Return the node, any transpose after it, and the convolution after that; else nothing."""
     chain = [node]
     for kind in ("Transpose", "Conv"):
         following = users.get(chain[-1].output[0])

@@ -1,4 +1,4 @@
-"""ONNX models: how their graphs are walked and changed."""
+"""Helpers to read and change the graphs of ONNX models."""
 
 from __future__ import annotations
 
@@ -13,38 +13,38 @@ from keras_resnet.support.extras import require
 
 onnx = require("onnx")
 
-#: Operators that multiply with a kernel; the kernel is their second input.
+#: Operators with a kernel, which is their second input.
 KERNEL_OPERATORS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 ELEMENTWISE = {"Add": np.add, "Sub": np.subtract, "Mul": np.multiply, "Div": np.divide}
 
 
 def layer_of(name: str) -> str:
-    """The Keras layer that a node or a tensor of our graphs is named after."""
+    """Return the name of the Keras layer that a node or tensor of this package belongs to."""
     return name.partition("/")[0]
 
 
 def group_norms(model: keras.Model) -> set[str]:
-    """Names of the layers that normalise by the statistics of the image at hand."""
+    """Return the names of the layers that normalize each image by its own statistics."""
     kinds = (keras.layers.GroupNormalization, keras.layers.LayerNormalization)
     return {layer.name for layer in leaf_layers(model) if isinstance(layer, kinds)}
 
 
 def constants_of(proto: Any) -> dict[str, Any]:
-    """The `TensorProto` of every constant, by name."""
+    """Return the `TensorProto` of every constant, by name."""
     return {value.name: value for value in proto.graph.initializer}
 
 
 def replace_input(nodes: Iterable[Any], old: str, new: str) -> None:
-    """Lets every node take in the tensor `new` in the place of `old`."""
+    """Replace the input `old` by `new` in all nodes."""
     for node in nodes:
         node.input[:] = [new if name == old else name for name in node.input]
 
 
 def inferred(proto: Any) -> Any:
-    """The model with the shapes of all tensors inferred anew.
+    """Return the model with inferred shapes of all tensors.
 
-    Those that converters write carry their own names for the batch dimension.
+    The shapes that converters write are removed: they have other names for the batch dimension.
     """
     del proto.graph.value_info[:]
     return onnx.shape_inference.infer_shapes(proto, strict_mode=True, data_prop=True)

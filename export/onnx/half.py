@@ -1,4 +1,4 @@
-"""ONNX in float16, with float32 ends."""
+"""Conversion of ONNX models to float16, with float32 input and outputs."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from keras_resnet.export.onnx.graph import ELEMENTWISE, group_norms, layer_of, o
 from keras_resnet.export.outputs import IMAGE
 from keras_resnet.support.extras import require
 
-#: The largest float16 number.
+#: Largest float16 number.
 _LARGEST = float(np.finfo(np.float16).max)
 
-#: Images that are looked at for activations that overflow.
+#: Number of images that are checked for activations that overflow.
 _IMAGES = 2
 
 
 def write_float16(exported: ExportedModel, path: Path) -> None:
-    """Writes an ONNX file whose weights and activations are float16.
+    """Write an ONNX file whose weights and activations are float16.
 
-    Input and output stay float32, and so does what float16 is too narrow for: the normalisation of
-    the pixels, statistics of group and layer normalisation, the softmax of the head.
+    Input and outputs stay float32. So do computations that exceed the range of float16: the
+    normalization of the pixels, the statistics of group and layer normalization, and the softmax.
 
     Raises:
-        ValueError: a weight is outside the range of float16, or an activation is, on the first
-            calibration images or, without any, on noise. The message has the layer.
+        ValueError: a weight exceeds the range of float16, or an activation does on the first
+            calibration images or, without any, on noise. The message names the layer.
     """
     float16 = require("onnxruntime.transformers.float16")
     onnx_model = require("onnxruntime.transformers.onnx_model")
@@ -43,7 +43,7 @@ def write_float16(exported: ExportedModel, path: Path) -> None:
         node_block_list=sorted(kept),
     )
     _drop_repeated_casts(half)
-    # Between two nodes that stay float32, and at the ends, the converter casts there and back.
+    # The converter casts to float16 and back between two nodes that both stay float32.
     model = onnx_model.OnnxModel(half)
     model.remove_cascaded_cast_nodes()
     model.topological_sort()
@@ -52,7 +52,7 @@ def write_float16(exported: ExportedModel, path: Path) -> None:
 
 
 def _kept_nodes(proto: Any, exported: ExportedModel) -> Iterator[str]:
-    """Names of the nodes that stay float32, besides softmax."""
+    """Yield the names of the nodes that stay float32, besides softmax."""
     layers, pixels = group_norms(exported.model), {IMAGE}
     for node in proto.graph.node:
         if node.op_type in ELEMENTWISE and pixels.intersection(node.input):
@@ -63,7 +63,7 @@ def _kept_nodes(proto: Any, exported: ExportedModel) -> Iterator[str]:
 
 
 def _drop_repeated_casts(proto: Any) -> None:
-    """Drops what the converter writes once for every node that takes in the same tensor."""
+    """Remove repeated casts: the converter writes one for each node that uses the same tensor."""
     casts: set[str] = set()
     for index in reversed(range(len(proto.graph.node))):
         node = proto.graph.node[index]
@@ -74,7 +74,7 @@ def _drop_repeated_casts(proto: Any) -> None:
 
 
 def _drop_idle_casts(proto: Any) -> None:
-    """Drops casts from float32 to float32, which are left where two casts were one too many."""
+    """Remove casts to the type that their input has already."""
     graph = proto.graph
     del graph.value_info[:]
     inferred = onnx.shape_inference.infer_shapes(proto, strict_mode=True).graph
@@ -86,7 +86,7 @@ def _drop_idle_casts(proto: Any) -> None:
         if types.get(before) != types[after]:
             continue
         graph.node.remove(cast)
-        # An output keeps its name, and what computes it takes that name.
+        # An output of the graph keeps its name: rename the tensor before the cast.
         old, new = (before, after) if after in outputs else (after, before)
         replace_input(graph.node, old, new)
         for node in graph.node:
@@ -94,7 +94,7 @@ def _drop_idle_casts(proto: Any) -> None:
 
 
 def _refuse_overflow(proto: Any, kept: set[str], exported: ExportedModel) -> None:
-    """Refuses weights and activations that float16 has no numbers for."""
+    """Raise ValueError if a weight or an activation exceeds the range of float16."""
     weights = {
         value.name: float(np.abs(onnx.numpy_helper.to_array(value)).max(initial=0))
         for value in proto.graph.initializer
@@ -114,13 +114,13 @@ def _check(what: str, node: Any, peak: float) -> None:
     if not peak <= _LARGEST:
         raise ValueError(
             f"Expected {what} of at most {_LARGEST:g}, the largest float16 number. "
-            f"Received: {peak:g} in the layer {layer_of(node.name)!r}. Export in float32, or scale "
-            "that layer down"
+            f"Received: {peak:g} in the layer {layer_of(node.name)!r}. Export to `onnx` instead of "
+            "`onnx-float16`"
         )
 
 
 def _activation_peaks(proto: Any, tensors: list[str], exported: ExportedModel) -> dict[str, float]:
-    """The largest absolute value of each float tensor on a few images."""
+    """Return the largest absolute value of each float tensor on a few images."""
     probe = onnx.shape_inference.infer_shapes(proto)
     wanted = set(tensors) - {value.name for value in probe.graph.output}
     probe.graph.output.extend(
@@ -138,7 +138,7 @@ def _activation_peaks(proto: Any, tensors: list[str], exported: ExportedModel) -
     peaks: dict[str, float] = {}
     for batch in input_batches(exported, images[:_IMAGES], 1):
         for name, value in zip(names, running.run(names, {IMAGE: batch}), strict=True):
-            # NaN is no overflow of float16: float32 has it as well.
+            # Float32 has NaN, too, so that it is no overflow of float16.
             peak = float(np.nan_to_num(np.abs(value), posinf=np.inf).max(initial=0))
             peaks[name] = max(peaks.get(name, 0.0), peak)
     return peaks

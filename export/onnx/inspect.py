@@ -1,4 +1,4 @@
-"""Inspection of ONNX files: operators, and the layers that compute in float."""
+"""Inspection of ONNX files."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from keras_resnet.export.onnx.graph import KERNEL_OPERATORS, layer_of, onnx
 
 
 def operators(path: Path) -> dict[str, int]:
-    """Count the operators of a file, the most frequent first.
+    """Count the operators of a file by name, the most frequent first.
 
-    Operators of another domain than ONNX's own have it before their name: `com.microsoft.Gelu`.
+    The names of operators outside of ONNX's standard include their domain: `com.microsoft.Gelu`.
     """
     nodes = _nodes(path)
     names = (f"{node.domain}.{node.op_type}".lstrip(".") for node in nodes)
@@ -20,10 +20,9 @@ def operators(path: Path) -> dict[str, int]:
 
 
 def float_layers(path: Path) -> tuple[str, ...]:
-    """Keras layers whose convolution or matrix product has float operands, in the file's order.
+    """Return the names of the Keras layers with a kernel that are computed in float.
 
-    Of an int8 file that this package wrote, they are those that were kept in float. Other people's
-    files give what their nodes are called up to the first slash.
+    In a file of another package, they are the names of the nodes up to the first slash.
     """
     nodes = _nodes(path)
     integers = {
@@ -38,15 +37,15 @@ def float_layers(path: Path) -> tuple[str, ...]:
 
 
 def dense_input_model(path: Path) -> bytes:
-    """The model in a file up to what its last dense layer gets, serialized.
+    """Return a file's model without its last dense layer, serialized.
 
     Raises:
-        ValueError: it has no dense layer.
+        ValueError: the file has no dense layer.
     """
     proto = onnx.load(path)
     dense = [node for node in proto.graph.node if node.op_type in ("Gemm", "MatMul")]
     if not dense:
-        raise ValueError("it has no dense layer (Gemm or MatMul), before which it could end")
+        raise ValueError("it has no dense layer (Gemm or MatMul) to take the features before")
     del proto.graph.output[:]
     proto.graph.output.append(onnx.helper.make_empty_tensor_value_info(dense[-1].input[0]))
     return bytes(proto.SerializeToString())

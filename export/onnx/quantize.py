@@ -1,12 +1,13 @@
-"""ONNX in int8: static quantization.
+"""Static quantization of ONNX models to int8.
 
-Weights are int8 per channel, activations uint8 per tensor: the pair that x86 multiplies fastest.
-Weights use 7 of their 8 bits, since processors without VNNI add two products in 16 bits, which
-8 bits overflow (ONNX Runtime's `reduce_range`); one file is right on all of them.
+Weights are int8 per channel, activations are uint8 per tensor: the types that x86 processors
+multiply fastest. Weights use only 7 bits (ONNX Runtime's `reduce_range`), as processors without
+VNNI add two products in 16 bits, which could overflow with 8 bits. One file is then right on all
+processors.
 
-Ranges are the smallest and largest values on the calibration images: cutting them off at a
-percentile or by entropy agreed no better with the float network on the digits example, and would
-have to hold all activations in memory.
+Ranges of activations are their smallest and largest values on the calibration images. Narrower
+ranges, by percentile or entropy, agreed no better with the float network on the digits example, and
+would need all activations in memory.
 """
 
 from __future__ import annotations
@@ -36,10 +37,10 @@ from keras_resnet.export.outputs import IMAGE
 from keras_resnet.support.extras import require
 from keras_resnet.support.quiet import quiet
 
-#: Few enough for the activations of a large network to stay small.
+#: Small, as the activations of a large network need much memory.
 _BATCH_SIZE = 4
 
-#: Operators that pass on values as they are, or cut them off: a wide range stays wide.
+#: Operators that only move or clip values: after a layer in float, they and their users are float.
 _PASSING = (
     *("Relu", "Clip", "LeakyRelu", "MaxPool", "AveragePool", "Pad"),
     *("Reshape", "Squeeze", "Unsqueeze", "Flatten", "Transpose"),
@@ -51,7 +52,7 @@ _KEEPING_RANGES = (
     "Unsqueeze",
 )
 
-#: What is quantized. Softmax stays float: its result is what users see.
+#: Operators that are quantized. Softmax stays float, for exact probabilities.
 _QUANTIZED = [
     *KERNEL_OPERATORS,
     *_PASSING,
@@ -60,29 +61,31 @@ _QUANTIZED = [
 
 
 def write_int8(exported: ExportedModel, path: Path) -> None:
-    """Writes an int8 ONNX file (QuantizeLinear and DequantizeLinear around float operators).
+    """Write an int8 ONNX file (QuantizeLinear and DequantizeLinear around float operators).
 
-    Input and output are float32. In float stay the softmax, the head's logits, normalisations that
-    are not folded into a convolution (a scale per channel that one scale per tensor would ruin),
-    and `options.keep_float`. What a kept layer puts out is not quantized either, so that the
-    operators that take it in are float, too.
+    Input and outputs are float32. The following stay in float: the softmax, the logits,
+    normalizations that are not folded into a convolution (one scale per tensor would be too coarse
+    for their scales per channel), and the layers in `options.keep_float`. The output of such a
+    layer is not quantized either, so that the operators that use it compute in float, too.
 
     Raises:
-        ValueError: there are no calibration images, or the network has no such layer to keep.
+        ValueError: there are no ranges of activations, or `keep_float` names a layer that the
+            network does not have.
     """
     finish(_quantized(float_model(exported), exported), exported, path)
 
 
 def _quantized(proto: Any, exported: ExportedModel) -> Any:
-    """The int8 form of a float model; `proto` itself stays as it is."""
+    """Return the int8 form of a float model; `proto` is not changed."""
     quantization = require("onnxruntime.quantization")
     if exported.calibration is None and exported.learned is None:
         raise ValueError(
-            "Expected calibration images for int8, which takes its ranges from them. Received: none"
+            "Expected calibration images for int8, to measure the ranges of activations. "
+            "Received: none. Pass images like those the network will see"
         )
-    excluded = [*_normalisations(proto, exported.model), *_kept_nodes(proto, exported)]
+    excluded = [*_normalizations(proto, exported.model), *_kept_nodes(proto, exported)]
     images = exported.calibration
-    # 256 steps are coarse for logits, and their product can give floats at no cost.
+    # 256 steps are coarse for logits, and the product before them can return floats at no cost.
     options: dict[str, Any] = {"OpTypesToExcludeOutputQuantization": ["Gemm"]}
     if exported.learned is not None:
         ranges = _learned_ranges(proto, exported)
@@ -92,7 +95,7 @@ def _quantized(proto: Any, exported: ExportedModel) -> Any:
         }
         if images is None:
             _check_complete(proto, set(ranges), excluded)
-            # The quantizer wants some; what they show counts for nothing.
+            # The quantizer needs an image, but uses the learned ranges.
             height, width, channels = exported.model.input_shape[1:]
             images = np.zeros((1, height or 64, width or 64, channels), np.float32)
     batches = input_batches(exported, images, _BATCH_SIZE)
@@ -121,11 +124,11 @@ def _quantized(proto: Any, exported: ExportedModel) -> Any:
 
 
 def _learned_ranges(proto: Any, exported: ExportedModel) -> dict[str, tuple[float, float]]:
-    """The ranges of tensors of a float model as far as the learned ones tell.
+    """Return the ranges of tensors that learned ranges give, or that follow from them.
 
     Args:
-        proto: a float `onnx.ModelProto` with nodes named after their layers.
-        exported: what it was made from; its model has learned ranges.
+        proto: float `onnx.ModelProto` with nodes named after their layers.
+        exported: the exported model, which has learned ranges.
     """
     learned = exported.learned or {}
     constants = constants_of(proto)
@@ -137,7 +140,7 @@ def _learned_ranges(proto: Any, exported: ExportedModel) -> dict[str, tuple[floa
         if node.op_type in ("Sigmoid", "Softmax"):
             found = (0.0, 1.0)
         elif before and node.op_type in ELEMENTWISE and node.input[1] in constants:
-            # Of the pixels' normalisation; the product may have become part of the first kernel.
+            # The pixels' normalization; `fold_scales` may have removed its product.
             values = onnx.numpy_helper.to_array(constants[node.input[1]])
             ends = [ELEMENTWISE[node.op_type](np.float32(end), values) for end in before[0]]
             found = (float(np.min(ends)), float(np.max(ends)))
@@ -145,7 +148,7 @@ def _learned_ranges(proto: Any, exported: ExportedModel) -> dict[str, tuple[floa
             low, high = before[0]
             found = (min(low, 0.0), max(high, 0.0)) if node.op_type == "Pad" else (low, high)
         elif layer in learned:
-            # Before a ReLU, too: there, ONNX Runtime does not quantize.
+            # Also the tensor before a ReLU, which ONNX Runtime does not quantize.
             found = learned[layer]
         else:
             continue
@@ -154,19 +157,19 @@ def _learned_ranges(proto: Any, exported: ExportedModel) -> dict[str, tuple[floa
 
 
 def _check_complete(proto: Any, known: set[str], excluded: list[str]) -> None:
-    """Refuses learned ranges that do not reach all that is quantized."""
+    """Raise ValueError if a tensor that is quantized has no learned range."""
     for node in proto.graph.node:
-        takes_part = node.op_type in _QUANTIZED and node.name not in excluded
-        if takes_part and node.op_type != "Gemm" and node.output[0] not in known:
+        quantized = node.op_type in _QUANTIZED and node.name not in excluded
+        if quantized and node.op_type != "Gemm" and node.output[0] not in known:
             raise ValueError(
                 "Expected calibration images for int8. Received: none, and no learned range of "
-                f"{node.output[0]}"
+                f"{node.output[0]}. Pass images like those the network will see"
             )
 
 
 @contextmanager
 def _without_advice() -> Iterator[None]:
-    """Hides the advice to prepare the model first: ONNX Runtime's optimizer has been over it."""
+    """Hide the advice to optimize the model first, within the context: it is optimized already."""
     root = logging.getLogger()
     level = root.level
     root.setLevel(logging.ERROR)
@@ -176,8 +179,8 @@ def _without_advice() -> Iterator[None]:
         root.setLevel(level)
 
 
-def _normalisations(proto: Any, model: keras.Model) -> Iterator[str]:
-    """Names of the nodes of normalisations that are no part of a convolution."""
+def _normalizations(proto: Any, model: keras.Model) -> Iterator[str]:
+    """Yield the names of the nodes of normalizations that are not part of a convolution."""
     layers, constants = group_norms(model), constants_of(proto)
     for node in proto.graph.node:
         scales = node.op_type in ELEMENTWISE and constants.keys() & set(node.input)
@@ -186,11 +189,11 @@ def _normalisations(proto: Any, model: keras.Model) -> Iterator[str]:
 
 
 def _kept_nodes(proto: Any, exported: ExportedModel) -> list[str]:
-    """Names of the nodes of the layers to keep, and of those that take in what they put out."""
+    """Return the names of the nodes of the layers to keep in float, and of those after them."""
     names, nodes = exported.options.keep_float, list(proto.graph.node)
     check_kept_layers(names, exported.model, {layer_of(node.name) for node in nodes})
     kept = [node for node in nodes if layer_of(node.name) in names]
-    # In topological order, so that one pass finds all.
+    # Nodes are in topological order, so that one pass finds all.
     wide = {output for node in kept for output in node.output}
     for node in nodes:
         if wide.intersection(node.input) and node not in kept:

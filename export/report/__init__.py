@@ -1,1 +1,1 @@
-"""Reports of exports: figures, pages and timing."""
+"""Reports of exports, and the measurement of latency and memory."""

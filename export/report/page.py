@@ -1,4 +1,4 @@
-"""The report of an export as a page, and the card of the exported model."""
+"""HTML page of an export's report, and the model card."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from keras_resnet.support.pages import escaped, link, links, page, picture, sect
 from keras_resnet.support.text import markdown
 from keras_resnet.weights.registry import find_weights, list_weights
 
-#: Of Okabe and Ito (2008), told apart with every kind of colour blindness.
+#: Colors of Okabe and Ito (2008), which people with color blindness can tell apart.
 _BAR, _KERAS, _BAD = "#0072B2", "#666666", "#B34A00"
 
-
+#: Explanations of the columns about agreement.
 _AGREEMENT = {
-    "images": "how many were compared",
+    "images": "number of images that were compared",
     "max error": "largest difference of an output",
     "mean error": "mean difference of the outputs",
-    "cosine": "of the angle between an image's outputs, the smallest; 1: the same direction",
+    "cosine": "cosine between both outputs for an image, averaged over the images; 1: parallel",
     "top-1": "share of images with the same most probable class",
-    "top-5": "share of images with the same five most probable classes",
+    "top-5": "share of Keras' five most probable classes that are among the artifact's five",
 }
 
-#: Cells and a class of the style sheet.
+#: Cells of a row, and its class in the style sheet.
 _Row = tuple[Sequence[str], str]
 
 
@@ -42,8 +42,8 @@ def html_table(report: ExportReport, folder: str = "") -> str:
     """Return the artifacts as an HTML table, with links to their files.
 
     Args:
-        report: of the export.
-        folder: where the files are, from the page's folder: empty, or with a slash at its end.
+        report: report of the export.
+        folder: folder of the files relative to the page: empty, or with a slash at its end.
     """
     rows: list[Sequence[str]] = []
     for artifact in report.artifacts:
@@ -62,7 +62,7 @@ def _table(columns: Sequence[str], rows: Sequence[_Row], kind: str, meanings: An
 
 
 def report_page(report: ExportReport) -> str:
-    """A self-contained HTML page: verdict, pictures, tables, operators, images, versions."""
+    """Return the report as a self-contained HTML page."""
     failures = report.failures
     words = "; ".join(failures) or "Every artifact agrees with Keras within its target's limits."
     words = f"{words} {not_measured_in_words(report.artifacts)}".rstrip()
@@ -80,7 +80,7 @@ def report_page(report: ExportReport) -> str:
 
 
 def _tables(report: ExportReport) -> Iterator[tuple[str, tuple[Any, ...]]]:
-    """Titles, and what `_table` takes, of the tables behind the artifacts' own."""
+    """Yield the titles of the further tables, with the arguments of `_table` for each."""
     measured: list[_Row] = []
     compared: list[_Row] = []
     hurt: list[_Row] = []
@@ -107,8 +107,8 @@ def _tables(report: ExportReport) -> Iterator[tuple[str, tuple[Any, ...]]]:
     errors_and_shares = ("max error", "mean error", "cosine", "top-1", "top-5")
     columns = ("artifact", "images", *errors_and_shares)
     yield "Agreement with Keras", (columns, compared, "figures", _AGREEMENT)
-    change = "what int8 in one layer changes, relative to the outputs"
-    yield "Layers that hurt most", (("artifact", change), hurt, "words")
+    change = "change of the outputs by int8 in this layer alone, relative to their deviation"
+    yield "Layers with the largest errors", (("artifact", change), hurt, "words")
     yield "Graphs", (("artifact", "computed in float", "operators"), graphs, "words")
     images: list[_Row] = [(row, "") for row in _images(report)]
     yield "Images", (("for", "count", "source", "pixels", "images per class"), images, "words")
@@ -129,7 +129,7 @@ def _images(report: ExportReport) -> Iterator[tuple[str, ...]]:
 
 
 def _exceptions(report: ExportReport) -> str:
-    """Return a sentence about artifacts that were compared on fewer images."""
+    """Return the numbers of images of artifacts that were compared on fewer images."""
     fewer: dict[int, list[str]] = {}
     for artifact in report.artifacts:
         if artifact.comparison.images < report.verification["count"]:
@@ -138,7 +138,7 @@ def _exceptions(report: ExportReport) -> str:
 
 
 def figure(report: ExportReport) -> Figure:
-    """Bars of size, median latency and accuracy (else agreement), one per artifact."""
+    """Return bar charts of size, median latency and accuracy (or agreement) of all artifacts."""
     artifacts = report.artifacts
     compared = [artifact.comparison for artifact in artifacts]
     panels: list[tuple[str, float, list[float | None]]] = [
@@ -153,7 +153,7 @@ def figure(report: ExportReport) -> Figure:
         panels.append(("agreement in %", 100, [found.agreement for found in compared]))
     else:
         panels.append(("cosine", 1, [found.cosine for found in compared]))
-    # One below the other, and so narrow that a phone can show them.
+    # Panels are stacked, and narrow enough for a phone.
     height = len(panels) * (0.7 + 0.28 * len(artifacts))
     drawing = Figure(figsize=(5, height), layout="constrained")
     names = [artifact.target for artifact in artifacts]
@@ -166,10 +166,10 @@ def figure(report: ExportReport) -> Figure:
         axes.barh(names, lengths, color=colors)
         for place, (value, length) in enumerate(zip(values, lengths, strict=True)):
             text = "–" if value is None else f" {length:.4g} "
-            # A share ends with its axis: its figure stands inside of the bar.
+            # Long bars in percent end near the edge of the panel: write the figure inside.
             inside = title.endswith("%") and length > 50
-            side, colour = ("right", "white") if inside else ("left", "black")
-            axes.annotate(text, (length, place), va="center", ha=side, color=colour)
+            side, color = ("right", "white") if inside else ("left", "black")
+            axes.annotate(text, (length, place), va="center", ha=side, color=color)
         axes.margins(x=0.3)
         if title.endswith("%"):
             axes.set_xlim(0, 100)
@@ -180,7 +180,7 @@ def figure(report: ExportReport) -> Figure:
 
 
 def model_card(report: ExportReport) -> str:
-    """The card of the exported model, in Markdown: what it is, its licence, its artifacts."""
+    """Return the model card in Markdown: the model, its license, artifacts and images."""
     model, tag = report.model, report.model.get("weights")
     entry: Any = find_weights(tag) if tag in list_weights() else None
     front = {"library_name": "keras", "pipeline_tag": "image-classification"}
@@ -192,16 +192,16 @@ def model_card(report: ExportReport) -> str:
     sides = (str(side or name) for side, name in zip(model["input"], names, strict=True))
     shape = f"({', '.join(sides)}), NHWC"
     lines += [f"{model['parameters']:,} weights; input `image`: {shape}.", ""]
-    lines += ["RGB pixels in [0, 255]; normalisation is part of every artifact.", ""]
+    lines += ["RGB pixels in [0, 255]; normalization is part of every artifact.", ""]
     if entry is not None:
         recipe = f", trained by {entry.recipe}" if entry.recipe else ""
         lines += [f"It started from the weights {entry.tag}, {entry.license}{recipe}.", ""]
         published = f"{entry.top1:g} % ({entry.accuracy_source})"
         lines += [f"Published accuracy of those weights: {published}.", ""]
     elif tag:
-        lines += [f"It started from the weights {markdown(tag)}, of unknown licence.", ""]
+        lines += [f"It started from the weights {markdown(tag)}, of unknown license.", ""]
     else:
-        lines += ["Licence and training data are not known to the exporter.", ""]
+        lines += ["The license and the training data are not known.", ""]
     lines += ["## Artifacts", "", f"| {' | '.join(COLUMNS)} |", "|---" * len(COLUMNS) + "|"]
     for artifact in report.artifacts:
         lines.append(f"| {' | '.join(map(markdown, cells(artifact, report.images)))} |")

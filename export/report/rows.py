@@ -1,4 +1,4 @@
-"""Results of an export, a row for every artifact; `page` makes pages of them."""
+"""Results of an export, with a row for every artifact."""
 
 from __future__ import annotations
 
@@ -20,22 +20,23 @@ _Figures = TypeVar("_Figures", Comparison, Measurement)
 
 @dataclass(frozen=True)
 class ArtifactReport:
-    """One artifact and how it compares with Keras.
+    """Figures of one artifact, and its comparison with Keras.
 
     Attributes:
-        target: name of the target; `keras` for the model itself.
-        file_name: where it lies in the export directory; `None` for the model itself.
-        size: bytes; of the model itself, those of its `.keras` file.
-        comparison: what it puts out against what Keras does.
-        disagreements: what is outside the target's limits, in words; empty if it agrees.
-        operators: how often its graph has each operator, where the format has a graph to look into.
-        float_layers: layers that a quantized artifact computes in float.
-        layer_errors: the layers that hurt a quantized artifact most, worst first, if it disagrees;
-            see `layer_errors`.
+        target: name of the target; `"keras"` for the model itself.
+        file_name: path relative to the export directory; `None` for the model itself.
+        size: size in bytes; for the model itself, that of its `.keras` file.
+        comparison: differences from the outputs of the Keras model.
+        disagreements: phrases about exceeded limits; empty if the artifact agrees.
+        operators: number of operators by name; empty if the format has no graph to inspect.
+        float_layers: names of the layers that a quantized artifact computes in float.
+        layer_errors: the five layers of a quantized artifact whose quantization changes the outputs
+            most, with the change relative to the outputs' standard deviation, largest first; empty
+            if the artifact agrees.
         measurements: latency and memory.
-        sha256: of its content, to know it again.
-        fingerprint: of all that it and its figures depend on; see `record.Fingerprints`.
-        notes: of artifacts of other origin, how they were run and why, in sentences.
+        sha256: SHA-256 of the content.
+        fingerprint: hash of everything that the artifact and its figures depend on.
+        notes: sentences on how an artifact of another package was run, and why.
     """
 
     target: str
@@ -53,12 +54,12 @@ class ArtifactReport:
 
     @property
     def latency_ms(self) -> float | None:
-        """Median of the first measurement that worked; `None` if there is none."""
+        """Median latency in milliseconds, from the first successful measurement; else `None`."""
         return next((row.p50_ms for row in self.measurements if row.error is None), None)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ArtifactReport:
-        """The reverse of `dataclasses.asdict`, after JSON."""
+        """Return the report that `dataclasses.asdict` has turned into `values`, via JSON."""
         values = dict(values)
         comparison = _of_dict(Comparison, values.pop("comparison"))
         measurements = tuple(_of_dict(Measurement, row) for row in values.pop("measurements"))
@@ -68,7 +69,7 @@ class ArtifactReport:
 
 
 def _of_dict(kind: type[_Figures], values: Mapping[str, Any]) -> _Figures:
-    """The figures that JSON has; where it says null of what has to be a number, that was none."""
+    """Return figures from JSON, where null stands for NaN in fields that have to be numbers."""
     numbers = {item.name for item in dataclasses.fields(kind) if item.type == "float"}
     known: dict[str, Any] = {
         name: math.nan if value is None and name in numbers else value
@@ -79,16 +80,18 @@ def _of_dict(kind: type[_Figures], values: Mapping[str, Any]) -> _Figures:
 
 @dataclass(frozen=True)
 class ExportReport:
-    """All artifacts of one export.
+    """Report of an export.
 
     Attributes:
-        artifacts: the Keras model itself, then the artifacts.
-        model: its name, its number of weights, the weights that it started from.
-        options: the fields of `ExportOptions`.
-        calibration: of the images: count, source, range, images per class; empty without any.
-        verification: likewise.
-        versions: of the packages that took part.
-        refusals: targets that this model cannot be exported to, with the reasons.
+        artifacts: row of the Keras model itself, then those of the artifacts.
+        model: facts about the model: name, fingerprint, number of parameters, input shape, names of
+            the outputs and published weights that it started from.
+        options: fields of `ExportOptions`.
+        calibration: count, source, range of pixels and images per class of the calibration images;
+            empty if there are none.
+        verification: the same of the verification images.
+        versions: versions of the packages that artifacts depend on.
+        refusals: reasons why the model cannot be exported to a target, by target name.
     """
 
     artifacts: tuple[ArtifactReport, ...]
@@ -101,22 +104,22 @@ class ExportReport:
 
     @property
     def images(self) -> int:
-        """The number of images of the comparison."""
+        """Number of verification images."""
         return self.artifacts[0].comparison.images
 
     @property
     def failures(self) -> list[str]:
-        """One sentence per artifact that disagrees with Keras or cannot be made."""
+        """Sentences about artifacts that disagree with Keras or cannot be made, one for each."""
         found = [_failure(artifact) for artifact in self.artifacts if artifact.disagreements]
         return found + [f"{target} is refused: {why}" for target, why in self.refusals.items()]
 
     def to_dict(self) -> dict[str, Any]:
-        """The report as plain data for JSON; figures that are no numbers are `None`."""
+        """Return the report as plain data for JSON; NaN and infinity become `None`."""
         values: dict[str, Any] = finite(dataclasses.asdict(self))
         return {**values, "not_measured": not_measured_in_words(self.artifacts)}
 
     def to_table(self) -> Table:
-        """The report for a terminal."""
+        """Return the report as a table for a terminal."""
         table = terminal.table(COLUMNS, wrap=("verdict",), optional=("memory", "size", "max error"))
         for artifact in self.artifacts:
             table.add_row(
@@ -134,32 +137,32 @@ def _failure(artifact: ArtifactReport) -> str:
         worst = list(artifact.layer_errors)[:3]
         options = " ".join(f"--keep-float {layer}" for layer in worst)
         sentence += (
-            f". The layers that hurt most: {', '.join(worst)}. To compute them in float: {options} "
-            f"(in Python: ExportOptions(keep_float={tuple(worst)!r}))"
+            f". The layers with the largest errors: {', '.join(worst)}. To compute them in float, "
+            f"pass {options} (in Python: ExportOptions(keep_float={tuple(worst)!r}))"
         )
     return sentence
 
 
 COLUMNS = ("artifact", "size", "accuracy", "agreement", "max error", "latency", "memory", "verdict")
 
-#: What they mean.
+#: Explanations of the columns.
 MEANINGS = {
-    "accuracy": "share of the verification images that are classified rightly",
-    "agreement": "share of them that get the same class as from Keras",
+    "accuracy": "share of the verification images that are classified correctly",
+    "agreement": "share of the verification images with the same class as in Keras",
     "max error": "largest difference of an output from Keras",
-    "latency": "median of one call with one image",
-    "memory": "most that a process with this artifact alone has used",
+    "latency": "median time of a call with one image",
+    "memory": "peak memory of a process with this artifact alone",
     "verdict": "ok: within the limits of the target",
 }
 
 
 def refused(target: str) -> tuple[str, ...]:
-    """The row of a target that has no artifact."""
+    """Return the row of a target without an artifact."""
     return (target, *["–"] * (len(COLUMNS) - 2), "refused")
 
 
 def not_measured_in_words(artifacts: Iterable[ArtifactReport]) -> str:
-    """Return sentences about what could not be measured and why; empty if all was."""
+    """Return sentences about figures that could not be measured; empty if there are none."""
     found: dict[str, set[str]] = {}
     for artifact in artifacts:
         for what, why in artifact.comparison.not_measured.items():
@@ -170,7 +173,10 @@ def not_measured_in_words(artifacts: Iterable[ArtifactReport]) -> str:
 
 
 def cells(artifact: ArtifactReport, images: int) -> tuple[str, ...]:
-    """One row of the table, in words; of an accuracy on less than all `images`, on how many."""
+    """Return the cells of an artifact's row.
+
+    An accuracy on fewer than `images` images is shown with their number.
+    """
     found = artifact.comparison
     accuracy = share_in_words(found.accuracy)
     if found.accuracy is not None and found.images < images:
@@ -195,5 +201,5 @@ def cells(artifact: ArtifactReport, images: int) -> tuple[str, ...]:
 
 
 def share_in_words(share: float | None) -> str:
-    """A share of images in percent; a dash if it is not known."""
+    """Return a share of images in percent; a dash if it is `None`."""
     return "–" if share is None else f"{share:.2%}"

@@ -1,4 +1,4 @@
-"""Latency and memory of artifacts: each in a process of its own, taking turns."""
+"""Latency and memory of artifacts, measured in processes that take turns."""
 
 from __future__ import annotations
 
@@ -18,26 +18,28 @@ from rich.table import Table
 
 from keras_resnet.export.runtime import checked_artifact
 from keras_resnet.support import terminal
+from keras_resnet.support.json_text import finite
 from keras_resnet.support.progress import Progress, unseen
 
-#: One call in a hundred being slower needs a hundred calls to be seen.
+#: Smallest number of calls for a 99th percentile.
 _CALLS_FOR_P99 = 100
 
-#: Seconds of calls of one artifact before the next one has its turn.
+#: Seconds of calls of one artifact in each turn.
 _TURN = 0.05
 
-#: Calls before the ones that count: allocations, and graphs that are optimised when first run.
+#: Number of first calls that are not timed: they allocate memory and optimize graphs.
 _WARM_UP = 3
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Settings of the timing of artifacts.
+    """Settings for measuring the latency and memory of artifacts.
 
     Attributes:
-        batch_sizes: images in a call; those that an artifact does not take are reported as such.
-        threads: of each runtime; 0: as many as there are cores.
-        seconds: how long each artifact is timed at each of these.
+        batch_sizes: numbers of images in a call. A size that an artifact does not take is reported
+            as an error.
+        threads: numbers of threads of each runtime; 0: as many as there are cores.
+        seconds: seconds of calls for each artifact, batch size and number of threads.
     """
 
     batch_sizes: tuple[int, ...] = (1,)
@@ -47,18 +49,18 @@ class Timing:
 
 @dataclass(frozen=True)
 class Measurement:
-    """One artifact at one batch size with one number of threads.
+    """Latency and memory of one artifact at one batch size with one number of threads.
 
     Attributes:
-        artifact: its path as it was given.
-        batch_size: images in a call.
-        threads: threads of the runtime; 0: as many as there are cores.
-        calls: how many were timed.
-        p50_ms: median of the calls, milliseconds.
-        p90_ms: nine of ten calls took no longer.
-        p99_ms: likewise of a hundred; `None` with fewer than a hundred calls.
-        peak_memory: most bytes that the process has held until then; it holds the runtime too.
-        error: why it could not be run, in place of figures.
+        artifact: path of the artifact as passed to `benchmark`.
+        batch_size: number of images in a call.
+        threads: number of threads of the runtime; 0: as many as there are cores.
+        calls: number of calls that were timed.
+        p50_ms: median time of a call, in milliseconds.
+        p90_ms: 90th percentile of the times, in milliseconds.
+        p99_ms: 99th percentile, in milliseconds; `None` with fewer than 100 calls.
+        peak_memory: peak memory of the process so far, in bytes, with that of the runtime.
+        error: reason why the artifact could not be run; `None` if it was.
     """
 
     artifact: str
@@ -77,7 +79,7 @@ class Measurement:
         return 1000 * self.batch_size / self.p50_ms
 
     def cells(self) -> tuple[str, ...]:
-        """A row of a table with the columns `SPEED_COLUMNS`."""
+        """Return the cells of a row with the columns `SPEED_COLUMNS`."""
         head = (self.artifact, str(self.batch_size), str(self.threads or "all"))
         if self.error is not None:
             return (*head, "not run", *["–"] * (len(SPEED_COLUMNS) - len(head) - 1))
@@ -89,22 +91,29 @@ class Measurement:
 
 SPEED_COLUMNS = ("artifact", "batch", "threads", "p50", "p90", "p99", "images/s", "memory")
 
-#: What they mean.
+#: Explanations of the columns.
 SPEED_MEANINGS = {
     "batch": "images per call",
-    "p50": "median of the calls' times; 90 % of the calls are faster than p90, 99 % than p99",
-    "memory": "most that a process with this artifact alone has used",
+    "p50": "median time of a call; 90 % of the calls are faster than p90, 99 % than p99",
+    "memory": "peak memory of a process with this artifact alone",
 }
 
 
 @dataclass(frozen=True)
 class BenchmarkReport:
-    """All measurements of one run; those of the first artifact are what ratios refer to."""
+    """Report of a benchmark.
+
+    Attributes:
+        measurements: measurements by artifact, number of threads and batch size.
+    """
 
     measurements: tuple[Measurement, ...]
 
     def ratio(self, measurement: Measurement) -> float:
-        """Its median relative to that of the first artifact, at the same batch size and threads."""
+        """Return the median latency relative to that of the first artifact.
+
+        Both are for the same batch size and number of threads.
+        """
         first = self.measurements[0].artifact
         (base,) = [
             other
@@ -115,16 +124,16 @@ class BenchmarkReport:
         return measurement.p50_ms / base.p50_ms
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain data for JSON; what could not be measured is `None`."""
+        """Return the report as plain data for JSON; figures that are not known are `None`."""
         rows = [dataclasses.asdict(row) | {"ratio": self.ratio(row)} for row in self.measurements]
-        # What is not equal to itself is NaN.
-        return {"measurements": [{k: v if v == v else None for k, v in x.items()} for x in rows]}
+        plain: dict[str, Any] = finite({"measurements": rows})
+        return plain
 
     def to_table(self) -> Table:
-        """Return a table for a terminal."""
+        """Return the report as a table for a terminal."""
         rows = self.measurements
-        folder, names = _told_apart(list(dict.fromkeys(row.artifact for row in rows)))
-        alike = [
+        folder, names = _short_names(list(dict.fromkeys(row.artifact for row in rows)))
+        constant = [
             name
             for name, values in (
                 ("threads", {row.threads for row in rows}),
@@ -133,21 +142,21 @@ class BenchmarkReport:
             if len(values) == 1
         ]
         table = terminal.table(
-            (*SPEED_COLUMNS, "×"), wrap=("artifact",), optional=("p99", "p90", "memory", *alike)
+            (*SPEED_COLUMNS, "×"), wrap=("artifact",), optional=("p99", "p90", "memory", *constant)
         )
         for row in rows:
             ratio = self.ratio(row)
             shown = "–" if np.isnan(ratio) else f"{ratio:.3f}"
             table.add_row(names[row.artifact], *row.cells()[1:], shown)
         if folder:
-            table.caption = f"Below {folder}"
+            table.caption = f"Paths are relative to {folder}"
         return table
 
     @property
     def failures(self) -> list[str]:
-        """One sentence per artifact and reason why it could not be run."""
+        """Sentences about artifacts that could not be run, one for each artifact and reason."""
         reasons = [
-            # Refusals of this package name the file themselves.
+            # Messages of this package name the file themselves.
             row.error
             if row.error.startswith("Expected ")
             else f"{row.artifact}: not run: {row.error}"
@@ -157,8 +166,8 @@ class BenchmarkReport:
         return list(dict.fromkeys(reasons))
 
 
-def _told_apart(paths: Sequence[str]) -> tuple[str, dict[str, str]]:
-    """The folder that several paths have in common, and path -> what follows it."""
+def _short_names(paths: Sequence[str]) -> tuple[str, dict[str, str]]:
+    """Return the common folder of several paths, and the path relative to it for each."""
     folders = [Path(path).parent for path in paths]
     mixed = len({folder.is_absolute() for folder in folders}) > 1
     folder = "" if mixed or len(paths) < 2 else os.path.commonpath(folders)
@@ -175,28 +184,35 @@ def benchmark(
     trust: bool = False,
     progress: Progress = unseen,
 ) -> BenchmarkReport:
-    """Times artifacts, of this package or of others, with random pixels.
+    """Measure the latency and memory of artifacts with random pixels.
 
-    Every artifact has a process with nothing but its runtime in it. The processes take turns of a
-    twentieth of a second, so that a machine that slows down slows all of them down.
+    Every artifact runs in a process that has nothing but its runtime. The processes take turns of
+    0.05 seconds, so that a change in the machine's speed affects all artifacts alike.
+
+    Examples:
+        >>> report = benchmark(["exported/model.onnx", "exported/model-int8.tflite"], threads=[1])
+        >>> [round(row.p50_ms, 2) for row in report.measurements]
+        [14.21, 6.35]
 
     Args:
-        artifacts: `.keras`, `.tflite` and `.onnx` files and SavedModel directories with one input;
-            ratios refer to the first.
-        batch_sizes: images in a call.
-        threads: threads of each runtime; 0: as many as there are cores.
-        seconds: how long each artifact is timed at each batch size and number of threads; at least
-            one call is.
-        size: side of the images where an artifact takes any.
-        trust: as of `load_runner`.
-        progress: called with the name of every step and the share that is done.
+        artifacts: `.keras`, `.h5`, `.tflite` and `.onnx` files and directories of SavedModels, of
+            this package or others, with one input. Ratios are relative to the first one.
+        batch_sizes: numbers of images in a call.
+        threads: numbers of threads of each runtime; 0: as many as there are cores.
+        seconds: seconds of calls for each artifact, batch size and number of threads, with at least
+            one call.
+        size: height and width of the images, in pixels, for artifacts that take any size.
+        trust: whether to load SavedModels that may do more than compute, as in `load_runner`.
+        progress: function that is called with the name of each step and the finished share, in
+            [0, 1].
 
     Returns:
-        A measurement for each artifact, batch size and number of threads. Those of an artifact that
-        cannot be run have an `error` in place of figures.
+        Report with a measurement for each artifact, batch size and number of threads. Artifacts
+        that cannot be run have an `error` instead of figures.
 
     Raises:
-        ValueError: there is no such artifact, none of them can be read, or a number is impossible.
+        ValueError: an artifact does not exist, none of them can be read, or a number is out of
+            range.
     """
     _check_settings(artifacts, batch_sizes, threads, seconds)
     paths, refused = _opened(artifacts, trust)
@@ -240,9 +256,9 @@ def _check_settings(
 
 
 def _distinct(artifacts: Sequence[str | os.PathLike[str]]) -> list[str]:
-    """A name for each artifact.
+    """Return a name for each artifact.
 
-    What is given twice is timed twice, which shows how far to trust a ratio.
+    An artifact that is passed twice is timed twice, which shows how reliable ratios are.
     """
     names: dict[str, None] = {}
     for number, artifact in enumerate(artifacts, 1):
@@ -253,14 +269,14 @@ def _distinct(artifacts: Sequence[str | os.PathLike[str]]) -> list[str]:
 def _opened(
     artifacts: Sequence[str | os.PathLike[str]], trust: bool
 ) -> tuple[dict[str, Path], dict[str, str]]:
-    """The paths of artifacts by name, and the reasons why others cannot be read."""
+    """Return the paths of artifacts by name, and the reasons why others cannot be read."""
     paths: dict[str, Path] = {}
     refused: dict[str, ValueError] = {}
     for name, artifact in zip(_distinct(artifacts), artifacts, strict=True):
         try:
             paths[name] = checked_artifact(artifact, trust)
         except ValueError as error:
-            # A name that does not exist is a slip, which is mended sooner than the rest is timed.
+            # A path that does not exist is a typing error: report it before anything is timed.
             if not Path(artifact).exists():
                 raise
             refused[name] = error
@@ -270,12 +286,12 @@ def _opened(
 
 
 class _Worker:
-    """A process with an artifact; `failure` says why it has none."""
+    """Process with an artifact; `failure` is the reason if it could not be loaded."""
 
     def __init__(self, path: Path, threads: int, size: int) -> None:
         script = Path(__file__).with_name("timing_worker.py")
         self._process = subprocess.Popen(
-            # Without the folder of the script on the path, whose modules may hide others.
+            # `-P` keeps the script's folder off the path, whose modules may hide others.
             [sys.executable, "-P", str(script), str(path), str(threads), str(size)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -293,7 +309,7 @@ class _Worker:
         self.failure = self._receive().get("error")
 
     def time(self, batch: int, seconds: float, warm_up: int) -> dict[str, Any]:
-        """`seconds` of each call and `peak_memory`, or an `error`."""
+        """Return the `seconds` of each call and the `peak_memory`, or an `error`."""
         if self.failure is not None:
             return {"error": self.failure}
         request = {"batch": batch, "seconds": seconds, "warm_up": warm_up}
@@ -311,7 +327,7 @@ class _Worker:
         return answer
 
     def end(self) -> None:
-        """Ends the process."""
+        """End the process."""
         self._process.kill()
         self._process.wait()
         self._answers.close()
@@ -323,12 +339,12 @@ def _measure(
     workers: dict[str, _Worker], batch: int, threads: int, seconds: float
 ) -> Iterator[Measurement]:
     times: dict[str, list[float]] = {name: [] for name in workers}
-    # The first calls do not count; they show who can take such a batch.
+    # Artifacts that do not take batches of this size return an error after the warm-up.
     answers = {name: worker.time(batch, 0.0, _WARM_UP) for name, worker in workers.items()}
-    while able := [
+    while unfinished := [
         name for name in workers if "error" not in answers[name] and sum(times[name]) < seconds
     ]:
-        for name in able:
+        for name in unfinished:
             answers[name] = workers[name].time(batch, _TURN, 0)
             times[name] += answers[name].get("seconds", [])
     for name, answer in answers.items():

@@ -1,10 +1,10 @@
-"""A process that holds one artifact in its runtime and times calls; a script, run by its path.
+"""Script that loads one artifact into its runtime and times calls.
 
-It imports nothing of this package unless the artifact is a Keras file, so that its memory is
-that of the runtime and the artifact. Arguments: the artifact, a number of threads (0: all cores),
-the side of images where the artifact leaves it open. Then one JSON object per line: on standard
-input `{"batch": 4, "seconds": 0.1, "warm_up": 0}`, on standard output the answer. The first line of
-output says that the artifact was loaded; errors are `{"error": "..."}`.
+It imports nothing else of this package, except for Keras files, so that its memory is that of the
+runtime and the artifact. Its arguments are the path of the artifact, the number of threads (0: all
+cores) and the side of the images for artifacts that take any size. It then reads one JSON object
+per line, such as `{"batch": 4, "seconds": 0.1, "warm_up": 0}`, and writes an answer for each. The
+first line that it writes says that the artifact was loaded. Errors are `{"error": "..."}`.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from typing import Any
 
 import numpy as np
 
-#: Shape and type of an artifact's input, and what makes a call of it for pixels. Sides of the shape
-#: that are open are None, -1 or a name.
+#: Shape and type of an artifact's input, and a function from pixels to a call of the artifact.
+#: Sides of any length are None, -1 or a name.
 Loaded = tuple[Sequence[Any], Any, Callable[[np.ndarray], Callable[[], Any]]]
 
 
 def main() -> None:
-    """Loads, then answers until standard input ends."""
+    """Load the artifact, then answer requests until standard input ends."""
     artifact, threads, size = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-    # Runtimes print as they like; answers have a file of their own.
+    # Runtimes print to standard output, which is for the answers: send theirs to standard error.
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
 
@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def _timed(call: Callable[[], Any], seconds: float, warm_up: int) -> dict[str, Any]:
-    """Seconds of every call, for at least `seconds` altogether and at least one call."""
+    """Return the seconds of each call; the calls take at least `seconds` together."""
     for _ in range(warm_up):
         call()
     times: list[float] = []
@@ -66,10 +66,10 @@ def _timed(call: Callable[[], Any], seconds: float, warm_up: int) -> dict[str, A
 
 
 def _peak_memory() -> int:
-    """The most bytes of memory that this process has held."""
+    """Return the peak memory of this process in bytes."""
     status = Path("/proc/self/status")
     if status.is_file():
-        # Not `ru_maxrss`, which starts at what the parent process had when it started this one.
+        # On Linux, `ru_maxrss` includes the memory of the parent process at the start.
         for line in status.read_text().splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024
@@ -80,10 +80,10 @@ def _peak_memory() -> int:
 
 
 def _pixels(shape: Sequence[Any], batch: int, dtype: Any, size: int) -> np.ndarray:
-    """Random pixels for an input `(batch, …)`, whose open sides are `size`."""
+    """Return random pixels for an input `(batch, …)`; sides of any length become `size`."""
     fixed, *sides = (side if isinstance(side, int) and side > 0 else None for side in shape)
     if fixed not in (None, batch):
-        raise ValueError(f"it takes batches of {fixed} only")
+        raise ValueError(f"it only takes batches of {fixed}")
     sizes = (batch, *(side or size for side in sides))
     values = np.random.default_rng(0).integers(0, 256, sizes)
     return (values - 128 if dtype == np.int8 else values).astype(dtype)
@@ -114,7 +114,7 @@ def _load_tflite(artifact: Path, threads: int) -> Loaded:
     def prepare(pixels: np.ndarray) -> Callable[[], Any]:
         if tuple(interpreter.get_input_details()[0]["shape"]) != pixels.shape:
             interpreter.resize_tensor_input(entry["index"], pixels.shape)
-        interpreter.allocate_tensors()  # Does nothing if there is nothing to do.
+        interpreter.allocate_tensors()
 
         def run() -> Any:
             interpreter.set_tensor(entry["index"], pixels)
@@ -131,7 +131,7 @@ def _load_onnx(artifact: Path, threads: int) -> Loaded:
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    # Idle threads would keep a core busy while other artifacts are timed.
+    # Spinning threads stop between calls: they would slow down the artifacts that are timed then.
     options.add_session_config_entry("session.intra_op.allow_spinning", "1")
     options.add_session_config_entry("session.force_spinning_stop", "1")
     session = onnxruntime.InferenceSession(
@@ -149,7 +149,7 @@ def _load_saved_model(artifact: Path) -> Loaded:
     loaded = tf.saved_model.load(str(artifact))
     signature, name, spec = only_signature(loaded)
 
-    # The loaded object owns the variables.
+    # `_owner` keeps the variables alive.
     def prepare(pixels: np.ndarray, _owner: Any = loaded) -> Callable[[], Any]:
         return lambda: [x.numpy() for x in signature(**{name: tf.constant(pixels)}).values()]
 
@@ -157,14 +157,14 @@ def _load_saved_model(artifact: Path) -> Loaded:
 
 
 def only(found: Sequence[Any], what: str) -> Any:
-    """The only input of an artifact.
+    """Return the only item of a list, such as the only input of an artifact.
 
     Args:
-        found: names, or what has them as an attribute or under a key.
-        what: what they are, for messages.
+        found: names, or objects with a name as an attribute or under a key.
+        what: description of the items, for error messages.
 
     Raises:
-        ValueError: there are several, or none.
+        ValueError: there are several items, or none.
     """
     if len(found) != 1:
         names = (x["name"] if isinstance(x, dict) else getattr(x, "name", x) for x in found)
@@ -174,19 +174,19 @@ def only(found: Sequence[Any], what: str) -> Any:
 
 
 def only_signature(loaded: Any) -> tuple[Any, str, Any]:
-    """The signature of a SavedModel that takes one tensor, and that tensor's name and spec.
+    """Return the signature of a SavedModel, and the name and spec of its only input.
 
-    It is `serving_default`, or the only one.
+    The signature is `serving_default`, or the only one.
 
     Raises:
-        ValueError: there is none of that name and not just one, or it takes several tensors.
+        ValueError: there is no such signature, or it has several inputs.
     """
     signatures = dict(loaded.signatures)
     key = next(iter(signatures)) if len(signatures) == 1 else "serving_default"
     if key not in signatures:
         raise ValueError(
-            "it has no signature 'serving_default', and not just one other "
-            f"(signatures: {', '.join(signatures) or 'none'})"
+            "it needs a signature 'serving_default', or one signature only, and has "
+            f"{', '.join(signatures) or 'none'}"
         )
     inputs = signatures[key].structured_input_signature[1]
     name = only(list(inputs), "input")

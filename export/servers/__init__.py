@@ -1,1 +1,1 @@
-"""Artifacts for servers: SavedModels, and the folders and settings around models."""
+"""SavedModels, and directories for TF Serving, Triton and KServe."""

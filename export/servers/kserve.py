@@ -1,4 +1,4 @@
-"""Folders for KServe: an InferenceService and the model that it loads."""
+"""Directories for KServe: an InferenceService and its model."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from keras_resnet.export.servers.triton import check_request, fill, interface_of
 
 SERVICE = "inference-service.yaml"
 
-#: The version of TF Serving that a SavedModel of this TensorFlow is served by.
+#: Version of TF Serving for SavedModels of the supported TensorFlow.
 TF_SERVING_VERSION = "2.21.0"
 
 
@@ -28,30 +28,31 @@ def write_kserve(
     version: int = 1,
     overwrite: bool = False,
 ) -> Path:
-    """Writes `directory/<name>`: an `InferenceService` of KServe, and the folder that it loads.
+    """Write the directory `<name>` with an InferenceService of KServe and the model that it loads.
 
-    A SavedModel is served by TF Serving, with its own protocol (v1), from `models/<version>`; an
-    ONNX file by Triton, with the Open Inference Protocol (v2), from the model repository `models`.
+    TF Serving serves a SavedModel with its own protocol (v1) from `models/<version>`. Triton serves
+    an ONNX file with the Open Inference Protocol (v2) from the model repository `models`.
 
     Args:
-        artifact: an `.onnx` file, or a SavedModel: of several versions, the highest.
-        name: of the service: as for `write_triton`, but a letter first, and no `_`.
-        directory: where the folder goes; made if missing.
-        storage_uri: where the cluster finds what is in `models`; by default `pvc://<name>/models`.
-        batch_sizes: as for `write_triton`, like `version` and `overwrite`.
-        version: of the model.
-        overwrite: whether a folder that is there already may be replaced.
+        artifact: `.onnx` file, or directory of a SavedModel, of which the highest version is taken.
+        name: name of the service: up to 63 lower-case letters, digits and `-`, a letter first.
+        directory: parent directory; created if missing.
+        storage_uri: address where the cluster finds the content of `models`; by default
+            `pvc://<name>/models`.
+        batch_sizes: batch sizes that Triton prefers, for an ONNX file.
+        version: version number of the model, at least 1.
+        overwrite: whether to replace an existing directory.
 
     Returns:
-        The folder.
+        Path of the new directory.
 
     Raises:
-        ValueError: an argument is none of these, or the artifact cannot be read.
-        FileExistsError: the folder is there already.
+        ValueError: an argument is invalid, or the artifact cannot be read.
+        FileExistsError: the directory exists, and `overwrite` is false.
     """
     check_request(name, batch_sizes, version)
     if not re.fullmatch(r"[a-z]([-a-z0-9]*[a-z0-9])?", name):
-        # What KServe's webhook admits.
+        # KServe's webhook admits only these names.
         raise ValueError(
             "Expected a `name` of lower-case letters, digits and `-` that starts with a letter and "
             f"does not end with `-`. Received: {name!r}"
@@ -74,7 +75,7 @@ def write_kserve(
 
 def _inference_service(name: str, uri: str, onnx: bool) -> str:
     kind, protocol, runtime = "tensorflow", "v1", "kserve-tensorflow-serving"
-    # KServe's own default is years older than what wrote the SavedModel.
+    # KServe's default version is years older than the TensorFlow that wrote the SavedModel.
     version = f'\n      runtimeVersion: "{TF_SERVING_VERSION}"'
     if onnx:
         kind, protocol, runtime, version = "onnx", "v2", "kserve-tritonserver", ""

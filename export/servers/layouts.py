@@ -1,4 +1,4 @@
-"""Model repositories and services around ONNX files and SavedModels, as export targets."""
+"""Writers of the export targets for Triton and KServe."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from keras_resnet.export.servers.triton import write_triton as triton
 
 
 def write_triton(artifact: str, exported: ExportedModel, path: Path) -> None:
-    """Writes a model repository of Triton with an artifact, `"onnx"` or `"saved_model"`, in it."""
+    """Write a Triton model repository; `artifact` is `"onnx"` or `"saved_model"`."""
     options = exported.options
     triton(
         _served(artifact, exported),
@@ -23,7 +23,7 @@ def write_triton(artifact: str, exported: ExportedModel, path: Path) -> None:
 
 
 def write_kserve(artifact: str, exported: ExportedModel, path: Path) -> None:
-    """Writes a service of KServe: `"onnx"` runs in Triton, `"saved_model"` in TF Serving."""
+    """Write a KServe service; `artifact` is `"onnx"` (in Triton) or `"saved_model"`."""
     options = exported.options
     kserve(
         _served(artifact, exported),
@@ -36,7 +36,7 @@ def write_kserve(artifact: str, exported: ExportedModel, path: Path) -> None:
 
 
 def _name(exported: ExportedModel) -> str:
-    """The network's name, as KServe allows it: it starts with a letter."""
+    """Return the network's name in the characters that KServe allows, with a letter first."""
     name = re.sub(r"[^a-z0-9]+", "-", exported.model.name.lower()).strip("-")
     if not name[:1].isalpha():
         name = f"model-{name}"
@@ -44,8 +44,8 @@ def _name(exported: ExportedModel) -> str:
 
 
 def _served(artifact: str, exported: ExportedModel) -> Path:
-    """The artifact in the workspace, which is made once."""
-    # Each of these needs packages that the other one does not.
+    """Return the path of the artifact in the workspace, where it is written once."""
+    # Imported here, as each of the two modules needs packages that the other does not need.
     if artifact == "onnx":
         from keras_resnet.export.onnx.convert import write_float32 as write
 

@@ -1,8 +1,7 @@
-"""Decoding of JPEG and PNG files as TensorFlow operations inside an artifact.
+"""Decoding of JPEG and PNG files in TensorFlow operations, for the graph of an artifact.
 
-They make the pixels that `read_image` and the evaluation transform make: the
-EXIF orientation is applied, alpha is dropped, palettes and grey become RGB, and of 16 bits the
-upper 8 are kept.
+The pixels are those of `read_image` and the evaluation transform: the EXIF orientation is applied,
+alpha is removed, palettes and gray become RGB, and 16-bit values keep their upper 8 bits.
 """
 
 from __future__ import annotations
@@ -17,31 +16,31 @@ from keras_resnet.images.protocol import EvalProtocol, eval_transform
 
 _JPEG, _PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
 
-#: Files of one request that are decoded at the same time, where there are as many cores.
+#: Largest number of files of a request that are decoded at the same time.
 _PARALLEL = 16
 
-#: Segments or chunks that are looked at for an orientation. Cameras write about ten, before the
-#: pixels; a file of nothing else must not keep a server busy.
+#: Largest number of segments or chunks that are searched for an orientation. Cameras write about
+#: ten before the pixels; a malicious file must not keep a server busy.
 _MAX_SEGMENTS = 256
 
-#: ITU-R 601, as Pillow's mode L.
-_GREY = (0.299, 0.587, 0.114)
+#: Weights of ITU-R 601, as in Pillow's mode L.
+_GRAY = (0.299, 0.587, 0.114)
 
 
 def prepare_files(files: Any, protocol: EvalProtocol, channels: int) -> Any:
-    """Decodes, orients, resizes and crops files of any sizes.
+    """Decode, orient, resize and crop image files of any size.
 
     Args:
-        files: `(batch,)`, string: the bytes of JPEG or PNG files.
-        protocol: sizes and interpolation.
+        files: contents of JPEG or PNG files, string `(batch,)`.
+        protocol: evaluation protocol, with the sizes and the interpolation.
         channels: 1 or 3.
 
     Returns:
-        `(batch, size, size, channels)`, float32, RGB or grey in [0, 255].
+        Images, float32 `(batch, size, size, channels)`, RGB or gray in [0, 255].
 
     Raises:
-        tf.errors.InvalidArgumentError: when it runs, if files are something else, damaged or
-            larger than `MAX_PIXELS`; the message has their indices.
+        tf.errors.InvalidArgumentError: at run time, if files have another format, are damaged or
+            have more than `MAX_PIXELS` pixels. The message has their indices.
     """
     transform = eval_transform(protocol)
 
@@ -50,28 +49,29 @@ def prepare_files(files: Any, protocol: EvalProtocol, channels: int) -> Any:
 
     count = tf.size(files, tf.int64)
     numbered = tf.data.Dataset.from_tensor_slices(files).enumerate()
-    # In a graph nothing catches an error, but a dataset can leave out what fails. That tells which
-    # files are bad, whatever the reason is. The last element makes it one that is never empty.
+    # A graph cannot catch errors, but a dataset can skip the elements that fail. The numbers of the
+    # remaining ones show which files are bad. The last element keeps the dataset from being empty.
     good = numbered.map(read, num_parallel_calls=_PARALLEL).ignore_errors()
     blank = tf.zeros((protocol.size, protocol.size, 3), tf.uint8)
     end = tf.data.Dataset.from_tensors((tf.constant(-1, tf.int64), blank))
     numbers, pictures = good.concatenate(end).batch(count + 1).get_single_element()
-    everything = tf.range(count)
-    bad = tf.boolean_mask(everything, tf.reduce_all(everything[:, None] != numbers[:-1], axis=1))
+    indices = tf.range(count)
+    bad = tf.boolean_mask(indices, tf.reduce_all(indices[:, None] != numbers[:-1], axis=1))
     message = (
         f"Expected JPEG or PNG files of at most {MAX_PIXELS} pixels. "
-        "Received: bytes that are no such image, or a damaged one, at these indices of the batch:"
+        "Received: damaged or other files at these indices of the batch:"
     )
     with tf.control_dependencies([tf.debugging.Assert(tf.size(bad) == 0, [message, bad], 16)]):
         pixels = tf.cast(pictures[:-1], tf.float32)
-    return pixels if channels == 3 else tf.round(tf.tensordot(pixels, [[g] for g in _GREY], 1))
+    return pixels if channels == 3 else tf.round(tf.tensordot(pixels, [[g] for g in _GRAY], 1))
 
 
 def decode_file(data: Any) -> Any:
-    """Decodes and orients one file: a scalar string to `(height, width, 3)`, uint8, RGB.
+    """Decode and orient one file, a scalar string; return uint8 `(height, width, 3)`, RGB.
 
     Raises:
-        tf.errors.InvalidArgumentError: when it runs, if it is no JPEG or PNG, damaged or too large.
+        tf.errors.InvalidArgumentError: at run time, if the file is not a JPEG or PNG file, is
+            damaged or is too large.
     """
     is_png = tf.strings.substr(data, 0, len(_PNG)) == _PNG
     is_jpeg = tf.strings.substr(data, 0, len(_JPEG)) == _JPEG
@@ -82,7 +82,7 @@ def decode_file(data: Any) -> Any:
         pixels = tf.cond(
             is_png,
             lambda: tf.io.decode_png(data, channels=3),
-            # The transform that Pillow uses; TensorFlow's default is faster and less exact.
+            # The same inverse DCT as Pillow; TensorFlow's default is faster and less exact.
             lambda: tf.io.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE"),
         )
     exif = tf.cond(
@@ -92,15 +92,15 @@ def decode_file(data: Any) -> Any:
 
 
 def exif_orientation(exif: Any) -> Any:
-    """EXIF orientation, int64, 1 to 8; 1 (upright) if there is none or the data is damaged.
+    """Return the EXIF orientation, int64 from 1 to 8; 1 (upright) if it is missing or damaged.
 
-    `exif` is a scalar string: TIFF with or without the prefix that it has in JPEGs (EXIF 2.32,
+    `exif` is a scalar string in TIFF format, with or without the prefix of JPEG files (EXIF 2.32,
     section 4.6.4).
     """
     prefix = tf.cast(tf.strings.substr(exif, 0, 6) == b"Exif\0\0", tf.int32) * 6
     tiff = tf.strings.substr(exif, prefix, tf.strings.length(exif) - prefix)
     size = tf.cast(tf.strings.length(tiff), tf.int64)
-    # An entry may begin within the last bytes: those that follow read as zeros.
+    # Padding with zeros, as an entry may begin within the last bytes.
     octets = _octets(tf.strings.join([tiff, b"\0" * 12]))
     little = tf.strings.substr(tiff, 0, 4) == b"II*\0"
     big = tf.strings.substr(tiff, 0, 4) == b"MM\0*"
@@ -119,13 +119,14 @@ def exif_orientation(exif: Any) -> Any:
     return tf.where(valid, found, tf.ones_like(found))
 
 
-#: From the first ten bytes of a segment, as int64: whether the search ends before it, whether it
-#: is EXIF data, where its content starts, how long that is, and how far it is to the next one.
+#: Function of the first ten bytes of a segment, int64, that returns whether the search ends before
+#: the segment, whether it has EXIF data, the offset and the length of its content, and the distance
+#: to the next segment.
 _Step = Callable[[Any], tuple[Any, Any, int, Any, Any]]
 
 
 def _jpeg_segment(head: Any) -> tuple[Any, Any, int, Any, Any]:
-    """ITU T.81, section B.1.1: markers, of which any number of 0xFF may fill the space before."""
+    """Read a segment of a JPEG file (ITU T.81, section B.1.1); any number of 0xFF may precede."""
     marker, length = head[1], head[2] * 256 + head[3]
     ends = (head[0] != 0xFF) | tf.reduce_any(marker == tf.constant([0, 0xD9, 0xDA], tf.int64))
     is_exif = (marker == 0xE1) & _equal(head[4:10], b"Exif\0\0")
@@ -134,7 +135,7 @@ def _jpeg_segment(head: Any) -> tuple[Any, Any, int, Any, Any]:
 
 
 def _png_chunk(head: Any) -> tuple[Any, Any, int, Any, Any]:
-    """PNG, third edition, section 5.3: length, kind, content, checksum."""
+    """Read a chunk of a PNG file (third edition, section 5.3): length, kind, content, checksum."""
     length = tf.reduce_sum(head[:4] * [1 << 24, 1 << 16, 1 << 8, 1])
     kind = head[4:8]
     ends = _equal(kind, b"IDAT") | _equal(kind, b"IEND")
@@ -142,17 +143,17 @@ def _png_chunk(head: Any) -> tuple[Any, Any, int, Any, Any]:
 
 
 def _find_exif(data: Any, first: int, step: _Step) -> Any:
-    """The EXIF data before the pixels, a scalar string; empty if there is none."""
+    """Return the EXIF data before the pixels as a scalar string; empty if there is none."""
     size = tf.cast(tf.strings.length(data), tf.int64)
     padded = tf.strings.join([data, b"\0" * 10])
 
     def look(position: Any) -> tuple[Any, Any, int, Any, Any]:
         return step(_octets(tf.strings.substr(padded, position, 10)))
 
-    def goes_on(position: Any, start: Any, length: Any) -> Any:
+    def searching(position: Any, start: Any, length: Any) -> Any:
         return (position < size) & (start == 0) & ~look(position)[0]
 
-    def go_on(position: Any, start: Any, length: Any) -> tuple[Any, Any, Any]:
+    def advance(position: Any, start: Any, length: Any) -> tuple[Any, Any, Any]:
         _, is_exif, offset, content, distance = look(position)
         begin = tf.minimum(position + offset, size)
         zero = tf.zeros_like(position)
@@ -164,8 +165,8 @@ def _find_exif(data: Any, first: int, step: _Step) -> Any:
 
     zero = tf.constant(0, tf.int64)
     _, start, length = tf.while_loop(
-        goes_on,
-        go_on,
+        searching,
+        advance,
         (tf.constant(first, tf.int64), zero, zero),
         maximum_iterations=_MAX_SEGMENTS,
     )
@@ -173,7 +174,7 @@ def _find_exif(data: Any, first: int, step: _Step) -> Any:
 
 
 def _oriented(pixels: Any, orientation: Any) -> Any:
-    """Turns and mirrors a picture so that it is upright."""
+    """Rotate and mirror a picture so that it is upright."""
 
     def when(orientations: tuple[int, ...], change: Callable[[Any], Any], image: Any) -> Any:
         applies = tf.reduce_any(orientation == tf.constant(orientations, tf.int64))
@@ -185,9 +186,9 @@ def _oriented(pixels: Any, orientation: Any) -> Any:
 
 
 def _png_size(data: Any) -> Any:
-    """Height and width in the header of a PNG, int32; zeros if the header is cut off."""
+    """Return the height and width in the header of a PNG file, int32; zeros if it is incomplete."""
     header = _octets(tf.strings.substr(tf.strings.join([data, b"\0" * 24]), 16, 8))
-    # No more than 31 bits are allowed; what has more is too large in any case.
+    # The clipping avoids an overflow of int32; such sides are too large in any case.
     sides = tf.reduce_sum(tf.reshape(header, (2, 4)) * [1 << 24, 1 << 16, 1 << 8, 1], axis=1)
     return tf.cast(tf.minimum(sides, MAX_PIXELS + 1)[::-1], tf.int32)
 

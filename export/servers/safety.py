@@ -1,4 +1,4 @@
-"""Whether a SavedModel only computes: its graph is a program, which may read and write files."""
+"""Check that a SavedModel only computes: its graph is a program, which could access files."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from tensorflow.core.framework.types_pb2 import DT_STRING
 from tensorflow.core.protobuf import saved_model_pb2
 
-#: What networks compute with, and what reads pictures and names their classes. All others are
-#: refused: TensorFlow has about a hundred that reach files, processes or other machines, and adds
-#: more, so that lists of those have gaps (`PrintV2` and `DebugIdentityV2` write files).
+#: Allowed operators: those that networks compute with, read pictures and name classes. A list of
+#: forbidden ones would have gaps: TensorFlow has about a hundred that access files, processes or
+#: other machines, some of them unexpected (`PrintV2` and `DebugIdentityV2` write files).
 _SAFE = """
 Abs AccumulateNV2 Acos Acosh Add AddN AddV2 All Angle Any ApproximateEqual ArgMax ArgMin AsString
 Asin Asinh Assert AssignVariableOp Atan Atan2 Atanh AvgPool AvgPool3D BatchDatasetV2 BatchMatMul
@@ -53,20 +53,20 @@ UnsortedSegmentProd UnsortedSegmentSum VarHandleOp VarIsInitializedOp VariableSh
 Xdivy Xlog1py Xlogy ZerosLike ZipDataset
 """
 
-#: Fills a table from a text file: our SavedModels have the names of their classes in one.
+#: Operator that fills a table from a text file: the artifacts of this package read class names so.
 _READS_NAMES = "InitializeTableFromTextFileV2"
 
 
 def check_only_computes(directory: Path) -> None:
-    """Refuses a SavedModel with operators that may do more than compute.
+    """Raise ValueError if a SavedModel has operators that may do more than compute.
 
-    Functions that only TensorFlow's saver calls are left out: loading never calls these.
+    Functions that only TensorFlow's saver calls are ignored: loading never calls them.
 
     Args:
-        directory: that of `saved_model.pb`.
+        directory: directory with `saved_model.pb`.
 
     Raises:
-        ValueError: it is so, or cannot be read.
+        ValueError: the SavedModel has such operators, or cannot be read.
     """
     try:
         content = (directory / "saved_model.pb").read_bytes()
@@ -78,24 +78,23 @@ def check_only_computes(directory: Path) -> None:
     found: set[str] = set()
     for graph in graphs:
         library = graph.graph_def.library.function
-        functions, left_out = {item.signature.name: item for item in library}, set[str]()
-        # Of several graphs, or without objects, TensorFlow 1's loader runs all as it is.
-        alone = len(graphs) == 1 and graph.HasField("object_graph_def")
-        if alone and len(functions) == len(library):
-            left_out = {*_savers(graph, functions), *_name_readers(graph, functions, directory)}
-        bodies = [item.node_def for item in library if item.signature.name not in left_out]
+        functions, ignored = {item.signature.name: item for item in library}, set[str]()
+        # TensorFlow 1's loader, which runs everything, loads several graphs or one without objects.
+        modern = len(graphs) == 1 and graph.HasField("object_graph_def")
+        if modern and len(functions) == len(library):
+            ignored = {*_savers(graph, functions), *_name_readers(graph, functions, directory)}
+        bodies = [item.node_def for item in library if item.signature.name not in ignored]
         found |= {node.op for nodes in (graph.graph_def.node, *bodies) for node in nodes}
     if unsafe := sorted(found.difference(_SAFE.split())):
         raise ValueError(
             "Expected a SavedModel that only computes. Received: "
             f"{directory}, with operators that may read and write files, start programs or reach "
-            f"other machines: {', '.join(unsafe[:5])}. If you trust whoever made it, pass "
-            "`trust=True`"
+            f"other machines: {', '.join(unsafe[:5])}. If you trust its author, pass `trust=True`"
         )
 
 
 def _savers(graph: Any, functions: Mapping[str, Any]) -> list[str]:
-    """The functions that save and restore the variables, if nothing else calls them."""
+    """Return the functions that save and restore the variables, if nothing else calls them."""
     ends = (graph.saver_def.save_tensor_name, graph.saver_def.restore_op_name)
     ends = tuple(end.partition(":")[0] for end in ends)
     called = {node.attr["f"].func.name for node in graph.graph_def.node if node.name in ends}
@@ -103,7 +102,7 @@ def _savers(graph: Any, functions: Mapping[str, Any]) -> list[str]:
     return [
         name
         for name in called & functions.keys()
-        # Grappler puts functions that implement the same interface in each other's place.
+        # Grappler may replace a function by another one that implements the same interface.
         if name.encode() not in objects
         and "api_implements" not in functions[name].attr
         and not _calls(functions, name)
@@ -111,7 +110,7 @@ def _savers(graph: Any, functions: Mapping[str, Any]) -> list[str]:
 
 
 def _name_readers(graph: Any, functions: Mapping[str, Any], directory: Path) -> list[str]:
-    """The functions that do no more than fill a table from text files of the SavedModel."""
+    """Return the functions that only fill a table from text files of the SavedModel."""
     assets = (directory / "assets").resolve()
     if any((assets / x.filename).resolve().parent != assets for x in graph.asset_file_def):
         return []
@@ -120,13 +119,13 @@ def _name_readers(graph: Any, functions: Mapping[str, Any], directory: Path) -> 
         kinds = {objects[index].WhichOneof("kind") for index in known.bound_inputs}
         nodes = functions[name].node_def if name in functions else ()
         texts = (node.attr["dtype"].type == DT_STRING for node in nodes if node.op == "Const")
-        alone = {node.op for node in nodes} <= {_READS_NAMES, "Const", "Identity", "NoOp"}
-        if alone and kinds <= {"asset", "resource"} and not any(texts):
+        harmless = {node.op for node in nodes} <= {_READS_NAMES, "Const", "Identity", "NoOp"}
+        if harmless and kinds <= {"asset", "resource"} and not any(texts):
             found.append(name)
     return [name for name in found if not _calls(functions, name)]
 
 
 def _calls(functions: Mapping[str, Any], name: str) -> bool:
-    """Whether any other of `functions` may call the one of that name."""
+    """Return whether any other function may call the one of that name."""
     others = (item for other, item in functions.items() if other != name)
     return any(name.encode() in item.SerializeToString() for item in others)

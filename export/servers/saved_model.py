@@ -1,4 +1,4 @@
-"""SavedModel: what TensorFlow and TF Serving load, with signatures for pixels and for files."""
+"""SavedModels with signatures for pixels and for image files."""
 
 from __future__ import annotations
 
@@ -22,52 +22,52 @@ from keras_resnet.models.info import class_count
 from keras_resnet.models.input import ModelInput
 from keras_resnet.support.quiet import quiet
 
-#: The signature for uint8 pixels: one signature has one dtype.
+#: Signature for uint8 pixels: a signature has one dtype only.
 SIGNATURE_UINT8 = "serving_uint8"
-#: The signature for JPEG and PNG files, and its input.
+#: Signature for JPEG and PNG files, and its input.
 SIGNATURE_BYTES = "serving_bytes"
 BYTES = "bytes"
 
-#: Output of text: the names of the most probable classes.
+#: Output with the names of the most probable classes.
 CLASSES = "classes"
-#: Output of `serving_bytes`: the probabilities of those.
+#: Output of `serving_bytes` with the probabilities of these classes.
 SCORES = "scores"
 
-#: How many classes are named.
+#: Largest number of classes in these outputs.
 TOP = 5
 
-#: The names of the classes, one a line, which the graph reads when it is loaded.
+#: Asset with the class names, one per line, which the graph reads when it is loaded.
 CLASS_NAMES = "class_names.txt"
 
-#: Nodes that only hold or pass on values.
+#: Operators that hold values or pass them on, and compute nothing.
 _NO_WORK = {"Const", "Identity", "NoOp", "ReadVariableOp", "Placeholder"}
 
 _Function = Callable[[Any], dict[str, Any]]
 
 
 def write(exported: ExportedModel, path: Path) -> None:
-    """Writes `path/<version>/saved_model.pb` and, beside `path`, TF Serving's configuration.
+    """Write `path/<version>/saved_model.pb` and, beside `path`, TF Serving's configuration.
 
-    Its signatures share one set of variables; the batch size is free in all of them. `k` is the
-    number of classes, at most `TOP`.
+    The signatures share one set of variables and take any batch size. `k` is the smaller of the
+    number of classes and `TOP`.
 
-    - `serving_default`: `image`, float32 `(batch, height, width, channels)`, RGB in [0, 255], to
-      `probabilities` or `logits`, `(batch, classes)`, and `classes`, string `(batch, k)`: names,
-      most probable first. A model of feature maps puts out those instead.
-    - `serving_uint8`: the same of uint8 pixels, of which a request is a quarter as large.
-    - `serving_bytes`: `bytes`, string `(batch,)`, JPEG and PNG files of any sizes, prepared by the
-      model's evaluation protocol; in addition `scores`, float32 `(batch, k)`, the probabilities of
-      `classes`. A batch with bytes that are no image fails with an error that names the indices.
-      Left out where files cannot be prepared: the model's images are not square, or have other
-      than one or three channels.
-    - `features`: `image` to `features`, `(batch, channels)`: what the global average pooling before
-      the classifier puts out. Left out where there is none, or more than one and none of them is
-      called `avg_pool`.
+    - `serving_default` maps `image`, float32 `(batch, height, width, channels)`, RGB in [0, 255],
+      to `probabilities` or `logits`, `(batch, classes)`, and `classes`, string `(batch, k)`: the
+      names of the most probable classes, in descending order. Models of feature maps return these
+      maps.
+    - `serving_uint8` does the same for uint8 pixels: requests are a quarter as large.
+    - `serving_bytes` takes `bytes`, string `(batch,)`: JPEG and PNG files of any size, which are
+      prepared by the model's evaluation protocol. It also returns `scores`, float32 `(batch, k)`,
+      the probabilities of `classes`. If the batch has files that are not images, the error names
+      their indices. There is no such signature if the model's images are not square, or have
+      another number of channels than one or three.
+    - `features` maps `image` to `features`, `(batch, channels)`: the output of the global average
+      pooling before the classifier. There is no such signature if the model has no such layer, or
+      has several and none of them is called `avg_pool`.
 
-    `assets/class_names.txt` has the names of the classes, which the graph reads.
-    `assets.extra/keras_resnet.json` is what the model knows about itself, and
-    `assets.extra/tf_serving_warmup_requests` has requests of every size that servers are to be
-    ready for.
+    The graph reads the class names from `assets/class_names.txt`. `assets.extra/keras_resnet.json`
+    has the metadata of the model, and `assets.extra/tf_serving_warmup_requests` has requests with
+    each of the batch sizes that servers prepare for.
 
     Raises:
         ImportError: tensorflow-serving-api is not installed.
@@ -84,9 +84,9 @@ def write(exported: ExportedModel, path: Path) -> None:
 
 
 def class_names(exported: ExportedModel) -> tuple[str, ...] | None:
-    """The names in a classifier's artifact, as `Predictor` finds them; None of feature maps.
+    """Return the class names of a classifier, as in `Predictor`; None for other models.
 
-    What has no names is ImageNet's if it has 1,000 classes, else numbered.
+    A classifier without names gets those of ImageNet if it has 1,000 classes, else numbers.
     """
     if not exported.is_classifier:
         return None
@@ -97,18 +97,18 @@ def class_names(exported: ExportedModel) -> tuple[str, ...] | None:
 
 
 def file_protocol(exported: ExportedModel) -> EvalProtocol | None:
-    """Return the protocol for image files, as of `Predictor`; None if they cannot be prepared."""
+    """Return the protocol for image files, as in `Predictor`; None if they cannot be prepared."""
     shape = exported.model.input_shape
     if shape[3] not in (1, 3):
         return None
     try:
         return ModelInput(shape, exported.info).protocol
-    except ValueError:  # Its images are no squares.
+    except ValueError:  # The model's images are not square.
         return None
 
 
 def _usual_shape(exported: ExportedModel) -> tuple[int, int, int]:
-    """`(height, width, channels)` of the images that the model is likely to get."""
+    """Return the `(height, width, channels)` of the images that the model is likely to get."""
     protocol = file_protocol(exported)
     side = protocol.size if protocol else DEFAULT_SIZE
     height, width, channels = exported.model.input_shape[1:]
@@ -116,7 +116,7 @@ def _usual_shape(exported: ExportedModel) -> tuple[int, int, int]:
 
 
 class _Resources(tf.Module):
-    """The parts that are saved once for all signatures: variables and the table of names."""
+    """Parts that all signatures share: the variables and the table of class names."""
 
     def __init__(self, exported: ExportedModel) -> None:
         super().__init__()
@@ -126,14 +126,14 @@ class _Resources(tf.Module):
 
 
 def _signatures(exported: ExportedModel, resources: _Resources) -> dict[str, Any]:
-    """Functions by the names of their signatures."""
+    """Return the function of each signature, by name."""
     model, outputs, protocol = exported.model, exported.outputs, file_protocol(exported)
     pooled = _with_features(exported)
     callee, names = (model, outputs) if pooled is None else (pooled, (*outputs, FEATURES))
     floats = tf.TensorSpec((None, *model.input_shape[1:]), tf.float32, name=IMAGE)
     integers = tf.TensorSpec(floats.shape, tf.uint8, name=IMAGE)
 
-    # One function in the graph, which the signatures call.
+    # All signatures call this function, so that the graph has the network once.
     @tf.function(input_signature=[floats])
     def network(image: Any) -> dict[str, Any]:
         return named_outputs(callee(image, training=False), names)
@@ -165,12 +165,12 @@ def _signatures(exported: ExportedModel, resources: _Resources) -> dict[str, Any
 
 
 def _named(values: dict[str, Any], resources: _Resources, scores: bool = False) -> dict[str, Any]:
-    """Adds the names of the most probable classes and, if asked for, their probabilities."""
+    """Add the names of the most probable classes and, with `scores`, their probabilities."""
     if resources.names is None:
         return values
     ((name, result),) = values.items()
     if result.shape[-1] < resources.classes:
-        # A single unit, as in `class_probabilities`.
+        # Two classes with a single output, as in `class_probabilities`.
         first = tf.zeros_like(result) if name == "logits" else 1 - result
         result = tf.concat([first, result], axis=-1)
     probabilities = tf.nn.softmax(result) if name == "logits" else result
@@ -180,12 +180,12 @@ def _named(values: dict[str, Any], resources: _Resources, scores: bool = False) 
 
 
 def _names_table(exported: ExportedModel) -> Any:
-    """A table from class to name that is initialised from an asset; None of feature maps."""
+    """Return the table from class to name, which reads an asset; None if there are no classes."""
     names = class_names(exported)
     if names is None:
         return None
     path = exported.workspace / CLASS_NAMES
-    # One line is one name.
+    # A name has to be one line.
     lines = [" ".join(name.splitlines()) for name in names]
     path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     number, line = tf.lookup.TextFileIndex.LINE_NUMBER, tf.lookup.TextFileIndex.WHOLE_LINE
@@ -194,7 +194,7 @@ def _names_table(exported: ExportedModel) -> Any:
 
 
 def _with_features(exported: ExportedModel) -> keras.Model | None:
-    """The classifier with the vector before it as a second output; None where there is none."""
+    """Return the classifier with its features as a second output; None if they are not known."""
     if not exported.is_classifier:
         return None
     layers = exported.model.layers
@@ -204,17 +204,16 @@ def _with_features(exported: ExportedModel) -> keras.Model | None:
     if len(pools) != 1:
         return None
     try:
-        vector = pools[0].output
-        return keras.Model(exported.model.input, [exported.model.output, vector])
-    # Subclassed models have no graph, and a layer that is called twice no one output.
+        return keras.Model(exported.model.input, [exported.model.output, pools[0].output])
+    # Subclassed models have no graph, and a layer that is called twice has two outputs.
     except (AttributeError, ValueError):
         return None
 
 
 def operators(path: Path) -> dict[str, int]:
-    """Count the operators in the functions that `serving_default` calls.
+    """Count the operators, by name, in the functions that `serving_default` calls.
 
-    `path` is the version's directory. Constants, and calls of functions, are not counted.
+    `path` is the directory of a version. Constants and calls of functions are not counted.
     """
     content = (path / "saved_model.pb").read_bytes()
     (graph,) = saved_model_pb2.SavedModel.FromString(content).meta_graphs

@@ -1,4 +1,4 @@
-"""Files for TF Serving beside a model: configuration and warm-up requests."""
+"""Configuration and warm-up requests for TF Serving."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ from keras_resnet.export.options import ExportOptions
 from keras_resnet.export.targets import BATCHING_CONFIG, MODELS_CONFIG
 from keras_resnet.support.extras import require
 
-#: Where `examples/serving/compose.yaml` mounts the export directory.
+#: Folder where `examples/serving/compose.yaml` mounts the export directory.
 MODELS_FOLDER = "/models"
 
 _WARM_UP = "assets.extra/tf_serving_warmup_requests"
 
-#: Height and width of the pictures in warm-up requests, in turn: sizes that no model takes as is.
+#: Heights and widths of the pictures in warm-up requests, which every model has to resize.
 _PICTURES = ((96, 128), (150, 100))
 
 
 def model_name(name: str) -> str:
-    """A model's name as it may stand in the URL of a request: letters, digits, `_`, `.`, `-`."""
+    """Return a model's name with the characters of URLs only: letters, digits, `_`, `.`, `-`."""
     return re.sub(r"[^A-Za-z0-9_.-]+", "-", name).strip("-.") or "model"
 
 
 def write_configs(directory: Path, name: str, options: ExportOptions, folder: str) -> None:
-    """Writes `models.config` and `batching.config`.
+    """Write `models.config` and `batching.config`.
 
     Args:
-        directory: where they go: the one that the SavedModel is in.
-        name: what the server calls the model.
-        options: `serving_batch_sizes` are the sizes to which batches are filled up.
-        folder: of the SavedModel inside `directory`, which servers have as `MODELS_FOLDER`.
+        directory: parent directory of the SavedModel, which servers mount as `MODELS_FOLDER`.
+        name: name of the model in requests.
+        options: `serving_batch_sizes` are the sizes that batches are filled up to.
+        folder: name of the SavedModel's folder in `directory`.
     """
     directory.mkdir(parents=True, exist_ok=True)
     configs = require("tensorflow_serving.config.model_server_config_pb2").ModelServerConfig()
@@ -52,10 +52,10 @@ def write_configs(directory: Path, name: str, options: ExportOptions, folder: st
 
 
 def batching_config(options: ExportOptions) -> str:
-    """TF Serving's `BatchingParameters` in text form; the largest batch size ends the list."""
+    """Return TF Serving's `BatchingParameters` as text, with batch sizes in ascending order."""
     sizes = sorted(set(options.serving_batch_sizes))
     allowed = "".join(f"allowed_batch_sizes: {size}\n" for size in sizes)
-    # The numbers are for a machine of a few cores.
+    # These settings suit a machine with a few cores.
     return f"""\
 # Requests are merged into batches of these sizes. Set num_batch_threads to the number of
 # CPU cores. One broken image fails the batch that it is merged into.
@@ -73,17 +73,17 @@ def write_warmup(
     shape: tuple[int, int, int],
     signatures: Collection[str],
 ) -> None:
-    """Writes the requests that TF Serving sends to itself before it answers others.
+    """Write the requests that TF Serving sends to itself before it answers others.
 
-    Pixels are one grey, which a request says once however many there are; files are real ones, of
-    several sizes, JPEG and PNG in turn.
+    Pixels have a single value, so that the requests are small. Files are JPEG and PNG files of
+    several sizes.
 
     Args:
-        directory: of the SavedModel's version.
-        name: of the model.
-        options: `serving_batch_sizes` says how many images are in the requests.
-        shape: of the images, `(height, width, channels)`.
-        signatures: those that the SavedModel has.
+        directory: directory of the SavedModel's version.
+        name: name of the model in requests.
+        options: `serving_batch_sizes` are the numbers of images in the requests.
+        shape: shape of the images, `(height, width, channels)`.
+        signatures: names of the SavedModel's signatures.
     """
     pb = require("tensorflow_serving.apis.prediction_log_pb2")
     path = directory / _WARM_UP
@@ -101,19 +101,19 @@ def write_warmup(
                     request.inputs["bytes"].CopyFrom(tf.make_tensor_proto(pictures, tf.string))
                 else:
                     dtype = tf.uint8 if signature == "serving_uint8" else tf.float32
-                    request.inputs["image"].CopyFrom(_grey((size, *shape), dtype))
+                    request.inputs["image"].CopyFrom(_gray((size, *shape), dtype))
                 writer.write(log.SerializeToString())
 
 
-def _grey(shape: tuple[int, ...], dtype: Any) -> Any:
-    """A tensor of one value, which stands for the ones that are not there."""
+def _gray(shape: tuple[int, ...], dtype: Any) -> Any:
+    """Return a gray tensor; the message has its value once, for all elements."""
     proto = tf.make_tensor_proto(128, dtype)
     proto.tensor_shape.CopyFrom(tf.TensorShape(shape).as_proto())
     return proto
 
 
 def _picture(height: int, width: int, form: str) -> bytes:
-    """A small picture of soft colours as a file."""
+    """Return the content of a file with a small picture."""
     coarse = np.random.default_rng(height).integers(0, 256, (4, 4, 3), dtype=np.uint8)
     image = Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
     buffer = io.BytesIO()

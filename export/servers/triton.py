@@ -1,4 +1,4 @@
-"""Model repositories of Triton, made of artifacts and checked against them."""
+"""Triton model repositories, whose configuration is checked against the artifact."""
 
 from __future__ import annotations
 
@@ -27,59 +27,65 @@ from keras_resnet.support.files import held, partial_directory, publish
 
 CONFIG = "config.pbtxt"
 
-#: Microseconds that Triton waits for further requests to fill up a batch.
+#: Microseconds that Triton waits for further requests to fill a batch.
 _QUEUE_DELAY = 1000
 
-#: Kinds of artifacts by suffix: Triton's platform, and what it calls the file.
+#: Triton's platform and file name for artifacts, by their suffix.
 _PLATFORMS = {
     ".onnx": ("onnxruntime_onnx", "model.onnx"),
     "": ("tensorflow_savedmodel", "model.savedmodel"),
 }
 
-#: Names that are fit for a folder and a URL.
+#: Pattern of names that are valid for a folder and in a URL.
 _NAME = re.compile(r"[a-z0-9]([a-z0-9_-]{0,61}[a-z0-9])?")
 
-#: `inference.DataType` of Triton's model_config.proto, in the order of its numbers. Triton calls
-#: text BYTES in requests, and STRING in configurations.
+#: Values of `inference.DataType` in Triton's model_config.proto, in the order of their numbers.
+#: Strings are BYTES in requests, and STRING in configurations.
 _DATA_TYPES = (
     *("INVALID", "BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64"),
     *("FP16", "FP32", "FP64", "STRING"),
 )
 
-#: What ONNX and TensorFlow call otherwise.
+#: Triton's names of types that have other names in ONNX and TensorFlow.
 _OTHER_NAMES = {"FLOAT16": "FP16", "HALF": "FP16", "FLOAT": "FP32", "DOUBLE": "FP64"}
 
 
 class Tensor(NamedTuple):
-    """An input or output of an artifact, with Triton's word for its type, such as `"FP32"`."""
+    """Input or output of an artifact.
+
+    Attributes:
+        name: name of the tensor.
+        data_type: Triton's name of the type, such as `"FP32"`.
+        shape: shape, with -1 for sides of any length.
+    """
 
     name: str
     data_type: str
-    #: -1 where any size is taken.
     shape: tuple[int, ...]
 
 
 class Interface(NamedTuple):
-    """The inputs and outputs of an artifact, as its file says."""
+    """Inputs and outputs of an artifact."""
 
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
 
     @property
     def any_batch(self) -> bool:
-        """Whether the first side of every input and output is free."""
+        """Return whether all inputs and outputs take any batch size."""
         return all(tensor.shape[:1] == (-1,) for tensor in (*self.inputs, *self.outputs))
 
 
 def interface_of(path: str | os.PathLike[str], signature: str = SIGNATURE) -> Interface:
-    """Names, types and shapes of an artifact's inputs and outputs; those of outputs sorted by name.
+    """Return the names, types and shapes of an artifact's inputs and outputs.
 
     Args:
-        path: an `.onnx` file, or a SavedModel: of several versions, the highest.
-        signature: of a SavedModel.
+        path: `.onnx` file, or directory of a SavedModel, of which the highest version is taken.
+        signature: name of the signature of a SavedModel.
 
     Raises:
-        ValueError: it is neither, has no such signature, or has a type that Triton does not know.
+        ValueError: the artifact has another format, lacks the signature, or has a type that Triton
+            does not support.
     """
     found = artifact_path(path)
     if found.suffix == ".onnx":
@@ -98,27 +104,28 @@ def write_triton(
     version: int = 1,
     overwrite: bool = False,
 ) -> Path:
-    """Writes `directory/<name>`, a model of a Triton model repository.
+    """Write a model to a Triton model repository.
 
-    It has `config.pbtxt` and `<version>/model.onnx` or `<version>/model.savedmodel`, a copy of the
-    artifact. Triton merges requests into batches of up to the largest batch size, unless the
-    artifact's own batch size is fixed. Not every release of Triton brings TensorFlow: ONNX runs on
-    all of them. There it is `serving_default` of a SavedModel that is served.
+    The folder `<name>` gets `config.pbtxt` and a copy of the artifact, `<version>/model.onnx` or
+    `<version>/model.savedmodel`. Triton merges requests into batches of up to the largest batch
+    size, unless the artifact has a fixed batch size. All releases of Triton serve ONNX files, but
+    not all of them serve SavedModels, of which Triton serves the signature `serving_default`.
 
     Args:
-        artifact: an `.onnx` file, or a SavedModel: of several versions, the highest.
-        name: what the server calls the model: up to 63 lower-case letters, digits, `-` and `_`.
-        directory: the model repository; made if missing.
-        batch_sizes: sizes of batches that Triton prefers.
-        version: of the model, at least 1.
-        overwrite: whether a model of this name that is there already may be replaced.
+        artifact: `.onnx` file, or directory of a SavedModel, of which the highest version is taken.
+        name: name of the model in requests: up to 63 lower-case letters, digits, `-` and `_`, with
+            a letter or digit at both ends.
+        directory: directory of the model repository; created if missing.
+        batch_sizes: batch sizes that Triton prefers.
+        version: version number of the model, at least 1.
+        overwrite: whether to replace an existing model of this name.
 
     Returns:
-        The model's folder.
+        Path of the model's folder.
 
     Raises:
-        ValueError: an argument is none of these, or the artifact cannot be read.
-        FileExistsError: a model of this name is there already.
+        ValueError: an argument is invalid, or the artifact cannot be read.
+        FileExistsError: a model of this name exists, and `overwrite` is false.
     """
     check_request(name, batch_sizes, version)
     found = artifact_path(artifact)
@@ -130,18 +137,18 @@ def write_triton(
 
 
 def write_folder(destination: Path, overwrite: bool, make: Callable[[Path], None]) -> Path:
-    """Makes a folder under another name, then gives it its own.
+    """Let `make` fill a folder under a temporary name, then rename it to `destination`.
 
     Raises:
-        FileExistsError: something is there that may not be replaced.
-        ValueError: another process is at work in the folder around it.
+        FileExistsError: `destination` exists, and `overwrite` is false.
+        ValueError: another process is working in the parent directory.
     """
     parent = destination.parent
     with held(parent), partial_directory(parent) as staging:
         if destination.exists() and not overwrite:
             raise FileExistsError(
-                f"Expected a new folder. Received: {destination}, which exists. Choose another "
-                "name, or pass `overwrite=True`"
+                f"Expected the path of a new folder. Received: {destination}, which exists. Choose "
+                "another name, or pass `overwrite=True`"
             )
         make(staging / destination.name)
         publish(staging, [destination.name])
@@ -149,15 +156,15 @@ def write_folder(destination: Path, overwrite: bool, make: Callable[[Path], None
 
 
 def check_triton(directory: str | os.PathLike[str]) -> None:
-    """Compares the `config.pbtxt` of a model with all of its versions.
+    """Compare the `config.pbtxt` of a model with the artifacts of all versions.
 
     Args:
-        directory: the model's folder inside the model repository.
+        directory: the model's folder in the model repository.
 
     Raises:
         ValueError: there is no configuration or no version, the configuration has fields that this
-            package does not write, or it says something else than an artifact. The message names
-            every difference.
+            package does not write, or it differs from an artifact. The message names every
+            difference.
     """
     directory = Path(directory)
     try:
@@ -180,21 +187,21 @@ def check_triton(directory: str | os.PathLike[str]) -> None:
             wrong += _differences(config, version / files[config.platform])
     if wrong:
         raise ValueError(
-            f"Expected a {CONFIG} that says what the artifact does. Received: {directory}: "
+            f"Expected a {CONFIG} that matches the artifact. Received: {directory}: "
             + "; ".join(wrong)
         )
 
 
 def fill(folder: Path, found: Path, name: str, batch_sizes: Sequence[int], version: int) -> None:
-    """Writes a model of a repository into an empty place, and checks it; see `write_triton`."""
+    """Write the files of `write_triton` to a new folder, and check the configuration."""
     interface = interface_of(found)
     platform, file = _PLATFORMS[found.suffix if found.is_file() else ""]
-    target = folder / str(version) / file
-    target.parent.mkdir(parents=True)
+    destination = folder / str(version) / file
+    destination.parent.mkdir(parents=True)
     if found.is_dir():
-        shutil.copytree(found, target)
+        shutil.copytree(found, destination)
     else:
-        shutil.copy2(found, target)
+        shutil.copy2(found, destination)
     config = _model_config()(name=name, platform=platform)
     if interface.any_batch:
         config.max_batch_size = max(batch_sizes)
@@ -212,30 +219,30 @@ def fill(folder: Path, found: Path, name: str, batch_sizes: Sequence[int], versi
 
 
 def _dims(tensor: Tensor, max_batch_size: int) -> tuple[int, ...]:
-    """Return the shape for Triton: that of one element where it makes the batches."""
+    """Return the shape for Triton, without the batch dimension if Triton makes the batches."""
     return tensor.shape[1:] if max_batch_size > 0 else tensor.shape
 
 
 def _differences(config: Any, artifact: Path) -> list[str]:
-    """Return sentences about what differs between a configuration and an artifact."""
+    """Return phrases about the differences between a configuration and an artifact."""
     try:
         interface = interface_of(artifact)
     except ValueError as error:
         return [str(error)]
     wrong, names = [], dict(enumerate(_DATA_TYPES))
     if config.max_batch_size > 0 and not interface.any_batch:
-        wrong.append(f"max_batch_size: {config.max_batch_size} of a fixed batch size")
+        wrong.append(f"max_batch_size: {config.max_batch_size}, but the batch size is fixed")
     for what, entries, tensors in (
         ("input", config.input, interface.inputs),
         ("output", config.output, interface.outputs),
     ):
-        said = {x.name: f"{names.get(x.data_type, x.data_type)} {list(x.dims)}" for x in entries}
-        true = {
+        stated = {x.name: f"{names.get(x.data_type, x.data_type)} {list(x.dims)}" for x in entries}
+        actual = {
             tensor.name: f"{tensor.data_type} {list(_dims(tensor, config.max_batch_size))}"
             for tensor in tensors
         }
-        for name in sorted(said.keys() | true.keys()):
-            here, there = said.get(name, "missing"), true.get(name, "missing")
+        for name in sorted(stated.keys() | actual.keys()):
+            here, there = stated.get(name, "missing"), actual.get(name, "missing")
             if here != there:
                 wrong.append(f"{what} {name!r}: {here}, in {artifact.name} {there}")
     return wrong
@@ -286,7 +293,7 @@ def _by_name(tensors: Iterable[Tensor]) -> tuple[Tensor, ...]:
 
 
 def _type(name: str, path: Path) -> str:
-    """Triton's word for a type of ONNX or TensorFlow."""
+    """Return Triton's name of a type of ONNX or TensorFlow."""
     known = _OTHER_NAMES.get(name, name)
     if known not in _DATA_TYPES[1:]:
         raise ValueError(
@@ -297,7 +304,7 @@ def _type(name: str, path: Path) -> str:
 
 
 def check_request(name: str, batch_sizes: Sequence[int], version: int) -> None:
-    """Raises a `ValueError` if one of these is not as `write_triton` says."""
+    """Raise ValueError if an argument of `write_triton` is invalid."""
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise ValueError(
             "Expected a `name` of up to 63 lower-case letters, digits, `-` and `_`, with a letter "
@@ -310,8 +317,8 @@ def check_request(name: str, batch_sizes: Sequence[int], version: int) -> None:
         )
 
 
-#: What is written of Triton's model_config.proto. `tritonclient`, which has all of it, wants an
-#: older protobuf than TensorFlow has.
+#: The fields of Triton's model_config.proto that are written here. `tritonclient` has all of them,
+#: but needs an older protobuf than TensorFlow.
 _MESSAGES = """
 name: "keras_resnet/triton.proto" package: "keras_resnet.triton" syntax: "proto3"
 message_type { name: "ModelInput"
@@ -340,7 +347,7 @@ message_type { name: "ModelConfig"
 
 @functools.cache
 def _model_config() -> Any:
-    """The class of `ModelConfig` messages, by which protobuf writes and reads the text."""
+    """Return the class of `ModelConfig` messages, which protobuf reads and writes as text."""
     file = text_format.Parse(_MESSAGES, descriptor_pb2.FileDescriptorProto())
     types = file.enum_type.add(name="DataType")
     for number, name in enumerate(_DATA_TYPES):

@@ -1,1 +1,1 @@
-"""TFLite files: written, quantized, looked into."""
+"""Writing, quantization and inspection of TFLite files."""

@@ -1,7 +1,7 @@
-"""TFLite: float32, float16, dynamic-range and integers, made of built-in operators only.
+"""Writers of TFLite files in float32, float16, dynamic range and integers.
 
-Every writer writes a JSON file beside the artifact, `model-int8.json` beside `model-int8.tflite`:
-what `inspect.describe` says of it.
+The files have built-in operators only. Every writer also writes the result of `inspect.describe` to
+a JSON file: `model-int8.json` beside `model-int8.tflite`.
 """
 
 from __future__ import annotations
@@ -28,57 +28,57 @@ from keras_resnet.weights.layers import pixel_constants
 
 
 def write_float32(exported: ExportedModel, path: Path) -> None:
-    """Writes weights and arithmetic in float32."""
+    """Write a file with float32 weights and activations."""
     _write(exported, path, _float_model(exported))
 
 
 def write_float16(exported: ExportedModel, path: Path) -> None:
-    """Writes weights in float16; CPUs compute in float32, GPU delegates in float16."""
+    """Write a file with float16 weights; CPUs compute in float32, GPU delegates in float16."""
     _write(exported, path, _converted(exported, [tf.lite.Optimize.DEFAULT], [tf.float16]))
 
 
 def write_dynamic(exported: ExportedModel, path: Path) -> None:
-    """Writes weights in int8; activations are quantized by their range in each image."""
+    """Write a file with int8 weights; activations are quantized by their range in each image."""
     _write(exported, path, _converted(exported, [tf.lite.Optimize.DEFAULT]))
 
 
 def write_int8(exported: ExportedModel, path: Path) -> None:
-    """Writes weights and activations in int8; input and outputs are float32."""
+    """Write a file with int8 weights and activations, and float32 input and outputs."""
     _write_integers(exported, path, tf.float32)
 
 
 def write_int8_io(exported: ExportedModel, path: Path) -> None:
-    """The same with int8 input and outputs; the input is the pixels minus 128."""
+    """Write a file with int8 weights, activations, input and outputs; the input is pixels - 128."""
     _write_integers(exported, path, tf.int8)
 
 
 def write_uint8_io(exported: ExportedModel, path: Path) -> None:
-    """The same with uint8 input and outputs; the input is the pixels as they are.
+    """Write a file with int8 weights and activations, and uint8 input and outputs.
 
     Raises:
-        ValueError: as for the others, or the input's scale is not 1 or its zero point not 0.
+        ValueError: as in `write_int8`; or the scale of the input is not 1, or its zero point not 0.
     """
     _write_integers(exported, path, tf.uint8)
     image = inspect.describe(path)["inputs"][0]
     if (image["dtype"], image["scale"], image["zero_point"]) != ("uint8", 1.0, 0):
         raise ValueError(
             "Expected an input that takes raw uint8 pixels: scale 1, zero point 0. Received: "
-            f"{image['dtype']}, scale {image['scale']}, zero point {image['zero_point']}, from the "
-            "converter. Export with int8 or float input instead"
+            f"{image['dtype']}, scale {image['scale']}, zero point {image['zero_point']}. Export "
+            "to `tflite-int8` or `tflite-int8-io` instead"
         )
 
 
 def write_int16x8(exported: ExportedModel, path: Path) -> None:
-    """Writes weights in int8 and activations in int16; input and outputs are float32."""
+    """Write a file with int8 weights, int16 activations, and float32 input and outputs."""
     _write_integers(exported, path, None)
 
 
 def calibrated_model(exported: ExportedModel) -> bytes:
-    """A float TFLite model with the ranges of its activations.
+    """Return a float TFLite model with the ranges of its activations.
 
     Raises:
-        ValueError: neither calibration images nor learned ranges are there, or an operator is not
-            built in.
+        ValueError: there are neither calibration images nor learned ranges, or the model needs an
+            operator that is not built in.
     """
     return exported.cached(
         "calibrated.tflite", lambda: with_ranges(exported, _float_model(exported))
@@ -90,7 +90,11 @@ def _float_model(exported: ExportedModel) -> bytes:
 
 
 def _write_integers(exported: ExportedModel, path: Path, ends: Any) -> None:
-    """Writes int8 with ends of a type, or int16x8 with float ends if that is None."""
+    """Write a file with integer weights and activations.
+
+    `ends` is the type of the input and the outputs for int8 activations, or None for int16
+    activations with float32 input and outputs.
+    """
     content, keep = calibrated_model(exported), exported.options.keep_float
     nodes = nodes_of(keep, parse(content), LayerNames(exported))
     if ends is not None:
@@ -100,22 +104,22 @@ def _write_integers(exported: ExportedModel, path: Path, ends: Any) -> None:
         if keep:
             quantized = quantize.with_float_operators(quantized, content, nodes)
     _write(exported, path, quantized)
-    # An operator that has no integer form stays in float, silently.
+    # The quantizer leaves operators without an integer form in float, without a warning.
     found = [op for op in inspect.float_operators(path) if not set(keep) & set(op.layers)]
     if found:
         operators = ", ".join(sorted({item.operator for item in found}))
         layers = ", ".join(dict.fromkeys(layer for item in found for layer in item.layers))
         raise ValueError(
             "Expected a network whose operators all have integer forms in TFLite. Received: one "
-            f"with {operators}, which would stay in float, in the layers {layers}. Name these in "
-            "`keep_float`, or choose another precision"
+            f"with {operators}, which would stay in float, in the layers {layers}. Pass these "
+            "layers as `keep_float`, or choose another target"
         )
 
 
 def _converted(
     exported: ExportedModel, optimizations: list[Any] | None = None, types: list[Any] | None = None
 ) -> bytes:
-    """Converts, and refuses what is no built-in operator: a plain mobile runtime has no other."""
+    """Convert a model; raise ValueError if it needs operators that are not built in."""
     converter = tf.lite.TFLiteConverter.from_saved_model(
         str(exported.saved_model), signature_keys=[SIGNATURE]
     )
@@ -131,16 +135,15 @@ def _converted(
                 sorted(code.customCode.decode() for code in codes if code.customCode)
             )
         except Exception as error:
-            # The converter explains at length how to allow such operators; which ones they are is
-            # what matters.
+            # The converter explains at length how to allow such operators: report their names only.
             named = re.search(r"(?:TF Select|Flex|Custom) ops: ([^\n]+)", str(error))
             if named is None:
                 raise
             custom = named[1].strip()
     if custom:
         raise ValueError(
-            "Expected a network that TFLite's built-in operators can express: a plain mobile "
-            f"runtime has no other. Received: one that needs {custom}"
+            "Expected a network that TFLite's built-in operators can express, as phones have no "
+            f"others. Received: one that needs {custom}"
         )
     return content
 
@@ -155,7 +158,7 @@ def _write(exported: ExportedModel, path: Path, content: bytes) -> None:
 
 
 def _name_tensors(model: Any, exported: ExportedModel) -> None:
-    """Names tensors after Keras layers and signature, and adds what is known about the model."""
+    """Name tensors after Keras layers and the signature, and add the metadata."""
     graph = model.subgraphs[0]
     names = LayerNames(exported)
     seen: dict[str, int] = {}
@@ -165,10 +168,10 @@ def _name_tensors(model: Any, exported: ExportedModel) -> None:
             seen[name] = seen.get(name, 0) + 1
             number = f":{seen[name]}" if seen[name] > 1 else ""
             graph.tensors[operator.outputs[0]].name = f"{name}{number}".encode()
-    # Runtimes without signatures go by the graph's own names.
+    # Runtimes without support for signatures use the names of tensors.
     graph.tensors[graph.inputs[0]].name = IMAGE.encode()
     layers_of_outputs = {}
-    # The graph's outputs may be in another order than the signature's.
+    # The outputs of the graph may have another order than those of the signature.
     for end in model.signatureDefs[0].outputs:
         graph.tensors[end.tensorIndex].name = end.name
         layers_of_outputs[end.name.decode()] = names.of_output(end.name.decode())
@@ -177,7 +180,7 @@ def _name_tensors(model: Any, exported: ExportedModel) -> None:
 
 
 def _pixels(model: keras.Model) -> dict[str, Any]:
-    """Return the input, and its normalization in the graph."""
+    """Return the description of the input's pixels and of their normalization in the graph."""
     known: dict[str, Any] = {"range": [0, 255], "layout": "NHWC"}
     if model.input_shape[-1] == 3:
         known["channels"] = "RGB"

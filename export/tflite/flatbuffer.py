@@ -1,4 +1,4 @@
-"""TFLite models as objects of the file format: read, walked, added to and run in parts."""
+"""TFLite models as objects of the file format: reading, changing and running them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from keras_resnet.support.cores import usable_cores
 from keras_resnet.support.extras import require
 from keras_resnet.support.quiet import quiet
 
-#: NumPy's types by the file format's numbers, for tensors that hold numbers.
+#: NumPy dtypes by the numbers of the file format.
 _DTYPES = {
     getattr(TensorType, name.upper()): np.dtype(name)
     for name in ("float32", "float16", "int8", "uint8", "int16", "int32", "int64")
@@ -32,41 +32,41 @@ _OPERATOR_NAMES = {number: name for name, number in vars(BuiltinOperator).items(
 
 
 def parse(content: bytes) -> Any:
-    """A TFLite model as objects."""
+    """Return a TFLite model as objects."""
     return convert_bytearray_to_object(bytearray(content))
 
 
 def serialize(model: Any) -> bytes:
-    """The reverse of `parse`."""
+    """Return the content of a file from the objects of `parse`."""
     return bytes(convert_object_to_bytearray(model))
 
 
 def read(path: str | os.PathLike[str]) -> Any:
-    """The model in a file as objects.
+    """Return the model in a file as objects.
 
     Raises:
-        ValueError: the file is no TFLite model.
+        ValueError: the file is not a TFLite model.
     """
     content = Path(path).read_bytes()
     if content[4:8] != b"TFL3":
-        raise ValueError(f"Expected a TFLite file. Received: {path}, which is something else")
+        raise ValueError(f"Expected a TFLite file. Received: {path}, which has another format")
     return parse(content)
 
 
 def builtin(model: Any, operator: Any) -> int:
-    """Number of a built-in operator; files of old schemas have it in another field."""
+    """Return the number of a built-in operator, which old files have in another field."""
     code = model.operatorCodes[operator.opcodeIndex]
     return max(int(code.builtinCode), int(code.deprecatedBuiltinCode))
 
 
 def operator_name(model: Any, operator: Any) -> str:
-    """Name of a built-in operator, such as `CONV_2D`."""
+    """Return the name of a built-in operator, such as `CONV_2D`."""
     number = builtin(model, operator)
     return _OPERATOR_NAMES.get(number, f"operator {number}")
 
 
 def constant(model: Any, index: int) -> np.ndarray | None:
-    """The values of a tensor in its shape; None if it is computed, or there is none (-1)."""
+    """Return the values of a constant tensor; None if it is computed, or the index is -1."""
     if index < 0:
         return None
     tensor = model.subgraphs[0].tensors[index]
@@ -78,19 +78,19 @@ def constant(model: Any, index: int) -> np.ndarray | None:
 
 
 def set_constant(model: Any, tensor: Any, values: np.ndarray) -> None:
-    """Gives a tensor other values, of its own type."""
+    """Replace the values of a constant tensor by others of its type."""
     model.buffers[tensor.buffer].data = np.frombuffer(values.tobytes(), np.uint8)
 
 
 def append_tensor(model: Any, tensor: Any) -> int:
-    """Adds a tensor to the graph; its index."""
+    """Add a tensor to the graph; return its index."""
     tensors = model.subgraphs[0].tensors
     tensors.append(tensor)
     return len(tensors) - 1
 
 
 def append_constant(model: Any, values: np.ndarray, name: bytes) -> int:
-    """Adds a float32 constant to the graph; the index of its tensor."""
+    """Add a float32 constant to the graph; return the index of its tensor."""
     model.buffers.append(schema.BufferT())
     tensor = schema.TensorT()
     tensor.shape, tensor.type, tensor.name = np.array(values.shape, np.int32), 0, name
@@ -100,9 +100,9 @@ def append_constant(model: Any, values: np.ndarray, name: bytes) -> int:
 
 
 def new_operator(model: Any, number: int, version: int = 1) -> Any:
-    """A built-in operator of a kind that is new to the model, not yet in its graph."""
+    """Return a new built-in operator, with a code of its own, that is not yet in the graph."""
     code = schema.OperatorCodeT()
-    # The old field holds numbers up to 127 only, which all of ours are.
+    # The deprecated field holds numbers up to 127, enough for all operators that are added here.
     code.builtinCode, code.deprecatedBuiltinCode, code.version = number, number, version
     model.operatorCodes.append(code)
     operator = schema.OperatorT()
@@ -111,12 +111,15 @@ def new_operator(model: Any, number: int, version: int = 1) -> Any:
 
 
 def producers(model: Any) -> dict[int, Any]:
-    """The operator that computes a tensor, by the tensor's index."""
+    """Return the operator that computes each tensor, by the tensor's index."""
     return {int(i): operator for operator in model.subgraphs[0].operators for i in operator.outputs}
 
 
 def followers(model: Any) -> Callable[[Any], Any | None]:
-    """Finds the only operator that takes in what another one puts out; None: there is no one."""
+    """Return a function that finds the only user of an operator's output.
+
+    The function returns None if the output has no user, several users, or is one of the graph's.
+    """
     graph = model.subgraphs[0]
     uses = Counter(int(i) for operator in graph.operators for i in operator.inputs)
     uses.update(int(i) for i in graph.outputs)
@@ -132,9 +135,9 @@ def followers(model: Any) -> Callable[[Any], Any | None]:
 def tensor_values(
     model: Any, tensors: Sequence[int], images: np.ndarray, size: int
 ) -> Iterator[list[np.ndarray]]:
-    """Return the values that LiteRT computes in some tensors of a float model.
+    """Yield the values of some tensors of a float model, for each batch of `size` images.
 
-    For one batch of `size` images after the other; the last is filled up with its last image.
+    The last batch is filled up with its last image.
     """
     graph = model.subgraphs[0]
     before = graph.outputs, model.signatureDefs

@@ -1,6 +1,6 @@
 """Inspection of TFLite files: operators, float computations, types of inputs and outputs.
 
-Every function of a path raises a `ValueError` if the file is no TFLite model.
+Every function of a path raises ValueError if the file is not a TFLite model.
 """
 
 from __future__ import annotations
@@ -17,22 +17,24 @@ from keras_resnet.export.metadata import entry_of_tflite
 from keras_resnet.export.tflite.flatbuffer import constant, operator_name, producers, read
 from keras_resnet.export.tflite.private import TensorType
 
-#: From and to integers; they compute nothing.
+#: Operators that only convert from and to integers.
 _CASTS = ("QUANTIZE", "DEQUANTIZE")
 
 _FLOATS = {TensorType.FLOAT32, TensorType.FLOAT16}
 _INTEGERS = {TensorType.INT8, TensorType.INT16, TensorType.UINT8}
 
-#: NumPy-like names of the numbers that the schema has for types.
+#: Names of types, as in NumPy, by their numbers in the file format.
 _TYPE_NAMES = {number: name.lower() for name, number in vars(TensorType).items() if name.isupper()}
 
 PathLike = str | os.PathLike[str]
 
 
 class FloatOperator(NamedTuple):
-    """An operator that computes in float, such as `CONV_2D`.
+    """Operator that computes in float.
 
-    Its layers are those of Keras that it computes; of a foreign file, the name of its output.
+    Attributes:
+        operator: name of the operator, such as `CONV_2D`.
+        layers: Keras layers that it computes; in a file of another package, the name of its output.
     """
 
     operator: str
@@ -40,24 +42,24 @@ class FloatOperator(NamedTuple):
 
 
 def operators(path: PathLike) -> dict[str, int]:
-    """Count the built-in operators of a file, the most frequent first."""
+    """Count the operators of a file by name, the most frequent first."""
     model = read(path)
     counts = Counter(operator_name(model, x) for graph in model.subgraphs for x in graph.operators)
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
 def float_layers(path: PathLike) -> tuple[str, ...]:
-    """Names of the Keras layers that a file computes in float, in the order of the network.
+    """Return the names of the Keras layers that a file computes in float, in network order.
 
-    Where weights are integers but activations are not (dynamic range), the layers with such weights
-    are not among them: runtimes compute them in integers.
+    Layers with integer weights and float activations (dynamic range) are left out, as runtimes
+    compute them in integers.
     """
     found = (layer for operator in float_operators(path) for layer in operator.layers)
     return tuple(dict.fromkeys(found))
 
 
 def float_operators(path: PathLike) -> tuple[FloatOperator, ...]:
-    """The operators that a file computes in float, in their order."""
+    """Return the operators that a file computes in float, in their order."""
     model = read(path)
     tensors, found = model.subgraphs[0].tensors, []
     for operator in model.subgraphs[0].operators:
@@ -70,7 +72,7 @@ def float_operators(path: PathLike) -> tuple[FloatOperator, ...]:
 
 
 def _layers(model: Any, operator: Any) -> tuple[str, ...]:
-    """The layers that the output of an operator is named after."""
+    """Return the layers that an operator's output is named after."""
     name = model.subgraphs[0].tensors[operator.outputs[0]].name.decode()
     text = re.sub(r":\d+$", "", name)
     layers_of_outputs = entry_of_tflite(model).get("layers") or {}
@@ -78,13 +80,14 @@ def _layers(model: Any, operator: Any) -> tuple[str, ...]:
 
 
 class KernelFacts(NamedTuple):
-    """The weights of an operator in a file.
+    """Facts about the weights of an operator.
 
     Attributes:
-        layers: the Keras layers that it computes; of a foreign file, the name of its output.
-        weights: how many there are.
-        zeros: how many of them are 0.
-        distinct: how many different ones there are; of floats, at most in an output channel.
+        layers: Keras layers that it computes; in a file of another package, the name of its output.
+        weights: number of weights.
+        zeros: number of weights that are 0.
+        distinct: number of distinct weights; for float weights, the largest number in an output
+            channel.
     """
 
     layers: tuple[str, ...]
@@ -94,7 +97,7 @@ class KernelFacts(NamedTuple):
 
 
 def kernels(path: PathLike) -> tuple[KernelFacts, ...]:
-    """The weights of all convolutions and dense layers of a file, in its order."""
+    """Return facts about the weights of all convolutions and dense layers, in the file's order."""
     model = read(path)
     found = []
     for operator in model.subgraphs[0].operators:
@@ -107,21 +110,21 @@ def kernels(path: PathLike) -> tuple[KernelFacts, ...]:
 
 
 def dense_input(path: PathLike) -> int:
-    """The index of the tensor that the last dense layer of a file gets.
+    """Return the index of the input tensor of a file's last dense layer.
 
     Raises:
-        ValueError: there is no dense layer, or the file is no TFLite model.
+        ValueError: there is no dense layer.
     """
     model = read(path)
     operators = model.subgraphs[0].operators
     dense = [x for x in operators if operator_name(model, x) == "FULLY_CONNECTED"]
     if not dense:
-        raise ValueError("it has no dense layer (FULLY_CONNECTED), before which it could end")
+        raise ValueError("it has no dense layer (FULLY_CONNECTED) to take the features before")
     return int(dense[-1].inputs[0])
 
 
 def kernel_index(model: Any, operator: Any) -> int:
-    """The tensor with an operator's weights; in half precision, what they are made floats of."""
+    """Return the index of the tensor with an operator's weights, before any cast from float16."""
     index = int(operator.inputs[1])
     before = producers(model).get(index)
     is_cast = before is not None and operator_name(model, before) == "DEQUANTIZE"
@@ -129,20 +132,22 @@ def kernel_index(model: Any, operator: Any) -> int:
 
 
 def distinct_values(kernel: np.ndarray) -> int:
-    """Count the distinct integers; of floats, the most in an output channel."""
+    """Return the number of distinct weights; for floats, the largest in an output channel."""
     parts = [kernel] if kernel.dtype == np.int8 else kernel
     return max(len(np.unique(part)) for part in parts)
 
 
 def describe(path: PathLike) -> dict[str, Any]:
-    """Return a file's description of itself, as plain data for JSON.
+    """Return the description of a file as plain data for JSON.
 
     Returns:
-        Class names, protocol and the like as in `ModelInfo`, as far as they are known; `pixels`:
-        range and layout of the input and the mean and deviation (per channel, in pixel units), or
-        the scale and offset, by which the graph itself normalises, so that nobody else must;
-        `signature`, its key; `inputs` and `outputs`, as
-        lists of `name`, `shape` (None: any), `dtype`, `scale` and `zero_point` (None: float).
+        Dictionary with the known fields of `ModelInfo`, such as class names and protocol, and:
+
+        - `pixels`: range and layout of the input, and the normalization that the graph does itself:
+          mean and standard deviation per channel in pixel units, or scale and offset.
+        - `signature`: key of the signature; None if there is none.
+        - `inputs` and `outputs`: lists of `name`, `shape` (None for sides of any length), `dtype`,
+          `scale` and `zero_point` (None for float tensors).
     """
     model = read(path)
     graph = model.subgraphs[0]
@@ -173,16 +178,16 @@ def _end(name: str, tensor: Any) -> dict[str, Any]:
 
 
 def quantize_input(batch: np.ndarray, details: Mapping[str, Any]) -> np.ndarray:
-    """Turns pixels into what the input of an artifact takes.
+    """Convert pixels to the type of an artifact's input.
 
     Args:
-        batch: `(n, height, width, channels)`, any type, RGB in [0, 255].
-        details: of the input, as `get_input_details()` of an interpreter or of its signature runner
-            gives them.
+        batch: pixels `(n, height, width, channels)`, uint8 or float.
+        details: details of the input from `get_input_details()` of an interpreter or of its
+            signature runner.
 
     Returns:
-        The same shape, in the type of the input: rounded to its steps and cut off at the ends of
-        its range if that is an integer type.
+        Array of the same shape; for an integer type, rounded to the steps of the scale and clipped
+        to the range of the type.
     """
     dtype, (scale, zero_point) = np.dtype(details["dtype"]), _parameters(details)
     if scale is None or not np.issubdtype(dtype, np.integer):
@@ -193,11 +198,11 @@ def quantize_input(batch: np.ndarray, details: Mapping[str, Any]) -> np.ndarray:
 
 
 def dequantize_output(values: np.ndarray, details: Mapping[str, Any]) -> np.ndarray:
-    """Turns what an artifact puts out into float32 numbers of the same shape.
+    """Convert an output of an artifact to float32.
 
     Args:
-        values: one output.
-        details: of the output, as for `quantize_input`.
+        values: the output, of any shape.
+        details: details of the output, as for `quantize_input`.
     """
     scale, zero_point = _parameters(details)
     if scale is None or not np.issubdtype(values.dtype, np.integer):
@@ -206,7 +211,7 @@ def dequantize_output(values: np.ndarray, details: Mapping[str, Any]) -> np.ndar
 
 
 def _parameters(details: Mapping[str, Any]) -> tuple[np.float32 | None, int]:
-    """Scale and zero point; no scale if the tensor is not quantized."""
+    """Return the scale, None if the tensor is not quantized, and the zero point."""
     parameters = details["quantization_parameters"]
     if not len(parameters["scales"]):
         return None, 0

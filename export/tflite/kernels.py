@@ -1,4 +1,4 @@
-"""Pruned and clustered kernels in TFLite files: what they were made for has to hold there."""
+"""Check that pruned and clustered kernels keep their properties in TFLite files."""
 
 from __future__ import annotations
 
@@ -19,31 +19,39 @@ _INT8_MAX = 127
 
 
 class _Kernel(NamedTuple):
-    """A kernel in a file, output channels first."""
+    """Kernel in a file.
+
+    Attributes:
+        layer: name of the Keras layer.
+        values: values in the Keras layer, with output channels first.
+        written: values in the file, of the same shape.
+        tensor: tensor in the file.
+        bias: index of the bias tensor; -1 if there is none.
+    """
 
     layer: str
-    #: Those of the Keras layer, and those in the file, in the same shape.
     values: np.ndarray
     written: np.ndarray
     tensor: Any
-    #: Index of its tensor; -1: there is none.
     bias: int
 
 
 def keep_properties(model: Any, exported: ExportedModel) -> None:
-    """Makes sure that zeros are zeros and clustered weights have few values in a file, too.
+    """Keep the zeros of pruned kernels and the few distinct weights of clustered kernels in a file.
 
-    In integers, every output channel has a step of its own, by its own largest weight; of shared
-    values, that would make as many integers as there are channels. So all channels of a clustered
-    kernel get the step of the largest one, before batch normalisation was folded into it. In float,
-    the values are multiplied with the scale of each channel: there are few in each channel.
+    In integers, each output channel has a scale of its own, from its largest weight. A weight that
+    the channels of a clustered kernel share would become as many integers as there are channels.
+    Therefore all channels get the scale of the largest one, from before batch normalization was
+    folded into the kernel. In float, folding multiplies each channel by a factor, so that the
+    number of distinct weights holds for each channel.
 
     Args:
-        model: a TFLite model as objects, with the converter's names; it is changed.
-        exported: what it was made from.
+        model: TFLite model as objects, with the converter's names; changed in place.
+        exported: the exported model.
 
     Raises:
-        ValueError: zeros are no zeros any more, or there are more values; the message says where.
+        ValueError: a zero has become another number, or a kernel has more distinct weights. The
+            message names the layer.
     """
     wanted = dict(compressed_kernels(exported.model))
     for kernel in _kernels(model, exported):
@@ -55,14 +63,14 @@ def keep_properties(model: Any, exported: ExportedModel) -> None:
         if lost:
             raise ValueError(
                 f"Expected the zeros of layer {kernel.layer!r} to stay zeros. Received: {lost:,} "
-                "others in the TFLite file"
+                "other numbers in the TFLite file"
             )
         if distinct is not None:
-            # A channel whose normalisation has a scale of zero is all zeros.
+            # A channel whose normalization has a scale of zero is all zeros.
             filled = written[written.any(axis=(1, 2, 3))] if written.any() else written
             if (found := distinct_values(filled)) > distinct:
                 raise ValueError(
-                    f"Expected at most {distinct} different weights in layer {kernel.layer!r}. "
+                    f"Expected at most {distinct} distinct weights in layer {kernel.layer!r}. "
                     f"Received: {found} in the TFLite file"
                 )
     if wanted:
@@ -101,22 +109,22 @@ def _four_sides(kernel: np.ndarray) -> np.ndarray:
 
 
 def _share_steps(model: Any, kernel: _Kernel) -> np.ndarray:
-    """Gives all channels of a kernel in integers the step of the largest one before folding.
+    """Give all channels of an integer kernel the scale of the largest one before folding.
 
-    Returns the integers that are in the file then.
+    Return the new integers in the file.
     """
     written, largest = kernel.written, np.abs(kernel.values).max(axis=(1, 2, 3))
     if not largest.any():
         return written
     scales = np.asarray(kernel.tensor.quantization.scale)
     if scales.size == 1:
-        # One step for all already, and no folding.
+        # All channels share a scale already, and nothing was folded.
         empty, factors = np.zeros(len(written), bool), np.ones(1)
     else:
         empty = (largest == 0) | ~written.any(axis=(1, 2, 3))
         factors = np.where(empty, 1.0, largest.max() / np.where(empty, 1.0, largest))
     new = np.round(kernel.values / largest.max() * _INT8_MAX)
-    # Where a scale is negative after all, what follows tells.
+    # Batch normalization with a negative scale has changed the sign of a channel.
     new *= np.where((written * kernel.values).sum(axis=(1, 2, 3), keepdims=True) < 0, -1, 1)
     new[empty] = 0
     integers = new.astype(np.int8)

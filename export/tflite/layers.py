@@ -14,10 +14,10 @@ _CASTS = (BuiltinOperator.QUANTIZE, BuiltinOperator.DEQUANTIZE)
 
 
 class LayerNames:
-    """Finds the Keras layers that the operators of a converted model come from.
+    """Map from the operators of a converted model to the Keras layers that they compute.
 
-    `tracing.traced_as` has given every layer a scope of its name, and the name of an operator's
-    output tensor has the scopes of all that was fused into it.
+    `tracing.traced_as` gives every layer a scope with its name, and the name of an operator's
+    output tensor has the scopes of all layers that were fused into the operator.
     """
 
     def __init__(self, exported: ExportedModel) -> None:
@@ -27,11 +27,11 @@ class LayerNames:
         self._outputs = dict(zip(exported.outputs, names, strict=False))
 
     def of_output(self, name: str) -> str | None:
-        """The layer that one of the signature's outputs comes from."""
+        """Return the layer that computes an output of the signature."""
         return self._outputs.get(name)
 
     def of_tensor(self, name: str) -> tuple[str, ...]:
-        """The layers in a tensor's name, in the order of the network."""
+        """Return the layers in a tensor's name, in the order of the network."""
         found = set()
         for part in name.split(";"):
             scopes = [scope for scope in part.split("/")[:-1] if scope in self._order]
@@ -42,7 +42,7 @@ class LayerNames:
         return tuple(sorted(layers, key=self._order.__getitem__))
 
     def of_operators(self, model: Any) -> list[tuple[str, ...]]:
-        """The layers of every operator of a model, in its order; empty where none is known."""
+        """Return the layers of every operator of a model, in its order; empty if not known."""
         graph = model.subgraphs[0]
         ends = {end.tensorIndex: end.name.decode() for end in model.signatureDefs[0].outputs}
         for operator in reversed(graph.operators):
@@ -52,7 +52,7 @@ class LayerNames:
         for operator in graph.operators:
             layers = self.of_tensor(graph.tensors[operator.outputs[0]].name.decode())
             if operator.outputs[0] in ends:
-                # The converter calls these after the signature; their constants keep their names.
+                # The converter names outputs after the signature, but not the operator's constants.
                 constants = [i for i in operator.inputs if constant(model, i) is not None]
                 texts = [graph.tensors[i].name.decode() for i in constants]
                 last = self.of_output(ends[operator.outputs[0]])
@@ -63,10 +63,10 @@ class LayerNames:
 
 
 def nodes_of(layers: Sequence[str], model: Any, names: LayerNames) -> list[str]:
-    """Names of the output tensors of the operators that the layers became.
+    """Return the names of the output tensors of the operators that compute the layers.
 
     Raises:
-        ValueError: the network has no such layer, or the layer has no operator.
+        ValueError: the network has no such layer, or the layer has no operator of its own.
     """
     operators = list(zip(model.subgraphs[0].operators, names.of_operators(model), strict=True))
     check_kept_layers(layers, names.model, {layer for _, found in operators for layer in found})

@@ -1,4 +1,4 @@
-"""Batch normalisation without a convolution before it, in integers."""
+"""Exact integer forms of batch normalization that does not follow a convolution."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from keras_resnet.export.tflite.private import NO_ACTIVATION, BuiltinOperator, s
 
 
 def norms_as_convolutions(model: Any) -> None:
-    """Turns products and sums with a constant per channel into depthwise 1x1 convolutions.
+    """Turn products and sums with a constant per channel into depthwise 1x1 convolutions.
 
-    A pre-activation network has such normalisations. In integers, the scales of all channels of a
-    product share a step, which ruins those of the small ones; a depthwise convolution has a step
-    per channel, so that its scales are exact.
+    Pre-activation networks have such normalizations. In integers, all channels of a product share
+    one scale, which is too coarse for channels with small factors. A depthwise convolution has a
+    scale per channel.
 
     Args:
-        model: a float model, as objects; it is changed.
+        model: float model as objects; changed in place.
     """
     graph = model.subgraphs[0]
     after, removed = flatbuffer.followers(model), []
@@ -26,7 +26,7 @@ def norms_as_convolutions(model: Any) -> None:
         if flatbuffer.builtin(model, operator) != BuiltinOperator.MUL:
             continue
         scale = _per_channel(model, operator)
-        # The three channels of pixels have one scale or nearly so, and an exact range.
+        # The channels of pixels have nearly the same factor and an exact range.
         if scale is None or _is_preprocessing(model, operator):
             continue
         shift, last, following = np.zeros_like(scale), operator, after(operator)
@@ -38,13 +38,13 @@ def norms_as_convolutions(model: Any) -> None:
         ):
             shift, last = added, following
             removed.append(following)
-        _become(model, operator, scale, shift, last)
+        _become_convolution(model, operator, scale, shift, last)
     for operator in removed:
         graph.operators.remove(operator)
 
 
 def _per_channel(model: Any, operator: Any) -> np.ndarray | None:
-    """The constant that an operator combines every channel of maps with; None if it has none."""
+    """Return the constant that an operator combines each channel with; None if it has none."""
     if len(operator.inputs) != 2:
         return None
     values = flatbuffer.constant(model, operator.inputs[1])
@@ -56,7 +56,7 @@ def _per_channel(model: Any, operator: Any) -> np.ndarray | None:
 
 
 def _is_preprocessing(model: Any, operator: Any) -> bool:
-    """Whether an operator works on the pixels, or on what was subtracted from them."""
+    """Return whether an operator is part of the normalization of the pixels."""
     makers = flatbuffer.producers(model)
     tensor = int(operator.inputs[0])
     while tensor in makers and _per_channel(model, makers[tensor]) is not None:
@@ -64,8 +64,10 @@ def _is_preprocessing(model: Any, operator: Any) -> bool:
     return tensor == int(model.subgraphs[0].inputs[0])
 
 
-def _become(model: Any, operator: Any, scale: np.ndarray, shift: np.ndarray, last: Any) -> None:
-    """Makes an operator a depthwise convolution that ends as `last` does."""
+def _become_convolution(
+    model: Any, operator: Any, scale: np.ndarray, shift: np.ndarray, last: Any
+) -> None:
+    """Turn an operator into a depthwise convolution with the outputs and activation of `last`."""
     options = schema.DepthwiseConv2DOptionsT()
     options.padding, options.strideW, options.strideH = schema.Padding.VALID, 1, 1
     options.depthMultiplier = options.dilationWFactor = options.dilationHFactor = 1

@@ -1,8 +1,8 @@
-"""The private modules of TensorFlow that TFLite needs: imported here only, and only these names.
+"""Names from private modules of TensorFlow, which are imported in this module only.
 
-The public converter quantizes only what it has calibrated by itself, takes no ranges from
-quantization-aware training, keeps no layer in float and does not let anybody look into its files.
-`tests/export/tflite/test_private.py` notices when TensorFlow changes what is used of them.
+The public converter cannot do what they are for: it quantizes only with its own calibration, takes
+no ranges from quantization-aware training, keeps no layers in float, and cannot read its files.
+`tests/export/tflite/test_private.py` fails when TensorFlow changes them.
 """
 
 from __future__ import annotations
@@ -10,16 +10,16 @@ from __future__ import annotations
 from typing import Any
 
 try:
-    # The classes and numbers of the file format.
+    # Classes and constants of the file format.
     from tensorflow.lite.python import schema_py_generated
 
-    # Quantizes a model that has ranges already: to int8, except for given operators.
+    # Quantizes a model with known ranges to int8, except for given operators.
     from tensorflow.lite.python.convert import mlir_quantize as mlir_quantize
 
-    # The same to int16 activations.
+    # Quantizes a model with known ranges to int16 activations.
     from tensorflow.lite.python.optimize.calibrator import Calibrator as Calibrator
 
-    # From bytes to objects of these classes, and back.
+    # Convert from the content of a file to objects, and back.
     from tensorflow.lite.tools.flatbuffer_utils import (
         convert_bytearray_to_object as convert_bytearray_to_object,
         convert_object_to_bytearray as convert_object_to_bytearray,

@@ -1,4 +1,4 @@
-"""TFLite in integers, with operators that stay in float."""
+"""Quantization of TFLite models, with operators that stay in float."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from keras_resnet.support.quiet import quiet
 
 
 def quantized_int8(content: bytes, ends: Any, keep: list[str]) -> bytes:
-    """Weights and activations in int8, per channel and per tensor.
+    """Return a model with int8 weights per channel and int8 activations per tensor.
 
     Args:
-        content: from `ranges.with_ranges`.
+        content: float model from `ranges.with_ranges`.
         ends: TensorFlow type of the input and the outputs.
         keep: names of the output tensors of operators that stay in float.
     """
@@ -38,10 +38,12 @@ def quantized_int8(content: bytes, ends: Any, keep: list[str]) -> bytes:
 
 
 def quantized_int16x8(content: bytes) -> bytes:
-    """Weights in int8, activations in int16; what has no integer form stays in float.
+    """Return a model with int8 weights and int16 activations.
+
+    Operators without an integer form stay in float.
 
     Args:
-        content: from `ranges.with_ranges`; its ranges are used, so that no image is fed here.
+        content: float model from `ranges.with_ranges`; its ranges replace calibration images.
     """
     with quiet():
         return bytes(
@@ -57,13 +59,13 @@ def quantized_int16x8(content: bytes) -> bytes:
 
 
 def with_float_operators(quantized: bytes, floating: bytes, keep: Sequence[str]) -> bytes:
-    """Puts operators of a float model in the place of their int16x8 forms.
+    """Replace the int16x8 forms of operators by their float forms.
 
-    TensorFlow's quantizer for int16 activations has no list of exceptions.
+    TensorFlow's quantizer for int16 activations cannot skip operators.
 
     Args:
-        quantized: an int16x8 model with float ends.
-        floating: the float model that it was made from.
+        quantized: int16x8 model with float input and outputs.
+        floating: float model that it was made from.
         keep: names of the output tensors of the operators.
     """
     result, original = flatbuffer.parse(quantized), flatbuffer.parse(floating)
@@ -79,7 +81,7 @@ def with_float_operators(quantized: bytes, floating: bytes, keep: Sequence[str])
             _Ops.QUANTIZE,
             _Ops.DEQUANTIZE,
         )
-        # Others are in float already, or are shapes.
+        # Other types of outputs are float already, or are shapes.
         if name in keep and not casts and output.type == TensorType.INT16:
             splice.replace(operator, by_name[name])
         else:
@@ -88,7 +90,7 @@ def with_float_operators(quantized: bytes, floating: bytes, keep: Sequence[str])
 
 
 class _Splice:
-    """Appends float operators to a graph of integers."""
+    """Insertion of float operators into an integer model."""
 
     def __init__(self, result: Any, original: Any) -> None:
         self._result, self._original = result, original
@@ -96,7 +98,7 @@ class _Splice:
         self._floats: dict[int, int] = {}
 
     def replace(self, operator: Any, floating: Any) -> None:
-        """Appends `floating` for `operator`, with what it takes to go from and to integers."""
+        """Append `floating` in place of `operator`, with casts from and to integers."""
         new = copy.copy(floating)
         pairs = zip(operator.inputs, floating.inputs, strict=True)
         new.inputs = [self._input(here, there) for here, there in pairs]
@@ -130,7 +132,7 @@ class _Splice:
         return self._floats[here]
 
     def _cast(self, kind: int, input_: int, output: int) -> Any:
-        # Version 2 takes int16 and int8.
+        # Version 2 of both casts supports int16.
         operator = flatbuffer.new_operator(self._result, kind, version=2)
         operator.inputs, operator.outputs = [input_], [output]
         return operator

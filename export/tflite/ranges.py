@@ -1,6 +1,6 @@
-"""The ranges of activations, from which TFLite takes the steps of its integers.
+"""Ranges of activations, which determine the scales of integers.
 
-They are measured on calibration images, or quantization-aware training has found them.
+They are measured on calibration images, or learned by quantization-aware training.
 """
 
 from __future__ import annotations
@@ -16,38 +16,38 @@ from keras_resnet.export.tflite.layers import LayerNames
 from keras_resnet.export.tflite.norms import norms_as_convolutions
 from keras_resnet.export.tflite.private import RELU, BuiltinOperator as _Ops, TensorType, schema
 
-#: Tensor -> smallest and largest number in it.
+#: Smallest and largest value of tensors, by index.
 _Ranges = dict[int, tuple[float, float]]
 
-#: Their outputs have the step of their input.
+#: Operators whose output has the range of their input.
 _PASSING = (
     *(_Ops.MAX_POOL_2D, _Ops.AVERAGE_POOL_2D, _Ops.REDUCE_MAX, _Ops.RESHAPE, _Ops.SQUEEZE),
     *(_Ops.TRANSPOSE, _Ops.STRIDED_SLICE, _Ops.SLICE),
 )
 _PADDING = (_Ops.PAD, _Ops.MIRROR_PAD)
 
-#: Their outputs are between 0 and 1, with steps of 1/256.
+#: Operators whose output is in [0, 1], with a scale of 1/256.
 _SHARES = (_Ops.SOFTMAX, _Ops.LOGISTIC)
 
 _ELEMENTWISE = {_Ops.ADD: np.add, _Ops.SUB: np.subtract, _Ops.MUL: np.multiply}
 
 
 def with_ranges(exported: ExportedModel, floating: bytes) -> bytes:
-    """A float model with the range of every activation.
+    """Return a float model with the range of every activation.
 
-    TensorFlow's own calibrator works on one core without LiteRT's fast kernels, several times as
-    slowly, and takes what `ADD` writes into the place of an input for that input.
+    TensorFlow's calibrator is not used: it runs on one core without LiteRT's fast kernels, several
+    times more slowly, and mistakes the output of an in-place `ADD` for its input.
 
-    The range of the input is set to [0, 255], which is what pixels are: the scale of an integer
-    input is then exactly 1, and no image has to be changed for that.
+    The range of the input is [0, 255], whatever the images have, so that the scale of an integer
+    input is exactly 1.
 
     Args:
-        exported: the model; has calibration images, or learned ranges, which come before those on
-            the images.
+        exported: exported model with calibration images or learned ranges; learned ranges take
+            precedence.
         floating: the float model.
 
     Raises:
-        ValueError: there are neither, or not for all activations.
+        ValueError: an activation has no range.
     """
     model = flatbuffer.parse(floating)
     norms_as_convolutions(model)
@@ -65,17 +65,17 @@ def with_ranges(exported: ExportedModel, floating: bytes) -> bytes:
         ranges = _passed_on(model, _learned(model, layers, exported), ranges)
     for index in activations:
         if index not in ranges:
-            beside = ""
+            missing = ""
             if exported.learned is not None:
                 found = names.of_tensor(graph.tensors[index].name.decode())
-                beside = f", and no learned range of {' and '.join(found) or 'an operator'}"
+                missing = f", and no learned range of {' and '.join(found) or 'an operator'}"
             raise ValueError(
-                f"Expected calibration images for integer activations. Received: none{beside}. "
+                f"Expected calibration images for integer activations. Received: none{missing}. "
                 "Pass images like those the network will see"
             )
     for index, (low, high) in ranges.items():
         parameters = schema.QuantizationParametersT()
-        # Nothing but zeros, as of dead units: LiteRT refuses the step of an empty range.
+        # LiteRT refuses an empty range, such as that of dead units, which are always 0.
         high = low + 1 if low == high else high
         parameters.min, parameters.max = [float(low)], [float(high)]
         graph.tensors[index].quantization = parameters
@@ -88,7 +88,7 @@ def _measured(
     activations: list[int],
     exported: ExportedModel,
 ) -> _Ranges:
-    """The smallest and largest values on the calibration images."""
+    """Return the ranges of activations on the calibration images."""
     lowest = np.full(len(activations), np.inf)
     highest = np.full(len(activations), -np.inf)
     images, size = exported.calibration, exported.options.batch_size or 1
@@ -98,21 +98,21 @@ def _measured(
         highest = np.maximum(highest, [value.max() for value in values])
     with np.errstate(invalid="ignore", over="ignore"):
         widths = highest.astype(np.float32) - lowest.astype(np.float32)
-    # No scale can express such ranges, at which TensorFlow's quantizer would crash.
+    # TensorFlow's quantizer would crash at infinite ranges.
     infinite = {a for a, width in zip(activations, widths, strict=True) if not np.isfinite(width)}
     for operator, found in zip(model.subgraphs[0].operators, layers, strict=True):
         if infinite.intersection(operator.outputs):
             raise ValueError(
-                "Expected activations in a finite range on the calibration images. Received: "
-                f"infinite or no numbers from {' and '.join(found) or 'an operator'} on. Has the "
-                "network been trained?"
+                "Expected finite activations on the calibration images. Received: infinity or NaN "
+                f"in the output of {' and '.join(found) or 'an operator'}. Check that the network "
+                "has been trained"
             )
     pairs = zip(lowest.tolist(), highest.tolist(), strict=True)
     return dict(zip(activations, pairs, strict=True))
 
 
 def _learned(model: Any, layers: list[tuple[str, ...]], exported: ExportedModel) -> _Ranges:
-    """The learned ranges of the tensors that the layers' operators put out last."""
+    """Return the learned ranges by tensor: the last output of each layer's operators."""
     place = {x: name for name, group in fused_groups(exported.model).items() for x in group}
     tensors: dict[str, int] = {}
     for operator, found in zip(model.subgraphs[0].operators, layers, strict=True):
@@ -123,7 +123,7 @@ def _learned(model: Any, layers: list[tuple[str, ...]], exported: ExportedModel)
 
 
 def _passed_on(model: Any, learned: _Ranges, others: _Ranges) -> _Ranges:
-    """All ranges: the learned ones, what follows from them, and where nothing does, the others."""
+    """Return the learned ranges, those that follow from them, and `others` for the remainder."""
     graph = model.subgraphs[0]
     ranges = {int(graph.inputs[0]): others[int(graph.inputs[0])]}
     for operator in graph.operators:
@@ -147,7 +147,7 @@ def _passed_on(model: Any, learned: _Ranges, others: _Ranges) -> _Ranges:
 def _after_constant(
     model: Any, operator: Any, before: tuple[float, float]
 ) -> tuple[float, float] | None:
-    """The range after the sum, difference or product with constants; None: it is none of these."""
+    """Return the range after a sum, difference or product with a constant; None for others."""
     combine = _ELEMENTWISE.get(flatbuffer.builtin(model, operator))
     values = None if combine is None else flatbuffer.constant(model, operator.inputs[1])
     if combine is None or values is None:

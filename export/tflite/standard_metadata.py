@@ -1,7 +1,7 @@
-"""TensorFlow's own metadata of TFLite files: how pixels are normalised, and names of classes.
+"""Reader of TensorFlow's standard metadata in TFLite files: normalization and class names.
 
-Source: `metadata_schema.fbs` of tensorflow/tflite-support, which writes them: a flatbuffer in the
-entry `TFLITE_METADATA`, and files that are appended to the model as a zip archive.
+The format is that of `metadata_schema.fbs` in tensorflow/tflite-support: a flatbuffer in the entry
+`TFLITE_METADATA`, and files that are appended to the model as a zip archive.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from keras_resnet.models.archive import opened_archive
 
 _ENTRY = b"TFLITE_METADATA"
 
-#: Numbers of fields in their tables, and of choices.
+#: Numbers of fields in the tables of the schema, and of union types and enumeration values.
 _SUBGRAPHS, _INPUTS, _OUTPUTS, _UNITS, _FILES = 3, 2, 3, 4, 6
 _UNIT_KIND, _UNIT, _NORMALIZATION = 0, 1, 1
 _FILE_NAME, _FILE_KIND, _LABELS = 0, 2, 2
 
-#: Entries of a list that are looked at: more than any classifier has.
+#: Largest number of entries of a list that are read, more than any classifier has.
 _MOST = 64
 
 
@@ -33,10 +33,10 @@ class StandardMetadata(NamedTuple):
     """Metadata of a file's first input and output.
 
     Attributes:
-        mean: what is subtracted from pixels in [0, 255], one per channel or one for all; None if
-            it is not said.
-        std: what they are divided by then.
-        labels: names of the classes, if there are any.
+        mean: mean to subtract from pixels in [0, 255], one for each channel or one for all; None if
+            it is not known.
+        std: standard deviation to divide by after that.
+        labels: class names; None if there are none.
     """
 
     mean: np.ndarray | None = None
@@ -45,10 +45,10 @@ class StandardMetadata(NamedTuple):
 
 
 def standard_metadata(model: Any, path: Path) -> StandardMetadata:
-    """Reads the metadata of a TFLite model, `model`, which lies in the file `path`.
+    """Return the metadata of a TFLite model; `path` is its file.
 
     Raises:
-        ValueError: it is damaged.
+        ValueError: the metadata is damaged.
     """
     contents = [model.buffers[x.buffer].data for x in model.metadata or [] if x.name == _ENTRY]
     if not contents or contents[0] is None:
@@ -88,7 +88,7 @@ def _labels(tensor: Table | None, path: Path) -> tuple[str, ...] | None:
 
 
 def _offset(table: Table, field: int) -> int:
-    """Return the offset of a field in its table; 0 if it is not there."""
+    """Return the offset of a field in its table; 0 if the field is missing."""
     return table.Offset(4 + 2 * field)
 
 

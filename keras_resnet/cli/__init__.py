@@ -1,6 +1,6 @@
 """The `keras-resnet` command.
 
-Exit codes: 0 done, 1 the work failed, 2 bad arguments or input, 130 or 143 interrupted.
+Exit codes: 0 done, 1 failed, 2 bad arguments or input, 130 or 143 interrupted.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ for _module in pkgutil.walk_packages(__path__, f"{__name__}."):
     importlib.import_module(_module.name)
 
 
-#: Seconds that an interrupted process has for what is registered to be done at its end.
+#: Seconds that an interrupted process has for its exit handlers.
 _PATIENCE = 5.0
 
 
 class _Interrupted(SystemExit):
-    """A signal asked the process to end; what is on the stack cleans up on the way out."""
+    """Exception for a signal to end, which lets context managers clean up."""
 
 
 def _interrupt(signal_number: int, frame: FrameType | None) -> NoReturn:
@@ -43,24 +43,24 @@ def _interrupt(signal_number: int, frame: FrameType | None) -> NoReturn:
 
 
 def main() -> NoReturn:
-    """Runs the command: every failure is one sentence and an exit code, never a traceback.
+    """Run the command; a failure prints one sentence and sets the exit code.
 
-    KERAS_RESNET_TRACEBACK=1 in the environment shows the traceback of a failure, for reporting it.
+    With KERAS_RESNET_TRACEBACK=1 in the environment, a failure prints its traceback instead.
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
     for stream in (sys.stdout, sys.stderr):
-        # A terminal without Unicode gets question marks rather than no output.
+        # A terminal without Unicode shows question marks instead of failing.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
-    # A warning is a sentence, without the place in the source that it comes from.
+    # Print warnings without their place in the source code.
     warnings.formatwarning = _warning
     try:
         code = app(standalone_mode=False)
     except SystemExit as interruption:
         if interruption.code not in (130, 143):
             raise
-        # Training says what it has saved; everything else leaves no half-written results.
+        # Training reports what it has saved; other commands leave no partial results.
         kept = getattr(interruption, "kept", "") or "Earlier results are untouched"
         _say(f"Interrupted. {kept}")
         _end_at_once(int(interruption.code))
@@ -73,7 +73,7 @@ def main() -> NoReturn:
             error = full
         _say(_sentence(error), getattr(error, "has_lines", False))
         sys.exit(_exit_code(error))
-    # Typer returns what the command returned, or the code of its own `Exit`.
+    # Typer returns the value of the command, or the code of `typer.Exit`.
     sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -83,7 +83,7 @@ def _warning(message: Warning | str, *_: Any, **__: Any) -> str:
 
 def _exit_code(error: Exception) -> int:
     bad_input = (ValueError, ImportError, FileExistsError)
-    # Typer's own errors, about unknown commands and options, know their code.
+    # Typer's errors, about unknown commands and options, have an exit code.
     return int(getattr(error, "exit_code", 2 if isinstance(error, bad_input) else 1))
 
 
@@ -92,15 +92,13 @@ def _sentence(error: Any) -> str:
         return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
     if hasattr(error, "possibilities"):  # Typer's error about an unknown option.
         option = error.option_name
-        return f"No such option: {option}{_meant_option(option, error)}"
-    # Typer's own errors are worded by `format_message`.
+        return f"No such option: {option}{_option_hint(option, error)}"
+    # Typer's errors return their message from `format_message`.
     return str(getattr(error, "format_message", lambda: error)()) or type(error).__name__
 
 
-def _meant_option(option: str, error: Any) -> str:
-    """What was probably meant by an unknown option: another, a field that `--set` sets, or an
-    argument.
-    """
+def _option_hint(option: str, error: Any) -> str:
+    """Return a hint at the option, field or argument that an unknown option probably means."""
     from keras_resnet.networks.config import FIELDS
     from keras_resnet.training.recipes.recipe import fields_of
     from keras_resnet.training.recipes.table import RECIPES
@@ -118,13 +116,13 @@ def _meant_option(option: str, error: Any) -> str:
     found = nearest(option.lstrip("-"), {**choices, **dict.fromkeys(arguments, "")})
     if found and found[0] in arguments:
         words = (_path_of(error.ctx), *(name.upper() for name in arguments))
-        return f". {found[0].upper()} is given without an option: `{' '.join(words)}`"
+        return f". {found[0].upper()} is an argument without an option name: `{' '.join(words)}`"
     named = [choices[name] for name in found if name in choices]
     return f". Did you mean {' or '.join(named)}?" if named else ""
 
 
 def _path_of(context: Any) -> str:
-    """The words that call a command, such as `keras-resnet analyze lesion`."""
+    """Return the words that call a command, such as `keras-resnet analyze lesion`."""
     if context.parent is None:
         return "keras-resnet"
     return f"{_path_of(context.parent)} {context.info_name}"
@@ -136,9 +134,9 @@ def _say(text: str, has_lines: bool = False) -> None:
 
 
 def _end_at_once(code: int) -> NoReturn:
-    """Ends the process without waiting for threads, such as of a download that does not move.
+    """End the process without waiting for its threads, such as a download that makes no progress.
 
-    What has to be done at the end is done, unless that takes longer than anyone waits.
+    Exit handlers run, but for `_PATIENCE` seconds only.
     """
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):

@@ -1,4 +1,4 @@
-"""Early checks of commands: names and paths are refused before TensorFlow is imported."""
+"""Checks of arguments that run before TensorFlow is imported."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from keras_resnet.support.placeholders import refuse_text
 from keras_resnet.support.suggest import did_you_mean_beside
 from keras_resnet.training.devices.choices import Precision, StrategyName
 
-#: Suffixes of the artifacts that are files.
+#: Suffixes of artifacts that are files.
 _ARTIFACTS = (*MODEL_SUFFIXES, ".tflite", ".onnx")
 
 
@@ -27,28 +27,28 @@ def check_model(
     *,
     trained: bool = False,
 ) -> str:
-    """Refuse a model that cannot be loaded, as far as that is seen without Keras.
+    """Raise ValueError if a model cannot be loaded, as far as can be checked without Keras.
 
     Args:
-        model: a file of a Keras model (`.keras`, `.h5`), or the name of a network.
-        weights: a file or a tag, for a network by name.
-        size: height and width of its images.
-        fields: of `ResNetConfig` that change in it.
+        model: file of a Keras model (`.keras`, `.h5`), or name of a network.
+        weights: file or tag of weights, for a network by name.
+        size: height and width of the images in pixels, for a network by name.
+        fields: fields of `ResNetConfig` to change, for a network by name.
         trained: whether a network by name needs `weights`.
 
     Returns:
         The path, or the name as in `list_models()`.
 
     Raises:
-        ValueError: there is no such model, or no such weights of it, or a file comes with what
-            only networks by name have.
+        ValueError: there is no such model or there are no such weights of it, or a file is combined
+            with arguments for networks by name.
     """
     if not model.endswith(MODEL_SUFFIXES):
         return check_network(model, weights, fields, trained=trained)
     _refuse_fields(fields, size)
     if weights is not None:
         raise ValueError(
-            "Expected no `--weights` with a file of a model, which has its own. "
+            "Expected a model file without `--weights`, as it has its own. "
             f"Received: --weights {weights}"
         )
     check_model_file(Path(model))
@@ -72,10 +72,10 @@ def check_network(
     *,
     trained: bool = False,
 ) -> str:
-    """Do what `check_model` does, for a network by name alone."""
+    """Raise ValueError if a network by name cannot be built; see `check_model`."""
     from keras_resnet.networks.table import find_name, get_config
+    from keras_resnet.weights.path_or_tag import check_file, find_weights_of, is_path
     from keras_resnet.weights.registry import find_weights
-    from keras_resnet.weights.source import check_file, find_weights_of, is_path
 
     hint = ""
     with contextlib.suppress(ValueError):
@@ -83,20 +83,19 @@ def check_network(
         hint = f"Pass {tagged} as the model, with `--weights {model}`"
     if hint:
         raise ValueError(
-            f"Expected the name of a network. Received: {model}, a tag of weights. {hint}"
+            f"Expected the name of a network. Received: {model}, which is a tag of weights. {hint}"
         )
     if Path(model).suffix and Path(model).exists():
         raise ValueError(
-            "Expected a `.keras` or `.h5` file, or a network of `keras-resnet list`. "
-            f"Received: {model}. "
-            "To load weights into a network, pass its name as the model, with "
-            f"`--weights {model}`"
+            "Expected a `.keras` or `.h5` file, or the name of a network in `keras-resnet list`. "
+            f"Received: {model}. To load weights into a network, pass the network's name as the "
+            f"model, with `--weights {model}`"
         )
     name = find_name(model)
     get_config(name, **(fields or {}))
     if weights is None and trained:
         raise ValueError(
-            "Expected `--weights` with the name of a network, which has random ones without. "
+            "Expected `--weights` with the name of a network, whose weights are random otherwise. "
             f"Received: {model} alone"
         )
     if weights is not None and is_path(weights):
@@ -109,13 +108,14 @@ def check_network(
 def check_evaluated(
     model: str, weights: str | None, fields: Mapping[str, Any] | None = None
 ) -> None:
-    """Refuse what `evaluate` cannot open: no artifact, no tag, no network with weights."""
+    """Raise ValueError if `evaluate` cannot open a model: an artifact, a tag or a network."""
     from keras_resnet.weights.registry import find_weights
 
     if Path(model).suffix in _ARTIFACTS or Path(model).exists():
         if weights is not None:
             raise ValueError(
-                f"Expected no `--weights` with a file, which has its own. Received: {weights}"
+                "Expected a file without `--weights`, as it has its own. "
+                f"Received: --weights {weights}"
             )
         _refuse_fields(fields)
         check_readable(model)
@@ -127,23 +127,23 @@ def check_evaluated(
 
 
 def check_untrained(model: str) -> None:
-    """Refuse a file where a network is trained from random weights, or from given ones."""
+    """Raise ValueError if the model to train is a file, and not the name of a network."""
     if Path(model).suffix in _ARTIFACTS or Path(model).is_file():
         raise ValueError(
-            f"Expected the name of a network, which `train` builds. Received: {model}. To train a "
-            f"saved network on, run `keras-resnet finetune --model {model}`; to start from its "
-            f"weights, pass `--model NAME --weights {model}`"
+            f"Expected the name of a network to train. Received: {model}. To fine-tune a saved "
+            f"network, run `keras-resnet finetune --model {model}`; to start from its weights, "
+            f"pass `--model NAME --weights {model}`"
         )
 
 
 def check_strategy(strategy: str, dtype: str) -> None:
-    """Refuse devices and precisions that there are not."""
+    """Raise ValueError if there is no such strategy or precision."""
     check_choice("strategy", strategy, get_args(StrategyName))
     check_choice("dtype", dtype.removeprefix("mixed_"), get_args(Precision))
 
 
 def check_data(*sources: str | None) -> None:
-    """Refuse sources of images that do not exist; those that are None are none."""
+    """Raise ValueError if a data source does not exist; None is skipped."""
     from keras_resnet.data.sources.load import check_source
 
     for source in sources:
@@ -182,7 +182,7 @@ def check_file(name: str, path: Path | None) -> None:
 
 
 def check_artifacts(*paths: str | Path) -> None:
-    """Refuse paths where nothing is; the message names the most similar file beside it."""
+    """Raise ValueError, with the most similar name, if a path does not exist."""
     for path in map(Path, paths):
         if not path.exists():
             fits = lambda other: other.suffix in _ARTIFACTS or other.is_dir()  # noqa: E731
@@ -197,16 +197,16 @@ def _refuse_artifact(path: Path, hint: str) -> NoReturn:
 
 
 def check_readable(*paths: str | Path) -> None:
-    """Do what `check_artifacts` does, and refuse other files and texts in the place of files."""
+    """Raise ValueError if a path does not exist, or its file is not an artifact."""
     check_artifacts(*paths)
     for path in filter(Path.is_file, map(Path, paths)):
         if path.suffix not in _ARTIFACTS:
-            _refuse_artifact(path, ", which is something else")
+            _refuse_artifact(path, ", which has another format")
         refuse_text(path, "an artifact that can be read")
 
 
 def check_pixels(value: str | None, name: str = "pixels") -> None:
-    """Refuse a pixel format that there is not; None is none."""
+    """Raise ValueError if there is no such pixel format; None is skipped."""
     from keras_resnet.models.pixels import PIXEL_FORMATS
 
     if value is not None:
@@ -214,13 +214,15 @@ def check_pixels(value: str | None, name: str = "pixels") -> None:
 
 
 def check_targets(text: str) -> list[str]:
-    """Return the names of targets, which are separated by commas; `all` stands for every one."""
+    """Return the names of targets from a list separated by commas; `all` means all targets."""
     from keras_resnet.export.targets import TARGETS, check_targets
 
     names = [name.strip() for name in text.split(",") if name.strip()]
     if names == ["all"]:
         return list(TARGETS)
     if not names:
-        raise ValueError("Expected names of targets, or all. Received: none")
+        raise ValueError(
+            f"Expected names of targets ({', '.join(TARGETS)}), or all. Received: {text!r}"
+        )
     check_targets(names)
     return names

@@ -1,4 +1,4 @@
-"""`keras-resnet compress`: a trained network is made smaller."""
+"""`keras-resnet compress`: prune, cluster or quantize a trained network."""
 
 from __future__ import annotations
 
@@ -18,32 +18,59 @@ if TYPE_CHECKING:
     from keras_resnet.training import Recipe
 
 Methods = Annotated[
-    str, typer.Option("--method", help="prune, cluster, qat, or several in this order: prune,qat.")
+    str,
+    typer.Option(
+        "--method",
+        help="Compress by this method: prune, cluster or qat (quantization-aware training), or by "
+        "several in this order, such as prune,qat.",
+    ),
 ]
-Sparsity = Annotated[float, typer.Option(min=0, max=0.99, help="Share of zeros, of prune.")]
-Pattern = Annotated[str, typer.Option(help="unstructured, 2:4 or block, of prune.")]
-Clusters = Annotated[int, typer.Option(min=2, max=256, help="Different weights of a layer.")]
-Epochs = Annotated[float, typer.Option(help="Of training, for each method.")]
+Sparsity = Annotated[
+    float,
+    typer.Option(
+        min=0, max=0.99, help="Prune this share of the weights. The pattern 2:4 prunes one half."
+    ),
+]
+Pattern = Annotated[
+    str, typer.Option(help="Prune weights by this pattern: unstructured, 2:4 or block.")
+]
+Clusters = Annotated[
+    int, typer.Option(min=2, max=256, help="Cluster each layer to this number of distinct weights.")
+]
+Epochs = Annotated[float, typer.Option(help="Train for this number of epochs with each method.")]
 FrozenBN = Annotated[
-    float, typer.Option("--frozen-bn", help="Further epochs of qat with fixed batch normalisation.")
+    float,
+    typer.Option(
+        "--frozen-bn",
+        help="Continue qat for this number of epochs with frozen batch normalization.",
+    ),
 ]
 Settle = Annotated[
-    float, typer.Option(help="Last epochs of qat, with fixed ranges as well; 0: none.")
+    float,
+    typer.Option(
+        help="End qat with this number of epochs with frozen batch normalization and fixed ranges."
+    ),
 ]
 Skip = Annotated[
     list[str] | None,
     typer.Option(
-        "--skip", "--keep-float", help="A layer to leave alone, in float; may be repeated."
+        "--skip",
+        "--keep-float",
+        help="Leave this layer uncompressed and in float. May be repeated.",
     ),
 ]
 Engine = Annotated[
-    str, typer.Option(help="native, or tfmot: tensorflow-model-optimization, one method at a time.")
+    str,
+    typer.Option(
+        help="Compress with native, this package's own code, or with tfmot, which is "
+        "tensorflow-model-optimization and takes one method at a time."
+    ),
 ]
 
 
 @options.app.command(rich_help_panel=options.TRAIN)
 def compress(
-    model: Annotated[Path, typer.Argument(help="A .keras or .h5 file of a trained network.")],
+    model: Annotated[Path, typer.Argument(help="The .keras or .h5 file of a trained network.")],
     data: options.Data,
     output: options.RunFolder,
     method: Methods = "qat",
@@ -54,7 +81,9 @@ def compress(
     epochs: Epochs = 3.0,
     frozen_bn: FrozenBN = 0.0,
     settle: Settle = 1.0,
-    rate: Annotated[float, typer.Option(help="Factor of the recipe's learning rate.")] = 0.1,
+    rate: Annotated[
+        float, typer.Option(help="Multiply the recipe's learning rate by this factor.")
+    ] = 0.1,
     skip: Skip = None,
     engine: Engine = "native",
     batch_size: options.BatchSize = None,
@@ -68,7 +97,7 @@ def compress(
     seconds: options.TimingSeconds = 1.0,
     as_json: options.AsJson = False,
 ) -> None:
-    """Prune, cluster or quantize a network while training it. The same command goes on."""
+    """Prune, cluster or quantize a trained network. Run the same command again to resume."""
     names = tuple(part.strip() for part in method.split(","))
     numbers = (clusters, epochs, frozen_bn, settle, rate)
     values: tuple[Any, ...] = (names, sparsity, pattern, *numbers, tuple(skip or ()), engine)
@@ -83,7 +112,7 @@ def compress(
         from keras_resnet.jobs.compress import compress as run
         from keras_resnet.jobs.compression_report import CompressionError
         from keras_resnet.models.saving import load_model
-    console.quiet = as_json  # A program that reads JSON wants nothing else.
+    console.quiet = as_json  # Standard output has to be JSON alone.
     failure = None
     try:
         report = run(
@@ -98,17 +127,17 @@ def compress(
         console.quiet = False
     options.print_report(report, as_json)
     if not as_json:
-        console.print(f"The network: {output / 'model.keras'}. Artifacts: {output / 'after'}.")
+        console.print(f"Network: {output / 'model.keras'}. Artifacts: {output / 'after'}.")
     if failure is not None:
         raise failure
 
 
 def _recipe(name: str, settings: list[str] | None, batch_size: int | None) -> Recipe:
-    """The recipe; refuses what would be ignored, as the network and the schedule are given."""
+    """Return the recipe; raise ValueError if the user sets fields that compression ignores."""
     recipe = inputs.recipe_of(name, settings, batch_size)
     if ignored := inputs.set_by_user(recipe, "network.", "schedule.", "duration", "patience"):
         raise ValueError(
-            "Expected no `--set` of the network, the schedule, the duration or patience, which "
-            f"compression has its own of. Received: {', '.join(ignored)}"
+            "Expected `--set` without fields of the network and the schedule, the duration and the "
+            f"patience, which compression decides itself. Received: {', '.join(ignored)}"
         )
     return recipe

@@ -1,4 +1,4 @@
-"""`keras-resnet embed`: images as vectors in a file."""
+"""`keras-resnet embed`: write the vectors of images to a file."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 Model = Annotated[
     str,
     typer.Argument(
-        help="A .keras, .h5, .onnx or .tflite file, a SavedModel, or a network of "
-        "`keras-resnet list`."
+        help="A .keras, .h5, .onnx or .tflite file, the directory of a SavedModel, or the name of "
+        "a network in `keras-resnet list`."
     ),
 ]
 
@@ -32,16 +32,25 @@ Model = Annotated[
 def embed(
     model: Model,
     folders: Annotated[
-        list[str], typer.Argument(help="Directories with images, image files or patterns.")
+        list[str], typer.Argument(help="Directories with images, image files, or patterns.")
     ],
-    output: Annotated[Path, typer.Option(help="New file: .parquet or .npz.")],
-    batch_size: Annotated[int, typer.Option(min=1, help="Images in the network at once.")] = 64,
+    output: Annotated[
+        Path, typer.Option(help="Write the vectors to this new .parquet or .npz file.")
+    ],
+    batch_size: Annotated[int, typer.Option(min=1, help="Run this number of images at once.")] = 64,
     level: Annotated[
-        str, typer.Option(help="Averaged: avg, what the classifier sees, or C2, C3, C4, C5.")
+        str,
+        typer.Option(
+            help="Take the vectors from this level: avg, the input of the classifier, or C2, C3, "
+            "C4 or C5, averaged over the positions."
+        ),
     ] = "avg",
     weights: options.Weights = None,
     project: Annotated[
-        str | None, typer.Option(help="Draw a map (.png, .svg, .html), too: pca, tsne or umap.")
+        str | None,
+        typer.Option(
+            help="Also draw a map (.png, .svg and .html) by pca, tsne or umap. By default, no map."
+        ),
     ] = None,
     pixels: options.Pixels = None,
     version: options.Version = None,
@@ -51,9 +60,10 @@ def embed(
     overwrite: options.Overwrite = False,
     as_json: options.AsJson = False,
 ) -> int:
-    """Write a vector per image to a file. If interrupted, run again (exit code 1: bad images).
+    """Write a vector for each image to a file. Run the same command again to resume.
 
-    Files are named relative to the directory if there is one, else as the arguments name them.
+    The file names images relative to the directory if there is one argument, a directory, and else
+    as in the arguments. The exit code is 1 if images could not be read.
     """
     fields = inputs.network_options(version, shortcut, net)
     model = _checked(model, weights, fields)
@@ -62,7 +72,7 @@ def embed(
     from keras_resnet.images.decode import find_images
     from keras_resnet.jobs.vector_files import check_output
 
-    # Before images are listed and weights downloaded, which takes minutes.
+    # Listing the images and downloading weights may take minutes: check the output first.
     check_output(output, overwrite)
     if project is not None:
         check_map(output, project, overwrite)
@@ -85,7 +95,7 @@ def embed(
             )
         except SystemExit as interruption:
             interruption.kept = (  # type: ignore[attr-defined]
-                f"Finished batches are in {output}.partial; the same command goes on there"
+                f"Finished batches are in {output}.partial; run the same command again to resume"
             )
             raise
     values = report.to_dict()
@@ -97,8 +107,8 @@ def embed(
         _print(report)
     if report.unreadable:
         complain(
-            f"{len(report.unreadable):,} of {len(images):,} images could not be read, see "
-            f"{report.bad_file}"
+            f"{len(report.unreadable):,} of {len(images):,} images could not be read; "
+            f"{report.bad_file} lists them"
         )
     return 1 if report.unreadable else 0
 
@@ -108,13 +118,13 @@ def _is_file(model: str) -> bool:
 
 
 def _checked(model: str, weights: str | None, fields: dict[str, Any]) -> str:
-    """The path of a model, or the name of a network, once nothing about it can be refused."""
+    """Return the path of a model or the name of a network, after all checks."""
     if not _is_file(model) or model.endswith(MODEL_SUFFIXES):
         return checks.check_model(model, weights, fields=fields, trained=True)
     if weights is not None or fields:
         raise ValueError(
-            "Expected neither `--weights` nor options of the network with an artifact, which has "
-            f"its own. Received: {weights or fields}"
+            "Expected an artifact without `--weights` and options of the network, which are for "
+            f"networks by name. Received: {weights or fields}"
         )
     checks.check_readable(model)
     return model
@@ -124,7 +134,7 @@ def _print(report: EmbeddingReport) -> None:
     for note in report.notes:
         console.print(note)
     if report.resumed:
-        console.print(f"{report.resumed:,} images had been finished before.")
+        console.print(f"{report.resumed:,} images were finished by an earlier run.")
     console.print(
         f"Written: {report.output}, {report.vectors:,} vectors of {report.channels:,} numbers "
         f"({report.images_per_second:,.0f} images/s)."
@@ -139,7 +149,7 @@ def _map_of(
     overwrite: bool,
     hidden: bool,
 ) -> dict[str, str]:
-    """The files of the map; of images that could not be read, there are no vectors."""
+    """Draw the map and return its files; images that could not be read are not in the file."""
     from keras_resnet.jobs.vector_files import load_vectors
 
     names, vectors = load_vectors(output)
@@ -152,7 +162,7 @@ def _map_of(
 
 
 def _names(images: Sequence[Path], folders: Sequence[str]) -> list[str]:
-    """Return the images' names in the file: two directories may have images of one name."""
+    """Return the names of the images in the file, which are unique over all directories."""
     if len(folders) == 1 and Path(folders[0]).is_dir():
         return [os.fspath(path.relative_to(folders[0])) for path in images]
     return [os.fspath(path) for path in images]

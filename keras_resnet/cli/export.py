@@ -1,4 +1,4 @@
-"""`keras-resnet export`, `verify` and `benchmark`: what leaves Keras, and whether it is good."""
+"""`keras-resnet export`, `verify` and `benchmark`: make, check and time artifacts."""
 
 from __future__ import annotations
 
@@ -19,28 +19,72 @@ if TYPE_CHECKING:
 
     from keras_resnet.data import DataConfig
 
-Calibration = Annotated[str | None, typer.Option(help="Images for int8, e.g. folder:PATH.")]
-Data = Annotated[
-    str | None, typer.Option(help="Labelled images to verify on; by default of --calibration.")
+Calibration = Annotated[
+    str | None,
+    typer.Option(
+        help="Measure the ranges of integer artifacts on training images of this data source, "
+        "such as folder:PATH. Integer targets need it, except after quantization-aware training."
+    ),
 ]
-Labels = Annotated[Path | None, typer.Option(help="File of class names: lines, CSV or JSON.")]
+Data = Annotated[
+    str | None,
+    typer.Option(
+        help="Compare on validation images of this data source. By default, that of "
+        "--calibration; without one, noise."
+    ),
+]
+Labels = Annotated[
+    Path | None,
+    typer.Option(
+        help="Read the class names from this file: one per line, CSV or JSON. By default, those "
+        "of the model."
+    ),
+]
 KeepFloat = Annotated[
     list[str] | None,
     typer.Option(
-        "--keep-float", "--skip", help="A layer that int8 leaves in float; may be repeated."
+        "--keep-float",
+        "--skip",
+        help="Leave this layer of integer artifacts in float. May be repeated.",
     ),
 ]
-BatchSize = Annotated[int | None, typer.Option(min=1, help="The only one of TFLite and ONNX.")]
-Serving = Annotated[str, typer.Option(help="Batch sizes that servers prepare for.")]
-StorageURI = Annotated[str | None, typer.Option(help="Where KServe finds the model: s3://…")]
-Allow = Annotated[bool, typer.Option("--allow-disagreement", help="Keep what is out of limits.")]
+BatchSize = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Fix the batch size of TFLite and ONNX artifacts. By default, they take any.",
+    ),
+]
+Serving = Annotated[
+    str, typer.Option(help="Prepare servers for these batch sizes, separated by commas.")
+]
+StorageURI = Annotated[
+    str | None,
+    typer.Option(
+        help="Let KServe load the model from this address, such as s3://bucket/folder. By "
+        "default, from the persistent volume claim with the service's name."
+    ),
+]
+Allow = Annotated[
+    bool,
+    typer.Option(
+        "--allow-disagreement", help="Keep artifacts that exceed the limits of their target."
+    ),
+]
 
 
 @options.app.command(rich_help_panel=options.EXPORT)
 def export(
     model: options.ModelArgument,
-    output: Annotated[Path, typer.Option(help="Directory; the same again: do what is missing.")],
-    targets: Annotated[str, typer.Option(help="Names separated by commas, or all.")] = "",
+    output: Annotated[Path, typer.Option(help="Write the artifacts to this directory.")],
+    targets: Annotated[
+        str,
+        typer.Option(
+            help="Export to these targets, separated by commas, or to all. By default, to "
+            "saved_model, onnx and tflite-int8 (without --calibration, tflite-float32).",
+            show_default=False,
+        ),
+    ] = "",
     calibration: Calibration = None,
     data: Data = None,
     labels: Labels = None,
@@ -50,9 +94,11 @@ def export(
     version: options.Version = None,
     shortcut: options.Shortcut = None,
     net: options.Net = None,
-    layout: Annotated[str, typer.Option(help="Of ONNX inputs: NHWC or NCHW.")] = "NHWC",
+    layout: Annotated[
+        str, typer.Option(help="Give ONNX artifacts an input of this layout: NHWC or NCHW.")
+    ] = "NHWC",
     saved_model_version: Annotated[
-        int, typer.Option(min=1, help="Number of the SavedModel's version, for servers.")
+        int, typer.Option(min=1, help="Give the SavedModel this version number, for servers.")
     ] = 1,
     serving_batch_sizes: Serving = "1,4,16",
     storage_uri: StorageURI = None,
@@ -67,11 +113,15 @@ def export(
     overwrite: options.Overwrite = False,
     as_json: options.AsJson = False,
 ) -> None:
-    """Export a model to files for servers and phones; each is run and compared with Keras."""
+    """Export a model to files for servers and phones, each compared with Keras.
+
+    After an interruption, run the same command again: it makes the missing artifacts only. The exit
+    code is 1 if an artifact disagrees with Keras or cannot be made.
+    """
     from keras_resnet.export.options import ExportOptions
 
-    skipped, sizes = tuple(keep_float or ()), parse_integers(serving_batch_sizes, 1)
-    wanted = ExportOptions(batch_size, skipped, layout, saved_model_version, sizes, storage_uri)
+    layers, sizes = tuple(keep_float or ()), parse_integers(serving_batch_sizes, 1)
+    wanted = ExportOptions(batch_size, layers, layout, saved_model_version, sizes, storage_uri)
     batches, cores = parse_integers(batch, 1), parse_integers(threads, 0)
     names = checks.check_targets(targets) if targets else []
     checks.check_data(calibration, data)
@@ -87,8 +137,8 @@ def export(
         output,
         names,
         as_json,
-        calibration=_source(calibration, validation_fraction, max_bad_fraction),
-        images=_source(data, validation_fraction, max_bad_fraction),
+        calibration=_data_config(calibration, validation_fraction, max_bad_fraction),
+        images=_data_config(data, validation_fraction, max_bad_fraction),
         options=wanted,
         allow_disagreement=allow_disagreement,
         timing=Timing(batches, cores, seconds) if seconds else None,
@@ -98,18 +148,18 @@ def export(
 
 
 def _refuse_number(version: str | None) -> None:
-    """Refuses what was the version of a SavedModel, whose option has another name."""
+    """Raise ValueError if `--version` is a number: that of a SavedModel has another option."""
     if version is not None and version.isdecimal():
         raise ValueError(
-            "Expected `--version` of the network: v1, v1.5 or v2. "
-            f"Received: {version}. A SavedModel's version is `--saved-model-version {version}`"
+            "Expected `--version` to be that of the network: v1, v1.5 or v2. "
+            f"Received: {version}. For a SavedModel, pass `--saved-model-version {version}`"
         )
 
 
 def _network(
     model: str, weights: str | None, fields: dict[str, Any], seed: int, labels: Path | None
 ) -> keras.Model:
-    """The network, with the class names of a file if there is one."""
+    """Return the network, with the class names of the file `labels` if there is one."""
     model = checks.check_model(model, weights, fields=fields)
     if labels is None:
         return inputs.load_network(model, weights, fields=fields, seed=seed)
@@ -126,27 +176,61 @@ def _network(
 @options.app.command(rich_help_panel=options.EXPORT)
 def verify(
     artifact: Annotated[
-        str, typer.Argument(help="A .keras, .h5, .tflite or .onnx file, or a SavedModel.")
+        str,
+        typer.Argument(
+            help="A .keras, .h5, .tflite or .onnx file, or the directory of a SavedModel."
+        ),
     ],
-    against: Annotated[str, typer.Option(help="The .keras file, or another artifact, of it.")],
-    data: Annotated[str | None, typer.Option(help="Labelled images, e.g. folder:PATH.")] = None,
-    max_error: Annotated[float | None, typer.Option(min=0, help="Of any probability.")] = None,
-    min_agreement: Annotated[float | None, typer.Option(min=0, max=1, help="Top-1.")] = None,
-    max_drop: Annotated[float | None, typer.Option(min=0, max=1, help="Of the accuracy.")] = None,
+    against: Annotated[
+        str, typer.Option(help="Compare with this .keras file, or another artifact of the model.")
+    ],
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="Compare on validation images of this data source, such as folder:PATH. By "
+            "default, on noise."
+        ),
+    ] = None,
+    max_error: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            help="Allow this difference of a probability, from 0 to 1. By default, that of the "
+            "artifact's target.",
+        ),
+    ] = None,
+    min_agreement: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Require this share of images with the same top-1 class, from 0 to 1. By default, "
+            "that of the artifact's target, or else 0.98.",
+        ),
+    ] = None,
+    max_drop: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Allow this drop of the accuracy, from 0 to 1. By default, that of the artifact's "
+            "target, or else 0.01.",
+        ),
+    ] = None,
     seed: options.Seed = 0,
     validation_fraction: options.ValidationFraction = 0.1,
     max_bad_fraction: options.MaxBadFraction = 0.01,
     pixels: options.Pixels = None,
     against_pixels: Annotated[
-        str | None, typer.Option(help="Likewise of the model of --against.")
+        str | None, typer.Option(help="The same as --pixels for the model of --against.")
     ] = None,
     trust: options.Trust = False,
     log_every: options.LogEvery = 60.0,
     as_json: options.AsJson = False,
 ) -> int:
-    """Compare an artifact with the model that it is of (exit code 1: it disagrees)."""
-    own = {"max_error": max_error, "min_agreement": min_agreement, "max_accuracy_drop": max_drop}
-    given = {name: value for name, value in own.items() if value is not None}
+    """Compare an artifact with its model. The exit code is 1 if they disagree."""
+    limits = {"max_error": max_error, "min_agreement": min_agreement, "max_accuracy_drop": max_drop}
+    given = {name: value for name, value in limits.items() if value is not None}
     checks.check_readable(artifact, against)
     checks.check_pixels(pixels)
     checks.check_pixels(against_pixels, "against_pixels")
@@ -155,7 +239,7 @@ def verify(
         from keras_resnet.export import verify as run
         from keras_resnet.export.report.rows import not_measured_in_words
 
-    images = _source(data, validation_fraction, max_bad_fraction)
+    images = _data_config(data, validation_fraction, max_bad_fraction)
     with progress_bar("Comparing", hidden=as_json, lines=0), quiet():
         row = run(
             artifact, against, images, limits=given, seed=seed, trust=trust,
@@ -184,24 +268,46 @@ def verify(
     console.print("; ".join(row.disagreements) or agrees)
     if data is None:
         console.print(
-            "Noise shows whether the arithmetic is the same; int8 cannot be judged by it, as its "
-            "errors depend on the images. Pass --data with images like those the network will see."
+            "Noise shows whether the arithmetic is right, but not how accurate an int8 artifact "
+            "is. Pass --data with images like those the network will see."
         )
     return 1 if row.disagreements else 0
 
 
 @options.app.command(rich_help_panel=options.EXPORT)
 def benchmark(
-    artifacts: Annotated[list[str], typer.Argument(help="Files and SavedModel directories.")],
+    artifacts: Annotated[
+        list[str],
+        typer.Argument(
+            help=".keras, .h5, .tflite and .onnx files, and directories of SavedModels."
+        ),
+    ],
     batch: options.TimedBatches = "1",
     threads: options.Threads = "0",
-    seconds: Annotated[float, typer.Option(min=0.01, help="Of each timing.")] = 3.0,
-    size: Annotated[int, typer.Option(min=1, help="Of images, where any is taken.")] = 224,
+    seconds: Annotated[
+        float,
+        typer.Option(
+            min=0.01,
+            help="Time each artifact for this number of seconds at each batch size and number of "
+            "threads.",
+        ),
+    ] = 3.0,
+    size: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="Time images of this height and width, in pixels, where an artifact takes any "
+            "size.",
+        ),
+    ] = 224,
     trust: options.Trust = False,
     log_every: options.LogEvery = 60.0,
     as_json: options.AsJson = False,
 ) -> int:
-    """Time artifacts in turns, also those of others; ratios are to the first."""
+    """Measure the latency and memory of artifacts, in turns, relative to the first one.
+
+    The exit code is 1 if an artifact could not be run.
+    """
     batches, cores = parse_integers(batch, 1), parse_integers(threads, 0)
     checks.check_artifacts(*artifacts)
     with quiet():
@@ -218,16 +324,15 @@ def benchmark(
         )
     options.print_report(report, as_json)
     if not as_json:
-        # A table is for figures.
         for failure in report.failures:
             console.print(failure)
     return 1 if report.failures else 0
 
 
-def _source(
+def _data_config(
     data: str | None, validation_fraction: float, max_bad_fraction: float
 ) -> DataConfig | None:
-    """Loaded with that part held out; None if there is no data."""
+    """Return the configuration of a data source; None if there is no data."""
     if data is None:
         return None
     with quiet():

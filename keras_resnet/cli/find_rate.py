@@ -1,4 +1,4 @@
-"""`keras-resnet find-rate`: a learning rate for a network, images and a recipe."""
+"""`keras-resnet find-rate`: find a learning rate for a network, images and a recipe."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 Freeze = Annotated[
     str | None,
     typer.Option(
-        help="Level up to which nothing trains, and no batch normalisation: stem, C2 to C5, or "
-        "backbone, as in the first phase of `finetune`."
+        help="Freeze the layers up to this level and all batch normalization, as in the first "
+        "phase of `finetune`: stem, C2, C3, C4, C5 or backbone. By default, nothing is frozen."
     ),
 ]
 
@@ -32,13 +32,15 @@ Freeze = Annotated[
 def find_rate(
     model: options.Model,
     data: options.Data,
-    output: Annotated[Path, typer.Option(help="Folder for rates.csv and rates.png.")],
+    output: Annotated[Path, typer.Option(help="Write rates.csv and rates.png to this directory.")],
     recipe: options.Recipe = "finetune",
     weights: options.Weights = None,
     freeze: Freeze = None,
-    lowest: Annotated[float, typer.Option(min=0, help="Learning rate of the first step.")] = 1e-6,
-    highest: Annotated[float, typer.Option(min=0, help="Learning rate of the last step.")] = 10.0,
-    steps: Annotated[int, typer.Option(min=10, help="Optimizer steps.")] = 100,
+    lowest: Annotated[float, typer.Option(min=0, help="Start with this learning rate.")] = 1e-6,
+    highest: Annotated[float, typer.Option(min=0, help="End with this learning rate.")] = 10.0,
+    steps: Annotated[
+        int, typer.Option(min=10, help="Train for this number of optimizer steps, at least 10.")
+    ] = 100,
     batch_size: options.BatchSize = None,
     size: options.Size = None,
     version: options.Version = None,
@@ -52,7 +54,10 @@ def find_rate(
     log_every: options.LogEvery = 60.0,
     as_json: options.AsJson = False,
 ) -> int:
-    """Find a learning rate by a short training at growing ones (exit code 1: there is none)."""
+    """Find a learning rate by a short training with growing rates.
+
+    The exit code is 1 if no rate can be suggested.
+    """
     fields = inputs.network_options(version, shortcut, net)
     chosen = inputs.recipe_of(recipe, settings, batch_size, fields)
     model, _ = inputs.check_for_recipe(model, weights, size, chosen)
@@ -65,7 +70,7 @@ def find_rate(
         from keras_resnet.training.rate_finder import find_rate as run, rate_setting
     network, parts = _open(model, data, weights, size, validation_fraction, chosen)
     if any(layer.weights and not layer.trainable for layer in network.layers):
-        # A file remembers what was frozen, and `finetune` thaws it, too.
+        # A file has the frozen layers of its training; `finetune` unfreezes them, too.
         unfreeze(network, bn="training" if freeze is None else "frozen")
     if freeze is not None:
         frozen = freeze_levels(network, freeze)
@@ -85,14 +90,14 @@ def find_rate(
             progress=step,
         )
     setting = None
-    if curve.suggested is not None:  # It is not known to more digits.
+    if curve.suggested is not None:  # Two digits, as the estimate is no more exact.
         setting = float(f"{rate_setting(chosen, curve.suggested):.2g}")
     if as_json:
         print_json({**curve.to_dict(), "setting": setting})
     else:
-        console.print(f"{curve} {len(curve.rates)} steps are in {output / 'rates.png'}.")
+        console.print(f"{curve} {output / 'rates.png'} shows all {len(curve.rates)} steps.")
         if setting is not None:
-            console.print(f"To train with it: --set optimizer.learning_rate={setting:g}")
+            console.print(f"To train with it, pass --set optimizer.learning_rate={setting:g}")
     return 1 if setting is None else 0
 
 
@@ -104,7 +109,7 @@ def _open(
     validation_fraction: float,
     recipe: Recipe,
 ) -> tuple[keras.Model, Any]:
-    """The network with a head for the classes, as `train` and `finetune` make it, and the data."""
+    """Return the network, with a head for the classes of the data, and both parts of the data."""
     from keras_resnet.training.transfer.finetune import with_head
 
     if not model.endswith(MODEL_SUFFIXES) and weights is None:

@@ -1,4 +1,4 @@
-"""`keras-resnet finetune`: a trained network learns the classes of other images."""
+"""`keras-resnet finetune`: fine-tune a trained network on other images."""
 
 from __future__ import annotations
 
@@ -15,10 +15,19 @@ from keras_resnet.training.transfer.choices import BNMode, Phase
 
 Phases = Annotated[
     str,
-    typer.Option(help="LEVEL:EPOCHS[:FACTOR of the learning rate], separated by commas."),
+    typer.Option(
+        help="Train in these phases, separated by commas, each LEVEL:EPOCHS or "
+        "LEVEL:EPOCHS:FACTOR. The layers from the head down to LEVEL train: head, C5, C4, C3, C2, "
+        "stem or backbone. FACTOR multiplies the learning rate."
+    ),
 ]
 Export = Annotated[
-    str | None, typer.Option(help="Export the best network: targets, or all.", show_default=False)
+    str | None,
+    typer.Option(
+        help="Export the best network to these targets, separated by commas, or to all. By "
+        "default, do not export.",
+        show_default=False,
+    ),
 ]
 
 
@@ -30,9 +39,15 @@ def finetune(
     weights: options.Weights = None,
     recipe: options.Recipe = "finetune",
     phases: Phases = "head:3,backbone:7:0.1",
-    bn: Annotated[str, typer.Option(help="Batch normalisation: frozen or training.")] = "frozen",
-    dropout: Annotated[float, typer.Option(min=0, max=0.99, help="Before a new head.")] = 0.0,
-    compare: Annotated[bool, typer.Option(help="Find the accuracy of baselines first.")] = True,
+    bn: Annotated[
+        str, typer.Option(help="Keep batch normalization frozen, or let it train: training.")
+    ] = "frozen",
+    dropout: Annotated[
+        float, typer.Option(min=0, max=0.99, help="Apply dropout with this rate before a new head.")
+    ] = 0.0,
+    compare: Annotated[
+        bool, typer.Option(help="Measure the accuracy of simple baselines first.")
+    ] = True,
     batch_size: options.BatchSize = None,
     size: options.Size = None,
     version: options.Version = None,
@@ -50,7 +65,7 @@ def finetune(
     deterministic: options.Deterministic = None,
     log_every: options.LogEvery = 60.0,
 ) -> None:
-    """Fine-tune a trained network. After an interruption, the same command goes on."""
+    """Fine-tune a trained network on other images. Run the same command again to resume."""
     fields = inputs.network_options(version, shortcut, net)
     chosen = inputs.recipe_of(recipe, settings, batch_size, fields)
     model, changed = inputs.check_for_recipe(model, weights, size, chosen, trained=True)
@@ -102,8 +117,9 @@ def _phases(text: str) -> list[Phase]:
             phases.append(Phase(level, epochs, rate))
         except ValueError as error:
             raise ValueError(
-                "Expected `--phases` such as head:3,C5:2,backbone:5:0.1, each a level, epochs "
-                f"above 0 and perhaps a factor above 0. Received: {text!r}"
+                "Expected `--phases` such as head:3,C5:2,backbone:5:0.1, each with a level, a "
+                "number of epochs above 0 and optionally a factor above 0. "
+                f"Received: {text!r}"
             ) from error
         checks.check_level("phases", level, "head", "stem", "backbone")
     return phases

@@ -1,4 +1,4 @@
-"""The recipes, networks and images that options name; and the export of a network."""
+"""Recipes, networks and images from the options of commands, and the export of a network."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ def recipe_of(
     batch_size: int | None,
     fields: Mapping[str, Any] | None = None,
 ) -> Recipe:
-    """Return the recipe, or that of this name, with what `--set` and `--batch-size` say.
+    """Return a recipe with the changes of `--set`, `--batch-size` and the network's options.
 
     Args:
         recipe: the recipe, or its name.
-        settings: the values of `--set`.
-        batch_size: that of `--batch-size`.
-        fields: of the network, as `network_options` returns them.
+        settings: values of `--set`.
+        batch_size: value of `--batch-size`.
+        fields: fields of the network, from `network_options`.
     """
     from keras_resnet.training.recipes.recipe import override
     from keras_resnet.training.recipes.table import find_recipe
@@ -48,7 +48,7 @@ def recipe_of(
 def network_options(
     version: str | None, shortcut: str | None, net: list[str] | None
 ) -> dict[str, Any]:
-    """Return the fields of `ResNetConfig` that `--version`, `--shortcut` and `--net` set.
+    """Return the fields of `ResNetConfig` from `--version`, `--shortcut` and `--net`.
 
     Raises:
         ValueError: there is no such field, or no such value of one that is a word.
@@ -60,26 +60,28 @@ def network_options(
         if value is not None:
             fields[field] = None if value == "none" else value
     if unknown := sorted(fields.keys() - set(FIELDS)):
-        hint = did_you_mean(unknown[0], FIELDS) or _place_of(unknown[0])
-        raise ValueError(f"Expected `--net` with a field of networks. Received: {unknown[0]}{hint}")
+        hint = did_you_mean(unknown[0], FIELDS) or _field_hint(unknown[0])
+        raise ValueError(
+            f"Expected `--net` with a field of ResNetConfig. Received: {unknown[0]}{hint}"
+        )
     for field in CHOICES.keys() & fields.keys():
         check_choice(field, fields[field], CHOICES[field])
     return fields
 
 
-def _place_of(name: str) -> str:
-    """The end of the message about what is no field of networks: what says it instead."""
+def _field_hint(name: str) -> str:
+    """Return a hint at what to use instead of an unknown field of networks."""
     for argument in nearest(name, ("classes", "size", "weights")):
         option = in_options(f"`{argument}`")
         if "--" in option:
             return f". Pass {option}"
         if argument == "classes":
             return ". The data or the weights decide how many classes there are"
-    return ". `keras-resnet info NAME --json` shows the fields, as `config`"
+    return ". `keras-resnet info NAME --json` shows all fields, as `config`"
 
 
 def set_by_user(recipe: Recipe, *prefixes: str) -> list[str]:
-    """Return the fields with one of these prefixes that the user has changed."""
+    """Return the names, with one of these prefixes, of the fields that the user has set."""
     from keras_resnet.training.recipes.recipe import BY_USER
 
     given = recipe.citations.items()
@@ -87,7 +89,7 @@ def set_by_user(recipe: Recipe, *prefixes: str) -> list[str]:
 
 
 def seed_everything(seed: int, deterministic: bool | None) -> None:
-    """Seeds weights and augmentation; without GPUs, the same bits come out every time."""
+    """Seed all random numbers; by default, make operations deterministic if there is no GPU."""
     with quiet():
         import keras
         import tensorflow as tf
@@ -101,7 +103,7 @@ def seed_everything(seed: int, deterministic: bool | None) -> None:
 def load_images(
     data: str, side: int | None, validation_fraction: float, show: bool = True
 ) -> tuple[Source, Source]:
-    """Both parts of a data set; `show` prints how large they are."""
+    """Return the training and the validation part of a data set; `show` prints their sizes."""
     from keras_resnet.data import DataConfig, load_data
     from keras_resnet.images.protocol import DEFAULT_SIZE
     from keras_resnet.support.progress import unsaid
@@ -119,27 +121,27 @@ def load_images(
 
 
 def say(text: str) -> None:
-    """Prints what a Python function says, in the words of the command."""
+    """Print a message of a Python function, with options in place of arguments."""
     print_lines(in_options(text))
 
 
 def network_fields(name: str, recipe: Recipe) -> dict[str, Any]:
-    """Return what a recipe and the options of networks change in the network of that name.
+    """Return the fields that a recipe and the options change in the network of that name.
 
     Raises:
-        ValueError: the recipe is for networks of another kind than the name says.
+        ValueError: the recipe sets a field to another value than the named network has.
     """
     from keras_resnet.networks.config import ResNetConfig
     from keras_resnet.networks.table import get_config
 
-    own, given = get_config(name), set_by_user(recipe, "network.")
+    config, given = get_config(name), set_by_user(recipe, "network.")
     for field, value in recipe.network.items():
-        default = getattr(ResNetConfig, field, None)
-        if f"network.{field}" not in given and getattr(own, field) not in (default, value):
+        default, named = getattr(ResNetConfig, field, None), getattr(config, field)
+        if f"network.{field}" not in given and named not in (default, value):
             raise ValueError(
-                f"Expected a network with `{field}={value!r}`, as the recipe {recipe.name} has it. "
-                f"Received: {name}, with {getattr(own, field)!r}. Choose another recipe, or pass "
-                f"`--net {field}={getattr(own, field)}`"
+                f"Expected a network with `{field}={value!r}`, as the recipe {recipe.name} needs. "
+                f"Received: {name}, with {named!r}. Choose another recipe, or pass "
+                f"`--net {field}={named}`"
             )
     get_config(name, **recipe.network)
     return dict(recipe.network)
@@ -154,7 +156,7 @@ def new_network(
     weights: str | None = None,
     show: bool = True,
 ) -> tuple[keras.Model, tuple[Source, Source]]:
-    """The network of that name for the classes of the data, and both parts of the data."""
+    """Return a new network for the classes of the data, and both parts of the data."""
     from keras_resnet.networks.builders import create_model
     from keras_resnet.networks.table import get_config
 
@@ -167,7 +169,7 @@ def new_network(
 
 
 def fields_for(model: str, recipe: Recipe) -> dict[str, Any]:
-    """Return what changes in a network by name; of a file, what was asked to change."""
+    """Return the fields to change in a network; for a file, those that the user has set."""
     if not model.endswith(MODEL_SUFFIXES):
         return network_fields(model, recipe)
     return {
@@ -179,7 +181,7 @@ def fields_for(model: str, recipe: Recipe) -> dict[str, Any]:
 def check_for_recipe(
     model: str, weights: str | None, size: int | None, recipe: Recipe, *, trained: bool = False
 ) -> tuple[str, dict[str, Any]]:
-    """Do what `check_model` does; return the model, and what the recipe changes in its network."""
+    """Call `check_model`; return the model, and the fields that the recipe changes in it."""
     if not model.endswith(MODEL_SUFFIXES):
         model = check_model(model, weights, size, trained=trained)
     changed = fields_for(model, recipe)
@@ -193,9 +195,10 @@ def load_network(
     fields: Mapping[str, Any] | None = None,
     seed: int = 0,
 ) -> keras.Model:
-    """Load a file of a Keras model, or build a network by name, by default with random weights.
+    """Load the file of a Keras model, or build a network by name.
 
-    Random weights are those of `seed`. Other arguments and errors are those of `check_model`.
+    Without `weights`, a network by name has random weights from `seed`. The other arguments and
+    errors are those of `check_model`.
     """
     model = check_model(model, weights, size, fields)
     with quiet():
@@ -206,7 +209,7 @@ def load_network(
     if model.endswith(MODEL_SUFFIXES):
         return load_model(model, compile=False)
     if weights is None:
-        # The same ones every time, so that an export that was interrupted goes on.
+        # The same weights every time, so that an interrupted export can resume.
         keras.utils.set_random_seed(seed)
     shape = None if size is None else (size, size, 3)
     return create_model(model, weights=weights, input_shape=shape, **(fields or {}))
@@ -219,14 +222,18 @@ def export_network(
     as_json: bool = False,
     **keywords: Any,
 ) -> None:
-    """Exports, prints the report, and then raises the error that there may have been.
+    """Export a network and print the report.
 
     Args:
-        network: what is exported.
-        output: the folder.
-        targets: names; without any, those that `export` has by default.
-        as_json: whether the report is JSON for a program.
-        keywords: those of `export`.
+        network: network to export.
+        output: directory for the artifacts.
+        targets: names of targets; empty for the default of `export`.
+        as_json: whether to print the report as JSON.
+        keywords: further arguments of `export`.
+
+    Raises:
+        ExportError: an artifact disagrees with Keras or cannot be made; the report is printed
+            before.
     """
     with quiet():
         from keras_resnet.export import ExportError, export
@@ -237,7 +244,7 @@ def export_network(
         except ExportError as error:
             report, failure = error.report, error
     print_report(report, as_json)
-    # Without a new artifact, that of the export to be replaced is still there.
+    # If no new artifact agrees, the directory has the report of the earlier export.
     if not as_json and (failure is None or not keywords.get("overwrite")):
         console.print(f"Report: {output / 'export.html'} and {output / 'export.json'}")
     if failure is not None:

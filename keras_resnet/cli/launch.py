@@ -1,4 +1,4 @@
-"""`keras-resnet launch`: the workers of one training run on this machine."""
+"""`keras-resnet launch`: start the workers of a training run on this machine."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from keras_resnet.support.terminal import complain
 
 @app.command(
     rich_help_panel=TRAIN,
-    # What follows belongs to the other command, options included.
+    # All further arguments, options included, belong to the other command.
     context_settings={
         "allow_extra_args": True,
         "ignore_unknown_options": True,
@@ -23,13 +23,13 @@ from keras_resnet.support.terminal import complain
 def launch(
     context: typer.Context,
     local_workers: Annotated[
-        int, typer.Option(min=1, max=64, help="Processes on this machine.")
+        int, typer.Option(min=1, max=64, help="Start this number of processes.")
     ] = 2,
 ) -> None:
     """Run a command in several processes that train together: `launch -- train …`.
 
-    Lines of output carry the number of their worker. If one fails, the others are stopped; the exit
-    code is that of the first that failed.
+    Each line of output starts with the number of its worker. If a worker fails, the others are
+    stopped, and the exit code is that of the failed worker.
     """
     with quiet():
         from keras_resnet.training.devices.launch import launch as run

@@ -1,4 +1,4 @@
-"""`keras-resnet list` and `info`: the networks and what they cost."""
+"""`keras-resnet list` and `info`: show the networks and their costs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 @options.app.command("list", rich_help_panel=options.DATA)
 def list_command(
-    pattern: Annotated[str, typer.Argument(help="Shell-style pattern, e.g. 'resnet*'.")] = "*",
+    pattern: Annotated[
+        str, typer.Argument(help="A shell-style pattern of names, such as 'resnet*'.")
+    ] = "*",
     as_json: options.AsJson = False,
 ) -> None:
     """List the networks with their depth, parameters, multiply-accumulates and top-1 accuracy."""
@@ -30,11 +32,11 @@ def list_command(
     names = list_models(pattern)
     if not names:
         raise ValueError(
-            f"Expected a pattern that matches a network, e.g. 'resnet*'. Received: {pattern!r}"
+            f"Expected a pattern that matches a network, such as 'resnet*'. Received: {pattern!r}"
         )
     costs = {name: complexity(VARIANTS[name]) for name in names}
     published = [entry for entry in map(find_weights, list_weights()) if not entry.config]
-    # Those that `weights="imagenet"` stands for, or else the first ones.
+    # The weights that `weights="imagenet"` stands for, or else the first in the registry.
     shown = {entry.model: entry for entry in reversed(published)}
     shown |= {entry.model: entry for entry in published if entry.default}
     if as_json:
@@ -63,9 +65,9 @@ def list_command(
         rows.add_row(*words, size, str(cost.depth), *_costs(cost), accuracy)
     console.print(rows)
     console.print(
-        "top-1: of the published weights that a network has, as published, on ImageNet, or on "
-        "CIFAR-10 for networks of 32x32 images; –: it has none. `keras-resnet weights` lists them "
-        "all."
+        "top-1: published accuracy of a network's weights on ImageNet, or on CIFAR-10 for networks "
+        "of 32x32 images; –: there are no published weights. `keras-resnet weights` lists all "
+        "weights."
     )
     for name in names:
         if name in shown and _is_own(shown[name]):
@@ -73,24 +75,32 @@ def list_command(
 
 
 def _is_own(entry: WeightsEntry) -> bool:
-    """Whether this package measured the accuracy, on images of its own."""
+    """Return whether the weights come with this package, which measured their accuracy itself."""
     return entry.download.packaged is not None
 
 
 @options.app.command(rich_help_panel=options.DATA)
 def info(
-    name: Annotated[str, typer.Argument(help="A network of `keras-resnet list`.")],
+    name: Annotated[str, typer.Argument(help="The name of a network in `keras-resnet list`.")],
     version: options.Version = None,
     shortcut: options.Shortcut = None,
     net: options.Net = None,
     size: options.Size = None,
-    classes: Annotated[int | None, typer.Option(min=1, help="Width of the classifier.")] = None,
+    classes: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Show the network with this number of classes. By default, 1000, or 10 for a "
+            "network of 32x32 images.",
+        ),
+    ] = None,
     plot: Annotated[
-        Path | None, typer.Option(help="Draw the network into this .png or .svg file.")
+        Path | None,
+        typer.Option(help="Draw the network to this .png or .svg file. By default, do not draw."),
     ] = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Print a network's stages with their shapes and costs, as Table 1 of the paper does."""
+    """Print a network's stages with their shapes and costs, as in Table 1 of the paper."""
     from keras_resnet.analysis.complexity import shortcut_counts, summarize, total
     from keras_resnet.networks.arguments import check_size
     from keras_resnet.networks.plan import plan

@@ -1,4 +1,4 @@
-"""The application that the commands are added to, and the options that several of them have."""
+"""The application that commands are added to, and the options that several commands share."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from keras_resnet import __version__
 from keras_resnet.support.json_text import parse_json
 from keras_resnet.support.terminal import console
 
-# Before TensorFlow is imported: its C++ notes about instruction sets and missing GPUs are not for
-# users of a command.
+# Set before TensorFlow is imported: users of a command need no notes about instruction sets and
+# missing GPUs.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 #: Sections of the help, in their order.
@@ -29,10 +29,10 @@ START, TRAIN, USE, EXPORT, DATA = (
 
 
 class Group(TyperGroup):
-    """Commands in sections, each with the whole first sentence of its help."""
+    """Group of commands whose help has sections, with the whole first paragraph of each command."""
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
-        """Writes the sections; commands without one come last."""
+        """Write the sections; commands without one come last."""
         sections: dict[str, list[tuple[str, str]]] = {
             title: [] for title in (START, TRAIN, USE, EXPORT, DATA, "Commands")
         }
@@ -57,76 +57,135 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-_FILE_OR_NAME = "A .keras or .h5 file, or a network of `keras-resnet list`."
+_FILE_OR_NAME = "A .keras or .h5 file, or the name of a network in `keras-resnet list`."
 ModelArgument = Annotated[str, typer.Argument(help=_FILE_OR_NAME)]
 Model = Annotated[str, typer.Option(help=_FILE_OR_NAME)]
 Weights = Annotated[
     str | None,
-    typer.Option(help="A tag of `keras-resnet weights` or a file, for a network by name."),
+    typer.Option(
+        help="Give a network by name these weights: a tag in `keras-resnet weights`, or a file."
+    ),
 ]
-Size = Annotated[int | None, typer.Option(min=1, help="Image height and width.")]
-# The network's own options; `inputs.network_options` takes all three.
-Version = Annotated[str | None, typer.Option(help="Version of a network by name: v1, v1.5 or v2.")]
+Size = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Use images of this height and width in pixels. By default, the network's usual size.",
+    ),
+]
+# Options of networks; `inputs.network_options` takes all three.
+Version = Annotated[
+    str | None,
+    typer.Option(help="Build this version of a network by name: v1, v1.5 or v2."),
+]
 Shortcut = Annotated[
-    str | None, typer.Option(help="Shortcuts of a network by name: A, B, C or none.")
+    str | None,
+    typer.Option(help="Build a network by name with these shortcuts: A, B, C or none."),
 ]
 Net = Annotated[
     list[str] | None,
     typer.Option(
         "--net",
         metavar="FIELD=VALUE",
-        help="Any field of ResNetConfig, for a network by name, e.g. --net output_stride=8.",
+        help="Set a field of ResNetConfig for a network by name, such as output_stride=8. May be "
+        "repeated.",
     ),
 ]
 
-Data = Annotated[str, typer.Option(help="Images, e.g. digits, folder:PATH, cifar:PATH.")]
+Data = Annotated[
+    str,
+    typer.Option(help="Read the images from this data source: digits, folder:PATH, cifar:PATH, …"),
+]
 ValidationFraction = Annotated[
-    float, typer.Option(min=0, max=1, help="Of data without a validation part.")
+    float,
+    typer.Option(
+        min=0, max=1, help="Hold out this share of data that has no validation split, from 0 to 1."
+    ),
 ]
 MaxBadFraction = Annotated[
-    float, typer.Option(min=0, max=1, help="Share of images that may be unreadable.")
+    float,
+    typer.Option(min=0, max=1, help="Stop if more than this share of the images cannot be read."),
 ]
-Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of everything random.")]
+Seed = Annotated[
+    int, typer.Option(min=0, max=2**32 - 1, help="Seed all random numbers with this integer.")
+]
 
-Recipe = Annotated[str, typer.Option(help="A recipe of `keras-resnet recipes`.")]
+Recipe = Annotated[str, typer.Option(help="Train by this recipe in `keras-resnet recipes`.")]
 RecipeSettings = Annotated[
     list[str] | None,
     typer.Option(
         "--set",
         metavar="FIELD=VALUE",
-        help="A field of the recipe, e.g. --set optimizer.learning_rate=0.2.",
+        help="Set a field of the recipe, such as optimizer.learning_rate=0.2. May be repeated.",
     ),
 ]
 BatchSize = Annotated[
-    int | None, typer.Option(min=1, help="Images per optimizer step, over all devices.")
+    int | None,
+    typer.Option(
+        min=1,
+        help="Use this number of images per optimizer step, over all devices. By default, the "
+        "recipe's.",
+    ),
 ]
 RunFolder = Annotated[
-    Path, typer.Option("--output", help="Folder of the run; the same again: go on.")
+    Path,
+    typer.Option(
+        "--output",
+        help="Write the run to this directory. If it has an unfinished run of the same command, "
+        "resume it.",
+    ),
 ]
-CheckpointEvery = Annotated[int | None, typer.Option(min=1, help="Batches between checkpoints.")]
-Keep = Annotated[int, typer.Option(min=1, help="Checkpoints that stay.")]
-Strategy = Annotated[str, typer.Option(help="auto, cpu, gpu, mirrored, multi-worker or tpu.")]
-Dtype = Annotated[str, typer.Option(help="float32, bfloat16 or float16.")]
+CheckpointEvery = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Save the state of the run after this number of batches, too. By default, after "
+        "each epoch only.",
+    ),
+]
+Keep = Annotated[int, typer.Option(min=1, help="Keep this number of saved states.")]
+Strategy = Annotated[
+    str,
+    typer.Option(
+        help="Train with this strategy: auto (all GPUs, else the CPU), cpu, gpu, mirrored, "
+        "multi-worker or tpu."
+    ),
+]
+Dtype = Annotated[
+    str, typer.Option(help="Compute in float32, or in mixed precision: bfloat16 or float16.")
+]
 Deterministic = Annotated[
-    bool | None, typer.Option(help="The same bits every time; the default without GPUs.")
+    bool | None,
+    typer.Option(
+        help="Compute bit-identical results in every run. By default, only if there is no GPU."
+    ),
 ]
 
 TimedBatches = Annotated[
-    str, typer.Option("--batch", help="Batch sizes to time, separated by commas.")
+    str, typer.Option("--batch", help="Time these batch sizes, separated by commas.")
 ]
 TimingSeconds = Annotated[
-    float, typer.Option("--seconds", min=0, help="Of each timing; 0: no timing.")
+    float,
+    typer.Option(
+        "--seconds", min=0, help="Time each artifact for this number of seconds; 0: do not time."
+    ),
 ]
-Threads = Annotated[str, typer.Option(help="Numbers of threads to time; 0: all cores.")]
+Threads = Annotated[
+    str,
+    typer.Option(help="Time these numbers of threads, separated by commas; 0: one for each core."),
+]
 
 Trust = Annotated[
-    bool, typer.Option("--trust", help="Run a SavedModel that may read and write files.")
+    bool, typer.Option("--trust", help="Load a SavedModel that may read and write files.")
 ]
 Pixels = Annotated[
     str | None,
-    typer.Option(help="What a model of others takes: raw, unit, tf, imagenet or caffe."),
+    typer.Option(
+        help="Normalize pixels for a model of another package: raw, unit, tf, imagenet or caffe. "
+        "By default, as its metadata says."
+    ),
 ]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing results.")]
 
 
 def _set_log_every(seconds: float) -> float:
@@ -139,7 +198,7 @@ LogEvery = Annotated[
     typer.Option(
         min=0.1,
         callback=_set_log_every,
-        help="Without a terminal: print a line after so many seconds of silence.",
+        help="Print progress after this number of seconds, if the output is not a terminal.",
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
@@ -157,7 +216,7 @@ def _without_command(
     version: Annotated[
         bool,
         typer.Option(
-            "--version", callback=_print_version, is_eager=True, help="Show the version and exit."
+            "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
         ),
     ] = False,
 ) -> None:
@@ -167,13 +226,17 @@ def _without_command(
 
 
 def parse_settings(settings: list[str] | None, option: str) -> dict[str, Any]:
-    """Parses `field=value` pairs; values are JSON (`8`, `true`, `[2, 2]`, `null`) or strings.
+    """Parse `field=value` pairs; values are JSON (`8`, `true`, `[2, 2]`, `null`) or strings.
 
-    The string `none` is None for fields of networks, and a name for others, as of augmentations.
+    The string `none` means None for fields of networks. For other fields it may be a name, such as
+    that of an augmentation.
 
     Args:
         settings: the pairs.
-        option: before which they stand: `--set` or `--net`.
+        option: option of the pairs: `--set` or `--net`.
+
+    Raises:
+        ValueError: a setting is not a pair.
     """
     parsed: dict[str, Any] = {}
     for setting in settings or []:
@@ -189,7 +252,7 @@ def parse_settings(settings: list[str] | None, option: str) -> dict[str, Any]:
 
 
 def parse_integers(text: str, least: int) -> tuple[int, ...]:
-    """Integers of at least `least`, separated by commas."""
+    """Parse integers of at least `least`, separated by commas."""
     try:
         numbers = tuple(int(part) for part in text.split(","))
     except ValueError:
@@ -202,7 +265,7 @@ def parse_integers(text: str, least: int) -> tuple[int, ...]:
 
 
 def print_report(report: Any, as_json: bool) -> None:
-    """Prints a report that has `to_dict` and `to_table`."""
+    """Print a report, which has the methods `to_dict` and `to_table`."""
     if as_json:
         print_json(report.to_dict())
     else:
@@ -210,5 +273,5 @@ def print_report(report: Any, as_json: bool) -> None:
 
 
 def print_json(data: Any) -> None:
-    """Prints data to standard output, for machines."""
+    """Print data to standard output as JSON."""
     typer.echo(json.dumps(data, indent=2))

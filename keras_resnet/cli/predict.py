@@ -1,4 +1,4 @@
-"""`keras-resnet predict`: what is on images."""
+"""`keras-resnet predict`: classify images."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from keras_resnet.cli import checks, options
 from keras_resnet.support.quiet import quiet
 from keras_resnet.support.terminal import complain, console, progress_bar
 
-#: Images that are run at once; each is resized as soon as it is read.
+#: Number of images that are run at once.
 _BATCH = 32
 
 
@@ -19,16 +19,25 @@ _BATCH = 32
 def predict(
     model: Annotated[
         str,
-        typer.Argument(help="A .keras, .h5, .tflite or .onnx file, or a SavedModel directory."),
+        typer.Argument(
+            help="A .keras, .h5, .tflite or .onnx file, or the directory of a SavedModel."
+        ),
     ],
-    images: Annotated[list[str], typer.Argument(help="Image files, directories or patterns.")],
-    top: Annotated[int, typer.Option(min=1, help="How many classes per image.")] = 5,
+    images: Annotated[
+        list[str], typer.Argument(help="Image files, directories with images, or patterns.")
+    ],
+    top: Annotated[
+        int, typer.Option(min=1, help="Print this number of classes for each image.")
+    ] = 5,
     pixels: options.Pixels = None,
     trust: options.Trust = False,
     log_every: options.LogEvery = 60.0,
     as_json: options.AsJson = False,
 ) -> int:
-    """Classify image files; those that cannot be read are named and skipped (exit code 1)."""
+    """Classify image files.
+
+    Files that cannot be read are reported and skipped; the exit code is 1 then.
+    """
     import numpy as np
 
     from keras_resnet.images.decode import UnreadableImageError, find_images
@@ -72,10 +81,10 @@ def predict(
                 described = [dict(zip(keys, values, strict=True)) for values in classes]
                 results.append({"file": str(path), "classes": described})
     if as_json:
-        how = {"pixels": predictor.pixels, "notes": predictor.notes}
-        options.print_json({"predictions": results, "unreadable": bad, "model": how})
+        model_facts = {"pixels": predictor.pixels, "notes": predictor.notes}
+        options.print_json({"predictions": results, "unreadable": bad, "model": model_facts})
     for message in bad.values():
         complain(message)
     if bad:
-        complain(f"{len(bad)} of {len(results) + len(bad)} images skipped.")
+        complain(f"{len(bad)} of {len(results) + len(bad)} images were skipped.")
     return 1 if bad else 0

@@ -1,4 +1,4 @@
-"""`keras-resnet quickstart`: the whole way, from images to verified artifacts."""
+"""`keras-resnet quickstart`: train, export and verify a small network."""
 
 from __future__ import annotations
 
@@ -18,21 +18,25 @@ from keras_resnet.support.terminal import console
 @options.app.command(rich_help_panel=options.START)
 def quickstart(
     output: Annotated[
-        Path, typer.Option(help="Directory for the model, its artifacts and the report.")
+        Path,
+        typer.Option(help="Write the model, its artifacts and the report to this directory."),
     ] = Path("quickstart"),
     epochs: Annotated[
-        int | None, typer.Option(min=1, help="Passes over the training digits.")
+        int | None,
+        typer.Option(min=1, help="Train for this number of epochs. By default, the recipe's."),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Same seed, same weights.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**31 - 1, help="Seed all random numbers with this integer.")
+    ] = 0,
     log_every: options.LogEvery = 60.0,
     overwrite: options.Overwrite = False,
 ) -> None:
-    """Train ResNet-20 on real handwritten digits, export it and verify every artifact."""
+    """Train ResNet-20 on images of handwritten digits, export it and verify every artifact."""
     check_writable(output)
     with quiet():
         from keras_resnet.jobs.quickstart import quickstart as run
     run(output, epochs, seed, overwrite)
-    # As it was called: in an environment that is not activated, by its path.
+    # With its path, if the command was called by that: the environment may not be activated.
     program = sys.argv[0] if Path(sys.argv[0]).name == "keras-resnet" else "keras-resnet"
     artifact = shlex.quote(str(output / "model-int8.tflite"))
     console.print(f"Next, try: {program} evaluate {artifact} --data digits")

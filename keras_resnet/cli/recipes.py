@@ -1,4 +1,4 @@
-"""`keras-resnet recipes`: how networks are trained, and where each value comes from."""
+"""`keras-resnet recipes`: show the training recipes with the sources of their values."""
 
 from __future__ import annotations
 
@@ -23,23 +23,25 @@ _CIFAR_IMAGES = 50_000
 
 @options.app.command(rich_help_panel=options.DATA)
 def recipes(
-    name: Annotated[str | None, typer.Argument(help="A recipe; none lists them all.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="The name of a recipe. By default, all are listed.")
+    ] = None,
     settings: options.RecipeSettings = None,
     batch_size: options.BatchSize = None,
     images: Annotated[
         int | None,
         typer.Option(
             min=1,
-            help="Training images, which the learning rates depend on. By default those of "
-            "ImageNet, or of CIFAR where a recipe pads and crops.",
+            help="Print the learning rates for this number of training images. By default, that of "
+            "ImageNet, or of CIFAR for recipes that pad and crop.",
         ),
     ] = None,
     everything: Annotated[
-        bool, typer.Option("--all", help="Print the fields of a recipe at their defaults, too.")
+        bool, typer.Option("--all", help="Also print the fields that have their defaults.")
     ] = False,
     as_json: options.AsJson = False,
 ) -> None:
-    """List the training recipes, or print one: its values with their sources, and the schedule."""
+    """List the training recipes, or print one with the sources of its values and its schedule."""
     if name is None:
         given = {
             "--set": settings,
@@ -49,8 +51,8 @@ def recipes(
         }
         if names := [option for option, value in given.items() if value]:
             raise ValueError(
-                "Expected a recipe that is to be changed or counted out, e.g. "
-                f"`keras-resnet recipes goyal2017`. Received: {', '.join(names)}"
+                "Expected the name of a recipe with these options, such as in "
+                f"`keras-resnet recipes goyal2017`. Received: {', '.join(names)} alone"
             )
         _list(as_json)
         return
@@ -81,8 +83,8 @@ def _list(as_json: bool) -> None:
         rows.add_row(*words, length, f"{recipe.batch_size:,}", f"{recipe.learning_rate:g}")
     console.print(rows)
     console.print(
-        "top-1: published accuracies. rate: the peak of the learning rate, for this batch size. "
-        "`keras-resnet recipes NAME` prints one with its sources."
+        "top-1: published accuracies. rate: largest learning rate, for this batch size. "
+        "`keras-resnet recipes NAME` prints a recipe with its sources."
     )
 
 
@@ -101,13 +103,13 @@ def _described(recipe: Recipe) -> dict[str, Any]:
 
 
 def _print_fields(recipe: Recipe, everything: bool) -> None:
-    """Prints values that have a source or are no defaults, or all of them."""
+    """Print the values that have a source or differ from the defaults, or `everything`."""
     from keras_resnet.images.protocol import EvalProtocol
     from keras_resnet.training.recipes.recipe import Recipe as RecipeClass, fields_of
 
     values = recipe.as_dict()
     defaults = RecipeClass("", recipe.duration, recipe.batch_size, protocol=EvalProtocol())
-    usual = defaults.as_dict()
+    default_values = defaults.as_dict()
     unused = ("network",) if recipe.protocol else ("network", "protocol.")
     names = [name for name in fields_of(recipe) if not name.startswith(unused)]
     names += [f"network.{field}" for field in recipe.network]
@@ -116,9 +118,10 @@ def _print_fields(recipe: Recipe, everything: bool) -> None:
     for name in names:
         part, _, field = name.partition(".")
         value = values[part][field] if field else values[part]
-        is_usual = part != "network" and value == (usual[part][field] if field else usual[part])
-        has_place = name in ("duration", "batch_size") or name in recipe.citations
-        if is_usual and not has_place and not everything:
+        default = default_values[part].get(field) if field else default_values[part]
+        is_default = part != "network" and value == default
+        has_source = name in ("duration", "batch_size") or name in recipe.citations
+        if is_default and not has_source and not everything:
             left_out += 1
             continue
         text = value if isinstance(value, str) else json.dumps(value)
@@ -133,8 +136,8 @@ def _print_fields(recipe: Recipe, everything: bool) -> None:
 
 
 def _rates(recipe: Recipe, images: int) -> dict[str, Any]:
-    """The learning rate at the steps where something happens, fit for JSON."""
-    from keras_resnet.training.optimizers.schedules import learning_rates, total_steps
+    """Return the learning rate at the steps where the schedule changes, as data for JSON."""
+    from keras_resnet.training.optimizers.rates import learning_rates, total_steps
 
     per_epoch = math.ceil(images / recipe.batch_size)
     total = total_steps(recipe, per_epoch)
@@ -167,9 +170,11 @@ def _print_rates(recipe: Recipe, data: dict[str, Any]) -> None:
     schedule = recipe.schedule
     if schedule.name == "plateau":
         console.print(
-            f"Times {schedule.factor:g} when the validation error stops falling: "
-            "the steps are not known beforehand."
+            f"The rate is multiplied by {schedule.factor:g} when the validation error stops "
+            "falling: these steps are not known in advance."
         )
     if (error := schedule.low_until_error) is not None:
         low = schedule.low_factor
-        console.print(f"Times {low:g} until the training error is below {error:.0%}.")
+        console.print(
+            f"The rate is multiplied by {low:g} until the training error is below {error:.0%}."
+        )

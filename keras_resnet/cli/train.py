@@ -1,4 +1,4 @@
-"""`keras-resnet train`: trains a network by a recipe; the same command again goes on."""
+"""`keras-resnet train`: train a network by a recipe."""
 
 from __future__ import annotations
 
@@ -20,16 +20,38 @@ if TYPE_CHECKING:
     from keras_resnet.training import Recipe, TrainResult
     from keras_resnet.training.devices.strategies import DeviceSetup
 
-Epochs = Annotated[float | None, typer.Option(min=0, help="Length; the schedule is compressed.")]
-Workers = Annotated[str | None, typer.Option(help="HOST:PORT,… of all, the same everywhere.")]
-WorkerIndex = Annotated[int | None, typer.Option(min=0, help="Which of them this is, from 0.")]
-SyncBN = Annotated[bool, typer.Option("--sync-bn", help="BN over all devices' images.")]
-Executions = Annotated[int, typer.Option(min=1, help="Batches per call of the graph.")]
+Epochs = Annotated[
+    float | None,
+    typer.Option(
+        min=0,
+        help="Train for this number of epochs, with the recipe's schedule compressed or stretched. "
+        "By default, the recipe's.",
+    ),
+]
+Workers = Annotated[
+    str | None,
+    typer.Option(
+        help="Train together with these workers: HOST:PORT of all, separated by commas, the same "
+        "on all of them. By default, those of TF_CONFIG or Slurm, if any."
+    ),
+]
+WorkerIndex = Annotated[
+    int | None, typer.Option(min=0, help="Be the worker with this position in --workers, from 0.")
+]
+SyncBN = Annotated[
+    bool,
+    typer.Option("--sync-bn", help="Compute batch normalization over the images of all devices."),
+]
+Executions = Annotated[
+    int, typer.Option(min=1, help="Run this number of batches per call of the graph.")
+]
 
 
 @options.app.command(rich_help_panel=options.TRAIN)
 def train(
-    model: Annotated[str, typer.Option(help="A network of `keras-resnet list`.")],
+    model: Annotated[
+        str, typer.Option(help="Train the network of this name in `keras-resnet list`.")
+    ],
     data: options.Data,
     recipe: options.Recipe,
     output: options.RunFolder,
@@ -45,20 +67,28 @@ def train(
     strategy: options.Strategy = "auto",
     workers: Workers = None,
     worker_index: WorkerIndex = None,
-    tpu: Annotated[str | None, typer.Option(help="Name or address of the TPU.")] = None,
+    tpu: Annotated[
+        str | None, typer.Option(help="Train on the TPU with this name or address.")
+    ] = None,
     dtype: options.Dtype = "float32",
     sync_bn: SyncBN = False,
     steps_per_execution: Executions = 1,
-    xla: Annotated[bool | None, typer.Option(help="Compile the step with XLA.")] = None,
+    xla: Annotated[bool | None, typer.Option(help="Compile the training step with XLA.")] = None,
     checkpoint_every: options.CheckpointEvery = None,
     keep: options.Keep = 3,
     validation_fraction: options.ValidationFraction = 0.1,
     max_bad_fraction: options.MaxBadFraction = 0.01,
-    profile: Annotated[str | None, typer.Option(help="FIRST,LAST batch for TensorBoard.")] = None,
+    profile: Annotated[
+        str | None,
+        typer.Option(
+            help="Profile the batches from FIRST to LAST for TensorBoard, given as FIRST,LAST. By "
+            "default, do not profile."
+        ),
+    ] = None,
     deterministic: options.Deterministic = None,
     log_every: options.LogEvery = 60.0,
 ) -> None:
-    """Train a network by a recipe. After an interruption, the same command goes on."""
+    """Train a network by a recipe. Run the same command again to resume."""
     first_and_last, fields = _profile(profile), inputs.network_options(version, shortcut, net)
     chosen = inputs.recipe_of(recipe, settings, batch_size, fields)
     model = _checked(model, weights, chosen, data)
@@ -95,7 +125,7 @@ def train(
 
 
 def _checked(model: str, weights: str | None, recipe: Recipe, data: str) -> str:
-    """The name of the network, once nothing about it and the data can be refused any more."""
+    """Return the name of the network, after all checks of it and the data."""
     checks.check_untrained(model)
     name = checks.check_network(model, weights)
     inputs.network_fields(name, recipe)
@@ -120,7 +150,7 @@ def _setup(
     cluster: Cluster | None,
     tpu: str | None,
 ) -> DeviceSetup:
-    """Comes before anything else of TensorFlow, which several workers have to agree on first."""
+    """Return the devices; several workers have to connect before anything else in TensorFlow."""
     with quiet():
         from keras_resnet.training.devices.strategies import choose_strategy
     precision: Any = dtype.removeprefix("mixed_")
@@ -140,5 +170,8 @@ def _profile(text: str | None) -> tuple[int, int] | None:
         return None
     first, comma, last = text.partition(",")
     if not (comma and first.isdigit() and last.isdigit() and 1 <= int(first) <= int(last)):
-        raise ValueError(f"Expected `--profile FIRST,LAST`, e.g. 10,20. Received: {text}")
+        raise ValueError(
+            "Expected `--profile` with the first and the last batch, such as 10,20. "
+            f"Received: {text}"
+        )
     return int(first), int(last)

@@ -1,6 +1,6 @@
-"""Messages of the Python functions, in the words of the command that called them.
+"""Translation of messages from Python arguments to the options of the command.
 
-They name arguments, such as `overwrite=True`; on the command line, that is `--overwrite`.
+The message of a Python function may name `overwrite=True`; the command prints `--overwrite`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import typer
 from keras_resnet.cli.options import app
 from keras_resnet.networks.config import ResNetConfig
 
-#: Arguments whose options are called otherwise.
+#: Options with another name than their Python argument.
 _OTHER_NAMES = {
     "jit_compile": "xla",
     "synchronized_bn": "sync-bn",
@@ -28,21 +28,20 @@ _OTHER_NAMES = {
     "class_index": "class",
     "validation_labels": "val-labels",
 }
-#: What `--set` of a command with a recipe changes has a name with one of these before a dot.
+#: Parts of a recipe: fields such as `optimizer.learning_rate` are set with `--set`.
 _PARTS_OF_RECIPES = ("optimizer", "loss", "schedule", "augmentation", "average", "network")
 _NETWORK_FIELDS = {field.name for field in dataclasses.fields(ResNetConfig)}
 
-#: Functions that commands do the work of.
+#: Commands that replace Python functions.
 _COMMANDS = {"`list_models()`": "`keras-resnet list`", "`list_weights()`": "`keras-resnet weights`"}
 
 _ARGUMENT = re.compile(r"`([a-z_0-9]+(?:\.[a-z_0-9]+)?)(?:=([^`]+))?`")
 
 
 def in_options(text: str) -> str:
-    """Return `text` with the options of this process' command in place of Python's arguments.
+    """Return `text` with options of the running command in place of Python arguments.
 
-    An argument that the command has no option for stays as it is. Functions that list names are
-    the commands that do.
+    Arguments without an option stay as they are. Functions that list names become commands.
     """
     for function, command in _COMMANDS.items():
         text = text.replace(function, command)
@@ -56,7 +55,7 @@ def in_options(text: str) -> str:
 
 
 def _option(name: str, value: str | None, options: set[str]) -> str | None:
-    """Return the command line's spelling of `name=value`, or of `name` alone."""
+    """Return the option for `name=value`, or for `name` alone; None if there is none."""
     part, dot, _ = name.partition(".")
     plain = None if value is None else value.strip("'\"")
     if dot or (f"--{_dashed(name)}" not in options and name in _NETWORK_FIELDS):
@@ -81,7 +80,7 @@ def _application() -> Any:
 
 
 def _options(arguments: Sequence[str]) -> set[str]:
-    """The options of the command that these arguments call."""
+    """Return the options of the command that these arguments call."""
     command = _application()
     for word in arguments:
         command = getattr(command, "commands", {}).get(word)

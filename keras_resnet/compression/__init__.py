@@ -1,11 +1,11 @@
-"""Making networks smaller and faster: quantization-aware training, pruning, clustering.
+"""Compression of networks: quantization-aware training, pruning and clustering.
 
-All of it in Keras 3; `model.fit` is tested under TensorFlow and JAX. `to_tf_keras` makes the
-twin that `tfmot` hands to tensorflow-model-optimization, for `CompressionOptions(engine="tfmot")`;
-both need TensorFlow and the extra `compression`.
+Everything is implemented in Keras 3, with `model.fit` under TensorFlow or JAX. `to_tf_keras` makes
+a tf_keras twin of a network for tensorflow-model-optimization, the engine "tfmot"; this needs
+TensorFlow and the extra `compression`.
 """
 
 import lazy_loader
 
-# What it has is in the stub beside this file, and is imported when it is first used.
+# The stub `__init__.pyi` lists the public names, which are imported when they are first used.
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,4 +1,5 @@
 from .clustering import cluster as cluster
+from .options import CompressionOptions as CompressionOptions
 from .pruning import GradualPruning as GradualPruning, prune as prune, sparsity_of as sparsity_of
 from .quantization import (
     freeze_bn as freeze_bn,

@@ -1,4 +1,4 @@
-"""Groups of layers that become one operator of an int8 artifact."""
+"""Groups of layers that become a single operator in an int8 artifact."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import keras
 
 from keras_resnet.networks.graph import inputs_of
 
-#: Kinds of layers that pass on activations, or some of them: their output has the range of their
-#: input, and in TFLite it has to.
+#: Kinds of layers that only pass activations on: their output has the range of their input, which
+#: TFLite requires.
 PASSING = (
     *("AveragePooling2D", "Cropping2D", "Dropout", "Flatten", "GlobalMaxPooling2D", "InputLayer"),
     *("MaxPooling2D", "Pad", "Permute", "Reshape", "ZeroPadding2D"),
@@ -19,7 +19,7 @@ _RELUS = (keras.layers.Activation, keras.layers.ReLU)
 
 
 def activation_name(layer: Any) -> str | None:
-    """The name of a layer's activation; None if it can have none."""
+    """Return the name of a layer's activation; None if layers of its kind have none."""
     if isinstance(layer, keras.layers.ReLU):
         other = layer.negative_slope or layer.threshold or layer.max_value is not None
         return "another ReLU" if other else "relu"
@@ -30,21 +30,22 @@ def activation_name(layer: Any) -> str | None:
 
 
 def fused_groups(model: keras.Model) -> dict[str, tuple[str, ...]]:
-    """The layers that compute something, in groups of which only the last has an output in memory.
+    """Return the groups of layers that become a single operator.
 
-    A convolution, its batch normalisation and its ReLU are such a group, and a sum and its ReLU.
+    For example a convolution, its batch normalization and its ReLU, or a sum and its ReLU. Layers
+    that only pass activations on are in no group.
 
     Args:
         model: a flat functional model.
 
     Returns:
-        Name of the last layer -> the names of all of its group, in order.
+        Name of the last layer -> the names of all layers of the group, in order.
     """
     inputs = inputs_of(model)
     users: dict[str, list[str]] = {}
     for name, before in inputs.items():
-        for source in before:
-            users.setdefault(source, []).append(name)
+        for earlier in before:
+            users.setdefault(earlier, []).append(name)
     layers = {layer.name: layer for layer in model.layers}
 
     def follower(name: str) -> str | None:

@@ -1,6 +1,6 @@
-"""Layers whose kernels are pruned, clustered or rounded while they train, and observed ranges.
+"""Layers with pruned, clustered or rounded kernels, and observed ranges of activations.
 
-Saved models with them need this package; `strip` gives the plain model back.
+Loading a saved model with such layers needs this package; `strip` returns the plain model.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ import keras
 import numpy as np
 from keras import ops
 
-#: Which weights share a step: those of an output channel, or all of a kernel.
+#: Weights that share a quantization step: those of an output channel, or all of a kernel.
 Rounding = Literal["channel", "tensor"]
 
-#: The most values that the weights of a layer can share: their numbers are bytes.
+#: Largest number of values that the weights of a layer can share, as indices are bytes.
 MOST_VALUES = 256
 
-#: Of the name of an `ActivationRange`, behind that of the layer whose outputs it rounds.
+#: Suffix of the name of an `ActivationRange`, after the name of the layer whose outputs it rounds.
 RANGE_SUFFIX = "_range"
 
-#: Below it, a step would be no number that float32 can divide by.
+#: Smallest width of a range, so that float32 can divide by its step.
 _SMALLEST = 1e-12
 
 _register = keras.saving.register_keras_serializable(package="keras_resnet")
@@ -31,17 +31,17 @@ _register = keras.saving.register_keras_serializable(package="keras_resnet")
 
 @_register
 class ActivationRange(keras.layers.Layer):
-    """Rounds activations to the 256 values that int8 has between two ends, which it observes.
+    """Rounding of activations to the 256 values of int8 in a range that is observed in training.
 
-    In training, the ends move towards the smallest and largest activation of every batch, and are
-    those of the first batch if they were both 0; 0 is always between them, and one of the 256
-    values. Gradients pass within the ends (Jacob et al.
-    2018, arXiv:1712.05877, section 3.1). The shape stays as it is.
+    In training, the ends of the range move toward the smallest and largest activation of every
+    batch; if both are 0, they become those of the batch. The range always includes 0, which is one
+    of the 256 values. Gradients pass for activations within the range (Jacob et al. 2018,
+    arXiv:1712.05877, section 3.1). The output has the shape of the input.
 
     Args:
-        momentum: share of an end that stays at every batch.
-        observing: whether the ends move in training, if the layer is trainable.
-        **keywords: those of `keras.layers.Layer`.
+        momentum: share of an end that is kept at every batch, in [0, 1).
+        observing: whether the range changes in training, provided that the layer is trainable.
+        **keywords: arguments of `keras.layers.Layer`.
     """
 
     def __init__(self, momentum: float = 0.99, observing: bool = True, **keywords: Any) -> None:
@@ -49,12 +49,12 @@ class ActivationRange(keras.layers.Layer):
             raise ValueError(f"Expected `momentum` in [0, 1). Received: {momentum}")
         super().__init__(**keywords)
         self.momentum = momentum
-        # Apart from `trainable`, which whoever thaws a network sets.
+        # Separate from `trainable`, which `unfreeze` sets.
         self.observing = observing
         self.measured: tuple[float, float] | None = None
 
     def build(self, input_shape: Any) -> None:
-        # The mean, as replicas see parts of a batch.
+        # Averaged over replicas, each of which sees a part of a batch.
         end = {"trainable": False, "dtype": "float32", "autocast": False, "aggregation": "mean"}
         self.low = self.add_weight((), "zeros", name="low", **end)
         self.high = self.add_weight((), "zeros", name="high", **end)
@@ -68,7 +68,7 @@ class ActivationRange(keras.layers.Layer):
         low, high = ops.convert_to_tensor(self.low), ops.convert_to_tensor(self.high)
         if training and self.trainable and self.observing:
             values = ops.stop_gradient(ops.cast(inputs, "float32"))
-            # With nothing between the ends, no gradient would pass for many batches.
+            # An empty range would let no gradient pass for many batches.
             kept = self.momentum * ops.cast(low < high, "float32")
             low = self._moved(self.low, ops.minimum(ops.min(values), 0.0), kept)
             high = self._moved(self.high, ops.maximum(ops.max(values), 0.0), kept)
@@ -91,9 +91,10 @@ class ActivationRange(keras.layers.Layer):
 
 @contextmanager
 def measuring(layers: Iterable[ActivationRange]) -> Iterator[None]:
-    """Meanwhile, ranges let activations through as they are; then they are what they have seen.
+    """Set ranges to those of the activations of all model calls inside the context.
 
-    The model has to be called as a function, `model(images)`.
+    Inside the context, activations are not rounded, and the model has to be called directly:
+    `model(images)`.
     """
     layers = list(layers)
     for layer in layers:
@@ -110,22 +111,22 @@ def measuring(layers: Iterable[ActivationRange]) -> Iterator[None]:
 
 
 class _Compressed(keras.layers.Layer):
-    """Common base of both kinds of layers with kernels; it comes before the plain layer.
+    """Mixin with a compressed kernel for a plain layer, which it comes before.
 
-    A kernel goes through three steps, each of which may be left out: its values become those of a
-    few shared ones, some become zero, all are rounded to int8. All of that is in float32; in mixed
-    precision, what comes out is cast to the layer's compute dtype.
+    A kernel is compressed in up to three steps: weights are replaced by a few shared values, some
+    become zero, and all are rounded to int8 values. The steps are computed in float32; in mixed
+    precision, the result is cast to the compute dtype of the layer.
 
     Args:
-        pruned: pattern in which the `mask`, of the kernel's shape, has its zeros, see `prune`;
+        pruned: pattern of the zeros in `mask`, which has the shape of the kernel; see `prune`.
             None: there is no mask.
-        clusters: how many values the weights share, `centroids`; `assignments` has their numbers.
-            0: weights have values of their own.
-        rounding: whether weights are rounded to int8, and which share a step.
-        observed: options of the `ActivationRange` that rounds what comes before the activation;
+        clusters: number of shared values, which are the weight `centroids`; the weight
+            `assignments` contains their indices. 0: weights are not shared.
+        rounding: weights that share a quantization step; None: weights are not rounded.
+        observed: options of the `ActivationRange` that rounds the values before the activation;
             None: there is none.
-        *arguments: those of the plain layer.
-        **keywords: likewise.
+        *arguments: arguments of the plain layer.
+        **keywords: arguments of the plain layer.
     """
 
     def __init__(
@@ -152,8 +153,8 @@ class _Compressed(keras.layers.Layer):
             self.range = ActivationRange(name="range", dtype="float32", **observed)
 
     def add_weight(self, *arguments: Any, **keywords: Any) -> Any:
-        # A kernel that was cast to half precision first would be rounded by another step than that
-        # of its artifact.
+        # After a cast to half precision, a kernel would be rounded by another step than in its
+        # artifact.
         return super().add_weight(*arguments, **keywords, autocast=False)
 
     def build(self, input_shape: Any) -> None:
@@ -162,7 +163,7 @@ class _Compressed(keras.layers.Layer):
         if self.pruned:
             self.mask = self.add_weight(initializer="ones", name="mask", **fixed)
         if self.clusters:
-            # What trains are the values that the kernel shares, not the kernel.
+            # The shared values are trained, not the kernel.
             self.kernel.trainable = False
             self.centroids = self.add_weight((self.clusters,), "zeros", name="centroids")
             self.assignments = self.add_weight(initializer="zeros", name="assignments", **fixed)
@@ -171,7 +172,7 @@ class _Compressed(keras.layers.Layer):
 
     @abstractmethod
     def _product(self, inputs: Any, kernel: Any) -> Any:
-        """Return the layer's output without bias and activation."""
+        """Return the output of the layer without bias and activation."""
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         kernel = ops.cast(self._compressed(self.kernel), self.compute_dtype)
@@ -189,7 +190,7 @@ class _Compressed(keras.layers.Layer):
             self.kernel.trainable = False
 
     def save_own_variables(self, store: MutableMapping[str, Any]) -> None:
-        # The methods of Keras' own layers know the kernel and the bias only.
+        # The methods of Keras' layers save only kernel and bias.
         for variable in self._own_variables():
             store[variable.name] = variable
 
@@ -198,12 +199,12 @@ class _Compressed(keras.layers.Layer):
             variable.assign(store[variable.name])
 
     def _own_variables(self) -> list[Any]:
-        """Return the variables of the layer itself; Keras saves those of its range apart."""
+        """Return the variables of the layer without those of its range, which Keras saves."""
         others = set() if self.range is None else {id(weight) for weight in self.range.weights}
         return [weight for weight in self.weights if id(weight) not in others]
 
     def _compressed(self, kernel: Any) -> Any:
-        """Return the kernel that the layer computes with, of the shape and dtype of `kernel`."""
+        """Return the kernel after clustering, pruning and rounding."""
         kernel = self._shared_and_pruned(kernel)
         return kernel if self.rounding is None else _rounded(kernel, self.rounding)
 
@@ -216,11 +217,11 @@ class _Compressed(keras.layers.Layer):
         return kernel
 
     def _values(self, places: Any) -> Any:
-        """The centroids, which learn from the means of what their weights would learn.
+        """Return the centroids, with the mean instead of the sum of their weights' gradients.
 
-        The gradient of a shared value is the sum over its weights, thousands of them: steps that no
-        learning rate for weights is made for. With the mean, a step is that of the weights
-        themselves, projected onto the kernels with these shared values.
+        The sum over thousands of weights would give steps far too large for usual learning rates.
+        The mean gives the step of the weights themselves, projected onto kernels with these shared
+        values.
         """
         kept = ops.cast(self.mask, "float32") if self.pruned else ops.ones(places.shape)
         counts = ops.segment_sum(ops.ravel(kept), ops.ravel(places), self.clusters)
@@ -228,12 +229,12 @@ class _Compressed(keras.layers.Layer):
         return fixed + (self.centroids - fixed) / ops.maximum(ops.cast(counts, fixed.dtype), 1)
 
     def unrounded_kernel(self) -> np.ndarray:
-        """The layer's own kernel, clustered and pruned, but not rounded; float32."""
+        """Return the clustered and pruned kernel before rounding, float32."""
         kernel = ops.convert_to_tensor(self.kernel, "float32")
         return np.asarray(ops.convert_to_numpy(self._shared_and_pruned(kernel)))
 
     def final_kernel(self) -> np.ndarray:
-        """The kernel that the layer computes with, float32."""
+        """Return the clustered, pruned and rounded kernel, float32."""
         kernel = ops.convert_to_tensor(self.kernel, "float32")
         return np.asarray(ops.convert_to_numpy(self._compressed(kernel)))
 
@@ -245,16 +246,16 @@ class _Compressed(keras.layers.Layer):
             "observed": None,
         }
         if self.range is not None:
-            # Keras writes down neither for layers within layers.
+            # Keras saves neither for nested layers.
             names = ("momentum", "observing", "trainable")
             own["observed"] = {name: getattr(self.range, name) for name in names}
         return {**super().get_config(), **own}
 
 
 def _rounded(kernel: Any, rounding: Rounding) -> Any:
-    """Round to 255 values around 0, as weights are stored in TFLite and ONNX."""
+    """Round a kernel to 255 values around 0, as in TFLite and ONNX."""
     axes = tuple(range(len(kernel.shape) - 1)) if rounding == "channel" else None
-    # The largest weight is one of the values, so that rounding anew changes nothing.
+    # The largest weight is one of the values, so rounding again changes nothing.
     largest = ops.stop_gradient(ops.max(ops.abs(ops.cast(kernel, "float32")), axis=axes))
     largest = ops.maximum(largest, _SMALLEST)
     return keras.quantizers.fake_quant_with_min_max_vars(
@@ -264,10 +265,7 @@ def _rounded(kernel: Any, rounding: Rounding) -> Any:
 
 @_register
 class CompressedConv2D(_Compressed, keras.layers.Conv2D):
-    """A convolution, grouped or not, with a compressed kernel `(height, width, channels, filters)`.
-
-    `channels` are those of one group.
-    """
+    """A convolution with a compressed kernel `(height, width, channels per group, filters)`."""
 
     def _product(self, inputs: Any, kernel: Any) -> Any:
         return self.convolution_op(inputs, kernel)
@@ -281,7 +279,7 @@ class CompressedDense(_Compressed, keras.layers.Dense):
         return ops.matmul(inputs, kernel)
 
 
-#: Plain layer -> compressed one.
+#: Plain layer class -> compressed layer class.
 KINDS: dict[type, type] = {
     keras.layers.Conv2D: CompressedConv2D,
     keras.layers.Dense: CompressedDense,
@@ -289,12 +287,12 @@ KINDS: dict[type, type] = {
 
 
 def compressed_layers(model: keras.Model) -> Sequence[Any]:
-    """The layers of a model whose kernels are compressed, in the order of the network."""
+    """Return the layers with compressed kernels, in the order of the network."""
     return [layer for layer in model.layers if isinstance(layer, _Compressed)]
 
 
 def ranges(model: keras.Model) -> dict[str, ActivationRange]:
-    """The observed ranges of a model by the names of the layers whose activations they are of."""
+    """Return the observed ranges by the names of the layers whose activations they round."""
     found: dict[str, ActivationRange] = {}
     for layer in model.layers:
         if isinstance(layer, ActivationRange):

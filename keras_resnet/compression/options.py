@@ -1,4 +1,4 @@
-"""Options of a compression, checked without Keras before anything is loaded."""
+"""Options of a compression, which can be checked without importing Keras."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from keras_resnet.support.checks import check_choice, check_number
 
 Method = Literal["prune", "cluster", "qat"]
 
-#: What trains: this package, or tensorflow-model-optimization on the network's tf_keras twin.
+#: Implementation: this package, or tensorflow-model-optimization with the network's tf_keras twin.
 Engine = Literal["native", "tfmot"]
 
-#: Option -> the only method that it counts for.
+#: Option -> the only method that uses it.
 _OWNERS: dict[str, Method] = {
     "sparsity": "prune",
     "pattern": "prune",
@@ -22,13 +22,13 @@ _OWNERS: dict[str, Method] = {
     "settle": "qat",
 }
 
-#: Further phases of `"qat"`, in epochs.
+#: Options with the epochs of further phases of `"qat"`.
 _PHASES = ("frozen_bn", "settle")
 
 _SPARSITY = 0.8
 
-#: Which weights are pruned together: each by itself; 2 of every 4 input channels; or 4 neighbouring
-#: output channels at a time.
+#: Weights that are pruned together: single weights; 2 of every 4 input channels; or blocks of 4
+#: adjacent output channels.
 Pattern = Literal["unstructured", "2:4", "block"]
 
 
@@ -37,25 +37,27 @@ class CompressionOptions:
     """Options of a compression.
 
     Attributes:
-        methods: `"prune"`, `"cluster"` and `"qat"` (quantization-aware training), or some of them;
-            they are applied in this order, each keeping what those before have reached.
-        sparsity: share of zeros in [0, 1), reached step by step; with the pattern `"2:4"`, it is
-            one half, at once.
-        pattern: which weights are pruned together, see `prune`.
-        clusters: different weights of a layer, see `cluster`.
-        epochs: of training, for each method.
-        frozen_bn: of training after `"qat"`, with batch normalisation fixed and ranges that still
-            follow; 0: none.
-        settle: of training after that, with ranges and batch normalisation fixed; 0: none.
-        rate: what the recipe's learning rate is multiplied by.
-        skip: names of layers that are left alone; with `"qat"`, they stay in float. The first
+        methods: one or more of `"prune"`, `"cluster"` and `"qat"` (quantization-aware training), in
+            this order. Each method keeps the results of those before.
+        sparsity: share of zeros, in [0, 1), which is reached gradually; with the pattern `"2:4"`,
+            it is one half from the start.
+        pattern: weights that are pruned together; see `prune`.
+        clusters: number of different weights per layer; see `cluster`.
+        epochs: epochs of training for each method.
+        frozen_bn: epochs of training after `"qat"` with frozen batch normalization, while ranges
+            are still observed; 0: none.
+        settle: epochs of training after that with frozen batch normalization and fixed ranges; 0:
+            none.
+        rate: factor of the recipe's learning rate.
+        skip: names of layers that are not compressed; with `"qat"`, they stay in float. The first
             convolution is never pruned.
-        engine: what trains: `"native"`, this package; or `"tfmot"`, tensorflow-model-optimization
-            on the network's tf_keras twin. The latter does one method at a time: `"qat"` of v1
-            networks, `"prune"` of single weights, or `"cluster"`, in float32.
+        engine: implementation: `"native"` (this package) or `"tfmot"`
+            (tensorflow-model-optimization with the network's tf_keras twin). The latter supports a
+            single method in float32: `"qat"` of v1 networks, `"prune"` of single weights, or
+            `"cluster"`.
 
     Raises:
-        ValueError: a field has another value than these.
+        ValueError: If a field has an invalid value.
     """
 
     methods: tuple[Method, ...] = ("qat",)
@@ -82,15 +84,15 @@ class CompressionOptions:
             raise ValueError(f"Expected `sparsity` in [0, 1). Received: {self.sparsity}")
         if self.pattern == "2:4" and self.sparsity not in (0.5, _SPARSITY):
             raise ValueError(
-                f"Expected no `sparsity` but 0.5 with the pattern '2:4'. Received: {self.sparsity}"
+                f"Expected `sparsity` to be 0.5 with the pattern '2:4'. Received: {self.sparsity}"
             )
         for field in dataclasses.fields(self):
             owner, value = _OWNERS.get(field.name), getattr(self, field.name)
-            # A further phase of no epochs is none, whatever the method.
+            # Phases of 0 epochs are allowed with all methods.
             usual = (field.default, 0) if field.name in _PHASES else (field.default,)
             if owner not in (None, *self.methods) and value not in usual:
                 raise ValueError(
-                    f"Expected `{field.name}` with the method {owner}. Received: "
+                    f"Expected `{field.name}` with the method {owner} only. Received: "
                     f"{', '.join(self.methods)}"
                 )
         for name in ("epochs", "rate"):

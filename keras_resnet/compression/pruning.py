@@ -13,7 +13,7 @@ from keras_resnet.compression.options import Pattern
 from keras_resnet.compression.rebuild import check_flat, check_skip, kernels, with_options
 from keras_resnet.support.checks import check_choice
 
-#: Output channels that a block prunes together, as XNNPACK's sparse kernels take them.
+#: Output channels in a block that is pruned as a whole, as in XNNPACK's sparse kernels.
 BLOCK = 4
 
 
@@ -24,23 +24,34 @@ def prune(
     pattern: Pattern = "unstructured",
     skip: Sequence[str] | None = None,
 ) -> keras.Model:
-    """Makes a network with the share `sparsity` of every kernel at zero, the smallest weights.
+    """Return a copy of a network in which the smallest weights of every kernel are zero.
 
-    Training leaves the zeros where they are. To prune while training, start with a `sparsity` of 0
-    and pass `GradualPruning` to `train`. In the end, `export` or `strip` the network.
+    Training keeps the zeros. To prune during training, start with `sparsity=0` and pass
+    `GradualPruning` to `train`. Finally, `export` or `strip` the network.
 
     Args:
-        model: a flat network with trained weights, plain, pruned or clustered; it stays as it is,
-            and so do its zeros. Zero is one value more in a clustered layer: `cluster` a pruned
-            network if the number of values matters.
-        sparsity: share of zeros in [0, 1); counts for nothing with `"2:4"`, which is one half.
-        pattern: which weights are pruned together.
-        skip: names of layers that stay dense, or as they are; None: the first convolution, which
-            has few weights that matter much (Gale et al. 2019, arXiv:1902.09574, section 5). Layers
-            that a pattern does not fit, as their channels are no multiple of 4, stay dense, too.
+        model: a flat network with trained weights, plain, pruned or clustered; it is not changed,
+            and its zeros are kept. In a clustered layer, zero is an additional value: apply
+            `cluster` to a pruned network if the number of values matters.
+        sparsity: share of zeros in every kernel, in [0, 1); ignored with the pattern `"2:4"`, where
+            it is one half.
+        pattern: weights that are pruned together: `"unstructured"`: single weights; `"2:4"`: 2 of
+            every 4 input channels; `"block"`: blocks of 4 adjacent output channels.
+        skip: names of layers that are not pruned; None: the first convolution, which has few but
+            important weights (Gale et al. 2019, arXiv:1902.09574, section 5). Layers whose numbers
+            of channels do not fit the pattern are not pruned either.
+
+    Returns:
+        The pruned network, with layers of the same names.
 
     Raises:
-        ValueError: an impossible sparsity or pattern, or `skip` names no layer with a kernel.
+        ValueError: If `sparsity` or `pattern` has an invalid value, `skip` contains a name that is
+            not a layer with a kernel, or no layer can be pruned.
+
+    Example:
+        >>> pruned = prune(model, 0)
+        >>> train(pruned, "digits", "finetune", callbacks=[GradualPruning(0.8, end=300)])
+        >>> plain = strip(pruned)
     """
     check_flat(model)
     _check(sparsity, pattern)
@@ -50,14 +61,14 @@ def prune(
     chosen = prunable(model, pattern, skip)
     if not chosen:
         raise ValueError(
-            f"Expected layers with kernels that the pattern {pattern!r} fits. Received: "
-            f"{', '.join(names) or 'none'}, of which none is left"
+            f"Expected a layer with a kernel that fits the pattern {pattern!r}. Received: "
+            f"{', '.join(names) or 'no layers'}, all of which are skipped or do not fit"
         )
     full = [name for name in chosen if getattr(model.get_layer(name), "clusters", 0) == MOST_VALUES]
     if full:
         raise ValueError(
-            f"Expected layers of less than {MOST_VALUES} shared values, as zero is one more. "
-            f"Received: {', '.join(full)}. Name them in `skip`, or share fewer values"
+            f"Expected layers with fewer than {MOST_VALUES} shared values, as zero is another one. "
+            f"Received: {', '.join(full)}. Name them in `skip`, or use fewer clusters"
         )
     result = with_options(model, {name: {"pruned": pattern} for name in chosen})
     _set_masks(result, sparsity, chosen)
@@ -65,27 +76,27 @@ def prune(
 
 
 def prunable(model: keras.Model, pattern: Pattern, skip: Sequence[str]) -> list[str]:
-    """The layers that `prune` prunes: those with a kernel that the pattern fits."""
+    """Return the names of the layers that `prune` prunes: those whose kernels fit the pattern."""
     return [x.name for x in kernels(model) if x.name not in skip and _fits(x, pattern)]
 
 
 class GradualPruning(keras.callbacks.Callback):
-    """Prunes a network from `prune` more and more while it trains (Zhu and Gupta 2017).
+    """Callback that prunes a network from `prune` gradually in training (Zhu and Gupta 2017).
 
     The share of zeros after step `t` is `sparsity * (1 - (1 - (t - begin) / (end - begin)) ** 3)`
-    (arXiv:1710.01878, section 3). What is pruned stays so. It depends on the step and the weights
-    alone, so that resumed training ends with the same zeros.
+    (arXiv:1710.01878, section 3). Zeros are kept. The zeros depend only on the step and the
+    weights, so a resumed training ends with the same zeros.
 
     Args:
-        sparsity: share of zeros in every pruned kernel in the end, in [0, 1).
-        end: optimizer step at which it is reached.
-        begin: step at which pruning begins.
-        every: steps between two times that weights are pruned.
-        layers: names of the layers that are pruned; None: all that have masks.
+        sparsity: final share of zeros in every pruned kernel, in [0, 1).
+        end: optimizer step at which the final share is reached.
+        begin: optimizer step at which pruning begins.
+        every: optimizer steps between two updates of the masks.
+        layers: names of the layers to prune; None: all layers with masks.
 
     Raises:
-        ValueError: impossible numbers; or, in training, a network that has no masks, also of one of
-            `layers`, or those of the pattern `"2:4"`, whose share is always the same.
+        ValueError: If an argument has an invalid value; or, in training, if a layer has no mask, or
+            one of the pattern `"2:4"`, whose share of zeros is fixed.
     """
 
     def __init__(
@@ -109,7 +120,7 @@ class GradualPruning(keras.callbacks.Callback):
         self._pruned_at: int | None = None
 
     def at(self, step: int) -> float:
-        """The share of zeros after an optimizer step."""
+        """Return the share of zeros after an optimizer step."""
         done = min(1.0, max(0.0, (step - self.begin) / (self.end - self.begin)))
         return self.sparsity * (1 - (1 - done) ** 3)
 
@@ -121,11 +132,11 @@ class GradualPruning(keras.callbacks.Callback):
                 "Expected a network from `prune` with the pattern 'unstructured' or 'block'. "
                 f"Received: one with {'the pattern 2:4' if '2:4' in patterns else 'no masks'}"
             )
-        # The masks may be others than those after that step.
+        # The masks may have changed since that step.
         self._pruned_at = None
 
     def on_train_batch_begin(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
-        # The run may have been interrupted between the end of a step and its pruning.
+        # The run may have been interrupted between a step and its pruning.
         self._prune()
 
     def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
@@ -135,7 +146,7 @@ class GradualPruning(keras.callbacks.Callback):
         step = int(self.model.optimizer.iterations)
         if step == self._pruned_at:
             return
-        # Keras calls back once for so many steps.
+        # Keras calls callbacks only once per `steps_per_execution` steps.
         at_once = getattr(self.model, "steps_per_execution", 1)
         due = step % self.every < at_once or 0 <= step - self.end < at_once
         if due and step < self.end + at_once and self.at(step) > 0:
@@ -144,7 +155,7 @@ class GradualPruning(keras.callbacks.Callback):
 
 
 def sparsity_of(model: keras.Model) -> dict[str, float]:
-    """The share of zeros in the kernel of every layer that has one, in the order of the network."""
+    """Return layer name -> share of zeros in its kernel, in the order of the network."""
     final = {layer.name: layer.final_kernel() for layer in compressed_layers(model)}
     values = {layer.name: final.get(layer.name, layer.kernel) for layer in kernels(model)}
     return {
@@ -165,7 +176,7 @@ def _fits(layer: Any, pattern: Pattern) -> bool:
 
 
 def _set_masks(model: keras.Model, sparsity: float, names: Sequence[str] | None) -> None:
-    """Prunes layers with masks: those that are named, or all."""
+    """Update the masks of the layers `names`, or of all layers with masks."""
     for layer in compressed_layers(model):
         if layer.pruned and (names is None or layer.name in names):
             mask = _mask(layer.unrounded_kernel(), sparsity, layer.pruned)
@@ -173,12 +184,12 @@ def _set_masks(model: keras.Model, sparsity: float, names: Sequence[str] | None)
 
 
 def _mask(kernel: np.ndarray, sparsity: float, pattern: Pattern) -> np.ndarray:
-    """Return the mask of weights that stay: not the smallest, and none that are zero already."""
+    """Return the mask of the weights to keep: not the smallest, and none that are zero."""
     sizes = np.abs(kernel)
     if pattern == "2:4":
         shape = (*kernel.shape[:-2], kernel.shape[-2] // 4, 4, kernel.shape[-1])
         groups = sizes.reshape(shape)
-        # The place of each among its four, the largest first; equal ones in their order.
+        # The rank of each weight among its four, the largest first; ties keep their order.
         places = np.argsort(np.argsort(-groups, axis=-2, kind="stable"), axis=-2, kind="stable")
         return np.asarray((places < 2).reshape(kernel.shape) & (sizes > 0))
     together = BLOCK if pattern == "block" else 1

@@ -1,4 +1,4 @@
-"""Quantization-aware training: a network that computes as its int8 artifacts will."""
+"""Quantization-aware training: a network that rounds like its int8 artifacts."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from keras_resnet.compression.fusion import PASSING, activation_name, fused_grou
 from keras_resnet.compression.layers import measuring, ranges
 from keras_resnet.compression.rebuild import check_flat, check_skip, kernels, with_options
 
-#: What has a range of its own.
+#: Kinds of layers whose outputs have a range of their own.
 _COMPUTING = (
     *("Activation", "Add", "BatchNormalization", "CompressedConv2D", "CompressedDense"),
     *("Concatenate", "Conv2D", "Dense", "GlobalAveragePooling2D", "Multiply", "Normalization"),
     *("ReLU", "Rescaling", "Softmax"),
 )
 
-#: Activations with a known range, and all that have an int8 form.
+#: Activations with a known range, and all activations that int8 artifacts support.
 _SHARES = ("sigmoid", "softmax")
 _ACTIVATIONS = (None, "linear", "relu", *_SHARES)
 
@@ -29,29 +29,35 @@ _BATCH_SIZE = 8
 def quantize_aware(
     model: keras.Model, images: np.ndarray, *, skip: Sequence[str] = (), momentum: float = 0.99
 ) -> keras.Model:
-    """Makes a network that learns to be right in int8 (Jacob et al. 2018, arXiv:1712.05877).
+    """Return a copy of a network for quantization-aware training (Jacob et al. 2018).
 
-    Kernels are rounded per output channel, which is the same before and after batch normalisation
-    is folded into them; activations are rounded where TFLite and ONNX Runtime round them (but for
-    what average pooling puts out, which both round, by half a step at most, and this does not),
-    between ends that are those on `images` at first and follow the training images. Train it as any
-    other network, at a small learning rate, and end with `freeze_ranges`; then export it, or
-    `strip` it.
+    The network rounds like its int8 artifacts (arXiv:1712.05877). Kernels are rounded per output
+    channel, which is equivalent before and after folding batch normalization. Activations are
+    rounded where TFLite and ONNX Runtime round them, except after average pooling, where both
+    artifacts round by at most half a step. The ranges of activations are initialized with `images`
+    and then follow the training images. Train the network with a small learning rate, finish with
+    `freeze_ranges`, then `export` or `strip` it.
 
     Args:
-        model: a flat network with trained weights, plain, pruned or clustered; it stays as it is.
-        images: to start the ranges from, `(n, height, width, channels)`, RGB in [0, 255]; some
-            dozens, as at evaluation.
-        skip: names of layers that are neither rounded nor have their outputs rounded; keep the same
-            ones in float at export.
-        momentum: of the ranges, see `ActivationRange`.
+        model: a flat network with trained weights, plain, pruned or clustered; it is not changed.
+        images: images to initialize the ranges, `(n, height, width, channels)`, RGB in [0, 255],
+            prepared as for evaluation; a few dozen are enough.
+        skip: names of layers that stay in float, including their outputs. Keep the same layers in
+            float when you export the network.
+        momentum: momentum of the ranges; see `ActivationRange`.
 
     Returns:
-        The network: same layers by the same names, and ranges between them.
+        The network, with layers of the same names, and ranges between them.
 
     Raises:
-        ValueError: a layer has no int8 form, `skip` names none, or the images do not fit, such as
-            those whose pixels were divided by 255.
+        ValueError: If a layer is not supported in int8, `skip` contains a name that is not a layer,
+            or the images do not fit, for example because their pixels are in [0, 1].
+
+    Example:
+        >>> aware = quantize_aware(model, images)
+        >>> train(aware, "digits", "finetune", epochs=3)
+        >>> train(freeze_ranges(aware), "digits", "finetune", epochs=1)
+        >>> plain = strip(aware)
     """
     check_flat(model)
     _check_layers(model, skip)
@@ -71,36 +77,47 @@ def quantize_aware(
 
 
 def freeze_ranges(model: keras.Model, *, bn: bool = True) -> keras.Model:
-    """Ends the observation of ranges and, unless told otherwise, batch normalisation; in place.
+    """Fix the ranges and, by default, batch normalization of a network, in place.
 
-    Compile the network again before you train it on. The last part of training is at the very
-    numbers that the artifacts have (Krishnamoorthi 2018, arXiv:1806.08342, section 3.2.1).
+    Then continue training for a short time, with exactly the ranges and statistics of the artifacts
+    (Krishnamoorthi 2018, arXiv:1806.08342, section 3.2.1). Compile the network again first; `train`
+    does so.
+
+    Args:
+        model: a network from `quantize_aware`.
+        bn: whether to freeze batch normalization as well.
+
+    Returns:
+        `model` itself.
 
     Raises:
-        ValueError: the model has no ranges.
+        ValueError: If the model has no ranges.
     """
     found = ranges(model)
     if not found:
         raise ValueError("Expected a network from `quantize_aware`. Received: one without ranges")
     for layer in found.values():
         layer.observing = False
-    return freeze_bn(model) if bn else _to_be_traced(model)
+    return freeze_bn(model) if bn else _forget_trace(model)
 
 
 def freeze_bn(model: keras.Model) -> keras.Model:
-    """Ends the training of batch normalisation, while ranges are still observed; in place.
+    """Freeze batch normalization while ranges are still observed, in place.
 
-    Compile the network again before you train it on. Between the two, ranges settle for the very
-    statistics that are folded into kernels.
+    In further training, the ranges adapt to the statistics that are folded into kernels. Compile
+    the network again before you train it further; `train` does so.
+
+    Returns:
+        `model` itself.
     """
     for layer in model.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.trainable = False
-    return _to_be_traced(model)
+    return _forget_trace(model)
 
 
-def _to_be_traced(model: keras.Model) -> keras.Model:
-    """Lets no step go on as it was traced before: Keras would not notice what has changed."""
+def _forget_trace(model: keras.Model) -> keras.Model:
+    """Discard the traced training step, as Keras does not notice that layers have changed."""
     model.train_function = None
     return model
 
@@ -110,7 +127,7 @@ def _check_layers(model: keras.Model, skip: Sequence[str]) -> None:
         raise ValueError("Expected a network without ranges. Received: one from `quantize_aware`")
     check_skip(skip, [layer.name for layer in model.layers], "layers")
     kinds = (*PASSING, *_COMPUTING)
-    # Operations without a layer, such as that of `x + y`, have no output that could be rounded.
+    # The outputs of operations that are not layers, such as `x + y`, cannot be rounded.
     strange = [
         x
         for x in model.operations
@@ -121,41 +138,41 @@ def _check_layers(model: keras.Model, skip: Sequence[str]) -> None:
         x for x in model.layers if activation_name(x) not in _ACTIVATIONS and x.name not in skip
     ]
     if strange or wrong:
-        what = [f"{x.name} ({type(x).__name__})" for x in strange]
-        what += [f"{x.name} ({activation_name(x)})" for x in wrong]
+        names = [f"{x.name} ({type(x).__name__})" for x in strange]
+        names += [f"{x.name} ({activation_name(x)})" for x in wrong]
         raise ValueError(
-            "Expected a network of layers with an int8 form: convolutions, dense layers, batch "
-            "normalisation, pooling, sums and products, ReLU, sigmoid and softmax. Received: "
-            f"{', '.join(dict.fromkeys(what))}. Name these in `skip` to leave them in float"
+            "Expected a network of layers that int8 supports: convolutions, dense layers, batch "
+            "normalization, pooling, sums and products, ReLU, sigmoid and softmax. Received: "
+            f"{', '.join(dict.fromkeys(names))}. Name these in `skip` to leave them in float"
         )
 
 
 def _squashes(layer: keras.layers.Layer, model: keras.Model) -> bool:
-    """Whether the range is observed before the layer's activation.
+    """Return whether the range of a layer is observed before its activation.
 
-    What a sigmoid or softmax puts out is known, and what the network does counts as it is.
+    This is so for a sigmoid or softmax, whose output range is known, and for the network's output.
     """
     last = layer.name in model.output_names and activation_name(layer) == "linear"
     return activation_name(layer) in _SHARES or last
 
 
 def _places(model: keras.Model, skip: Sequence[str]) -> list[str]:
-    """The layers whose outputs are tensors of an int8 artifact."""
+    """Return the names of the layers whose outputs are tensors of an int8 artifact."""
     names = []
     for name, group in fused_groups(model).items():
         layer = model.get_layer(name)
-        # What these put out is known.
+        # The output ranges of these are known.
         known = isinstance(layer, keras.layers.Softmax) or (
             type(layer) is keras.layers.Activation and activation_name(layer) in _SHARES
         )
-        # An operator is left out as a whole.
+        # A group with a skipped layer is skipped as a whole.
         if not known and not set(group) & set(skip):
             names.append(name)
     return names
 
 
 def _start(result: keras.Model, images: np.ndarray) -> None:
-    """Sets the ranges to those of the activations before any is rounded."""
+    """Initialize the ranges with those of unrounded activations on `images`."""
     shape = (None, *result.input_shape[1:])
     known = zip(shape, images.shape, strict=False)
     if images.ndim != 4 or not len(images) or any(a not in (None, b) for a, b in known):
@@ -163,7 +180,7 @@ def _start(result: keras.Model, images: np.ndarray) -> None:
     if images.max() <= 1:
         raise ValueError(
             "Expected images with pixels in [0, 255]. Received: pixels of at most "
-            f"{images.max()}, which were divided by 255, as it seems"
+            f"{images.max()}, which seem to be divided by 255. Multiply them by 255"
         )
     with measuring(ranges(result).values()):
         for start in range(0, len(images), _BATCH_SIZE):

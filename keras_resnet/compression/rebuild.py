@@ -1,4 +1,4 @@
-"""Conversion of plain networks to networks with compressed layers, and back."""
+"""Conversion between plain networks and networks with compressed layers."""
 
 from __future__ import annotations
 
@@ -34,16 +34,17 @@ _OPTIONS = ("pruned", "clusters", "rounding", "observed")
 
 
 def check_flat(model: keras.Model) -> None:
-    """Refuses what is no functional model, has a model inside, or weights in half precision.
+    """Raise ValueError unless `model` is a flat functional model with float32 weights.
 
     Raises:
-        ValueError: it is so.
+        ValueError: If the model is not functional, contains a model, calls a layer several times,
+            or has weights in half precision.
     """
     nested = [x.name for x in getattr(model, "layers", ()) if isinstance(x, keras.Model)]
     if not isinstance(model, keras.Model) or not hasattr(model, "operations") or nested:
-        inside = f" with the model {nested[0]!r} inside" if nested else ""
+        inside = f", which contains the model {nested[0]!r}" if nested else ""
         raise ValueError(
-            "Expected a flat functional model, such as `keras_resnet.build` makes. Received: "
+            "Expected a flat functional model, such as one from `keras_resnet.build`. Received: "
             f"{getattr(model, 'name', model)!r} ({type(model).__name__}){inside}"
         )
     for entry in graph_config(model):
@@ -52,23 +53,24 @@ def check_flat(model: keras.Model) -> None:
                 "Expected a network that calls every layer once. Received: "
                 f"{model.name!r}, which calls {entry['name']!r} {len(entry['inbound_nodes'])} times"
             )
-    # Half precision would round once more what was rounded or shared.
+    # Half precision would round compressed weights again.
     half = [x for x in model.weights if keras.backend.standardize_dtype(x.dtype) in _HALF]
     if half:
         raise ValueError(
-            "Expected weights in float32, which the policy 'mixed_bfloat16' has, too. Received: "
-            f"{model.name!r}, of which {half[0].path} is {half[0].dtype}"
+            "Expected weights in float32. Received: "
+            f"{model.name!r}, of which {half[0].path} is {half[0].dtype}. Use the policy "
+            "'mixed_bfloat16' instead of 'bfloat16'"
         )
 
 
 def check_skip(skip: Iterable[str], known: Iterable[str], what: str) -> None:
-    """Raises ValueError if `skip` names others than `known`, which are `what`."""
+    """Raise ValueError if `skip` contains a name that is not in `known`, the names of `what`."""
     if unknown := sorted({*skip}.difference(known)):
         raise ValueError(f"Expected `skip` to name {what}. Received: {', '.join(unknown)}")
 
 
 def kernels(model: keras.Model) -> list[keras.layers.Layer]:
-    """The layers of a flat model that have a kernel that can be compressed."""
+    """Return the layers of a flat model with kernels that can be compressed."""
     return [layer for layer in model.layers if type(layer) in (*KINDS, *KINDS.values())]
 
 
@@ -77,12 +79,12 @@ def with_options(
     options: Mapping[str, Mapping[str, Any]],
     observed: Mapping[str, Any] | None = None,
 ) -> keras.Model:
-    """A copy of a flat model with some layers compressed, weights and what is known included.
+    """Return a copy of a flat model, including its weights and info, with some layers compressed.
 
     Args:
-        model: a plain model, or one with compressed layers already, whose options stay.
-        options: layer -> options of `CompressedConv2D` or `CompressedDense` that change.
-        observed: layers that get an `ActivationRange` behind them -> its options.
+        model: a plain model, or one with compressed layers, whose options are kept.
+        options: layer name -> options of `CompressedConv2D` or `CompressedDense` to change.
+        observed: layer name -> options of an `ActivationRange` to add after the layer.
     """
     observed = observed or {}
 
@@ -104,17 +106,20 @@ def with_options(
 
 
 def strip(model: keras.Model) -> keras.Model:
-    """Makes the plain Keras model that a compressed one stands for.
+    """Return the plain Keras model that is equivalent to a compressed model.
 
-    Kernels are pruned, clustered and rounded for good. Ranges of activations go into what the model
-    knows about itself, and from there into its int8 artifacts, for as long as its weights stay.
+    Its kernels are pruned, clustered and rounded. Ranges of activations become part of the model's
+    info, and are used for its int8 artifacts as long as the weights do not change.
 
     Args:
-        model: from `quantize_aware`, `prune` or `cluster`; it stays as it is. Of a plain one, a
-            copy is made.
+        model: a model from `quantize_aware`, `prune` or `cluster`; it is not changed. A plain model
+            is copied.
+
+    Returns:
+        A model of core Keras layers, with layers of the same names.
 
     Raises:
-        ValueError: the model is not a flat functional one.
+        ValueError: If the model is not a flat functional model.
     """
     check_flat(model)
     back: dict[Any, Any] = {new: old for old, new in KINDS.items()}
@@ -139,11 +144,11 @@ def strip(model: keras.Model) -> keras.Model:
     for layer in compressed_layers(model):
         result.get_layer(layer.name).kernel.assign(layer.final_kernel())
     weights = fingerprint_of_weights(result.get_weights())
-    # What is known of a network that was stripped before goes on being known.
+    # Properties of a network that was stripped before are kept.
     properties = dict(compressed_kernels(model))
     properties |= {
         layer.name: KernelProperty(
-            # Zeros of pruning are one more.
+            # Zero is an additional value in a pruned layer.
             layer.clusters + bool(layer.pruned) if layer.clusters else None,
             int(np.count_nonzero(layer.final_kernel() == 0)) if layer.pruned else 0,
         )
@@ -164,12 +169,13 @@ def strip(model: keras.Model) -> keras.Model:
 def _copy(
     model: keras.Model, copied: Callable[[Any], Any], call: Callable[..., Any]
 ) -> keras.Model:
+    """Return a copy of a model with the layers of `copied`, called by `call`."""
     allow_depth(len(model.layers))
-    # Not of the model itself, which Keras would compile anew, with whatever it was compiled with.
+    # A new model of the same graph, as Keras would compile a clone like the model itself.
     plain = bare(model)
     plain = keras.Model(plain.input, plain.output, name=model.name)
     copy = keras.models.clone_model(plain, clone_function=copied, call_function=call)
-    # By name: layers and variables are not the same in both.
+    # Weights are matched by name, as layers and variables differ.
     before = {layer.name: layer for layer in model.layers}
     for layer in copy.layers:
         if layer.name in before:
@@ -184,18 +190,18 @@ def _copy(
                         f"{', '.join(known) or 'none'}"
                     )
             if isinstance(layer, keras.layers.Normalization):
-                # It computes with tensors that it derives from its weights.
+                # The layer computes with tensors that it derives from its weights.
                 layer.finalize_state()
     set_info(copy, get_info(model))
     return copy
 
 
-#: What compressed layers have, and plain ones have not.
+#: Weights that only compressed layers have.
 _NEW = ("mask", "centroids", "assignments", "range/low", "range/high")
 
 
 def _own_path(weight: Any, layer: keras.layers.Layer) -> str:
-    """The path of a weight below its layer, which may have been made within scopes."""
+    """Return the path of a weight relative to its layer, which may be inside name scopes."""
     parts = weight.path.split("/")
     places = [index for index, part in enumerate(parts) if part == layer.name]
     return "/".join(parts[places[-1] + 1 :] if places else parts[-1:])

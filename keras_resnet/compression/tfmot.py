@@ -1,8 +1,7 @@
-"""tensorflow-model-optimization at work on the tf_keras twin of a network.
+"""Compression of the tf_keras twin of a network by tensorflow-model-optimization.
 
-A network goes there as its twin, is wrapped, trained by whoever calls this, and comes back as a
-Keras 3 network with the compressed layers of this package, so that `strip` and `export` go on with
-it as with any other.
+tensorflow-model-optimization wraps the layers of the twin, the caller trains it, and the result is
+a Keras 3 network with the compressed layers of this package, for `strip` and `export`.
 """
 
 from __future__ import annotations
@@ -26,30 +25,30 @@ from keras_resnet.support.extras import require
 
 _LEGACY = "TF_USE_LEGACY_KERAS"
 
-#: What it does not know, but can quantize if it is told that only the output has a range, or not
-#: even that.
+#: Layers that it does not support by default: those with a range of their outputs only, and those
+#: without any.
 _OUTPUT_ONLY, _UNTOUCHED = ("Normalization", "Rescaling"), ("keras_resnet>Pad", "Pad")
 
-#: Variables of its wrappers that may hold the range of what a layer puts out, the best one first.
+#: Prefixes of the variables of its wrappers that may contain an output range, the best one first.
 _RANGES = ("output", "post_activation", "pre_activation")
 
-#: How a sentence ends that refuses a network or an option.
-REMEDY = "Use the native engine, which can"
+#: End of the messages that refuse a network or an option.
+REMEDY = "Use the native engine, which supports it"
 
 
 def load_tfmot() -> Any:
-    """Import tensorflow-model-optimization without changing `tf.keras` for this process.
+    """Import tensorflow-model-optimization without changing `tf.keras`.
 
-    Importing it sets `TF_USE_LEGACY_KERAS`, by which `tf.keras` becomes Keras 2 in this process, if
-    nothing has used it yet, and in every process that this one starts.
+    The import sets `TF_USE_LEGACY_KERAS`, which makes `tf.keras` Keras 2 in child processes, and in
+    this process if nothing has used it yet.
 
     Raises:
-        ImportError: it is not installed, or tf_keras is not.
+        ImportError: If tensorflow-model-optimization or tf_keras is not installed.
     """
     import tensorflow as tf
 
     require("tf_keras")
-    _ = tf.keras.Model  # It is loaded when it is first used, and is Keras 3 from now on.
+    _ = tf.keras.Model  # Loaded at its first use; from now on, it is Keras 3.
     before = os.environ.get(_LEGACY)
     try:
         return require("tensorflow_model_optimization")
@@ -61,13 +60,13 @@ def load_tfmot() -> Any:
 
 
 class TfmotNetwork:
-    """A network whose twin tensorflow-model-optimization has wrapped, ready to be trained.
+    """A network with a twin that tensorflow-model-optimization has wrapped for training.
 
     Attributes:
-        twin: the wrapped `tf_keras` model; it puts out logits.
-        positive: names of the batch normalisations whose scales have to stay at least 0.
-        callback: for the training loop: `on_train_begin` before the first step, `on_epoch_end`
-            after the last; None: there is none.
+        twin: the wrapped `tf_keras` model, which returns logits.
+        positive: names of the batch normalization layers whose scales must not become negative.
+        callback: a callback for the training loop, which calls `on_train_begin` before the first
+            step and `on_epoch_end` after the last; None: there is none.
     """
 
     def __init__(
@@ -93,11 +92,11 @@ class TfmotNetwork:
             callback.set_model(self.twin)
 
     def to_keras(self) -> keras.Model:
-        """Return the Keras 3 network, with compressed layers, that the twin is now."""
+        """Return the twin as a Keras 3 network with compressed layers."""
         return self._back(self)
 
     def round_kernels(self) -> None:
-        """Let kernels be rounded, without training, as they are now instead of one step ago."""
+        """Update the ranges of kernels, which otherwise lag behind by a step of training."""
         import tensorflow as tf
 
         values = {place_of(weight): weight for weight in self.twin.weights}
@@ -126,19 +125,19 @@ def pruning_network(
     every: int = 1,
     skip: Sequence[str] = (),
 ) -> TfmotNetwork:
-    """Prepare pruning of single weights, along `PolynomialDecay`, the schedule of `GradualPruning`.
+    """Prepare pruning of single weights with `PolynomialDecay`, the schedule of `GradualPruning`.
 
     Args:
-        model: a plain network with trained weights; it stays as it is.
-        logits: makes the network that is trained, with equal layers, of a plain one.
-        sparsity: share of zeros in every kernel in the end, in [0, 1).
-        end: step at which it is reached, a multiple of `every`.
-        every: steps between two times that weights are pruned.
-        skip: names of layers that stay dense.
+        model: a plain network with trained weights; it is not changed.
+        logits: function that returns a copy of a plain network with logits as outputs.
+        sparsity: final share of zeros in every kernel, in [0, 1).
+        end: step at which the final share is reached, a multiple of `every`.
+        every: steps between two updates of the masks.
+        skip: names of layers that are not pruned.
 
     Raises:
-        ValueError: the twin cannot be made.
-        ImportError: a package is missing.
+        ValueError: If the twin cannot be made.
+        ImportError: If a package is not installed.
     """
     _refuse_compressed(model)
     api = load_tfmot().sparsity.keras
@@ -148,7 +147,7 @@ def pruning_network(
         return api.prune_low_magnitude(layer, pruning_schedule=schedule)
 
     def back(network: TfmotNetwork) -> keras.Model:
-        # At no sparsity, masks have what is zero already.
+        # With a sparsity of 0, masks cover exactly the weights that are zero.
         return prune(network.plain(api.strip_pruning(network.twin)), 0, skip=skip)
 
     return TfmotNetwork(
@@ -167,10 +166,10 @@ def clustering_network(
     *,
     skip: Sequence[str] = (),
 ) -> TfmotNetwork:
-    """Prepare clustering, from values at equal distances on, with the mean of weights' gradients.
+    """Prepare clustering, initialized with equidistant values, with mean gradients.
 
-    As in `cluster`, scales of batch normalisation behind clustered layers are made positive first.
-    Arguments and errors are those of `pruning_network`; `clusters` is from 2 to 256.
+    As in `cluster`, scales of batch normalization after clustered layers are made non-negative
+    first. Arguments and errors are those of `pruning_network`; `clusters` is from 2 to 256.
     """
     _refuse_compressed(model)
     load_tfmot()
@@ -181,17 +180,17 @@ def clustering_network(
 
     def wrapped(layer: Any) -> Any:
         if np.prod(layer.kernel.shape) <= clusters:
-            return layer  # It has not more values than that already.
+            return layer  # It has no more weights than that.
         return wrapper.ClusterWeights(
             layer,
             clusters,
             api.CentroidInitialization.LINEAR,
-            # The sum over thousands of weights makes steps that no learning rate is made for.
+            # The sum over thousands of weights would give steps far too large.
             cluster_gradient_aggregation=wrapper.GradientAggregation.AVG,
         )
 
     def back(network: TfmotNetwork) -> keras.Model:
-        # Its values are few already, so that they stay.
+        # There are no more values than clusters, so they do not change.
         return cluster(network.plain(api.strip_clustering(network.twin)), clusters, skip=skip)
 
     return TfmotNetwork(
@@ -206,21 +205,21 @@ def clustering_network(
 def quantizing_network(
     model: keras.Model, logits: Callable[[keras.Model], keras.Model], images: np.ndarray
 ) -> TfmotNetwork:
-    """Prepare quantization-aware training by the default 8-bit scheme.
+    """Prepare quantization-aware training with the default 8-bit scheme.
 
-    Ranges of activations start from those on `images`, as in `quantize_aware`; from where
-    tensorflow-model-optimization starts, -6 and 6, they would take thousands of steps. Those
-    that it has learned become the ranges of the network that comes back.
+    Ranges of activations are initialized with `images`, as in `quantize_aware`. From the default
+    ranges of tensorflow-model-optimization, -6 to 6, adapting them would take thousands of steps.
+    The learned ranges become those of the resulting network.
 
     Args:
-        model: as of `pruning_network`.
-        logits: likewise.
-        images: as of `quantize_aware`.
+        model: as in `pruning_network`.
+        logits: as in `pruning_network`.
+        images: as in `quantize_aware`.
 
     Raises:
-        ValueError: tensorflow-model-optimization has no int8 form of a layer, such as batch
-            normalisation that does not follow a convolution, as in v2.
-        ImportError: a package is missing.
+        ValueError: If tensorflow-model-optimization does not support a layer, such as batch
+            normalization that does not follow a convolution, as in v2.
+        ImportError: If a package is not installed.
     """
     _refuse_compressed(model)
     aware = quantize_aware(model, images)
@@ -228,8 +227,8 @@ def quantizing_network(
     norms = [x for x in map(model.get_layer, alone) if "Normalization" in type(x).__name__]
     if norms := [x.name for x in norms if isinstance(x, keras.layers.BatchNormalization)]:
         raise ValueError(
-            "Expected a network whose batch normalisations all follow convolutions, as in v1, for "
-            "quantization-aware training by tensorflow-model-optimization. Received: "
+            "Expected a network in which batch normalization follows convolutions only, as in v1, "
+            "for quantization-aware training by tensorflow-model-optimization. Received: "
             f"{model.name!r}, in which {norms[0]} does not. {REMEDY}"
         )
 
@@ -252,7 +251,7 @@ def quantizing_network(
     for name, (low, high) in found.items():
         low.assign(np.asarray(ranges(aware)[name].low))
         high.assign(np.asarray(ranges(aware)[name].high))
-    # It rounds images, too; between these ends, 8 bits hold all that they have.
+    # Images are rounded, too, but within these ends 8 bits represent them exactly.
     outside = [layer for layer in network.twin.layers if type(layer).__name__ == "QuantizeLayer"]
     for weight in (weight for layer in outside for weight in layer.weights):
         if weight.name.endswith(("_min:0", "_max:0")):
@@ -265,18 +264,18 @@ def quantizing_network(
 def _refuse_compressed(model: keras.Model) -> None:
     if compressed_kernels(model):
         raise ValueError(
-            "Expected a network without zeros or shared values of an earlier compression, which "
+            "Expected a network without zeros or shared values from an earlier compression, which "
             f"tensorflow-model-optimization would lose. Received: {model.name!r}. {REMEDY}"
         )
 
 
 def _with_wrapped_kernels(twin: Any, wrapped: Callable[[Any], Any], skip: Sequence[str]) -> Any:
-    """The twin with all convolutions and dense layers wrapped, but for those in `skip`."""
+    """Return the twin with all convolutions and dense layers except `skip` wrapped."""
     tf_keras = require("tf_keras")
     kinds = (tf_keras.layers.Conv2D, tf_keras.layers.Dense)
 
     def chosen(layer: Any) -> Any:
-        # A depthwise convolution is a kind of convolution, and has no `kernel`.
+        # DepthwiseConv2D is a subclass of Conv2D without a `kernel`.
         has_kernel = type(layer) in kinds and layer.name not in skip
         return wrapped(layer) if has_kernel else layer
 
@@ -303,12 +302,12 @@ def _quantized(twin: Any) -> Any:
 
 
 def place_of(weight: Any) -> str:
-    """Layer and name of a variable, such as `conv1_conv/kernel`."""
+    """Return the layer and name of a variable, such as `conv1_conv/kernel`."""
     return "/".join(weight.name.partition(":")[0].split("/")[-2:])
 
 
 def _assign(model: keras.Model, values: Mapping[str, Any]) -> None:
-    """Sets the weights of the layers that a plain network has, too."""
+    """Set the weights of a model to those of the twin, except for ranges."""
     for layer in model.layers:
         for weight in layer.weights:
             value = values.get(f"{layer.name}/{weight.name}")
@@ -324,7 +323,7 @@ def _assign(model: keras.Model, values: Mapping[str, Any]) -> None:
 
 
 def _ends(twin: Any, names: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Layer -> the variables with the ends of the range of what it puts out."""
+    """Return layer name -> the variables with the ends of its output range."""
     values = {place_of(weight): weight for weight in twin.weights}
     found = {}
     for name in names:

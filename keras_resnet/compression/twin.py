@@ -1,6 +1,6 @@
-"""A tf_keras (Keras 2) model that equals a Keras 3 one, and carrying weights from one to the other.
+"""The tf_keras (Keras 2) twin of a Keras 3 model, and copying of weights between the two.
 
-tensorflow-model-optimization takes nothing but tf_keras models.
+tensorflow-model-optimization supports only tf_keras models.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from keras_resnet.support.extras import require
 _CONVOLUTION = ("kernel_size", "strides", "padding", "data_format", "dilation_rate", "activation")
 _POOLING = ("pool_size", "strides", "padding", "data_format")
 
-#: Layers that both have under the same name, with the options that mean the same in both.
+#: Layers that exist in both libraries -> options that have the same meaning in both.
 _OPTIONS: Mapping[str, tuple[str, ...]] = {
     "Activation": ("activation",),
     "Add": (),
@@ -45,11 +45,11 @@ _OPTIONS: Mapping[str, tuple[str, ...]] = {
     "ZeroPadding2D": ("padding", "data_format"),
 }
 
-#: Settings that a twin needs no equal of. The momentum is that of a renormalisation, which is
+#: Options that a twin does not need; `renorm_momentum` only matters with `renorm`, which is
 #: refused.
 _DROPPED = {"name", "trainable", "dtype", "renorm_momentum"}
 
-#: Activations that are the same functions under the same name; `hard_sigmoid` is not.
+#: Activations that are the same in both libraries; `hard_sigmoid` differs.
 _SAME_ACTIVATIONS = (
     *("elu", "exponential", "gelu", "linear", "mish", "relu", "selu", "sigmoid", "softmax"),
     *("softplus", "softsign", "tanh"),
@@ -57,33 +57,37 @@ _SAME_ACTIVATIONS = (
 
 
 class _UnequalError(Exception):
-    """A layer has no equal; the message is what it is."""
+    """Raised if a layer has no equivalent in tf_keras; the message describes the layer."""
 
 
 def to_tf_keras(model: keras.Model) -> Any:
-    """Makes the tf_keras model with the graph, names, weights and trainable flags of `model`.
+    """Return a tf_keras model with the graph, names, weights and trainable flags of `model`.
 
-    Its outputs are those of `model` within 1e-5 at inference. It computes in float32 whatever the
-    dtype policy of `model`, and its variables are its own. Initializers do not come along. When
-    trained, its BatchNormalization moves the variance towards the unbiased estimate, not the biased
-    one, as tf_keras always does on images.
+    At inference, its outputs differ from those of `model` by at most 1e-5. It computes in float32,
+    whatever the dtype policy of `model`, and shares no variables with it. Initializers are not
+    copied. In training, its BatchNormalization uses the unbiased variance, unlike Keras 3.
 
     Args:
-        model: a flat functional model of layers such as `keras_resnet.build` makes.
+        model: a flat functional model, such as one from `keras_resnet.build`.
 
     Returns:
-        A `tf_keras.Model`; inputs and outputs have the structure that they have in `model`.
+        A `tf_keras.Model` with the same structure of inputs and outputs.
 
     Raises:
-        ValueError: the model is not functional, or has layers that tf_keras has not in equal form.
-        ImportError: tf_keras is not installed.
+        ValueError: If the model is not functional, or has layers without an equivalent in tf_keras.
+        ImportError: If tf_keras is not installed.
+
+    Example:
+        >>> twin = to_tf_keras(keras_resnet.ResNet20())
+        >>> twin.output_shape
+        (None, 10)
     """
     tf_keras = require("tf_keras")
     config = _functional_config(model)
     config = {**config, "layers": _twin_layers(model, config["layers"])}
     allow_depth(len(config["layers"]))
     twin = tf_keras.Model.from_config(config)
-    # The model's own flag sets those of all layers, so it has to come first.
+    # Setting the flag of the model sets those of all layers, so it comes first.
     twin.trainable = model.trainable
     trainable = {layer.name: layer.trainable for layer in model.layers}
     for layer in twin.layers:
@@ -93,37 +97,37 @@ def to_tf_keras(model: keras.Model) -> Any:
 
 
 def copy_to_twin(model: keras.Model, twin: Any) -> None:
-    """Copies all weights of a Keras 3 model into its twin.
+    """Copy all weights of a Keras 3 model to its twin.
 
-    Layers are matched by name, the variables of a layer by their order. If the two do not match,
-    nothing is copied.
+    Layers are matched by name, and the variables of a layer by their order. If the models do not
+    match, nothing is copied.
 
     Args:
         model: a Keras 3 model, under any backend.
-        twin: the tf_keras model that `to_tf_keras` made of it, or of one with the same layers.
+        twin: the result of `to_tf_keras` for this model or one with the same layers.
 
     Raises:
-        ValueError: a layer with weights is missing in one of them, or its shapes differ.
+        ValueError: If a layer with weights is missing in one of the models, or shapes differ.
     """
     _copy(_pairs(model, twin))
 
 
 def copy_from_twin(twin: Any, model: keras.Model) -> None:
-    """Copies all weights of a twin into the Keras 3 model; the reverse of `copy_to_twin`.
+    """Copy all weights of a twin to the Keras 3 model; the reverse of `copy_to_twin`.
 
     Args:
-        twin: what `to_tf_keras` made; or that model after tensorflow-model-optimization wrapped its
-            layers and the wrappers were stripped again.
+        twin: a result of `to_tf_keras`, if necessary after the wrappers of
+            tensorflow-model-optimization were stripped.
         model: a Keras 3 model, under any backend.
 
     Raises:
-        ValueError: a layer with weights is missing in one of them, or its shapes differ.
+        ValueError: If a layer with weights is missing in one of the models, or shapes differ.
     """
     _copy([(theirs, ours) for ours, theirs in _pairs(model, twin)])
 
 
 def _pairs(model: keras.Model, twin: Any) -> list[tuple[Any, Any]]:
-    """Layers with weights of both, by name."""
+    """Return pairs of layers with weights of the model and its twin, by name."""
     ours, theirs = (
         {layer.name: layer for layer in one.layers if layer.weights} for one in (model, twin)
     )
@@ -131,8 +135,8 @@ def _pairs(model: keras.Model, twin: Any) -> list[tuple[Any, Any]]:
         if missing := [name for name in have if name not in other]:
             raise ValueError(
                 f"Expected the same layers with weights in both models. Received: {missing[0]!r}, "
-                f"which {where} has not. Strip the wrappers of tensorflow-model-optimization "
-                "first, if there are any"
+                f"which {where} lacks. Strip the wrappers of tensorflow-model-optimization first, "
+                "if there are any"
             )
     for name in ours:
         shapes, others = (
@@ -148,12 +152,13 @@ def _pairs(model: keras.Model, twin: Any) -> list[tuple[Any, Any]]:
 
 
 def _copy(pairs: list[tuple[Any, Any]]) -> None:
-    for source, target in pairs:
-        # Through NumPy, as the two may live in different frameworks. bfloat16 is a type of neither.
+    """Copy the weights of the first layer of every pair to the second."""
+    for layer, target in pairs:
+        # As NumPy arrays, since the frameworks may differ; neither accepts bfloat16 arrays.
         target.set_weights(
             [
                 value.astype("float32") if value.dtype.name == "bfloat16" else value
-                for value in map(np.asarray, source.get_weights())
+                for value in map(np.asarray, layer.get_weights())
             ]
         )
         if hasattr(target, "finalize_state"):
@@ -168,17 +173,17 @@ def _functional_config(model: keras.Model) -> dict[str, Any]:
         config = {}
     if not isinstance(model, keras.Model) or "input_layers" not in config:
         raise ValueError(
-            "Expected a functional Keras 3 model, such as `keras_resnet.build` makes. "
+            "Expected a functional Keras 3 model, such as one from `keras_resnet.build`. "
             f"Received: {getattr(model, 'name', model)!r} ({type(model).__name__})"
         )
     return config
 
 
 def _twin_layers(model: keras.Model, entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The serialized layers of Keras 3 as tf_keras writes them.
+    """Convert the serialized layers of Keras 3 to the format of tf_keras.
 
     Raises:
-        ValueError: some of them have no equal in tf_keras; the message names them.
+        ValueError: If layers have no equivalent in tf_keras; the message names them.
     """
     layers: list[dict[str, Any]] = []
     refused = []
@@ -195,25 +200,25 @@ def _twin_layers(model: keras.Model, entries: list[dict[str, Any]]) -> list[dict
     if refused:
         nested = {layer.name for layer in model.layers if isinstance(layer, keras.Model)}
         remedy = (
-            ". Rebuild the model flat, without a model among its layers: build the inner one on a "
-            "tensor of the outer one (`keras_resnet.build(..., input_tensor=...)`)"
+            ". Rebuild the model without nested models: build the inner model on a tensor of the "
+            "outer one (`keras_resnet.build(..., input_tensor=...)`)"
         )
         raise ValueError(
-            "Expected a network of layers that tf_keras has in equal form. "
+            "Expected a network of layers with an equivalent in tf_keras. "
             f"Received: {', '.join(refused)}{remedy if nested else ''}"
         )
     return layers
 
 
 def _class_and_config(entry: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """The class of the twin's layer of a serialized one, and its config."""
+    """Return class name and config of the twin of a serialized layer."""
     name, module, config = entry["class_name"], str(entry["module"]), entry["config"]
-    # A class of the same name from elsewhere may do anything.
+    # Classes of the same name from other modules may differ.
     if module == "keras.layers" and name == "InputLayer":
         for option in ("sparse", "ragged", "optional"):
             if config.get(option):
                 raise _UnequalError(f"InputLayer with {option}=True")
-        # Half precision, too, becomes float32.
+        # Half precision becomes float32.
         dtype = "float32" if "float" in config["dtype"] else config["dtype"]
         return name, {"batch_input_shape": config["batch_shape"], "dtype": dtype}
     if module == "keras.layers" and name in _OPTIONS:
@@ -223,43 +228,43 @@ def _class_and_config(entry: dict[str, Any]) -> tuple[str, dict[str, Any]]:
             raise _UnequalError(f"Pad with mode={config['mode']!r}")
         own = {"pad_width": config["pad_width"], "mode": config["mode"], "dtype": "float32"}
         return _pad_class(), own
-    # The operation behind `a + b` is called as the layer `Add` is.
+    # The operation of `a + b` has the same name as the layer `Add`.
     raise _UnequalError(f"operation {name}" if ".ops." in module else name)
 
 
 def _node(class_name: str, node: dict[str, Any]) -> Any:
-    """A serialized call as tf_keras writes it; refuses calls with more than tensors."""
-    # Keras 3 notes `training=False` where nothing was said, and a model called with another value
-    # overrides it. Padding with no value is padding with zeros.
+    """Convert a serialized call to the format of tf_keras; only tensors are supported."""
+    # Keras 3 saves `training=False` by default, which a call of the model overrides. Padding
+    # without a value is padding with zeros.
     given = {
         key: value
         for key, value in node["kwargs"].items()
         if value is not None and not (key in ("training", "constant_values") and value == 0)
     }
     if given or len(node["args"]) != 1:
-        what = ", ".join(given) or f"{len(node['args'])} positional arguments"
-        raise _UnequalError(f"{class_name} called with {what}")
+        arguments = ", ".join(given) or f"{len(node['args'])} positional arguments"
+        raise _UnequalError(f"{class_name} called with {arguments}")
     tensors = node["args"][0]
     if isinstance(tensors, dict):
         return [tensors["config"]["keras_history"]]
     if len(tensors) == 1:
-        # A list of one tensor and the tensor itself are the same there.
+        # tf_keras does not distinguish a list of one tensor from the tensor itself.
         raise _UnequalError(f"{class_name} called with a list of one tensor")
     return [tensor["config"]["keras_history"] for tensor in tensors]
 
 
 def _same_config(class_name: str, config: dict[str, Any]) -> dict[str, Any]:
-    """The config of the layer of the same name in tf_keras.
+    """Return the config of the tf_keras layer of the same name.
 
     Raises:
-        _UnequalError: some other option than those of `_OPTIONS` is in use.
+        _UnequalError: If an option that is not in `_OPTIONS` is in use.
     """
     options = {option: config[option] for option in _OPTIONS[class_name]}
     others = [
         f"{key}={value!r}"
         for key, value in config.items()
         if key not in options and key not in _DROPPED and not key.endswith("_initializer")
-        # Whatever else there is, or will be, is off if it is None or False.
+        # All other options are off if they are None or False.
         if value is not None and value is not False
     ]
     if others:
@@ -276,7 +281,7 @@ def _same_config(class_name: str, config: dict[str, Any]) -> dict[str, Any]:
 
 @functools.cache
 def _pad_class() -> str:
-    """The registered name of a tf_keras layer that pads; made when needed: tf_keras is optional."""
+    """Return the registered name of a tf_keras padding layer, defined when it is first needed."""
     import tensorflow as tf
 
     tf_keras = require("tf_keras")
@@ -298,7 +303,7 @@ def _pad_class() -> str:
             return {**super().get_config(), "pad_width": self.pad_width, "mode": self.mode}
 
         def get_prunable_weights(self) -> list[Any]:
-            """None; tensorflow-model-optimization asks layers that it does not know."""
+            """Return no weights; tensorflow-model-optimization calls this for custom layers."""
             return []
 
     return str(tf_keras.utils.get_registered_name(Pad))

@@ -21,8 +21,8 @@ from keras_resnet.models.saving import load_model
 from keras_resnet.networks.builders import create_model
 from keras_resnet.networks.table import find_name, list_models
 from keras_resnet.support.checks import MODEL_SUFFIXES, check_integer
+from keras_resnet.weights.path_or_tag import is_path
 from keras_resnet.weights.registry import find_weights
-from keras_resnet.weights.source import is_path
 
 #: A model, the path of a file or SavedModel, the tag of published weights or a network's name.
 Model: TypeAlias = keras.Model | str | os.PathLike[str]

@@ -1,4 +1,4 @@
-"""Pictures: decoding, the pixel contract, and the names of classes."""
+"""Images: decoding, evaluation transforms, and names of classes."""
 
 import lazy_loader
 

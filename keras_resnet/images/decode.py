@@ -1,4 +1,4 @@
-"""Finding image files and reading them into arrays: every pixel or an error."""
+"""Finding and reading image files; an image is read completely or not at all."""
 
 from __future__ import annotations
 
@@ -23,96 +23,108 @@ from keras_resnet.images.formats import (
 )
 from keras_resnet.support.placeholders import START, not_binary
 
-#: What `read_image` takes: a path, the bytes of a file, or the pixels themselves.
-ImageSource = str | os.PathLike[str] | bytes | bytearray | np.ndarray
+#: An image: a path, the bytes of a file, or an array of pixels.
+ImageLike = str | os.PathLike[str] | bytes | bytearray | np.ndarray
 
 Decoded = TypeVar("Decoded", np.ndarray, Image.Image)
 
-#: Pixels that an image may have: Pillow's limit, where it begins to warn of decompression bombs.
+#: Default limit of pixels per image, above which Pillow warns of decompression bombs.
 MAX_PIXELS = 1024**3 // 4 // 3
 
 #: Suffixes, in lower case, of the files that `find_images` looks for.
 SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".webp"})
 
-#: Of a PNG of 16 bits and four channels that is not compressed; and what may come on top.
+#: Limits of a file's size: an uncompressed PNG of 16 bits and four channels, and metadata.
 _BYTES_PER_PIXEL, _LARGEST_METADATA = 8, 2**26
 
 _FORMATS = "JPEG, PNG, GIF, BMP or WebP"
 
 
 class UnreadableImageError(ValueError):
-    """Something is no image that can be read completely. The message names it and the reason."""
+    """Error for an image that is missing, damaged, too large or of another format.
+
+    The message names the image and the reason.
+    """
 
 
-def read_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-    """Reads one image: JPEG, PNG, GIF, BMP or WebP, whatever the file is called.
+def read_image(source: ImageLike, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """Read an image: JPEG, PNG, GIF, BMP or WebP, recognized by its content.
 
-    The pixels are those of Pillow's `convert("RGB")`, as in torchvision's and timm's loaders, whose
-    accuracies are published: an alpha channel or a transparent colour is dropped, not composited on
-    a background; colour profiles are ignored. Three things are done that those leave out: the EXIF
-    orientation is applied; 16-bit grey keeps its upper 8 bits, as 16-bit colour does; and CMYK of a
-    JPEG without an Adobe marker is not taken for inverted. Animations give their first picture.
+    The pixels are those of Pillow's `convert("RGB")`, as in the loaders of torchvision and timm: an
+    alpha channel or a transparent color is dropped, not composited on a background, and color
+    profiles are ignored. There are three differences to these loaders: the EXIF orientation is
+    applied; 16-bit gray keeps its upper 8 bits, as 16-bit color does; and CMYK is inverted only in
+    JPEGs with an Adobe marker. Of an animation, the first frame is read.
 
     Args:
         source: a path; the bytes of a file; or an array `(height, width)`, `(height, width, 1)`,
-            `(height, width, 3)` or `(height, width, 4)`, RGB, uint8 or float in [0, 255], which is
-            rounded.
-        max_pixels: height times width that a file may claim, checked before it is decoded.
+            `(height, width, 3)` or `(height, width, 4)`, RGB, uint8 or float in [0, 255]; floats
+            are rounded.
+        max_pixels: limit of height times width, checked before a file is decoded; by default about
+            89 million.
 
     Returns:
-        `(height, width, 3)`, uint8, RGB; a new array.
+        A new array `(height, width, 3)`, uint8, RGB.
 
     Raises:
         UnreadableImageError: the file is missing, unreadable, truncated, damaged, too large or of
-            another format, or the array is no such image.
-        TypeError: `source` is neither path nor bytes nor array.
+            another format, or the array has another shape, dtype or range.
+        TypeError: `source` is neither a path, bytes nor an array.
+
+    Example:
+        >>> pixels = keras_resnet.images.read_image("cat.jpg")
     """
     if isinstance(source, np.ndarray):
         return _from_array(source)
     return _decoded(source, max_pixels, np.array)
 
 
-def open_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Open an image as `read_image` does, as a Pillow image in mode RGB, without another copy."""
-    if isinstance(source, np.ndarray):
-        return Image.fromarray(_from_array(source))
-    return _decoded(source, max_pixels, lambda image: image)
+def open_image(image: ImageLike, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Read an image like `read_image`, but return a Pillow image in mode RGB."""
+    if isinstance(image, np.ndarray):
+        return Image.fromarray(_from_array(image))
+    return _decoded(image, max_pixels, lambda decoded: decoded)
 
 
 def _decoded(
-    source: ImageSource, max_pixels: int, finish: Callable[[Image.Image], Decoded]
+    image: ImageLike, max_pixels: int, finish: Callable[[Image.Image], Decoded]
 ) -> Decoded:
-    if isinstance(source, (bytes, bytearray)):
-        name, data = "the given bytes", bytes(source)
-    elif isinstance(source, (str, os.PathLike)):
-        name, data = os.fspath(source), _contents(source, max_pixels)
+    if isinstance(image, (bytes, bytearray)):
+        name, data = "the given bytes", bytes(image)
+    elif isinstance(image, (str, os.PathLike)):
+        name, data = os.fspath(image), _contents(image, max_pixels)
     else:
         raise TypeError(
-            "Expected an image as path, bytes or NumPy array. Received: "
-            f"{type(source).__name__}. Convert it with `numpy.asarray`"
+            "Expected an image as a path, bytes or a NumPy array. Received: "
+            f"{type(image).__name__}. Convert it with `numpy.asarray`"
         )
     decode = decoder_of(data)
     if decode is None:
         _refuse(name, _unknown(data))
     try:
         return finish(decode(data, max_pixels))
-    # Damaged files make Pillow raise whatever comes: SyntaxError, KeyError, AssertionError, …
+    # On damaged files, Pillow raises many kinds of exceptions: SyntaxError, KeyError, …
     except Exception as error:
         _refuse(name, _reason(error), error)
 
 
 def find_images(paths_or_globs: Iterable[str | os.PathLike[str]]) -> list[Path]:
-    """Lists image files, each once, in the order of what names them.
+    """List image files, without duplicates.
 
     Args:
-        paths_or_globs: files, which are taken whatever they are called; directories, which are
-            searched with all that is below them for files with an image suffix (hidden ones left
-            out), sorted; and glob patterns with `*`, `?`, `[…]` and `**`, which stand for the
-            sorted directories and files with an image suffix that they match. Files in formats
-            that are not read, such as HEIC, are left out with a warning.
+        paths_or_globs: any of
+
+            - files, with any suffix;
+            - directories, searched recursively for visible files with an image suffix, sorted;
+            - glob patterns with `*`, `?`, `[…]` and `**`, for directories and files with an image
+              suffix, sorted.
+
+    Returns:
+        Paths in the order of `paths_or_globs`. Files in formats that cannot be read, such as HEIC,
+        are left out with a warning.
 
     Raises:
-        ValueError: one of them names no image that can be read, or a directory cannot be read.
+        ValueError: an entry names no readable image, or a directory cannot be read.
     """
     if isinstance(paths_or_globs, (str, os.PathLike)):
         paths_or_globs = [paths_or_globs]
@@ -139,11 +151,11 @@ def find_images(paths_or_globs: Iterable[str | os.PathLike[str]]) -> list[Path]:
 
 
 def _images_of(path: Path) -> Iterator[Path]:
-    # Before the patterns: file names may contain brackets.
+    # Checked before glob patterns, because file names may contain brackets.
     if path.exists():
         yield from _images_below(path) if path.is_dir() else [path]
         return
-    # `Path.glob` takes no absolute patterns.
+    # `Path.glob` does not accept absolute patterns.
     for match in sorted(map(Path, glob.glob(str(path), recursive=True))):  # noqa: PTH207
         if match.is_dir():
             yield from _images_below(match)
@@ -152,7 +164,7 @@ def _images_of(path: Path) -> Iterator[Path]:
 
 
 def _images_below(directory: Path, above: tuple[str, ...] = ()) -> Iterator[Path]:
-    """Follows links, of which image folders are often made, but never in a circle."""
+    """Yield image files below a directory; follow links, which are common, but no cycles."""
     real = os.path.realpath(directory)
     for path in sorted(directory.iterdir()) if real not in above else ():
         if path.name.startswith("."):
@@ -168,13 +180,13 @@ def _is_called_image(path: Path) -> bool:
 
 
 def is_other_image(path: str | os.PathLike[str]) -> bool:
-    """Whether a file has the suffix of an image format that is not read, such as HEIC."""
-    # Of millions of files, making a `Path` of each takes seconds.
+    """Return whether a file has the suffix of an image format that is not supported, as HEIC."""
+    # For millions of files, creating a `Path` for each would take seconds.
     return os.path.splitext(path)[1].lower() in OTHER_SUFFIXES  # noqa: PTH122
 
 
 def some_others(paths: Sequence[str | os.PathLike[str]]) -> str:
-    """Say how many such files there are, in which formats, with an example."""
+    """Describe files in unsupported formats: number, formats and an example."""
     formats = sorted({OTHER_SUFFIXES[Path(path).suffix.lower()] for path in paths})
     return (
         f"{len(paths)} {'file' if len(paths) == 1 else 'files'} in formats that are not read "
@@ -189,7 +201,7 @@ def _refuse(name: str, reason: str, cause: Exception | None = None) -> NoReturn:
 
 
 def _unknown(data: bytes) -> str:
-    """Describe a file that cannot be decoded, in words that follow "Received: holiday.jpg"."""
+    """Describe a file of no supported format, for the end of "Received: holiday.jpg (…)"."""
     if not data:
         return "it is empty"
     if other := other_format_of(data):
@@ -199,13 +211,13 @@ def _unknown(data: bytes) -> str:
 
 
 def _reason(error: Exception) -> str:
-    """Describe what went wrong, in words that follow "Received: holiday.jpg"."""
+    """Describe an error of a decoder, for the end of "Received: holiday.jpg (…)"."""
     said = " ".join(str(error).split())
     if isinstance(error, MemoryError):
         return "it does not fit into memory"
     if isinstance(error, ImageFormatError):
         return said
-    # What parsers raise where a file ends early, and Pillow's own words, where they help nobody.
+    # Parsers raise these at an early end of a file; some messages of Pillow do not help users.
     early = (IndexError, struct.error, EOFError)
     if isinstance(error, early) or isinstance(error.__cause__, early) or said in _UNHELPFUL:
         return "it is truncated or damaged"
@@ -222,15 +234,15 @@ _UNHELPFUL = (
 )
 
 
-def _contents(source: str | os.PathLike[str], max_pixels: int) -> bytes:
-    """The bytes of a file; of one that starts like no image, only the first."""
-    name = os.fspath(source)
+def _contents(image: str | os.PathLike[str], max_pixels: int) -> bytes:
+    """Return the bytes of an image file; the first bytes only of any other file."""
+    name = os.fspath(image)
     try:
-        path = Path(source)
+        path = Path(image)
         mode, size = path.stat().st_mode, path.stat().st_size
         if stat.S_ISDIR(mode):
             _refuse(name, "it is a directory")
-        # Reading a pipe or a device might never end.
+        # Reading from a pipe or a device might never end.
         if not stat.S_ISREG(mode):
             _refuse(name, "it is not a regular file")
         if size > _BYTES_PER_PIXEL * max_pixels + _LARGEST_METADATA:
@@ -242,7 +254,7 @@ def _contents(source: str | os.PathLike[str], max_pixels: int) -> bytes:
         _refuse(name, error.strerror or str(error), error)
     except UnreadableImageError:
         raise
-    except ValueError as error:  # A null character.
+    except ValueError as error:  # The path contains a null character.
         _refuse(repr(name), str(error), error)
 
 
@@ -255,7 +267,7 @@ def _from_array(array: np.ndarray) -> np.ndarray:
         )
     if np.issubdtype(image.dtype, np.floating):
         low, high = float(image.min()), float(image.max())
-        # Written so that NaN is refused, too.
+        # This form also refuses NaN.
         if not (low >= 0 and high <= 255):
             raise UnreadableImageError(
                 "Expected an image with pixels in [0, 255]. Received: an array of pixels in "

@@ -1,10 +1,10 @@
-"""Decoders of image files: of each format the pixels, and nothing else.
+"""Decoders of image files, which may be damaged or hostile.
 
-Files come from users, so they may be damaged or hostile. Pillow decodes them, but its front door
-`Image.open` has process-wide settings (`ImageFile.LOAD_TRUNCATED_IMAGES`, `Image.MAX_IMAGE_PIXELS`)
-and warnings, and changing those, or Python's warning filters, would reach into other threads. So
-what nobody needs is taken out of the file first (metadata, further pictures: all that Pillow warns
-about), and the pixels go through `Image.frombytes`, which heeds no such settings.
+Pillow decodes the pixels. Its `Image.open` has process-wide settings
+(`ImageFile.LOAD_TRUNCATED_IMAGES`, `Image.MAX_IMAGE_PIXELS`) and warnings; changing these, or
+Python's warning filters, would affect other threads. So metadata and further frames, which Pillow
+warns about, are removed from the file first, and the pixels are decoded by `Image.frombytes`, which
+ignores these settings.
 """
 
 from __future__ import annotations
@@ -25,38 +25,38 @@ from PIL import (
     WebPImagePlugin,
 )
 
-#: Scans of a progressive JPEG, and pixels times scans. Encoders write about ten scans; each costs a
-#: pass over all pixels.
+#: Limits of the scans of a progressive JPEG, and of pixels times scans. Encoders write about ten
+#: scans; each takes a pass over all pixels.
 _MAX_SCANS, _MAX_SCANNED_PIXELS = 100, 2 * 10**9
 
-#: Segments, chunks or blocks that are looked at. The largest PNG in 8 KiB chunks has 90,000.
+#: Limit of segments, chunks or blocks. The largest PNG in 8 KiB chunks has 90,000.
 _MAX_PARTS = 100_000
 
-#: Pixels, and bytes, of a run-length encoded BMP: Pillow decodes it in Python, a million in a
-#: quarter second.
+#: Limit of the pixels, and of the bytes, of a run-length encoded BMP, which Pillow decodes in
+#: Python, a million pixels in a quarter of a second.
 _MAX_RUN_LENGTH = 4_000_000
 
 
 class ImageFormatError(ValueError):
-    """A file is damaged, too large or of an unknown kind. The message goes on after its name."""
+    """Error for a damaged or too large file; the message ends a sentence about the file."""
 
 
-#: From the bytes of a file and the number of pixels that it may have to its image in mode RGB.
-#: Damaged files make Pillow raise whatever comes: SyntaxError, KeyError, …
+#: A function from the bytes of a file and the limit of its pixels to an image in mode RGB. On
+#: damaged files, Pillow raises many kinds of exceptions: SyntaxError, KeyError, …
 Decoder = Callable[[bytes, int], Image.Image]
 
 
 def decoder_of(data: bytes) -> Decoder | None:
-    """The decoder of a file by its first 16 bytes; None if it is of no format that we read."""
+    """Return the decoder for a file by its first 16 bytes; `None` for unsupported formats."""
     return next((decoder for _, start, decoder in _DECODERS if start.match(data)), None)
 
 
 def format_of(data: bytes) -> str | None:
-    """The format of a file by its first 16 bytes, such as `"JPEG"`; None if of none of ours."""
+    """Return a format such as `"JPEG"` by a file's first 16 bytes; `None` if it is unsupported."""
     return next((name for name, start, _ in _DECODERS if start.match(data)), None)
 
 
-#: Suffixes, in lower case, of image files that are not read -> what they hold.
+#: Suffixes, in lower case, of image files in unsupported formats -> format.
 OTHER_SUFFIXES = {
     **dict.fromkeys((".heic", ".heif"), "HEIC"),
     **dict.fromkeys((".tif", ".tiff"), "TIFF"),
@@ -65,14 +65,14 @@ OTHER_SUFFIXES = {
     ".jp2": "JPEG 2000",
 }
 
-#: What to do with them; `mogrify` writes new files beside the old ones.
+#: Advice for unsupported formats; `mogrify` writes new files beside the old ones.
 CONVERT = (
     "Convert such files to PNG or JPEG, e.g. with ImageMagick: `magick mogrify -format png FILES`"
 )
 
-#: Formats that are recognised to be named, by the first bytes of a file.
+#: Unsupported formats that messages name, with patterns of the first bytes of a file.
 _OTHER_FORMATS: tuple[tuple[str, re.Pattern[bytes]], ...] = (
-    # ISO/IEC 23008-12, annexes B and C: brands, the major one first, `mif1` of either kind.
+    # ISO/IEC 23008-12, annexes B and C: brands, the major one first; both have `mif1`.
     ("an AVIF image", re.compile(rb"....ftyp(avi[fs]|(mif1|msf1)....(....)*avi[fs])", re.DOTALL)),
     ("a HEIC image", re.compile(rb"....ftyp(he[iv][cxms]|mif1|msf1)", re.DOTALL)),
     ("a Canon raw image", re.compile(rb"....ftypcrx |II\*\0....CR", re.DOTALL)),
@@ -87,10 +87,10 @@ _OTHER_FORMATS: tuple[tuple[str, re.Pattern[bytes]], ...] = (
 
 
 def other_format_of(data: bytes) -> str | None:
-    """Name a format that is not read, such as `"a HEIC image"`; None if it is not known either.
+    """Return the name of an unsupported format, such as `"a HEIC image"`; `None` if unknown.
 
     Args:
-        data: at least the first 64 bytes of a file, or all of it.
+        data: at least the first 64 bytes of the file, or the whole file.
     """
     start = data[:1024]
     return next((name for name, known in _OTHER_FORMATS if known.match(start)), None)
@@ -110,7 +110,7 @@ def _check_parts(count: int) -> None:
         raise ImageFormatError(f"it is made of more than {_MAX_PARTS:,} parts")
 
 
-#: EXIF 2.32, section 4.6.4: what makes an image upright, by its orientation.
+#: EXIF orientation -> the operation that makes the image upright (EXIF 2.32, section 4.6.4).
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -122,17 +122,17 @@ _UPRIGHT = {
 }
 
 
-def _in_colours(image: Image.Image, orientation: int = 1) -> Image.Image:
-    """The image in mode RGB, and upright."""
-    if image.mode.startswith("I"):  # 16-bit grey of a PNG.
+def _upright_rgb(image: Image.Image, orientation: int = 1) -> Image.Image:
+    """Convert an image to mode RGB, and rotate it according to its EXIF orientation."""
+    if image.mode.startswith("I"):  # 16-bit gray of a PNG.
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    # Converting from RGB would copy.
+    # `convert` would copy an RGB image.
     image = image if image.mode == "RGB" else image.convert("RGB")
     return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
 
 
 def exif_orientation(exif: bytes) -> int:
-    """EXIF orientation, 1 to 8; 1 (upright) if there is none or the EXIF data is damaged."""
+    """Return the EXIF orientation, 1 to 8; 1 (upright) if it is missing or the data is damaged."""
     tiff = exif.removeprefix(b"Exif\0\0")
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(tiff[:4])
     if order is None:
@@ -149,12 +149,12 @@ def exif_orientation(exif: bytes) -> int:
     return 1
 
 
-#: A marker of a JPEG, ITU T.81, table B.1: not a stuffed zero, padding or a restart.
+#: A marker of a JPEG (ITU T.81, table B.1), except for stuffed zeros, padding and restarts.
 _MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 
 
 def jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
-    """Marker, start and end of each segment up to the end of the image."""
+    """Yield marker, start and end of each segment up to the end of the image."""
     position, count = 2, 0
     while match := _MARKER.search(data, position):
         marker, position = data[match.end() - 1], match.end()
@@ -165,23 +165,23 @@ def jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
         if marker in (0x01, 0xD8):  # These have no length.
             continue
         length = struct.unpack_from(">H", data, position)[0]
-        if length < 2:  # It counts its own two bytes.
+        if length < 2:  # The length includes its own two bytes.
             raise ImageFormatError("it is truncated or damaged")
         position += length
         yield marker, match.start(), position
 
 
 def plain_jpeg_size(data: bytes, max_pixels: int, *, whole: bool = True) -> tuple[int, int] | None:
-    """Height and width of a JPEG of which any decoder makes the same; None of all else.
+    """Return height and width of a JPEG that all decoders decode alike; `None` for other files.
 
-    That is an upright one, grey or in colours, not CMYK, not too large, of as many scans as we
-    read. Only the header is looked at, so what follows may still be damaged.
+    Such a JPEG is upright, gray or RGB (not CMYK), and within the limits of pixels and scans. Only
+    the header is read, so the rest may still be damaged.
 
     Args:
         data: the file, or its beginning.
-        max_pixels: height times width that it may claim.
-        whole: whether `data` are the whole file. If not, none that is progressive counts as plain,
-            as its scans cannot be counted.
+        max_pixels: limit of height times width.
+        whole: whether `data` is the whole file. If not, `None` is returned for progressive JPEGs,
+            whose scans cannot be counted.
     """
     if not data.startswith(b"\xff\xd8\xff"):
         return None
@@ -213,7 +213,7 @@ def _too_many_scans(scans: int, width: int, height: int) -> bool:
 
 
 def _decode_jpeg(data: bytes, max_pixels: int) -> Image.Image:
-    """Decodes a JPEG without its metadata, of which Pillow would warn."""
+    """Decode a JPEG without its metadata, about which Pillow would warn."""
     kept, orientation, scans = [data[:2]], 0, 0
     for marker, start, end in jpeg_segments(data):
         content = data[start + 4 : end]
@@ -227,7 +227,7 @@ def _decode_jpeg(data: bytes, max_pixels: int) -> Image.Image:
             continue
         elif marker == 0xE1 and content.startswith(b"Exif\0\0"):
             orientation = orientation or exif_orientation(content)
-        # Of applications' segments and comments, JFIF and Adobe say what the channels are.
+        # Of application segments and comments, only JFIF and Adobe define the channels.
         elif (
             not (0xE0 <= marker <= 0xEF or marker == 0xFE)
             or (marker == 0xE0 and content.startswith(b"JFIF\0") and len(content) >= 14)
@@ -239,15 +239,15 @@ def _decode_jpeg(data: bytes, max_pixels: int) -> Image.Image:
     _check_size(*header.size, max_pixels)
     if _too_many_scans(scans, *header.size):
         raise ImageFormatError(f"it has {scans} scans, too many for so large an image")
-    # Adobe's CMYK is inverted. Pillow takes all for Adobe's; libjpeg's own convention does not.
+    # Only Adobe's CMYK is inverted, but Pillow inverts all CMYK.
     inverted = header.mode == "CMYK" and "adobe" in header.info
     rawmode = "CMYK;I" if inverted else header.mode
     image = Image.frombytes(header.mode, header.size, plain, "jpeg", rawmode, "")
-    return _in_colours(image, orientation)
+    return _upright_rgb(image, orientation)
 
 
 def _decode_png(data: bytes, max_pixels: int) -> Image.Image:
-    """Decodes the chunks of a PNG that have to do with pixels, and no others."""
+    """Decode only the chunks of a PNG that define its pixels and its orientation."""
     header, pixels, orientation, position, count = [data[:8]], [], 1, 8, 0
     while position + 12 <= len(data):
         count += 1
@@ -269,13 +269,13 @@ def _decode_png(data: bytes, max_pixels: int) -> Image.Image:
             header.append(data[start:position])
     if len(header) < 2 or not pixels:
         raise EOFError
-    # Pillow reads the header up to here.
+    # Pillow reads the header up to the first IDAT chunk.
     header.append(struct.pack(">I4s", 0, b"IDAT"))
     opened = PngImagePlugin.PngImageFile(io.BytesIO(b"".join(header)))
     _check_size(*opened.size, max_pixels)
     rawmode, interlaced = opened.tile[0].args, opened.info.get("interlace", 0)
     image = Image.frombytes(opened.mode, opened.size, b"".join(pixels), "zip", rawmode, interlaced)
-    return _in_colours(_with_palette(image, opened), orientation)
+    return _upright_rgb(_with_palette(image, opened), orientation)
 
 
 def _with_palette(image: Image.Image, header: Image.Image) -> Image.Image:
@@ -287,10 +287,10 @@ def _with_palette(image: Image.Image, header: Image.Image) -> Image.Image:
 
 
 def _decode_gif(data: bytes, max_pixels: int) -> Image.Image:
-    """Decodes the first picture of a GIF.
+    """Decode the first frame of a GIF.
 
-    Where it leaves part of the screen empty, that has the transparent colour, as with Pillow. Where
-    it is larger than the screen, it heeds `Image.MAX_IMAGE_PIXELS`.
+    The part of the screen that the frame does not cover gets the transparent color, as in Pillow.
+    For frames larger than the screen, `Image.MAX_IMAGE_PIXELS` applies, too.
     """
     _check_gif_blocks(data)
     header = GifImagePlugin.GifImageFile(io.BytesIO(data))
@@ -304,11 +304,11 @@ def _decode_gif(data: bytes, max_pixels: int) -> Image.Image:
     picture = Image.frombytes(mode, (right - left, bottom - top), data[offset:], codec, *args)
     screen = Image.new(mode, header.size, header.info.get("transparency", 0))
     screen.paste(picture, (left, top))
-    return _in_colours(_with_palette(screen, header))
+    return _upright_rgb(_with_palette(screen, header))
 
 
 def _check_gif_blocks(data: bytes) -> None:
-    """Counts what comes before the first picture as Pillow reads it: GIF89a, sections 15 to 26."""
+    """Check the number of blocks before the first frame (GIF89a, sections 15 to 26)."""
     flags = data[10]
     position = 13 + (3 << (flags & 7) + 1 if flags & 0x80 else 0)
     count = 0
@@ -332,27 +332,27 @@ def _decode_bmp(data: bytes, max_pixels: int) -> Image.Image:
             raise ImageFormatError(
                 f"it is run-length encoded and has more than {_MAX_RUN_LENGTH:,} pixels or bytes"
             )
-        # This decoder has to read from the file itself, and heeds no settings.
+        # This decoder reads from the file itself, and ignores Pillow's settings.
         header.load()
-        return _in_colours(header)
+        return _upright_rgb(header)
     assert isinstance(args, tuple)
     pixels = memoryview(data)[offset:]
     image = Image.frombytes(header.mode, header.size, pixels, codec, *args)
-    return _in_colours(_with_palette(image, header))
+    return _upright_rgb(_with_palette(image, header))
 
 
 def _decode_webp(data: bytes, max_pixels: int) -> Image.Image:
-    # The decoder makes room for the whole picture as soon as it is opened. Of Pillow's settings it
-    # heeds one, `Image.MAX_IMAGE_PIXELS`, beyond twice of which it refuses.
+    # The decoder allocates memory for the whole image when it opens the file. It also raises if the
+    # image has more than twice `Image.MAX_IMAGE_PIXELS`.
     _check_size(*_webp_size(data), max_pixels)
     image = WebPImagePlugin.WebPImageFile(io.BytesIO(data))
     _check_size(*image.size, max_pixels)
     image.load()
-    return _in_colours(image, exif_orientation(image.info.get("exif", b"")))
+    return _upright_rgb(image, exif_orientation(image.info.get("exif", b"")))
 
 
 def _webp_size(data: bytes) -> tuple[int, int]:
-    """Width and height by the first chunk: RFC 9649, sections 2.5 to 2.7."""
+    """Return width and height from the first chunk (RFC 9649, sections 2.5 to 2.7)."""
     kind = data[12:16]
     if kind == b"VP8X":
         sides = int.from_bytes(data[24:27], "little"), int.from_bytes(data[27:30], "little")

@@ -1,4 +1,4 @@
-"""Files with names of classes, as people save them."""
+"""Reading of class names from text, tables and JSON."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from keras_resnet.support.checks import some_of
 from keras_resnet.support.json_text import parse_json
 from keras_resnet.support.placeholders import START, placeholder
 
-#: `0 cat`, `1: cat`, `2. cat`, `n02123045 tabby`.
+#: A line such as `0 cat`, `1: cat`, `2. cat` or `n02123045 tabby`.
 _KEYED = re.compile(r"(\d+|n\d{8})[ \t]*[\s:;,=.)][ \t]*(.+)")
 
-#: Headings of columns in tables, in lower case; the first that is there counts.
+#: Column headings in tables, in lower case; the first match is used.
 _NAMES = ("name", "class_name", "label_name", "class", "label", "category")
 _KEYS = ("index", "class_index", "class_id", "id", "label_id", "number", "wnid", "synset", "label")
 
@@ -32,26 +32,30 @@ _KINDS = (
 
 
 def read_class_names(path: Path) -> Classes:
-    """Reads the names of classes, in the order of a model's outputs.
+    """Read class names, in the order of a model's outputs.
 
-    Text is UTF-8, or UTF-16 with a byte order mark. Lines may be numbered from 0 or 1, all of them,
-    and are put into the order of the numbers, unless two differ in nothing else; or begin with
-    WordNet ids. Empty lines at the end are passed over. Equal names are warned of unless there are
-    ids. Tables have these columns under usual headings or, without headings, a name, or a
-    number or id before it. JSON is a list of names, an object of numbers and names in either order,
-    or keras.applications' object of numbers and `[id, name]`.
+    Text is UTF-8, or UTF-16 with a byte order mark. The formats are
+
+    - text with one name per line. All lines may start with numbers from 0 or 1, which then give the
+      order, or with WordNet ids. Empty lines at the end are ignored.
+    - `.csv` and `.tsv` tables with a name, and a number or id. The columns have common headings, or
+      no headings and the name last.
+    - `.json` with a list of names, an object of numbers and names in either order, or
+      keras.applications' object of numbers and `[id, name]`.
+
+    Equal names cause a warning unless the classes have ids.
 
     Args:
-        path: of the file; its suffix says whether it is a table or JSON.
+        path: path of the file; its suffix tells the format.
 
     Returns:
-        Names, and ids of the classes if there are any. Where there are only WordNet ids, names are
-        those of ImageNet's classes.
+        Names of the classes, and their ids or `None`. If the file contains WordNet ids only, the
+        names are ImageNet's.
 
     Raises:
-        ValueError: the file is none of these, a name is missing, or a number or id is missing or
-            there twice.
-        OSError: it cannot be read.
+        ValueError: the file has none of these formats, a name is missing, or a number or id is
+            missing or repeated.
+        OSError: the file cannot be read.
     """
     suffix = path.suffix.lower()
     if suffix == ".json":
@@ -77,7 +81,7 @@ def read_class_names(path: Path) -> Classes:
         raise ValueError(f"Expected different ids. Received: {path}, with {some_of(twice)} twice")
     if ids is None and (twice := _repeated(names)):
         warnings.warn(
-            f"{path} has several classes of the same name, which nothing tells apart: "
+            f"{path} has several classes of the same name, without ids to tell them apart: "
             f"{some_of(twice)}",
             stacklevel=2,
         )
@@ -85,11 +89,11 @@ def read_class_names(path: Path) -> Classes:
 
 
 def read_text(path: Path) -> str:
-    """The text of a file in UTF-8, or in UTF-16 with a byte order mark, which is no part of it.
+    """Return the text of a file in UTF-8, or in UTF-16 with a byte order mark, without the mark.
 
     Raises:
-        ValueError: it is in another encoding, or a web page or pointer in the place of the text.
-        OSError: it cannot be read.
+        ValueError: the file has another encoding, or is a web page or a Git LFS pointer.
+        OSError: the file cannot be read.
     """
     data = path.read_bytes()
     if reason := placeholder(data[:START]):
@@ -108,12 +112,12 @@ def delimiter_of(table: str) -> str:
 
 
 def read_lines(path: Path) -> list[str]:
-    """The lines of a text without spaces around them, and without empty ones at the end.
+    """Return the lines of a text file, stripped, without empty lines at the end.
 
     Raises:
-        ValueError: another line is empty, so that those after it would be miscounted; or as for
-            `read_text`.
-        OSError: it cannot be read.
+        ValueError: a line before the end is empty, so that the count would be wrong, or the file is
+            not a text, see `read_text`.
+        OSError: the file cannot be read.
     """
     lines = [line.strip() for line in re.split(r"\r\n|\n|\r", read_text(path).rstrip())]
     lines = lines if lines != [""] else []
@@ -129,7 +133,7 @@ def _pairs_of_lines(lines: Sequence[str]) -> list[tuple[Any, str]]:
     matches = [_KEYED.fullmatch(line) for line in lines]
     keys = [match[1] for match in matches if match]
     names = [match[2] for match in matches if match]
-    # Otherwise numbers belong to the names: `3 doors` and `5 doors`, or `1 Euro` and `2 Euro`.
+    # Otherwise the numbers are parts of the names, as in `3 doors` and `5 doors`.
     numbered = _count(keys) and len(set(names)) > len(names) / 2
     if len(keys) == len(lines) and (numbered or are_wordnet_ids(keys)):
         return [(match[1], match[2].strip()) for match in matches if match]
@@ -178,7 +182,7 @@ def _pairs_of_json(text: str, path: Path) -> list[tuple[Any, str]]:
 
 
 def _in_order(keys: Sequence[str], values: Sequence[Any], path: Path) -> list[Any]:
-    """The values in the order of their numbers, which count from 0 or 1."""
+    """Return the values in the order of their numbers, which start at 0 or 1."""
     if not _count(keys):
         raise ValueError(
             f"Expected classes that are numbered from 0 or 1. Received: {path}, with the numbers "

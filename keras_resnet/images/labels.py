@@ -1,4 +1,4 @@
-"""Names of ImageNet's classes, and predictions in words."""
+"""Class names of data sets, and decoding of predictions."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ import numpy as np
 
 from keras_resnet.support.checks import check_integer
 
-#: Models whose answers should not get ImageNet's names -> what says why, or None once they may.
-#: `keras_resnet.build` notes the networks of 1,000 classes that it gives random weights.
-DOUBTFUL: weakref.WeakKeyDictionary[Any, Callable[[Any], str | None]]
-DOUBTFUL = weakref.WeakKeyDictionary()
+#: Models whose predictions may be meaningless -> a function that returns the reason, or `None` once
+#: the model is trained. `keras_resnet.build` adds networks with 1,000 classes.
+PERHAPS_UNTRAINED: weakref.WeakKeyDictionary[Any, Callable[[Any], str | None]]
+PERHAPS_UNTRAINED = weakref.WeakKeyDictionary()
 
 _WORDNET_ID = re.compile(r"n[0-9]{8}")
 
 
 @functools.cache
 def imagenet_classes() -> tuple[tuple[str, str], ...]:
-    """WordNet id and name of the 1,000 classes of ILSVRC-2012, in the order of their indices.
+    """Return WordNet id and name of the 1,000 classes of ILSVRC-2012, in the order of the ids.
 
-    That is the order of the WordNet ids, which all published classifiers have. A name is the first
-    lemma of the id in WordNet 3.0, with spaces, except that two cranes, two maillots and the
-    cardigan and the Cardigan (a dog) are told apart, so that all names differ.
+    All published classifiers have this order. A name is the first lemma of the id in WordNet 3.0,
+    with spaces. Two cranes, two maillots, and the cardigan and the Cardigan (a dog) have longer
+    names, so that all names are different.
     """
     file = importlib.resources.files("keras_resnet.images") / "imagenet_classes.tsv"
     lines = file.read_text(encoding="utf-8").splitlines()
@@ -39,7 +39,7 @@ def imagenet_classes() -> tuple[tuple[str, str], ...]:
     return tuple((wordnet_id, name) for wordnet_id, name in rows)
 
 
-#: In the order of the original archive's labels.
+#: Classes of CIFAR-10, in the order of the labels in the original archive.
 CIFAR10_CLASSES = (
     "airplane",
     "automobile",
@@ -55,7 +55,7 @@ CIFAR10_CLASSES = (
 
 
 def dataset_classes(dataset: str) -> tuple[tuple[str, ...], tuple[str, ...] | None]:
-    """Names of the classes of `"imagenet"` or `"cifar10"`, and their ids if they have any."""
+    """Return the class names of `"imagenet"` or `"cifar10"`, and the class ids or `None`."""
     if dataset == "cifar10":
         return CIFAR10_CLASSES, None
     ids, names = zip(*imagenet_classes(), strict=True)
@@ -63,9 +63,14 @@ def dataset_classes(dataset: str) -> tuple[tuple[str, ...], tuple[str, ...] | No
 
 
 def names_and_ids(classes: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...] | None]:
-    """Names of classes, and their ids if all are called by WordNet ids.
+    """Return names and ids for classes that are given by names or by WordNet ids.
 
-    Ids get ImageNet's names; one that is not among its classes is its own name.
+    Args:
+        classes: names or WordNet ids.
+
+    Returns:
+        Names, and ids if all `classes` are WordNet ids, else `None`. The name for an id is
+        ImageNet's; an id that is not in ImageNet is its own name.
     """
     if not are_wordnet_ids(classes):
         return tuple(classes), None
@@ -74,12 +79,12 @@ def names_and_ids(classes: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, .
 
 
 def are_wordnet_ids(names: Sequence[str]) -> bool:
-    """Whether all of these are WordNet ids of nouns, such as `n01440764`."""
+    """Return whether all `names` are WordNet ids of nouns, such as `n01440764`."""
     return all(_WORDNET_ID.fullmatch(name) for name in names)
 
 
 def indices_of(names: Sequence[str]) -> dict[str, int]:
-    """The index of every name but of those that several classes have, which tell none of them."""
+    """Return the index of each name that only one class has."""
     counts = Counter(names)
     return {name: index for index, name in enumerate(names) if counts[name] == 1}
 
@@ -100,31 +105,33 @@ def decode_predictions(
     class_names: Sequence[str] | None = None,
     class_ids: Sequence[str] | None = None,
 ) -> list[list[tuple[str, str, float]]]:
-    """The classes with the highest scores, in words, as keras.applications gives them.
+    """Return the classes with the highest scores, as `keras.applications` does.
 
     Args:
-        predictions: `(n, classes)`, an array or tensor of scores: probabilities or logits.
-        top: how many classes per row; all of them if there are fewer.
-        class_names: name of each class. By default, predictions of 1,000 classes are ImageNet's;
-            a warning names the networks of this process that have random weights.
-        class_ids: id of each class, with `class_names`.
+        predictions: scores, such as probabilities or logits: an array or tensor `(n, classes)`.
+        top: number of classes per row; all classes if there are fewer.
+        class_names: name of each class; by default ImageNet's, for predictions of 1,000 classes. By
+            default, a warning names networks of this process that have random weights.
+        class_ids: id of each class, with `class_names`; by default the index of the class.
 
     Returns:
-        For each row, highest score first (of equal scores, the lower class index first), tuples of
-        an id, a name and the score. The id is the WordNet id of ImageNet's classes, and with
-        `class_names` the class index as a string (names may be equal, ids never are), unless there
-        are `class_ids`.
+        A list of tuples `(id, name, score)` for each row, highest score first, and the lower class
+        index first among equal scores. The ids are strings; ImageNet's are WordNet ids.
 
     Raises:
-        ValueError: `predictions` has another shape, `class_names` another length, or `top` is no
-            integer of at least 1.
+        ValueError: `predictions` has another shape, `class_names` or `class_ids` another length, or
+            `top` is not an integer of at least 1.
+
+    Example:
+        >>> keras_resnet.decode_predictions([[0.2, 0.8]], top=1, class_names=["cat", "dog"])
+        [[('1', 'dog', 0.8)]]
     """
     check_integer("top", top)
     scores = _scores(predictions)
     count = scores.shape[1]
     if class_names is None and class_ids is None and count == 1000:
         class_ids, class_names = zip(*imagenet_classes(), strict=True)
-        _warn_of_doubts()
+        _warn_if_untrained()
     if class_names is None:
         raise ValueError(
             "Expected predictions of ImageNet's 1000 classes, or `class_names`. Received: "
@@ -145,20 +152,20 @@ def decode_predictions(
     ]
 
 
-def _warn_of_doubts() -> None:
-    """Warns of every model whose predictions these may be, though they mean nothing."""
-    for model, reason_of in list(DOUBTFUL.items()):
+def _warn_if_untrained() -> None:
+    """Warn about each untrained model, as the predictions may be its own and mean nothing."""
+    for model, reason_of in list(PERHAPS_UNTRAINED.items()):
         if reason := reason_of(model):
             warnings.warn(f"If these are predictions of {model.name}: {reason}", stacklevel=3)
         else:
-            del DOUBTFUL[model]
+            del PERHAPS_UNTRAINED[model]
 
 
 def _scores(predictions: Any) -> np.ndarray:
-    """The predictions as float64 `(n, classes)`."""
+    """Convert predictions to a float64 array `(n, classes)`."""
     try:
         if not isinstance(predictions, (np.ndarray, list, tuple)):
-            # Imported here: Keras brings TensorFlow, which arrays do without.
+            # Keras imports TensorFlow, which arrays do not need.
             import keras
 
             predictions = keras.ops.convert_to_numpy(predictions)

@@ -1,7 +1,7 @@
-"""The pixel contract: models take RGB in [0, 255] and normalise it themselves.
+"""The pixel contract, and evaluation transforms.
 
-What is left to do outside of them is the evaluation transform, resize and centre crop, with which
-accuracies on ImageNet are published.
+Models take RGB in [0, 255] and normalize it themselves. Before that, images are resized and center
+cropped, as for the published accuracies on ImageNet.
 """
 
 from __future__ import annotations
@@ -15,37 +15,40 @@ from typing import Any, Literal, cast, get_args
 import numpy as np
 from PIL import Image
 
-from keras_resnet.images.decode import MAX_PIXELS, ImageSource, UnreadableImageError, open_image
+from keras_resnet.images.decode import MAX_PIXELS, ImageLike, UnreadableImageError, open_image
 from keras_resnet.support.checks import check_choice, store_integers
 
 Interpolation = Literal["bilinear", "bicubic"]
 
 _PILLOW_FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
-#: TensorFlow's names of the same kernels. Keys' cubic has a = -0.5 in both, unlike OpenCV's.
+#: TensorFlow's names of the same kernels. The cubic one has a = -0.5 in both, unlike OpenCV's.
 _TENSORFLOW_KERNELS = {"bilinear": "triangle", "bicubic": "keyscubic"}
 
-#: A resized picture with more pixels is not made as a whole: a strip of 1 x 60,000 pixels would
-#: become one of 256 x 15,360,000.
+#: Limit of pixels of a resized image; above it, crops are resized directly. A strip of 1 x 60,000
+#: pixels would be resized to 256 x 15,360,000.
 _LARGE = 2**25
 
-#: Height and width of images where nothing says another.
+#: Default height and width of images.
 DEFAULT_SIZE = 224
 
-#: Images of at most this size, as CIFAR's, are evaluated whole.
+#: Images up to this size, such as CIFAR's, are evaluated without a crop.
 _WHOLE = 64
 
 
 @dataclass(frozen=True)
 class EvalProtocol:
-    """The preparation of images for single-crop evaluation; `dataclasses.asdict` is fit for JSON.
+    """Preparation of images for single-crop evaluation.
 
     Args:
-        size: side of the square centre crop, in pixels.
-        resize: the short side before the crop, in pixels, at least `size`.
+        size: side of the square center crop, in pixels.
+        resize: short side of the image before the crop, in pixels, at least `size`.
         interpolation: `"bilinear"` or `"bicubic"`, with antialiasing.
 
     Raises:
-        ValueError: a field has another value than these.
+        ValueError: a field has another value.
+
+    Example:
+        >>> protocol = keras_resnet.images.EvalProtocol(224, resize=232, interpolation="bicubic")
     """
 
     size: int = DEFAULT_SIZE
@@ -68,11 +71,15 @@ class EvalProtocol:
         crop_pct: float = 0.875,
         interpolation: Interpolation = "bilinear",
     ) -> EvalProtocol:
-        """The protocol of a timm checkpoint: `resize` is `size / crop_pct`, rounded down.
+        """Return the protocol of a timm checkpoint: `resize` is `size / crop_pct`, rounded down.
+
+        Args:
+            size: side of the crop, in pixels.
+            crop_pct: side of the crop relative to the short side, more than 0 and at most 1.
+            interpolation: `"bilinear"` or `"bicubic"`.
 
         Raises:
-            ValueError: `crop_pct`, what the crop takes of the short side, is not more than 0 and at
-                most 1, or another argument is wrong.
+            ValueError: an argument has another value.
         """
         if not isinstance(crop_pct, (int, float, np.number)) or not 0 < crop_pct <= 1:
             raise ValueError(
@@ -82,13 +89,13 @@ class EvalProtocol:
 
     @classmethod
     def of_size(cls, size: int, interpolation: Interpolation = "bilinear") -> EvalProtocol:
-        """Return the usual protocol of a size: a crop of 87.5 %; up to 64 pixels, the image."""
+        """Return the common protocol for a size: a crop of 87.5 %, up to 64 pixels no crop."""
         if size <= _WHOLE:
             return cls(size, size, interpolation)
         return cls.from_crop_pct(size, interpolation=interpolation)
 
     def scaled_to(self, size: int) -> EvalProtocol:
-        """The same for another size, with the short side in proportion; small images are whole."""
+        """Return the protocol for another size, in the same proportion; up to 64 pixels no crop."""
         resize = size if size <= _WHOLE else round(self.resize * (size / self.size))
         return EvalProtocol(size, resize, self.interpolation)
 
@@ -96,51 +103,60 @@ class EvalProtocol:
 def eval_transform(
     protocol: EvalProtocol | None = None, *, max_pixels: int = MAX_PIXELS
 ) -> EvalTransform:
-    """The evaluation transform of a protocol, by default 256 -> 224, bilinear.
+    """Return the evaluation transform of a protocol.
 
     Args:
-        protocol: sizes and interpolation.
-        max_pixels: height times width that an image file may have.
+        protocol: sizes and interpolation; by default a crop of 224 pixels after bilinear resizing
+            to 256.
+        max_pixels: limit of height times width of an image file.
+
+    Example:
+        >>> transform = keras_resnet.images.eval_transform()
+        >>> transform("cat.jpg").shape
+        (224, 224, 3)
     """
     return EvalTransform(protocol or EvalProtocol(), max_pixels)
 
 
 @dataclass(frozen=True)
 class EvalTransform:
-    """Resizes the short side and crops the centre: torchvision's `Resize` and `CenterCrop`.
+    """Transform that resizes the short side and crops the center, like torchvision.
 
-    Pillow does it, as it did for the published accuracies, and the sizes and offsets follow
-    torchvision's rules, so the pixels are the same. Smaller images are enlarged.
+    Pillow resizes, and sizes and offsets follow torchvision's `Resize` and `CenterCrop`, so the
+    pixels are equal to those of the published accuracies. Smaller images are enlarged.
 
-    Files are decoded whole, also large JPEGs: at half of their size, which libjpeg could do faster,
-    pixels of the crop would be off by up to 4 levels. While it is decoded, a picture takes 4 bytes
-    per pixel in memory as a JPEG, at most 8 as a PNG, GIF, BMP or JPEG in CMYK and 16 as WebP, 4
-    more if EXIF turns it, and twice the size of its file; of `MAX_PIXELS`, that is 0.4 to 1.5 GB.
-    Afterwards there is only the crop.
+    JPEGs are decoded at full size. libjpeg could decode them at half size in less time, but pixels
+    of the crop would differ by up to 4 levels. Decoding an image takes memory: twice the size of
+    the file and, per pixel, 4 bytes for JPEG, at most 8 for PNG, GIF, BMP or CMYK JPEG, 16 for
+    WebP, and 4 more if EXIF rotates it. With `MAX_PIXELS` these are 0.4 to 1.5 GB. Only the crop is
+    kept.
 
-    Attributes: as the arguments of `eval_transform`.
+    Attributes:
+        protocol: sizes and interpolation.
+        max_pixels: limit of height times width of an image file.
     """
 
     protocol: EvalProtocol
     max_pixels: int = MAX_PIXELS
 
-    def __call__(self, images: ImageSource | Sequence[ImageSource]) -> np.ndarray:
-        """Transforms one image or a batch.
+    def __call__(self, images: ImageLike | Sequence[ImageLike]) -> np.ndarray:
+        """Transform one image or a batch.
 
         Args:
-            images: one image: whatever `read_image` takes; or a batch: a list or tuple of them, or
-                an array `(n, height, width, channels)`. Floats that look scaled are warned of.
+            images: one image as for `read_image`, or a batch: a list or tuple of images, or an
+                array `(n, height, width, channels)`. Floats that look scaled to [0, 1] or
+                normalized cause a warning.
 
         Returns:
-            uint8, RGB: `(size, size, 3)` of one image, `(n, size, size, 3)` of a batch.
+            `(size, size, 3)` for one image, `(n, size, size, 3)` for a batch; uint8, RGB.
 
         Raises:
-            UnreadableImageError: an image cannot be read; of a batch, the message says which.
+            UnreadableImageError: an image cannot be read; in a batch, the message has its index.
         """
         warn_if_scaled(images, stacklevel=2)
         if not isinstance(images, (list, tuple)) and getattr(images, "ndim", 3) != 4:
-            return self.crop(open_image(cast(ImageSource, images), max_pixels=self.max_pixels))
-        several = cast(Sequence[ImageSource], images)
+            return self.crop(open_image(cast(ImageLike, images), max_pixels=self.max_pixels))
+        several = cast(Sequence[ImageLike], images)
         batch = np.empty((len(several), self.protocol.size, self.protocol.size, 3), np.uint8)
         for index, image in enumerate(several):
             try:
@@ -150,31 +166,31 @@ class EvalTransform:
         return batch
 
     def five_crops(self, picture: Image.Image) -> np.ndarray:
-        """The corners and the centre of one image, in the order of torchvision's `FiveCrop`.
+        """Return the crops at the four corners and the center, in the order of `FiveCrop`.
 
         Args:
-            picture: in mode RGB, as `open_image` gives it.
+            picture: image in mode RGB, from `open_image`.
 
         Returns:
-            `(5, size, size, 3)`, uint8: top left, top right, bottom left, bottom right, centre.
+            `(5, size, size, 3)`, uint8: top left, top right, bottom left, bottom right, center.
         """
         rows, columns = _resized_sides(picture, self.protocol.resize)
         bottom, right = rows - self.protocol.size, columns - self.protocol.size
-        corners = ((0, 0), (0, right), (bottom, 0), (bottom, right), self._centre(rows, columns))
+        corners = ((0, 0), (0, right), (bottom, 0), (bottom, right), self._center(rows, columns))
         return np.stack(self._crops(picture, corners))
 
     def crop(self, picture: Image.Image) -> np.ndarray:
-        """The centre of one image in mode RGB, as `open_image` gives it."""
-        centre = self._centre(*_resized_sides(picture, self.protocol.resize))
-        return self._crops(picture, [centre])[0]
+        """Return the center crop of an image in mode RGB, `(size, size, 3)`, uint8."""
+        center = self._center(*_resized_sides(picture, self.protocol.resize))
+        return self._crops(picture, [center])[0]
 
-    def _centre(self, rows: int, columns: int) -> tuple[int, int]:
-        """Top and left of the centre crop; halves are rounded to even, as torchvision does."""
+    def _center(self, rows: int, columns: int) -> tuple[int, int]:
+        """Return top and left of the center crop; halves are rounded to even, as in torchvision."""
         top, left = (round((side - self.protocol.size) / 2) for side in (rows, columns))
         return top, left
 
     def _crops(self, picture: Image.Image, corners: Sequence[tuple[int, int]]) -> list[np.ndarray]:
-        """Squares of the resized image, by their top left corners."""
+        """Return squares of the resized image with the given top left corners."""
         size, protocol = self.protocol.size, self.protocol
         rows, columns = _resized_sides(picture, protocol.resize)
         if rows * columns > _LARGE:
@@ -189,22 +205,20 @@ class EvalTransform:
         return [resized[top : top + size, left : left + size].copy() for top, left in corners]
 
     def graph(self, image: Any) -> Any:
-        """The same as TensorFlow operations, for `tf.data` and for models that take any size.
+        """Transform one image with TensorFlow operations, for `tf.data` and for exported graphs.
 
-        It puts out uint8, as the call does: what the models take, and a quarter of float32 in every
-        buffer of a pipeline. Like Pillow, it resizes along the rows first and rounds in between, so
-        that only values at the edge of rounding differ, by one level: one in a thousand, or a few
-        in a hundred where the scale gives many exact halves. TensorFlow does it on CPUs only.
+        Like Pillow, it resizes rows first and rounds before it resizes columns. About one value in
+        a thousand differs from Pillow's by one level; a few in a hundred do where many values are
+        exact halves before rounding. TensorFlow runs these operations on CPUs only.
 
         Args:
-            image: one image, `(height, width, 3)`, of static or dynamic size, uint8 or float, RGB
-                in [0, 255].
+            image: `(height, width, 3)` of static or dynamic size, uint8 or float, RGB in [0, 255].
 
         Returns:
-            `(size, size, 3)`, uint8.
+            `(size, size, 3)`, uint8, RGB.
 
         Raises:
-            ValueError: the static shape is another.
+            ValueError: the static shape is not `(height, width, 3)`.
         """
         import tensorflow as tf
 
@@ -226,7 +240,7 @@ class EvalTransform:
             scale[axis] = tf.cast(resized / sides[axis], tf.float32)
             # `tf.round` rounds halves to even.
             offset[axis] = -tf.round(tf.cast(resized - sizes[axis], tf.float32) / 2)
-            # What `tf.image.resize` calls, which could not leave out what is not in the crop.
+            # `tf.image.resize` calls this operation, but cannot restrict it to the crop.
             pixels = tf.raw_ops.ScaleAndTranslate(
                 images=pixels,
                 size=tf.cast(tf.stack(sizes), tf.int32),
@@ -243,18 +257,18 @@ class EvalTransform:
 def resize_short_side(
     picture: Image.Image, resize: int, interpolation: Interpolation = "bilinear"
 ) -> np.ndarray:
-    """The image with a short side of `resize` pixels, as torchvision's `Resize` makes it.
+    """Resize an image to a short side of `resize` pixels, like torchvision's `Resize`.
 
     Args:
-        picture: in mode RGB, as `open_image` gives it.
-        resize: pixels of the short side.
+        picture: image in mode RGB, from `open_image`.
+        resize: length of the short side, in pixels.
         interpolation: `"bilinear"` or `"bicubic"`, with antialiasing.
 
     Returns:
-        `(height, width, 3)`, uint8.
+        `(height, width, 3)`, uint8, RGB.
 
     Raises:
-        UnreadableImageError: it would have more than 33 million pixels, as a long strip has.
+        UnreadableImageError: the result would have more than 33 million pixels.
     """
     rows, columns = _resized_sides(picture, resize)
     if rows * columns > _LARGE:
@@ -266,19 +280,22 @@ def resize_short_side(
 
 
 def _resized_sides(picture: Image.Image, resize: int) -> tuple[int, int]:
-    """Height and width with a short side of `resize`; the long side is rounded down."""
+    """Return height and width with a short side of `resize`; the long side is rounded down."""
     short = min(picture.size)
     return resize * picture.height // short, resize * picture.width // short
 
 
 def preprocess_input(x: Any) -> Any:
-    """Returns `x` itself: the models of this package normalise their pixels themselves.
+    """Return `x` unchanged, as the models of this package normalize pixels themselves.
 
-    It exists because keras.applications has it, whose models differ in what they want.
+    It makes programs for `keras.applications` run without changes.
 
     Args:
-        x: images, uint8 or float in [0, 255], RGB. Warns once per process of floats that look
-            scaled.
+        x: images, uint8 or float, RGB in [0, 255]. Floats that look scaled to [0, 1] or normalized
+            cause a warning, once per process.
+
+    Returns:
+        `x`.
     """
     warn_if_scaled(x, stacklevel=2)
     return x
@@ -288,15 +305,15 @@ _warned = False
 
 
 def warn_if_scaled(images: Any, stacklevel: int = 1) -> None:
-    """Warns, once per process, of images that were divided by 255 or normalised.
+    """Warn, once per process, about images that look divided by 255 or normalized.
 
-    Models take pixels in [0, 255]; they would answer wrongly, but without an error. Integers are
-    fine, and so are zeros, with which models are warmed up.
+    Models take pixels in [0, 255]; other pixels give wrong predictions without an error. Integers
+    and zeros, which are used to warm up models, cause no warning.
 
     Args:
-        images: an array or tensor, or a list or tuple of them; what is something else or has no
-            values yet, such as a tensor of a graph, is not looked at.
-        stacklevel: whose line the warning names: 1 is the caller's, 2 its caller's, and so on.
+        images: an array or tensor, or a list or tuple of them. Other types and symbolic tensors are
+            ignored.
+        stacklevel: as in `warnings.warn`: 1 for the caller of this function.
     """
     global _warned
     if _warned:
@@ -306,24 +323,24 @@ def warn_if_scaled(images: Any, stacklevel: int = 1) -> None:
     if not ranges:
         return
     low, high = min(low for low, _ in ranges), max(high for _, high in ranges)
-    # The brightest pixel that ImageNet's mean and deviation make is 2.64.
+    # Normalized with ImageNet's mean and standard deviation, pixels are at most 2.64.
     if (high <= 1 or (low < 0 and high <= 3)) and (low, high) != (0, 0):
         _warned = True
         warnings.warn(
-            "Expected pixels in [0, 255], which the models normalise themselves. Received: floats "
-            f"in [{low:.3g}, {high:.3g}], which look scaled to [0, 1] or normalised. Pass the "
+            "Expected pixels in [0, 255], which the models normalize themselves. Received: floats "
+            f"in [{low:.3g}, {high:.3g}], which look scaled to [0, 1] or normalized. Pass the "
             "pixels as they are",
             stacklevel=stacklevel + 1,
         )
 
 
 def _float_range(images: Any) -> tuple[float, float] | None:
-    """Lowest and highest value of an array or tensor of floats; None of all else."""
+    """Return the lowest and highest value of an array or tensor of floats; `None` for others."""
     if "float" not in str(getattr(images, "dtype", "")):
         return None
     try:
         array = np.asarray(images)
-    # Tensors of graphs, on other devices, with gradients.
+    # Raised for symbolic tensors, and for tensors on other devices or with gradients.
     except (TypeError, ValueError, NotImplementedError, RuntimeError):
         return None
     return (float(array.min()), float(array.max())) if array.size else None

@@ -1,1 +1,1 @@
-"""Whole jobs, each a command: they put training, export and reports together."""
+"""Jobs behind single commands, which combine training, export and reports."""

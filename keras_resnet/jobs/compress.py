@@ -1,4 +1,4 @@
-"""`compress()`: a trained network is made smaller, trained meanwhile, and proved as artifacts."""
+"""`compress()`: compression of a trained network with further training and verified artifacts."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ from keras_resnet.training.recipes.parts import ScheduleConfig
 from keras_resnet.training.run.folder import RunFolder
 from keras_resnet.training.run.resolved import check_classes
 
-#: Factor of the learning rate in the last phase of quantization, in which all ranges are fixed.
+#: Factor of the learning rate in the last phase of quantization-aware training, with fixed ranges.
 _SETTLING = 0.1
 
 _TIMING = Timing()
@@ -61,7 +61,7 @@ MODEL_FILE = "model.keras"
 REPORT_FILE = "compression.json"
 PAGE_FILE = "compression.html"
 
-#: What appears when all is done, besides the phases.
+#: Results that are published together at the end, besides the phases.
 _RESULTS = ("after", MODEL_FILE, PAGE_FILE, REPORT_FILE)
 
 
@@ -79,42 +79,47 @@ def compress(
     say: Say = terminal.print_lines,
     **keywords: Any,
 ) -> CompressionReport:
-    """Compresses a trained network while it trains on, and compares artifacts before and after.
+    """Compress a network with further training, and compare its artifacts before and after.
 
-    Every phase is a run of `train` in a folder of its own, `1-prune` and so on, so that the same
-    call goes on after an interruption. `before` and `after` have artifacts with their reports: what
-    was reached is read from these files. `before` is written first, and stays for as long as
-    nothing changes; all others appear in the end, together.
+    Every phase is a run of `train` in its own subfolder, such as `1-prune`, and the same call
+    resumes after an interruption. The subfolders `before` and `after` contain artifacts and their
+    reports; all reported results are measured on these files. `before` is written first and kept
+    unless something changes; all other results are published together at the end.
 
-    With `options.engine="tfmot"`, a phase is trained by tensorflow-model-optimization on one
-    device, by the same recipe, and begins anew if it was interrupted. The network comes back as one
-    of Keras 3.
+    With `options.engine="tfmot"`, tensorflow-model-optimization trains a phase by the same recipe
+    on one device, and an interrupted phase starts from its beginning. The result is a Keras 3
+    network.
 
     Args:
-        model: a flat network of this package with trained weights, for the classes of `data`; it
-            stays as it is. Zeros and shared values of an earlier compression stay, too.
-        data: a data source such as `"folder:flowers"`: to train, to validate, and for ranges.
-        out_dir: folder for all files; it also gets `model.keras`, the network as a plain Keras
-            model, and `compression.json` and `compression.html`.
-        options: what is done.
-        recipe: that the network was trained by, or one like it. Its learning rate is multiplied by
-            `options.rate` and falls like a cosine to 0 in every phase; its own schedule, which is
-            for random weights, and its duration and patience count for nothing.
-        validation_fraction: of data without a validation part.
-        max_bad_fraction: share of the images that may be unreadable; they are skipped.
-        seed: of data order, augmentation, clusters and the choice of images.
-        timing: as for `export`; None: not at all.
-        say: is told what happens, in sentences.
-        **keywords: those of `train`, such as `checkpoint_every`, but for `epochs`, `resume` and
-            `callbacks`.
+        model: a flat network of this package with trained weights for the classes of `data`; it is
+            not changed. Zeros and shared values of an earlier compression are kept.
+        data: a data source such as `"folder:flowers"`, for training, validation and the ranges of
+            activations.
+        out_dir: output folder for the phases, the artifacts, `model.keras` (the network as a plain
+            Keras model), `compression.json` and `compression.html`.
+        options: options of the compression; None: their defaults.
+        recipe: the recipe that the network was trained with, or a similar one. In every phase, its
+            learning rate is multiplied by `options.rate` and decays to 0 along a cosine; its
+            schedule, duration and patience are ignored.
+        validation_fraction: share of the data for validation, in [0, 1], if `data` has no
+            validation part.
+        max_bad_fraction: largest share of unreadable images, in [0, 1]; they are skipped.
+        seed: random seed of data order, augmentation, clustering and the choice of images.
+        timing: as for `export`; None: latencies are not measured.
+        say: called with sentences about the progress.
+        **keywords: further arguments of `train`, such as `checkpoint_every`, except `epochs`,
+            `resume` and `callbacks`.
+
+    Returns:
+        The results of all artifacts before and after.
 
     Raises:
-        ValueError: network, data and options do not go together, or are beyond
-            tensorflow-model-optimization; or another process is at work in `out_dir`.
-        ImportError: the engine's packages are not installed.
-        ExportError: the network has no int8 artifact, which is found before anything trains.
-        CompressionError: an artifact disagrees with the trained network; all files are there.
-        ResumeError: `out_dir` holds another compression.
+        ValueError: If network, data and options do not fit together, the engine does not support
+            them, or another process is using `out_dir`.
+        ImportError: If packages of the engine are not installed.
+        ExportError: If the network cannot be exported in int8; raised before the training.
+        CompressionError: If an artifact disagrees with the trained network; all files are written.
+        ResumeError: If `out_dir` holds another compression.
     """
     options, out_dir = options or CompressionOptions(), Path(out_dir)
     recipe = find_recipe(recipe) if isinstance(recipe, str) else recipe
@@ -128,7 +133,7 @@ def compress(
     calibration, held_out = image_sets(model.input_shape, get_info(model), config, None, None, seed)
     assert calibration is not None
     sources = load_data(config, say)
-    # What cannot be is refused before anything trains.
+    # Impossible settings are refused before the training.
     check_classes(model, sources[0])
     for _ in _phases(model, calibration.images, options, seed):
         pass
@@ -140,8 +145,8 @@ def compress(
     images, folder = (calibration, held_out), RunFolder(out_dir)
     with folder.held(), partial_directory(out_dir) as staging:
         _claim(folder, _settings(model, sources, options, seed), config)
-        # A network that has no artifacts is refused now, too.
-        say("Exporting the network before")
+        # A network that cannot be exported is refused before the training, too.
+        say("Exporting the network before compression")
         rows = _exported(model, out_dir, "before", options, images, None, timing)
         if engine is None:
             phases = _phases(model, calibration.images, options, seed)
@@ -152,10 +157,10 @@ def compress(
             network, classes = engine.run(out_dir, held_out.images, say)
         result = strip(network)
         for layer in result.layers:
-            # What `freeze_ranges` froze may train on in what is made of the network next.
+            # Layers that `freeze_ranges` froze are trainable again in the result.
             layer.trainable = model.get_layer(layer.name).trainable
         result.save(staging / MODEL_FILE)
-        say("Exporting the network after")
+        say("Exporting the network after compression")
         rows += _exported(result, staging, "after", options, images, classes, timing)
         outcome = CompressionReport(tuple(rows), options, out_dir)
         text = json.dumps(outcome.to_dict(), indent=1)
@@ -167,11 +172,11 @@ def compress(
 
 
 def _gentle(recipe: Recipe, rate: float) -> Recipe:
-    """Return the recipe with the gentle rate for a network that is already trained."""
+    """Return the recipe with a lower learning rate and a cosine schedule, for a trained network."""
     schedule = dataclasses.asdict(ScheduleConfig("cosine"))
     changes: dict[str, Any] = {f"schedule.{name}": value for name, value in schedule.items()}
     changes["optimizer.learning_rate"] = recipe.optimizer.learning_rate * rate
-    # If a phase ended early, its zeros or ranges would not be what they are to be.
+    # If a phase ended early, it would not reach its sparsity or final ranges.
     changes["patience"] = None
     return override(recipe, changes)
 
@@ -185,14 +190,14 @@ def _exported(
     classes: np.ndarray | None,
     timing: Timing | None,
 ) -> list[CompressionRow]:
-    """The rows of artifacts in `folder/name`; `classes` are what they have to agree with."""
+    """Export to `folder/name`, and return a row per artifact, with its agreement with `classes`."""
     calibration, held_out = images
     quantized = "qat" in options.methods
     targets = ["tflite-int8"]
     targets += ["tflite-float32"] if name == "before" or not quantized else []
     targets += ["onnx-int8"] if quantized else []
-    # What int8 costs is for the table to show; and after stripping, activations are no longer
-    # rounded, so that it is the trained network which artifacts have to agree with.
+    # Artifacts are compared with the trained network instead of `network`: after stripping,
+    # activations are no longer rounded.
     run = functools.partial(
         export,
         *(network, folder / name, targets),
@@ -204,7 +209,7 @@ def _exported(
         timing=timing,
     )
     try:
-        # Of the same network, images and versions, what is there already stays.
+        # Existing artifacts of the same network, images and versions are kept.
         found = run()
     except FileExistsError:
         found = run(overwrite=True)
@@ -213,8 +218,8 @@ def _exported(
         agreement = None
         if classes is not None:
             path = folder / name / str(artifact.file_name)
-            answers = load_runner(path).predict(held_out.images).argmax(-1)
-            agreement = float(np.mean(answers == classes))
+            predicted = load_runner(path).predict(held_out.images).argmax(-1)
+            agreement = float(np.mean(predicted == classes))
         rows.append(row_of(name, artifact, folder, agreement))
     return rows
 
@@ -222,7 +227,7 @@ def _exported(
 def _settings(
     model: keras.Model, data: tuple[Source, Source], options: CompressionOptions, seed: int
 ) -> dict[str, Any]:
-    """Return the settings that must not change when a compression goes on, fit for JSON."""
+    """Return the settings that must not change when a compression is resumed, for JSON."""
     return {
         "network": model.name,
         "weights": fingerprint_of_weights(model.get_weights()),
@@ -234,9 +239,9 @@ def _settings(
 
 
 def _claim(folder: RunFolder, settings: dict[str, Any], data: DataConfig) -> None:
-    """Makes sure that the folder holds this compression, or nothing."""
+    """Write the settings to the folder, or check that it holds this compression."""
     earlier = {"data": data.source, "validation_fraction": data.validation_fraction}
-    # From before the contents of images were noted.
+    # In earlier versions, the contents of images were not recorded.
     if earlier.keys() <= (folder.read_config() or {}).keys():
         own = {name: value for name, value in settings.items() if not name.endswith("_data")}
         settings = {**own, **earlier}
@@ -246,7 +251,8 @@ def _claim(folder: RunFolder, settings: dict[str, Any], data: DataConfig) -> Non
 
 
 def _check_agreement(outcome: CompressionReport, images: int) -> None:
-    # Without training for it, int8 may lose what it loses.
+    """Raise CompressionError if artifacts disagree with the trained network."""
+    # Agreement in int8 is required only after quantization-aware training.
     bound = "qat" in outcome.options.methods
     wrong = [
         f"{row.what} agrees with it on {row.agreement:.1%} of {images} images"
@@ -263,14 +269,14 @@ def _check_agreement(outcome: CompressionReport, images: int) -> None:
 
 
 class _Phase(NamedTuple):
-    """A part of the training.
+    """A phase of the training.
 
     Attributes:
-        network: what is trained.
-        name: of the folder, after a number.
-        epochs: how long; 0: not at all.
+        network: the network to train.
+        name: name of the phase, part of the name of its folder.
+        epochs: length in epochs; 0: the phase is skipped.
         rate: factor of the learning rate.
-        pruned: layers that get more and more zeros meanwhile.
+        pruned: names of the layers that are gradually pruned.
     """
 
     network: keras.Model
@@ -283,14 +289,14 @@ class _Phase(NamedTuple):
 def _phases(
     model: keras.Model, images: np.ndarray, options: CompressionOptions, seed: int
 ) -> Iterator[_Phase]:
-    """Yield the phases of training, each of which starts from the previous network.
+    """Yield the phases of training, each of which starts with the previous network.
 
-    Unless phases are trained, nothing but the kinds of layers changes.
+    If the phases are not trained, only the kinds of layers change.
     """
     skip = options.skip
     if unknown := sorted(set(skip) - {layer.name for layer in model.layers}):
         raise ValueError(f"Expected `skip` to name layers. Received: {', '.join(unknown)}")
-    # Others have no weights that could be pruned or shared.
+    # Skipped layers with weights that could be pruned or shared.
     dense = [layer.name for layer in kernels(model) if layer.name in skip]
     network = _as_before(model, dense if "cluster" in options.methods else None, seed)
     for method in options.methods:
@@ -299,7 +305,7 @@ def _phases(
             share = 0.0 if gradual else options.sparsity
             left = [kernels(network)[0].name, *dense]
             network = prune(network, share, pattern=options.pattern, skip=left)
-            # Others may have masks of an earlier compression.
+            # Other layers may have masks from an earlier compression.
             names = prunable(network, options.pattern, left) if gradual else ()
             yield _Phase(network, "prune", options.epochs, pruned=names)
         elif method == "cluster":
@@ -324,7 +330,7 @@ def _trained(
     say: Say,
     **keywords: Any,
 ) -> keras.Model:
-    """The network of the last phase, each trained in a folder of its own."""
+    """Train all phases, each in its own folder, and return the network of the last one."""
     for count, phase in enumerate(phases, 1):
         if phase.epochs:
             say(f"Phase {count}: {phase.name}")
@@ -336,7 +342,7 @@ def _trained(
 def _train(
     phase: _Phase, data: Any, recipe: Recipe, folder: Path, sparsity: float, **keywords: Any
 ) -> None:
-    """Trains, or goes on with what is in the folder; `sparsity` is that of pruned layers."""
+    """Train a phase, or resume it; `sparsity` is the final share of zeros in pruned layers."""
     rate = recipe.optimizer.learning_rate * phase.rate
     callbacks = []
     if phase.pruned:
@@ -355,14 +361,14 @@ def _train(
 
 
 def _as_before(model: keras.Model, clustered: Sequence[str] | None, seed: int) -> keras.Model:
-    """Takes up zeros and shared values of a network that was compressed before and stripped.
+    """Return a network with the zeros and shared values of an earlier compression.
 
-    Values only of the layers `clustered`, if the others get new ones; None: of all.
+    Shared values are kept for the layers `clustered` only; None: for all layers.
     """
     names = [layer.name for layer in kernels(model)]
     known = {name: kernel for name, kernel in compressed_kernels(model).items() if name in names}
     if any(kernel.zeros for kernel in known.values()):
-        # At no sparsity, what is zero already gets its mask.
+        # With a sparsity of 0, masks cover exactly the weights that are zero.
         dense = [name for name in names if name not in known or not known[name].zeros]
         model = prune(model, 0, skip=dense)
     chosen = names if clustered is None else clustered

@@ -1,7 +1,7 @@
-"""The engine "tfmot" of `compress`: tensorflow-model-optimization, on the tf_keras twin.
+"""The engine "tfmot" of `compress`: tensorflow-model-optimization with the tf_keras twin.
 
-Data, augmentation, loss, optimizer and schedule are those of the recipe, as in `train`; what wraps
-layers, prunes, shares values and follows ranges is tensorflow-model-optimization.
+Data, augmentation, loss, optimizer and schedule are those of the recipe, as in `train`. Pruning,
+clustering and quantization are done by tensorflow-model-optimization.
 """
 
 from __future__ import annotations
@@ -44,18 +44,18 @@ from keras_resnet.training.run.resolved import (
     resolve_recipe,
 )
 
-#: Of a stage that is finished: the twin's variables, in their order.
+#: File with the variables of the twin, in their order, which is written when a phase is finished.
 WEIGHTS_FILE = "twin.npz"
 
 
-class Stage(NamedTuple):
-    """A part of the training.
+class Phase(NamedTuple):
+    """A phase of the training.
 
     Attributes:
-        name: of the folder, after a number.
-        resolved: the recipe for it.
-        fixed_bn: whether batch normalisation is fixed.
-        fixed_ranges: whether ranges are, too.
+        name: name of the phase, part of the name of its folder.
+        resolved: the recipe of the phase.
+        fixed_bn: whether batch normalization is frozen.
+        fixed_ranges: whether ranges are fixed.
     """
 
     name: str
@@ -65,9 +65,9 @@ class Stage(NamedTuple):
 
 
 class TfmotEngine:
-    """Compresses one network by one method; making it refuses what cannot be done.
+    """Compression of one network by one method.
 
-    A stage that was interrupted begins anew; one that is finished is not trained again.
+    An interrupted phase is trained from its beginning; a finished phase is not trained again.
     """
 
     def __init__(
@@ -82,11 +82,13 @@ class TfmotEngine:
         settling: float,
         **keywords: Any,
     ) -> None:
-        """Takes what `compress` does; `settling` is the factor of the rate of the last stage.
+        """Prepare the compression; for the arguments, see `compress`.
+
+        `settling` is the factor of the learning rate in the last phase.
 
         Raises:
-            ValueError: tensorflow-model-optimization, or this engine, cannot do it.
-            ImportError: a package is missing.
+            ValueError: If this engine or tensorflow-model-optimization does not support a setting.
+            ImportError: If a package is not installed.
         """
         _check(model, options, recipe, keywords)
         self._model, self._sources, self._seed = model, sources, seed
@@ -102,33 +104,33 @@ class TfmotEngine:
             return found
 
         method = options.methods[0]
-        self._stages = [Stage(method, resolved(options.epochs))]
+        self._phases = [Phase(method, resolved(options.epochs))]
         if method == "qat" and options.frozen_bn:
-            self._stages.append(Stage("frozen-bn", resolved(options.frozen_bn), True))
+            self._phases.append(Phase("frozen-bn", resolved(options.frozen_bn), True))
         if method == "qat" and options.settle:
-            self._stages.append(Stage("settle", resolved(options.settle, settling), True, True))
-        self._network = _wrapped(model, images, options, self._stages[0].resolved.total)
-        # Fixed layers would change their order.
+            self._phases.append(Phase("settle", resolved(options.settle, settling), True, True))
+        self._network = _wrapped(model, images, options, self._phases[0].resolved.total)
+        # Listed now, as freezing layers changes the order of variables.
         self._variables = list(self._network.twin.variables)
 
     def run(self, folder: Path, images: np.ndarray, say: Say) -> tuple[keras.Model, np.ndarray]:
-        """Trains the twin, or takes up what is finished in `folder`.
+        """Train all phases that are not finished in `folder`.
 
         Returns:
-            The Keras 3 network that it is now, and the classes that the twin gives to `images`.
+            The resulting Keras 3 network, and the classes that the twin predicts for `images`.
         """
-        self._train_stages(folder, say)
+        self._train_phases(folder, say)
         self._network.round_kernels()
         parts = [images[start : start + 64] for start in range(0, len(images), 64)]
         logits = [self._network.twin(part, training=False).numpy() for part in parts]
         return self._network.to_keras(), np.concatenate(logits).argmax(-1)
 
-    def _train_stages(self, folder: Path, say: Say) -> None:
-        for number, stage in enumerate(self._stages, 1):
-            say(f"Phase {number}: {stage.name}, by tensorflow-model-optimization")
-            run = RunFolder(folder / f"{number}-{stage.name}")
+    def _train_phases(self, folder: Path, say: Say) -> None:
+        for number, phase in enumerate(self._phases, 1):
+            say(f"Phase {number}: {phase.name}, by tensorflow-model-optimization")
+            run = RunFolder(folder / f"{number}-{phase.name}")
             with run.held():
-                known = identity(self._model, self._sources, stage.resolved, self._seed, "float32")
+                known = identity(self._model, self._sources, phase.resolved, self._seed, "float32")
                 settings = {"engine": "tfmot", **known}
                 what = "phase by tensorflow-model-optimization"
                 run.claim(settings, what, DEFAULTS, replaces=True, others=[WEIGHTS_FILE])
@@ -137,59 +139,59 @@ class TfmotEngine:
                     with np.load(file) as saved:
                         for name, variable in zip(saved.files, self._variables, strict=True):
                             variable.assign(saved[name])
-                    say(f"It is finished already: {file}")
+                    say(f"This phase is already finished: {file}")
                     continue
-                self._train(stage, say)
+                self._train(phase, say)
                 with whole_file(file) as new:
                     np.savez(new, *(variable.numpy() for variable in self._variables))
 
-    def _train(self, stage: Stage, say: Say) -> None:
+    def _train(self, phase: Phase, say: Say) -> None:
         import tensorflow as tf
 
         tf.random.set_seed(self._seed)
-        source, resolved = self._sources[0], stage.resolved
+        source, resolved = self._sources[0], phase.resolved
         epochs = math.ceil(resolved.total / resolved.batches_per_epoch)
         limit = resolved.training.max_bad_fraction
         bad = BadRecords(source.name, len(source), limit)
         batches = training_batches(source, resolved.training, epochs, bad=bad).take(resolved.total)
-        take_step = self._step(stage)
+        take_step = self._step(phase)
         callback = self._network.callback
         if callback is not None:
             callback.on_train_begin()
         losses: list[float] = []
-        with bad_records_named(bad), progress_bar(stage.name, lines=0) as show:
+        with bad_records_named(bad), progress_bar(phase.name, lines=0) as show:
             for number, (images, labels) in enumerate(batches, 1):
                 show(f"batch {number} of {resolved.total}", (number - 1) / resolved.total)
                 losses.append(float(take_step(tf.cast(images, tf.float32), labels)))
                 if not math.isfinite(losses[-1]):
                     raise DivergedError(
                         f"Expected a finite loss. Received: {losses[-1]:g} at step {number} of "
-                        f"{stage.name}. Try a lower `rate`"
+                        f"{phase.name}. Try a lower `rate`"
                     )
                 if number % resolved.batches_per_epoch == 0 or number == resolved.total:
                     epoch = math.ceil(number / resolved.batches_per_epoch)
                     say(f"Epoch {epoch} of {epochs}: loss {np.mean(losses):.4f}")
                     losses = []
         if callback is not None:
-            # The last step may have moved weights that are pruned.
+            # The last step may have changed pruned weights.
             callback.on_epoch_end(epochs)
 
-    def _step(self, stage: Stage) -> Any:
-        """A function of images and labels that takes a step and returns the loss."""
+    def _step(self, phase: Phase) -> Any:
+        """Return a function of images and labels that takes a step and returns the loss."""
         import tensorflow as tf
 
-        twin, recipe = self._network.twin, stage.resolved.recipe
+        twin, recipe = self._network.twin, phase.resolved.recipe
         layers = [getattr(layer, "layer", layer) for layer in twin.layers]
         norms = [layer for layer in layers if "BatchNormalization" in type(layer).__name__]
-        # What wraps them counts their scales as trained, whatever they say themselves.
-        fixed = {id(x) for norm in norms for x in norm.weights} if stage.fixed_bn else set()
-        for norm in norms if stage.fixed_bn else ():
+        # Wrappers list the scales as trainable even if the wrapped layer is frozen.
+        fixed = {id(x) for norm in norms for x in norm.weights} if phase.fixed_bn else set()
+        for norm in norms if phase.fixed_bn else ():
             norm.trainable = False
         balanced = recipe.loss.class_weights == "balanced"
         source = self._sources[0]
         weights = balanced_weights(source.labels, len(source.class_names)) if balanced else None
         loss = make_loss(recipe.loss, weights)
-        # Keras 3's optimizers take none but its own variables: they work on copies.
+        # Optimizers of Keras 3 accept only variables of Keras 3, so they update copies.
         variables = [x for x in twin.trainable_variables if id(x) not in fixed]
         copies = [_copy(variable, self._network.positive) for variable in variables]
         optimizer = make_optimizer(recipe.optimizer, make_schedule(recipe, 1))
@@ -197,11 +199,11 @@ class TfmotEngine:
 
         @tf.function(reduce_retracing=True)
         def step(images: Any, labels: Any) -> Any:
-            if stage.fixed_ranges:
+            if phase.fixed_ranges:
                 self._network.round_kernels()
             with tf.GradientTape() as tape:
-                # Without training, ranges stay and gradients pass all the same.
-                value = loss(labels, twin(images, training=not stage.fixed_ranges))
+                # With `training=False`, ranges do not change, but gradients still pass.
+                value = loss(labels, twin(images, training=not phase.fixed_ranges))
             gradients = tape.gradient(value, variables)
             for copy, variable in zip(copies, variables, strict=True):
                 copy.assign(variable)
@@ -214,7 +216,7 @@ class TfmotEngine:
 
 
 def _copy(variable: Any, positive: frozenset[str]) -> keras.Variable:
-    """A Keras 3 variable by the name of one of the twin's, for rules on names."""
+    """Return a Keras 3 copy of a variable of the twin, with its name, for rules on names."""
     layer, _, name = place_of(variable).rpartition("/")
     with keras.name_scope(layer):
         copy = keras.Variable(variable.numpy(), name=name)
@@ -234,7 +236,7 @@ def _wrapped(
     if method == "cluster":
         return clustering_network(model, training_copy, options.clusters, skip=skip)
     last, every = pruning_pace(steps)
-    # The schedule counts whole intervals.
+    # The schedule supports only multiples of the interval.
     end = max(every, last // every * every)
     left = [names[0], *skip]
     return pruning_network(model, training_copy, options.sparsity, end, every=every, skip=left)
@@ -243,7 +245,7 @@ def _wrapped(
 def _check(
     model: keras.Model, options: CompressionOptions, recipe: Recipe, keywords: Mapping[str, Any]
 ) -> None:
-    """Refuses what would be ignored."""
+    """Raise ValueError for settings that would be ignored."""
     given = [f"`{name}`" for name, value in keywords.items() if value is not None]
     optimizer, methods = recipe.optimizer, options.methods
     refused: Sequence[tuple[bool, str, str]] = (

@@ -16,44 +16,45 @@ from keras_resnet.export.tflite.inspect import kernels
 from keras_resnet.support import pages, terminal
 from keras_resnet.support.pages import escaped, link
 
-#: Share of the pruning phase after which a network has all the zeros that it is to have.
+#: Share of the pruning phase after which the final sparsity is reached.
 _PRUNED_AT = 0.6
 
 
 def pruning_pace(steps: int) -> tuple[int, int]:
-    """Return the step of a phase at which pruning ends, and the steps between two prunings."""
+    """Return the step at which pruning ends, and the steps between two updates of the masks."""
     return max(1, round(_PRUNED_AT * steps)), max(1, steps // 100)
 
 
 _COLUMNS = ("artifact", "accuracy", "agreement", "size", "gzip", "latency", "zeros", "distinct")
 _MEANINGS = {
-    "accuracy": "share of the verification images that are classified rightly",
-    "agreement": "share of them that get the class that the trained network gave before its "
-    "compression was made part of the weights",
+    "accuracy": "share of the verification images that are classified correctly",
+    "agreement": "share of the verification images for which the artifact predicts the same class "
+    "as the trained network before its layers became plain ones",
     "gzip": "size after gzip -9",
-    "latency": "median of one call with one image",
+    "latency": "median time of a call with one image",
     "zeros": "share of zeros among the weights of convolutions and dense layers",
-    "distinct": "most different weights of a layer, of a channel in float",
+    "distinct": "largest number of different weights in a layer (float: per channel)",
 }
 
 
 @dataclass(frozen=True)
 class CompressionRow:
-    """An artifact before or after.
+    """The results of an artifact before or after compression.
 
     Attributes:
-        what: `"before"` or `"after"`, and the target.
-        file: the artifact, below the folder.
-        accuracy: on the verification images, as a share.
-        agreement: share of them to which it gives the class that the trained network gave before
-            it was stripped, with the engine `"tfmot"` its twin in tf_keras; None: it is not of that
-            network.
-        size: bytes.
-        packed: bytes after `gzip -9`.
-        latency_ms: median of one image, on all cores; None: not measured.
-        zeros: share of zeros among all weights of convolutions and dense layers; None: not known of
-            this format.
-        distinct: most different weights of a layer, of a channel in float; None: likewise.
+        what: `"before"` or `"after"`, and the target, such as `"after: tflite-int8"`.
+        file: path of the artifact in the output folder.
+        accuracy: accuracy on the verification images, in [0, 1]; None: not measured.
+        agreement: share of the verification images for which the artifact predicts the same class
+            as the trained network before `strip` (with the engine `"tfmot"`, as its twin); None for
+            artifacts from before the compression.
+        size: size in bytes.
+        packed: size after `gzip -9` in bytes.
+        latency_ms: median time of a call with one image on all cores, in ms; None: not measured.
+        zeros: share of zeros among the weights of convolutions and dense layers; None: not known
+            for this format.
+        distinct: largest number of different weights in a layer (in float, in a channel); None: not
+            known for this format.
     """
 
     what: str
@@ -68,7 +69,7 @@ class CompressionRow:
 
 
 class CompressionError(RuntimeError):
-    """An artifact disagrees with the network that was trained. `report` has the figures."""
+    """Raised if an artifact disagrees with the trained network; `report` has all results."""
 
     def __init__(self, message: str, report: CompressionReport) -> None:
         super().__init__(message)
@@ -77,14 +78,20 @@ class CompressionError(RuntimeError):
 
 @dataclass(frozen=True)
 class CompressionReport:
-    """The result of a compression; `folder` contains the network as `model.keras`."""
+    """The results of a compression.
+
+    Attributes:
+        rows: results of all artifacts, those before compression first.
+        options: options of the compression.
+        folder: output folder; it contains the network as `model.keras`.
+    """
 
     rows: tuple[CompressionRow, ...]
     options: CompressionOptions
     folder: Path
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain data for JSON."""
+        """Return rows and options as JSON-serializable data."""
         rows = [dataclasses.asdict(row) for row in self.rows]
         return {"rows": rows, "options": dataclasses.asdict(self.options)}
 
@@ -120,7 +127,7 @@ def compression_page(report: CompressionReport) -> str:
 
 
 def _cells(row: CompressionRow) -> tuple[str, ...]:
-    """A row of the table with the columns `_COLUMNS`."""
+    """Return the cells of a table row, one for each of `_COLUMNS`."""
     return (
         row.what,
         _shown(row.accuracy, ".2%"),
@@ -140,13 +147,13 @@ def _shown(value: float | None, form: str, unit: str = "") -> str:
 def row_of(
     name: str, artifact: ArtifactReport, folder: Path, agreement: float | None
 ) -> CompressionRow:
-    """The row of an artifact of an export.
+    """Return the row for an exported artifact.
 
     Args:
-        name: `"before"` or `"after"`, the folder of the export.
-        artifact: what the export says of it.
-        folder: around that of the export.
-        agreement: with the trained network.
+        name: folder of the export, `"before"` or `"after"`.
+        artifact: row of the artifact in the export report.
+        folder: parent folder of `name`.
+        agreement: agreement with the trained network; see `CompressionRow`.
     """
     path = folder / name / str(artifact.file_name)
     zeros = distinct = None

@@ -1,14 +1,16 @@
-"""Diagnosis of an installation: versions, abilities, and missing packages."""
+"""Diagnosis of an installation: versions, devices and missing packages."""
 
 from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
 import platform
+import re
 from typing import Any
 
 from keras_resnet.support.extras import (
     OPTIONAL,
+    REQUIREMENTS,
     backend_and_devices,
     installed_version,
     installed_versions,
@@ -27,17 +29,19 @@ _BASE = (
 )
 
 
-def diagnose() -> dict[str, Any]:
-    """Versions, devices and optional dependencies as plain data.
+def diagnose(quick: bool = False) -> dict[str, Any]:
+    """Return versions, devices and optional dependencies as JSON-serializable data.
+
+    Args:
+        quick: whether to leave out whatever needs an import of Keras and its backend.
 
     Returns:
-        `versions` by distribution (`None`: not installed), `backend`, `devices`, `problem` (why
-        Keras cannot be imported, or `None`), and `optional`: per module its version, the extra that
-        brings it, what does not work without it and the command that installs it.
+        `versions`: distribution -> version, None if it is not installed; `backend`; `devices`;
+        `problem`: the reason why Keras cannot be imported, or None; all three are None if `quick`;
+        `optional`: module -> its version, the extra that installs it, its purpose and the command
+        that installs it.
     """
-    # A module and its distribution may be called differently, as in onnxruntime-gpu.
-    distributions = importlib.metadata.packages_distributions()
-    backend, devices, problem = backend_and_devices()
+    backend, devices, problem = (None, None, None) if quick else backend_and_devices()
     return {
         "versions": {"python": platform.python_version(), **installed_versions(_BASE)},
         "backend": backend,
@@ -45,9 +49,7 @@ def diagnose() -> dict[str, Any]:
         "problem": problem,
         "optional": {
             module: {
-                "version": installed_version(distributions.get(module, [module])[0])
-                if importlib.util.find_spec(module)
-                else None,
+                "version": _version_of(module) if importlib.util.find_spec(module) else None,
                 "extra": extra,
                 "purpose": purpose,
                 "install": pip_line(module),
@@ -55,3 +57,13 @@ def diagnose() -> dict[str, Any]:
             for module, (extra, purpose) in OPTIONAL.items()
         },
     }
+
+
+def _version_of(module: str) -> str | None:
+    """Version of the distribution that brings an optional module."""
+    usual = re.split("[<>=]", REQUIREMENTS[module])[0]
+    if version := installed_version(usual):
+        return version
+    # Another one brings it, as onnxruntime-gpu does. To read what all of them bring takes longer.
+    others = importlib.metadata.packages_distributions().get(module, [])
+    return installed_version(others[0]) if others else None

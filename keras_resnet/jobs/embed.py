@@ -1,4 +1,4 @@
-"""Images as vectors: the pooled feature maps of a network, for search, clusters and probes."""
+"""Embedding of images: pooled feature maps of a network, for search, clustering and probes."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ from keras_resnet.support.checks import MODEL_SUFFIXES, check_integer
 from keras_resnet.support.fingerprints import fingerprint, fingerprint_of_artifact
 from keras_resnet.support.progress import Progress, unseen
 
-#: Batches that are decoded while one is in the network.
+#: Batches that are decoded ahead while the network runs.
 _AHEAD = 2
 
 Paths = Sequence[str | os.PathLike[str]]
 
-#: A network, or a file of one.
+#: A network, or the path of its file.
 Model: TypeAlias = keras.Model | str | os.PathLike[str]
 
 
@@ -45,14 +45,14 @@ class EmbeddingReport:
     """The report of `embed_to_file`.
 
     Attributes:
-        output: the file.
-        vectors: how many there are in it.
-        channels: numbers in each.
-        resumed: images that an earlier, interrupted call had finished.
-        images_per_second: of the images of this call, with reading and decoding.
-        unreadable: name of each image that could not be read -> reason.
-        bad_file: where these are listed; None if there are none.
-        notes: of a model of other origin, how it was run and why, in sentences.
+        output: the output file.
+        vectors: number of vectors in the file.
+        channels: length of a vector.
+        resumed: number of images that an earlier, interrupted call had finished.
+        images_per_second: speed of this call, including reading and decoding.
+        unreadable: name -> reason, for images that could not be read.
+        bad_file: file that lists unreadable images; None if there are none.
+        notes: for models from elsewhere, sentences about how the model was run and why.
     """
 
     output: Path
@@ -65,7 +65,7 @@ class EmbeddingReport:
     notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything in it, as JSON takes it."""
+        """Return all attributes as JSON-serializable data."""
         bad_file = None if self.bad_file is None else str(self.bad_file)
         unreadable = dict(self.unreadable)
         values = {"output": str(self.output), "unreadable": unreadable, "bad_file": bad_file}
@@ -83,30 +83,30 @@ def embed(
     bad: dict[str, str] | None = None,
     progress: Progress = unseen,
 ) -> Iterator[tuple[list[str], np.ndarray]]:
-    """Turns image files into vectors, batch by batch, in their order.
+    """Compute the vectors of image files batch by batch, in their order.
 
-    A few batches are decoded ahead, in threads; nothing else is held.
+    Only the current batch and a few batches that are decoded ahead are in memory.
 
     Args:
-        model: a network as `pooled` takes it; or the path of a `.keras`, `.h5`, `.onnx` or
-            `.tflite` file of a classifier, of this package or of others, or of a SavedModel of this
-            package.
+        model: a network of this package as for `feature_extractor`; or the path of a `.keras`,
+            `.h5`, `.onnx` or `.tflite` file of a classifier, or of a SavedModel of this package.
         images: paths of image files.
-        batch_size: images that go through the network at once.
-        level: `"avg"` for what the classifier sees, or, of a Keras model, a level of
-            `feature_extractor`.
-        protocol: how images are resized and cropped; by default what the model knows about itself.
-        pixels: how images are normalised before the model gets them, as of `Predictor`.
-        bad: gets path -> reason of images that cannot be read, which are then left out.
-        progress: is told after every batch.
+        batch_size: images that are run at once.
+        level: `"avg"` for the inputs of the classifier, or, for Keras models, a level of
+            `feature_extractor`, such as `"C4"`.
+        protocol: how images are resized and cropped; None: as the model says.
+        pixels: normalization of the pixels for the model; see `Predictor`.
+        bad: dict that gets path -> reason for unreadable images, which are skipped. None: an
+            unreadable image raises an error.
+        progress: called after every batch with a text and the share that is done.
 
     Yields:
-        Paths as given, and their vectors, `(images of the batch, channels)`, float32. Of a batch
-        without readable images, both are empty.
+        Paths, as given, and their vectors `(images in the batch, channels)`, float32. Both are
+        empty if no image of a batch is readable.
 
     Raises:
-        ValueError: an argument is wrong; or, without `bad`, an image cannot be read (an
-            `UnreadableImageError`).
+        ValueError: If an argument has an invalid value; or, without `bad`, an image cannot be read
+            (an `UnreadableImageError`).
     """
     paths = _checked(images, batch_size)
     network = _Network(model, level, protocol, pixels)
@@ -114,8 +114,8 @@ def embed(
         if batch.bad and bad is None:
             index, reason = next(iter(batch.bad.items()))
             raise UnreadableImageError(
-                f"Expected images that can be read. Received: {paths[index]} ({reason}). Remove "
-                "it, or pass a dict as `bad` to leave such images out"
+                f"Expected readable images. Received: {paths[index]} ({reason}). Remove it, or "
+                "pass a dict as `bad` to skip unreadable images"
             )
         if bad is not None:
             bad.update({paths[index]: reason for index, reason in batch.bad.items()})
@@ -137,32 +137,35 @@ def embed_to_file(
     overwrite: bool = False,
     progress: Progress = unseen,
 ) -> EmbeddingReport:
-    """Write the vectors of image files to a Parquet or `.npz` file: the whole file, or none.
+    """Write the vectors of image files to a Parquet or `.npz` file, which is complete or absent.
 
-    Parquet has the columns `file`, a string, and `vector`, a list of fixed size of float32, and a
-    row group per batch. `.npz` has the arrays `files`, strings `(n,)`, and `vectors`, float32 `(n,
-    channels)`. Images that cannot be read are left out and listed in `<output>.bad.csv`.
+    A Parquet file has the columns `file` (string) and `vector` (fixed-size list of float32), and
+    one row group per batch. A `.npz` file has the arrays `files`, strings `(n,)`, and `vectors`,
+    float32 `(n, channels)`. Unreadable images are skipped and listed in `<output>.bad.csv`.
 
-    Finished batches lie in `<output>.partial/` until all are. The same call after an interruption,
-    even by SIGKILL, goes on from there, with the same result; the batch size may be another one.
-    What lies there of another model, level or protocol, or of other or changed images, is
+    Finished batches are kept in `<output>.partial/` until all are finished. The same call resumes
+    from them after an interruption, even after SIGKILL, with the same result; the batch size may
+    differ. Batches of another model, level or protocol, or of other or changed images, are
     discarded with a warning.
 
     All other arguments are those of `embed`.
 
     Args:
-        output: a new file, `.parquet` or `.npz`.
-        names: what the file calls the images, one per image; by default their paths.
-        overwrite: whether a file that is there is replaced.
+        output: path of a new file, `.parquet` or `.npz`.
+        names: names of the images in the file, one per image; None: their paths.
+        overwrite: whether to replace an existing file.
+
+    Returns:
+        Counts, speed and unreadable images.
 
     Raises:
-        ValueError: an argument is wrong, or another process is writing the same file.
-        FileExistsError: the file is there.
-        ImportError: there is no pyarrow for Parquet.
-        OSError: the disk is full or cannot be written to.
+        ValueError: If an argument has an invalid value, or another process is writing the file.
+        FileExistsError: If the file exists.
+        ImportError: If `output` is a Parquet file and pyarrow is not installed.
+        OSError: If the disk is full or not writable.
     """
     output, paths = Path(output), _checked(images, batch_size)
-    # Names of files may be any bytes; those of both formats are text.
+    # File names may be arbitrary bytes, but both formats store text.
     chosen = paths if names is None else names
     names = [os.fspath(name).encode(errors="backslashreplace").decode() for name in chosen]
     if len(names) != len(paths):
@@ -174,7 +177,7 @@ def embed_to_file(
     begin = time.perf_counter()
     work = UnfinishedVectors(output, network.channels)
     with work.held():
-        full = map(os.path.abspath, paths)  # Leaves links alone.
+        full = map(os.path.abspath, paths)  # Does not resolve links.
         files = [list(pair) for pair in zip(full, states_of(paths), strict=True)]
         job = {**network.identity(), "files": files}
         work.check_new(job, overwrite)
@@ -200,7 +203,7 @@ def embed_to_file(
 
 
 class _Batch(NamedTuple):
-    """Vectors of `images[start:stop]`, but for the bad ones: index -> reason."""
+    """Vectors of `images[start:stop]` except the unreadable ones in `bad`: index -> reason."""
 
     start: int
     stop: int
@@ -209,7 +212,7 @@ class _Batch(NamedTuple):
 
 
 def _checked(images: Paths, batch_size: int) -> list[str]:
-    """The paths as text; refuses a single one, none, and impossible sizes of batches."""
+    """Return the paths as strings; raise ValueError if they are not a list, or for bad sizes."""
     check_integer("batch_size", batch_size)
     single = isinstance(images, (str, os.PathLike))
     if single or not len(images):
@@ -219,11 +222,11 @@ def _checked(images: Paths, batch_size: int) -> list[str]:
 
 
 class _Network:
-    """A network up to its vectors, and how images become what it takes.
+    """A network up to its vectors, and the preparation of its images.
 
     Attributes:
-        channels: numbers in a vector.
-        notes: of a model of other origin, how it is run and why.
+        channels: length of a vector.
+        notes: for models from elsewhere, sentences about how the model is run and why.
     """
 
     def __init__(
@@ -251,7 +254,7 @@ class _Network:
         self.channels = int(self._runner.width)
 
     def identity(self) -> dict[str, Any]:
-        """Return what the vectors depend on besides the images, fit for JSON."""
+        """Return everything that the vectors depend on besides the images, for JSON."""
         identity = {
             "weights": self._weights,
             # Networks of different strides may have the same weights.
@@ -264,9 +267,9 @@ class _Network:
         return json.loads(json.dumps(identity))
 
     def batches(self, paths: Sequence[str], size: int, begin: int = 0) -> Iterator[_Batch]:
-        """Vectors of `paths[begin:]`."""
-        # Of one size always: compiled once, and an image's vector is the same to the bit after an
-        # interruption.
+        """Yield the vectors of `paths[begin:]`."""
+        # Always the same number of rows: the network is compiled once, and vectors do not change
+        # after an interruption.
         rows = min(size, len(paths))
         decoded = results_in_order(self._decoded, paths[begin:], _AHEAD * size)
         for start in range(begin, len(paths), size):
@@ -274,12 +277,12 @@ class _Network:
             yield self._run(start, list(itertools.islice(decoded, count)), rows)
 
     def _decoded(self, path: str) -> np.ndarray | str:
-        """Pixels as the network takes them, or why there are none."""
+        """Return the prepared pixels of an image, or the reason why it cannot be read."""
         try:
             return self._input.prepared(path)
         except UnreadableImageError as error:
-            said = str(error)
-            return said.partition(f"Received: {path} (")[2].removesuffix(")") or said
+            message = str(error)
+            return message.partition(f"Received: {path} (")[2].removesuffix(")") or message
 
     def _run(self, start: int, decoded: Sequence[np.ndarray | str], rows: int) -> _Batch:
         bad = {start + i: image for i, image in enumerate(decoded) if isinstance(image, str)}
@@ -294,7 +297,7 @@ class _Network:
 
 
 def _runner_of(network: keras.Model) -> Any:
-    """Return a runner for a network that outputs vectors."""
+    """Return a runner for a network whose outputs are vectors."""
     if keras.backend.backend() != "tensorflow":
         return OtherBackend(network)
     from keras_resnet.export.runtime import KerasRunner
@@ -303,12 +306,13 @@ def _runner_of(network: keras.Model) -> Any:
 
 
 def _runner_of_file(path: Path, level: str, pixels: str | None) -> Any:
-    """Return a runner for the model in a file up to its vectors."""
+    """Return a runner for the model in a file, cut off after its vectors."""
     if path.suffix not in MODEL_SUFFIXES:
         if level != "avg":
             raise ValueError(
-                "Expected `level` to be 'avg' for an artifact, whose feature maps are not to be "
-                f"had. Received: level={level!r} for {path}. Pass the Keras file of the model"
+                "Expected `level` to be 'avg' for an artifact, whose feature maps are not "
+                f"accessible. Received: level={level!r} for {path}. Pass the Keras file of the "
+                "model"
             )
         from keras_resnet.export.runtime import load_runner
 

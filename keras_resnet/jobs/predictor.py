@@ -1,4 +1,4 @@
-"""Classification of image files with a model or any artifact of it."""
+"""Classification of images with a Keras model or an artifact."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_resnet.images.decode import ImageSource
+from keras_resnet.images.decode import ImageLike
 from keras_resnet.images.labels import decode_predictions
 from keras_resnet.images.protocol import EvalProtocol, warn_if_scaled
 from keras_resnet.models.foreign import Hint, adapt
@@ -26,21 +26,24 @@ from keras_resnet.support.checks import MODEL_SUFFIXES, check_integer
 
 
 class Predictor:
-    """Classifies images with a Keras model or an artifact, through one compiled function.
+    """A classifier of images: a Keras model or an artifact, with image preparation.
 
-    A model that was never trained is warned of.
-
-    Any number of threads may call one predictor, as `keras_resnet.export.load_runner` says.
+    A Keras model is compiled once. A predictor may be used by several threads. An untrained model
+    causes a warning.
 
     Attributes:
         protocol: how image files are resized and cropped.
-        class_names: one per class; `None` if nobody named them.
-        class_ids: identifiers of the classes, such as WordNet's, if there are any.
-        input_shape: `(batch, height, width, channels)`, `None` where any size is taken.
-        traces: how often the function of a Keras model was compiled.
-        pixels: how images are normalised before the model gets them; models of this package take
-            them raw.
-        notes: of an artifact of other origin, how it is run and why, in sentences.
+        class_names: names of the classes in the order of the outputs; None if they are not known.
+        class_ids: identifiers of the classes, such as WordNet IDs; None if they are not known.
+        input_shape: `(batch, height, width, channels)`, None for any size.
+        traces: number of times that the function of a Keras model was compiled.
+        pixels: normalization of the pixels for the model; `"raw"` for models of this package, which
+            normalize pixels themselves.
+        notes: for artifacts from elsewhere, sentences about how they are run and why.
+
+    Example:
+        >>> predictor = Predictor("runs/flowers/best.keras")
+        >>> predictor.classify("rose.jpg", top=2)
     """
 
     def __init__(
@@ -52,29 +55,29 @@ class Predictor:
         trust: bool = False,
         pixels: str | None = None,
     ) -> None:
-        """Loads an artifact, or takes a model as it is.
+        """Load a model.
 
         Args:
             model: a classifier, or the path of a `.keras`, `.h5`, `.tflite` or `.onnx` file or of a
-                SavedModel directory, of this package or of others.
-            protocol: how image files are resized and cropped; by default what the model knows
-                about itself, else for its input size, of which the crop takes 87.5 %.
-            class_names: one per class, in place of those that the model knows.
-            trust: as of `keras_resnet.export.load_runner`.
-            pixels: how images are normalised before the model gets them, `"raw"`, `"unit"`,
-                `"tf"`, `"imagenet"` or `"caffe"` (see `keras_resnet.models.pixels`); by default raw
-                for a model, and for an artifact what it says, as of
-                `keras_resnet.export.load_runner`.
+                SavedModel directory, from this package or from elsewhere.
+            protocol: how image files are resized and cropped; None: as the model says, or a crop of
+                its input size from an image whose short side is larger by 1 / 0.875.
+            class_names: names of the classes in the order of the outputs, instead of those that the
+                model knows.
+            trust: as for `keras_resnet.export.load_runner`.
+            pixels: normalization of the pixels for the model: `"raw"`, `"unit"`, `"tf"`,
+                `"imagenet"` or `"caffe"` (see `keras_resnet.models.pixels`). None: `"raw"` for a
+                Keras model; for an artifact, as for `keras_resnet.export.load_runner`.
 
         Raises:
-            ValueError: the artifact cannot be read, is no classifier of images, does not say which
-                pixels it takes, or has another number of classes than there are names.
+            ValueError: If the artifact cannot be read, is not a classifier of images, does not say
+                which pixels it takes, or has another number of classes than `class_names`.
         """
         self._runner: Any = _runner_of(model, trust, pixels)
         info = self._runner.info
         self.pixels: str = self._runner.pixels.name
         self.notes: tuple[str, ...] = self._runner.notes
-        self._source = model.name if isinstance(model, keras.Model) else os.fspath(model)
+        self._origin = model.name if isinstance(model, keras.Model) else os.fspath(model)
         self.input_shape: tuple[int | None, ...] = self._runner.input_shape
         self._input = ModelInput(self.input_shape, info, protocol)
         self.protocol = self._input.protocol
@@ -85,36 +88,38 @@ class Predictor:
         named = ModelInfo(self.class_names, self.class_ids, task=info.task)
         named.check_names(self._runner.width)
         self._is_untrained = info.untrained is not None
-        warn_if_untrained(self._source, info.untrained, stacklevel=2)
+        warn_if_untrained(self._origin, info.untrained, stacklevel=2)
 
     def __repr__(self) -> str:
-        how = self.protocol
+        protocol = self.protocol
         shape = "x".join("any" if side is None else str(side) for side in self.input_shape[1:])
         names = "named" if self.class_names is not None else "without names"
         return (
-            f"<Predictor of {self._source} ({self._runner.format}): images {shape}, short side "
-            f"{how.resize}, crop {how.size}, {how.interpolation}; pixels {self.pixels}; "
-            f"{self._runner.width} classes, {names}>"
+            f"<Predictor of {self._origin} ({self._runner.format}): images {shape}, short side "
+            f"{protocol.resize}, crop {protocol.size}, {protocol.interpolation}; pixels "
+            f"{self.pixels}; {self._runner.width} classes, {names}>"
         )
 
     @property
     def traces(self) -> int:
         return int(getattr(self._runner, "traces", 0))
 
-    def predict(
-        self, images: ImageSource | Sequence[ImageSource], batch_size: int = 32
-    ) -> np.ndarray:
-        """Class probabilities `(n, classes)`, float32.
+    def predict(self, images: ImageLike | Sequence[ImageLike], batch_size: int = 32) -> np.ndarray:
+        """Return class probabilities.
 
         Args:
             images: one image or several: paths, bytes of image files, or arrays
-                `(height, width, 3)`, uint8 or float, RGB in [0, 255]. Files are resized and cropped
-                by `protocol`; so are arrays, unless they have the model's own size, or are one
-                array `(n, height, width, channels)` that the model takes as it is.
-            batch_size: how many are prepared and run at once, at most.
+                `(height, width, 3)`, uint8 or float, RGB in [0, 255]. They are resized and cropped
+                by `protocol`, except for arrays of the input size of the model, and an array
+                `(n, height, width, channels)` of its input shape.
+            batch_size: largest number of images that are prepared and run at once.
+
+        Returns:
+            Probabilities `(n, classes)`, float32.
 
         Raises:
-            ValueError: an image cannot be read, or has another range; the message says which.
+            ValueError: If an image cannot be read, or its pixels are outside [0, 255]; the message
+                names the image.
         """
         check_integer("batch_size", batch_size)
         warn_if_scaled(images, stacklevel=2)
@@ -133,48 +138,58 @@ class Predictor:
         return np.concatenate([self._runner.predict(batch, batch_size) for batch in batches])
 
     def predict_prepared(self, images: np.ndarray, batch_size: int = 32) -> np.ndarray:
-        """Class probabilities `(n, classes)`, float32, of images that are cropped already.
+        """Return class probabilities of images that are already cropped.
 
         Args:
-            images: `(n, height, width, 3)`, uint8, RGB, of a size that the model takes; a model of
-                one channel gets them in grey.
-            batch_size: how many are run at once, at most.
+            images: `(n, height, width, 3)`, uint8, RGB, of a size that the model takes. They are
+                converted to gray for a model with one channel.
+            batch_size: largest number of images that are run at once.
+
+        Returns:
+            Probabilities `(n, classes)`, float32.
         """
         probabilities: np.ndarray = self._runner.predict(
             self._input.with_channels(images), batch_size
         )
         return probabilities
 
-    def prepared(self, image: ImageSource) -> np.ndarray:
-        """One image as `predict` hands it to the model, `(height, width, channels)`.
+    def prepared(self, image: ImageLike) -> np.ndarray:
+        """Return an image as `predict` passes it to the model, `(height, width, channels)`.
 
-        A stack of such is predicted as it is, without the memory that whole pictures take.
+        `predict` takes a stack of prepared images without further changes, which needs less memory
+        than the original images.
 
         Raises:
-            UnreadableImageError: it cannot be read.
+            UnreadableImageError: If the image cannot be read.
         """
         return self._input.prepared(image)
 
     def classify(
-        self, images: ImageSource | Sequence[ImageSource], top: int = 5
+        self, images: ImageLike | Sequence[ImageLike], top: int = 5
     ) -> list[list[tuple[str, str, float]]]:
-        """The most probable classes of every image: tuples of id, name and probability.
+        """Return the most probable classes of every image.
 
-        A class without a name is called by its index; 1,000 of them are ImageNet's, unless the
-        classifier was never trained.
+        Args:
+            images: as for `predict`.
+            top: number of classes per image.
+
+        Returns:
+            A list per image of tuples `(id, name, probability)`, most probable first. Classes
+            without names get their index as a name, except for 1,000 classes of a trained model,
+            which get the names of ImageNet.
         """
         return self.decode(self.predict(images), top)
 
     def decode(self, probabilities: np.ndarray, top: int = 5) -> list[list[tuple[str, str, float]]]:
-        """The classes behind the columns of what `predict` returns, most probable first."""
+        """Return the most probable classes for probabilities from `predict`; see `classify`."""
         names: Sequence[str] | None = self.class_names
-        # Random weights know no classes, not even ImageNet's.
+        # Untrained models do not get the names of ImageNet.
         if names is None and (probabilities.shape[-1] != 1000 or self._is_untrained):
             names = [str(index) for index in range(probabilities.shape[-1])]
         return decode_predictions(probabilities, top, names, self.class_ids)
 
     def _batch(self, images: Any, start: int) -> np.ndarray:
-        """Images as the model takes them; `start` is the index of the first one."""
+        """Return images as the model takes them; `start` is the index of the first one."""
         if isinstance(images, np.ndarray) and self._input.takes(images.shape[1:]):
             return images
         indexed = enumerate(images, start)
@@ -186,7 +201,7 @@ def _runner_of(model: keras.Model | str | os.PathLike[str], trust: bool, pixels:
     if not isinstance(model, keras.Model):
         if not in_tensorflow and Path(model).suffix in MODEL_SUFFIXES:
             return OtherBackend.of_file(Path(model), pixels)
-        # Artifacts are TensorFlow's, and so is the compiled function of a model.
+        # Imported here, as runners of artifacts need TensorFlow.
         from keras_resnet.export.runtime import load_runner
 
         return load_runner(model, trust=trust, pixels=pixels)
@@ -203,10 +218,10 @@ def _runner_of(model: keras.Model | str | os.PathLike[str], trust: bool, pixels:
 
 
 class OtherBackend:
-    """A Keras model under another backend than TensorFlow's, compiled in that one's way.
+    """A runner for a Keras model under a backend other than TensorFlow.
 
-    Keras moves the model's state into such a call and back, so calls wait for one another. It has
-    the methods and attributes of `keras_resnet.export.Runner` that are used here.
+    Calls run one at a time, as Keras moves the state of the model into each call and back. The
+    class has the methods and attributes of `keras_resnet.export.Runner` that are used here.
     """
 
     format, is_keras, is_own, is_cut, takes_integers = "Keras", True, True, False, False
@@ -230,7 +245,7 @@ class OtherBackend:
         pixels: str | None,
         change: Callable[[keras.Model], keras.Model] = lambda model: model,
     ) -> OtherBackend:
-        """The model in a file, which may be of other origin, after a change of it."""
+        """Return a runner for the model in a file, after applying `change` to the model."""
         model = change(load_model(path, compile=False))
         runner, found = cls(model), format_of_keras(model)
         runner.is_own = runner.info != ModelInfo()
@@ -239,27 +254,27 @@ class OtherBackend:
         return runner
 
     def check_classifier(self) -> None:
-        """Raises a `ValueError` if this is no classifier."""
+        """Raise ValueError if the model is not a classifier."""
         if not self.is_classifier:
             raise ValueError(
-                f"Expected a classifier. Received: {self.model.name}, which puts out "
+                f"Expected a classifier. Received: {self.model.name}, which returns "
                 f"{self._kind or 'several outputs'}. Call its `predict` method"
             )
 
     def predict(self, images: np.ndarray, batch_size: int = 32) -> np.ndarray:
-        """Class probabilities `(n, classes)`, float32, of images that are run at once."""
+        """Return class probabilities `(n, classes)`, float32, of one batch of images."""
         (result,) = self.compute(images, batch_size).values()
         return class_probabilities(
             result, logits=self._kind == "logits", pairs=self.info.task is None
         )
 
     def compute(self, images: np.ndarray, batch_size: int = 32) -> dict[str, np.ndarray]:
-        """The only output by what it is, float32, as the model gives it."""
+        """Return the output of the model for one batch, float32, by the kind of the output."""
         low, high = float(images.min()), float(images.max())
         if not (low >= 0 and high <= 255):
             raise ValueError(
                 f"Expected images with pixels in [0, 255]. Received: pixels in [{low:g}, {high:g}]"
             )
         with self._lock:
-            answers = self.model.predict_on_batch(self.pixels.apply(images))
-        return {str(self._kind): np.asarray(answers, np.float32)}
+            outputs = self.model.predict_on_batch(self.pixels.apply(images))
+        return {str(self._kind): np.asarray(outputs, np.float32)}

@@ -1,4 +1,4 @@
-"""Vectors of images as a map in two dimensions."""
+"""Projection of vectors onto a two-dimensional map."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from keras_resnet.support.checks import check_choice, check_integer
 
 Method = Literal["pca", "tsne", "umap"]
 
-#: How the methods are written in text.
+#: Method -> its name in text.
 NAMES: dict[Method, str] = {"pca": "PCA", "tsne": "t-SNE", "umap": "UMAP"}
 
-#: Principal components that t-SNE starts from, as scikit-learn's documentation advises.
+#: Principal components used as inputs of t-SNE, as scikit-learn's documentation recommends.
 _TSNE_COMPONENTS = 50
 
-#: Vectors that t-SNE places with one thread.
+#: Largest number of vectors for which t-SNE uses a single thread.
 _ALONE = 5000
 
 
@@ -36,10 +36,10 @@ class Projection:
     """A map of vectors in two dimensions.
 
     Attributes:
-        points: `(n, 2)`, float32, in the order of the vectors.
-        method: how it was made.
-        seconds: how long that took.
-        explained: share of the vectors' variance along each of the two axes, for PCA; else None.
+        points: positions `(n, 2)`, float32, in the order of the vectors.
+        method: `"pca"`, `"tsne"` or `"umap"`.
+        seconds: time that the projection took.
+        explained: for PCA, the share of the variance along each axis; else None.
     """
 
     points: np.ndarray
@@ -49,11 +49,11 @@ class Projection:
 
 
 def check_method(method: Any) -> Method:
-    """Return the method; before any long work, find out whether it can be used.
+    """Return `method`, or raise an error if it cannot be used.
 
     Raises:
-        ValueError: there is no such method.
-        ImportError: it is UMAP, and the package for it is not installed.
+        ValueError: If there is no such method.
+        ImportError: If the method is UMAP and `umap-learn` is not installed.
     """
     check_choice("project", method, get_args(Method))
     if method == "umap" and importlib.util.find_spec("umap") is None:
@@ -66,21 +66,24 @@ def check_method(method: Any) -> Method:
 
 
 def project_vectors(vectors: Any, method: Method = "pca", seed: int = 0) -> Projection:
-    """Project vectors onto two dimensions, so that they can be drawn.
+    """Project vectors onto two dimensions.
 
     Args:
-        vectors: `(n, channels)`, such as those of `embed`; at least three.
-        method: `"pca"`: the two directions of the largest variance, the only map here whose
-            distances are to scale. `"tsne"` (van der Maaten and Hinton 2008): neighbours stay
-            neighbours; the perplexity is 30, or less for fewer than 91 vectors. `"umap"` (McInnes
-            et al. 2018, arXiv:1802.03426): likewise, and faster for many vectors; needs
+        vectors: at least three vectors `(n, channels)`, such as those of `embed`.
+        method: `"pca"`: the two principal components; the only method that preserves the scale of
+            distances. `"tsne"` (van der Maaten and Hinton 2008): preserves neighborhoods, with a
+            perplexity of 30, or less for fewer than 91 vectors. `"umap"` (McInnes et al. 2018,
+            arXiv:1802.03426): preserves neighborhoods and is faster for many vectors; needs
             `umap-learn`.
-        seed: of what is random in t-SNE and UMAP. The same seed gives the same map.
+        seed: random seed of t-SNE and UMAP. The same seed gives the same map.
+
+    Returns:
+        The map, with one point per vector.
 
     Raises:
-        ValueError: there are fewer than three vectors, one has a value that is not finite, all are
+        ValueError: If there are fewer than three vectors, a value is not finite, all vectors are
             equal, or there is no such method.
-        ImportError: UMAP is not installed.
+        ImportError: If the method is UMAP and `umap-learn` is not installed.
     """
     method = check_method(method)
     check_integer("seed", seed, 0)
@@ -96,9 +99,7 @@ def project_vectors(vectors: Any, method: Method = "pca", seed: int = 0) -> Proj
             f"or infinity, the first in row {bad[0]}"
         )
     if (rows == rows[0]).all():
-        raise ValueError(
-            f"Expected vectors that differ. Received: {len(rows):,} equal ones, which have no map"
-        )
+        raise ValueError(f"Expected different vectors. Received: {len(rows):,} equal vectors")
     begin = time.perf_counter()
     points, explained = _projected(rows, method, seed)
     return Projection(points, method, time.perf_counter() - begin, explained)
@@ -107,7 +108,7 @@ def project_vectors(vectors: Any, method: Method = "pca", seed: int = 0) -> Proj
 def _projected(
     rows: np.ndarray, method: Method, seed: int
 ) -> tuple[np.ndarray, tuple[float, float] | None]:
-    # scikit-learn takes a second to import, which commands have to spare only when they use it.
+    # Imported here, as importing scikit-learn takes a second.
     from sklearn.decomposition import PCA
     from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
@@ -116,7 +117,7 @@ def _projected(
         pca = PCA(min(wanted, *rows.shape), random_state=seed)
         reduced = pca.fit_transform(rows)
     if method == "pca":
-        # Vectors of one channel have one direction.
+        # Vectors of length 1 have a single principal component.
         points = np.zeros((len(rows), 2), np.float32)
         points[:, : reduced.shape[1]] = reduced
         shares = (*map(float, pca.explained_variance_ratio_), 0.0)
@@ -125,45 +126,44 @@ def _projected(
         from sklearn.manifold import TSNE
 
         tsne = TSNE(perplexity=min(30.0, (len(rows) - 1) / 3), random_state=seed)
-        # Of few vectors, threads spend their time waiting for one another: on a busy machine, two
-        # took eight times as long as one for 600.
+        # For few vectors, threads mostly wait for each other: for 600 vectors on a busy machine,
+        # two threads took eight times as long as one.
         threads = 1 if len(rows) <= _ALONE else None
         with threadpool_limits(threads, "openmp"):
             mapped = tsne.fit_transform(reduced)
     else:
-        # Of so few points, the spectral start of UMAP has no solution.
+        # The spectral initialization of UMAP fails for so few points.
         start = "random" if len(rows) < 10 else "spectral"
         umap = importlib.import_module("umap").UMAP(
             n_neighbors=min(15, len(rows) - 1), init=start, random_state=seed, n_jobs=1
         )
         with warnings.catch_warnings():
-            # That classes lie far apart is no fault.
+            # It is normal that classes are far apart.
             warnings.filterwarnings("ignore", "Graph is not fully connected")
             mapped = umap.fit_transform(rows)
     return np.asarray(mapped, np.float32), None
 
 
 def estimated_seconds(count: int, method: Method) -> float:
-    """Return about how long `project_vectors` takes for so many vectors, on an idle core.
+    """Estimate the time that `project_vectors` takes for `count` vectors on an idle core.
 
-    The constants are the processor times of runs with 500 to 8,000 vectors of 2,048 numbers.
+    The constants are CPU times measured with 500 to 8,000 vectors of length 2,048.
     """
     per_vector = {"pca": 4e-5, "tsne": 5.5e-4, "umap": 3.3e-4}[method]
     return 1 + per_vector * count * (math.log2(max(count, 2)) if method != "pca" else 1)
 
 
 def folder_labels(names: Sequence[str | os.PathLike[str]]) -> list[str] | None:
-    """Return the class of every image as the folders of their names give it.
+    """Return the class of every image from the folders in its path.
 
-    That is the first folder below what all names have in common and below folders that are called
-    like parts of a data set, such as `train`. Folders that are called by WordNet ids have the names
-    of ImageNet's classes.
+    The class is the first folder below the common parent folder and below folders with the names of
+    data set parts, such as `train`. Folders named by WordNet IDs get the class names of ImageNet.
 
     Args:
         names: paths of image files, relative or absolute.
 
     Returns:
-        One per name; None if the images are not in at least two folders, or if some are in none.
+        One class per image; None if the images are in fewer than two folders, or some are in none.
     """
     folders = [PurePath(name).parent.parts for name in names]
     for _ in range(2):
@@ -182,7 +182,7 @@ def folder_labels(names: Sequence[str | os.PathLike[str]]) -> list[str] | None:
 
 
 def map_files(vectors_file: Path, method: Method) -> dict[str, Path]:
-    """Return the files of a map, by suffix: those of a file of vectors, with the method's name."""
+    """Return suffix -> file of a map, named after the file of vectors and the method."""
     return {
         kind: vectors_file.with_name(f"{vectors_file.stem}.{method}.{kind}")
         for kind in ("png", "svg", "html")

@@ -1,4 +1,4 @@
-"""A map of images as figures and as a page that shows each image under the pointer."""
+"""A map of images as figures, and as an HTML page that shows the image under the pointer."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from keras_resnet.support.files import check_new, partial_directory, publish
 from keras_resnet.support.pages import escaped, page
 from keras_resnet.support.text import printable
 
-#: Longer side of thumbnails in pixels, and how many a page has at most: about 2 MB.
+#: Longer side of thumbnails in pixels, and their largest number on a page: about 2 MB.
 THUMBNAIL, MOST_THUMBNAILS = 64, 1000
 
-#: Of Okabe and Ito (2008), told apart with every kind of colour blindness.
+#: Colors of Okabe and Ito (2008), distinguishable with every kind of color blindness.
 _FEW = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 
-#: With more classes, a legend would be larger than the map.
+#: Largest number of classes with a legend.
 _MOST_IN_LEGEND = 20
 
-#: With more points, an SVG file holds them as pixels.
+#: Largest number of points that are vector shapes in the SVG file; more become pixels.
 _MOST_SHAPES = 5000
 
 _STYLE = """<style>
@@ -70,7 +70,7 @@ function draw() {
 }
 function dot(i, size, pale) {
   context.globalAlpha = pale ? 0.12 : 0.85;
-  context.fillStyle = data.colours[data.label[i]];
+  context.fillStyle = data.colors[data.label[i]];
   context.beginPath(); context.arc(...places[i], size, 0, 7); context.fill();
 }
 function show(i) {
@@ -136,49 +136,49 @@ def save_projection(
     images: Sequence[str | os.PathLike[str]] | None = None,
     overwrite: bool = False,
 ) -> str:
-    """Write a map as PNG, SVG and a self-contained HTML page, or none of these.
+    """Write a map as PNG, SVG and a self-contained HTML page: all files, or none.
 
-    On the page, the image of a point appears under the pointer, at a tap, and by the arrow keys.
+    The page shows the image of a point under the pointer, on a tap, or with the arrow keys.
 
     Args:
         projection: the map.
-        names: what the page calls the images, one per point.
+        names: names of the images for the page, one per point.
         beside: path of the file of vectors; `vectors.npz` gives `vectors.pca.png` and so on.
-        labels: the class of every image, by which points are coloured and highlighted.
-        images: files of the images, one per point. At most `MOST_THUMBNAILS` of them, evenly
-            spaced, become thumbnails, of `THUMBNAIL` pixels.
-        overwrite: whether files that are there are replaced.
+        labels: class of every image, used to color and highlight points; None: no classes.
+        images: image files, one per point, of which up to `MOST_THUMBNAILS`, evenly spaced, become
+            thumbnails of `THUMBNAIL` pixels; None: no thumbnails.
+        overwrite: whether to replace existing files.
 
     Returns:
-        A sentence that says how many points have a thumbnail.
+        A sentence about the number of points with a thumbnail.
 
     Raises:
-        ValueError: there is not one of `names`, `labels` or `images` for every point.
-        FileExistsError: a file is there.
-        OSError: the disk is full or cannot be written to.
+        ValueError: If the length of `names`, `labels` or `images` is not the number of points.
+        FileExistsError: If a file exists.
+        OSError: If the disk is full or not writable.
     """
     count = len(projection.points)
     given = {"names": names, "labels": labels, "images": images}
-    for what, values in given.items():
+    for argument, values in given.items():
         if values is not None and len(values) != count:
             raise ValueError(
-                f"Expected one of `{what}` per point, {count:,}. Received: {len(values):,}"
+                f"Expected one of `{argument}` per point, {count:,}. Received: {len(values):,}"
             )
     files = map_files(Path(beside), projection.method)
     for file in files.values():
         check_new(file, overwrite)
     thumbnails = _thumbnails(images or ())
-    said = _about_thumbnails(len(thumbnails), count)
+    note = _about_thumbnails(len(thumbnails), count)
     classes = sorted(set(labels)) if labels is not None else [""]
     indices = np.array([classes.index(label) for label in labels or [""] * count])
     figure = projection_figure(projection, classes, indices)
     with partial_directory(files["html"].parent) as staging:
         for kind in ("png", "svg"):
             figure.savefig(staging / files[kind].name, dpi=150)
-        text = _page(projection, names, classes, indices, thumbnails, said)
+        text = _page(projection, names, classes, indices, thumbnails, note)
         (staging / files["html"].name).write_text(text, "utf-8")
         publish(staging, [file.name for file in files.values()])
-    return said
+    return note
 
 
 def projection_figure(
@@ -188,17 +188,17 @@ def projection_figure(
 
     Args:
         projection: the map.
-        classes: names of the classes; one without a name: no classes.
-        indices: the class of every point, `(n,)`, int.
+        classes: names of the classes; `[""]` if there are no classes.
+        indices: index of the class of every point, `(n,)`, int.
     """
     figure = Figure(figsize=(9, 7), layout="constrained")
     axes = figure.subplots()
     shapes = len(indices) <= _MOST_SHAPES
     size = 14 if shapes else 4
-    for index, (name, colour) in enumerate(zip(classes, _colours(len(classes)), strict=True)):
+    for index, (name, color) in enumerate(zip(classes, _colors(len(classes)), strict=True)):
         points = projection.points[indices == index]
         axes.scatter(
-            points[:, 0], points[:, 1], s=size, color=colour, label=printable(name),
+            points[:, 0], points[:, 1], s=size, color=color, label=printable(name),
             linewidths=0, alpha=0.85, rasterized=not shapes,
         )  # fmt: skip
     axes.set_aspect("equal", adjustable="datalim")
@@ -222,20 +222,20 @@ def _axis_labels(projection: Projection) -> tuple[str, str]:
     )
 
 
-def _colours(count: int) -> list[str]:
-    """Return a color per class: a few that everybody can tell apart, or else hues."""
+def _colors(count: int) -> list[str]:
+    """Return a color per class, for few classes distinguishable with color blindness."""
     if count <= len(_FEW):
         return list(_FEW[:count])
     if count <= 20:
         name = "tab10" if count <= 10 else "tab20"
-        return [to_hex(colour) for colour in colormaps[name](range(count))]
-    # Neighbours in the alphabet differ in brightness as well.
+        return [to_hex(color) for color in colormaps[name](range(count))]
+    # Classes that follow each other also differ in brightness.
     hues = [(index / count, (0.35, 0.5, 0.65)[index % 3]) for index in range(count)]
     return [to_hex(colorsys.hls_to_rgb(hue, light, 0.8)) for hue, light in hues]
 
 
 def _thumbnails(images: Sequence[str | os.PathLike[str]]) -> dict[int, str]:
-    """Images as JPEG in base64, by index; those that cannot be read are left out."""
+    """Return index -> thumbnail as base64 JPEG; unreadable images are skipped."""
     some = np.linspace(0, len(images) - 1, min(len(images), MOST_THUMBNAILS)).round().astype(int)
     found = results_in_order(_thumbnail, [images[index] for index in some], 32)
     pairs = zip(some.tolist(), found, strict=True)
@@ -258,7 +258,7 @@ def _about_thumbnails(with_one: int, count: int) -> str:
         return f"Each of the {count:,} points has a thumbnail of {THUMBNAIL} pixels."
     return (
         f"{with_one:,} of {count:,} points have a thumbnail of {THUMBNAIL} pixels: a page has at "
-        f"most {MOST_THUMBNAILS:,}, of images that can be read."
+        f"most {MOST_THUMBNAILS:,}, and none for unreadable images."
     )
 
 
@@ -268,11 +268,11 @@ def _page(
     classes: Sequence[str],
     indices: np.ndarray,
     thumbnails: dict[int, str],
-    said: str,
+    note: str,
 ) -> str:
     low = projection.points.min(axis=0)
     span = float(np.ptp(projection.points, axis=0).max())
-    # In the middle of a square, x and y to the same scale; y grows upwards.
+    # Centered in a square, with the same scale for x and y; y points up.
     shift = (1 - np.ptp(projection.points, axis=0) / span) / 2
     x, y = ((projection.points - low) / span + shift).round(4).T
     data = {
@@ -281,15 +281,15 @@ def _page(
         "label": indices.tolist(),
         "names": [printable(name) for name in names],
         "classes": [printable(name) for name in classes],
-        "colours": _colours(len(classes)),
+        "colors": _colors(len(classes)),
         "thumbnails": thumbnails,
     }
-    # Nothing in a name may end the script.
+    # Escaped, so that no name can end the script element.
     text = json.dumps(data).replace("<", "\\u003c")
     buttons = (
-        f'<button value="{index}" aria-pressed="false"><span style="background:{colour}"></span>'
+        f'<button value="{index}" aria-pressed="false"><span style="background:{color}"></span>'
         f"{escaped(name)}</button>"
-        for index, (name, colour) in enumerate(zip(classes, data["colours"], strict=True))
+        for index, (name, color) in enumerate(zip(classes, data["colors"], strict=True))
     )
     legend = f'<p class="legend">{"".join(buttons)}</p>' if len(classes) > 1 else ""
     across, up = _axis_labels(projection)
@@ -300,7 +300,7 @@ def _page(
         _STYLE,
         "<p>Point at a point, tap it, or move to it with the arrow keys to see its image. "
         + ("Press a class to highlight it. " if legend else "")
-        + f"{escaped(axes)} {escaped(said)}</p>",
+        + f"{escaped(axes)} {escaped(note)}</p>",
         f'<div class="map"><canvas tabindex="0" role="img" aria-label="{escaped(description)}">'
         "</canvas><div class='card' aria-live='polite'></div></div>",
         legend,

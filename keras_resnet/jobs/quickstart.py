@@ -1,4 +1,4 @@
-"""The main job in one function: train on real digits, export, verify, report."""
+"""`quickstart()`: training on handwritten digits, export, verification and a report."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ from keras_resnet.training import RECIPES, TrainResult, train
 
 MODEL_FILE = "model.keras"
 REPORT_FILES = ("report.json", "report.html")
-#: Where a run goes whose artifacts disagree: kept for inspection, but not among the results.
+#: Folder for a run whose artifacts disagree, which is kept for inspection.
 FAILED = "failed-run"
 
 _CALIBRATION_IMAGES = 200
 
 _TFLITE = ("tflite-float32", "tflite-float16", "tflite-dynamic", "tflite-int8")
 
-#: One of every format and precision; the others differ in their ends or in the folders around.
+#: One target per format and precision; other targets differ in input and output types or layout.
 TARGETS = tuple(ALL_TARGETS[name] for name in ("saved_model", *_TFLITE, "onnx"))
 
-#: What a run leaves. The reports come last: where they are, the rest is.
+#: All results of a run. The reports come last, so that they exist only if everything else does.
 _RESULTS = [
     MODEL_FILE,
     *(name for target in TARGETS for name in (target.file_name, *target.companions)),
@@ -48,26 +48,28 @@ _RESULTS = [
 def quickstart(
     output: Path, epochs: int | None = None, seed: int = 0, overwrite: bool = False
 ) -> ExportReport:
-    """Trains a ResNet-20 on scikit-learn's digits, exports, verifies and reports on it.
+    """Train a ResNet-20 on scikit-learn's digits, export and verify it, and write a report.
 
-    The same seed gives the same weights on one machine's CPU: TensorFlow is switched to
-    deterministic operators.
+    TensorFlow is switched to deterministic operators, so that on the CPU of one machine the same
+    seed gives the same weights.
 
     Args:
-        output: directory for the model, its artifacts and the reports; made if missing.
-        epochs: passes over the training digits; by default those of the recipe.
-        seed: of initial weights, data order and augmentation.
-        overwrite: whether results that are there may be replaced. They are, once the new ones are
-            complete.
+        output: directory for the model, its artifacts and the reports; created if it is missing.
+        epochs: number of training epochs; None: as in the recipe `quick-digits`.
+        seed: random seed of initial weights, data order and augmentation.
+        overwrite: whether to replace existing results, when the new ones are complete.
+
+    Returns:
+        The report of the export.
 
     Raises:
-        ValueError: `epochs` is not positive, or `output` cannot be written to, or another process
-            is at work there.
-        RuntimeError: the Keras backend is not TensorFlow.
-        FileExistsError: `output` holds results already.
-        ImportError: a package of the extra `export` is not installed.
-        OSError: the disk is full.
-        ExportError: an artifact disagrees with Keras; the run is kept in `output/failed-run`.
+        ValueError: If `epochs` is not positive, `output` is not writable, or another process is
+            using it.
+        RuntimeError: If the Keras backend is not TensorFlow.
+        FileExistsError: If `output` already contains results.
+        ImportError: If a package of the extra `export` is not installed.
+        OSError: If the disk is full.
+        ExportError: If an artifact disagrees with Keras; the run is kept in `output/failed-run`.
     """
     recipe = RECIPES["quick-digits"]
     if epochs is not None:
@@ -82,9 +84,8 @@ def quickstart(
         existing = [name for name in _RESULTS if (output / name).exists()]
         if existing and not overwrite:
             raise FileExistsError(
-                f"Expected an output directory without earlier results. Received: {output}, which "
-                f"holds {', '.join(existing)}. Choose another directory, or pass "
-                "`overwrite=True`"
+                f"Expected an output directory without results. Received: {output}, which contains "
+                f"{', '.join(existing)}. Choose another directory, or pass `overwrite=True`"
             )
         tf.config.experimental.enable_op_determinism()
         keras.utils.set_random_seed(seed)
@@ -116,7 +117,7 @@ def quickstart(
 def _export(
     model: keras.Model, data: tuple[LabeledImages, LabeledImages], directory: Path
 ) -> tuple[ExportReport, ExportError | None]:
-    """Exports to every target; a disagreement is returned, as its report is still to be written."""
+    """Export to all targets, and return the report and the error, if any, to raise later."""
     train_data, test_data = data
     names = [target.name for target in TARGETS]
     images: dict[str, Any] = {"images": test_data.images, "labels": test_data.labels}
@@ -131,7 +132,7 @@ def _export(
 
 
 def _calibration(data: LabeledImages) -> np.ndarray:
-    """Return the first training images, the same number of every class."""
+    """Return the first training images of every class, equally many per class."""
     per_class = _CALIBRATION_IMAGES // len(data.class_names)
     chosen = [
         np.flatnonzero(data.labels == label)[:per_class] for label in range(len(data.class_names))
@@ -147,7 +148,7 @@ def _write_reports(
     test_data: LabeledImages,
     about: dict[str, Any],
 ) -> None:
-    """Writes `report.json`, which begins with what it is `about`, and `report.html`."""
+    """Write `report.json`, which includes the values `about` the run, and `report.html`."""
     data = {
         "model": model.name,
         "data": {"name": "scikit-learn digits", "test_images": len(test_data)},
@@ -163,7 +164,7 @@ def _write_reports(
     (directory / "report.json").write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
 
     verdict = "; ".join(report.failures) or (
-        "Every artifact agrees with Keras on every limit of its target."
+        "All artifacts agree with Keras within the limits of their targets."
     )
     versions = ", ".join(f"{name} {number}" for name, number in data["versions"].items())
     grid = _prediction_grid(test_data, KerasRunner(model).predict(test_data.images))
@@ -171,7 +172,7 @@ def _write_reports(
         f'<p class="verdict{" failed" if report.failures else ""}">{verdict}</p>',
         f"<p>{model.name}, {about['recipe']['duration']:g} epochs on scikit-learn's handwritten "
         f"digits, seed {about['seed']}; {data['accuracy']:.2%} of the {len(test_data)} held-out "
-        "digits are recognised.</p>",
+        "digits are classified correctly.</p>",
         section("Artifacts", html_table(report)),
         section("Training", picture(_training_curve(result), "Loss and accuracy by epoch")),
         section(
@@ -186,7 +187,7 @@ def _write_reports(
 
 
 def _training_curve(result: TrainResult) -> Figure:
-    # One below the other, and so narrow that a phone can show them.
+    # One plot below the other, and narrow enough for a phone.
     figure = Figure(figsize=(5, 6), layout="constrained")
     epochs = range(1, len(result.history["loss"]) + 1)
     for axes, metric in zip(figure.subplots(2, 1), ("loss", "accuracy"), strict=True):
@@ -195,15 +196,14 @@ def _training_curve(result: TrainResult) -> Figure:
         axes.set(xlabel="epoch", ylabel=metric)
         axes.grid(alpha=0.3)
         axes.legend()
-    # The first epochs' held-out loss, before BN statistics settle, would flatten the rest of a
-    # linear axis.
+    # On a linear axis, the held-out loss of the first epochs would flatten the rest of the curve.
     figure.axes[0].set_yscale("log")
     figure.axes[1].set_ylim(top=1)
     return figure
 
 
 def _prediction_grid(data: LabeledImages, probabilities: np.ndarray) -> Figure:
-    """Test images with their predictions; the mistaken ones first, in red, with the true class."""
+    """Plot test images with their predictions, wrong ones first, in red, with the true class."""
     predicted = probabilities.argmax(-1)
     order = np.argsort(predicted == data.labels, kind="stable")[:40]
     figure = Figure(figsize=(5, 9.5))

@@ -1,4 +1,4 @@
-"""Files of vectors, and the finished parts of those that are being written."""
+"""Files of vectors, and the finished batches of files that are being written."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from keras_resnet.support.files import check_new, finish_publishing, publish
 from keras_resnet.support.fingerprints import fingerprint_of_file
 from keras_resnet.support.unfinished import UnfinishedWork, read_json, write_durably, write_json
 
-#: Kinds of files that vectors are written to, by suffix.
+#: Suffixes of the supported files of vectors.
 FORMATS = (".parquet", ".npz")
 
 
 def check_output(output: Path, overwrite: bool) -> None:
-    """Refuses a file that vectors cannot be written to.
+    """Raise an error if vectors cannot be written to a file.
 
     Raises:
-        ValueError: it has another suffix than those of `FORMATS`, or is a directory.
-        FileExistsError: it is there, is not to be overwritten, and there is no unfinished work that
-            it may be of.
-        ImportError: there is no pyarrow for Parquet.
+        ValueError: If its suffix is not in `FORMATS`, or it is a directory.
+        FileExistsError: If the file exists and must not be overwritten, unless there is unfinished
+            work for it.
+        ImportError: If it is a Parquet file and pyarrow is not installed.
     """
     if output.suffix not in FORMATS or output.is_dir():
-        raise ValueError(f"Expected a file {' or '.join(FORMATS)} as output. Received: {output}")
+        raise ValueError(f"Expected a {' or '.join(FORMATS)} file as output. Received: {output}")
     if not _work_directory(output).exists():
         check_new(output, overwrite)
     if output.suffix == ".parquet":
@@ -43,7 +43,10 @@ def _work_directory(output: Path) -> Path:
 
 
 class Part(NamedTuple):
-    """Vectors of the images `start` to `stop`, but for the bad ones: index -> reason."""
+    """A file of vectors of the images `start` to `stop` except unreadable ones.
+
+    `bad` maps the indices of unreadable images to reasons.
+    """
 
     start: int
     stop: int
@@ -54,64 +57,64 @@ class Part(NamedTuple):
 class UnfinishedVectors(UnfinishedWork):
     """The finished batches of a file of vectors, in a folder beside it.
 
-    A part is two files: vectors, and what they are of, which is written second and so says that
-    both are whole.
+    A part consists of two files: the vectors, and a description, which is written second and so
+    shows that both files are complete.
 
     Attributes:
-        parts: those that are finished, in the order of the images, without gaps.
+        parts: finished parts in the order of the images, without gaps.
     """
 
     _journal = "job.json"
 
     def __init__(self, output: Path, channels: int) -> None:
-        """Looks nowhere yet.
+        """Initialize without reading files.
 
         Args:
-            output: the file, with a suffix of `FORMATS`.
-            channels: numbers in a vector.
+            output: the output file, with a suffix in `FORMATS`.
+            channels: length of a vector.
         """
         super().__init__(_work_directory(output), output)
         self.parts: list[Part] = []
         self._channels = channels
-        #: Says what the output is that was made here last.
+        #: File with the fingerprint of the output that was made here last.
         self._made = self.directory / "output.json"
 
     def check_new(self, job: Mapping[str, Any], overwrite: bool) -> None:
-        """Finishes what a killed process has begun to publish; refuses to replace another output.
+        """Finish publishing after a killed process, and check that the output may be written.
 
         Args:
             job: as for `resume`.
             overwrite: whether any output may be replaced.
 
         Raises:
-            FileExistsError: the output is there, and was not made here by the same job.
+            FileExistsError: If the output exists, and was not written by the same job.
         """
         finish_publishing(self.directory)
         made = read_json(self._made)
         published = self._output.is_file() and made == fingerprint_of_file(self._output)
         if published and self.arguments() == job:
-            return  # A process was killed when nothing was left to do but to remove this folder.
+            return  # A process was killed just before it removed this folder.
         if published and not overwrite:
             self.remove()
         check_new(self._output, overwrite)
 
     def resume(self, job: Mapping[str, Any]) -> int:
-        """Takes up what is there if it is of the same job; else discards it, with a warning.
+        """Load the finished parts if they belong to the same job, or discard them with a warning.
 
         Args:
-            job: everything that the vectors depend on, with the images as `"files"`, as JSON gives
-                it back.
+            job: everything that the vectors depend on, with the images as `"files"`, as read from
+                JSON.
 
         Returns:
-            How many images are finished, from the first on.
+            The number of finished images, counted from the first one.
         """
         before = self.arguments()
         if before != job:
             if any(self.directory.glob("*.npy")):
                 images = {**(before or {}), "files": ""} == {**job, "files": ""}
-                of = "other or changed images" if images else "another model, level or protocol"
+                origin = "other or changed images" if images else "another model, level or protocol"
                 warnings.warn(
-                    f"The unfinished work in {self.directory} is of {of}: starting anew",
+                    f"The unfinished work in {self.directory} belongs to {origin}: it is discarded",
                     stacklevel=3,
                 )
             self.begin(job)
@@ -122,6 +125,7 @@ class UnfinishedVectors(UnfinishedWork):
         return done
 
     def _part(self, start: int) -> Part | None:
+        """Return the part that begins at image `start`, if it is complete."""
         path = self.directory / f"{start:09}.npy"
         described = read_json(path.with_suffix(".json"))
         if described is None:
@@ -135,21 +139,21 @@ class UnfinishedVectors(UnfinishedWork):
         return part if whole else None
 
     def add(self, start: int, stop: int, vectors: np.ndarray, bad: Mapping[int, str]) -> None:
-        """Writes a part that follows on those before; arguments as in `Part`."""
+        """Write the next part; the arguments are those of `Part`."""
         path = self.directory / f"{start:09}.npy"
         write_durably(path, lambda path: _save(path, vectors))
         write_json(path.with_suffix(".json"), {"stop": stop, "bad": list(bad.items())})
         self.parts.append(Part(start, stop, path, bad))
 
     def publish(self, names: Sequence[str], bad: Mapping[str, str]) -> Path | None:
-        """Writes the output from the parts, and the list of bad images; removes the folder.
+        """Write the output and the list of unreadable images, and remove the folder.
 
         Args:
-            names: of all images.
-            bad: name -> reason, of those that could not be read.
+            names: names of all images.
+            bad: name -> reason, for unreadable images.
 
         Returns:
-            Where these are listed; None if there are none.
+            The file that lists unreadable images; None if there are none.
         """
         bad_file = self._output.with_name(f"{self._output.name}.bad.csv")
         if bad:
@@ -158,7 +162,7 @@ class UnfinishedVectors(UnfinishedWork):
         write = _write_parquet if self._output.suffix == ".parquet" else _write_npz
         write_durably(new, lambda path: write(path, self.parts, names, self._channels))
         write_json(self._made, fingerprint_of_file(new))
-        # Without bad images, the list of an earlier run would be wrong.
+        # Without unreadable images, the list of an earlier run is removed.
         listed = [bad_file.name] if bad else []
         publish(self.directory, [*listed, new.name], [bad_file.name])
         self.remove()
@@ -173,7 +177,7 @@ def _write_parquet(path: Path, parts: Sequence[Part], names: Sequence[str], chan
     arrow, parquet = _pyarrow()
     kind = arrow.list_(arrow.float32(), channels)
     schema = arrow.schema([("file", arrow.string()), ("vector", kind)])
-    # Of vectors, dictionaries and statistics are as large as they are and tell nothing.
+    # For vectors, dictionaries and statistics would be large and useless.
     settings = {"use_dictionary": False, "write_statistics": ["file"]}
     with parquet.ParquetWriter(path, schema, **settings) as writer:
         for part in parts:
@@ -186,7 +190,7 @@ def _write_parquet(path: Path, parts: Sequence[Part], names: Sequence[str], chan
 
 def _write_npz(path: Path, parts: Sequence[Part], names: Sequence[str], channels: int) -> None:
     files = np.array([name for part in parts for name in _names_of(part, names)], np.str_)
-    # `numpy.savez` would need all vectors at once.
+    # `numpy.savez` would need all vectors in memory.
     header = {"descr": "<f4", "fortran_order": False, "shape": (len(files), channels)}
     with zipfile.ZipFile(path, "w") as archive:
         with archive.open(zipfile.ZipInfo("files.npy"), "w", force_zip64=True) as file:
@@ -205,13 +209,13 @@ def _write_bad(path: Path, bad: Mapping[str, str]) -> None:
 
 
 def _save(path: Path, vectors: np.ndarray) -> None:
-    # Given a name, `numpy.save` would append another suffix.
+    # Passed a path, `numpy.save` would append a suffix.
     with path.open("wb") as file:
         np.save(file, vectors)
 
 
 def _pyarrow() -> tuple[Any, Any]:
-    """The modules `pyarrow` and `pyarrow.parquet`."""
+    """Return the modules `pyarrow` and `pyarrow.parquet`."""
     try:
         return importlib.import_module("pyarrow"), importlib.import_module("pyarrow.parquet")
     except ModuleNotFoundError as error:
@@ -223,24 +227,24 @@ def _pyarrow() -> tuple[Any, Any]:
 
 
 def load_vectors(path: str | os.PathLike[str]) -> tuple[list[str], np.ndarray]:
-    """Read a file of vectors, as `embed_to_file` writes it.
+    """Read a file of vectors that `embed_to_file` wrote.
 
     Args:
         path: a `.parquet` or `.npz` file.
 
     Returns:
-        Names of the images, and their vectors, `(n, channels)`, float32.
+        Names of the images, and their vectors `(n, channels)`, float32.
 
     Raises:
-        ValueError: there is no such file, or it is another kind of file.
-        ImportError: there is no pyarrow for Parquet.
+        ValueError: If there is no such file, or it is not a file of vectors.
+        ImportError: If it is a Parquet file and pyarrow is not installed.
     """
     path = Path(path)
-    wrong = f"Expected a file of vectors as `embed` writes it, .parquet or .npz. Received: {path}"
+    wrong = f"Expected a .parquet or .npz file of vectors from `embed`. Received: {path}"
     if path.suffix not in FORMATS:
         raise ValueError(wrong)
     if not path.is_file():
-        raise ValueError(f"{wrong}, which is not there")
+        raise ValueError(f"{wrong}, which does not exist")
     try:
         if path.suffix == ".npz":
             with np.load(path, allow_pickle=False) as arrays:
@@ -252,7 +256,7 @@ def load_vectors(path: str | os.PathLike[str]) -> tuple[list[str], np.ndarray]:
             vectors = column.flatten().to_numpy().reshape(len(files), -1)
     except ImportError:
         raise
-    # Whatever numpy, zipfile and pyarrow raise of a file of another kind.
+    # Numpy, zipfile and pyarrow raise various errors for other files.
     except Exception as error:
         raise ValueError(f"{wrong} ({error})") from error
     if vectors.ndim != 2 or len(files) != len(vectors):

@@ -1,4 +1,4 @@
-"""Archives from elsewhere: no size that one claims is believed before it is compared."""
+"""Reading of zip archives from untrusted files, with every claimed size checked."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from keras_resnet.support.placeholders import refuse_text
 from keras_resnet.support.suggest import did_you_mean_beside
 from keras_resnet.support.text import sentence
 
-#: Bytes of the list of what is in an archive: ten times that of ResNet-1202 and its optimizer.
+#: Limit of the list of members, in bytes: ten times that of ResNet-1202 with its optimizer.
 _LONGEST_LIST = 2**23
 
 
 def check_model_file(path: Path) -> None:
-    """Raise ValueError if there is no file of a Keras model (`.keras`, `.h5`) at `path`.
+    """Raise ValueError unless `path` is a `.keras` or `.h5` file.
 
-    Whether it can be read is not looked at, but a text in its place is refused.
+    Only the suffix and the first bytes are checked, which show text files in place of a model.
     """
     if path.is_dir():
         raise ValueError(
-            f"Expected a `.keras` file. Received: the directory {path}. A SavedModel can be run by "
-            "`keras_resnet.export.load_runner`, but not trained; that takes the `.keras` file"
+            f"Expected a `.keras` file. Received: the directory {path}. If it is a SavedModel, run "
+            "it with `keras_resnet.export.load_runner`; training takes the `.keras` file"
         )
     if path.suffix not in MODEL_SUFFIXES or not path.is_file():
         raise ValueError(
@@ -39,10 +39,11 @@ def check_model_file(path: Path) -> None:
 
 
 class Archive:
-    """A zip archive whose members unfold to no more than weights can.
+    """A zip archive whose members unpack to no more bytes than weights can.
 
     Attributes:
-        members: what is in it, by name.
+        members: the members by name.
+        is_compressed: whether any member is compressed.
     """
 
     def __init__(self, archive: zipfile.ZipFile, size: int) -> None:
@@ -62,21 +63,22 @@ class Archive:
         self.is_compressed = kinds != {zipfile.ZIP_STORED}
         packed = sum(member.compress_size for member in members)
         unpacked = sum(member.file_size for member in members)
-        # A fresh network is half zeros and ones; a trained one hardly gets smaller.
+        # Half of the weights of an untrained network are zeros and ones, which compress well;
+        # trained weights hardly compress.
         if packed > size or unpacked > (max(2**26, 50 * size) if self.is_compressed else packed):
             raise ValueError(f"an archive of {size} bytes that claims to hold {unpacked}")
 
     def read(self, name: str) -> bytes:
-        """A member, which has just the size that it claims.
+        """Return the content of a member.
 
         Raises:
-            ValueError: it has another size, or there is none.
+            ValueError: there is no such member, or it has another size than it claims.
         """
         if name not in self.members:
             raise ValueError(f"an archive without {name}")
         size = self.members[name].file_size
-        # `ZipFile.read` unfolds up to 2 GiB before it looks at the size. Only one byte more is
-        # asked for here, which no honest member has.
+        # `ZipFile.read` unpacks up to 2 GiB before it checks the size. Reading one byte more than
+        # claimed shows whether the claim is true.
         member = copy.copy(self.members[name])
         member.file_size += 1
         with self._archive.open(member) as file:
@@ -87,7 +89,7 @@ class Archive:
 
 
 class _File(io.FileIO):
-    """A file of which nothing large is read until its list of members has been."""
+    """A file that refuses large reads until the list of members has been read."""
 
     most: float = _LONGEST_LIST
 
@@ -99,22 +101,23 @@ class _File(io.FileIO):
 
 @contextmanager
 def opened_archive(path: Path) -> Iterator[Archive]:
-    """Opens a zip archive.
+    """Open a zip archive.
 
     Raises:
-        ValueError: names are twice there or lead out of the archive, or sizes cannot be true.
-        zipfile.BadZipFile: it is no archive.
+        ValueError: two members have the same name, a name leads out of the archive, or sizes cannot
+            be true.
+        zipfile.BadZipFile: the file is not a zip archive.
     """
     with _File(path) as file, zipfile.ZipFile(file) as archive:
         file.most = float("inf")
         yield Archive(archive, os.fstat(file.fileno()).st_size)
 
 
-def words(error: Exception) -> str:
-    """Describe what is wrong with a file, fit for a terminal: the error may quote the file.
+def describe_damage(error: Exception) -> str:
+    """Describe an error of reading a file, shortened and without control characters.
 
-    Checks of this package raise ValueErrors in words; each library, and each kind of damage, has
-    errors of its own.
+    ValueErrors come from checks of this package and are sentences; damaged files make libraries
+    raise any other exception.
     """
     reason = str(error) if type(error) is ValueError else f"damaged or too large: {error!r}"
     return sentence(reason[:400])

@@ -1,4 +1,4 @@
-"""Saved models with code that no file brings along: Lambda layers and other people's classes."""
+"""Saved models that need Python code: Lambda layers and custom classes."""
 
 from __future__ import annotations
 
@@ -9,20 +9,19 @@ import keras
 
 from keras_resnet.support.checks import some_of
 
-#: Where Keras' own classes are; it writes no module for others that it can import by name.
+#: Modules of classes that Keras can import by itself.
 _OWN = ("keras", "builtins")
 
 
 def code_needed(config: Any, keywords: Mapping[str, Any]) -> str | None:
-    """Say which code a model needs that did not load, and what can be done.
+    """Describe the code that a model needs besides registered classes, and how to load it.
 
     Args:
-        config: what `config.json` in a `.keras` file says.
-        keywords: what it was loaded with: `custom_objects`, `compile`.
+        config: content of `config.json` in a `.keras` file.
+        keywords: arguments of `load_model`: `custom_objects`, `compile`.
 
     Returns:
-        A sentence to go on after the file's name; None if it needs nothing but Keras and what is
-        registered with it.
+        The end of a sentence that starts with the file's name; `None` if no code is missing.
     """
     known = keywords.get("custom_objects") or {}
     parts = list(_parts(config, compiled=keywords.get("compile", True)))
@@ -54,13 +53,13 @@ def code_needed(config: Any, keywords: Mapping[str, Any]) -> str | None:
 
 
 def _parts(config: Any, compiled: bool) -> Iterator[dict[str, Any]]:
-    """The serialized objects in a config, with those inside of them."""
+    """Yield the serialized objects in a config, nested ones included."""
     if isinstance(config, list):
         for item in config:
             yield from _parts(item, compiled)
     elif isinstance(config, dict):
         name = config.get("class_name")
-        # Keras' own marks, such as `__keras_tensor__`, are no classes; functions go by their names.
+        # Names such as `__keras_tensor__` mark values, not classes; functions have no config.
         is_object = isinstance(config.get("config"), dict) and "registered_name" in config
         if is_object and isinstance(name, str) and not name.startswith("__"):
             yield config

@@ -1,7 +1,7 @@
 """Inputs and outputs of artifacts that this package did not write.
 
-A file of another origin seldom says it. What its shapes, types and metadata tell is believed, in
-that order, and everything that is decided is put into words.
+Such files seldom describe their pixel format and output. Both are inferred from shapes, types and
+metadata, in this order, and every decision is noted in a sentence.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from keras_resnet.images.protocol import DEFAULT_SIZE
 from keras_resnet.models.info import ModelInfo
 from keras_resnet.models.pixels import PIXEL_FORMATS, PixelFormat, find_pixel_format
 
-#: `keras_resnet.export.Runner`, or what has its attributes: one of other backends.
+#: `keras_resnet.export.Runner`, or another class with its attributes.
 Runner: TypeAlias = Any
 
 Shape = tuple[int | None, ...]
 
-#: Channels of images: grey, colours, colours with transparency.
+#: Numbers of channels of images: gray, RGB, RGB with transparency.
 _CHANNELS = (1, 3, 4)
 
-#: What networks of 1,001 classes, as TF-Slim's, have in front of ImageNet's.
+#: First class of networks with 1,001 classes, such as TF-Slim's.
 _BACKGROUND = "background"
 
 
 class Hint(NamedTuple):
-    """The pixel format that a file asks for, and how it does."""
+    """The pixel format that a file asks for, and the reason to assume it."""
 
     pixels: PixelFormat
     reason: str
@@ -52,15 +52,15 @@ class Layout(NamedTuple):
 
 
 def find_layout(shape: Shape, *, default: str | None) -> Layout:
-    """The layout of an input of this shape.
+    """Return the layout of an input.
 
     Args:
-        shape: `(batch, height, width, channels)` or `(batch, channels, height, width)`, None where
-            any size is taken.
-        default: the layout where the shape does not tell, `"NHWC"`; None: there is none.
+        shape: `(batch, height, width, channels)` or `(batch, channels, height, width)`; `None`
+            where any size is accepted.
+        default: layout of ambiguous shapes, `"NHWC"` or `"NCHW"`; `None` to refuse them.
 
     Raises:
-        ValueError: it is no shape of images, or does not tell.
+        ValueError: the shape is not one of images, or is ambiguous and there is no default.
     """
     if len(shape) != 4:
         raise ValueError(f"its input has the shape {shape}, which is no batch of images")
@@ -69,28 +69,28 @@ def find_layout(shape: Shape, *, default: str | None) -> Layout:
         return Layout(first, f"as its input has the shape {in_words(shape)}")
     if default is None:
         raise ValueError(
-            f"its input has the shape {in_words(shape)}, from which the layout (NHWC or NCHW) "
-            "cannot be told"
+            f"its input has the shape {in_words(shape)}, which does not show the layout (NHWC or "
+            "NCHW)"
         )
     return Layout(default == "NCHW", "as TensorFlow has it")
 
 
 def in_words(shape: Shape) -> str:
-    """A shape with `?` for open sides."""
+    """Format a shape, with `?` for variable sides."""
     return f"({', '.join('?' if side is None else str(side) for side in shape)})"
 
 
 def adapt(runner: Runner, path: str | os.PathLike[str], pixels: str | None) -> None:
-    """Lets a runner take images and give probabilities as those of this package's artifacts do.
+    """Make a runner take images and return probabilities like the artifacts of this package.
 
     Args:
-        runner: gets `pixels`, the name and the shape of an only output, names of classes, and
-            `notes`, which say what was decided.
-        path: of the artifact, for messages.
-        pixels: the name of a pixel format, in place of what the file tells.
+        runner: receives `pixels`, the kind and the width of a single output, names of classes, and
+            `notes` about these decisions.
+        path: path of the artifact, for messages.
+        pixels: name of a pixel format, which overrides the file's.
 
     Raises:
-        ValueError: nothing tells the pixel format, or it does not fit the input.
+        ValueError: the pixel format is unknown, or does not fit the input.
     """
     notes = _set_pixels(runner, path, pixels)
     if not runner.is_own and runner.layout is not None:
@@ -110,10 +110,10 @@ def _set_pixels(runner: Runner, path: str | os.PathLike[str], asked: str | None)
     elif runner.is_own:
         return []
     elif hint is None and runner.is_keras:
-        hint = Hint(RAW, "the default for Keras models: nothing in the file tells")
+        hint = Hint(RAW, "the default for Keras models, as the file does not say")
         warnings.warn(
             f"{path} does not say in which format it takes pixels, and has no layer that "
-            "normalises them. It gets raw ones, RGB in [0, 255]. If it was trained on others, pass "
+            "normalizes them. It gets raw ones, RGB in [0, 255]. If it was trained on others, pass "
             "`pixels`: unit, tf, imagenet or caffe",
             stacklevel=5,
         )
@@ -121,8 +121,8 @@ def _set_pixels(runner: Runner, path: str | os.PathLike[str], asked: str | None)
         formats = "; ".join(f"{name}: {known.words}" for name, known in PIXEL_FORMATS.items())
         raise ValueError(
             f"Expected `pixels`, as {path} does not say in which format it takes them. "
-            f"Received: none. Choose that of its training ({formats}). Models of torchvision and "
-            "most of timm take imagenet"
+            f"Received: none. Choose the format of its training ({formats}). Models of torchvision "
+            "and most of timm take imagenet"
         )
     chosen = hint.pixels
     if runner.takes_integers and chosen is not RAW:
@@ -135,9 +135,9 @@ def _set_pixels(runner: Runner, path: str | os.PathLike[str], asked: str | None)
 
 
 def _set_output(runner: Runner, path: str | os.PathLike[str]) -> list[str]:
-    """Calls an only output `(n, classes)` what its numbers are."""
-    if runner.is_keras:  # Its layers have told already.
-        return [f"Output: {', '.join(runner.outputs)}, as the layers of the model tell."]
+    """Name a single output `(n, classes)` by the kind of its values."""
+    if runner.is_keras:  # The layers have shown the kind.
+        return [f"Output: {', '.join(runner.outputs)}, as the layers of the model show."]
     if len(runner.outputs) != 1:
         return []
     values = _answers_to_noise(runner, path)
@@ -145,7 +145,7 @@ def _set_output(runner: Runner, path: str | os.PathLike[str]) -> list[str]:
         runner.is_flattened, values = True, values.reshape(len(values), -1)
     if values.ndim != 2:
         return []
-    # A file need not say the shape.
+    # The shape of the output may be missing in the file.
     runner.ranks, runner.width = (2,), values.shape[1]
     name = runner.outputs[0]
     kind, reason = _kind_of(values, runner.output_range)
@@ -154,7 +154,7 @@ def _set_output(runner: Runner, path: str | os.PathLike[str]) -> list[str]:
 
 
 def _set_features(runner: Runner, path: str | os.PathLike[str]) -> str:
-    """Calls what the last dense layer gets `"features"`, `(n, channels)`."""
+    """Name the input of the last dense layer `"features"`, `(n, channels)`."""
     name = runner.outputs[0]
     shape = _answers_to_noise(runner, path).shape
     runner.is_flattened = True
@@ -190,7 +190,7 @@ def _kind_of(values: np.ndarray, limits: tuple[float, float] | None) -> tuple[st
 
 
 def _set_names(runner: Runner) -> list[str]:
-    """Keeps the names in the file, or gives ImageNet's to the classes of ImageNet."""
+    """Keep the class names in the file; without any, name 1,000 or 1,001 classes as ImageNet's."""
     if not runner.is_classifier:
         return []
     if (labels := runner.info.class_names) is not None:
@@ -199,7 +199,7 @@ def _set_names(runner: Runner) -> list[str]:
         runner.info = ModelInfo()
         return [
             f"Classes: {runner.width}, by number, as the file has {len(labels)} labels, which "
-            "cannot be theirs."
+            "cannot name them."
         ]
     if runner.width not in (1000, 1001):
         return [f"Classes: {runner.width}, by number, as nothing names them."]

@@ -1,8 +1,8 @@
-"""The part of HDF5 that Keras writes, read without the library in C.
+"""A reader of the part of HDF5 that Keras writes, without the C library.
 
-That one follows what a damaged file says: into crashes, endless loops and other files. Here, no
-byte belongs to two parts, so that the size of the file bounds time and memory. Source: HDF5 File
-Format Specification 3.0; superblock 0, object headers 1, symbol tables, contiguous arrays.
+On damaged files, the C library crashes, loops endlessly or opens other files. This reader reads no
+byte twice, so that the size of the file bounds time and memory. Reference: HDF5 File Format
+Specification 3.0; superblock 0, object headers 1, symbol tables, contiguous arrays.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-#: HDF5's descriptions of the numbers that variables of Keras are made of.
+#: HDF5's datatype messages -> NumPy dtypes, for the dtypes of Keras variables.
 _TYPES: dict[bytes, Any] = {
     bytes.fromhex("11200f0002000000 00001000 0a05000a 0f000000"): "<f2",
     bytes.fromhex("11201f0004000000 00002000 17080017 7f000000"): "<f4",
@@ -29,36 +29,36 @@ _TYPES: dict[bytes, Any] = {
     for kind in "iu"
     for size in (1, 2, 4, 8)
 }
-#: Its messages that matter here: what an array or a group is, and what it is called.
+#: Types of header messages; `_PLACE` is the data layout, `_ELSEWHERE` external data files.
 _SPACE, _TYPE, _FILL, _ELSEWHERE, _PLACE, _FILTERS, _ATTRIBUTE = 1, 3, 5, 7, 8, 11, 12
 _MORE, _GROUP, _TIME = 16, 17, 18
 
-#: Size and elements of references to strings.
+#: Size and element type of variable-length strings.
 _HEAPED = bytes.fromhex("10000000 1000000001000000 00000800")
 
-#: What the headers of arrays and groups in `.keras` archives hold besides attributes.
+#: Header messages, besides attributes, of arrays and of groups that Keras writes.
 _WRITTEN = ({_SPACE, _TYPE, _FILL, _PLACE, _TIME}, {_GROUP})
 
-#: Characters of a name, and messages in headers: more than a model of Keras has.
+#: Limits: characters of a name, and messages in all headers. Keras models have fewer.
 _LONGEST_NAME, _MOST_MESSAGES = 256, 2**19
 
 
 class Hdf5File:
-    """Groups, attributes and arrays of an HDF5 file that is in memory.
+    """Groups, attributes and arrays of an HDF5 file in memory.
 
     Attributes:
-        objects: by path, the header of every group and array: kind and content of its messages.
-        inside: by path of a group, what is in it.
+        objects: header of every group and array by path: type and content of its messages.
+        members: names of the members of every group by path.
     """
 
     def __init__(self, content: bytes) -> None:
         self.content = memoryview(content)
         self.taken: list[tuple[int, int]] = []
-        self.left, self.left_to_say = len(content), len(content)
-        self.left_to_describe = _MOST_MESSAGES
+        self.bytes_left, self.string_bytes_left = len(content), len(content)
+        self.messages_left = _MOST_MESSAGES
         self.heaps: dict[int, dict[int, memoryview]] = {}
         self.objects: dict[str, list[tuple[int, memoryview]]] = {}
-        self.inside: dict[str, set[str]] = {}
+        self.members: dict[str, set[str]] = {}
         if content[:8] != b"\x89HDF\r\n\x1a\n":
             raise ValueError("no HDF5 file")
         version, sizes, trees, base, end, driver, root, known, cached = self.unpack(
@@ -70,23 +70,23 @@ class Hdf5File:
                 "an HDF5 file that is truncated, or of a kind that Keras does not write"
             )
         found = [("", root, known, cached)]
-        for path, address, known, cached in found:  # It grows on the way.
+        for path, address, known, cached in found:  # The list grows during the loop.
             self.objects[path] = list(self.messages(address))
             group = self.message(path, _GROUP)
             if known and cached != group:
                 raise ValueError("an HDF5 file with a group that lies in two places")
             children = list(self.children(*struct.unpack_from("<QQ", group)) if group else ())
             found += [(f"{path}/{name}".lstrip("/"), *child) for name, child in children]
-            self.inside[path] = {name for name, _ in children}
+            self.members[path] = {name for name, _ in children}
             if len(path) > 4 * _LONGEST_NAME:
                 raise ValueError("an HDF5 file with groups in groups in groups")
         if len(self.objects) < len(found):
             raise ValueError("an HDF5 file with two objects of the same name")
 
     def take(self, start: int, size: int) -> memoryview:
-        """A part of the file, which no other part may share."""
-        self.left -= size
-        if start + size > len(self.content) or self.left < 0:
+        """Return a part of the file; parts must not overlap, see `check_overlaps`."""
+        self.bytes_left -= size
+        if start + size > len(self.content) or self.bytes_left < 0:
             raise ValueError("an HDF5 file that is truncated or damaged")
         self.taken.append((start, start + size))
         return self.content[start : start + size]
@@ -99,14 +99,14 @@ class Hdf5File:
             raise ValueError("an HDF5 file whose parts overlap")
 
     def check(self, *, with_empty_lists: bool = False) -> None:
-        """Refuses a file in which anything is not as Keras writes it.
+        """Raise ValueError if any part of the file is not as Keras writes it.
 
-        The rest is safe to open with the library in C: it finds neither types, links or filters
-        that it would have to interpret, nor sizes that do not fit.
+        Other files are safe to open with the C library: they contain no types, links or filters
+        for it to interpret, and no wrong sizes.
 
         Args:
-            with_empty_lists: whether attributes may be lists of no numbers, which whole models in
-                `.h5` files have where a layer has no weights; `.keras` archives have none.
+            with_empty_lists: whether to accept attributes that are empty lists of numbers. Whole
+                models in `.h5` files have them for layers without weights, `.keras` files do not.
         """
         for path, messages in self.objects.items():
             kinds = sorted(kind for kind, _ in messages if kind != _ATTRIBUTE)
@@ -125,8 +125,8 @@ class Hdf5File:
 
     def messages(self, address: int) -> Iterator[tuple[int, memoryview]]:
         version, count, size = self.unpack("<BxH4xI4x", address)
-        self.left_to_describe -= count
-        if version != 1 or self.left_to_describe < 0:
+        self.messages_left -= count
+        if version != 1 or self.messages_left < 0:
             raise ValueError("an HDF5 file of a kind that Keras does not write")
         blocks = [self.take(address + 16, size)]
         for block in blocks:
@@ -144,7 +144,7 @@ class Hdf5File:
             raise ValueError("an HDF5 file that lacks part of a header")
 
     def children(self, tree: int, heap: int) -> Iterator[tuple[str, tuple[int, int, bytes]]]:
-        """The content of a group: names, addresses, and the place of its own tree and heap."""
+        """Yield name, address, link type and cached symbol table of each member of a group."""
         signature, size, start = self.unpack("<4s4xQ8xQ", heap)
         names = bytes(self.take(start, size))
         nodes: list[tuple[int, int | None]] = [(tree, None)]
@@ -186,14 +186,14 @@ class Hdf5File:
         return np.frombuffer(self.take(address, size) if size else b"", types[0]).reshape(shape)
 
     def strings(self, path: str, name: str) -> list[str] | None:
-        """Value of an attribute; `None` if there is none of that name."""
+        """Return the strings of an attribute; `None` if there is no such attribute."""
         for own, *value in self.attributes(path):
             if bytes(own).rstrip(b"\0") == name.encode():
                 return [text.decode() for text in self.texts(*value)]
         return None
 
     def attributes(self, path: str) -> Iterator[list[memoryview]]:
-        """Name, type, dimensions and content of each."""
+        """Yield name, type, dimensions and content of each attribute."""
         for _, body in (item for item in self.objects.get(path, ()) if item[0] == _ATTRIBUTE):
             parts, start = [], 9 if body[0] == 3 else 8
             for size in struct.unpack_from("<HHH", body, 2):
@@ -203,7 +203,7 @@ class Hdf5File:
 
     def texts(self, form: memoryview, space: memoryview, data: memoryview) -> Iterator[bytes]:
         count, (kind, size) = math.prod(_dimensions(space)), struct.unpack_from("<H2xI", form)
-        # Strings of one length; references to strings of any length.
+        # Fixed-length strings; references to variable-length strings.
         fixed, heaped = kind & 15 == 3, kind & 0xF0F == 0x109 and form[4:20] == _HEAPED
         if count and (not (fixed or heaped) or not 0 < count * size <= len(data)):
             raise ValueError("an HDF5 file with a damaged attribute")
@@ -221,14 +221,14 @@ class Hdf5File:
                 objects[number] = rest[16 : 16 + own]
                 rest = rest[16 + -(-own // 8) * 8 :]
         text = self.heaps[address].get(index, b"")
-        self.left_to_say -= length
-        if len(text) < length or self.left_to_say < 0:
+        self.string_bytes_left -= length
+        if len(text) < length or self.string_bytes_left < 0:
             raise ValueError("an HDF5 file with damaged strings")
         return bytes(text[:length])
 
 
 def _type_of(form: memoryview) -> list[Any]:
-    """NumPy's type of a description, alone in a list; nothing if Keras does not write such."""
+    """Return the NumPy dtype of a datatype message, in a list that is empty for other types."""
     return [known for written, known in _TYPES.items() if form[: len(written)] == written]
 
 

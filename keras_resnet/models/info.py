@@ -1,7 +1,7 @@
 """Information that a model carries besides its graph: class names, weights, protocol.
 
-A model stays a plain `keras.Model`; this is an attribute of it, and goes into `.keras` files as an
-asset, which Keras itself passes over, and into every exported artifact.
+It is an attribute of a plain `keras.Model`. It is saved as an asset in `.keras` files, which Keras
+itself ignores, and in every exported artifact.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class ByLayer(Generic[T]):
-    """Facts that were found out about layers.
+    """Facts about layers that hold for certain weights.
 
     Attributes:
-        values: by layer.
-        weights: the fingerprint of the weights that they hold for.
+        values: facts by layer name.
+        weights: fingerprint of the weights.
     """
 
     values: Mapping[str, T]
@@ -48,16 +48,16 @@ class KernelProperty:
     """The result of compression for a kernel.
 
     Attributes:
-        distinct: the most different weights that it has; None: as many as it likes.
-        zeros: how many weights are zero.
+        distinct: limit of the number of distinct weights; `None` without a limit.
+        zeros: number of weights that are zero.
     """
 
     distinct: int | None
     zeros: int
 
 
-#: Lowest and highest activation, as quantization-aware training found; of a layer with a sigmoid or
-#: softmax, of what that is computed of.
+#: Lowest and highest activation of layers, from quantization-aware training. For a layer with a
+#: sigmoid or softmax, the range is that of the logits.
 LearnedRanges = ByLayer[tuple[float, float]]
 CompressedKernels = ByLayer[KernelProperty]
 
@@ -67,18 +67,18 @@ class ModelInfo:
     """Information that a model carries about itself.
 
     Attributes:
-        class_names: one per column of its output, in their order; of a single column, which is the
-            probability of the second class, both.
-        class_ids: identifiers of the classes, such as WordNet's.
-        weights: tag or path of the weights that it started from.
-        protocol: how images are prepared for it.
-        config: fields of the `ResNetConfig` that it was built from.
-        ranges: of its activations in int8.
-        kernels: what pruning and clustering have made of its kernels.
-        task: what the head is for, if not for classes: `"labels"` or `"values"`, see
-            `replace_head`.
-        untrained: of an artifact, which part of the exported model had random weights; see
-            `keras_resnet.models.untrained.untrained_part`, which tells it of a Keras model.
+        class_names: name of each class, in the order of the outputs; two names for a single output,
+            which is the probability of the second class.
+        class_ids: identifier of each class, such as a WordNet id.
+        weights: tag or path of the weights that the model started from.
+        protocol: preparation of images.
+        config: fields of the `ResNetConfig` that the model was built from.
+        ranges: ranges of activations for int8.
+        kernels: results of pruning and clustering.
+        task: `"labels"` for multi-label classification, `"values"` for regression, `None` for
+            classification; see `replace_head`.
+        untrained: part of an exported model that has random weights, see
+            `keras_resnet.models.untrained.untrained_part`; set in artifacts only.
     """
 
     class_names: tuple[str, ...] | None = None
@@ -92,16 +92,16 @@ class ModelInfo:
     untrained: str | None = None
 
     def to_json(self) -> str:
-        """Return JSON; what is not known is left out."""
+        """Return JSON without the fields that are `None`."""
         known = {key: value for key, value in dataclasses.asdict(self).items() if value is not None}
         return json.dumps(known, ensure_ascii=False)
 
     @classmethod
     def from_json(cls, text: str) -> ModelInfo:
-        """The reverse; what a later version adds is passed over.
+        """Parse the JSON of `to_json`; unknown fields, as of later versions, are ignored.
 
         Raises:
-            ValueError: the text is something else.
+            ValueError: the text is not such JSON.
         """
         readers: dict[str, Callable[[Any], Any]] = {
             "class_names": _strings,
@@ -127,18 +127,18 @@ class ModelInfo:
             )
         except (TypeError, AttributeError, KeyError, ValueError, OverflowError) as error:
             raise ValueError(
-                f"Expected what a model knows about itself, as in its `{FILE_NAME}`. "
+                f"Expected the information about a model, as in its `{FILE_NAME}`. "
                 f"Received: {text[:80]!r} ({error})"
             ) from error
 
     def check_names(self, units: int | None) -> None:
-        """Compares the names with the number of units that put out classes, if that is known.
+        """Raise ValueError if the number of names or ids does not fit the classifier.
 
-        Raises:
-            ValueError: there are more or fewer of them.
+        Args:
+            units: number of units of the classifier; `None` if it is unknown.
         """
         for what, names in (("class_names", self.class_names), ("class_ids", self.class_ids)):
-            # One unit tells two classes apart.
+            # A single unit distinguishes two classes.
             count = 2 if units == 1 and self.task is None else units
             if names is not None and count is not None and len(names) != count:
                 raise ValueError(
@@ -147,20 +147,20 @@ class ModelInfo:
 
 
 def get_info(model: keras.Model) -> ModelInfo:
-    """Return the information that `model` carries; an empty one if none was set."""
+    """Return the information that `model` carries; an empty `ModelInfo` by default."""
     info: ModelInfo = getattr(model, _ATTRIBUTE, ModelInfo())
     return info
 
 
 def set_info(model: keras.Model, info: ModelInfo) -> None:
-    """Tells `model` about itself, and lets `model.save` write it down."""
+    """Attach information to `model`, which `model.save` then writes into the file."""
     setattr(model, _ATTRIBUTE, info)
-    # Keras asks every layer and model for assets; this one gives some, without a class of its own.
+    # Keras calls `save_assets` of every layer and model.
     model.save_assets = functools.partial(_save_assets, info)
 
 
 def class_count(model: keras.Model) -> int:
-    """Return the number of classes, labels or values of a model: two for one unit."""
+    """Return the number of classes, labels or values of a model; a single unit has two classes."""
     shape, task = model.output_shape, get_info(model).task
     return 2 if len(shape) == 2 and shape[-1] == 1 and task is None else shape[-1]
 
@@ -168,21 +168,24 @@ def class_count(model: keras.Model) -> int:
 def set_class_names(
     model: keras.Model, names: Sequence[str], ids: Sequence[str] | None = None
 ) -> None:
-    """Names the classes of a classifier; they travel with it into files and artifacts.
+    """Set the class names of a classifier; files and exported artifacts keep them.
 
-    Copies that Keras makes (`clone_model`, `keras.Model(model.inputs, model.outputs)`, pickles,
-    `keras.saving.load_model`) consist of core layers, which have no place for names, protocol and
-    config: `set_info(copy, get_info(model))` gives them to a copy, and `keras_resnet.load_model`
-    reads them from the file.
+    `keras_resnet.load_model` restores names, evaluation protocol and config from a file. Copies
+    that Keras makes (`clone_model`, `keras.Model(model.inputs, model.outputs)`, pickles,
+    `keras.saving.load_model`) lose them; `set_info(copy, get_info(model))` copies them.
 
     Args:
-        model: a classifier `(batch, height, width, channels)` -> `(batch, classes)`, or
-            `(batch, 1)`, the probability of the second of two classes.
-        names: one per class, in the order of the model's outputs.
-        ids: identifiers of the classes, such as WordNet's, if there are any.
+        model: a classifier with the output `(batch, classes)`, or `(batch, 1)`, the probability of
+            the second of two classes.
+        names: name of each class, in the order of the model's outputs.
+        ids: identifier of each class, such as a WordNet id; `None` without identifiers.
 
     Raises:
-        ValueError: not one name per class.
+        ValueError: there is not exactly one name, or one identifier, per class.
+
+    Example:
+        >>> model = keras_resnet.create_model("resnet20", classes=2)
+        >>> keras_resnet.set_class_names(model, ["cat", "dog"])
     """
     count = class_count(model)
     for what, values in (("names", names), ("ids", ids)):
@@ -197,12 +200,12 @@ def set_class_names(
 
 
 def learned_ranges(model: keras.Model) -> Mapping[str, tuple[float, float]] | None:
-    """The ranges that quantization-aware training has found, if the weights are still the same."""
+    """Return the ranges of quantization-aware training; `None` if the weights changed since."""
     return _valid(model, get_info(model).ranges)
 
 
 def compressed_kernels(model: keras.Model) -> Mapping[str, KernelProperty]:
-    """Return the results of compression for kernels, if the weights are unchanged; else nothing."""
+    """Return the results of compression by layer; empty if the weights have changed since."""
     return _valid(model, get_info(model).kernels) or {}
 
 

@@ -9,25 +9,30 @@ import numpy as np
 from keras_resnet.images.protocol import DEFAULT_SIZE, EvalProtocol, eval_transform
 from keras_resnet.models.info import ModelInfo
 
-#: ITU-R 601, as Pillow's mode L.
-_GREY = np.array([0.299, 0.587, 0.114], np.float32)
+#: Weights of R, G and B in ITU-R 601, as in Pillow's mode L.
+_GRAY = np.array([0.299, 0.587, 0.114], np.float32)
 
 
 class ModelInput:
     """The images that a model takes.
 
     Attributes:
-        shape: `(batch, height, width, channels)`, `None` where any size is taken.
-        protocol: how image files, and arrays of other sizes, are resized and cropped.
+        shape: `(batch, height, width, channels)`; `None` where any size is accepted.
+        protocol: resizing and cropping of image files, and of arrays of other sizes.
     """
 
     def __init__(
         self, shape: tuple[int | None, ...], info: ModelInfo, protocol: EvalProtocol | None = None
     ) -> None:
-        """Takes the model's input shape, what it knows about itself, and what overrules that.
+        """Initialize from the input shape of a model and the information that it carries.
+
+        Args:
+            shape: input shape of the model, see `shape` above.
+            info: information of the model.
+            protocol: protocol that overrides the one in `info`.
 
         Raises:
-            ValueError: the model takes images of one size that are no squares, and there is no
+            ValueError: the model takes images of one size that is not square, and there is no
                 protocol.
         """
         self.shape = shape
@@ -35,22 +40,22 @@ class ModelInput:
         self._transform = eval_transform(self.protocol)
 
     def takes(self, shape: tuple[int, ...]) -> bool:
-        """Whether the model takes an array `(height, width, channels)` as it is."""
+        """Return whether the model takes arrays of this `(height, width, channels)` unchanged."""
         wanted = self.shape[1:]
         return len(shape) == len(wanted) and all(
             want in (None, have) for want, have in zip(wanted, shape, strict=True)
         )
 
     def prepared(self, image: Any, index: int | None = None) -> np.ndarray:
-        """The image as the model takes it, `(height, width, channels)`, RGB in [0, 255].
+        """Return an image as the model takes it, `(height, width, channels)`, in [0, 255].
 
         Args:
-            image: a path, the bytes of an image file, or an array `(height, width, 3)`. An array of
-                the model's one size stays as it is; all else is resized and cropped.
-            index: its number among others, for messages.
+            image: a path, the bytes of an image file, or an array `(height, width, 3)`. Arrays of
+                the model's fixed size are returned unchanged; other images are resized and cropped.
+            index: index of the image in its batch, for messages.
 
         Raises:
-            UnreadableImageError: it cannot be read.
+            UnreadableImageError: the image cannot be read.
             ValueError: the model takes more channels than image files have.
         """
         if None not in self.shape[1:] and isinstance(image, np.ndarray) and self.takes(image.shape):
@@ -63,18 +68,18 @@ class ModelInput:
             raise type(error)(f"{error}, at index {index}") from error
 
     def with_channels(self, images: np.ndarray) -> np.ndarray:
-        """Images `(…, 3)`, uint8, RGB, with the model's number of channels.
+        """Convert images `(…, 3)`, uint8, RGB, to the model's number of channels.
 
         Raises:
-            ValueError: the model takes other channels than colours or grey.
+            ValueError: the model takes neither 1 nor 3 channels.
         """
         channels = self.shape[3]
         if channels == 1:
-            return (images.astype(np.float32) @ _GREY).round().astype(np.uint8)[..., None]
+            return (images.astype(np.float32) @ _GRAY).round().astype(np.uint8)[..., None]
         if channels != 3:
             raise ValueError(
-                f"Expected arrays of shape (n, height, width, {channels}): image files have three "
-                "channels at most. Received: another image"
+                f"Expected arrays of shape (n, height, width, {channels}), as image files have at "
+                "most three channels. Received: an image of another shape"
             )
         return images
 
@@ -85,8 +90,8 @@ def _protocol(shape: tuple[int | None, ...], info: ModelInfo) -> EvalProtocol:
         return info.protocol
     if height != width:
         raise ValueError(
-            "Expected a model of square images, or of any size, to crop images for. "
-            f"Received: input shape {shape}. Give arrays of that size, and a `protocol`"
+            "Expected a model of square images, or of images of any size. "
+            f"Received: input shape {shape}. Pass arrays of that size, and a `protocol`"
         )
     interpolation = info.protocol.interpolation if info.protocol else "bilinear"
     return EvalProtocol.of_size(height or DEFAULT_SIZE, interpolation)

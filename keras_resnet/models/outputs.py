@@ -10,7 +10,7 @@ import numpy as np
 from keras_resnet.models.info import get_info, set_info
 from keras_resnet.networks.graph import only
 
-#: What networks without a classifier end with: feature vectors, and embeddings.
+#: Last layers of networks without a classifier, which return feature vectors or embeddings.
 _FEATURE_LAYERS = (
     *(keras.layers.GlobalAveragePooling2D, keras.layers.GlobalMaxPooling2D, keras.layers.Flatten),
     *(keras.layers.UnitNormalization, keras.layers.LayerNormalization),
@@ -27,10 +27,10 @@ OutputKind = Literal["probabilities", "logits", "values", "features"]
 
 
 def bare(model: keras.Model) -> keras.Model:
-    """The model with its only input and its only output as tensors, not in a list, tuple or dict.
+    """Return the model with a single input and output as tensors, not in a list, tuple or dict.
 
-    Layers, weights and what the model knows about itself are shared; a model that is so already is
-    returned as it is. One feature map in a dict stays there, as the key is its name.
+    The result shares layers, weights and information with `model`; it is `model` itself if nothing
+    is to be changed. A single feature map stays in its dict, as the key is its name.
     """
     if not hasattr(model, "operations"):  # A `Sequential`, or a subclass without a graph.
         return model
@@ -45,22 +45,23 @@ def bare(model: keras.Model) -> keras.Model:
 
 
 def output_kind(model: keras.Model) -> OutputKind | None:
-    """Return the kind of a model's only output; None for several outputs or named feature maps.
+    """Return the kind of a model's single output; `None` for several outputs or named feature maps.
 
-    `"probabilities"` and `"logits"` are those of a classifier, `(batch, classes)`, or `(batch, 1)`
-    of the second of two classes, which a sigmoid makes probabilities. `"values"` are those of a
-    regression. One unit without an activation is a regression, unless the model has names of two
-    classes or is of `keras_resnet.build`.
+    - `"probabilities"` or `"logits"` of a classifier: `(batch, classes)`, or `(batch, 1)` for the
+      second of two classes, after or before a sigmoid.
+    - `"values"` of a regression. A single unit without an activation is a regression, unless the
+      model has names of two classes or was built by `keras_resnet.build`.
+    - `"features"` of a model without a classifier.
 
     Args:
-        model: with one image as its input.
+        model: a model with one image as its input.
 
     Raises:
-        ValueError: it puts out one number that is always 1; or is a classifier of one unit with
-            another activation than a sigmoid.
+        ValueError: the output is one number that is always 1, or a classifier has a single unit
+            with another activation than a sigmoid.
     """
     model = bare(model)
-    # A `Sequential` has one output, and none that it would show.
+    # A `Sequential` has a single output, but may lack the attribute `output`.
     if not isinstance(model, keras.Sequential) and isinstance(model.output, (dict, list, tuple)):
         return None
     shape, last, info = model.output_shape, last_operation(model), get_info(model)
@@ -85,41 +86,41 @@ def output_kind(model: keras.Model) -> OutputKind | None:
 
 
 def check_single_unit(end: Any) -> None:
-    """Refuses a softmax at the end of a model that puts out one number.
+    """Raise ValueError if a model with a single output unit ends with a softmax.
 
-    Raises:
-        ValueError: `end`, of `last_operation`, is one.
+    Args:
+        end: last operation of the model, from `last_operation`.
     """
     is_softmax = getattr(end, "activation", None) is keras.activations.softmax
     if is_softmax or type(end).__name__ == "Softmax":
         raise ValueError(
-            "Expected a sigmoid behind a single unit, or two units. Received: a model that ends "
+            "Expected a sigmoid after a single unit, or two units. Received: a model that ends "
             f"with {end.name}, a softmax of one number, which is always 1"
         )
 
 
 def class_probabilities(values: np.ndarray, *, logits: bool, pairs: bool) -> np.ndarray:
-    """Probabilities `(n, classes)` of what a classifier puts out.
+    """Convert outputs of a classifier to probabilities `(n, classes)`.
 
     Args:
-        values: `(n, units)`.
-        logits: whether they are logits.
-        pairs: whether a single unit is that of the second of two classes.
+        values: outputs, `(n, units)`.
+        logits: whether the outputs are logits.
+        pairs: whether a single unit stands for the second of two classes.
     """
     if pairs and values.shape[-1] == 1:
         values = np.concatenate([0 * values if logits else 1 - values, values], axis=-1)
     if not logits:
         return values
-    # In NumPy: TensorFlow would take a GPU for it.
+    # In NumPy, as TensorFlow would occupy a GPU for it.
     exponentials = np.exp(values - values.max(axis=-1, keepdims=True))
     return exponentials / exponentials.sum(axis=-1, keepdims=True)
 
 
 def _ends_with_probabilities(model: keras.Model) -> bool:
-    """Asks the model's own answers first: rows that are not negative and sum to one.
+    """Return whether a model ends with probabilities: its outputs on noise, or its activation, do.
 
-    A softmax may come from a layer, an activation or an operation, inside another model or before a
-    cast.
+    The outputs are checked first, because a softmax may be a layer, an activation or an operation,
+    inside of another model or before a cast.
     """
     height, width, channels = model.input_shape[1:]
     noise = np.random.default_rng(0).uniform(0, 255, (2, height or 64, width or 64, channels))
@@ -131,10 +132,10 @@ def _ends_with_probabilities(model: keras.Model) -> bool:
 
 
 def last_operation(model: keras.Model) -> Any:
-    """Return the layer or operation that computes a model's only output, inside another model, too.
+    """Return the layer or operation that computes a model's single output.
 
-    What hands on the same numbers behind it, such as casts, which are linear activations, is passed
-    over.
+    Models inside of `model` are searched, too. Operations at the end that keep the numbers, such as
+    casts and linear activations, are skipped.
     """
     operations = list(getattr(model, "operations", model.layers))
     while len(operations) > 1 and _hands_on(operations[-1]):

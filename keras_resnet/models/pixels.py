@@ -1,7 +1,7 @@
-"""Pixel formats: the ranges in which classifiers take their pixels.
+"""Pixel formats: channel order and range of the pixels that classifiers take.
 
-Models of this package take RGB in [0, 255]. Those of other libraries expect their callers to
-normalise, in one of a few ways.
+Models of this package take RGB in [0, 255]. Models of other libraries expect normalized pixels, in
+one of a few formats.
 """
 
 from __future__ import annotations
@@ -18,30 +18,30 @@ from keras_resnet.support.checks import check_choice
 if TYPE_CHECKING:
     import keras
 
-#: Per-channel mean of the ImageNet training pixels, RGB, that the networks of 2015 subtract.
+#: Mean of each channel of the ImageNet training pixels, RGB, in the Caffe networks of 2015.
 CAFFE_MEAN = (123.68, 116.779, 103.939)
 
-#: How far the lowest and highest value of a quantized input may be from those of a pixel format, in
-#: parts of the range: quantization moves both ends by up to a step.
+#: Tolerance of the ends of a quantized input's range, relative to the range of a pixel format:
+#: quantization moves both ends by up to one step.
 _TOLERANCE = 0.02
 
-#: Largest value of an image that is normalised: 2.64 with ImageNet's mean and deviation, more with
-#: those of other data sets.
+#: Upper limit of the absolute value of normalized pixels. With ImageNet's mean and standard
+#: deviation they reach 2.64; other data sets have larger values.
 _NORMALIZED = 10.0
 
-#: Darkest and brightest pixel.
+#: Lowest and highest pixel value.
 _ENDS = (0.0, 255.0)
 
 
 @dataclass(frozen=True)
 class PixelFormat:
-    """Pixel formats: the normalization of pixels before a model gets them.
+    """Normalization of pixels before they are passed to a model.
 
     Attributes:
-        name: the key in `PIXEL_FORMATS`.
-        words: what it is, for messages.
-        mean: per channel, RGB, or one for all: subtracted from pixels in [0, 255].
-        std: likewise: what the difference is divided by.
+        name: key in `PIXEL_FORMATS`.
+        words: short description for messages.
+        mean: subtracted from pixels in [0, 255]; one number per channel, RGB, or one for all.
+        std: divisor of the difference; one number per channel, RGB, or one for all.
         bgr: whether the channels are in the order blue, green, red.
     """
 
@@ -52,13 +52,13 @@ class PixelFormat:
     bgr: bool = False
 
     def apply(self, images: np.ndarray) -> np.ndarray:
-        """Normalises images.
+        """Normalize images.
 
         Args:
-            images: `(n, height, width, channels)`, RGB in [0, 255].
+            images: `(n, height, width, channels)`, uint8 or float, RGB in [0, 255].
 
         Returns:
-            The same shape, float32.
+            `(n, height, width, channels)`, float32.
         """
         pixels: np.ndarray = np.asarray(images, np.float32)
         if self.name == "raw":
@@ -68,13 +68,13 @@ class PixelFormat:
 
     @property
     def range(self) -> tuple[float, float]:
-        """Lowest and highest value of any pixel."""
+        """Lowest and highest possible value of a normalized pixel."""
         pairs = list(zip(self.mean, self.std, strict=True))
         return min(-mean / std for mean, std in pairs), max((255 - m) / s for m, s in pairs)
 
 
-#: By name. Sources: `keras.applications.imagenet_utils.preprocess_input`, whose modes are tf, torch
-#: (here imagenet) and caffe; torchvision's `Normalize`.
+#: Pixel formats by name, after the modes of `keras.applications.imagenet_utils.preprocess_input`
+#: (tf, caffe, and torch, here called imagenet) and torchvision's `Normalize`.
 PIXEL_FORMATS = {
     pixel_format.name: pixel_format
     for pixel_format in (
@@ -95,14 +95,14 @@ PIXEL_FORMATS = {
 
 
 def find_pixel_format(name: str, channels: int | None = None) -> PixelFormat:
-    """The pixel format of that name.
+    """Return the pixel format called `name`.
 
     Args:
-        name: a key of `PIXEL_FORMATS`.
-        channels: those of the images, if they are known.
+        name: key of `PIXEL_FORMATS`.
+        channels: number of channels of the images; `None` if it is unknown.
 
     Raises:
-        ValueError: there is none, or it is one of colours, and the images have no three channels.
+        ValueError: there is no such format, or it is for RGB images only.
     """
     check_choice("pixels", name, tuple(PIXEL_FORMATS))
     found = PIXEL_FORMATS[name]
@@ -115,7 +115,7 @@ def find_pixel_format(name: str, channels: int | None = None) -> PixelFormat:
 
 
 def format_of_range(low: float, high: float) -> PixelFormat | None:
-    """The pixel format whose values span `[low, high]`; None if none does."""
+    """Return the pixel format with values in `[low, high]`; `None` if there is none."""
     for known in PIXEL_FORMATS.values():
         lowest, highest = known.range
         allowed = _TOLERANCE * (highest - lowest)
@@ -125,11 +125,11 @@ def format_of_range(low: float, high: float) -> PixelFormat | None:
 
 
 def format_of_constants(mean: Sequence[float], std: Sequence[float]) -> PixelFormat:
-    """The pixel format with these constants, for RGB in [0, 255]; unless known, `"metadata"`.
+    """Return the RGB pixel format with these constants; a new one called `"metadata"` if needed.
 
     Args:
-        mean: one per channel, or one for all.
-        std: likewise, above 0.
+        mean: mean in [0, 255], one number per channel or one for all.
+        std: standard deviation above 0, one number per channel or one for all.
     """
     for known in PIXEL_FORMATS.values():
         pairs = ((mean, known.mean), (std, known.std))
@@ -141,10 +141,10 @@ def format_of_constants(mean: Sequence[float], std: Sequence[float]) -> PixelFor
 
 
 def format_of_keras(model: keras.Model) -> tuple[PixelFormat, str] | None:
-    """The pixel format that a Keras model takes, and why, as far as its first layers tell.
+    """Return the pixel format that a Keras model takes and the reason; `None` if it is unknown.
 
-    A `Rescaling` or `Normalization` layer before the first convolution that brings [0, 255] to
-    small numbers says that the model normalises the pixels itself.
+    A `Rescaling` or `Normalization` layer before the first layer with weights that maps [0, 255] to
+    small numbers shows that the model takes raw pixels.
     """
     import keras
 
@@ -166,12 +166,12 @@ def format_of_keras(model: keras.Model) -> tuple[PixelFormat, str] | None:
         if max(ends) <= _NORMALIZED:
             return PIXEL_FORMATS[
                 "raw"
-            ], f"the model normalises its pixels itself, in its layer {layer.name!r}"
+            ], f"the model normalizes its pixels itself, in its layer {layer.name!r}"
     return None
 
 
 def _leaves(model: keras.Model) -> Iterator[keras.Layer]:
-    """The layers of a model in their order, with those of the models inside it."""
+    """Yield the layers of a model in their order, with those of nested models."""
     import keras
 
     for layer in model.layers:

@@ -1,4 +1,4 @@
-"""Loading saved models, however deep they are."""
+"""Loading of saved models of any depth."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import keras
 
-from keras_resnet.models.archive import check_model_file, opened_archive, words
+from keras_resnet.models.archive import check_model_file, describe_damage, opened_archive
 from keras_resnet.models.code import code_needed
 from keras_resnet.models.hdf5 import Hdf5File
 from keras_resnet.models.info import FILE_NAME, ModelInfo, set_info
@@ -19,8 +19,8 @@ from keras_resnet.support.disks import DiskFullError, check_temporary_space, rai
 from keras_resnet.support.json_text import parse_json
 from keras_resnet.support.text import sentence
 
-#: What registers classes with Keras, which finds them in a file once they are imported: layers of
-#: compressed networks, and what a network was compiled with.
+#: Modules that register classes with Keras when they are imported: layers of compressed networks,
+#: losses, metrics, optimizers and schedules.
 _REGISTERING = (
     "compression.layers",
     "training.losses",
@@ -30,30 +30,36 @@ _REGISTERING = (
 )
 
 
-#: Files in a `.keras` archive: two descriptions, the weights, and the assets of layers.
+#: Limit of the files in a `.keras` archive: two descriptions, the weights, and assets of layers.
 _MOST_MEMBERS = 1000
 
 
 def load_model(path: str | os.PathLike[str], **keywords: Any) -> keras.Model:
-    """Loads a `.keras` file, or a whole model in a `.h5` file, of any depth.
+    """Load a model of any depth from a `.keras` file, or from a `.h5` file with a whole model.
 
-    Does what `keras.saving.load_model` does, which stops at Python's recursion limit in networks
-    like ResNet-1202; this raises it. Class names that were saved with the model come back, too, and
-    so do the layers of compressed networks and this package's optimizers and losses in a process
-    that has not imported them. Of a `.h5` file, neither names nor optimizer and losses come back.
+    In addition to `keras.saving.load_model`, it
+
+    - raises Python's recursion limit, which networks like ResNet-1202 need,
+    - restores class names, evaluation protocol and config,
+    - imports the layers, losses, metrics and optimizers of this package, and
+    - refuses damaged or hostile files before a C library opens them.
+
+    From a `.h5` file, only the layers and their weights are restored.
 
     Args:
         path: a `.keras` file, or a `.h5` or `.hdf5` file that `model.save` wrote.
-        keywords: those of `keras.saving.load_model`, such as `compile=False`.
+        keywords: arguments of `keras.saving.load_model`, such as `compile=False`.
+
+    Returns:
+        The `keras.Model`.
 
     Raises:
-        ValueError: there is no such file, it cannot be read, or it holds weights alone.
+        ValueError: the file is missing, cannot be read, or contains only weights.
         OSError: the disk of temporary files is full.
     """
     path = Path(path)
     check_model_file(path)
     is_hdf5 = path.suffix != ".keras"
-    kind = path.suffix
     try:
         config, info = _checked_hdf5(path) if is_hdf5 else _checked(path)
         layers = _count_layers(config)
@@ -61,7 +67,7 @@ def load_model(path: str | os.PathLike[str], **keywords: Any) -> keras.Model:
         raise
     except Exception as error:
         raise ValueError(
-            f"Expected a readable `{kind}` file. Received: {path}: {words(error)}"
+            f"Expected a readable `{path.suffix}` file. Received: {path}: {describe_damage(error)}"
         ) from error
     allow_depth(layers)
     if '"keras_resnet>' in json.dumps(config):
@@ -69,29 +75,30 @@ def load_model(path: str | os.PathLike[str], **keywords: Any) -> keras.Model:
             importlib.import_module(f"keras_resnet.{module}")
     try:
         if is_hdf5:
-            # Keras makes optimizers and losses of such files without its safe mode.
+            # For such files, Keras creates optimizers and losses without its safe mode.
             keywords["compile"] = False
         model = keras.saving.load_model(path, **keywords)
         outputs = getattr(model, "outputs", None) or []
         if len(outputs) == 1 and len(outputs[0].shape) == 2:
             info.check_names(outputs[0].shape[-1])
     except Exception as error:
-        # It unpacks some files into the folder of temporary ones.
+        # Keras unpacks archives with assets into a temporary directory.
         raise_if_full(error)
         if (needed := code_needed(config, keywords)) is not None:
             raise ValueError(
                 f"Expected a `.keras` file that needs no code of its own. Received: {path}, with "
                 f"{needed}"
             ) from error
-        # Keras has many errors for damaged files, and names neither file nor trouble.
+        # For damaged files, Keras raises many exceptions that name neither file nor damage.
         remedy = (
-            ". Such files hold models of Keras' own layers only: save it as `.keras` where it was "
-            "made"
+            ". Only models of Keras' own layers can be loaded from such files. Save it as `.keras` "
+            "in the program that made it"
             if is_hdf5
             else ""
         )
         raise ValueError(
-            f"Expected a readable `{kind}` file. Received: {path}: {sentence(str(error))}{remedy}"
+            f"Expected a readable `{path.suffix}` file. Received: {path}: {sentence(str(error))}"
+            f"{remedy}"
         ) from error
     if info != ModelInfo():
         set_info(model, info)
@@ -99,28 +106,28 @@ def load_model(path: str | os.PathLike[str], **keywords: Any) -> keras.Model:
 
 
 def _checked(path: Path) -> tuple[Any, ModelInfo]:
-    """Return a file's description of its model, after checking that loading it is safe."""
+    """Return the config and the information in a `.keras` file; raise if loading is not safe."""
     with opened_archive(path) as archive:
         if len(archive.members) > _MOST_MEMBERS:
             raise ValueError(f"an archive of {len(archive.members):,} files")
-        # Keras unfolds them all, and believes their sizes.
+        # Keras unpacks all members without checking their sizes, so they are checked here.
         contents = {name: archive.read(name) for name in archive.members}
     if any(name.startswith("assets/") for name in contents):
-        # Keras unpacks it, and would leave the half of it there if the disk filled up.
+        # Keras unpacks such an archive, and would leave files behind if the disk became full.
         check_temporary_space(sum(map(len, contents.values())), f"{path}, unpacked")
-    # Keras gives this part to a library in C, which crashes or hangs on damaged ones.
+    # Keras opens this member with a C library, which crashes or hangs on damaged files.
     Hdf5File(contents["model.weights.h5"]).check()
     info = contents.get(f"assets/{FILE_NAME}", b"{}")
     return parse_json(contents["config.json"]), ModelInfo.from_json(info.decode())
 
 
 def _checked_hdf5(path: Path) -> tuple[Any, ModelInfo]:
-    """The same of a `.h5` file, which knows nothing but the layers and their weights."""
+    """Return the config in a `.h5` file and empty information; raise if loading is not safe."""
     file = Hdf5File(path.read_bytes())
     texts = file.strings("", "model_config")
     if not texts:
         raise ValueError(
-            "weights without a model. Pass the name of their network, and the file as its `weights`"
+            "weights without a model. Build the network by name and pass the file as `weights`"
         )
     config = parse_json(texts[0])
     if _has_code(config):
@@ -130,7 +137,7 @@ def _checked_hdf5(path: Path) -> tuple[Any, ModelInfo]:
 
 
 def _has_code(config: Any) -> bool:
-    """Whether a serialized model has pickled functions in it."""
+    """Return whether a serialized model contains Python code, as Lambda layers do."""
     if isinstance(config, dict):
         code = {"Lambda", "__lambda__"} & {config.get("class_name"), config.get("class")}
         return bool(code) or any(map(_has_code, config.values()))
@@ -138,7 +145,7 @@ def _has_code(config: Any) -> bool:
 
 
 def _count_layers(config: Any) -> int:
-    """Layers of a serialized model, with those of the models inside it."""
+    """Count the layers of a serialized model, with those of nested models."""
     inside = config.get("config") if isinstance(config, dict) else None
     layers = inside.get("layers") if isinstance(inside, dict) else None
     return 1 + sum(map(_count_layers, layers or ()))

@@ -1,4 +1,4 @@
-"""Whether a model was ever trained: the outputs of random weights look like any others."""
+"""Detection of models that were never trained, whose outputs look like any other."""
 
 from __future__ import annotations
 
@@ -17,22 +17,23 @@ _NORMS = (
     keras.layers.LayerNormalization,
 )
 
-#: What a weight of a normalisation layer begins with; a scale of 0 makes a block an identity.
+#: Initial values of a normalization layer's weights; a scale of 0 makes a block an identity.
 _INITIAL = {"gamma": (0, 1), "beta": (0,), "moving_mean": (0,), "moving_variance": (1,)}
 
 
 def untrained_part(model: keras.Model) -> Untrained | None:
-    """Return which part of a model still has the random weights that it was built with.
+    """Return the part of a model that still has its initial random weights.
 
-    The first training step changes what every normalisation layer holds, and the biases of the
-    classifier: a model in which all of these are as they were initialised has never been trained.
+    The first training step changes all normalization layers and the biases of the classifier. A
+    model in which all of these have their initial values has never been trained.
 
     Args:
-        model: any Keras model. One without normalisation layers is judged by its classifier alone.
+        model: any Keras model. A model without normalization layers is judged by its classifier
+            only.
 
     Returns:
-        `"weights"`: all of the model; `"classifier"`: the last `Dense` layer, whose biases are all
-        zero, on a trained network; None: neither, or there is nothing to tell it by.
+        `"weights"` for the whole model, `"classifier"` for the last `Dense` layer of a trained
+        network, `None` if both are trained or nothing shows it.
     """
     layers = list(_layers(model))
     norms = [layer for layer in layers if isinstance(layer, _NORMS) and layer.weights]
@@ -49,16 +50,16 @@ def warn_if_untrained(name: str, part: str | None, stacklevel: int = 1) -> None:
     """Warn that the outputs of a model mean nothing, if a part of it was never trained.
 
     Args:
-        name: what the warning calls the model.
-        part: of `untrained_part`, or of the `ModelInfo` of an artifact.
-        stacklevel: whose line the warning names: 1 is the caller's, 2 its caller's, and so on.
+        name: name of the model, for the warning.
+        part: result of `untrained_part`, or `untrained` of an artifact's `ModelInfo`.
+        stacklevel: as in `warnings.warn`: 1 for the caller of this function.
     """
     if part is not None:
         warnings.warn(f"{name}: {_WORDS[part]}", stacklevel=stacklevel + 1)
 
 
-def doubt(model: keras.Model) -> str | None:
-    """Return why the outputs of a model mean nothing, in a sentence; None: nothing says so."""
+def untrained_reason(model: keras.Model) -> str | None:
+    """Return the reason why the outputs of a model mean nothing; `None` for trained models."""
     part = untrained_part(model)
     return None if part is None else _WORDS[part]
 

@@ -1,4 +1,4 @@
-"""Checks before a network is built or counted: heads, shapes and sizes."""
+"""Checks of the head, the input shape and the image size before a network is built or counted."""
 
 from __future__ import annotations
 
@@ -8,13 +8,12 @@ from typing import Any
 from keras_resnet.networks.plan import NetworkPlan
 from keras_resnet.support.checks import check_integer, is_integer
 
-#: Below this height or width, the last stage sees the image through so few pixels that accuracy
-#: suffers.
+#: Height and width of the last feature map below which accuracy suffers.
 SMALL_FINAL_MAP = 4
 
 
 def check_head(include_top: bool, pooling: str | None, classes: int | None) -> None:
-    """Refuses an impossible head; arguments as for `build`."""
+    """Raise ValueError if no head has these arguments of `build`."""
     if pooling not in (None, "avg", "max"):
         raise ValueError(
             f"Expected `pooling` to be None, 'avg' or 'max'. Received: pooling={pooling!r}"
@@ -29,7 +28,7 @@ def check_head(include_top: bool, pooling: str | None, classes: int | None) -> N
 
 
 def check_shape(shape: Any) -> None:
-    """Refuses what is not `(height, width, channels)`; height and width may be `None`."""
+    """Raise ValueError unless `shape` is `(height, width, channels)`; sides may be `None`."""
     valid = isinstance(shape, (tuple, list)) and len(shape) == 3 and is_integer(shape[2])
     if not valid or not all(side is None or is_integer(side) for side in shape[:2]):
         raise ValueError(
@@ -41,20 +40,20 @@ def check_shape(shape: Any) -> None:
 def check_size(
     network: NetworkPlan, size: tuple[int | None, int | None], *, warn: bool = True
 ) -> None:
-    """Refuses images that are used up before the last stage, and warns about those that nearly are.
+    """Check that images of a size have enough pixels for a network.
 
     Args:
-        network: the network.
-        size: height and width of the images, `None` where they vary.
-        warn: whether to warn.
+        network: the plan of the network.
+        size: height and width of the images in pixels; `None` where any size is accepted.
+        warn: whether to warn if the last feature map is smaller than `SMALL_FINAL_MAP`.
 
     Raises:
-        ValueError: some step that halves the resolution would have a single pixel to halve.
+        ValueError: a layer would have to halve the resolution of a single pixel.
     """
     known = [side for side in size if side is not None]
     smallest, cifar = network.strides // 2 + 1, network.pool is None
     if known and min(known) < smallest:
-        other = "" if cifar else ", or pass `stem='cifar'`, which reduces four times less"
+        other = "" if cifar else ", or pass `stem='cifar'`, which reduces them four times less"
         raise ValueError(
             f"Expected images of at least {smallest}x{smallest} pixels: this network reduces them "
             f"by {network.strides}. Received: {size[0]}x{size[1]}. Enlarge the images{other}"

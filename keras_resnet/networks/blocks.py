@@ -1,8 +1,10 @@
 """The parts of a network as functions on Keras tensors.
 
-Only core Keras layers and operations are used, with `data_format="channels_last"` said explicitly,
-so that a saved model loads without this package and means the same under every backend and
-`image_data_format`.
+Tensors are `(batch, height, width, channels)`. Only core Keras layers and operations are used, with
+an explicit `data_format="channels_last"`, so that a saved model loads without this package and
+computes the same under every backend and `image_data_format`.
+
+Every function takes `dtype`, the Keras dtype policy of its layers; `None` is the global policy.
 """
 
 from __future__ import annotations
@@ -14,17 +16,25 @@ from keras import layers
 
 from keras_resnet.networks.plan import BlockPlan, Conv, Gate, Norm
 
-#: Moving-average momentum of every BatchNormalization (Keras counts it the other way round than
-#: torch, so torch's 0.1 is 0.9 here) and epsilon of every normalisation (torchvision, timm).
+#: Momentum of the moving averages of every BatchNormalization (torch's 0.1 is 0.9 in Keras), and
+#: epsilon of every normalization, as in torchvision and timm.
 BN_MOMENTUM = 0.9
 NORM_EPSILON = 1e-5
 
 
 def conv_norm_act(x: Any, conv: Conv, *, activation: bool = True, dtype: Any = None) -> Any:
-    """Convolution, BN or GN (if the plan has one), ReLU (if `activation`), blur (if it strides).
+    """Apply a convolution, BN or GN, ReLU (if `activation`), blur pooling (if planned).
 
     Strided convolutions are padded by the same amount on both sides, as in the paper's Caffe
     networks and torch; Keras' `padding="same"` would pad an even-sized image on one side only.
+
+    Args:
+        x: `(batch, height, width, conv.input_filters)`.
+        conv: the plan of the convolution.
+        activation: whether a ReLU follows.
+
+    Returns:
+        `(batch, ceil(height / conv.strides), ceil(width / conv.strides), conv.filters)`.
     """
     settings = {"data_format": "channels_last", "dtype": dtype}
     padding = conv.kernel_size // 2
@@ -53,7 +63,7 @@ def conv_norm_act(x: Any, conv: Conv, *, activation: bool = True, dtype: Any = N
 
 
 def normalization(x: Any, norm: Norm, *, dtype: Any = None) -> Any:
-    """Batch or group normalisation over the channels."""
+    """Apply batch normalization, or group normalization if `norm.groups` is set; keep the shape."""
     settings = {
         "axis": -1,
         "epsilon": NORM_EPSILON,
@@ -67,21 +77,32 @@ def normalization(x: Any, norm: Norm, *, dtype: Any = None) -> Any:
 
 
 def norm_act(x: Any, norm: Norm, *, dtype: Any = None) -> Any:
-    """BN or GN, ReLU: a pre-activation, and the end of a pre-activation network."""
+    """Apply BN or GN, ReLU; keep the shape.
+
+    It is the pre-activation of a block, and the last layers of a pre-activation network.
+    """
     x = normalization(x, norm, dtype=dtype)
     return layers.Activation("relu", name=f"{norm.prefix}_relu", dtype=dtype)(x)
 
 
 def blur_pooling(x: Any, name: str, strides: int, *, dtype: Any = None) -> Any:
-    """Reflected edges, the binomial filter [1, 2, 1] in both axes, the stride.
+    """Reflect the edges, filter with [1, 2, 1] / 4 along both axes, subsample (Zhang 2019).
 
-    Averaging over two pixels twice is that filter, and unlike a frozen depthwise kernel it has no
-    weights that anyone could train, decay or lose.
+    Two averages over 2x2 pixels are that filter. Unlike a frozen depthwise kernel, they have no
+    weights to train, decay or lose.
+
+    Args:
+        x: `(batch, height, width, channels)`.
+        name: prefix of the layers' names.
+        strides: of the subsampling, along both axes.
+
+    Returns:
+        `(batch, ceil(height / strides), ceil(width / strides), channels)`.
     """
     before = 1
     if None in x.shape[1:3]:
-        # A single pixel has no neighbour to reflect; its copies are the edges. So a copy stands
-        # behind the last pixel until the edge before the first is there.
+        # A single pixel has no neighbor to reflect: it has to be copied. So the last pixel is
+        # copied, the edge before the first is reflected, and the copy is cropped again.
         x = _padded(x, 0, 1, "symmetric")
         x = _padded(x, 1, 0, "reflect")
         settings = {"data_format": "channels_last", "name": f"{name}_blur_crop", "dtype": dtype}
@@ -95,26 +116,28 @@ def blur_pooling(x: Any, name: str, strides: int, *, dtype: Any = None) -> Any:
 
 
 def _padded(x: Any, before: int, after: int, mode: str) -> Any:
-    """Height and width padded by an operation without a layer: no layer reflects."""
+    """Pad height and width; by an operation, since no core layer reflects."""
     return keras.ops.pad(x, ((0, 0), (before, after), (before, after), (0, 0)), mode=mode)
 
 
 def max_pooling(x: Any, padding: str, blur: bool, *, dtype: Any = None) -> Any:
-    """3x3 max pooling with stride 2 and one pixel of padding on every side.
+    """Apply 3x3 max pooling with stride 2 and one pixel of padding on every side.
 
     Args:
-        x: the stem's output.
-        padding: `"zeros"`, or `"edges"` for windows that end at the image's edges. After ReLU there
-            is no difference.
-        blur: whether blur pooling does the striding.
-        dtype: dtype policy.
+        x: output of the stem, `(batch, height, width, channels)`.
+        padding: `"zeros"`, or `"edges"` for windows that end at the edges of the image. After a
+            ReLU there is no difference.
+        blur: whether the pooling has stride 1 and blur pooling with stride 2 follows.
+
+    Returns:
+        `(batch, ceil(height / 2), ceil(width / 2), channels)`.
     """
     name, settings = "pool1", {"data_format": "channels_last", "dtype": dtype}
     if padding == "zeros":
         x = layers.ZeroPadding2D(1, name=f"{name}_pad", **settings)(x)
         x = layers.MaxPooling2D(3, strides=1 if blur else 2, name=f"{name}_pool", **settings)(x)
     else:
-        # Padded on both sides only without a stride; so every other window is picked afterwards.
+        # "same" pads both sides only without a stride, so a second layer picks every other window.
         x = layers.MaxPooling2D(3, strides=1, padding="same", name=f"{name}_pool", **settings)(x)
         if not blur:
             x = layers.MaxPooling2D(1, strides=2, name=f"{name}_subsample", **settings)(x)
@@ -122,17 +145,25 @@ def max_pooling(x: Any, padding: str, blur: bool, *, dtype: Any = None) -> Any:
 
 
 def shortcut(x: Any, block: BlockPlan, *, dtype: Any = None) -> Any:
-    """The shortcut of `block`.
+    """Apply the shortcut of `block`.
 
-    A projection: 1x1, BN; in a pre-activation network 1x1 alone; the D shortcut pools before it.
-    Else the identity, subsampled if the block has a stride, and padded with zero channels, after
-    the existing ones, if it widens (shortcut A).
+    - Projection: 1x1, BN; in a pre-activation network only 1x1.
+    - Projection of the D shortcut: 2x2 average pooling, 1x1, BN.
+    - Identity: nothing, or subsampling if the block has a stride.
+    - Shortcut A where the width grows: subsampling, then zero channels after the existing ones.
+
+    Args:
+        x: `(batch, height, width, block.input_filters)`.
+        block: the plan of the block.
+
+    Returns:
+        `(batch, ceil(height / block.strides), ceil(width / block.strides), block.filters)`.
     """
     name, settings = f"{block.name}_0", {"data_format": "channels_last", "dtype": dtype}
     if block.projection is not None:
         if (strides := block.average_strides) is not None:
-            # Where the stride became dilation, the windows overlap. The last ones are cut off at
-            # the edge of images of odd size.
+            # The windows overlap where dilation replaced the stride. With "same", the last window
+            # of an odd size averages only the pixels inside of the image.
             pool = layers.AveragePooling2D(2, strides, "same", name=f"{name}_pool", **settings)
             x = pool(x)
         return conv_norm_act(x, block.projection, activation=False, dtype=dtype)
@@ -140,15 +171,22 @@ def shortcut(x: Any, block: BlockPlan, *, dtype: Any = None) -> Any:
         # Pooling over one pixel with a stride is subsampling.
         x = layers.MaxPooling2D(1, block.strides, name=f"{name}_subsample", **settings)(x)
     if extra := block.filters - block.input_filters:
-        # Told that channels come first, the layer pads the last two axes: of an NHWC tensor, width
-        # and channels.
+        # With "channels_first" the layer pads the last two axes: width and channels here.
         settings["data_format"] = "channels_first"
         x = layers.ZeroPadding2D(((0, 0), (0, extra)), name=f"{name}_pad", **settings)(x)
     return x
 
 
 def gate(x: Any, plan: Gate, *, dtype: Any = None) -> Any:
-    """Global average, 1x1, ReLU, 1x1, sigmoid; scales the channels (Hu et al. 2018)."""
+    """Scale channels by global average pooling, 1x1, ReLU, 1x1, sigmoid (Hu et al. 2018).
+
+    Args:
+        x: `(batch, height, width, channels)`.
+        plan: the plan of the gate.
+
+    Returns:
+        The shape of `x`.
+    """
     settings = {"data_format": "channels_last", "dtype": dtype}
     scale = layers.GlobalAveragePooling2D(keepdims=True, name=f"{plan.name}_pool", **settings)(x)
     for conv in plan.convs:
@@ -160,15 +198,22 @@ def gate(x: Any, plan: Gate, *, dtype: Any = None) -> Any:
 
 
 def residual_block(x: Any, block: BlockPlan, *, dtype: Any = None) -> Any:
-    """A residual block; a plain one if it has no shortcut.
+    """Apply a residual block; a plain network's block has no shortcut and no addition.
 
-    Post-activation, basic: 3x3, BN, ReLU, 3x3, BN, add, ReLU. Bottleneck: 1x1, BN, ReLU, 3x3, BN,
-    ReLU, 1x1, BN, add, ReLU.
+    - Basic: 3x3, BN, ReLU, 3x3, BN, add, ReLU.
+    - Bottleneck: 1x1, BN, ReLU, 3x3, BN, ReLU, 1x1, BN, add, ReLU.
+    - Basic, pre-activation: BN, ReLU, 3x3, BN, ReLU, 3x3, add.
+    - Bottleneck, pre-activation: BN, ReLU, 1x1, BN, ReLU, 3x3, BN, ReLU, 1x1, add.
 
-    Pre-activation, basic: BN, ReLU, 3x3, BN, ReLU, 3x3, add. Bottleneck: BN, ReLU, 1x1, BN, ReLU,
-    3x3, BN, ReLU, 1x1, add. A shortcut that changes the width starts after the first BN and ReLU.
+    Squeeze-and-excitation and then stochastic depth come right before the addition. In a
+    pre-activation block, any other shortcut than the identity starts after the first ReLU.
 
-    A gate (squeeze-and-excitation) and stochastic depth come right before the addition.
+    Args:
+        x: `(batch, height, width, block.input_filters)`.
+        block: the plan of the block.
+
+    Returns:
+        `(batch, ceil(height / block.strides), ceil(width / block.strides), block.filters)`.
     """
     bypass = residual = x
     if block.preactivation_norm is not None:
@@ -186,8 +231,8 @@ def residual_block(x: Any, block: BlockPlan, *, dtype: Any = None) -> Any:
         )(residual)
     post_activation = block.preactivation is None
     if block.shortcut is not None:
-        # keras.applications names the last layer of a block `…_out`, whichever it is. The shortcut
-        # comes first: Keras follows the first input to the end before it turns to the others.
+        # The last layer of a block is named `…_out`, as in keras.applications. The shortcut is the
+        # first input, so that Keras lists its layers before those of the main path.
         name = f"{block.name}_{'add' if post_activation else 'out'}"
         inputs = [shortcut(bypass, block, dtype=dtype), residual]
         residual = layers.Add(name=name, dtype=dtype)(inputs)

@@ -1,4 +1,4 @@
-"""`build(config)`: from a config to a plain, flat functional `keras.Model` of core Keras layers."""
+"""The builder: from a config to a plain, flat functional `keras.Model` of core Keras layers."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any
 import keras
 from keras import layers
 
-from keras_resnet.images.labels import DOUBTFUL
+from keras_resnet.images.labels import PERHAPS_UNTRAINED
 from keras_resnet.models.info import ModelInfo, set_info
-from keras_resnet.models.untrained import doubt
+from keras_resnet.models.untrained import untrained_reason
 from keras_resnet.networks.arguments import check_head, check_shape, check_size
 from keras_resnet.networks.blocks import conv_norm_act, max_pooling, norm_act, residual_block
 from keras_resnet.networks.config import ResNetConfig
-from keras_resnet.networks.graph import allow_depth
+from keras_resnet.networks.graph import allow_depth, only
 from keras_resnet.networks.plan import NetworkPlan, plan
 from keras_resnet.weights.load import load_weights
 from keras_resnet.weights.report import LoadReport
@@ -36,52 +36,57 @@ def build(
     include_preprocessing: bool = True,
     dtype: Any = None,
 ) -> keras.Model:
-    """Builds the network that `config` describes.
+    """Build the network that `config` describes.
 
     The model takes images `(batch, height, width, channels)`, uint8 or float, RGB in [0, 255], and
-    normalises them itself (`config.mean`, `config.std`).
+    normalizes them itself, by `config.mean` and `config.std`.
 
     Args:
         config: the network.
         include_top: whether to add global average pooling and the classifier.
-        weights: `None` for random weights; the path of a file of weights; or a tag of
-            `list_weights()`, which is downloaded once. See `load_weights`; its report becomes the
-            model's attribute `load_report`.
-        input_tensor: a Keras tensor to build on, instead of a new input.
-        input_shape: `(height, width, channels)`; height and width may be `None`. By default
-            224x224x3 (CIFAR stem: 32x32x3), or any size of 3 channels if `include_top` is false.
-        pooling: without the top: `None` for the last feature map `(batch, h, w, c)`, `"avg"` or
-            `"max"` for its global pooling `(batch, c)`.
-        classes: width of the classifier; by default 1000 (CIFAR stem: 10). 1 is for two classes:
-            the model puts out the probability of the second one.
-        classifier_activation: activation of the classifier; `None` for logits. Of a single unit,
-            softmax stands for a sigmoid, as it would always be 1.
-        name: name of the model.
-        include_preprocessing: whether the graph contains the normalisation. If not, the caller
-            passes normalised pixels. For other than 3 channels the average of the RGB constants
-            serves every channel.
-        dtype: Keras dtype policy of the layers, e.g. `"mixed_bfloat16"`. The normalisation of the
-            pixels, global pooling and the classifier stay float32.
+        weights: `None` for random weights, the path of a weights file, or a tag of
+            `list_weights()`, whose file is downloaded once. See `load_weights`; its report becomes
+            the attribute `load_report` of the model.
+        input_tensor: a Keras tensor to use as the input, instead of a new `keras.Input`.
+        input_shape: `(height, width, channels)`; height and width may be `None` for any size. The
+            default is `(224, 224, 3)`, with the CIFAR stem `(32, 32, 3)`, and without the top
+            `(None, None, 3)`.
+        pooling: output without the top: `None` for the last feature map
+            `(batch, height, width, channels)`, `"avg"` or `"max"` for its global pooling
+            `(batch, channels)`.
+        classes: number of classes; by default 1000, with the CIFAR stem 10. With 1, the single
+            output is the probability of the second of two classes.
+        classifier_activation: activation of the classifier; `None` for logits. For a single unit,
+            `"softmax"` is replaced by a sigmoid, since the softmax of one number is always 1.
+        name: name of the model; by default `"resnet"`.
+        include_preprocessing: whether the model normalizes pixels. If not, it expects normalized
+            pixels. For images without 3 channels, the mean of the three RGB constants is used for
+            every channel.
+        dtype: Keras dtype policy of the layers, such as `"mixed_bfloat16"`. Normalization of the
+            pixels, global pooling and the classifier are always float32.
 
     Returns:
-        A `keras.Model` with the output `(batch, classes)`, or the features.
+        A `keras.Model` with the output `(batch, classes)`, float32; without the top, the features.
 
     Raises:
-        ValueError: an argument is impossible; the message says what was expected and what was
-            received.
+        ValueError: an argument is impossible.
+
+    Example:
+        >>> config = keras_resnet.ResNetConfig("basic", (1, 1), (16, 32), stem="cifar")
+        >>> model = keras_resnet.build(config, classes=5)
+        >>> model.output_shape
+        (None, 5)
     """
     check_head(include_top, pooling, classes)
     if input_tensor is None:
         side = config.default_size if include_top else None
         shape = (side, side, 3) if input_shape is None else input_shape
         check_shape(shape)
-        # Pixels stay float32 up to the normalisation under every dtype policy; uint8 images are
-        # cast on entry.
+        # Keras casts uint8 images to the dtype of the input.
         inputs = image = keras.Input(shape=tuple(shape), dtype="float32", name="image")
     else:
         image = _checked_input(input_tensor, input_shape, include_preprocessing)
-        sources = keras.utils.get_source_inputs(image)
-        inputs = sources[0] if len(sources) == 1 else sources
+        inputs = only(keras.utils.get_source_inputs(image))
     network = plan(config, image.shape[-1])
     check_size(network, image.shape[1:3])
     dtype = keras.dtype_policies.get(dtype)
@@ -89,8 +94,8 @@ def build(
     x = _backbone(config, network, image, include_preprocessing, dtype)
     if include_top or pooling is not None:
         pool = layers.GlobalMaxPooling2D if pooling == "max" else layers.GlobalAveragePooling2D
-        name_of_pool = f"{pooling or 'avg'}_pool"
-        x = pool(data_format="channels_last", name=name_of_pool, dtype="float32")(x)
+        pool_name = f"{pooling or 'avg'}_pool"
+        x = pool(data_format="channels_last", name=pool_name, dtype="float32")(x)
     if include_top:
         units = int(classes or config.default_classes)
         if units == 1 and classifier_activation in ("softmax", keras.activations.softmax):
@@ -101,10 +106,10 @@ def build(
             # Uniform within 1/sqrt(inputs), as in fb.resnet.torch and torchvision.
             kernel_initializer=keras.initializers.VarianceScaling(1 / 3, "fan_in", "uniform"),
             name="predictions",
-            # Probabilities in half precision lose small classes and break losses and exports.
+            # In half precision, small probabilities underflow, and losses and exports break.
             dtype="float32",
         )(x)
-    # A convolution comes with fewer than 8 other layers.
+    # Fewer than 8 layers belong to each convolution.
     allow_depth(sum(8 * len(block.convs) for block in network.blocks))
     model = keras.Model(inputs, x, name=name or "resnet")
     set_info(model, ModelInfo(config=dataclasses.asdict(config)))
@@ -112,12 +117,12 @@ def build(
         model.load_report = load_weights(model, weights)
         warn_of_changes(model.load_report)
     if include_top and units == 1000:
-        DOUBTFUL[model] = doubt
+        PERHAPS_UNTRAINED[model] = untrained_reason
     return model
 
 
 def warn_of_changes(report: LoadReport) -> None:
-    """Warns of what loading weights has adapted or left new."""
+    """Warn about weights that were adapted, and layers that got none."""
     changes = [f"{layer}: {how}" for layer, how in report.adapted.items()]
     if report.missing:
         changes.append("the classifier is new, as the weights have none for these classes")
@@ -141,7 +146,7 @@ def _backbone(
 
 
 def _checked_input(tensor: Any, shape: Any, include_preprocessing: bool) -> Any:
-    """The caller's tensor; refuses one that cannot hold images."""
+    """Return `input_tensor`; raise ValueError if the network cannot be built on it."""
     if not keras.backend.is_keras_tensor(tensor):
         raise ValueError(
             "Expected `input_tensor` to be a Keras tensor, such as `keras.Input(shape)`. "

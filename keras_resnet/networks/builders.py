@@ -1,4 +1,4 @@
-"""The builders that are named after the networks of the table."""
+"""Builders of the networks in the table, by name."""
 
 from __future__ import annotations
 
@@ -12,22 +12,23 @@ from keras_resnet.networks.builder import build
 from keras_resnet.networks.config import FIELDS, ResNetConfig
 from keras_resnet.networks.table import ROWS, cifar_config, find_name, get_config
 from keras_resnet.support.suggest import did_you_mean
+from keras_resnet.weights.path_or_tag import find_weights_of, is_path
 from keras_resnet.weights.registry import WeightsEntry
-from keras_resnet.weights.source import find_weights_of, is_path
 
 
 def weights_config(entry: WeightsEntry, **overrides: Any) -> ResNetConfig:
-    """The config of a registered checkpoint's network, with the constants of its pixels."""
+    """Return the config of a registered checkpoint's network, with its own mean and std."""
     fields = {**entry.config, "mean": entry.mean, "std": entry.std, **overrides}
     return get_config(entry.model, **fields)
 
 
 def _arguments(variant: str, keywords: dict[str, Any]) -> dict[str, Any]:
-    """All arguments of `build` for the network called `variant`, which may take registered weights.
+    """Return all arguments of `build` for the network called `variant`.
 
     Args:
         variant: a name of `list_models`.
-        keywords: arguments of `build` and fields of `ResNetConfig`, mixed.
+        keywords: arguments of `build` and fields of `ResNetConfig`. If `weights` is a tag, the
+            config is that of the registered checkpoint.
     """
     overrides, arguments = split_keywords(keywords)
     variant = find_name(variant)
@@ -40,29 +41,48 @@ def _arguments(variant: str, keywords: dict[str, Any]) -> dict[str, Any]:
 
 
 def create_model(variant: str, **keywords: Any) -> keras.Model:
-    """Builds the network called `variant` (see `list_models`; `ResNet-50` is `resnet50`, too).
+    """Build a network by name.
 
-    `keywords` are those of `keras_resnet.build`, and fields of `ResNetConfig` to replace, e.g.
-    `create_model("resnet50", classes=10, version="v1", shortcut="C")`.
+    Args:
+        variant: a name of `list_models()`; case, hyphens and underscores do not matter, so
+            `"ResNet-50"` is `"resnet50"`.
+        keywords: arguments of `keras_resnet.build`, and fields of `ResNetConfig` to replace.
+
+    Returns:
+        A `keras.Model`, see `keras_resnet.build`.
 
     Raises:
-        ValueError: an unknown or impossible argument.
+        ValueError: the name or an argument is unknown, or the network is impossible.
+
+    Example:
+        >>> model = keras_resnet.create_model("resnet20", classes=5, shortcut="B")
+        >>> model.input_shape, model.output_shape
+        ((None, 32, 32, 3), (None, 5))
     """
     return build(**_arguments(variant, keywords))
 
 
 def cifar_resnet(depth: int, block: str = "basic", **keywords: Any) -> keras.Model:
-    """Builds the CIFAR network with `depth` weighted layers: 6n+2, or 9n+2 with bottlenecks.
+    """Build the CIFAR network with `depth` weighted layers (He et al. 2015, section 4.2).
+
+    It has three stages of 16, 32 and 64 filters, and by default shortcut A, images of 32x32 pixels
+    and 10 classes.
 
     Args:
-        depth: weighted layers, such as 26, or 29 with `block="bottleneck"`.
+        depth: number of weighted layers: 6n+2, such as 26; 9n+2, such as 29, with bottlenecks.
         block: `"basic"` or `"bottleneck"`.
-        keywords: those of `keras_resnet.build`, and fields of `ResNetConfig`, e.g.
-            `cifar_resnet(29, "bottleneck", version="v2", shortcut="B", classes=100)`. The shortcut
-            is A by default.
+        keywords: arguments of `keras_resnet.build`, and fields of `ResNetConfig` to replace.
+
+    Returns:
+        A `keras.Model`, see `keras_resnet.build`.
 
     Raises:
-        ValueError: no such network, or another impossible argument.
+        ValueError: no network has this depth, or an argument is unknown or impossible.
+
+    Example:
+        >>> model = keras_resnet.cifar_resnet(11, "bottleneck", version="v2", classes=100)
+        >>> model.output_shape
+        (None, 100)
     """
     overrides, arguments = split_keywords(keywords)
     arguments["name"] = arguments.get("name") or f"cifar_resnet{depth}"
@@ -70,10 +90,10 @@ def cifar_resnet(depth: int, block: str = "basic", **keywords: Any) -> keras.Mod
 
 
 def split_keywords(keywords: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return fields of the config, and arguments of `build`.
+    """Split keywords into fields of `ResNetConfig` and arguments of `build`.
 
     Raises:
-        ValueError: one is neither; the message says what was probably meant.
+        ValueError: a keyword is neither; the message suggests a similar one.
     """
     names = inspect.signature(build).parameters.keys() - {"config"}
     if unknown := sorted(keywords.keys() - names - set(FIELDS)):
@@ -87,7 +107,7 @@ def split_keywords(keywords: dict[str, Any]) -> tuple[dict[str, Any], dict[str, 
 
 
 class Builder(Protocol):
-    """The named builders' signature: that of `keras.applications`, then keyword-only extras."""
+    """Signature of the builders: as in `keras.applications`, then keyword-only arguments."""
 
     def __call__(
         self,
@@ -107,7 +127,7 @@ class Builder(Protocol):
 
 
 def _builder(name: str) -> Builder:
-    """The builder called `name` of the row of the table that has this name."""
+    """Return the builder of the table's row `name`."""
     variant, config = name.lower(), ROWS[name]
     own = inspect.signature(Builder.__call__)
     signature = own.replace(
@@ -129,13 +149,17 @@ def _builder(name: str) -> Builder:
 
     build_variant.__signature__ = signature  # type: ignore[attr-defined]
     build_variant.__name__ = build_variant.__qualname__ = name
-    build_variant.__doc__ = f"""Builds {name}: {config.depth} weighted layers,
-    {config.block} blocks.
+    size, classes = config.default_size, config.default_classes
+    build_variant.__doc__ = f"""Build {name}: {config.depth} weighted layers, {config.block} blocks.
 
-    Images `(batch, height, width, channels)`, uint8 or float, RGB in [0, 255]; by default
-    {config.default_size}x{config.default_size}x3 and {config.default_classes} classes.
-    The arguments are those of `keras_resnet.build`; `config_overrides` replace fields of
-    {config}.
+    The model takes images `(batch, height, width, channels)`, uint8 or float, RGB in [0, 255]. By
+    default they are {size}x{size}x3, of {classes} classes.
+
+    Args:
+        config_overrides: fields to replace in
+            `{config}`.
+
+    The other arguments, the result and the errors are those of `keras_resnet.build`.
     """
     return build_variant
 
@@ -143,5 +167,5 @@ def _builder(name: str) -> Builder:
 globals().update({name: _builder(name) for name in ROWS})
 
 if TYPE_CHECKING:
-    # Type checkers do not see the names above; the public ones are in the package's stub.
+    # Type checkers cannot see names that are set in `globals()`.
     def __getattr__(name: str) -> Builder: ...

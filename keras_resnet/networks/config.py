@@ -1,7 +1,6 @@
-"""`ResNetConfig`: one frozen description of a network, checked when it is made.
+"""`ResNetConfig`, the frozen description of a network.
 
-Every network of the package is such a config. A config that exists can be built: the impossible
-ones are refused here, before a layer exists.
+Every config that exists can be built: its constructor raises ValueError for impossible networks.
 """
 
 from __future__ import annotations
@@ -39,12 +38,13 @@ IMAGENET_STD = (58.395, 57.12, 57.375)
 
 @dataclass(frozen=True)
 class ResNetConfig:
-    """Describes one residual (or plain) network.
+    """Description of one residual or plain network.
 
     Args:
         block: `"basic"` (two 3x3 convolutions) or `"bottleneck"` (1x1, 3x3, 1x1).
-        blocks: residual blocks in each stage, conv2_x first, e.g. `(3, 4, 6, 3)`.
-        filters: width of each stage; a bottleneck stage puts out four times as many channels.
+        blocks: number of residual blocks in each stage, conv2_x first, such as `(3, 4, 6, 3)`.
+        filters: width of each stage; the output of a bottleneck stage has four times as many
+            channels.
         version: `"v1"`: post-activation, stride of a bottleneck on its first 1x1 convolution (He et
             al. 2015); `"v1.5"`: the same with the stride on the 3x3 convolution (torchvision, timm,
             NVIDIA); `"v2"`: pre-activation (He et al. 2016). Basic blocks of v1 and v1.5 are equal.
@@ -54,53 +54,58 @@ class ResNetConfig:
         stem: `"imagenet"` (7x7/2 convolution, then 3x3/2 max pooling), `"C"` (three 3x3
             convolutions instead of the 7x7; the C stem of He et al. 2019) or `"cifar"` (one 3x3
             convolution).
-        stem_filters: channels that the stem puts out; by default the width of the first stage.
+        stem_filters: output channels of the stem; by default the width of the first stage.
         downsample: how a projection halves the resolution: `"strided"` (1x1 convolution with stride
             2) or `"average"` (2x2 average pooling, then the 1x1 convolution; the D shortcut of He
             et al. 2019).
         groups: cardinality of the 3x3 convolution of a bottleneck (ResNeXt, Xie et al. 2016).
         width_per_group: width of one group when the stage's `filters` is 64; the 3x3 convolution
             has `groups * width_per_group * filters / 64` channels.
-        width: multiplies the width of the stem and of every stage, which is then rounded to a
-            multiple of 8, at least 8 (unless it is 1).
-        preact_layout: which of the incompatible v2 networks. `"stem_norm"`: normalisation and ReLU
-            follow the stem's convolution, so the first block has no pre-activation of its own (the
-            paper, fb.resnet.torch); `"unit_norm"`: the stem has none, every block its own (timm's
-            `resnetv2`); `"unit_norm_stride_last"`: moreover, the last block of a stage halves the
-            resolution, and convolutions that no normalisation follows have a bias
+        width: factor of the widths of the stem and of every stage; with any other factor than 1,
+            they are rounded to multiples of 8, at least 8.
+        preact_layout: one of three incompatible kinds of v2 networks. `"stem_norm"`: normalization
+            and ReLU follow the convolution of the stem, and the first block has no pre-activation
+            of its own (the paper, fb.resnet.torch). `"unit_norm"`: the stem has no normalization,
+            and every block has its own pre-activation (timm's `resnetv2`).
+            `"unit_norm_stride_last"`: as `"unit_norm"`, but the last block of a stage halves the
+            resolution, and convolutions without a normalization after them have a bias
             (keras.applications' V2, TF-Slim).
-        preact_stride: which convolution of a v2 bottleneck has the stride: `"3x3"`
-            (fb.resnet.torch, timm) or `"1x1"`, the first (the paper's CIFAR networks).
-        norm: `"batch"` or `"group"` normalisation (Wu and He 2018).
-        norm_groups: groups of the group normalisation.
+        preact_stride: the convolution of a v2 bottleneck with the stride: `"3x3"`
+            (fb.resnet.torch, timm) or `"1x1"`, the first one (the paper's CIFAR networks).
+        norm: `"batch"` or `"group"` normalization (Wu and He 2018).
+        norm_groups: number of groups of the group normalization.
         se_ratio: width of squeeze-and-excitation (Hu et al. 2018) relative to the block's output,
-            rounded to a multiple of 8, at least 8, e.g. `1 / 16`. 0: none.
-        blur_pool: whether the stride of the main path and of the max pooling is done by a binomial
-            3x3 filter instead (Zhang 2019), after the activation, as timm does. Projections keep
-            their strides. Where `output_stride` removes a stride, the filter stays.
-        stochastic_depth: probability with which training skips the last block; it grows linearly
-            with depth (Huang et al. 2016).
-        zero_init_residual: whether the last normalisation of every block starts with a zero scale
-            (v2: the last convolution with a zero kernel), so that blocks start as identities (Goyal
-            et al. 2017).
-        output_stride: input pixels per position of the last feature map, e.g. 8, 16 or 32; once it
-            is reached, further strides become dilation. By default that of the stem and the stages.
-            The least is that of the stem, 4 of ImageNet's networks: no stage reduces anything then,
-            at the price of 18 times the multiply-adds of ResNet-50 (1.5 times with 16, 4.7 times
-            with 8).
-            The weights are those of the network without it, and so is what it computes at the
-            positions that both have, with two exceptions. Squeeze-and-excitation and group
-            normalisation average over all positions. Blur pooling and D shortcuts average
-            neighbours, which are nearer behind a removed stride, so with them only the first
-            removed stride changes nothing. Blur pooling gives timm's numbers; D shortcuts do but at
-            the bottom and right edges, where timm averages zero padding in, and this package only
-            what is there, as both do without `output_stride`.
-        mean: per-channel mean that the graph subtracts from pixels in [0, 255], RGB.
-        std: per-channel standard deviation (not variance) that it then divides by, in the same
-            unit.
+            such as `1 / 16`; rounded to a multiple of 8, at least 8. 0 is for none.
+        blur_pool: whether a binomial 3x3 filter after the activation does the striding of the main
+            path and of the max pooling (Zhang 2019), as in timm. Projections keep their strides.
+            Where `output_stride` removes a stride, the filter stays.
+        stochastic_depth: probability of skipping the last block in training; the probabilities of
+            the other blocks grow linearly with depth (Huang et al. 2016).
+        zero_init_residual: whether the scale of the last normalization of every block is
+            initialized to zero (in v2: the kernel of its last convolution), so that blocks start as
+            identities (Goyal et al. 2017).
+        output_stride: input pixels per position of the last feature map, such as 8 or 16; once it
+            is reached, dilation replaces further strides. By default, no stride is replaced. The
+            minimum is the stride of the stem, 4 with the ImageNet stem. ResNet-50 then has 18 times
+            the multiply-adds (with 8, 4.7 times; with 16, 1.5 times).
+
+            The weights are the same with and without `output_stride`. So are the features at
+            positions that both networks have, with two exceptions. Squeeze-and-excitation and group
+            normalization average over all positions. Blur pooling and D shortcuts average
+            neighbors, which are closer to each other after a removed stride, so the features are
+            the same only if one stride is removed. Blur pooling matches timm. D shortcuts match
+            timm except at the bottom and right edges, where timm's average includes zero padding.
+        mean: mean of each channel that the model subtracts from pixels, RGB in [0, 255].
+        std: standard deviation (not variance) of each channel that the model divides by, in the
+            same unit.
 
     Raises:
-        ValueError: the network cannot be built as described.
+        ValueError: no network can be built from these fields.
+
+    Example:
+        >>> config = keras_resnet.ResNetConfig("bottleneck", (3, 4, 6, 3), (64, 128, 256, 512))
+        >>> config.depth, config.replace(stem="C").depth
+        (50, 52)
     """
 
     block: Block
@@ -144,10 +149,7 @@ class ResNetConfig:
             )
 
     def _check_fields(self) -> None:
-        """Checks each field for itself, and makes it immutable.
-
-        Lists and NumPy numbers are welcome, but a frozen config must hold nothing that changes.
-        """
+        """Check each field on its own, and store lists and NumPy numbers as immutable types."""
         for field, choices in CHOICES.items():
             check_choice(field, getattr(self, field), choices)
         checked: dict[str, Any] = {}
@@ -173,7 +175,7 @@ class ResNetConfig:
             object.__setattr__(self, field, value)
 
     def _check_unused_fields(self) -> None:
-        """Refuses what would have no effect, or a deadly one, in this network."""
+        """Raise ValueError if a field has no effect in this network, or prevents training it."""
         if self.block == "basic":
             why = "only bottlenecks have 1x1 and grouped convolutions"
             self._check_unused("block", why, "groups", "width_per_group", "preact_stride")
@@ -189,11 +191,11 @@ class ResNetConfig:
         if self.shortcut in ("A", None):
             self._check_unused("shortcut", "it has no projections", "downsample")
         if self.shortcut is None:
-            why = "nothing passes a block of a plain network that puts out zeros"
+            why = "a block of a plain network whose output is zero lets nothing pass"
             self._check_unused("shortcut", why, "stochastic_depth", "zero_init_residual")
 
     def _check_unused(self, field: str, why: str, *unused: str) -> None:
-        """Refuses other values than the defaults of the fields `unused`, because of `field`."""
+        """Raise ValueError if a field of `unused` is not at its default, in spite of `field`."""
         for name in unused:
             value, default = getattr(self, name), type(self).__dataclass_fields__[name].default
             if value != default:
@@ -247,10 +249,10 @@ class ResNetConfig:
             )
 
     def replace(self, **changes: Any) -> ResNetConfig:
-        """Returns a copy with some fields changed; the copy is checked like any config.
+        """Return a copy with some fields replaced.
 
         Raises:
-            ValueError: an unknown field, or a network that cannot be built.
+            ValueError: a field is unknown, or no network can be built from the fields.
         """
         if unknown := sorted(set(changes) - set(FIELDS)):
             hint = did_you_mean(unknown[0], FIELDS, f"There are {', '.join(FIELDS)}")
@@ -261,12 +263,12 @@ class ResNetConfig:
 
     @property
     def widths(self) -> tuple[int, ...]:
-        """Width of each stage: `filters` after `width`."""
+        """Width of each stage: `filters` times `width`."""
         return tuple(self._scaled(filters) for filters in self.filters)
 
     @property
     def stem_widths(self) -> tuple[int, ...]:
-        """Channels that each convolution of the stem puts out."""
+        """Output channels of each convolution of the stem."""
         last = self._scaled(self.stem_filters or self.filters[0])
         return (last // 2, last // 2, last) if self.stem == "C" else (last,)
 
@@ -279,7 +281,7 @@ class ResNetConfig:
 
     @property
     def output_widths(self) -> tuple[int, ...]:
-        """Channels that each stage puts out."""
+        """Output channels of each stage."""
         return tuple(width * EXPANSION[self.block] for width in self.widths)
 
     def _scaled(self, filters: int) -> int:
@@ -292,22 +294,22 @@ class ResNetConfig:
 
     @property
     def depth(self) -> int:
-        """Weighted layers as the paper counts them: stem, main path, classifier."""
+        """Number of weighted layers as the paper counts them: stem, main path, classifier."""
         per_block = 2 if self.block == "basic" else 3
         return len(self.stem_widths) + sum(self.blocks) * per_block + 1
 
     @property
     def default_size(self) -> int:
-        """Image height and width of the data set that this stem was designed for."""
+        """Height and width of images in the data set of this stem: 224, or 32 with `"cifar"`."""
         return 32 if self.stem == "cifar" else 224
 
     @property
     def default_classes(self) -> int:
-        """Classes of the data set that this stem was designed for: ImageNet-1k or CIFAR-10."""
+        """Number of classes in the data set of this stem: 1000, or 10 with `"cifar"`."""
         return 10 if self.stem == "cifar" else 1000
 
 
-#: Names of the fields.
+#: Names of the fields of `ResNetConfig`.
 FIELDS = tuple(field.name for field in dataclasses.fields(ResNetConfig))
 
 #: Values of the fields that are words.
@@ -324,7 +326,7 @@ CHOICES: dict[str, tuple[str | None, ...]] = {
 
 
 def multiple_of_8(channels: float) -> int:
-    """The nearest multiple of 8 that is at least 8."""
+    """Round to the nearest multiple of 8 that is at least 8."""
     return max(8, int(channels + 4) // 8 * 8)
 
 

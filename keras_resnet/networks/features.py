@@ -1,4 +1,4 @@
-"""Feature maps C2, C3, … of a network, for detectors, segmenters and the like."""
+"""Feature maps C2, C3, … and pooled features of a network, for detection, segmentation, search."""
 
 from __future__ import annotations
 
@@ -15,25 +15,30 @@ from keras_resnet.networks.names import place_of
 
 
 def feature_extractor(model: keras.Model, levels: Sequence[str] | None = None) -> keras.Model:
-    """The model up to its feature maps; it shares layers and weights with `model`.
+    """Return a model with the feature maps of `model` as outputs.
 
-    It also takes over how images are prepared for `model`; saved and exported, it keeps that.
+    It shares layers and weights with `model`, and keeps its evaluation protocol, also in files.
 
-    C2 is what the stage conv2_x puts out at its own resolution, and so on: strides 4, 8, 16 and 32
-    of an ImageNet network (less where `output_stride` says so), C2 to C4 with strides 1, 2 and 4 of
-    a CIFAR network. In a pre-activation network the last level is what the head sees, after
-    normalisation and ReLU; the others are sums, before any.
+    C2 is the output of stage conv2_x, and so on. An ImageNet network has C2 to C5, with strides 4,
+    8, 16 and 32 (or less, see `output_stride` of `ResNetConfig`); a CIFAR network has C2 to C4,
+    with strides 1, 2 and 4. In a pre-activation network, the last level is the input of the head,
+    after normalization and ReLU; the other levels are sums without normalization and ReLU.
 
     Args:
-        model: a flat network of this package: fresh, fine-tuned or reloaded, with or without head.
-        levels: the names of the feature maps, such as `("C3", "C5")`; by default all.
+        model: a network of this package, with or without its head, not inside of another model.
+        levels: names of the feature maps, such as `("C3", "C5")`; all by default.
 
     Returns:
-        A model with the same input and a dict of outputs `(batch, height, width, channels)` by
-        level.
+        A model with the input of `model` and a dict of outputs by level, each
+        `(batch, height, width, channels)`.
 
     Raises:
         ValueError: the model has no such level.
+
+    Example:
+        >>> model = keras_resnet.create_model("resnet20")
+        >>> keras_resnet.feature_extractor(model, ("C3", "C4")).output["C4"].shape
+        (None, 8, 8, 64)
     """
     outputs = {level: layer.output for level, layer in level_layers(model).items()}
     if not outputs:
@@ -41,7 +46,7 @@ def feature_extractor(model: keras.Model, levels: Sequence[str] | None = None) -
         inner = f" Pass the model inside: `model.get_layer({nested[0]!r})`" if nested else ""
         raise ValueError(
             "Expected a model with layers named as in `keras_resnet.build`. "
-            f"Received: {model.name!r} without any.{inner}"
+            f"Received: {model.name!r} without such layers.{inner}"
         )
     wanted = list(outputs) if levels is None else list(levels)
     unknown = [level for level in wanted if level not in outputs]
@@ -54,18 +59,18 @@ def feature_extractor(model: keras.Model, levels: Sequence[str] | None = None) -
 
 
 def pooled(model: keras.Model, level: str = "avg") -> keras.Model:
-    """The model up to the average of a feature map over all places; it shares weights with `model`.
+    """Return a model with globally pooled features of `model` as its output.
 
-    Of a network with `pooling="max"`, `"avg"` is the maximum, as that is what its classifier sees;
-    of a model of other origin, what its last dense layer gets.
+    It shares layers and weights with `model`, and keeps its evaluation protocol.
 
     Args:
-        model: a flat network of this package: fresh, fine-tuned or reloaded, with or without head;
-            with `"avg"`, any classifier that ends with a dense layer.
-        level: `"avg"` for what the classifier sees, or a level of `feature_extractor`.
+        model: a network of this package, with or without its head, not inside of another model; for
+            level `"avg"` also any other model that ends with a dense layer.
+        level: `"avg"` for the input of the classifier (in a network with `pooling="max"` the
+            maximum, not the average), or a level of `feature_extractor`, which is averaged.
 
     Returns:
-        A model with the same input and the output `(batch, channels)`, float32.
+        A model with the input of `model` and the output `(batch, channels)`, float32.
 
     Raises:
         ValueError: the model has no such level.
@@ -90,7 +95,7 @@ def pooled(model: keras.Model, level: str = "avg") -> keras.Model:
 
 
 def _without_head(model: keras.Model, outputs: Any, suffix: str) -> keras.Model:
-    """The model up to some tensors; it knows how images are prepared, but no classes."""
+    """Return the model up to `outputs`, with its information except for classes and task."""
     result = keras.Model(only(model.inputs), outputs, name=f"{model.name}_{suffix}")
     info = get_info(model)
     set_info(result, dataclasses.replace(info, class_names=None, class_ids=None, task=None))
@@ -98,20 +103,20 @@ def _without_head(model: keras.Model, outputs: Any, suffix: str) -> keras.Model:
 
 
 def _dense_input(model: keras.Model) -> Any:
-    """Return the input of the last dense layer, `(batch, channels)`; None if there is none."""
+    """Return the input `(batch, channels)` of the last dense layer; `None` if there is none."""
     dense = [layer for layer in model.layers if isinstance(layer, keras.layers.Dense)]
     vectors = dense[-1].input if dense else None
     return vectors if vectors is not None and len(vectors.shape) == 2 else None
 
 
 def level_layers(model: keras.Model) -> dict[str, keras.Layer]:
-    """The layer that puts out the feature map of every level of a flat network."""
+    """Return the layer whose output is the feature map of each level; empty for other models."""
     stages: dict[int, dict[int, list[keras.Layer]]] = {}
     for layer in model.layers:
         if place := place_of(layer.name):
             stages.setdefault(place.stage, {}).setdefault(place.block, []).append(layer)
-    # TF-Slim's layout has a bias in the stem, and the stride of a stage in the last block of the
-    # one before it, so that a level is what goes into that block.
+    # In `preact_layout="unit_norm_stride_last"` the stem has a bias, and the last block of a stage
+    # halves the resolution; the level of that stage is the input of this block.
     stride_last = any(
         re.fullmatch(r"conv1_(\d_)?conv", layer.name) and layer.use_bias for layer in model.layers
     )

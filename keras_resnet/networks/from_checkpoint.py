@@ -1,4 +1,4 @@
-"""Networks built from the checkpoints that they are for."""
+"""Networks built from checkpoints, without a config."""
 
 from __future__ import annotations
 
@@ -11,57 +11,65 @@ from keras_resnet.networks.builder import build, warn_of_changes
 from keras_resnet.networks.builders import split_keywords, weights_config
 from keras_resnet.networks.table import find_name, get_config
 from keras_resnet.weights.find import open_checkpoint
-from keras_resnet.weights.load import load_found
+from keras_resnet.weights.load import load_opened
 
 
 def from_checkpoint(
     source: str | os.PathLike[str], *, network: str | None = None, **keywords: Any
 ) -> keras.Model:
-    """Builds the network that a checkpoint's keys and shapes describe, and loads it.
+    """Build the network that a checkpoint's keys and shapes describe, and load the checkpoint.
 
-    What they do not show is asked of the file's metadata, else of a `config.json` of timm or
-    transformers beside it, else of the file's name and repository: networks that are known to
-    compute something else with the same keys (timm's BiT and `resnetaa*`, other activations, …) are
-    refused, `resnetblur*` get their blur pooling. The rest (which convolution of a bottleneck has
-    the stride, how pixels are normalised, how many groups a group normalisation has) follows the
-    convention of the package that the checkpoint is from. The report, the model's attribute
-    `load_report`, says what, and lists what keys cannot show.
+    Details that keys and shapes do not show are taken from the metadata of the file, else from a
+    `config.json` of timm or transformers beside the file, else from the name of the file and its
+    repository. Networks that are known to compute something else with the same keys (timm's BiT and
+    `resnetaa*`, other activations, …) are refused; `resnetblur*` gets blur pooling. Remaining
+    details (the strided convolution of a bottleneck, the normalization of pixels, the groups of
+    group normalization) follow the convention of the package that wrote the checkpoint. The
+    attribute `load_report` of the model lists these assumptions.
 
     Args:
         source: path of a `.safetensors`, `.pth`, `.bin`, `.th`, `.h5` or `.npz` file, or a tag of
             `list_weights()`.
-        network: a name of `list_models()`, if the checkpoint has to be of that network.
-        keywords: those of `keras_resnet.build`, and fields of `ResNetConfig` to replace, such as
-            `classes=10` or `output_stride=8`. By default the model has the checkpoint's classifier,
-            if it has one, and in `input_shape` the channels may be `None` for the checkpoint's.
+        network: name of `list_models()` that the checkpoint must be of; `None` to infer it.
+        keywords: arguments of `keras_resnet.build`, and fields of `ResNetConfig` to replace, such
+            as `classes=10` or `output_stride=8`. By default, the model has the checkpoint's
+            classifier, if there is one. Channels of `None` in `input_shape` are those of the
+            checkpoint.
 
     Returns:
-        A `keras.Model`, as `keras_resnet.build` makes it.
+        A `keras.Model`, see `keras_resnet.build`.
 
     Raises:
-        ValueError: the file cannot be read, or is of no network of this package.
-        OSError: a tag's file cannot be downloaded.
+        ValueError: the file cannot be read, or is not of a network of this package.
+        OSError: the file of a tag cannot be downloaded.
+
+    Example:
+        >>> model = keras_resnet.from_checkpoint("resnet50-0676ba61.pth")
+        >>> print(model.load_report.notes)
     """
     overrides, arguments = split_keywords(keywords)
     network = None if network is None else find_name(network)
-    if arguments.pop("weights", None) is not None:
-        raise ValueError("Expected no `weights`: they are the checkpoint. Pass it as `source`")
-    found = open_checkpoint(source, None, with_top=arguments.get("include_top", True))
-    inferred = found.inferred
+    if (given := arguments.pop("weights", None)) is not None:
+        raise ValueError(
+            "Expected no `weights`, as `from_checkpoint` loads its `source`. Pass the file or the "
+            f"tag as `source`. Received: weights={given!r}"
+        )
+    opened = open_checkpoint(source, None, with_top=arguments.get("include_top", True))
+    inferred = opened.inferred
     if inferred is None:
         raise ValueError(
-            f"Expected a checkpoint of another package, or `.weights.h5`. Received: {source}, a "
-            "whole model: use `load_model`"
+            "Expected a checkpoint of another package, or a `.weights.h5` file. Received: "
+            f"{source}, a whole model. Load it by `keras_resnet.load_model`"
         )
-    found.notes = inferred.notes
-    if found.entry is not None:
-        if network not in (None, found.entry.model):
+    opened.notes = inferred.notes
+    if opened.entry is not None:
+        if network not in (None, opened.entry.model):
             raise ValueError(
-                f"Expected weights of `{network}`. Received: {found.entry.tag!r}, which are of "
-                f"`{found.entry.model}`"
+                f"Expected a checkpoint of `{network}`. Received: {opened.entry.tag!r}, which is "
+                f"of `{opened.entry.model}`. Pass `network={opened.entry.model!r}`, or none"
             )
-        network = found.entry.model
-        config = weights_config(found.entry, **overrides)
+        network = opened.entry.model
+        config = weights_config(opened.entry, **overrides)
     elif network is not None:
         fields = ("mean", "std", "output_stride")
         known = {field: getattr(inferred.config, field) for field in fields}
@@ -76,6 +84,6 @@ def from_checkpoint(
     height, width, channels = arguments.get("input_shape") or (side, side, None)
     arguments["input_shape"] = (height, width, channels or inferred.channels)
     model = build(config, **arguments)
-    model.load_report = load_found(model, found)
+    model.load_report = load_opened(model, opened)
     warn_of_changes(model.load_report)
     return model

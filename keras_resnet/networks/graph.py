@@ -1,4 +1,4 @@
-"""Making the graph of a functional model, and walking it through its public config."""
+"""The graph of a functional Keras model, read from its public config."""
 
 from __future__ import annotations
 
@@ -11,25 +11,26 @@ import keras
 
 from keras_resnet.networks.names import place_of
 
-#: What Keras, TensorFlow and the caller have on the stack already.
+#: Stack frames for Keras, TensorFlow and the caller, in addition to the graph's.
 _FRAMES_IN_USE = 1000
 
 
 def allow_depth(layers: int) -> None:
-    """Raises Python's recursion limit to what making a graph of so many layers needs.
+    """Raise Python's recursion limit so that Keras can walk a graph of `layers` layers.
 
-    Keras walks a graph recursively. The limit rises for good, not for the moment: the caller, too,
-    may make a `keras.Model` of the graph, to fine-tune it, say. (Since Python 3.11, recursion takes
-    no C stack.)
+    Keras walks graphs recursively. The limit stays raised, because the caller may create another
+    `keras.Model` from the graph. (Since Python 3.11, recursion takes no C stack.)
     """
     sys.setrecursionlimit(max(sys.getrecursionlimit(), layers + _FRAMES_IN_USE))
 
 
 def find_network(model: keras.Model) -> keras.Model:
-    """The model itself if it has layers named as in `keras_resnet.build`; else the one inside.
+    """Return the network of this package: `model` itself, or the only one among its layers.
+
+    A network is recognized by layers named as in `keras_resnet.build`.
 
     Raises:
-        ValueError: there is none, or there are several.
+        ValueError: there is no network, or there are several.
     """
     if _is_network(model):
         return model
@@ -47,25 +48,29 @@ def _is_network(layer: keras.Layer) -> bool:
 
 
 def only(structure: Any) -> Any:
-    """The element of a structure that has one, however deep; another structure as it is."""
+    """Return the element of a nested structure with a single element, else the structure."""
     flat = keras.tree.flatten(structure)
     return flat[0] if len(flat) == 1 else structure
 
 
 def graph_config(model: keras.Model) -> list[dict[str, Any]]:
-    """The configs of a functional model's layers, and of its operations that are none.
+    """Return the configs of a functional model's layers and operations.
 
-    They say where the inputs of each come from, in `inbound_nodes`.
+    The entry `inbound_nodes` of each lists the calls, with the origin of their inputs.
     """
     config = model.get_config()
     if "layers" not in config:
-        # That of a subclass, such as KerasHub's, may say how to call the class.
+        # The config of a subclass, such as KerasHub's, may hold arguments of its constructor only.
         config = keras.Model(model.inputs, model.outputs).get_config()
     return list(config["layers"])
 
 
 def inputs_of(model: keras.Model) -> dict[str, list[str]]:
-    """The names of the layers that every layer takes its input from, in topological order."""
+    """Return the names of each layer's input layers, in topological order.
+
+    Raises:
+        ValueError: the model calls a layer on that layer's own output.
+    """
     inputs = {
         layer["name"]: [name for node in layer["inbound_nodes"] for name in _histories(node)]
         for layer in graph_config(model)
@@ -74,13 +79,13 @@ def inputs_of(model: keras.Model) -> dict[str, list[str]]:
         return {name: inputs[name] for name in TopologicalSorter(inputs).static_order()}
     except CycleError as error:
         raise ValueError(
-            "Expected a model that calls every layer once, or its calls side by side. "
+            "Expected a model that calls no layer on that layer's own result. "
             f"Received: {model.name!r}, which calls {error.args[1][0]!r} on its own result"
         ) from error
 
 
 def _histories(value: Any) -> Iterator[str]:
-    """Names of the layers whose outputs appear anywhere in a serialized call."""
+    """Yield the names of the layers whose outputs appear in a serialized call."""
     if isinstance(value, dict):
         if value.get("class_name") == "__keras_tensor__":
             yield value["config"]["keras_history"][0]

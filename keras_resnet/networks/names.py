@@ -1,7 +1,7 @@
-"""Names of layers, read: the stage, block and level that a layer belongs to.
+"""The stage, block and level of a layer, read from its name.
 
-`plan` gives the names. A model that was saved, loaded, fine-tuned or compressed has nothing but
-them to say which layer is where.
+`plan` gives the names. In a model that was saved, loaded, fine-tuned or compressed, the name is the
+only information about the place of a layer.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from typing import NamedTuple
 
 
 class Place(NamedTuple):
-    """The place of a layer in its network: stage and block.
+    """The place of a layer in its network.
 
     Attributes:
-        stage: its number, from 2 on, as in conv2_x.
-        block: its number in the stage, from 1 on.
-        part: the rest of the name: `1_conv`, `preact_bn`, `out`.
+        stage: number of the stage, from 2, as in conv2_x.
+        block: number of the block in its stage, from 1.
+        part: the rest of the name, such as `1_conv`, `preact_bn` or `out`.
     """
 
     stage: int
@@ -26,7 +26,7 @@ class Place(NamedTuple):
 
 
 def place_of(layer: str) -> Place | None:
-    """The place that a layer's name says; None if it is of no residual block.
+    """Return the place of a layer from its name; `None` for layers outside of residual blocks.
 
     `conv2_block1_1_conv` is part `1_conv` of block 1 of stage 2.
     """
@@ -35,17 +35,18 @@ def place_of(layer: str) -> Place | None:
 
 
 def levels_of(layers: Iterable[str]) -> dict[str, str | None]:
-    """The level of every layer of a network, by its name.
+    """Return the level of each layer of a network.
 
-    Levels are `"stem"`, `"C2"` and so on, and `"head"`. The norm behind the last stage of a
-    pre-activation network belongs to that stage: it is trained with the backbone and outlives a
-    change of the head.
+    Levels are `"stem"`, `"C2"` and so on, and `"head"`. The normalization after the last stage of a
+    pre-activation network belongs to that stage: it is trained with the backbone, and stays when
+    the head is replaced.
 
     Args:
-        layers: names of layers; the last stage is the highest among them.
+        layers: names of all layers of the network.
 
     Returns:
-        Level by name, in the same order; None for names that say none, such as those of a user.
+        Levels by layer name, in the order of `layers`; `None` for layers that are not named as in
+        `keras_resnet.build`.
     """
     places = {layer: place_of(layer) for layer in layers}
     last = max((place.stage for place in places.values() if place), default=None)

@@ -1,10 +1,9 @@
 """The plan of a network: every convolution with its name, width and stride, as plain data.
 
-`plan(config)` is the one place that decides what a config means. The builder turns a plan into
-Keras layers, the complexity counter adds it up, `keras-resnet info` prints it, weights are mapped
-along it; none of them decides a stride or a name of its own.
+`plan(config)` is the only place that interprets a config. The builder turns a plan into Keras
+layers, `complexity` counts it, `keras-resnet info` prints it, and weights are mapped by it.
 
-Layer names follow `keras.applications.ResNet50` and `ResNet50V2` (`conv2_block1_1_conv`, …): they
+Layer names follow `keras.applications.ResNet50` and `ResNet50V2` (`conv2_block1_1_conv`, …). They
 are part of the weight format.
 """
 
@@ -23,13 +22,13 @@ Preactivation = Literal["own", "before"]
 
 @dataclass(frozen=True)
 class Norm:
-    """A normalisation.
+    """A normalization layer.
 
     Attributes:
-        prefix: of its layer's name.
-        filters: channels that it normalises.
-        groups: of group normalisation; `None` for BN.
-        zero_init: whether its scale starts at zero.
+        prefix: the layer's name without its ending.
+        filters: number of channels.
+        groups: number of groups of a group normalization; `None` for batch normalization.
+        zero_init: whether the scale is initialized to zero.
     """
 
     prefix: str
@@ -39,27 +38,28 @@ class Norm:
 
     @property
     def name(self) -> str:
-        """Name of its layer: `conv2_block1_1_bn`; `…_gn` if it has groups."""
+        """Name of the layer, such as `conv2_block1_1_bn`; `…_gn` for group normalization."""
         return f"{self.prefix}_{'bn' if self.groups is None else 'gn'}"
 
 
 @dataclass(frozen=True)
 class Conv:
-    """A convolution and the normalisation after it.
+    """A convolution and the normalization after it.
 
     Attributes:
-        name: prefix of its layers' names: `conv2_block1_1` for `conv2_block1_1_conv`, `…_bn`.
+        name: prefix of the layers' names: `conv2_block1_1` for `conv2_block1_1_conv`, `…_bn`.
         kernel_size: height and width of the kernel.
-        input_filters: channels that it takes.
-        filters: channels that it puts out.
-        norm: the normalisation of its output, if one follows.
-        strides: in both axes. The padding is symmetric: sizes are divided by it and rounded up.
+        input_filters: number of input channels.
+        filters: number of output channels.
+        norm: the normalization of the output; `None` if there is none.
+        strides: stride along both axes. The output size is the input size divided by it, rounded
+            up.
         groups: cardinality.
-        dilation: distance between the pixels under the kernel.
-        bias: whether it has one; with a normalisation behind it, that would be redundant.
-        blur: whether blur pooling, after the activation, does the striding instead. Where the
-            stride became dilation, it blurs all the same.
-        zero_init: whether its kernel starts at zero.
+        dilation: distance between neighboring pixels under the kernel.
+        bias: whether there is a bias; before a normalization it would be redundant.
+        blur: whether blur pooling follows the activation and has the stride in the convolution's
+            place. It stays where dilation replaces the stride.
+        zero_init: whether the kernel is initialized to zero.
     """
 
     name: str
@@ -76,7 +76,7 @@ class Conv:
 
     @property
     def kernel_strides(self) -> int:
-        """Strides of the convolution itself."""
+        """Stride of the convolution layer."""
         return 1 if self.blur else self.strides
 
     @property
@@ -87,13 +87,13 @@ class Conv:
 
 @dataclass(frozen=True)
 class Gate:
-    """A gate of the residual's channels before the addition, as in squeeze-and-excitation.
+    """A gate that scales the channels of the residual, as in squeeze-and-excitation.
 
     Attributes:
-        words: what it is, for tables and drawings.
-        name: prefix of its layers' names, such as `conv2_block1_se`.
-        convs: its 1x1 convolutions, of the average over all positions. Their names are those of
-            their layers, and they have biases.
+        words: short description for tables and figures.
+        name: prefix of the layers' names, such as `conv2_block1_se`.
+        convs: the 1x1 convolutions, with biases, that compute the scale from the average over all
+            positions. Their names are the names of their layers.
     """
 
     words: str
@@ -106,16 +106,17 @@ class BlockPlan:
     """A residual block: its main path and, unless the network is plain, its shortcut.
 
     Attributes:
-        name: prefix of its layers' names, such as `conv2_block1`.
-        convs: the convolutions of the main path, first to last.
-        shortcut: what the input goes through before it is added; `None` in a plain network.
-        projection: the 1x1 convolution on the shortcut, if it is a projection.
-        average_strides: strides of the 2x2 average pooling before the projection, if there is one.
-        preactivation: `None` in a post-activation block; else whether normalisation and ReLU of the
-            block's input are its `"own"` or were done `"before"`, by the stem.
-        preactivation_norm: the normalisation of its own pre-activation.
-        gate: what scales its residual, if anything does.
-        drop_rate: probability with which training skips the main path.
+        name: prefix of the layers' names, such as `conv2_block1`.
+        convs: convolutions of the main path, first to last.
+        shortcut: kind of the shortcut; `None` in a plain network.
+        projection: 1x1 convolution of a projection shortcut, else `None`.
+        average_strides: stride of the 2x2 average pooling before the projection; `None` without
+            pooling.
+        preactivation: `None` in a post-activation block; `"own"` if the block starts with
+            normalization and ReLU, `"before"` if the stem has ended with them.
+        preactivation_norm: normalization of the block's own pre-activation, else `None`.
+        gate: gate of the residual; `None` without one.
+        drop_rate: probability of skipping the main path in training.
     """
 
     name: str
@@ -147,7 +148,7 @@ class StagePlan:
 
     Attributes:
         name: `conv2`, `conv3`, …; the paper writes conv2_x.
-        blocks: its residual blocks, first to last.
+        blocks: residual blocks, first to last.
     """
 
     name: str
@@ -160,15 +161,16 @@ class StagePlan:
 
 @dataclass(frozen=True)
 class NetworkPlan:
-    """A network from the stem to the last stage. The head depends on the builder's arguments.
+    """A network from the stem to the last stage, without the head.
 
     Attributes:
-        stem: the first convolutions.
-        pool: padding of the 3x3/2 max pooling that follows: `"zeros"`, or `"edges"` where windows
-            end at the image's edges; `None` without pooling.
-        pool_blur: whether blur pooling does the striding of the max pooling.
+        stem: convolutions of the stem.
+        pool: padding of the 3x3/2 max pooling after the stem: `"zeros"`, or `"edges"` if windows
+            end at the edges of the image; `None` without pooling.
+        pool_blur: whether blur pooling has the stride in the max pooling's place.
         stages: conv2_x and so on.
-        final_norm: normalisation (then ReLU) after the last stage of a pre-activation network.
+        final_norm: normalization after the last stage of a pre-activation network, with a ReLU
+            after it; else `None`.
     """
 
     stem: tuple[Conv, ...]
@@ -190,12 +192,19 @@ class NetworkPlan:
 
 
 def plan(config: ResNetConfig, channels: int = 3) -> NetworkPlan:
-    """Lays out the network that `config` describes for images of `channels` channels."""
+    """Plan the network that `config` describes, for images of `channels` channels."""
     return _Planner(config).network(channels)
 
 
 class _Planner:
-    """Lays out one network block by block, and keeps track of the resolution on the way."""
+    """Planner of one network, block by block.
+
+    Attributes:
+        config: the network.
+        reduced: input pixels per position after the blocks planned so far.
+        dilation: dilation of the next block.
+        planned: number of blocks planned so far.
+    """
 
     def __init__(self, config: ResNetConfig) -> None:
         self.config = config
@@ -224,18 +233,18 @@ class _Planner:
         for number, width in enumerate(config.stem_widths, start=1):
             last = number == len(config.stem_widths)
             name = "conv1" if number == 1 and last else f"conv1_{number}"
-            # No normalisation follows the stem where the first block normalises its input itself.
-            normalised = config.preact_layout == "stem_norm" or not last
-            norm = self.norm(name, width) if normalised else None
+            # The stem has no normalization if the first block has its own pre-activation.
+            normalized = config.preact_layout == "stem_norm" or not last
+            norm = self.norm(name, width) if normalized else None
             strides = 2 if number == 1 and config.stem != "cifar" else 1
-            bias = self.stride_last and not normalised
+            bias = self.stride_last and not normalized
             convs.append(Conv(name, kernel, channels, width, norm, strides, bias=bias))
             channels = width
         return tuple(convs)
 
     @property
     def stride_last(self) -> bool:
-        """TF-Slim's way: strides end the stages, biases stand where no normalisation follows."""
+        """Whether the last block of a stage has the stride, and there are biases, as in TF-Slim."""
         return self.config.preact_layout == "unit_norm_stride_last"
 
     def norm(self, prefix: str, filters: int, zero_init: bool = False) -> Norm:
@@ -243,9 +252,9 @@ class _Planner:
         return Norm(prefix, filters, groups, zero_init)
 
     def stage(self, index: int, input_filters: int) -> StagePlan:
-        """Every stage but the first halves the resolution in its first block.
+        """Plan a stage. The first block of every stage but the first one has stride 2.
 
-        With strides at the end of stages, every stage but the last does so in its last block.
+        In TF-Slim's layout it is the last block of every stage but the last one.
         """
         name, count, blocks = f"conv{index + 2}", self.config.blocks[index], []
         if self.stride_last:
@@ -262,7 +271,7 @@ class _Planner:
         config = self.config
         strides, before = wanted_strides, self.dilation
         if self.reduced * strides > (config.output_stride or math.inf):
-            # What lies behind the removed stride sees the same pixels through dilated kernels.
+            # Kernels after the removed stride are dilated, so that they see the same pixels.
             self.dilation, strides = self.dilation * strides, 1
         self.reduced *= strides
         filters = config.output_widths[index]
@@ -284,7 +293,7 @@ class _Planner:
             preactivation=None if config.version != "v2" else "own" if own else "before",
             preactivation_norm=self.norm(f"{name}_preact", input_filters) if own else None,
             gate=self.gate(name, filters),
-            # Huang et al. 2016, section 3: the rate grows linearly and never divides by zero.
+            # Huang et al. 2016, section 3: the rate grows linearly.
             drop_rate=config.stochastic_depth * self.planned / sum(config.blocks),
         )
 
@@ -311,10 +320,14 @@ class _Planner:
     def main_path(
         self, name: str, index: int, input_filters: int, strides: tuple[int, int], dilation: int
     ) -> tuple[Conv, ...]:
-        """The block's convolutions.
+        """Plan the convolutions of a block's main path.
 
-        `strides` are those without and with `output_stride`; `dilation` counts up to the strided
-        convolution, its own after it.
+        Args:
+            name: prefix of the layers' names.
+            index: index of the stage.
+            input_filters: number of input channels.
+            strides: stride of the block without and with `output_stride`.
+            dilation: dilation up to the strided convolution; `self.dilation` holds after it.
         """
         config = self.config
         wanted_strides, kept_strides = strides
@@ -329,20 +342,19 @@ class _Planner:
         for number, (kernel, width) in enumerate(layers):
             prefix, last = f"{name}_{number + 1}", number == len(layers) - 1
             zero = config.zero_init_residual and last
-            normalised = config.version != "v2" or not last
+            normalized = config.version != "v2" or not last
             conv = Conv(
                 prefix,
                 kernel,
                 input_filters,
                 width,
-                self.norm(prefix, width, zero) if normalised else None,
+                self.norm(prefix, width, zero) if normalized else None,
                 strides=kept_strides if number == strided else 1,
-                # Those of basic blocks are 1.
                 groups=config.groups if kernel == 3 else 1,
                 dilation=1 if kernel == 1 else dilation if number <= strided else self.dilation,
-                bias=self.stride_last and not normalised,
+                bias=self.stride_last and not normalized,
                 blur=config.blur_pool and number == strided and wanted_strides > 1,
-                zero_init=zero and not normalised,
+                zero_init=zero and not normalized,
             )
             convs.append(conv)
             input_filters = width

@@ -1,4 +1,4 @@
-"""The table of networks: a row each, by the name of its builder. It imports no Keras."""
+"""The table of networks, one row per network. Reading it does not import Keras."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from keras_resnet.support.suggest import did_you_mean, key_of
 
 
 def cifar_config(depth: int, block: str = "basic", **fields: Any) -> ResNetConfig:
-    """The config of the CIFAR network with `depth` weighted layers.
+    """Return the config of the CIFAR network with `depth` weighted layers.
 
-    Three stages of 16, 32 and 64 filters on 32x32 images; shortcut A unless `fields` say otherwise
-    (He et al. 2015, section 4.2).
+    It has three stages of 16, 32 and 64 filters, and by default shortcut A (He et al. 2015, section
+    4.2).
 
     Args:
         depth: 6n+2 for basic blocks, 9n+2 for bottlenecks.
@@ -23,7 +23,7 @@ def cifar_config(depth: int, block: str = "basic", **fields: Any) -> ResNetConfi
         fields: other fields of `ResNetConfig`.
 
     Raises:
-        ValueError: no such network.
+        ValueError: no network has this depth, or a field is impossible.
     """
     per_n = 9 if block == "bottleneck" else 6
     if not is_integer(depth, per_n + 2) or (depth - 2) % per_n:
@@ -43,7 +43,7 @@ def cifar_config(depth: int, block: str = "basic", **fields: Any) -> ResNetConfi
 
 
 def _cifar_v2(depth: int) -> ResNetConfig:
-    """The bottleneck networks of He et al. 2016, with the strides of resnet-1k-layers."""
+    """Return the config of a bottleneck network of He et al. 2016, as in resnet-1k-layers."""
     return cifar_config(depth, "bottleneck", version="v2", shortcut="B", preact_stride="1x1")
 
 
@@ -70,11 +70,11 @@ ROWS: dict[str, ResNetConfig] = {
     **{f"ResNet{depth}V2": _imagenet(depth, version="v2") for depth in _BLOCKS},
     # Zagoruyko and Komodakis 2016: the 3x3 convolutions of the bottlenecks are twice as wide.
     **{f"WideResNet{depth}_2": _imagenet(depth, width_per_group=128) for depth in (50, 101)},
-    # Xie et al. 2016: cardinality x width of a group.
+    # Xie et al. 2016: cardinality x width per group.
     "ResNeXt50_32x4d": _imagenet(50, groups=32, width_per_group=4),
     "ResNeXt101_32x8d": _imagenet(101, groups=32, width_per_group=8),
     "ResNeXt101_64x4d": _imagenet(101, groups=64, width_per_group=4),
-    # He et al. 2019: C stem, and D shortcut on top of it. Their names count the stem as one layer.
+    # He et al. 2019: the C stem; D has the C stem and D shortcuts. The names count the stem once.
     "ResNet50C": _imagenet(50, stem="C"),
     **{f"ResNet{depth}D": _imagenet(depth, stem="C", downsample="average") for depth in _BLOCKS},
     # Hu et al. 2018.
@@ -95,12 +95,23 @@ ROWS: dict[str, ResNetConfig] = {
     ),
 }
 
-#: The same by the names that `list_models` gives them.
+#: The networks by their names in `list_models()`.
 VARIANTS = {name.lower(): config for name, config in ROWS.items()}
 
 
 def list_models(pattern: str = "*") -> list[str]:
-    """Names of the networks that match a shell-style pattern, such as `resnet*`."""
+    """Return the names of the networks that match a pattern.
+
+    Args:
+        pattern: a shell-style pattern, such as `"resnet*"`; case does not matter.
+
+    Returns:
+        Names for `create_model` and the command line, in the order of the table.
+
+    Example:
+        >>> keras_resnet.list_models("plainnet3*")
+        ['plainnet34', 'plainnet32']
+    """
     return [name for name in VARIANTS if fnmatch.fnmatch(name, pattern.lower())]
 
 
@@ -108,10 +119,10 @@ _BY_KEY = {key_of(name): name for name in VARIANTS}
 
 
 def find_name(name: Any) -> str:
-    """Return the name in `list_models()` of the network that is also written `ResNet-50` or so.
+    """Return the name in `list_models()` of a network that may be written like `ResNet-50`.
 
     Raises:
-        ValueError: there is no such network; the message says which one was probably meant.
+        ValueError: there is no such network; the message suggests a similar one.
     """
     found = _BY_KEY.get(key_of(name)) if isinstance(name, str) else None
     if found is None:
@@ -128,7 +139,8 @@ def get_config(name: str, /, **overrides: Any) -> ResNetConfig:
         overrides: fields of `ResNetConfig`.
 
     Raises:
-        ValueError: unknown name or field, an impossible network, or a shortcut for a plain network.
+        ValueError: the name or a field is unknown, the network is impossible, or a plain network is
+            to get a shortcut.
     """
     name = find_name(name)
     config = VARIANTS[name]
@@ -143,7 +155,7 @@ def get_config(name: str, /, **overrides: Any) -> ResNetConfig:
 
 
 def versions(name: str) -> list[str]:
-    """The versions that the network called `name` can have, its own first."""
+    """Return the versions in which the network called `name` can be built, its own first."""
     own = get_config(name).version
     found: list[str] = [own]
     for version in get_args(Version):

@@ -1,1 +1,1 @@
-"""Utilities that every part needs: files, terminal, processes, versions."""
+"""Utilities for all packages: files, locks, terminal, processes, versions."""

@@ -1,4 +1,4 @@
-"""Work that threads do ahead of whoever takes the results."""
+"""Computation of results in threads before they are needed."""
 
 from __future__ import annotations
 
@@ -12,17 +12,20 @@ from keras_resnet.support.cores import usable_cores
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-#: More threads do not read disks faster.
+#: Limit of threads; more do not read disks faster.
 _MOST_THREADS = 8
 
 
 def results_in_order(
     function: Callable[[Item], Result], items: Iterable[Item], ahead: int
 ) -> Iterator[Result]:
-    """Results of `function` for every item, in the order of the items.
+    """Yield the results of `function` for all items, in the order of the items.
 
-    Threads work on up to `ahead` items beyond the one whose result is being waited for, so that no
-    more results than that are held. An error of `function` is raised in its item's place.
+    Args:
+        function: called in threads; an exception is raised when its result is due.
+        items: arguments of `function`.
+        ahead: number of items that are processed before their results are requested, which bounds
+            the memory for results.
     """
     waiting: collections.deque[Future[Result]] = collections.deque()
     pool = ThreadPoolExecutor(min(usable_cores(), _MOST_THREADS), "ahead")

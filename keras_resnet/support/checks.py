@@ -1,4 +1,4 @@
-"""Checks of single arguments, worded alike everywhere."""
+"""Checks of single arguments, with the same messages everywhere."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from keras_resnet.support.suggest import did_you_mean
 
-#: Suffixes of files of whole Keras models: Keras' own format, and the older one of `model.save`.
+#: Suffixes of whole Keras models: Keras' current format and its older HDF5 format.
 MODEL_SUFFIXES = (".keras", ".h5", ".hdf5")
 
 _ABSENT = object()
@@ -18,13 +18,13 @@ _NONE: Mapping[str, Any] = {}
 
 
 def some_of(names: Sequence[str], shown: int = 5) -> str:
-    """The first names, and how many there are besides, for messages."""
+    """List the first names for a message, with the number of the others."""
     more = f" and {len(names) - shown} more" if len(names) > shown else ""
     return ", ".join(names[:shown]) + more
 
 
 def check_choice(name: str, value: Any, choices: Collection[Any]) -> None:
-    """Raises ValueError if `value` is not one of `choices`; says which was probably meant."""
+    """Raise ValueError if `value` is not one of `choices`; suggest a similar one."""
     if value not in choices:
         words = (choice for choice in choices if isinstance(choice, str))
         raise ValueError(
@@ -34,13 +34,13 @@ def check_choice(name: str, value: Any, choices: Collection[Any]) -> None:
 
 
 def is_integer(value: Any, least: int = 1) -> bool:
-    """Whether `value` is an integer, Python's or NumPy's, of at least `least`; booleans are not."""
+    """Return whether `value` is an integer of at least `least`; NumPy's count, booleans not."""
     integer = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
     return integer and int(value) >= least
 
 
 def check_integer(name: str, value: Any, least: int = 1) -> int:
-    """Returns `value` as an `int`; raises ValueError if it is no integer of at least `least`."""
+    """Return `value` as an `int`; raise ValueError unless it is an integer of at least `least`."""
     if not is_integer(value, least):
         raise ValueError(
             f"Expected `{name}` to be an integer of at least {least}. Received: {value!r}"
@@ -49,12 +49,16 @@ def check_integer(name: str, value: Any, least: int = 1) -> int:
 
 
 def store_integers(config: Any, names: Collection[str], least: int = 1, prefix: str = "") -> None:
-    """Checks the integer fields of a frozen dataclass, which may be None where that is the default.
+    """Check integer fields of a frozen dataclass, and store them as `int`, which JSON supports.
 
-    NumPy's integers become `int`, which JSON takes.
+    Args:
+        config: the dataclass.
+        names: names of the fields; `None` is accepted where it is the default.
+        least: smallest accepted value.
+        prefix: prefix of the names in messages.
 
     Raises:
-        ValueError: a field is no integer of at least `least`.
+        ValueError: a field is not an integer of at least `least`.
     """
     for name in names:
         value = getattr(config, name)
@@ -63,7 +67,7 @@ def store_integers(config: Any, names: Collection[str], least: int = 1, prefix: 
 
 
 def check_number(name: str, value: Any, low: float = 0.0, high: float = math.inf) -> None:
-    """Raises ValueError if `value` is no finite number in `[low, high]`."""
+    """Raise ValueError unless `value` is a finite number in `[low, high]`."""
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if not number or not math.isfinite(value) or not low <= value <= high:
         bounds = f"at least {low:g}" if high == math.inf else f"in [{low:g}, {high:g}]"
@@ -76,18 +80,18 @@ def differences(
     defaults: Mapping[str, Any] = _NONE,
     words: str = "{} → {}",
 ) -> list[str]:
-    """Says in which values two nested mappings differ, one line each.
+    """Describe the differences between two nested mappings, one line for each value.
 
     Args:
-        old: of the run, as JSON gives it back.
-        new: of what is asked for now, as JSON gives it back. None is a value like any other.
-        defaults: what stands for values that `old` lacks, as it is from before they existed; of a
-            list, for those of each of its mappings.
-        words: what is said of an old value and a new one.
+        old: saved mapping, as parsed from JSON.
+        new: current mapping, as parsed from JSON.
+        defaults: values for keys that are missing in `old`, as earlier versions did not save them;
+            for a list of mappings, defaults of each mapping.
+        words: format of an old and a new value.
 
     Returns:
-        Lines such as `"recipe.optimizer.learning_rate: 0.1 → 0.2"`, in the order of
-        `old`, then of `new`; none if they agree.
+        Lines such as `"recipe.optimizer.learning_rate: 0.1 → 0.2"`, in the order of `old`, then of
+        `new`; empty if the mappings are equal.
     """
     lines = []
     for key in (*old, *(key for key in new if key not in old)):

@@ -1,4 +1,4 @@
-"""Return the number of cores that this process may use."""
+"""The number of processor cores for this process."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ import os
 
 
 def usable_cores() -> int:
-    """Cores that this process may use, which in containers are fewer than the machine has."""
+    """Return the number of cores that this process may use, which containers may restrict."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

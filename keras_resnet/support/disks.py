@@ -1,4 +1,4 @@
-"""Full disks: one message for all that writes, whatever the library that wrote says."""
+"""Detection of full disks, with one message for the errors of all libraries."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-#: With less than this left, in bytes, a failed write failed for want of space: HDF5, zip and
-#: NumPy's writers each report that in their own words, or in none.
+#: If fewer bytes are free, a failed write is attributed to the full disk, which HDF5, zip and NumPy
+#: report differently or not at all.
 _FULL = 64 * 1024
 
 _ERRNOS = (errno.ENOSPC, errno.EDQUOT)
@@ -18,13 +18,12 @@ _WORDS = ("No space left", "Disk quota exceeded")
 
 
 class DiskFullError(OSError):
-    """A disk is full. The message names it, says how much is free, and what to do.
+    """Error for a full disk. The message names the disk, its free space and what to do.
 
     Attributes:
-        folders: what is written to on it; of several disks, either may be meant.
-        trouble: what is wrong with it, in words.
-        spaces: bytes that were free on each disk, and all of them, when it happened: what is
-            cleaned up afterwards makes room.
+        folders: directories on the disk that are written to; of several disks, any may be full.
+        trouble: predicate of the message, such as "is full".
+        spaces: free bytes and size of each disk at the time of the error, before any clean-up.
     """
 
     folders: tuple[Path, ...] = ()
@@ -33,14 +32,14 @@ class DiskFullError(OSError):
 
 
 def raise_if_full(error: BaseException, *folders: Path, only_reported: bool = False) -> None:
-    """Raise a `DiskFullError` if `error`, or what caused it, comes of a full disk.
+    """Raise a `DiskFullError` if a full disk caused `error`.
 
     Args:
-        error: what went wrong.
-        folders: where the caller writes; a file, or what does not exist yet, stands for its
-            folder. The folder of temporary files, where libraries write, may be meant as well.
-        only_reported: whether `error` has to say that a disk is full. If not, it is enough that one
-            is, unless `error` is about something else.
+        error: error of writing.
+        folders: directories or files, existing or not, that the caller writes. The directory of
+            temporary files is always checked, too.
+        only_reported: whether `error` or its cause must report a full disk. If not, a full disk is
+            assumed to be the cause, unless `error` is a refusal of this package.
 
     Raises:
         DiskFullError: a disk is full.
@@ -48,7 +47,7 @@ def raise_if_full(error: BaseException, *folders: Path, only_reported: bool = Fa
     chain = list(_chain(error))
     known = next((e for e in chain if isinstance(e, DiskFullError)), None)
     if known is not None:
-        # The caller's folder is one that the user knows.
+        # Name the caller's directory on the same disk, which the user knows.
         own = {_device(folder): folder for folder in reversed(folders)}
         temporary = _temporary()
         places = [x if x in temporary else own.get(_device(x), x) for x in known.folders]
@@ -61,7 +60,7 @@ def raise_if_full(error: BaseException, *folders: Path, only_reported: bool = Fa
         raise _full_disk(
             (named or full or [name.parent for name in names])[:1] or candidates
         ) from error
-    # Refusals of this package are about something else.
+    # Refusals of this package have other causes.
     refusal = isinstance(error, (FileExistsError, ImportError)) or str(error).startswith("Expected")
     if only_reported or refusal:
         return
@@ -70,11 +69,11 @@ def raise_if_full(error: BaseException, *folders: Path, only_reported: bool = Fa
 
 
 def check_temporary_space(needed: int, purpose: str) -> None:
-    """Raise a `DiskFullError` if there is no room for temporary files of so many bytes.
+    """Raise a `DiskFullError` if there is not enough room for temporary files.
 
     Args:
-        needed: bytes.
-        purpose: what takes them.
+        needed: number of bytes.
+        purpose: content of the files, for the message.
     """
     folders = _temporary()
     if folders and _space(folders[0])[0] < needed:
@@ -82,7 +81,7 @@ def check_temporary_space(needed: int, purpose: str) -> None:
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """The error, what it was raised from, and what was being handled then."""
+    """Yield an error, its causes and its contexts."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
@@ -97,12 +96,12 @@ def _reports(error: BaseException) -> bool:
 def _temporary() -> list[Path]:
     try:
         return [Path(tempfile.gettempdir())]
-    except OSError:  # None can be written to.
+    except OSError:  # No directory of temporary files is writable.
         return []
 
 
 def _existing(folder: Path) -> Path:
-    """The folder, or the closest one above it that there is."""
+    """Return `folder`, or its nearest existing parent."""
     folder = folder.absolute()
     return next((place for place in (folder, *folder.parents) if place.exists()), folder)
 
@@ -115,7 +114,7 @@ def _device(folder: Path) -> int | None:
 
 
 def _space(folder: Path) -> tuple[int, int]:
-    """Bytes that are free on its disk, and all of them."""
+    """Return the free bytes and the size of a directory's disk."""
     try:
         usage = shutil.disk_usage(_existing(folder))
     except OSError:
@@ -128,10 +127,10 @@ def _full_disk(
     trouble: str = DiskFullError.trouble,
     before: Mapping[int | None, tuple[int, int]] = DiskFullError.spaces,
 ) -> DiskFullError:
-    """The error; of several disks, either may be meant. `before` is their space if it is known."""
+    """Return the error for directories on a full disk; `before` is their space, if it is known."""
     temporary = _temporary()
     spaces = {_device(x): before.get(_device(x)) or _space(x) for x in folders}
-    # Of two folders on one disk, the first is the caller's.
+    # Keep the first directory of each disk, which is the caller's.
     places = list({_device(folder): folder for folder in reversed(folders)}.values())[::-1]
     described = [_described(x, *spaces[_device(x)]) for x in places]
     words = [
@@ -140,7 +139,7 @@ def _full_disk(
     ]
     advice = [] if places == temporary else ["choose an output on another disk"]
     if {_device(place) for place in places} & {_device(place) for place in temporary}:
-        advice.append("set TMPDIR to a folder on another disk")
+        advice.append("set TMPDIR to a directory on another disk")
     result = DiskFullError(
         errno.ENOSPC,
         f"The disk of {' or that of '.join(words)} {trouble}. "

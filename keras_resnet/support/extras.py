@@ -1,4 +1,4 @@
-"""Installed packages. Optional ones are imported where they are used, and named if missing."""
+"""Installed packages: import of optional ones, versions, and the Keras backend."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import shlex
 from collections.abc import Iterable
 from typing import Any
 
-#: Module -> (extra that brings it, what does not work without it).
+#: Module -> (extra that installs it, feature that needs it).
 OPTIONAL = {
     "tf2onnx": ("export", "writing ONNX"),
     "onnx": ("export", "writing ONNX"),
@@ -21,7 +21,7 @@ OPTIONAL = {
     "tf_keras": ("compression", "compression with the engine tfmot, or a network's tf_keras twin"),
 }
 
-#: What pip calls these packages, with the bounds of `pyproject.toml`.
+#: Module -> requirement for pip, as in `pyproject.toml`.
 REQUIREMENTS = {
     "tf2onnx": "tf2onnx>=1.17",
     "onnx": "onnx>=1.20",
@@ -34,9 +34,9 @@ REQUIREMENTS = {
 
 
 def pip_line(module: str) -> str:
-    """Return the command that installs an optional package and what else its extra is missing.
+    """Return the command that installs an optional module and others that its extra lacks.
 
-    It names the packages themselves, which works however this one was installed.
+    It names the packages, not the extra, so that it works however this package was installed.
     """
     extra = OPTIONAL[module][0]
     missing = [
@@ -49,10 +49,10 @@ def pip_line(module: str) -> str:
 
 
 def require(module: str) -> Any:
-    """Imports and returns `module` (possibly dotted), which comes with an extra.
+    """Import and return an optional module or submodule.
 
     Raises:
-        ImportError: it is not installed; the message is one sentence with the pip line.
+        ImportError: the module is not installed; the message has the command that installs it.
     """
     package = module.partition(".")[0]
     try:
@@ -69,7 +69,7 @@ def require(module: str) -> Any:
 
 
 def installed_version(distribution: str) -> str | None:
-    """Version of an installed distribution, e.g. `"0.1.0"`; None if it is not installed."""
+    """Return the version of a distribution, such as `"0.1.0"`; `None` if it is not installed."""
     try:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
@@ -77,12 +77,12 @@ def installed_version(distribution: str) -> str | None:
 
 
 def installed_versions(distributions: Iterable[str]) -> dict[str, str | None]:
-    """Versions of distributions by name; None of those that are not installed."""
+    """Return the versions of distributions by name; `None` for those that are not installed."""
     return {name: installed_version(name) for name in distributions}
 
 
 def backend_and_devices() -> tuple[str, list[str], str | None]:
-    """Name of the Keras backend, its devices, and why it does not work (None: it does)."""
+    """Return the name of the Keras backend, its devices, and its error or `None`."""
     try:
         import keras
 
@@ -95,5 +95,5 @@ def backend_and_devices() -> tuple[str, list[str], str | None]:
             return backend, [device.name.removeprefix(prefix) for device in found], None
         return backend, list(keras.distribution.list_devices()), None
     except Exception as error:
-        # Whatever is broken, a report about it has to say so rather than break with it.
+        # A report must show any error of the backend instead of failing.
         return os.environ.get("KERAS_BACKEND", "unknown"), [], str(error)

@@ -1,4 +1,4 @@
-"""Writing so that nothing is lost: under a temporary name first, then renamed, all or nothing."""
+"""Atomic writing of files: under a temporary name, then renamed, all of them or none."""
 
 from __future__ import annotations
 
@@ -20,36 +20,36 @@ from keras_resnet.support.signals import signals_deferred
 
 PARTIAL_PREFIX = ".partial-"
 
-#: As `tempfile.mkdtemp` makes them.
+#: Names of partial directories, as `tempfile.mkdtemp` creates them.
 _PARTIAL_NAME = re.compile(rf"{re.escape(PARTIAL_PREFIX)}[a-z0-9_]{{8}}")
 
-#: The lock of a folder in which a process is at work, and that of a partial directory.
+#: Lock files of a directory that a process holds, and of a partial directory.
 LOCK_FILE, _OWNER_FILE = ".lock", ".owner"
 
-#: In a directory with results: that they are whole, and what becomes of them; see `publish`.
+#: File in a directory of complete results that lists what is to be published; see `publish`.
 _JOURNAL = "publish.json"
 
-#: Beside it, what they replace.
+#: Directory beside the journal for replaced files.
 _REPLACED = "replaced"
 
 
 @contextlib.contextmanager
 def held(folder: Path, output: Path | None = None) -> Iterator[Callable[[], bool]]:
-    """Holds a folder against other processes, and makes it if it is missing.
+    """Hold a directory against other processes; create it if it is missing.
 
-    What killed processes have left there is finished or removed first. In the end, a folder that
-    was made here and is still empty is removed.
+    The remains of killed processes are published or removed first. At the end, the directory is
+    removed if it was created here and is still empty.
 
     Args:
-        folder: the folder.
-        output: what messages call it.
+        folder: the directory.
+        output: path for messages; by default `folder`.
 
     Yields:
-        A function that says whether the folder is still where it was.
+        A function that returns whether the directory is still in its place.
 
     Raises:
-        ValueError: it cannot be written to, or another process is at work there.
-        OSError: the disk filled up, here or inside the block.
+        ValueError: the directory cannot be written to, or another process holds it.
+        OSError: the disk is full, here or in the block.
     """
     output, made = output or folder, not folder.exists()
     with contextlib.ExitStack() as stack:
@@ -86,15 +86,17 @@ def _unwritable(folder: Path, error: OSError) -> ValueError:
 
 @contextlib.contextmanager
 def partial_directory(parent: Path) -> Iterator[Path]:
-    """A temporary directory inside `parent`: on the same disk, so that renaming is atomic.
+    """Create a temporary directory in `parent`, on the same disk, so that renaming is atomic.
 
-    It is removed on every way out; what should stay has to be moved out of it with `publish`. What
-    killed processes have left in `parent` is finished or removed, too: a living one holds a lock on
-    its own.
+    It is removed at the end; `publish` moves results out of it. The remains of killed processes in
+    `parent` are published or removed first; a running process holds a lock on its directory.
+
+    Yields:
+        The path of the directory.
 
     Raises:
         ValueError: `parent` cannot be written to.
-        OSError: the disk filled up, here or inside the block.
+        OSError: the disk is full, here or in the block.
     """
     with contextlib.ExitStack() as stack:
         try:
@@ -112,11 +114,11 @@ def partial_directory(parent: Path) -> Iterator[Path]:
 
 
 def _locked_directory(parent: Path, stack: contextlib.ExitStack) -> Path:
-    """A new directory that is locked, and then removed, when the stack ends."""
+    """Create a directory, locked until `stack` is closed and then removed."""
     while True:
         path = Path(tempfile.mkdtemp(prefix=PARTIAL_PREFIX, dir=parent))
         stack.callback(_remove_if_empty, path)
-        # Before it was locked, another process may have taken it for a leftover.
+        # Another process may have removed it as a leftover before it was locked.
         with contextlib.suppress(BusyError, FileNotFoundError):
             stack.enter_context(locked(path / _OWNER_FILE))
             stack.callback(_clear, path)
@@ -124,20 +126,19 @@ def _locked_directory(parent: Path, stack: contextlib.ExitStack) -> Path:
 
 
 def check_writable(folder: Path) -> None:
-    """Refuse a folder, there or not, that cannot be written to.
-
-    Raises:
-        ValueError: it is a file, or cannot be made or written to.
-    """
+    """Raise ValueError if a directory, existing or not, cannot be created or written to."""
     above = folder.absolute()
-    # Nothing is made yet where the folder is missing.
+    # A missing directory is not created yet.
     with partial_directory(next(path for path in (above, *above.parents) if path.exists())):
         pass
 
 
 def _clear(directory: Path) -> None:
-    """Removes all but the lock: that goes last, as it says whose directory it is."""
-    # What is decided and not carried out is for the next one to finish.
+    """Remove everything except for the lock, unless there is a journal.
+
+    The lock is removed last, as it marks the directory as a process's own.
+    """
+    # Another process will finish publishing.
     if _is_there(directory / _JOURNAL):
         return
     for path in sorted(directory.glob("*")):
@@ -149,12 +150,12 @@ def _clear(directory: Path) -> None:
 
 
 def recover(parent: Path) -> None:
-    """Finishes what killed processes have begun to publish in a folder, removes their other files.
+    """Publish the complete results of killed processes in a directory; remove incomplete ones.
 
-    What a `partial_directory` has not made is left alone.
+    Only directories that `partial_directory` created are touched.
 
     Raises:
-        OSError: something cannot be renamed; it is tried again the next time.
+        OSError: a file cannot be renamed; the next call tries again.
     """
     for leftover in sorted(parent.glob(f"{PARTIAL_PREFIX}*")):
         with contextlib.ExitStack() as stack:
@@ -170,7 +171,7 @@ def recover(parent: Path) -> None:
 
 
 def _is_leftover(path: Path) -> bool:
-    """Whether a `partial_directory` made it: it has a lock or a journal, or is still empty."""
+    """Return whether `partial_directory` created a path: it has a lock or journal, or is empty."""
     if not _PARTIAL_NAME.fullmatch(path.name) or path.is_symlink() or not path.is_dir():
         return False
     names = [inside.name for inside in path.iterdir()]
@@ -178,20 +179,23 @@ def _is_leftover(path: Path) -> bool:
 
 
 def check_new(path: Path, overwrite: bool) -> None:
-    """Raises FileExistsError if there is a file at `path` that is not to be overwritten."""
+    """Raise FileExistsError if `path` exists and must not be overwritten."""
     if path.exists() and not overwrite:
         raise FileExistsError(f"Expected a new file. Received: {path}. Pass `overwrite=True`")
 
 
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """A temporary path to write to; the file appears at `path` when the block ends without error.
+    """Write a file under a temporary path; replace `path` when the block ends without an error.
 
-    What was at `path` is there until the whole new file is.
+    An existing file at `path` stays until the new one is complete.
+
+    Yields:
+        The temporary path.
 
     Raises:
         ValueError: the directory cannot be written to.
-        OSError: the disk filled up.
+        OSError: the disk is full.
     """
     path = path.absolute()
     with partial_directory(path.parent) as staging:
@@ -200,22 +204,22 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 def publish(staging: Path, names: Sequence[str], gone: Iterable[str] = ()) -> None:
-    """Moves files and directories from `staging` into the folder around it, all of them or none.
+    """Move files and directories from `staging` into its parent directory, all of them or none.
 
-    First, a journal in `staging` says that they are whole. From then on, they are published even if
-    the process is killed: whoever writes in the folder next finishes it, see `recover`. Until then,
-    the folder has some of the old ones or some of the new ones, never some of both: the old ones
-    leave first, in the opposite order, and then the new ones come.
+    First, a journal in `staging` records that they are complete. After that, they are published
+    even if the process is killed: the next process that writes to the directory finishes it, see
+    `recover`. Until then, the directory has old files or new files, but never both: old files are
+    removed first, in reverse order, then the new ones are moved.
 
     Args:
-        staging: a directory whose lock this process holds, such as a `partial_directory`.
-        names: of what is moved, in this order: where the last one is, the others are. What has
-            these names in the folder is replaced.
-        gone: names of what is removed from the folder, as the new results replace it.
+        staging: a directory that this process has locked, such as a `partial_directory`.
+        names: names to move, in this order: once the last one is in place, all of them are.
+            Existing files of the same names are replaced.
+        gone: names of other files to remove from the parent directory.
 
     Raises:
-        OSError: a rename failed; everything is where it was.
-        ValueError: a name leads out of the folder.
+        OSError: a rename failed; all files are in their old places.
+        ValueError: a name leads out of the directory.
     """
     gone = sorted({*gone} - {*names})
     _check_names(staging, [*names, *gone])
@@ -238,14 +242,14 @@ def publish(staging: Path, names: Sequence[str], gone: Iterable[str] = ()) -> No
 
 
 def finish_publishing(staging: Path) -> bool:
-    """Carries out what a killed process has not, and warns of it.
+    """Finish the publishing that a killed process began, with a warning.
 
     Returns:
-        False if `staging` has a journal that is damaged, another user's, or leads out of the
-        folder: it is left alone, with a warning.
+        False if the journal in `staging` is damaged, is another user's, or leads out of the
+        directory; then nothing is changed, with a warning.
 
     Raises:
-        OSError: a rename failed; it is tried again the next time.
+        OSError: a rename failed; the next call tries again.
     """
     if not _is_there(staging / _JOURNAL):
         return True
@@ -253,35 +257,35 @@ def finish_publishing(staging: Path) -> bool:
         names, gone = _read_journal(staging)
     except (OSError, ValueError) as error:
         warnings.warn(
-            f"Left alone {staging}, which says what is to be published in {staging.parent}: "
-            f"{error}. Remove it if you do not need it",
+            f"Ignored {staging}, with unpublished results for {staging.parent}: {error}. Remove it "
+            "if you do not need it",
             stacklevel=2,
         )
         return False
     _carry_out(staging, names, gone)
     warnings.warn(
-        f"A process was killed while it published its results in {staging.parent}: they are all "
-        "there now",
+        f"A process was killed while it published its results in {staging.parent}. They are now "
+        "complete",
         stacklevel=2,
     )
     return True
 
 
 def is_being_replaced(folder: Path) -> bool:
-    """Whether results are being published in a folder, or a process was killed meanwhile."""
+    """Return whether results are being published in a directory, or a killed process left some."""
     return any(folder.glob(f".*/{_JOURNAL}"))
 
 
 def _read_journal(staging: Path) -> tuple[list[str], list[str]]:
-    """Names of what is to be published, and of what goes.
+    """Return the names to publish and the names to remove.
 
     Raises:
-        OSError: it cannot be read.
-        ValueError: it is damaged, another user's, or leads out of the folder.
+        OSError: the journal cannot be read.
+        ValueError: the journal is damaged, is another user's, or leads out of the directory.
     """
     path = staging / _JOURNAL
     if path.is_symlink() or not path.is_file() or (staging / _REPLACED).is_symlink():
-        raise ValueError("it has links in the place of files")
+        raise ValueError("it has links in place of files")
     if os.name == "posix" and {staging.stat().st_uid, path.stat().st_uid} != {os.geteuid()}:
         raise ValueError("it is another user's")
     try:
@@ -296,30 +300,32 @@ def _read_journal(staging: Path) -> tuple[list[str], list[str]]:
 
 
 def _check_names(staging: Path, names: Sequence[str]) -> None:
-    """Raises ValueError if a name leads out of `staging` or the folder around it."""
+    """Raise ValueError if a name leads out of `staging` or its parent directory."""
     for name in names:
         path = PurePath(name)
         is_plain = path.parts and not path.anchor and ".." not in path.parts
         if not is_plain or path.parts[0] == staging.name:
-            raise ValueError(f"Expected names of what is in the folder. Received: {name!r}")
+            raise ValueError(f"Expected names of files in the directory. Received: {name!r}")
         for folder in (staging, staging.parent):
-            # Unlike `Path.resolve`, it takes links in a circle, too.
+            # Unlike `Path.resolve`, `realpath` accepts cyclic links.
             parent = Path(os.path.realpath((folder / path).parent))
             if not parent.is_relative_to(os.path.realpath(folder)):
-                raise ValueError(f"Expected no link out of the folder. Received: {folder / path}")
+                raise ValueError(
+                    f"Expected no link out of the directory. Received: {folder / path}"
+                )
 
 
 def _places(staging: Path, names: Sequence[str], gone: Sequence[str]) -> dict[str, Path]:
-    """Return where each file that is replaced or removed is kept until all is done."""
+    """Return the temporary place of each file that is replaced or removed."""
     return {name: staging / _REPLACED / str(number) for number, name in enumerate([*names, *gone])}
 
 
 def _carry_out(staging: Path, names: Sequence[str], gone: Sequence[str]) -> None:
-    """Does what the journal says, or what is left of it: after a kill, from any step on."""
+    """Carry out the journal; after a kill at any step, its remaining steps."""
     folder, places = staging.parent, _places(staging, names, gone)
     (staging / _REPLACED).mkdir(exist_ok=True)
     for name in (*reversed(names), *gone):
-        # What has left `staging` is a new one.
+        # If it is no longer in `staging`, the file in `folder` is the new one.
         is_old = name in gone or _is_there(staging / name)
         if is_old and _is_there(folder / name):
             (folder / name).replace(places[name])
@@ -333,7 +339,7 @@ def _carry_out(staging: Path, names: Sequence[str], gone: Sequence[str]) -> None
 
 
 def _undo(staging: Path, names: Sequence[str], gone: Sequence[str]) -> None:
-    """Puts everything back to where it was before `_carry_out`."""
+    """Move everything back to its place before `_carry_out`."""
     folder = staging.parent
     for name in reversed(names):
         if not _is_there(staging / name) and _is_there(folder / name):
@@ -344,32 +350,30 @@ def _undo(staging: Path, names: Sequence[str], gone: Sequence[str]) -> None:
 
 
 def _is_there(path: Path) -> bool:
-    """Return whether something is there, a link that leads nowhere included."""
+    """Return whether a path exists; broken links do, too."""
     return os.path.lexists(path)
 
 
-def replace_durably(source: Path, destination: Path) -> None:
-    """Renames a file on the same disk, in one step that a crash of the machine survives, too.
-
-    What was at `destination` is there until the whole new file is.
+def replace_durably(new: Path, path: Path) -> None:
+    """Replace `path` by the file `new` on the same disk, in one step that survives a system crash.
 
     Raises:
-        OSError: the disk filled up, or the rename failed; `destination` is what it was.
+        OSError: the disk is full, or the rename failed; `path` is unchanged.
     """
-    _synchronize(source)
-    source.replace(destination)
-    _synchronize(destination.parent)
+    _synchronize(new)
+    new.replace(path)
+    _synchronize(path.parent)
 
 
 def size_of(path: Path) -> int:
-    """Bytes of a file, or of all files below a directory."""
+    """Return the size of a file, or of all files below a directory, in bytes."""
     if path.is_file():
         return path.stat().st_size
     return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
 
 
 def _synchronize(path: Path) -> None:
-    """Waits until the disk has the contents of a file or directory."""
+    """Wait until the content of a file or directory is on the disk."""
     if os.name == "nt" and path.is_dir():  # Windows cannot open directories.
         return
     descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-#: With fewer images than that, an accuracy of 50 % is known to worse than ±10 points.
+#: With fewer images, the 95 % interval of an accuracy near 50 % is wider than ±10 points.
 FEW_IMAGES = 100
 
 
 def wilson_interval(hits: int, total: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Wilson's score interval of a share, such as an accuracy, in [0, 1]."""
+    """Return Wilson's score interval of a proportion, such as an accuracy, in [0, 1]."""
     import scipy.stats  # type: ignore[import-untyped]
 
     found = scipy.stats.binomtest(hits, total).proportion_ci(confidence, method="wilson")
@@ -21,7 +21,7 @@ def margin_of(images: int) -> float:
 
 
 def accuracy_in_words(accuracy: float, images: int) -> str:
-    """Return `accuracy`, in [0, 1], in percent; of few images with its 95 % interval."""
+    """Format an accuracy in [0, 1] in percent; with its 95 % interval if there are few images."""
     text = f"{accuracy:.2%}"
     if images >= FEW_IMAGES:
         return text

@@ -1,4 +1,4 @@
-"""JSON: from elsewhere, a short text can mean endless depth, or gigabytes of objects."""
+"""Reading of untrusted JSON, with limits of length, depth and number of values."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from typing import Any
 
 from keras_resnet.support.placeholders import START, placeholder
 
-#: Bytes, values and depth: several times those of ResNet-1202 as Keras describes it.
+#: Limits: bytes, values and depth; several times those of Keras' config of ResNet-1202.
 _LONGEST, _MOST_VALUES, _DEEPEST = 2**25, 2**21, 100
 
 
 def parse_json(text: str | bytes) -> Any:
-    """Parse a text in JSON.
+    """Parse JSON.
 
     Raises:
-        ValueError: it is no JSON, or longer or deeper than what this package reads.
+        ValueError: the text is not JSON, or exceeds a limit.
     """
     if len(text) > _LONGEST:
         raise ValueError(f"JSON of {len(text):,} bytes, more than {_LONGEST:,}")
@@ -39,8 +39,8 @@ def load_json(path: Path) -> Any:
     """Read a JSON file.
 
     Raises:
-        OSError: it cannot be read.
-        ValueError: as `parse_json`; or it is a web page or a pointer in the place of the file.
+        OSError: the file cannot be read.
+        ValueError: the file is not JSON, exceeds a limit, or is a web page or Git LFS pointer.
     """
     with path.open("rb") as file:
         content = file.read(_LONGEST + 1)
@@ -50,7 +50,7 @@ def load_json(path: Path) -> Any:
 
 
 def finite(value: Any) -> Any:
-    """The same with None for NaN and infinity, which JSON has no words for."""
+    """Replace NaN and infinity, which JSON does not have, by `None` in nested data."""
     if isinstance(value, dict):
         return {key: finite(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

@@ -1,4 +1,4 @@
-"""One process at a time: locks that end with the process, however it ends."""
+"""File locks between processes, which end with the process that holds them."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from pathlib import Path
 
 import filelock
 
-#: What file systems without locks say.
+#: Error numbers of file systems without locks.
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 class BusyError(ValueError):
-    """Another process holds a lock. The message says which, such as `process 12 on host`."""
+    """Error for a lock that another process holds; the message is like `process 12 on host`."""
 
 
 @contextlib.contextmanager
 def locked(file: Path) -> Iterator[Callable[[], bool]]:
-    """Holds a lock file, and removes it in the end.
+    """Hold a lock file, and remove it at the end.
 
     Yields:
-        A function that says whether the file is still there, and not another one of its name.
+        A function that returns whether the file still exists and is the same.
 
     Raises:
-        BusyError: another process holds it, or another thread.
-        OSError: it cannot be made.
+        BusyError: another process or thread holds the lock.
+        OSError: the file cannot be created.
     """
     lock, owner = _acquired(file)
     if lock is None:
@@ -45,13 +45,13 @@ def locked(file: Path) -> Iterator[Callable[[], bool]]:
         yield is_there
     finally:
         if is_there():
-            with contextlib.suppress(OSError):  # Windows keeps files that are open.
+            with contextlib.suppress(OSError):  # Windows cannot remove open files.
                 file.unlink(missing_ok=True)
         lock.release()
 
 
 def _acquired(file: Path) -> tuple[filelock.BaseFileLock | None, str]:
-    """The lock, or None if it is held; and who holds it, if that is known."""
+    """Return the lock, or `None` if another process holds it; and who holds it, if known."""
     owner = _owner(file)
     lock: filelock.BaseFileLock = filelock.FileLock(file)
     try:
@@ -60,7 +60,7 @@ def _acquired(file: Path) -> tuple[filelock.BaseFileLock | None, str]:
         except (OSError, NotImplementedError) as error:
             if isinstance(error, OSError) and error.errno not in _NO_LOCKS:
                 raise
-            # That of its own kind: it says itself whose it is, and is removed when it is released.
+            # A soft lock contains its owner, and is removed when it is released.
             file = file.with_name(f"{file.name}.soft")
             owner = _owner(file)
             lock = filelock.SoftFileLock(file)

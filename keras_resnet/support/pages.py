@@ -1,4 +1,4 @@
-"""Self-contained HTML pages: nothing in them has to be fetched."""
+"""Self-contained HTML pages, which load no other files."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ dt { float: left; clear: left; margin-right: .5rem; font-weight: 600 }
 dd { margin: 0 }
 img { max-width: 100%; height: auto }
 footer { margin-top: 3rem; color: #5b6472; font-size: .85rem }
-/* On a phone, a row of a wide table is a block of lines: nothing is scrolled sideways. */
+/* On phones, each row of a wide table is a block of lines, so that nothing scrolls sideways. */
 @media (max-width: 40rem) {
   body { margin: 1rem auto }
   h1, h2, p, li, dd { overflow-wrap: anywhere }
@@ -58,18 +58,18 @@ _NARROW = 3
 
 
 class Html(str):
-    """A text that is HTML already, such as a link in a cell."""
+    """A string of HTML, such as a link in a cell, which is not escaped again."""
 
     __slots__ = ()
 
 
 def escaped(text: str) -> str:
-    """A text as HTML that shows it, without the marks of direction and control of other texts."""
+    """Escape a text for HTML, and make control characters visible."""
     return html.escape(printable(text))
 
 
 def page(title: str, sections: Iterable[str]) -> str:
-    """A complete page; `sections` are HTML already."""
+    """Return a complete page; `sections` are HTML."""
     heading = escaped(title)
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{heading}</title>'
@@ -79,12 +79,12 @@ def page(title: str, sections: Iterable[str]) -> str:
 
 
 def section(title: str, content: str) -> str:
-    """A titled part of a page; `content` is HTML already. Wide tables scroll inside it."""
+    """Return a section with a heading; `content` is HTML. Wide content scrolls within it."""
     return f'<h2>{escaped(title)}</h2><div class="scroll">{content}</div>'
 
 
 def link(address: str, words: str | None = None) -> Html:
-    """Return a link to a file beside the page; `words` are by default its name."""
+    """Return a link to a file beside the page; its text is `words`, by default the name."""
     return Html(f'<a href="{html.escape(quote(address))}">{escaped(words or address)}</a>')
 
 
@@ -104,11 +104,11 @@ def table(
     """Return a table; on narrow screens, a wide one shows its rows as blocks of lines.
 
     Args:
-        columns: the headings.
-        rows: the cells, as text or `Html`.
-        meanings: what columns mean: shown when their headings are pointed at, and below the table.
-        styles: a class of the style sheet for every row, `"failed"` for red; none: plain rows.
-        words: whether cells are sentences, which wrap, rather than figures.
+        columns: headings.
+        rows: cells, as text or `Html`.
+        meanings: explanations of columns, shown as tooltips of the headings and below the table.
+        styles: CSS class of every row, such as `"failed"` for red; plain rows by default.
+        words: whether cells are sentences, which wrap, not numbers.
     """
     meanings = meanings or {}
     head = "".join(
@@ -119,7 +119,7 @@ def table(
     )
     lines = [f"<tr>{head}</tr>"]
     for index, row in enumerate(rows):
-        # A row may end early.
+        # A row may have fewer cells.
         pairs = zip(columns, row, strict=False)
         cells = (
             f'<td data-label="{escaped(name)}">'
@@ -135,7 +135,7 @@ def table(
 
 
 def picture(figure: Figure, description: str) -> str:
-    """A matplotlib figure as an image inside the page; screen readers read `description`."""
+    """Return a matplotlib figure as an inline image; `description` is for screen readers."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110, bbox_inches="tight")
     data = base64.b64encode(buffer.getvalue()).decode()

@@ -1,7 +1,7 @@
-"""Text files that stand where another file should be: pointers, web pages, messages of servers.
+"""Detection of text files in place of other files: pointers, web pages, error messages.
 
 A clone without Git LFS, or a download of the wrong link, leaves a small text under the name of a
-model, an image or a list. Every reader asks here first, so that its error names the real trouble.
+model, an image or a list. Readers check for it first, so that their errors name the real cause.
 """
 
 from __future__ import annotations
@@ -13,31 +13,31 @@ from pathlib import Path
 
 from keras_resnet.support.text import sentence
 
-#: How much of a file is looked at, in bytes.
+#: Number of bytes at the start of a file that are checked.
 START = 1024
 
 #: First line of a pointer: https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md
 _LFS = re.compile(rb"version https://(git-lfs\.github\.com|hawser\.github\.com)/spec/v1\s")
 
-#: What git-annex leaves: https://git-annex.branchable.com/internals/pointer_file/
+#: Pointer of git-annex: https://git-annex.branchable.com/internals/pointer_file/
 _ANNEX = re.compile(rb"/annex/objects/\S")
 
 _PAGE = re.compile(rb"(<!--.*?-->\s*)*<(!doctype\s+html|html|head|body)\b", re.I | re.S)
 
-#: No text has these control characters.
+#: Control characters that texts do not contain.
 _BINARY = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f\x7f]")
 
 _AGAIN = "Download the file again, from the link to the file itself"
 
 
 def placeholder(start: bytes) -> str | None:
-    """Say what a Git LFS pointer, a git-annex pointer or a web page is, and what to do.
+    """Describe a Git LFS pointer, a git-annex pointer or a web page, and what to do.
 
     Args:
-        start: the first `START` bytes of a file, of any kind, or all of it.
+        start: the first `START` bytes of a file, or the whole file.
 
     Returns:
-        A clause such as `"a Git LFS pointer … Run `git lfs pull` …"`; None for all other files.
+        A clause such as `"a Git LFS pointer … Run `git lfs pull` …"`; `None` for other files.
     """
     start = start.removeprefix(b"\xef\xbb\xbf").lstrip()
     if _LFS.match(start):
@@ -61,21 +61,21 @@ def placeholder(start: bytes) -> str | None:
 
 
 def not_binary(start: bytes) -> str | None:
-    """Say what a text, or nothing, in the place of a binary file is, and what to do.
+    """Describe an empty file or a text in place of a binary file, and what to do.
 
     Args:
-        start: the first `START` bytes of a file, or all of it.
+        start: the first `START` bytes of a file, or the whole file.
 
     Returns:
-        What `placeholder` says, or a clause about an empty file, an error message in JSON or XML,
-        or another text; None for a binary file.
+        The result of `placeholder`, or a clause about an empty file, an error message in JSON or
+        XML, or another text; `None` for a binary file.
     """
     if not start:
         return "an empty file. Copy or download it again"
     if known := placeholder(start):
         return known
     try:
-        # In a longer file, the last character may have been cut.
+        # In a longer file, the last character may be incomplete.
         text = codecs.getincrementaldecoder("utf-8")().decode(start, len(start) < START)
     except UnicodeDecodeError:
         return None
@@ -89,32 +89,32 @@ def not_binary(start: bytes) -> str | None:
 
 
 def text_instead(path: Path) -> str | None:
-    """Say what `not_binary` says of a file.
+    """Return the result of `not_binary` for a file.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: the file cannot be read.
     """
     with path.open("rb") as file:
         return not_binary(file.read(START))
 
 
 def check_binary(path: Path) -> None:
-    """Refuse a file that is empty or a text where a binary file should be.
+    """Check that a file is binary.
 
     Raises:
-        ValueError: it is; the message is a clause to go on after the file's name.
-        OSError: it cannot be read.
+        ValueError: the file is empty or a text; the message ends a sentence about the file.
+        OSError: the file cannot be read.
     """
     if reason := text_instead(path):
         raise ValueError(reason)
 
 
 def refuse_text(path: Path, expected: str) -> None:
-    """Refuse the same before a reader is imported, to which files are left that cannot be opened.
+    """Check that a file is binary, with a complete message, before its reader is imported.
 
     Args:
-        path: an existing file.
-        expected: what the message says was expected.
+        path: an existing file. If it cannot be opened, the error is left to the reader.
+        expected: description of the expected file, for the message.
 
     Raises:
         ValueError: the file is empty or a text.

@@ -1,4 +1,4 @@
-"""Keep the native libraries' chatter off the terminal without losing it when something fails."""
+"""Suppression of native libraries' log messages, which are shown if something fails."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 
-#: The descriptor and Python's warning filters are the whole process's: one thread at a time.
+#: The file descriptor and Python's warning filters are process-wide: one thread at a time.
 _LOCK = threading.RLock()
 
 
-#: What TensorFlow prints whenever it is imported, whatever TF_CPP_MIN_LOG_LEVEL says: notes about
-#: oneDNN, instruction sets, missing GPUs and libraries that are registered twice.
+#: Messages that TensorFlow prints on import, even with TF_CPP_MIN_LOG_LEVEL: about oneDNN,
+#: instruction sets, missing GPUs and libraries that are registered twice.
 _START_UP = re.compile(
     rb"All log messages before absl::InitializeLog|^To enable the following instructions: |"
     rb"\b(port|cudart_stub|cpu_feature_guard|cuda_(fft|dnn|blas)|computation_placer)\.cc:\d+\]"
 )
 
 
-#: Where the code of libraries lies, Python's own included.
+#: Paths of the code of libraries, including Python's own.
 _LIBRARY = re.compile(r"[/\\](site-packages|dist-packages|lib[/\\]python3)[/\\.]|^<frozen")
 
 
 @contextlib.contextmanager
 def without_start_up_notes() -> Iterator[None]:
-    """Drop TensorFlow's notes of its start from standard error; all else comes out at the end.
+    """Drop TensorFlow's start-up messages from standard error; show all others at the end.
 
-    For the first import of TensorFlow. No variable of the environment is set for it, which would
-    hold for everything else in the process and its children, too.
+    For the first import of TensorFlow. No environment variable is set, as that would affect the
+    whole process and its children.
     """
     if "tensorflow" in sys.modules:
         yield
@@ -46,19 +46,18 @@ def without_start_up_notes() -> Iterator[None]:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Hide what native code prints to standard error; show it if the block fails.
+    """Hide the output of native code to standard error; show it if the block fails.
 
-    Notes of TensorFlow's start are never shown, and nothing is for an error that says itself what
-    is wrong with the input (`ValueError`, `ImportError`). Python's warnings come out at the end,
-    but for those that libraries give about their own code.
+    TensorFlow's start-up messages are never shown, and nothing is shown for errors that explain
+    themselves (`ValueError`, `ImportError`). Python's warnings are shown at the end, except for
+    warnings about the code of libraries.
 
-    Native code logs from C++, past `sys.stderr` and Python's logging, so the file descriptor itself
-    is redirected.
+    Native code bypasses `sys.stderr` and Python's logging, so the file descriptor is redirected.
     """
     held: list[warnings.WarningMessage] = []
     try:
         with _redirected() as show, warnings.catch_warnings(record=True) as held:
-            # TensorFlow's own converter uses the interpreter that TensorFlow deprecates.
+            # TensorFlow's converter uses an interpreter that TensorFlow deprecates.
             warnings.filterwarnings("ignore", message=".*tf.lite.Interpreter is deprecated.*")
             try:
                 yield
@@ -69,7 +68,7 @@ def quiet() -> Iterator[None]:
                 raise
     finally:
         for warning in held:
-            # Libraries talk about themselves; what speaks of the user's work is for the user.
+            # Warnings about the code of libraries do not help users.
             if not _LIBRARY.search(warning.filename):
                 found = (warning.message, warning.category, warning.filename, warning.lineno)
                 warnings.showwarning(*found)
@@ -77,10 +76,11 @@ def quiet() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _redirected() -> Iterator[Callable[[], None]]:
-    """Redirect standard error into a file; yield a function that ends that and shows the file.
+    """Redirect standard error to a file; without a standard error, do nothing.
 
-    What it shows is all but TensorFlow's notes of its start. Without a standard error, nothing is
-    redirected.
+    Yields:
+        A function that ends the redirection and shows the file without TensorFlow's start-up
+        messages.
     """
     with _LOCK, tempfile.TemporaryFile() as hidden:
         try:

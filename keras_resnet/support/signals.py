@@ -1,4 +1,4 @@
-"""Signals that wait until something is done, and work that does not make them wait."""
+"""Deferred signals, and calls that signals can interrupt."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Result = TypeVar("Result")
 
 @contextlib.contextmanager
 def signals_deferred() -> Iterator[None]:
-    """Delivers SIGINT and SIGTERM after the block. Other threads are never interrupted anyway."""
+    """Deliver SIGINT and SIGTERM after the block; only the main thread receives signals."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -33,14 +33,14 @@ def signals_deferred() -> Iterator[None]:
 
 
 def call_in_thread(function: Callable[[], Result]) -> Result:
-    """Calls a function that a signal does not have to wait for, and returns its result.
+    """Call a function in a thread, so that signals can interrupt it, and return its result.
 
-    What waits for servers, in Python, in Rust or for names of hosts, may not notice signals for
-    minutes. In a thread of its own it is left behind when one comes, and goes on until it is done
-    or the process ends.
+    A function that waits for a server, in Rust or in a lookup of a host name, may block signals for
+    minutes. When a signal arrives, the thread is abandoned; it ends with the function or the
+    process.
 
     Raises:
-        Exception: what the function raises.
+        Exception: the exception of the function.
     """
     outcome: queue.SimpleQueue[tuple[Result | None, BaseException | None]] = queue.SimpleQueue()
 

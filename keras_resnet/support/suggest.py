@@ -1,4 +1,4 @@
-"""Suggestions of messages about unknown names."""
+"""Suggestions of similar names in messages about unknown names."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-#: What other libraries, and habit, call things -> what may be the name here.
+#: Names in other libraries -> possible names here.
 _ALIASES: dict[str, tuple[str, ...]] = {
     "lr": ("learning_rate",),
     "wd": ("weight_decay",),
@@ -40,12 +40,12 @@ _ALIASES: dict[str, tuple[str, ...]] = {
     "tf": ("saved_model",),
     "litert": ("tflite",),
 }
-#: More suggestions than these are a list, which helps nobody.
+#: Limit of suggestions; more do not help.
 _MOST = 8
 
 
 def key_of(name: str) -> str:
-    """Return the name without case, spaces, hyphens and underscores, which nobody remembers."""
+    """Return a name in lower case, without spaces, hyphens and underscores."""
     return _plain(name).replace("_", "")
 
 
@@ -54,11 +54,10 @@ def _plain(name: str) -> str:
 
 
 def nearest(value: object, choices: Iterable[str]) -> list[str]:
-    """Return what was probably meant among `choices`; nothing if none is similar.
+    """Return the choices that are similar to `value`; empty if there are none.
 
-    That is the same name in another spelling, or what an alias stands for; else all names that
-    begin or end with it, as `tflite` or `optimizer.momentum` by `momentum`; else the most similar
-    name.
+    These are the same name in another spelling or the meaning of an alias; else all names that
+    begin or end with it, such as `optimizer.momentum` for `momentum`; else the most similar name.
     """
     known = {key_of(choice): choice for choice in choices}
     if not isinstance(value, str) or not value:
@@ -79,9 +78,9 @@ def nearest(value: object, choices: Iterable[str]) -> list[str]:
 
 
 def nearest_file(name: str, names: Iterable[str]) -> list[str]:
-    """Return the most similar file name if one is similar: what counts is the part before the dot.
+    """Return the most similar file name, compared without suffixes, in a list that may be empty.
 
-    Among files that differ in their suffixes only, that is the one with the suffix of `name`.
+    Among files that differ in their suffixes only, the one with the suffix of `name` is chosen.
     """
     by_stem: dict[str, str] = {}
     for known in names:
@@ -111,15 +110,15 @@ def did_you_mean_beside(path: Path, fits: Callable[[Path], bool]) -> str:
 
 
 def did_you_mean(value: object, choices: Iterable[str], otherwise: str = "") -> str:
-    """Return the end of a message about an unknown name: what was probably meant.
+    """Return the end of a message about an unknown name: a suggestion.
 
     Args:
-        value: what was received.
-        choices: every name that there is.
-        otherwise: a sentence, without full stop, for when nothing is similar.
+        value: the unknown name.
+        choices: all known names.
+        otherwise: a sentence without full stop, used if no name is similar.
 
     Returns:
-        `". Did you mean learning_rate?"`, `". OTHERWISE"` or nothing.
+        `". Did you mean learning_rate?"`, `". OTHERWISE"` or `""`.
     """
     if found := nearest(value, choices):
         *some, last = found

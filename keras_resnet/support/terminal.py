@@ -1,7 +1,6 @@
 """Output of commands: one console, its tables, and progress as a bar or as plain lines.
 
-Names and messages may come from anywhere: every string that is printed here is one line, cleaned by
-`support.text`.
+Strings may be from untrusted files, so every printed string is one line, cleaned by `support.text`.
 """
 
 from __future__ import annotations
@@ -27,18 +26,16 @@ from rich.text import Text
 from keras_resnet.support.progress import Progress, unseen
 from keras_resnet.support.text import printable, sentence
 
-#: Longer words are folded in columns that may be broken into lines, such as paths.
+#: Longer words, such as paths, may be folded in columns that wrap.
 _FOLDED = 16
 
 
 class Console(rich.console.Console):
-    """Colours say something here (red: disagrees) or are not used; brackets are brackets.
-
-    Sentences are not cut into lines.
+    """Console without markup, highlighting and line breaks in sentences.
 
     Attributes:
-        log_every: seconds of silence after which `Heartbeat` prints a line.
-        is_bounded: whether tables have to fit in its width.
+        log_every: seconds without output after which `Heartbeat` prints a line.
+        is_bounded: whether tables must fit into its width.
     """
 
     log_every = 60.0
@@ -52,10 +49,10 @@ class Console(rich.console.Console):
 
 
 class _Table(rich.table.Table):
-    """A table that cuts no words off.
+    """A table that does not cut off words.
 
-    Where it is wider than the terminal, the columns `optional` go, the first one first; if it is
-    too wide still, every row becomes a list of headings and values.
+    If it is wider than the terminal, the columns in `optional` are left out, one after the other.
+    If that is not enough, every row is shown as a list of headings and values.
     """
 
     optional: Sequence[str] = ()
@@ -97,12 +94,12 @@ class _Table(rich.table.Table):
 
 
 def _width(columns: Sequence[rich.table.Column], folded: int = _FOLDED) -> int:
-    """Return the width that columns need without cutting a word, with `SIMPLE_HEAD`'s frame."""
+    """Return the width that columns need without cutting off words, with `SIMPLE_HEAD`'s frame."""
     return 1 + sum(_least(column, folded) + 2 for column in columns)
 
 
 def _least(column: rich.table.Column, folded: int) -> int:
-    """The width of a column whose words may be folded after so many characters if it wraps."""
+    """Return the minimum width of a column; words are folded after `folded` characters."""
     words = [str(cell) for cell in (column.header, *column._cells)]
     if not column.no_wrap:
         words = [word[:folded] for cell in words for word in cell.split()]
@@ -110,9 +107,9 @@ def _least(column: rich.table.Column, folded: int) -> int:
 
 
 def _fitted(columns: Sequence[rich.table.Column], room: int) -> list[rich.table.Column]:
-    """The columns with widths that fit: those that wrap keep whole words as long as there is room.
+    """Return the columns with widths that fit, without folding words unless necessary.
 
-    Rich itself makes the widest column narrower than its longest word.
+    Rich itself would make the widest column narrower than its longest word.
     """
     folded = room if _width(columns, room) <= room else _FOLDED
     widths = [_least(column, folded) for column in columns]
@@ -132,17 +129,17 @@ def _cleaned(objects: Iterable[Any]) -> list[Any]:
 
 console = Console()
 if not (sys.stdout.isatty() or os.environ.get("COLUMNS", "").isdigit()):
-    # Files and pipes have no width: cells wrap, but no column is left out.
+    # In files and pipes, cells wrap but no column is left out.
     console.width, console.is_bounded = 100, False
 
 
 def print_lines(text: str) -> None:
-    """Prints a text of this package that has several lines."""
+    """Print a text of several lines."""
     console.print(*text.splitlines(), sep="\n")
 
 
 def complain(text: str, has_lines: bool = False) -> None:
-    """Say on standard error what is wrong, in one line unless the text `has_lines` of its own."""
+    """Print an error on standard error, in one line unless the text `has_lines` of its own."""
     shown = "\n".join(map(printable, text.splitlines())) if has_lines else sentence(text)
     sys.stderr.write(f"keras-resnet: {shown}\n")
 
@@ -153,13 +150,13 @@ def table(
     wrap: Sequence[str] = (),
     optional: Sequence[str] = (),
 ) -> rich.table.Table:
-    """Make an empty table, which is shown as lists where a terminal is too narrow for it.
+    """Create an empty table, which is shown as lists if the terminal is too narrow.
 
     Args:
-        columns: the headings.
-        left: the first so many columns are words, the others numbers.
-        wrap: columns that a narrow terminal may break into lines.
-        optional: columns that a narrow terminal may leave out, the first one first.
+        columns: headings.
+        left: number of columns, from the first, that are aligned to the left, as words are.
+        wrap: columns that may wrap.
+        optional: columns that may be left out on a narrow terminal, in this order.
     """
     result = _Table(box=rich.box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     result.optional = optional
@@ -175,13 +172,13 @@ def table(
 
 
 class Heartbeat:
-    """Prints the progress of long work where there is no terminal, after a silence.
+    """Printer of the progress of long work, in regular intervals without other output.
 
-    It has a thread of its own, as the work may be one long step, such as the tracing of a graph.
+    It runs in a thread, as the work may be one long step, such as the tracing of a graph.
     """
 
     def __init__(self, describe: Callable[[], str]) -> None:
-        """Takes what says, in a sentence without full stop, how far the work is."""
+        """Initialize with a function that returns the progress as a sentence without full stop."""
         self._describe = describe
         self._begun = self._last = time.monotonic()
         self._over = threading.Event()
@@ -196,7 +193,7 @@ class Heartbeat:
         self._thread.join()
 
     def restart(self) -> None:
-        """Counts the silence from now on, as something was printed."""
+        """Restart the interval, as something was printed."""
         self._last = time.monotonic()
 
     def _run(self) -> None:
@@ -210,15 +207,15 @@ class Heartbeat:
 
 @contextlib.contextmanager
 def progress_bar(title: str, hidden: bool = False, lines: int | None = None) -> Iterator[Progress]:
-    """Shows how far the work is: as a bar on a terminal, elsewhere as lines.
+    """Show progress: a bar on a terminal, elsewhere lines.
 
     Args:
-        title: what stands before the bar and in every line.
-        hidden: whether nothing is shown, as where a program reads JSON.
-        lines: how many lines at most; by default one for every step. `Heartbeat` adds its own.
+        title: title of the bar, and prefix of the lines.
+        hidden: whether to show nothing, as for JSON output.
+        lines: limit of the number of lines, besides those of `Heartbeat`; by default one per step.
 
     Yields:
-        A function of the name of the step that starts and the share that is done, 0 to 1.
+        A function to call with the name of the next step, and the share that is done, 0 to 1.
     """
     if hidden:
         yield unseen

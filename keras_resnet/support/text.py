@@ -1,13 +1,13 @@
-"""Texts from elsewhere, made fit to be shown: names of files and classes, answers of servers."""
+"""Safe display of untrusted texts: names of files and classes, messages of servers."""
 
 from __future__ import annotations
 
 
 def printable(text: str) -> str:
-    """One line that a terminal shows as it is.
+    """Escape characters that are not printable.
 
-    What would move its cursor, colour it, end the line or turn the direction of writing comes as
-    Python writes it: `\\n`, `\\x1b`, `\\u202e`.
+    Line ends, control sequences of terminals and marks of the writing direction become Python's
+    escapes: `\\n`, `\\x1b`, `\\u202e`.
     """
     return "".join(
         char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
@@ -15,10 +15,10 @@ def printable(text: str) -> str:
 
 
 def sentence(text: str) -> str:
-    """The same with its lines joined: libraries word their errors in paragraphs."""
+    """Join the lines of a text, such as an error message of a library, and escape it."""
     return printable(" ".join(text.split()))
 
 
 def markdown(text: str) -> str:
-    """The same as Markdown, which shows its characters and ends no cell of a table."""
+    """Escape a text for Markdown, in one line that is safe in a cell of a table."""
     return "".join(f"\\{char}" if char in "\\`*_[]<>|#" else char for char in sentence(text))

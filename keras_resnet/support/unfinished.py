@@ -1,4 +1,4 @@
-"""Work that takes hours: what is finished of it survives whatever ends the process."""
+"""Long work whose finished parts survive the end of the process."""
 
 from __future__ import annotations
 
@@ -16,45 +16,45 @@ from keras_resnet.support.files import LOCK_FILE, held, partial_directory, repla
 class UnfinishedWork:
     """The finished parts of long work, in a directory that one process at a time holds.
 
-    A journal in it says what they are parts of. Every file is renamed into place, so that it is
-    whole or missing.
+    A journal in the directory contains the arguments of the work. Every file is renamed into place,
+    so that it is complete or missing.
     """
 
     _journal = "journal.json"
 
     def __init__(self, directory: Path, output: Path) -> None:
-        """Looks nowhere yet.
+        """Initialize without reading the directory.
 
         Args:
-            directory: where the parts are kept until all are finished.
-            output: where the results will be, for messages.
+            directory: directory of the parts until all are finished.
+            output: path of the results, for messages.
         """
         self.directory = directory
         self._output = output
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
-        """Makes the directory and holds it against other processes.
+        """Create the directory, and hold it against other processes.
 
         Raises:
-            ValueError: it cannot be written to, or another process holds it.
+            ValueError: the directory cannot be written to, or another process holds it.
         """
         try:
             with held(self.directory, self._output):
                 yield
         finally:
             with contextlib.suppress(OSError):
-                self.directory.rmdir()  # Nothing has begun.
+                self.directory.rmdir()  # It is empty if no work has begun.
 
     def arguments(self) -> Any:
-        """Return what the parts depend on, as `begin` was given it; None if nothing has begun."""
+        """Return the arguments that `begin` got; `None` if no work has begun."""
         return read_json(self.directory / self._journal)
 
     def begin(self, arguments: Mapping[str, Any]) -> None:
-        """Discards what is there and begins new work.
+        """Discard all parts and begin new work.
 
         Args:
-            arguments: everything that the results depend on, fit for JSON.
+            arguments: everything that the results depend on, as data for JSON.
         """
         for path in self.directory.iterdir():
             if path.is_dir():
@@ -64,13 +64,13 @@ class UnfinishedWork:
         write_json(self.directory / self._journal, arguments)
 
     def remove(self) -> None:
-        """Removes the directory: at once, so that it is never taken for the rest of something."""
+        """Remove the directory in one step, so that a part of it is never taken for other work."""
         with partial_directory(self.directory.parent) as leftover:
             self.directory.rename(leftover / self.directory.name)
 
 
 def read_json(path: Path) -> Any:
-    """Return a file's content; None if it is missing or incomplete, as after a power failure."""
+    """Return the content of a JSON file; `None` if it is missing or incomplete."""
     try:
         return json.loads(path.read_text())
     except (FileNotFoundError, ValueError, RecursionError):
@@ -78,22 +78,22 @@ def read_json(path: Path) -> Any:
 
 
 def write_json(path: Path, data: Any) -> None:
-    """Writes a file under a temporary name and renames it."""
+    """Write a JSON file under a temporary name and rename it."""
     write_durably(path, lambda partial: partial.write_text(json.dumps(data, indent=1) + "\n"))
 
 
 def write_durably(path: Path, write: Callable[[Path], Any]) -> None:
-    """Lets `write` make a file under a temporary name beside `path`, and renames it.
+    """Call `write` with a temporary path beside `path`, and rename the file to `path`.
 
     Raises:
-        OSError: the disk filled up; of the new file, nothing is left.
+        OSError: the disk is full; the new file is removed.
     """
     partial = path.with_name(f"{path.name}.partial")
     try:
         write(partial)
         replace_durably(partial, path)
     except Exception as error:
-        # Removing the file makes room.
+        # Check before the file is removed, which frees space.
         try:
             raise_if_full(error, path.parent)
         finally:

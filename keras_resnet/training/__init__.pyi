@@ -6,8 +6,8 @@ from .rate_finder import RateCurve as RateCurve, find_rate as find_rate
 from .recipes.recipe import Recipe as Recipe, override as override
 from .recipes.table import RECIPES as RECIPES, find_recipe as find_recipe
 from .run.callbacks import DivergedError as DivergedError
-from .run.checkpoint import ResumeError as ResumeError
 from .run.interruption import TrainingInterrupted as TrainingInterrupted
+from .run.state_file import ResumeError as ResumeError
 from .run.trainer import TrainResult as TrainResult, train as train
 from .transfer.baselines import Baselines as Baselines, baselines as baselines
 from .transfer.choices import Phase as Phase

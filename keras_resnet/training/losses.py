@@ -1,4 +1,4 @@
-"""Losses on logits, for labels and for mixed labels, whose smoothing stays out of validation."""
+"""Losses on logits, for integer and mixed labels, without label smoothing in validation."""
 
 from __future__ import annotations
 
@@ -13,23 +13,26 @@ from keras_resnet.training.recipes.parts import LossConfig
 
 
 def is_sparse(targets: Any, logits: Any) -> bool:
-    """Whether targets are labels, `(batch,)` or `(batch, 1)`, not shares `(batch, classes)`.
+    """Return whether targets are labels `(batch,)` or `(batch, 1)`, not shares `(batch, classes)`.
 
-    Only the static shapes decide, so that one compiled model can take shares in training and labels
-    in validation.
+    Only static shapes are used, so a compiled model can take shares in training and labels in
+    validation.
     """
     return len(targets.shape) == 1 or (targets.shape[-1] == 1 and logits.shape[-1] != 1)
 
 
 def shares_of(targets: Any, logits: Any) -> Any:
-    """The share of every class in the target, `(batch, classes)`, float32.
+    """Return the share of every class in the targets.
 
-    A label outside of `[0, classes)` becomes a row of NaN: a loss of NaN is seen, a loss of 0 is
-    not.
+    Labels outside `[0, classes)` become rows of NaN, so that the loss is NaN instead of a plausible
+    number.
 
     Args:
-        targets: labels or shares, see `is_sparse`.
-        logits: `(batch, classes)`.
+        targets: labels or shares; see `is_sparse`.
+        logits: logits `(batch, classes)`.
+
+    Returns:
+        A float32 tensor `(batch, classes)`.
     """
     if not is_sparse(targets, logits):
         return keras.ops.cast(targets, "float32")
@@ -41,7 +44,7 @@ def shares_of(targets: Any, logits: Any) -> Any:
 
 
 class _SmoothedLoss(keras.losses.Loss):
-    """Common base of the losses: float32, the targets, and the weights of classes."""
+    """Base class of the losses: smoothed targets and class weights, in float32."""
 
     own_name: str
 
@@ -52,7 +55,7 @@ class _SmoothedLoss(keras.losses.Loss):
         name: str | None = None,
         reduction: str | None = "sum_over_batch_size",
     ) -> None:
-        # Keras casts logits and targets to the loss' dtype: float32 under every policy.
+        # Keras casts logits and targets to the dtype of the loss: float32 under every policy.
         super().__init__(name=name or self.own_name, reduction=reduction, dtype="float32")
         check_number("label_smoothing", label_smoothing, 0, 1)
         for weight in class_weights or ():
@@ -61,7 +64,7 @@ class _SmoothedLoss(keras.losses.Loss):
         self.class_weights = None if class_weights is None else [float(w) for w in class_weights]
 
     def weighted(self, losses: Any, y_true: Any, y_pred: Any) -> Any:
-        """Losses of images, `(batch,)`, times what their classes count; mixed images: the mean."""
+        """Multiply losses `(batch,)` by the class weights, averaged for mixed images."""
         if self.class_weights is None:
             return losses
         if len(self.class_weights) != y_pred.shape[-1]:
@@ -73,7 +76,7 @@ class _SmoothedLoss(keras.losses.Loss):
         return losses * keras.ops.sum(shares_of(y_true, y_pred) * weights, axis=-1)
 
     def targets(self, y_true: Any, y_pred: Any) -> Any:
-        """Smoothed shares `(batch, classes)`: `(1 - a) * share + a / classes`."""
+        """Return smoothed shares `(batch, classes)`: `(1 - a) * share + a / classes`."""
         shares = shares_of(y_true, y_pred)
         if not self.label_smoothing:
             return shares
@@ -84,25 +87,25 @@ class _SmoothedLoss(keras.losses.Loss):
         return {**super().get_config(), **own}
 
     def for_evaluation(self) -> Self:
-        """The same loss without smoothing, of classes that count the same."""
+        """Return the loss without label smoothing and class weights."""
         plain = {"label_smoothing": 0.0, "class_weights": None}
         return type(self).from_config({**self.get_config(), **plain})
 
 
 @keras.saving.register_keras_serializable(package="keras_resnet")
 class CrossEntropy(_SmoothedLoss):
-    """Cross-entropy of the softmax, for classes that exclude each other.
+    """Cross-entropy of the softmax, for mutually exclusive classes.
 
-    `y_true` is integer labels `(batch,)` or `(batch, 1)`, or the shares of the classes in mixed
-    images, `(batch, classes)`; `y_pred` is logits `(batch, classes)`. Computed in float32 whatever
-    their dtypes. Labels outside of `[0, classes)` give NaN.
+    `y_true` contains integer labels `(batch,)` or `(batch, 1)`, or the shares of the classes in
+    mixed images `(batch, classes)`; `y_pred` contains logits `(batch, classes)`. The loss is
+    computed in float32 whatever their dtypes. Labels outside `[0, classes)` give NaN.
 
     Args:
-        label_smoothing: share of the target that is spread over all classes, labels and mixed
-            labels alike (Szegedy et al. 2016, section 7), in [0, 1]. Keras' `evaluate` smooths as
-            well, except for that of `TrainedModel`.
-        class_weights: what the images of each class count; None: all the same.
-        name: of the loss.
+        label_smoothing: share of the target that is spread over all classes, for integer and mixed
+            labels alike (Szegedy et al. 2016, section 7), in [0, 1]. It is also applied by
+            `keras.Model.evaluate`, but not by `TrainedModel.evaluate`.
+        class_weights: one weight per class; None: all classes have the same weight.
+        name: name of the loss.
         reduction: as in `keras.losses.Loss`.
     """
 
@@ -117,23 +120,23 @@ class CrossEntropy(_SmoothedLoss):
 
 @keras.saving.register_keras_serializable(package="keras_resnet")
 class BinaryCrossEntropy(_SmoothedLoss):
-    """Cross-entropy of every class' sigmoid, averaged over the classes.
+    """Cross-entropy of the sigmoid of every class, averaged over the classes.
 
-    Wightman et al. 2021, "ResNet strikes back", section 2: with mixed images, every class is a
-    question of its own. As in timm, whose settings their recipes are given in, the loss is the mean
-    over images and classes, not the sum over classes. `y_true` and `y_pred` are those of
-    `CrossEntropy`.
+    It treats every class separately, for mixed images (Wightman et al. 2021, "ResNet strikes back",
+    section 2). As in timm, in whose terms their recipes are given, the loss is the mean over images
+    and classes, not the sum over classes. `y_true` and `y_pred` are those of `CrossEntropy`.
 
     Args:
-        label_smoothing: as for `CrossEntropy`: of one label, its class gets `1 - a + a / classes`
-            and all others get `a / classes`.
-        target_threshold: smoothed shares above it become 1, all others 0. None: they stay.
+        label_smoothing: as for `CrossEntropy`: the target of an image's class is
+            `1 - a + a / classes`, that of all others `a / classes`.
+        target_threshold: smoothed shares above this threshold become 1, all others 0. None: they
+            are not changed.
         class_weights: as for `CrossEntropy`.
         **keywords: `name` and `reduction`, as for `CrossEntropy`.
 
     Raises:
-        ValueError: when the loss is called: the threshold lies outside of the values that smoothing
-            gives to one label.
+        ValueError: When the loss is called, if the threshold is outside the range of the smoothed
+            targets of an integer label.
     """
 
     own_name = "binary_cross_entropy"
@@ -158,8 +161,8 @@ class BinaryCrossEntropy(_SmoothedLoss):
         on = 1.0 - self.label_smoothing + off
         if not off <= self.target_threshold < on:
             raise ValueError(
-                f"Expected `target_threshold` to be at least {off:g} and less than {on:g}, what "
-                f"`label_smoothing` makes of 0 and 1. Received: {self.target_threshold:g}"
+                f"Expected `target_threshold` to be at least {off:g} and less than {on:g}, the "
+                f"targets 0 and 1 after `label_smoothing`. Received: {self.target_threshold:g}"
             )
         above = keras.ops.cast(targets > self.target_threshold, "float32")
         return keras.ops.where(keras.ops.isnan(targets), targets, above)
@@ -176,14 +179,15 @@ class BinaryCrossEntropy(_SmoothedLoss):
 
 @keras.saving.register_keras_serializable(package="keras_resnet")
 class TrainedModel(keras.Model):
-    """A model that smooths labels in `fit`, and not in `evaluate` nor in the validation of `fit`.
+    """A model that smooths labels in training, but not in `evaluate` or validation.
 
-    Keras has one loss for both. Compiled with `CrossEntropy` or `BinaryCrossEntropy`, this model
-    takes `loss.for_evaluation()` wherever it does not train; with any other loss, it is a
-    `keras.Model`. It has one output, the logits.
+    `keras.Model` uses the same loss for both. Compiled with `CrossEntropy` or `BinaryCrossEntropy`,
+    this model uses `loss.for_evaluation()` unless it trains; with any other loss, it behaves like
+    `keras.Model`. Its only output is the logits.
 
     Attributes:
-        single_unit: whether its two logits are 0 and that of a single unit.
+        single_unit: whether the model has a single output unit, whose logit is the second of the
+            two logits; the first one is 0.
     """
 
     single_unit = False
@@ -196,12 +200,12 @@ class TrainedModel(keras.Model):
         sample_weight: Any = None,
         training: bool = True,
     ) -> Any:
-        """The loss of a batch, regularisation included; see `keras.Model.compute_loss`."""
+        """Return the loss of a batch, including regularization; see `keras.Model.compute_loss`."""
         if training or not isinstance(self.loss, _SmoothedLoss):
             return super().compute_loss(x, y, y_pred, sample_weight, training)
         loss = self.loss.for_evaluation()(y, y_pred, sample_weight)
         penalties = [keras.ops.sum(penalty) for penalty in self.losses]
-        # Keras sums what the replicas give, and has divided the loss by their number.
+        # Keras sums the losses of the replicas after dividing each by their number.
         return loss + sum(penalties) / _replicas() if penalties else loss
 
 
@@ -214,21 +218,21 @@ def _replicas() -> int:
 
 
 def balanced_weights(labels: np.ndarray, classes: int) -> list[float]:
-    """Return the weights of classes by which all count the same; their mean over the images is 1.
+    """Return class weights that balance the classes, with a mean of 1 over the images.
 
     Args:
-        labels: of all training images, `(n,)`.
-        classes: how many there are; one without images gets 0.
+        labels: integer labels of all training images, `(n,)`.
+        classes: number of classes. The weight of a class without images is 0.
 
     Raises:
-        ValueError: there are no labels, or others than 0 to `classes - 1`.
+        ValueError: If there are no labels, or labels outside `[0, classes)`.
     """
     labels = np.asarray(labels)
     wrong = np.flatnonzero((labels < 0) | (labels >= classes))
     if len(wrong) or not len(labels):
         raise ValueError(
             f"Expected labels from 0 to {classes - 1}, to balance the classes. Received: "
-            + (f"{len(wrong)} others, such as {labels[wrong[0]]}" if len(wrong) else "none")
+            + (f"{len(wrong)} other labels, such as {labels[wrong[0]]}" if len(wrong) else "none")
         )
     counts = np.bincount(labels, minlength=classes).astype(np.float64)
     present = counts > 0
@@ -240,13 +244,13 @@ def balanced_weights(labels: np.ndarray, classes: int) -> list[float]:
 def make_loss(
     config: LossConfig, class_weights: Sequence[float] | None = None, *, single_unit: bool = False
 ) -> keras.losses.Loss:
-    """The loss that a recipe names; compile a `TrainedModel` with it.
+    """Return the loss of a recipe, for a `TrainedModel`.
 
     Args:
-        config: of the recipe.
-        class_weights: what the images of each class count; None: all the same.
-        single_unit: whether the logits are 0 and that of a single unit, whose binary cross-entropy
-            is the cross-entropy of both.
+        config: the loss settings of the recipe.
+        class_weights: one weight per class; None: all classes have the same weight.
+        single_unit: whether the model has a single output unit; see `TrainedModel`. Cross-entropy
+            of its two logits equals binary cross-entropy of the unit.
     """
     if single_unit or config.name == "cross-entropy":
         return CrossEntropy(config.label_smoothing, class_weights)

@@ -1,4 +1,4 @@
-"""Accuracies on logits, for labels and for mixed labels."""
+"""Accuracy metrics on logits, for integer and mixed labels."""
 
 from __future__ import annotations
 
@@ -12,17 +12,20 @@ from keras_resnet.training.optimizers.keras_private import set_more_is_better
 
 
 def hits(y_true: Any, y_pred: Any, k: int = 1) -> Any:
-    """Whether the label is among the `k` classes of the largest logits, bool `(batch,)`.
+    """Return whether each label is among the classes with the `k` largest logits.
 
-    Of equal logits, the first class' counts as the larger one, as `argmax` has it: a network that
-    has collapsed to equal logits is not right everywhere (as it is to `keras.ops.in_top_k`). A row
-    that contains NaN, and a label outside of `[0, classes)`, are misses.
+    Of equal logits, the one of the first class counts as the largest, as in `argmax`. So a network
+    that has collapsed to equal logits is not right for all images, which it is according to
+    `keras.ops.in_top_k`. Logits that contain NaN, and labels outside `[0, classes)`, are misses.
 
     Args:
-        y_true: labels `(batch,)` or `(batch, 1)`, or shares `(batch, classes)`, of which the
-            (first) largest is the label.
+        y_true: integer labels `(batch,)` or `(batch, 1)`, or the shares of the classes
+            `(batch, classes)`, of which the (first) largest one is the label.
         y_pred: logits `(batch, classes)`.
-        k: how many classes.
+        k: number of classes.
+
+    Returns:
+        A boolean tensor `(batch,)`.
     """
     logits = keras.ops.cast(y_pred, "float32")
     targets = keras.ops.convert_to_tensor(y_true)
@@ -44,14 +47,14 @@ def hits(y_true: Any, y_pred: Any, k: int = 1) -> Any:
 
 @keras.saving.register_keras_serializable(package="keras_resnet")
 class Accuracy(keras.metrics.MeanMetricWrapper):
-    """The weighted share of images whose label is among the `k` first classes; see `hits`.
+    """The weighted share of images whose label is among the top `k` classes; see `hits`.
 
-    Pass it as one of `weighted_metrics` to `compile`.
+    Pass it to `compile` in `weighted_metrics`.
 
     Args:
-        k: how many classes.
-        name: None: `"accuracy"` or `"top5_accuracy"`, by `k`.
-        dtype: of the sums.
+        k: number of classes.
+        name: name of the metric; None: `"accuracy"` for `k=1`, else for example `"top5_accuracy"`.
+        dtype: dtype of the sums.
     """
 
     def __init__(self, k: int = 1, name: str | None = None, dtype: Any = None) -> None:
@@ -66,5 +69,5 @@ class Accuracy(keras.metrics.MeanMetricWrapper):
 
 
 def make_metrics(classes: int) -> list[keras.metrics.Metric]:
-    """Top-1 accuracy and, of more than five classes, top-5 accuracy: for `weighted_metrics`."""
+    """Return top-1 and, for more than five classes, top-5 accuracy, for `weighted_metrics`."""
     return [Accuracy(1), Accuracy(5)] if classes > 5 else [Accuracy(1)]

@@ -1,4 +1,4 @@
-"""The learning-rate finder: one short training at growing rates (Smith 2017, arXiv:1506.01186)."""
+"""Learning rate finder: a short training with increasing rates (Smith 2017, arXiv:1506.01186)."""
 
 from __future__ import annotations
 
@@ -31,41 +31,41 @@ from keras_resnet.training.run.resolved import (
     resolve_recipe,
 )
 
-#: A smoothed loss above this many times the smallest one ends the search.
+#: The search ends when the smoothed loss exceeds its minimum by this factor.
 _DIVERGED = 4.0
 
-#: Standard errors that a fall has to reach: of 100 curves of noise alone, at most 2 do.
+#: Smallest decrease of the loss in standard errors, which at most 2 % of pure-noise curves reach.
 _CLEARLY = 4.5
 
-#: Share of the loss that a fall has to reach, however little noise there is.
+#: Smallest decrease of the loss as a share of the loss.
 _LEAST_FALL = 0.01
 
 _NO_FALL = (
-    "The loss never fell clearly, so that no learning rate is suggested. Take more steps or "
-    "another range of rates, and see whether the labels are right and anything trains"
+    "The loss never fell clearly, so no learning rate is suggested. Use more steps or another "
+    "range of rates, and check that the labels are right and that layers are trainable"
 )
 
 
 @dataclass(frozen=True)
 class RateCurve:
-    """The loss of a network at growing learning rates.
+    """The loss of a network at increasing learning rates.
 
-    The suggestion is where the smoothed loss falls most steeply against the logarithm of the rate,
-    before its minimum: least-squares lines go through each point and its neighbours, a tenth of the
-    steps on either side, and the steepest line that falls counts. The first tenth of the steps is
-    left out, as means of few losses are noisy. A smoothed loss follows late, by a twenty-fifth of
-    the range: from 1e-6 to 10, the suggestion may be too high by a factor of 2 for that reason. It
-    is a rate to begin trying with: the more steps, the more is learnt at each rate, and the lower
-    the rate at which the loss falls.
+    The suggested rate is the one at which the smoothed loss falls most steeply against the
+    logarithm of the rate, before its minimum. Slopes are those of least-squares lines through each
+    point and its neighbors, up to a tenth of the steps on either side. The first tenth of the steps
+    is ignored, as averages of few losses are noisy.
+
+    Use the suggestion as a starting point. The smoothed loss lags by a twenty-fifth of the range of
+    rates, so with rates from 1e-6 to 10 the suggestion may be too high by a factor of 2. With more
+    steps, more is learned at each rate, and the loss falls at lower rates.
 
     Attributes:
-        rates: the learning rate of each step, growing geometrically. With the recipe's batch size:
-            where the recipe scales its rate linearly, see `rate_setting`.
-        losses: the loss of each step's images before the step; the last may be no number.
-        smoothed: their exponential moving average, which remembers a twentieth of the steps (at
-            least two), with the correction for its start at zero.
-        suggested: a learning rate to train with; None: the loss never fell by clearly more than its
-            noise.
+        rates: learning rate of each step, increasing geometrically, at the batch size of the
+            recipe; see `rate_setting` for recipes that scale their learning rate.
+        losses: loss of each step, before its update; the last one may be NaN or infinite.
+        smoothed: exponential moving average of the losses over a twentieth of the steps (at least
+            two), corrected for its start at zero.
+        suggested: suggested learning rate; None if the loss never fell clearly.
     """
 
     rates: tuple[float, ...]
@@ -79,7 +79,7 @@ class RateCurve:
         return f"Suggested learning rate: {self.suggested:.2g}, where the loss falls most steeply."
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it, fit for JSON: a loss that is not finite is None."""
+        """Return all attributes as JSON-serializable data; losses that are not finite are None."""
         return {
             "rates": list(self.rates),
             "losses": [value if math.isfinite(value) else None for value in self.losses],
@@ -88,14 +88,14 @@ class RateCurve:
         }
 
     def write(self, folder: str | os.PathLike[str]) -> None:
-        """Writes `rates.csv`, with all digits, and `rates.png` into a folder; both or none.
+        """Write `rates.csv` and `rates.png` to a folder: both files, or none.
 
         Args:
-            folder: need not exist. Files of these names are replaced.
+            folder: the folder, which need not exist. Files of these names are replaced.
 
         Raises:
-            ValueError: the folder cannot be written to.
-            OSError: the disk is full.
+            ValueError: If the folder is not writable.
+            OSError: If the disk is full.
         """
         folder = Path(folder)
         with partial_directory(folder) as staging:
@@ -121,32 +121,35 @@ def find_rate(
     max_bad_fraction: float | None = None,
     progress: Progress = unseen,
 ) -> RateCurve:
-    """Trains a copy of `model` at growing learning rates, to find one to train with.
+    """Find a learning rate by training a copy of a model with increasing rates.
 
-    The learning-rate range test of Smith 2017 (arXiv:1506.01186), section 3.3, with rates that grow
-    geometrically. Optimizer, loss, batch size and augmentation are the recipe's, on one device; its
-    learning rate, schedule and duration, the average of the weights and precise BN count for
-    nothing. It ends early once the smoothed loss is not finite or above four times its smallest
-    value.
+    This is the learning rate range test of Smith 2017 (arXiv:1506.01186), section 3.3, with rates
+    that increase geometrically, on one device. Optimizer, loss, batch size and augmentation are
+    those of the recipe; its learning rate, schedule, duration, weight average and precise BN are
+    ignored. The test ends early if the smoothed loss is not finite or exceeds four times its
+    minimum.
 
     Args:
-        model: as for `train`; it stays as it is. Frozen layers stay frozen.
+        model: as for `train`; it is not changed. Frozen layers stay frozen.
         data: as for `train`; the validation part is not used.
-        recipe: how the network is to be trained; or a name in `RECIPES`.
-        lowest: learning rate of the first step. `optimizer.rate_groups` multiply it.
-        highest: that of the last step.
-        steps: optimizer steps, at least 10. Data that are over before begin again.
-        seed: of data order, augmentation, dropout and stochastic depth.
-        folder: where `RateCurve.write` writes; None: nothing is written.
+        recipe: the recipe to train with, or its name in `RECIPES`.
+        lowest: learning rate of the first step, before factors of `optimizer.rate_groups`.
+        highest: learning rate of the last step.
+        steps: number of optimizer steps, at least 10. The data are repeated if necessary.
+        seed: random seed of data order, augmentation, dropout and stochastic depth.
+        folder: folder for the files of `RateCurve.write`; None: nothing is written.
         max_bad_fraction: as for `train`.
-        progress: is told, about every tenth of the steps, the present rate and the share, 0 to 1,
-            that is done.
+        progress: called about ten times with the current rate and the share, in [0, 1], that is
+            done.
+
+    Returns:
+        The losses at all rates and a suggested rate.
 
     Raises:
-        ValueError: model, data and recipe do not go together, nothing trains, or an argument is
-            impossible.
-        TooManyBadRecordsError: too many images cannot be read.
-        OSError: the disk is full.
+        ValueError: If model, data and recipe do not fit together, no layer is trainable, or an
+            argument has an invalid value.
+        TooManyBadRecordsError: If too many images cannot be read.
+        OSError: If the disk is full.
     """
     rates = _growing(lowest, highest, steps)
     recipe = find_recipe(recipe) if isinstance(recipe, str) else recipe
@@ -154,14 +157,14 @@ def find_rate(
     check_classes(model, source)
     if not model.trainable_variables:
         raise ValueError(
-            f"Expected a model in which something trains. Received: {model.name}, all of which is "
-            "frozen. Call `unfreeze` first"
+            f"Expected a model with trainable layers. Received: {model.name}, in which all layers "
+            "are frozen. Call `unfreeze` first"
         )
     resolved = resolve_recipe(model, source, recipe, config=config, seed=seed)
     copy = training_copy(model, size=resolved.size, seed=seed)
     if recipe.loss.l2_sp:
         pull_to_start(copy, recipe.loss.l2_sp, model.get_weights())
-    # The rate is the factor alone, which may change between steps.
+    # A constant rate of 1, multiplied by `rate_factor`, which can change between steps.
     compile_copy(copy, recipe, source, 1.0)
     losses: list[float] = []
     smoothed: list[float] = []
@@ -180,14 +183,13 @@ def find_rate(
 
 
 def rate_setting(recipe: Recipe, rate: float) -> float:
-    """The `optimizer.learning_rate` whose peak, by the linear scaling rule or not, is `rate`."""
+    """Return the `optimizer.learning_rate` with which the peak learning rate is `rate`."""
     reference = recipe.optimizer.reference_batch_size
     return rate * (reference / recipe.batch_size if reference else 1.0)
 
 
 def smooth(losses: Iterable[float], steps: int) -> Iterator[float]:
-    """The exponential moving average of `RateCurve`, for a search of so many steps."""
-    # It remembers a twentieth of all steps.
+    """Yield the exponential moving averages of `RateCurve`, for a search of `steps` steps."""
     keep = 1 - 1 / max(2.0, steps / 20)
     average = 0.0
     for count, loss in enumerate(losses, 1):
@@ -196,19 +198,19 @@ def smooth(losses: Iterable[float], steps: int) -> Iterator[float]:
 
 
 def suggest(rates: Sequence[float], losses: Sequence[float], steps: int) -> float | None:
-    """The suggestion of `RateCurve`.
+    """Return the suggested learning rate of `RateCurve`.
 
-    The fall is clear if the losses up to the minimum of the smoothed loss can be cut into two parts
-    whose means differ, the second being lower, by 1 % and by 4.5 times the standard error of the
-    difference, as the differences of neighbouring losses tell it.
+    The loss falls clearly if the losses up to the minimum of the smoothed loss can be split into
+    two parts such that the mean of the second is lower by 1 % and by 4.5 standard errors of the
+    difference, estimated from the differences of adjacent losses.
 
     Args:
-        rates: of the steps that were taken, ascending.
-        losses: of these steps; the last may be no number.
-        steps: how many were to be taken.
+        rates: learning rates of the steps taken, ascending.
+        losses: losses of these steps; the last one may be NaN or infinite.
+        steps: planned number of steps.
 
     Returns:
-        One of `rates`, or None.
+        One of `rates`, or None if the loss does not fall clearly.
     """
     values = np.asarray(losses, np.float64)
     values = values[: len(values) - (not np.isfinite(values[-1]))]
@@ -232,7 +234,7 @@ def suggest(rates: Sequence[float], losses: Sequence[float], steps: int) -> floa
 
 
 def _falls(losses: np.ndarray, first: int) -> bool:
-    """Whether losses fall clearly; see `suggest`."""
+    """Return whether losses fall clearly; see `suggest`."""
     noise = np.sqrt(np.mean(np.diff(losses) ** 2) / 2)
     for cut in range(first, len(losses) - 1):
         before, after = losses[:cut], losses[cut:]
@@ -244,7 +246,7 @@ def _falls(losses: np.ndarray, first: int) -> bool:
 
 
 def rate_plot(curve: RateCurve) -> Figure:
-    """Draws the losses, pale, their smoothed line and the suggestion against a logarithmic rate."""
+    """Plot the losses, the smoothed losses and the suggestion against the learning rate."""
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
     losses, smoothed = (
@@ -258,7 +260,7 @@ def rate_plot(curve: RateCurve) -> Figure:
         label = f"suggested: {curve.suggested:.2g}"
         axes.plot([curve.suggested], [height], "D", color=ORANGE, markersize=7, label=label)
     axes.set_xscale("log")
-    # A loss that explodes at the end would flatten all that is worth seeing.
+    # A loss that explodes at the end would flatten the rest of the curve.
     seen = smoothed[np.isfinite(smoothed)]
     if seen.size:
         low, high = float(seen.min()), float(min(seen.max(), 2 * seen[0]))
@@ -286,7 +288,7 @@ def _growing(lowest: float, highest: float, steps: int) -> tuple[float, ...]:
 def _losses(
     model: TrainedModel, resolved: ResolvedRecipe, source: Source, rates: Sequence[float]
 ) -> Iterator[float]:
-    """Takes a step with each of the rates; yields the losses of their images before them."""
+    """Train one step with each of the rates, and yield the losses before the updates."""
     accumulation = resolved.recipe.optimizer.accumulation
     total = len(rates) * accumulation
     bad = BadRecords(source.name, len(source), resolved.training.max_bad_fraction)

@@ -1,1 +1,1 @@
-"""Weights of other packages: how their layers are called, and how their arrays are laid out."""
+"""Published checkpoints, and the names and layouts of weights in other packages."""

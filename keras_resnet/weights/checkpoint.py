@@ -1,4 +1,4 @@
-"""A checkpoint in our terms: whose names its keys are, and its arrays by our layers' names."""
+"""Reading of a checkpoint into arrays by layer, with this package's names and Keras' layout."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from keras_resnet.weights.readers import read_arrays
 
 @dataclass
 class Checkpoint:
-    """Weights of a ResNet, in Keras' order of axes, by our names of the layers.
+    """Weights of a ResNet by layer, with this package's layer names and Keras' order of axes.
 
     Attributes:
-        path: of the file, for messages.
-        naming: whose names the keys are.
+        path: path of the file, for messages.
+        naming: names of the keys in the file.
         layers: layer -> role (`kernel`, `bias`, `gamma`, …) -> array.
         keys: (layer, role) -> key in the file.
-        unknown: keys that name no layer of a ResNet.
-        other_layers: layers of the saved model without weights, where the file lists them.
-        metadata: what else the file says.
-        notes: what was decided on the way.
+        unknown: keys that belong to no layer of a ResNet.
+        metadata: text metadata of the file.
+        notes: assumptions and conversions, for the report.
+        other_layers: layers without weights, if the file lists them.
     """
 
     path: str
@@ -44,14 +44,14 @@ class Checkpoint:
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
-    """Reads a file of weights: with our names of the layers, and arrays in Keras' order.
+    """Read a weights file.
 
     Raises:
-        ValueError: the file cannot be read, its keys are none of a ResNet, or an array is not what
-            its key says, not of floats or not finite.
+        ValueError: the file cannot be read, its keys are not those of a ResNet, or an array has the
+            wrong rank, is not of floats or is not finite.
     """
     arrays, path = read_arrays(path), os.fspath(path)
-    # How often torch has updated a BN's statistics has no counterpart.
+    # torch's count of updates of a BN has no counterpart in Keras.
     values = {
         key: value
         for key, value in arrays.values.items()
@@ -59,12 +59,12 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     }
     if any(key.startswith("embedder.") for key in values):
         values = {f"resnet.{key}": value for key, value in values.items()}
-    naming = _recognise(values, path)
+    naming = _find_naming(values, path)
     heads = {} if naming.layout != "keras" else {"probs": "predictions", "fc1000": "predictions"}
     prefixes = {key: key.rpartition(".")[0] for key in values}
     prefixes = {key: heads.get(prefix, prefix) for key, prefix in prefixes.items()}
-    # No network has blocks of higher numbers than it has arrays; looking for them takes long.
-    ours = naming.inverse(
+    # Block numbers above the number of arrays cannot be right, and searching for them takes long.
+    names = naming.inverse(
         prefix
         for prefix in prefixes.values()
         if all(int(n) <= len(values) for n in re.findall(r"\d+", prefix.removeprefix("fc1000")))
@@ -72,7 +72,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     in_keras_order = _in_keras_order(values)
     result = Checkpoint(path, naming, {}, {}, metadata=arrays.metadata, notes=list(arrays.notes))
     for key, value in values.items():
-        name = ours.get(prefixes[key])
+        name = names.get(prefixes[key])
         norm = name is not None and name.endswith(("_bn", "_gn"))
         suffix = key.rpartition(".")[2]
         role = TORCH_ROLES.get(suffix, (suffix, suffix))[norm]
@@ -93,7 +93,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     return result
 
 
-def _recognise(values: Mapping[str, np.ndarray], path: str) -> Naming:
+def _find_naming(values: Mapping[str, np.ndarray], path: str) -> Naming:
     names = {key.rpartition(".")[0] for key in values}
 
     def has(pattern: str) -> bool:
@@ -130,7 +130,7 @@ def _recognise(values: Mapping[str, np.ndarray], path: str) -> Naming:
 
 
 def _check(checkpoint: Checkpoint) -> None:
-    """Every array has its axes and numbers; a bias and the norm behind it will be merged."""
+    """Raise ValueError if an array has the wrong rank, channels, dtype or values."""
     channels: dict[str, int] = {}
     for (name, role), key in checkpoint.keys.items():
         value = checkpoint.layers[name][role]
@@ -139,8 +139,8 @@ def _check(checkpoint: Checkpoint) -> None:
         elif not np.isfinite(value).all():
             expected, received = "finite weights", f"NaN or infinity in {key}"
         elif role == "moving_variance" and (value < 0).any():
-            # The mark of statistics that were swapped or shifted on the way.
-            expected, received = "variances, which are never negative", key
+            # This happens if statistics were swapped or shifted in a conversion.
+            expected, received = "variances, which are never negative", f"negative ones in {key}"
         else:
             axes = 1 if role != "kernel" else 2 if name == "predictions" else 4
             layer = re.sub("_(conv|bn|gn)$", "", name)
@@ -153,7 +153,7 @@ def _check(checkpoint: Checkpoint) -> None:
 
 
 def _in_keras_order(values: Mapping[str, np.ndarray]) -> bool:
-    """Whether kernels are (height, width, input, output), as Keras has them."""
+    """Return whether kernels are (height, width, input, output), as in Keras."""
     shapes = [value.shape for value in values.values() if value.ndim == 4]
     squares = ((3, 3), (7, 7))
     return sum(shape[:2] in squares for shape in shapes) > sum(
@@ -170,10 +170,10 @@ def _keras_order(name: str, array: np.ndarray) -> np.ndarray:
 
 
 def _name_group_norms(checkpoint: Checkpoint) -> None:
-    """Normalisations without statistics are those of groups."""
+    """Rename normalization layers without moving statistics, which are group normalizations."""
     norms = [roles for name, roles in checkpoint.layers.items() if name.endswith("_bn")]
     if any("moving_mean" in roles for roles in norms):
-        return  # What is missing will be named.
+        return  # The loader lists missing statistics.
     for name in list(checkpoint.layers):
         checkpoint.layers[re.sub("_bn$", "_gn", name)] = checkpoint.layers.pop(name)
     checkpoint.keys = {

@@ -1,4 +1,4 @@
-"""Arrays of other packages, turned into what our layers compute with."""
+"""Conversion of arrays between other packages and this one."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _KERAS_APPLICATIONS_EPSILON = 1.001e-5
 
 
 def convert(checkpoint: Checkpoint, inferred: Inferred) -> None:
-    """Makes the arrays those of our network with the same outputs, in place."""
+    """Convert the arrays in place, so that this package's network computes the same outputs."""
     for name, roles in checkpoint.layers.items():
         norm = checkpoint.layers.get(name.removesuffix("conv") + "bn", {})
         if name.endswith("_conv") and "bias" in roles and "moving_mean" in norm:
-            # A bias before a BN is redundant: the BN's mean makes up for it.
+            # A bias before a BN is redundant: it can be subtracted from the moving mean.
             norm["moving_mean"] = norm["moving_mean"] - roles.pop("bias")
         if inferred.family == "keras_applications" and "moving_variance" in roles:
             shift = _KERAS_APPLICATIONS_EPSILON - NORM_EPSILON
@@ -29,7 +29,7 @@ def convert(checkpoint: Checkpoint, inferred: Inferred) -> None:
     if checkpoint.naming.layout == "akamaster" and inferred.config.shortcut == "A":
         move_zero_channels(checkpoint.layers, inferred.config.filters, to_end=True)
         checkpoint.notes.append(
-            "zero channels on both sides, as akamaster pads them: channels were reordered"
+            "channels were reordered, as akamaster pads zero channels on both sides"
         )
     if inferred.bgr:
         stem = stem_name(checkpoint.layers)
@@ -39,15 +39,15 @@ def convert(checkpoint: Checkpoint, inferred: Inferred) -> None:
 def move_zero_channels(
     layers: dict[str, dict[str, np.ndarray]], filters: Sequence[int], *, to_end: bool
 ) -> None:
-    """Reorders the channels of basic blocks between two ways to pad a shortcut, in place.
+    """Reorder the channels of basic blocks between two ways to pad a shortcut, in place.
 
-    akamaster puts half of the new zero channels before the old ones, we put all behind them. Where
-    old channels are moved, everything that reads or writes them is reordered alike.
+    akamaster puts half of the zero channels before the existing channels; this package puts all of
+    them after. The channels of all layers that read or write the shortcut are reordered.
 
     Args:
-        layers: arrays by our layers' names.
+        layers: layer -> role -> array.
         filters: channels of every stage.
-        to_end: from theirs to ours; else back.
+        to_end: whether to convert from akamaster's order to this package's, or back.
     """
 
     def take(layer: str, role: str, axis: int, order: np.ndarray) -> None:
@@ -59,7 +59,7 @@ def move_zero_channels(
         before = order
         extra = count - len(order)
         if extra:
-            # Theirs: extra // 2 zeros, the old channels, the rest of the zeros.
+            # akamaster's order: extra // 2 zeros, the existing channels, the other zeros.
             shifted = order + extra // 2
             new = np.setdiff1d(np.arange(count), shifted)
             order = np.concatenate([shifted, new])
@@ -78,44 +78,48 @@ def move_zero_channels(
 def adapt_channels(
     layers: dict[str, dict[str, np.ndarray]],
     channels: int,
-    theirs: Constants | None,
-    ours: Constants | None,
+    saved: Constants | None,
+    own: Constants | None,
 ) -> str:
-    """Makes a stem for RGB one for another number of channels, in place; says how.
+    """Adapt an RGB stem to another number of channels, in place.
 
-    One channel: the kernels of the three colours are added up. Otherwise, as timm does it: the
-    three are repeated until there are enough, and scaled down.
+    For one channel, the kernels of the three colors are summed. For other numbers, they are
+    repeated and scaled down, as in timm.
 
-    Every kernel is scaled by what its colour's deviation and its channel's differ in, and what
-    their means differ in goes into the BN behind the stem. A grey image then gives what its RGB
-    replication gave; at the image's edges, where the kernel also sees padding, only if the colours
-    had equal means.
+    Kernels are also scaled by the ratio of the channels' standard deviations to the colors', and
+    the difference of their means is subtracted in the BN after the stem. So a gray image gives the
+    same features as its RGB copy; at the edges of the image, where kernels also see padding, only
+    if the means of the colors are equal.
 
     Args:
-        layers: arrays by our layers' names.
-        channels: of the model at hand.
-        theirs: mean and deviation of RGB that the weights want; `None` if not known.
-        ours: those of the model at hand, per channel; `None` if it does not normalise.
+        layers: layer -> role -> array.
+        channels: number of channels of the model.
+        saved: mean and standard deviation of RGB for the checkpoint; `None` if unknown.
+        own: mean and standard deviation of the model's channels; `None` if the model does not
+            normalize.
+
+    Returns:
+        A description of the changes, for the report.
     """
     name = stem_name(layers)
     kernel = np.asarray(layers[name]["kernel"], np.float64)
-    # Per channel of the model, or in the case of grey per colour, which all are channel 0.
-    colours = np.arange(3 if channels == 1 else channels) % 3
-    kernel = kernel[:, :, colours] * (1 if channels == 1 else 3 / channels)
+    # The color of each channel; for gray, all three colors.
+    colors = np.arange(3 if channels == 1 else channels) % 3
+    kernel = kernel[:, :, colors] * (1 if channels == 1 else 3 / channels)
     how = (
-        "RGB kernels added up for one channel"
+        "RGB kernels summed for one channel"
         if channels == 1
         else f"RGB kernels repeated for {channels} channels and scaled by 3/{channels}"
     )
-    if theirs is None or ours is None:
-        how += ", as if its pixels were normalised like the colours'"
+    if saved is None or own is None:
+        how += ", as if its pixels were normalized like RGB"
     else:
         index = np.zeros(3, int) if channels == 1 else np.arange(channels)
-        their_mean, their_std = (np.asarray(values, np.float64)[colours] for values in theirs)
-        our_mean, our_std = (np.asarray(values, np.float64)[index] for values in ours)
-        shift = ((our_mean - their_mean) / their_std)[:, None]
+        saved_mean, saved_std = (np.asarray(values, np.float64)[colors] for values in saved)
+        own_mean, own_std = (np.asarray(values, np.float64)[index] for values in own)
+        shift = ((own_mean - saved_mean) / saved_std)[:, None]
         constant = (kernel * shift).sum(axis=(0, 1, 2))
-        kernel = kernel * (our_std / their_std)[:, None]
+        kernel = kernel * (own_std / saved_std)[:, None]
         how += _shift_mean(layers.get(name.removesuffix("conv") + "bn"), constant, shift)
     kernel = kernel.sum(axis=2, keepdims=True) if channels == 1 else kernel
     layers[name]["kernel"] = kernel.astype(np.float32)
@@ -123,19 +127,19 @@ def adapt_channels(
 
 
 def _shift_mean(norm: dict[str, np.ndarray] | None, constant: np.ndarray, shift: np.ndarray) -> str:
-    """Takes a constant out of what a BN sees; says what is lost."""
+    """Subtract a constant in a BN, in place; return a description for the report."""
     if np.abs(shift).max() < 1e-6:
         return ""
     if norm is None or "moving_mean" not in norm:
-        return "; what the colours' means differ in is lost, as no BN follows the stem"
+        return "; the difference of the means is ignored, as no BN follows the stem"
     norm["moving_mean"] = (norm["moving_mean"] - constant).astype(np.float32)
-    return ", their means into the BN behind it; exact but at the image's edges"
+    return ", the difference of the means subtracted in the next BN; exact except at the edges"
 
 
 def torch_arrays(
     layers: Mapping[str, Mapping[str, np.ndarray]], naming: Naming
 ) -> dict[str, np.ndarray]:
-    """Arrays by our names, as a torch state dict in the layout of `naming`.
+    """Convert arrays by layer to a torch state dict in the layout of `naming`.
 
     Raises:
         ValueError: the layout has no name for a layer, or for a bias.
@@ -150,11 +154,11 @@ def torch_arrays(
                 f"Received: one with {'a bias in ' if biased else ''}the layer {name!r}"
             )
         for role, array in roles.items():
-            suffix = next(name for name, ours in TORCH_ROLES.items() if role in ours)
+            suffix = next(name for name, own in TORCH_ROLES.items() if role in own)
             if array.ndim == 4:
                 array = array.transpose(3, 2, 0, 1)
             elif array.ndim == 2:
-                # timm's pre-activation networks classify by a 1x1 convolution.
+                # The classifier of timm's pre-activation networks is a 1x1 convolution.
                 array = array.T[:, :, None, None] if naming.layout == "timm_resnetv2" else array.T
             state[f"{prefix}.{suffix}"] = np.ascontiguousarray(array)
         if "moving_mean" in roles:

@@ -1,4 +1,4 @@
-"""Downloads a file so that it is either there, whole and right, or not there at all."""
+"""Downloading of files, which are put in place only when they are complete and verified."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ from keras_resnet.weights.registry import Download
 
 _CHUNK = 64 * 1024
 
-#: Bytes per second that a download makes on the whole, and seconds besides, or it is given up.
+#: A download is given up if it is slower than this many bytes per second plus this many seconds.
 _SLOWEST, _PATIENCE = 10_000, 30
 
-#: Bytes of a file of unknown size, and redirects that lead to it.
+#: Limits: bytes of a file of unknown size, and redirects.
 _LARGEST, _MOST_REDIRECTS = 2**32, 30
 
 
 class DownloadError(OSError):
-    """A file could not be downloaded. The message says which, why, and what to do instead.
+    """Error for a file that could not be downloaded.
 
     Attributes:
-        reason: why, alone.
-        temporary: whether the next attempt may go better.
+        reason: the reason without the rest of the message.
+        temporary: whether another attempt may succeed.
     """
 
     def __init__(self, message: str, reason: str = "", *, temporary: bool = False) -> None:
@@ -60,25 +60,24 @@ def download(
     pause: float = 1.0,
     largest: int = _LARGEST,
 ) -> None:
-    """Downloads a file; what is at `destination` is replaced once the new one is whole and right.
+    """Download a file and replace `destination` when the new file is complete and verified.
 
-    No more is read than the file has, or `largest`, nor for longer than that takes at 10 kB/s.
-    Redirects are followed, but none from https to http. Proxies and certificates are those of
-    `requests`: `HTTPS_PROXY`, `REQUESTS_CA_BUNDLE`. Progress goes to standard error: standard
-    output may be read by a machine.
+    The size and the time are limited, the latter by a speed of 10 kB/s. Redirects are followed
+    except from https to http. Proxies and certificates are those of `requests`: `HTTPS_PROXY`,
+    `REQUESTS_CA_BUNDLE`. Progress is shown on standard error.
 
     Args:
-        file: its address, http or https, and what is known of its content.
-        destination: final path; its directory is made.
-        title: what the progress calls it; by default its name.
-        attempts: how often in all, where the connection breaks or the server is in trouble.
-        pause: seconds before the second attempt, twice as many before each further one.
-        largest: bytes that it may have where `file` does not say how many it has.
+        file: URL, http or https, and known facts about the content.
+        destination: final path; its directory is created.
+        title: name of the file in messages; by default its name.
+        attempts: number of attempts if the connection breaks or the server fails.
+        pause: seconds before the second attempt, doubled before each further one.
+        largest: limit of the size in bytes if `file` has none.
 
     Raises:
-        DownloadError: the file was not to be had, or is another one.
+        DownloadError: the file cannot be downloaded, or has another content.
         OSError: the disk is full.
-        ValueError: the directory cannot be written to, or the timeout is no number of seconds.
+        ValueError: the directory cannot be written to, or the timeout is not a number of seconds.
     """
     timeout, title = timeout_in_seconds(), title or destination.name
     with partial_directory(destination.parent) as staging:
@@ -121,10 +120,10 @@ def problem(path: Path, expected: Download) -> str | None:
 
 
 def timeout_in_seconds() -> float:
-    """After how long without a byte a connection is given up: `KERAS_RESNET_TIMEOUT`, or 30.
+    """Return the timeout of a connection without data: `KERAS_RESNET_TIMEOUT`, or 30 seconds.
 
     Raises:
-        ValueError: it is not a number of seconds.
+        ValueError: the environment variable is not a number of seconds.
     """
     given = os.environ.get("KERAS_RESNET_TIMEOUT") or "30"
     try:
@@ -140,12 +139,12 @@ def timeout_in_seconds() -> float:
 
 
 def say(sentence: str) -> None:
-    """Prints a line on standard error."""
+    """Print a line on standard error."""
     Console(stderr=True).print(sentence)
 
 
 class _Session(requests.Session):
-    """Leaves redirects to `_Transfer`: requests would read their contents, of whatever size."""
+    """Session that leaves redirects to `_Transfer`, as requests would read their whole content."""
 
     def get_redirect_target(self, resp: requests.Response) -> None:
         return None
@@ -154,8 +153,8 @@ class _Session(requests.Session):
 class _Transfer:
     """One attempt at downloading a file.
 
-    It has a thread of its own, which is left alone if it takes too long: wherever it waits for a
-    server, in the handshake, the headers or the body, that may send a byte now and then for ever.
+    It runs in a thread of its own, which is abandoned if it takes too long: in the handshake, the
+    headers or the body, a server may send single bytes forever.
     """
 
     def __init__(
@@ -167,7 +166,7 @@ class _Transfer:
         self._received: int | None = None
         self._error: Exception | None = None
         self._given_up = False
-        #: How many bytes there are, again and again; None in the end.
+        #: Numbers of bytes received so far; `None` at the end.
         self._steps: queue.SimpleQueue[int | None] = queue.SimpleQueue()
 
     def run(self) -> None:
@@ -191,7 +190,7 @@ class _Transfer:
             return self._steps.get(timeout=left) if left > 0 else self._steps.get_nowait()
         except queue.Empty:
             raise DownloadError(
-                f"{received:,} bytes at first, and then less than {_SLOWEST / 1000:g} kB/s"
+                f"{received:,} bytes, and then less than {_SLOWEST / 1000:g} kB/s"
             ) from None
 
     def _work(self) -> None:
@@ -208,7 +207,7 @@ class _Transfer:
             status = response.status_code
             if status != requests.codes.ok:
                 known = {
-                    403: ": the server refuses to give it",
+                    403: ": the server denies access",
                     404: ": the server has no such file",
                 }
                 raise DownloadError(
@@ -225,7 +224,7 @@ class _Transfer:
                         return
                     self._count((self._received or 0) + len(chunk))
                     file.write(chunk)
-        # urllib3 before version 2 does not notice.
+        # urllib3 before version 2 does not check this.
         if self._total not in (None, self._received):
             raise DownloadError(f"{self._received} of {self._total} bytes", temporary=True)
 
@@ -238,8 +237,8 @@ class _Transfer:
         self._steps.put(received)
 
     def _opened(self, session: requests.Session) -> requests.Response:
-        """The answer that redirects lead to."""
-        # The bytes as they are: compressed ones would have another number.
+        """Return the response at the end of all redirects."""
+        # Without compression, so that the number of bytes is that of the file.
         headers = {"Accept-Encoding": "identity"}
         url = self._url
         for _ in range(_MOST_REDIRECTS + 1):
@@ -260,8 +259,8 @@ class _Transfer:
 def _in_words(
     error: requests.RequestException, timeout: float, received: int | None
 ) -> DownloadError:
-    """The error in our words; `received` is `None` if the server has not answered at all."""
-    # HTTP libraries wrap one error into another, as argument or as cause.
+    """Describe an error of requests; `received` is `None` if the server has not responded."""
+    # HTTP libraries wrap errors in each other, as arguments or as causes.
     cause: BaseException | None = error
     while cause is not None:
         innermost = cause
@@ -278,10 +277,10 @@ def _in_words(
 
 @contextlib.contextmanager
 def _progress(title: str, total: int | None) -> Iterator[Callable[[int], None]]:
-    """Shows how much has come: a bar on a terminal, a line for every quarter elsewhere.
+    """Show progress: a bar on a terminal, elsewhere a line for every quarter of the file.
 
     Yields:
-        A function of the bytes so far.
+        A function to call with the number of bytes received so far.
     """
     console = Console(stderr=True)
     if not console.is_terminal:

@@ -1,13 +1,13 @@
-"""Brings the file of a published checkpoint onto this machine, once, and checks it on every use.
+"""Local copies of published checkpoints, downloaded once and verified on every use.
 
-A few small files come with the package and are used where they lie. Files of Hugging Face lie in
-its own cache and come through its own client, so that its settings hold: `HF_HOME`, `HF_ENDPOINT`,
-`HF_TOKEN`, `HF_HUB_DOWNLOAD_TIMEOUT`. All others lie below `KERAS_RESNET_HOME`,
-as `weights/<tag>/<file name>`; `KERAS_RESNET_TIMEOUT` is theirs, in seconds. A file that somebody
-put there is used first. With `HF_HUB_OFFLINE=1`, nothing is downloaded from anywhere.
+Some small checkpoints are part of the package. Files on Hugging Face are downloaded by its client
+into its cache, so its settings apply: `HF_HOME`, `HF_ENDPOINT`, `HF_TOKEN`,
+`HF_HUB_DOWNLOAD_TIMEOUT`. Other files are cached below `KERAS_RESNET_HOME` as
+`weights/<tag>/<file name>`, with the timeout `KERAS_RESNET_TIMEOUT` in seconds. A file that a user
+has copied there is used first. With `HF_HUB_OFFLINE=1`, nothing is downloaded.
 
-Where the publisher tells no SHA-256, that of the first download is kept in `sha256.json`, and what
-is used later has to have the same.
+If the publisher gives no SHA-256, the SHA-256 of the first download is recorded in `sha256.json`,
+and later uses are verified against it.
 """
 
 from __future__ import annotations
@@ -35,37 +35,37 @@ from keras_resnet.weights.registry import Download, WeightsEntry
 
 __all__ = ["DownloadError", "cache_path", "download", "fetch", "home"]
 
-#: Seconds between two looks whether another process has finished.
+#: Seconds between two attempts to take a lock that another process holds.
 _PAUSE = 0.1
 
 
 def home() -> Path:
-    """The directory of this package's downloads.
+    """Return the cache directory of this package.
 
-    `KERAS_RESNET_HOME`, else `keras_resnet` in `XDG_CACHE_HOME` or in `~/.cache`.
+    It is `KERAS_RESNET_HOME`, else `keras_resnet` in `XDG_CACHE_HOME` or `~/.cache`.
     """
     cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(os.environ.get("KERAS_RESNET_HOME") or f"{cache}/keras_resnet").expanduser()
 
 
 def cache_path(entry: WeightsEntry, *, without_top: bool = False) -> Path:
-    """Return the path at which a checkpoint's file is looked for first, and may be put by hand."""
+    """Return the path of a checkpoint in the cache, where users may also copy it by hand."""
     return home() / "weights" / entry.tag / _file(entry, without_top).file_name
 
 
 def fetch(entry: WeightsEntry, *, without_top: bool = False) -> Path:
-    """The path of a checkpoint's file on this machine; it is downloaded if it is not there yet.
+    """Return the local path of a checkpoint, which is downloaded if necessary.
 
     Args:
-        entry: a row of the registry.
-        without_top: whether the file without classifier will do, where there is one.
+        entry: the registered checkpoint.
+        without_top: whether to prefer a file without the classifier, if one is published.
 
     Raises:
-        DownloadError: it is not there and cannot be downloaded.
+        DownloadError: the file is not in the cache and cannot be downloaded.
         OSError: the disk is full.
-        ValueError: `KERAS_RESNET_TIMEOUT` is no number of seconds, or `sha256.json` is damaged.
+        ValueError: `KERAS_RESNET_TIMEOUT` is not a number of seconds, or `sha256.json` is damaged.
     """
-    timeout_in_seconds()  # Its error is none of the directory, as others below are.
+    timeout_in_seconds()  # Raises here, as a ValueError below is about the directory.
     file, path = _file(entry, without_top), cache_path(entry, without_top=without_top)
     if file.packaged is not None:
         return _packaged(file, entry.tag)
@@ -103,18 +103,18 @@ def _packaged(file: Download, tag: str) -> Path:
     if wrong is not None:
         raise DownloadError(
             f"Expected the weights {tag!r}, which come with the package, at {path}. "
-            f"Received: {wrong}. Install keras_resnet anew",
+            f"Received: {wrong}. Install keras_resnet again",
             wrong,
         )
     return path
 
 
 def _is_sound(path: Path, expected: Download) -> bool:
-    """Whether a file is as expected; warns if not."""
+    """Return whether a file has the expected content; warn if not."""
     wrong = problem(path, expected)
     if wrong is not None:
         warnings.warn(
-            f"{path} has {wrong}: it is damaged or another file, and is not used.", stacklevel=3
+            f"{path} has {wrong}: it is damaged or another file, and is ignored.", stacklevel=3
         )
     return wrong is None
 
@@ -126,10 +126,10 @@ def _check_online() -> None:
 
 def _fetch_from_url(file: Download, path: Path, entry: WeightsEntry) -> Path:
     _check_online()
-    # A checkpoint may hold the state of an optimizer besides, in numbers of 64 bits.
+    # A checkpoint may also contain the state of an optimizer, in numbers of 64 bits.
     largest = int(32e6 * entry.params_millions) + 2**24
     with _alone(path.with_name(f".{path.name}.lock"), entry.tag):
-        # Another process may have been faster.
+        # Another process may have downloaded it while this one waited for the lock.
         if not path.is_file() or problem(path, file) is not None:
             download(file, path, title=entry.tag, largest=largest)
         _record(file, path)
@@ -137,7 +137,7 @@ def _fetch_from_url(file: Download, path: Path, entry: WeightsEntry) -> Path:
 
 
 def _fetch_from_hub(file: Download, tag: str) -> Path:
-    # Takes longer to import than this module, and not everybody needs it.
+    # Slow to import, and only needed here.
     import huggingface_hub
 
     place = str(file.repo), str(file.file)
@@ -147,15 +147,15 @@ def _fetch_from_hub(file: Download, tag: str) -> Path:
         path = Path(cached)
     else:
         _check_online()
-        # On a terminal, the hub's client draws its own bar, on standard error as well.
+        # On a terminal, the client also draws its own progress bar on standard error.
         say(f"Downloading {tag} from Hugging Face")
         if "HF_HUB_VERBOSITY" not in os.environ:
-            # It tells of every attempt; what came of the last one is in the error.
+            # The client logs every attempt; the error of the last one is raised.
             logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
         get = functools.partial(huggingface_hub.hf_hub_download, *place, force_download=damaged)
         try:
             path = Path(call_in_thread(get))
-        except Exception as error:  # The client's own, those of its HTTP library, those of Xet.
+        except Exception as error:  # Of the client, its HTTP library, or Xet.
             raise_if_full(error, Path(huggingface_hub.constants.HF_HUB_CACHE))
             raise DownloadError(_hub_reason(error)) from error
         if wrong := problem(path, file):
@@ -165,7 +165,7 @@ def _fetch_from_hub(file: Download, tag: str) -> Path:
 
 
 def _hub_reason(error: BaseException) -> str:
-    """Why the hub's client failed, in a few words: its messages are paragraphs."""
+    """Return the reason why the client failed, in a few words, as its messages are paragraphs."""
     response = getattr(error, "response", None)
     if response is not None:
         return f"{response.status_code} {response.reason_phrase}"
@@ -179,7 +179,7 @@ def _record_path() -> Path:
 
 
 def _read_record() -> dict[str, str]:
-    """The SHA-256 that each file had when it was first downloaded."""
+    """Return the SHA-256 of the first download of each file, by location."""
     path = _record_path()
     try:
         return dict(load_json(path))
@@ -188,17 +188,17 @@ def _read_record() -> dict[str, str]:
     except (TypeError, ValueError) as error:
         raise ValueError(
             f"Expected the hashes of downloaded files, as JSON, in {path}. Received: {error}. "
-            "Delete it to have them recorded anew"
+            "Delete the file, and hashes are recorded again"
         ) from error
 
 
 def _record(file: Download, path: Path) -> None:
-    """Keeps the SHA-256 of a file that was just downloaded, if none is known."""
+    """Record the SHA-256 of a downloaded file, if none is known."""
     record = _record_path()
     if file.sha256 is not None or file.location in _read_record():
         return
     hashed = fingerprint_of_file(path)
-    # Where nothing can be written, nothing is kept; the file is usable all the same.
+    # If the record cannot be written, the file is still usable.
     lock = record.with_name(".sha256.lock")
     with contextlib.suppress(OSError, ValueError), _alone(lock, record.name):
         hashes = {file.location: hashed, **_read_record()}
@@ -210,10 +210,10 @@ def _record(file: Download, path: Path) -> None:
 
 @contextlib.contextmanager
 def _alone(file: Path, title: str) -> Iterator[None]:
-    """Lets one process at a time into the block; the others wait.
+    """Run the block in one process at a time; the others wait.
 
-    Where no lock can be made, none is taken. What is at stake is work done twice, and the hash of a
-    file that is recorded the next time.
+    Without a lock file, as on a read-only disk, the block runs at once. Then a file may be
+    downloaded twice, or its hash be recorded at the next download.
     """
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(OSError):

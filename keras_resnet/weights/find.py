@@ -1,4 +1,4 @@
-"""Finding a checkpoint: a file or a registered tag, read, recognised and converted."""
+"""Opening of a checkpoint by path or tag: it is fetched, read, identified and converted."""
 
 from __future__ import annotations
 
@@ -19,27 +19,28 @@ from keras_resnet.weights.infer import Inferred, infer
 from keras_resnet.weights.layers import Constants, arrays_of, pixel_constants, weighted_layers
 from keras_resnet.weights.mapping import Naming
 from keras_resnet.weights.origin import Origin
+from keras_resnet.weights.path_or_tag import PathOrTag, is_path
 from keras_resnet.weights.registry import WeightsEntry, find_weights
-from keras_resnet.weights.source import FileOrTag, is_path
 from keras_resnet.weights.topology import BLUR, Description, describe, describe_plan
 
 Pixels = Literal["checkpoint", "model"]
 
 
 @dataclass
-class Found:
-    """A checkpoint, converted, with what is known about it besides its arrays.
+class OpenedCheckpoint:
+    """A converted checkpoint and the facts about it.
 
     Attributes:
-        entry: its row of the registry.
-        inferred: the network that keys and shapes describe; `None` for saved models of ours, which
-            describe themselves.
-        description: what network it is of, layer by layer; `None` where the file does not say.
-        ignored: names in the description that say nothing.
-        constants: mean and deviation that its pixels are normalised with; `None` if not known.
-        certain: whether the file or the registry says those constants, and not a convention.
-        info: what the file says about class names and the like.
-        notes: what was taken from conventions, for the report.
+        checkpoint: its arrays by layer.
+        entry: its row in the registry; `None` for other files.
+        inferred: the network that keys and shapes describe; `None` for saved models of this
+            package, which contain their network.
+        description: properties of its layers, see `topology`; `None` if they are unknown.
+        ignored: names in `description` that need not match.
+        constants: mean and standard deviation of its pixels; `None` if they are unknown.
+        certain: whether `constants` are from the file or the registry, not from a convention.
+        info: information in the file, such as class names.
+        notes: assumptions by convention, for the report.
     """
 
     checkpoint: Checkpoint
@@ -54,35 +55,35 @@ class Found:
 
 
 def open_checkpoint(
-    source: FileOrTag, model: str | None, *, with_top: bool = True, pixels: Pixels = "checkpoint"
-) -> Found:
-    """Reads a file, or the file of a tag, and converts its arrays.
+    weights: PathOrTag, model: str | None, *, with_top: bool = True, pixels: Pixels = "checkpoint"
+) -> OpenedCheckpoint:
+    """Read a file, or the file of a tag, and convert its arrays.
 
     Args:
-        source: a path or a tag.
-        model: name of the network that `"imagenet"` is the default of.
-        with_top: whether the classifier is wanted.
-        pixels: as for `load_weights`.
+        weights: a path or a tag.
+        model: name of the network whose default the tags `"imagenet"` and `"cifar10"` mean.
+        with_top: whether the classifier is needed.
+        pixels: see `load_weights`.
 
     Raises:
         ValueError: there is no such file or tag, or it cannot be read.
         OSError: the file of a tag cannot be downloaded.
     """
-    if not isinstance(source, (str, os.PathLike)) or not str(source):
+    if not isinstance(weights, (str, os.PathLike)) or not str(weights):
         raise ValueError(
             "Expected `weights` to be None, a path or a tag of `list_weights()`. "
-            f"Received: weights={source!r}"
+            f"Received: weights={weights!r}"
         )
     entry = None
-    if is_path(source):
-        path = Path(source)
-        if path.suffix.lower() == ".keras" and (found := _open_keras(path)):
-            return found
+    if is_path(weights):
+        path = Path(weights)
+        if path.suffix.lower() == ".keras" and (opened := _open_keras(path)):
+            return opened
     else:
-        # Clients of networks are slow to import, and most models need none.
+        # HTTP clients are slow to import, and only needed here.
         from keras_resnet.weights.fetch import fetch
 
-        entry = find_weights(str(source), model)
+        entry = find_weights(str(weights), model)
         path = fetch(entry, without_top=not with_top)
     checkpoint = read_checkpoint(path)
     inferred = infer(checkpoint, _registered(entry) if entry else None, with_top=with_top)
@@ -92,51 +93,51 @@ def open_checkpoint(
         inferred = dataclasses.replace(inferred, bgr=False)
     convert(checkpoint, inferred)
     info = ModelInfo.from_json(checkpoint.metadata.get(ENTRY) or "{}")
-    found = Found(checkpoint, entry, inferred, notes=inferred.notes)
-    found.info = dataclasses.replace(info, weights=path.name, config=None)
+    opened = OpenedCheckpoint(checkpoint, entry, inferred, notes=inferred.notes)
+    opened.info = dataclasses.replace(info, weights=path.name, config=None)
     if inferred.family == "keras_resnet":
-        found.notes = (
-            "such a file says nothing of strides, dilation and pixels; they were not compared, nor "
-            "were layers without weights: shortcuts, pooling and anti-aliasing",
+        opened.notes = (
+            "such a file does not show strides, dilation and pixels, nor layers without weights "
+            "(shortcuts, pooling, anti-aliasing), so they were not compared",
         )
     else:
-        _describe_by_convention(found, inferred)
-    return found
+        _describe_by_convention(opened, inferred)
+    return opened
 
 
 def _registered(entry: WeightsEntry) -> Origin:
-    """Return the registry's facts about a file, which are better than conventions."""
+    """Return the registry's facts about a file, which take precedence over conventions."""
     blur = get_config(entry.model, **entry.config).blur_pool
     return Origin(entry.model, {"blur_pool": blur}, (entry.mean, entry.std))
 
 
-def _describe_by_convention(found: Found, inferred: Inferred) -> None:
-    found.description = describe_plan(plan(inferred.config, inferred.channels))
-    found.constants = (inferred.config.mean, inferred.config.std)
-    found.certain = inferred.certain
+def _describe_by_convention(opened: OpenedCheckpoint, inferred: Inferred) -> None:
+    opened.description = describe_plan(plan(inferred.config, inferred.channels))
+    opened.constants = (inferred.config.mean, inferred.config.std)
+    opened.certain = inferred.certain
     if inferred.config.blur_pool:
-        found.description[BLUR] = {}
+        opened.description[BLUR] = {}
     elif not inferred.certain:
-        found.ignored.add(BLUR)  # It has no weights.
+        opened.ignored.add(BLUR)  # Blur pooling has no weights.
     if inferred.certain:
         return
-    if inferred.config.shortcut == "A" and found.checkpoint.naming.layout != "akamaster":
+    if inferred.config.shortcut == "A" and opened.checkpoint.naming.layout != "akamaster":
         # Without projections, a plain network looks the same.
-        found.ignored |= {n for n in found.description if n.endswith(("_add", "_out"))}
+        opened.ignored |= {n for n in opened.description if n.endswith(("_add", "_out"))}
 
 
-def _open_keras(path: Path) -> Found | None:
-    """A saved model of ours, which describes itself; `None` if it is of keras.applications."""
+def _open_keras(path: Path) -> OpenedCheckpoint | None:
+    """Open a saved model of this package; return `None` if it is of keras.applications."""
     model = load_model(path, compile=False)
     network = find_network(model)
     layers = weighted_layers(network)
     stem = layers.get("conv1_conv")
-    ours = {"image", "normalization"} & {layer.name for layer in network.layers}
-    if stem is not None and stem.use_bias and ("conv1_bn" in layers or not ours):
+    own_layers = {"image", "normalization"} & {layer.name for layer in network.layers}
+    if stem is not None and stem.use_bias and ("conv1_bn" in layers or not own_layers):
         return None
     weights = arrays_of(network)
     keys = {(name, role): f"{name}/{role}" for name, kinds in weights.items() for role in kinds}
-    return Found(
+    return OpenedCheckpoint(
         Checkpoint(str(path), Naming("keras"), weights, keys),
         description=describe(network),
         constants=pixel_constants(network),

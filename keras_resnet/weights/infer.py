@@ -1,4 +1,4 @@
-"""Inference of a checkpoint's network: from keys and shapes, the rest by convention."""
+"""Inference of a checkpoint's network from keys and shapes, with conventions for the rest."""
 
 from __future__ import annotations
 
@@ -21,18 +21,23 @@ from keras_resnet.support.json_text import parse_json
 from keras_resnet.weights.checkpoint import Checkpoint
 from keras_resnet.weights.origin import Origin, find_origin
 
-#: Whose training made it, as far as the keys tell: `keras_resnet` is ours.
+#: The package that wrote a checkpoint, as far as its keys show; `torch` is any torch package.
 Family = Literal["torch", "keras_applications", "caffe", "keras_resnet"]
 
 
 @dataclass(frozen=True)
 class Inferred:
-    """The network that a checkpoint is of.
+    """The network of a checkpoint.
 
-    `classes` is None without a classifier. The `family`'s conventions fill in what keys and shapes
-    do not say, and `notes` say what. With `bgr`, the stem expects blue first. `certain`: the file
-    itself, or `config.json` beside it, says how its pixels are normalised. `complete`: it is of
-    this package and says everything.
+    Attributes:
+        config: config of the network.
+        classes: number of classes; `None` without a classifier.
+        channels: number of channels of the images.
+        family: package that wrote the checkpoint; its conventions complete the config.
+        bgr: whether the stem expects blue first.
+        notes: assumptions by convention, for the report.
+        certain: whether the file, or a `config.json` beside it, gives the constants of the pixels.
+        complete: whether this package wrote the file with the whole config.
     """
 
     config: ResNetConfig
@@ -48,20 +53,20 @@ class Inferred:
 def infer(
     checkpoint: Checkpoint, origin: Origin | None = None, *, with_top: bool = True
 ) -> Inferred:
-    """Reads the network off the keys and shapes, and off what is said of it besides.
+    """Infer the network of a checkpoint from keys, shapes and facts about its origin.
 
     Args:
-        checkpoint: its arrays.
-        origin: what is known besides; by default it is looked for in and beside the file.
-        with_top: whether the classifier is wanted.
+        checkpoint: the arrays of the file.
+        origin: facts besides keys and shapes; by default those in and beside the file.
+        with_top: whether the classifier is needed.
 
     Raises:
-        ValueError: they describe no network of this package; the message says where.
+        ValueError: the checkpoint is not of a network of this package.
     """
     try:
         return _Reader(checkpoint, origin, with_top).read()
     except (ValueError, TypeError, OverflowError) as error:
-        # In a damaged file of ours, the config may be anything, and of any length.
+        # In damaged files, the config may be anything, of any length.
         raise ValueError(
             f"Expected a checkpoint of a ResNet that `ResNetConfig` describes. "
             f"Received: {checkpoint.path}: {str(error)[:400]}"
@@ -69,13 +74,15 @@ def infer(
 
 
 class _Reader:
+    """Inference of one checkpoint's network."""
+
     def __init__(self, checkpoint: Checkpoint, origin: Origin | None, with_top: bool) -> None:
         self.checkpoint = checkpoint
         self.notes: list[str] = []
         self.layers = checkpoint.layers
         self.family = self.find_family()
-        self.told = ModelInfo.from_json(checkpoint.metadata.get(ENTRY) or "{}").config
-        if origin is None and self.told is None and self.family == "torch":
+        self.saved_config = ModelInfo.from_json(checkpoint.metadata.get(ENTRY) or "{}").config
+        if origin is None and self.saved_config is None and self.family == "torch":
             origin = find_origin(checkpoint.path, checkpoint.metadata, with_top)
         self.origin = origin or Origin()
 
@@ -89,7 +96,7 @@ class _Reader:
         expansion = EXPANSION[fields["block"]]
         fields |= {"blocks": blocks, "filters": tuple(out // expansion for out in outputs)}
         if not all(fields["filters"]):
-            raise ValueError(f"bottlenecks that put out {outputs} channels")
+            raise ValueError(f"bottlenecks with {outputs} output channels")
         channels = self.stem(fields)
         if bottleneck:
             self.cardinality(fields)
@@ -97,21 +104,24 @@ class _Reader:
         stem = fields.get("stem_filters", fields["filters"][0])
         fields.update(self.shortcuts(blocks, stem_changes=stem != outputs[0]))
         if any(name.endswith("_gn") for name in self.layers):
-            self.refuse_standardised()
-            self.notes.append("group normalisation of 32 groups")
+            self.refuse_standardized()
+            self.notes.append("group normalization of 32 groups")
             fields["norm"] = "group"
         if "conv2_block1_se_reduce" in self.layers:
             fields["se_ratio"] = self.se_ratio(outputs)
         fields.update(self.origin.fields)
-        fields.update(self.seen(v2))
-        if self.told is not None:
-            # A file of ours: whether it tells the truth shows when its weights are loaded.
-            self.notes, fields = [], dict(self.told)
+        fields.update(self.fields_of_other_layers(v2))
+        if self.saved_config is not None:
+            # Loading the weights shows whether the config in the file is right.
+            self.notes, fields = [], dict(self.saved_config)
         fields["mean"], fields["std"], bgr = self.pixels(v2, channels)
         head = self.checkpoint.array("predictions")
         config = ResNetConfig(**fields)
         if (config.blocks, config.output_widths) != (blocks, tuple(outputs)):
-            raise ValueError(f"it tells {config.blocks} blocks of {config.output_widths} channels")
+            raise ValueError(
+                f"a config with {config.blocks} blocks of {config.output_widths} channels for "
+                f"{blocks} blocks of {tuple(outputs)}"
+            )
         if self.checkpoint.naming.layout == "akamaster" and config.shortcut == "A":
             self.check_complete(config, channels)
         return Inferred(
@@ -121,12 +131,12 @@ class _Reader:
             self.family,
             bgr,
             (*self.origin.notes, *self.notes),
-            certain=self.tells_pixels or self.origin.constants is not None,
-            complete=self.told is not None,
+            certain=self.has_pixel_constants or self.origin.constants is not None,
+            complete=self.saved_config is not None,
         )
 
-    def seen(self, v2: bool) -> dict[str, Any]:
-        """Return facts from the layers without weights, which HDF5 files of ours list."""
+    def fields_of_other_layers(self, v2: bool) -> dict[str, Any]:
+        """Return fields that layers without weights show, which this package's HDF5 files list."""
         names = self.checkpoint.other_layers
         fields: dict[str, Any] = {}
         if self.family != "keras_resnet" or not names:
@@ -141,24 +151,24 @@ class _Reader:
         return fields
 
     @property
-    def tells_pixels(self) -> bool:
+    def has_pixel_constants(self) -> bool:
         return {"mean", "std"} <= self.checkpoint.metadata.keys()
 
-    def refuse_standardised(self) -> None:
-        """Refuses timm's BiT, whose weights have the keys of networks that use theirs as they are.
+    def refuse_standardized(self) -> None:
+        """Raise ValueError for timm's BiT, which standardizes weights with the same keys.
 
-        Of timm's v2 networks with group normalisation, only one with a C stem does not standardise.
+        Of timm's v2 networks with group normalization, only the one with a C stem does not.
         """
-        naming, known = self.checkpoint.naming, self.told or self.origin.architecture
+        naming, known = self.checkpoint.naming, self.saved_config or self.origin.architecture
         if naming.layout == "timm_resnetv2" and not naming.deep_stem and not known:
             raise ValueError(
-                "group normalisation in a v2 network of timm, whose convolutions standardise their "
-                "weights then (BiT). If these do not, put the architecture into the file's name, "
-                "e.g. resnetv2_50_gn"
+                "group normalization in a v2 network of timm, whose convolutions then standardize "
+                "their weights (BiT). If these do not, put the architecture into the file's name, "
+                "such as resnetv2_50_gn"
             )
 
     def blocks(self) -> tuple[int, ...]:
-        """Blocks per stage, none left out."""
+        """Return the number of blocks per stage; raise ValueError if one is missing."""
         found: dict[int, set[int]] = {}
         for name in self.layers:
             if place := place_of(name):
@@ -171,7 +181,7 @@ class _Reader:
         return tuple(len(found[stage]) for stage in sorted(found))
 
     def check_complete(self, config: ResNetConfig, channels: int) -> None:
-        """Refuse a network of which a layer lacks weights or has another shape than planned."""
+        """Raise ValueError if a layer lacks weights or has another shape than planned."""
         for conv in (conv for block in plan(config, channels).blocks for conv in block.convs):
             kernel = self.checkpoint.array(f"{conv.name}_conv")
             scale = self.checkpoint.array(f"{conv.name}_bn", "gamma")
@@ -202,8 +212,8 @@ class _Reader:
                 tiered = " (timm's tiered stem, as in resnet26t)" if widths[0] < widths[1] else ""
                 raise ValueError(
                     f"a stem of three convolutions with {widths} filters{tiered}, which this "
-                    "package does not have: of such stems, it has those with half as many filters "
-                    "in the first two as in the third"
+                    "package does not have. In its C stems, the first two convolutions have half "
+                    "as many filters as the third"
                 )
         elif self.filters(first, 0) == 3:
             fields["stem"] = "cifar"
@@ -220,7 +230,7 @@ class _Reader:
 
     def version(self) -> dict[str, Any]:
         if "version" in self.origin.fields:
-            return {}  # It is said.
+            return {}
         if self.family in ("keras_applications", "caffe"):
             self.notes.append(
                 "strides on the first 1x1 of a bottleneck (v1), as in the original and "
@@ -240,7 +250,7 @@ class _Reader:
         return fields
 
     def shortcuts(self, blocks: tuple[int, ...], stem_changes: bool) -> dict[str, Any]:
-        """Return the kind of shortcut; `stem_changes`: whether B projects in the first block."""
+        """Return the fields of the shortcut; `stem_changes` is whether B projects in block 1."""
         fields: dict[str, Any] = {}
         projections = sum(name.endswith("_0_conv") for name in self.layers)
         if not projections:
@@ -266,9 +276,9 @@ class _Reader:
         raise ValueError(f"squeeze-and-excitation of {widths} channels has no common ratio")
 
     def pixels(self, v2: bool, channels: int) -> tuple[tuple[float, ...], tuple[float, ...], bool]:
-        """Mean and deviation in pixel units, RGB; whether the stem takes blue first."""
+        """Return mean and standard deviation of RGB in [0, 255], and whether the stem takes BGR."""
         metadata, keras = self.checkpoint.metadata, self.family == "keras_applications"
-        if self.tells_pixels:
+        if self.has_pixel_constants:
             return _numbers(metadata["mean"], channels), _numbers(metadata["std"], channels), False
         mean: Sequence[float] = IMAGENET_MEAN
         std: Sequence[float] = IMAGENET_STD
@@ -278,14 +288,14 @@ class _Reader:
             (mean, std), note = self.origin.constants, None
         elif not v2 and (keras or self.family == "caffe"):
             mean, std, bgr = CAFFE_MEAN, (1.0,) * 3, True
-            note = "blue first, minus ImageNet's mean, as the original network"
+            note = "BGR minus ImageNet's mean, as in the original network"
         elif v2 and (keras or self.family == "torch"):
             mean = std = (127.5,) * 3
-            note = "(RGB - 127.5) / 127.5, as keras.applications' and timm's v2"
+            note = "(RGB - 127.5) / 127.5, as in the v2 networks of keras.applications and timm"
         if note is not None:
             self.notes.append(f"pixels: {note}")
         if channels != len(mean) == 3:
-            # As the builder does it: every channel gets what the colours have on average.
+            # As in the builder: every channel gets the mean of the three colors.
             mean, std = ((sum(values) / 3,) * channels for values in (mean, std))
         return tuple(mean), tuple(std), bgr and channels == 3
 
@@ -296,15 +306,15 @@ class _Reader:
         if layout != "keras":
             return "torch"
         stem_bias = self.checkpoint.array("conv1_conv", "bias") is not None
-        # Ours may have a bias in the stem, too, but begins with other layers.
-        ours = {"image", "normalization"} & self.checkpoint.other_layers
-        return "keras_applications" if stem_bias and not ours else "keras_resnet"
+        # This package's networks may have a bias in the stem, too, but have other first layers.
+        own_layers = {"image", "normalization"} & self.checkpoint.other_layers
+        return "keras_applications" if stem_bias and not own_layers else "keras_resnet"
 
 
 def _numbers(text: str, channels: int) -> tuple[float, ...]:
-    """Mean or deviation of pixels, as our own files have them: JSON, one number per channel."""
+    """Parse the mean or standard deviation in this package's files: JSON, one per channel."""
     values = parse_json(text)
     valid = isinstance(values, list) and len(values) in (3, channels)
     if not valid or any(type(n) not in (int, float) or not abs(n) < 1e6 for n in values):
-        raise ValueError(f"a mean or deviation of pixels that is none: {text[:80]!r}")
+        raise ValueError(f"an invalid mean or standard deviation of pixels: {text[:80]!r}")
     return tuple(values)

@@ -1,4 +1,4 @@
-"""The layers of our networks whose weights checkpoints hold, and what their weights are called."""
+"""The layers with weights in networks of this package, and the roles of their weights."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import Container, Sequence
 import keras
 import numpy as np
 
-#: Kinds of weights a layer may have, in the order in which Keras lists them.
+#: Roles of a layer's weights, in the order of Keras' `layer.weights`.
 CONV_ROLES = ("kernel", "bias")
 NORM_ROLES = ("gamma", "beta", "moving_mean", "moving_variance")
-#: What torch calls them: in a convolution or classifier, and in a norm.
+#: torch's names -> role in a convolution or classifier, role in a normalization.
 TORCH_ROLES = {
     "weight": ("kernel", "gamma"),
     "bias": ("bias", "beta"),
@@ -18,29 +18,29 @@ TORCH_ROLES = {
     "running_var": ("moving_variance", "moving_variance"),
 }
 
-#: Mean and standard deviation per channel, of pixels in [0, 255].
+#: Mean and standard deviation of each channel, for pixels in [0, 255].
 Constants = tuple[Sequence[float], Sequence[float]]
 
 
 def stem_name(layers: Container[str]) -> str:
-    """The convolution that sees the image."""
+    """Return the name of the first convolution of the stem."""
     return "conv1_conv" if "conv1_conv" in layers else "conv1_1_conv"
 
 
 def weighted_layers(network: keras.Model) -> dict[str, keras.Layer]:
-    """Return the layers with weights to load, by name: without the pixels' constants."""
+    """Return the layers with weights by name, except for the normalization of pixels."""
     layers = (layer for layer in network.layers if layer.weights)
     return {layer.name: layer for layer in layers if layer.name != "normalization"}
 
 
 def roles(layer: keras.Layer) -> tuple[str, ...]:
-    """Return the roles of a layer's weights, in their order."""
+    """Return the roles of a layer's weights, in the order of `layer.weights`."""
     norms = (keras.layers.BatchNormalization, keras.layers.GroupNormalization)
     return (NORM_ROLES if isinstance(layer, norms) else CONV_ROLES)[: len(layer.weights)]
 
 
 def arrays_of(network: keras.Model) -> dict[str, dict[str, np.ndarray]]:
-    """The weights of a network: layer -> role -> array."""
+    """Return the weights of a network: layer -> role -> array."""
     return {
         name: dict(zip(roles(layer), map(np.asarray, layer.get_weights()), strict=True))
         for name, layer in weighted_layers(network).items()
@@ -48,7 +48,7 @@ def arrays_of(network: keras.Model) -> dict[str, dict[str, np.ndarray]]:
 
 
 def pixel_constants(network: keras.Model) -> Constants | None:
-    """Mean and deviation that a network normalises with; `None` if it does not."""
+    """Return mean and standard deviation of a network's pixels; `None` if it normalizes none."""
     for layer in network.layers:
         if layer.name == "normalization":
             config = layer.get_config()

@@ -1,4 +1,4 @@
-"""Loading weights into a model: everything that is checked, adapted and reported on the way."""
+"""Loading of weights into a model, with checks, adaptations and a report."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from keras_resnet.networks.config import IMAGENET_MEAN
 from keras_resnet.networks.graph import find_network
 from keras_resnet.support.checks import check_choice, some_of
 from keras_resnet.weights.convert import adapt_channels
-from keras_resnet.weights.find import Found, Pixels, open_checkpoint
+from keras_resnet.weights.find import OpenedCheckpoint, Pixels, open_checkpoint
 from keras_resnet.weights.layers import (
     Constants,
     pixel_constants,
@@ -24,55 +24,64 @@ from keras_resnet.weights.layers import (
     stem_name,
     weighted_layers,
 )
+from keras_resnet.weights.path_or_tag import PathOrTag
 from keras_resnet.weights.report import LoadReport
-from keras_resnet.weights.source import FileOrTag
 from keras_resnet.weights.topology import BLUR, describe, differences
 
-# What no command has an option for is said as Python, whoever reads it.
+# Advice in Python, as no command has an option for it.
 _IN_PYTHON = "In Python, build the model"
 _TRUSTING = "`load_weights(model, path, pixels='model')`"
 
 
 def load_weights(
-    model: keras.Model, source: FileOrTag, *, strict: bool = True, pixels: Pixels = "checkpoint"
+    model: keras.Model, source: PathOrTag, *, strict: bool = True, pixels: Pixels = "checkpoint"
 ) -> LoadReport:
-    """Loads weights into a network of this package, layer by layer, by name.
+    """Load weights into a network of this package, by layer name.
 
-    The file may be of this package, keras.applications, torchvision, timm, transformers,
-    akamaster's CIFAR networks, or have the names of the original Caffe release; what it is shows in
-    its keys. torch is not needed, and nothing in the file is run. The model is changed only if
-    everything fits.
+    Checkpoints of this package, keras.applications, torchvision, timm, transformers, akamaster's
+    CIFAR networks and the original Caffe release are recognized by their keys. torch is not needed,
+    and no code in the file is run. If an error is raised, the model is unchanged.
 
-    A classifier of another width, or one that the file lacks, stays as it is, and a stem for RGB is
-    adapted to other numbers of channels; the report says so.
+    A classifier for another number of classes is not loaded; the model keeps its own. An RGB stem
+    is adapted to other numbers of channels. Both are listed in the report.
 
     Args:
-        model: the network, or a model with the network inside.
+        model: the network, or a model with the network as a layer.
         source: path of a `.keras`, `.weights.h5`, `.h5`, `.safetensors`, `.npz`, `.pth`, `.bin` or
-            `.th` file, or a tag of `list_weights()`, which is downloaded once.
-        strict: whether to refuse a file that lacks weights of the model, has others, or is of
-            another network. If not, what fits by name and shape is loaded.
-        pixels: `"checkpoint"` refuses a model that normalises pixels otherwise than the checkpoint
-            wants them, and turns the stem of keras.applications' networks, which take blue first.
-            `"model"` trusts the model: neither is done.
+            `.th` file, or a tag of `list_weights()`, whose file is downloaded once.
+        strict: whether to raise if the file lacks weights of the model, has additional ones, or is
+            of another network. If false, weights with the same name and shape are loaded.
+        pixels: `"checkpoint"` raises if the model normalizes pixels differently than the checkpoint
+            needs, and reverses the stem's channels of checkpoints for BGR. `"model"` does neither.
+
+    Returns:
+        A report of loaded, adapted, skipped, missing and unexpected weights.
 
     Raises:
-        ValueError: the file cannot be read, or does not fit; the message says where.
-        OSError: a tag's file cannot be downloaded.
+        ValueError: the file cannot be read, or does not fit the model.
+        OSError: the file of a tag cannot be downloaded.
+
+    Example:
+        >>> model = keras_resnet.ResNet50()
+        >>> print(keras_resnet.load_weights(model, "resnet50-0676ba61.pth"))
     """
     network = find_network(model)
     with_top = "predictions" in weighted_layers(network)
-    found = open_checkpoint(source, network.name, with_top=with_top, pixels=pixels)
-    return load_found(model, found, strict=strict, pixels=pixels)
+    opened = open_checkpoint(source, network.name, with_top=with_top, pixels=pixels)
+    return load_opened(model, opened, strict=strict, pixels=pixels)
 
 
-def load_found(
-    model: keras.Model, found: Found, *, strict: bool = True, pixels: Pixels = "checkpoint"
+def load_opened(
+    model: keras.Model,
+    opened: OpenedCheckpoint,
+    *,
+    strict: bool = True,
+    pixels: Pixels = "checkpoint",
 ) -> LoadReport:
-    """The second half of `load_weights`: everything but reading."""
+    """Load an opened checkpoint into a model; see `load_weights`."""
     check_choice("pixels", pixels, get_args(Pixels))
-    report = _Loader(find_network(model), found, strict, pixels).load()
-    info, entry, before = found.info, found.entry, get_info(model)
+    report = _Loader(find_network(model), opened, strict, pixels).load()
+    info, entry, before = opened.info, opened.entry, get_info(model)
     if entry is not None:
         info = ModelInfo(*dataset_classes(entry.dataset), entry.tag, entry.protocol)
     if "predictions" not in report.loaded or info.class_names is None:
@@ -83,10 +92,12 @@ def load_found(
 
 
 class _Loader:
-    """One checkpoint on its way into one network."""
+    """Loader of one checkpoint into one network."""
 
-    def __init__(self, network: keras.Model, found: Found, strict: bool, pixels: Pixels) -> None:
-        self.network, self.found, self.checkpoint = network, found, found.checkpoint
+    def __init__(
+        self, network: keras.Model, opened: OpenedCheckpoint, strict: bool, pixels: Pixels
+    ) -> None:
+        self.network, self.opened, self.checkpoint = network, opened, opened.checkpoint
         self.strict, self.pixels = strict, pixels
         self.layers = weighted_layers(network)
         self.constants = pixel_constants(network)
@@ -104,7 +115,7 @@ class _Loader:
             stem = stem_name(self.layers)
             channels = int(self.layers[stem].kernel.shape[2])
             self.adapted[stem] = adapt_channels(
-                self.checkpoint.layers, channels, self.found.constants, self.constants
+                self.checkpoint.layers, channels, self.opened.constants, self.constants
             )
         self.set_head_aside()
         values = dict(self.values())
@@ -117,14 +128,14 @@ class _Loader:
         if unexpected and self.strict:
             reason = f"it also has {some_of(sorted(unexpected), 3)}"
             raise self.refusal(
-                f"{reason}. In Python, `load_weights(model, path, strict=False)` loads what fits, "
-                "and `model.save('model.keras')` makes a file of it that the commands take"
+                f"{reason}. In Python, `load_weights(model, path, strict=False)` loads the weights "
+                "that fit, and `model.save('model.keras')` writes a file for the commands"
             )
         if not values:
-            raise self.refusal("nothing in it fits")
+            raise self.refusal("none of its weights fit")
         for name, arrays in values.items():
             self.layers[name].set_weights(arrays)
-        entry = self.found.entry
+        entry = self.opened.entry
         return LoadReport(
             self.checkpoint.path,
             self.checkpoint.naming.layout,
@@ -133,7 +144,7 @@ class _Loader:
             self.skipped,
             tuple(self.missing),
             tuple(sorted(unexpected)),
-            (*self.checkpoint.notes, *self.found.notes, *self.unseen()),
+            (*self.checkpoint.notes, *self.opened.notes, *self.unseen()),
             entry.tag if entry else None,
         )
 
@@ -144,35 +155,35 @@ class _Loader:
         )
 
     def unseen(self) -> Iterator[str]:
-        """Return the network's properties that a file of another package does not show."""
-        inferred = self.found.inferred
+        """Yield a note on properties that a file of another package does not show."""
+        inferred = self.opened.inferred
         if inferred is None or inferred.complete or inferred.family == "keras_resnet":
             return
-        if self.found.entry is not None:
-            return  # Its row tells.
+        if self.opened.entry is not None:
+            return  # The registry has them.
         convs = [x for x in self.network.layers if isinstance(x, keras.layers.Conv2D)]
         names = {layer.name for layer in self.network.layers}
         stem = "3x3 max pooling" if "pool1_pool" in names else "no pooling"
         yield (
-            "keys do not show these, which are as the model has them: ReLU, "
+            "keys do not show these properties, taken from the model: ReLU, "
             f"{'blur pooling' if BLUR in describe(self.network) else 'no anti-aliasing'}, "
             f"{'dilation' if any(max(x.dilation_rate) > 1 for x in convs) else 'no dilation'}, "
             f"{stem} in the stem, {'maximum' if 'max_pool' in names else 'average'} before the "
-            f"classifier, no weight standardisation, epsilon {NORM_EPSILON}"
+            f"classifier, no weight standardization, epsilon {NORM_EPSILON}"
         )
 
     def check_topology(self) -> None:
-        theirs = self.found.description
-        if theirs is None:
+        saved = self.opened.description
+        if saved is None:
             return
-        ours = describe(self.network)
-        ignored = {*self.found.ignored, "normalization", "predictions"}
-        if self.found.inferred is not None:
-            ignored |= {name for name in ours if name.startswith("pool1")}
+        own = describe(self.network)
+        ignored = {*self.opened.ignored, "normalization", "predictions"}
+        if self.opened.inferred is not None:
+            ignored |= {name for name in own if name.startswith("pool1")}
         stem = stem_name(self.layers)
         if self.other_channels():
-            theirs = {**theirs, stem: {**theirs[stem], "weights": ours[stem]["weights"]}}
-        reason = differences(theirs, ours, ignored)
+            saved = {**saved, stem: {**saved[stem], "weights": own[stem]["weights"]}}
+        reason = differences(saved, own, ignored)
         if reason is not None and self.strict:
             raise self.refusal(reason)
         if reason is not None:
@@ -180,92 +191,92 @@ class _Loader:
 
     def other_channels(self) -> bool:
         stem = stem_name(self.layers)
-        theirs = self.checkpoint.array(stem)
+        saved = self.checkpoint.array(stem)
         kernel = self.layers[stem].kernel if stem in self.layers else None
-        if theirs is None or kernel is None or theirs.ndim != 4:
+        if saved is None or kernel is None or saved.ndim != 4:
             return False
-        same_else = (*theirs.shape[:2], theirs.shape[3]) == (*kernel.shape[:2], kernel.shape[3])
-        return bool(same_else and theirs.shape[2] == 3 != kernel.shape[2])
+        same_else = (*saved.shape[:2], saved.shape[3]) == (*kernel.shape[:2], kernel.shape[3])
+        return bool(same_else and saved.shape[2] == 3 != kernel.shape[2])
 
     def check_pixels(self) -> None:
-        theirs, ours = self.found.constants, self.constants
-        if theirs is None:
-            if self.found.inferred is None and ours is not None:
+        saved, own = self.opened.constants, self.constants
+        if saved is None:
+            if self.opened.inferred is None and own is not None:
                 raise ValueError(
-                    "Expected a model that leaves normalising its pixels to the caller, as that in "
-                    f"{self.checkpoint.path} does. Received: `{self.network.name}` with "
-                    f"{_words(ours)}. {_IN_PYTHON} with `include_preprocessing=False`, or, if the "
-                    f"weights want these constants, load them by {_TRUSTING}"
+                    "Expected a model that does not normalize its pixels, like the model in "
+                    f"{self.checkpoint.path}. Received: `{self.network.name}` with "
+                    f"{_words(own)}. {_IN_PYTHON} with `include_preprocessing=False`, or, if the "
+                    f"weights need these constants, load them by {_TRUSTING}"
                 )
             return
-        words = f"{_words(theirs)} (RGB, of [0, 255])"
-        if ours is None:
-            self.checkpoint.notes.append(f"the caller has to normalise pixels with {words}")
+        words = f"{_words(saved)} (RGB in [0, 255])"
+        if own is None:
+            self.checkpoint.notes.append(f"the caller has to normalize pixels with {words}")
             return
         if self.other_channels():
             return
         same = all(
-            len(mine) == len(their) and np.allclose(mine, their, rtol=1e-3, atol=1e-3)
-            for mine, their in zip(ours, theirs, strict=True)
+            len(one) == len(other) and np.allclose(one, other, rtol=1e-3, atol=1e-3)
+            for one, other in zip(own, saved, strict=True)
         )
-        default = np.allclose(np.mean(ours[0]), np.mean(IMAGENET_MEAN), atol=1e-3)
-        if not same and not self.found.certain and not default:
-            # The file does not say, and whoever built the model said something.
+        default = np.allclose(np.mean(own[0]), np.mean(IMAGENET_MEAN), atol=1e-3)
+        if not same and not self.opened.certain and not default:
+            # Constants that were passed to the model override those by convention.
             self.checkpoint.notes.append(
-                f"pixels are normalised as the model does it: {_words(ours)}"
+                f"pixels are normalized with the constants of the model: {_words(own)}"
             )
         elif not same:
             raise ValueError(
-                f"Expected a model that normalises pixels with {words}, as the weights of "
-                f"{self.checkpoint.path} want them. Received: `{self.network.name}` with "
-                f"{_words(ours)}. `keras-resnet convert` makes a model of the file. {_IN_PYTHON} "
-                "with those constants or by `from_checkpoint`, or, if the weights want the model's "
-                f"own, load them by {_TRUSTING}"
+                f"Expected a model that normalizes pixels with {words}, as the weights in "
+                f"{self.checkpoint.path} need. Received: `{self.network.name}` with "
+                f"{_words(own)}. `keras-resnet convert` makes a model of the file. {_IN_PYTHON} "
+                "with those constants or by `from_checkpoint`, or, if the weights need the model's "
+                f"constants, load them by {_TRUSTING}"
             )
 
     def set_head_aside(self) -> None:
-        theirs, ours = self.checkpoint.layers.get("predictions"), self.layers.get("predictions")
+        saved, own = self.checkpoint.layers.get("predictions"), self.layers.get("predictions")
         head = self.checkpoint.array("predictions")
-        other = head is not None and ours is not None and head.shape[-1] != ours.kernel.shape[-1]
-        if ours is not None and (theirs is None or other):
-            self.missing += [f"predictions/{role}" for role in roles(ours)]
+        other = head is not None and own is not None and head.shape[-1] != own.kernel.shape[-1]
+        if own is not None and (saved is None or other):
+            self.missing += [f"predictions/{role}" for role in roles(own)]
             self.fresh_head = True
-        if head is None or (ours is not None and not other):
+        if head is None or (own is not None and not other):
             return
         reason = "the model has no classifier"
-        if ours is not None:
-            reason = f"it is for {head.shape[-1]} classes, the model for {ours.kernel.shape[-1]}"
-        for role in theirs or ():
+        if own is not None:
+            reason = f"it is for {head.shape[-1]} classes, the model for {own.kernel.shape[-1]}"
+        for role in saved or ():
             self.skipped[self.checkpoint.keys["predictions", role]] = reason
 
     def values(self) -> Iterator[tuple[str, list[np.ndarray]]]:
-        """The arrays of every layer that gets some."""
+        """Yield the name and the arrays of every layer that the checkpoint fits."""
         for name, layer in self.layers.items():
             if name == "predictions" and self.fresh_head:
                 continue
-            theirs = self.checkpoint.layers.get(name, {})
+            saved = self.checkpoint.layers.get(name, {})
             kinds = roles(layer)
             reason = self.misfit(name, layer)
             if reason is None:
                 self.loaded[name] = tuple(self.checkpoint.keys[name, kind] for kind in kinds)
-                yield name, [theirs[kind] for kind in kinds]
+                yield name, [saved[kind] for kind in kinds]
                 continue
             if self.strict:
                 raise self.refusal(reason)
             self.missing += [f"{name}/{kind}" for kind in kinds]
-            self.skipped.update({self.checkpoint.keys[name, kind]: reason for kind in theirs})
+            self.skipped.update({self.checkpoint.keys[name, kind]: reason for kind in saved})
 
     def misfit(self, name: str, layer: keras.Layer) -> str | None:
-        """Why a layer cannot take the arrays that there are for it."""
-        theirs, kinds = self.checkpoint.layers.get(name, {}), roles(layer)
-        absent = [f"{name}/{kind}" for kind in kinds if kind not in theirs]
+        """Return the reason why a layer cannot take its arrays; `None` if it can."""
+        saved, kinds = self.checkpoint.layers.get(name, {}), roles(layer)
+        absent = [f"{name}/{kind}" for kind in kinds if kind not in saved]
         if absent:
             return f"it lacks {some_of(absent, 3)}"
-        extra = sorted(self.checkpoint.keys[name, kind] for kind in theirs.keys() - set(kinds))
+        extra = sorted(self.checkpoint.keys[name, kind] for kind in saved.keys() - set(kinds))
         if extra:
             return f"it also has {some_of(extra, 3)}"
         for kind, weight in zip(kinds, layer.weights, strict=True):
-            shape = theirs[kind].shape
+            shape = saved[kind].shape
             if shape != tuple(weight.shape):
                 key = self.checkpoint.keys[name, kind]
                 return f"{key} has the shape {shape}, {name}/{kind} {tuple(weight.shape)}"

@@ -1,4 +1,4 @@
-"""Names of other packages for our layers: one map from our names, read both ways."""
+"""Layer names of other packages: one map from this package's names, also used in reverse."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from typing import Literal, get_args
 
 from keras_resnet.networks.names import place_of
 
-#: `torchvision` is also timm's `resnet*`; `timm_resnetv2` its pre-activation networks;
-#: `transformers` Hugging Face's `ResNet`; `akamaster` pytorch_resnet_cifar10; `caffe` the names of
-#: the original release, which the first Keras ResNet50 kept; `keras` ours and keras.applications'.
+#: Layouts of state dicts: `torchvision` (and timm's `resnet*`), `timm_resnetv2` (timm's
+#: pre-activation networks), `transformers` (Hugging Face's `ResNet`), `akamaster`
+#: (pytorch_resnet_cifar10), `caffe` (the original release, and the first Keras ResNet50), `keras`
+#: (this package and keras.applications).
 Layout = Literal["torchvision", "timm_resnetv2", "transformers", "akamaster", "caffe", "keras"]
 
 LAYOUTS: tuple[Layout, ...] = get_args(Layout)
@@ -25,15 +26,15 @@ TorchDtype = Literal["float32", "float16"]
 
 @dataclass(frozen=True)
 class Naming:
-    """A layout with what its names depend on.
+    """Naming of layers: a layout, and properties of the network that names depend on.
 
     Attributes:
-        layout: whose names.
+        layout: the layout.
         deep_stem: whether the stem has three convolutions.
-        average: whether projections come after average pooling (D shortcut). timm then numbers the
-            projection's parts from 1, in blocks without a stride, too.
-        numbered: stages, from 2, whose blocks Caffe's names number (`res4b1`) instead of lettering
-            them (`res4b`), as ResNet-101 and 152 have them.
+        average: whether average pooling comes before projections (D shortcut). timm then numbers
+            the layers of all projections from 1, not from 0.
+        numbered: stages, from 2, whose blocks have numbers in Caffe's names (`res4b1`), not letters
+            (`res4b`), as in ResNet-101 and 152.
     """
 
     layout: Layout
@@ -42,9 +43,9 @@ class Naming:
     numbered: frozenset[int] = field(default_factory=frozenset)
 
     def prefix(self, name: str) -> str | None:
-        """The prefix of the keys of our layer `name`; `None` if the layout has none for it.
+        """Return the prefix of the keys of layer `name`; `None` if the layout has no such layer.
 
-        `conv2_block1_1_conv` -> `layer1.0.conv1`. Group normalisations are named like BN.
+        `conv2_block1_1_conv` -> `layer1.0.conv1`. Group normalizations are named like BN.
         """
         if self.layout == "keras":
             return name
@@ -60,12 +61,12 @@ class Naming:
         return _BLOCKS[self.layout](self, place.stage, place.block, part, kind)
 
     def inverse(self, prefixes: Iterable[str]) -> dict[str, str]:
-        """Our names of the layers that some `prefixes` of keys mean; unknown ones are left out."""
+        """Return the layer name for each known prefix of keys."""
         wanted = set(prefixes)
         if self.layout == "keras":
-            return {prefix: prefix for prefix in wanted if re.fullmatch(_OURS, prefix)}
+            return {prefix: prefix for prefix in wanted if re.fullmatch(_LAYER_NAMES, prefix)}
         most = max((int(n) for p in wanted for n in re.findall(r"\d{1,4}", p)), default=0)
-        most = min(most, len(wanted))  # A name may say any number.
+        most = min(most, len(wanted))  # A key may contain any number.
         found = {}
         for name in _names(most + 2):
             prefix = self.prefix(name)
@@ -74,15 +75,15 @@ class Naming:
         return found
 
 
-#: Our names of layers with weights: convolutions, norms, and the two of squeeze-and-excitation.
-_OURS = (
+#: Names of this package's layers with weights.
+_LAYER_NAMES = (
     r"conv1(_[1-3])?_(conv|bn|gn)|post_(bn|gn)|predictions"
     r"|conv\d+_block\d+_[a-z0-9]+_(conv|bn|gn|reduce|expand)"
 )
 
 
 def _names(blocks: int) -> Iterator[str]:
-    """Our names of all weighted layers that a network of so many blocks per stage may have."""
+    """Yield the names of all layers with weights in networks of up to `blocks` per stage."""
     for conv in ("conv1", "conv1_1", "conv1_2", "conv1_3"):
         yield from (f"{conv}_conv", f"{conv}_bn")
     yield from ("post_bn", "predictions")
@@ -148,7 +149,7 @@ _BLOCKS: Mapping[Layout, Callable[[Naming, int, int, str, str], str | None]] = {
 }
 
 
-#: Stem and head.
+#: Layer names of stem and head -> prefixes of keys.
 _ENDS: Mapping[Layout, Mapping[str, str]] = {
     "torchvision": {"conv1_conv": "conv1", "conv1_bn": "bn1", "predictions": "fc"},
     "timm_resnetv2": {"conv1_conv": "stem.conv", "post_bn": "norm", "predictions": "head.fc"},

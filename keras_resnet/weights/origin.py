@@ -1,7 +1,7 @@
-"""Facts about a checkpoint besides its keys: from the file, a `config.json`, and names.
+"""Facts about a checkpoint from its metadata, a `config.json` beside it, and its name.
 
-Keys and shapes show neither activations nor anti-aliasing, dilation, pooling or standardised
-weights: networks that compute something else may have those of ours.
+Keys and shapes do not show activations, anti-aliasing, dilation, pooling or standardized weights:
+networks that compute something else may have the same keys as this package's.
 """
 
 from __future__ import annotations
@@ -13,27 +13,27 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from keras_resnet.models.archive import words
+from keras_resnet.models.archive import describe_damage
 from keras_resnet.support.json_text import load_json, parse_json
 from keras_resnet.weights.layers import Constants
 
-#: Architectures with the keys of a network that computes something else, and what they have.
+#: Patterns of architectures that compute something else with the same keys -> the difference.
 _OTHERS = {
     r"resne(t|xt)aa\d": "average pooling in place of strides and of max pooling",
-    r"resnetv2_\d+x\d+_bit|_gn_ws": "convolutions that standardise their weights",
+    r"resnetv2_\d+x\d+_bit|_gn_ws": "convolutions that standardize their weights",
     r"resne(t|xt)\d+\w*_(caffe|msra)": "the strides and the pixels of Caffe",
 }
-_ADVICE = ". Rename it if it has not"
+_ADVICE = ". If the name is wrong, rename the file"
 _BLURRED = r"resne(t|xt)blur\d"
 
-#: timm's arguments that keys and shapes show, or that matter in training only.
+#: Arguments of timm that keys and shapes show, or that matter in training only.
 _SHOWN = {
     *("avg_down", "base_width", "block_reduce_first", "bottle_ratio", "cardinality", "channels"),
     *("down_kernel_size", "drop_block_rate", "drop_path_rate", "drop_rate", "img_size", "in_chans"),
     *("layers", "num_classes", "replace_stem_pool", "stem_chs", "stem_width", "width_factor"),
     "zero_init_last",
 }
-#: Others, with the values that make them those of this package's networks.
+#: Other arguments of timm -> the values that networks of this package have.
 _SAME = {
     "act_layer": ("relu",),
     "global_pool": ("", "avg", "fast", "fastavg"),
@@ -48,10 +48,10 @@ class Origin:
     """Facts about a checkpoint's network besides its keys.
 
     Attributes:
-        architecture: its name; `None` if nobody says one.
+        architecture: name of the architecture; `None` if it is unknown.
         fields: fields of `ResNetConfig` that keys do not show.
-        constants: mean and deviation of its pixels in [0, 255].
-        notes: what was taken from where, for the report.
+        constants: mean and standard deviation of pixels in [0, 255]; `None` if they are unknown.
+        notes: where the facts are from, for the report.
     """
 
     architecture: str | None = None
@@ -61,15 +61,15 @@ class Origin:
 
 
 def find_origin(path: str, metadata: Mapping[str, str], with_top: bool) -> Origin:
-    """Asks the file's metadata, else `config.json` beside it, else its name and repository.
+    """Find facts in the file's metadata, else in a `config.json` beside it, else in its name.
 
     Args:
-        path: of the checkpoint.
-        metadata: what the file says besides its arrays.
-        with_top: whether the classifier is wanted, so that the pooling before it matters.
+        path: path of the checkpoint.
+        metadata: text metadata of the file.
+        with_top: whether the classifier is needed, so that the pooling before it matters.
 
     Raises:
-        ValueError: it is of a network that this package does not have; the message says why.
+        ValueError: the facts are of a network that this package does not have.
     """
     notes: list[str] = []
     fields: dict[str, Any] = {}
@@ -85,7 +85,7 @@ def find_origin(path: str, metadata: Mapping[str, str], with_top: bool) -> Origi
         architecture = architecture or (str(said)[:80] if said else None)
         parts = [repr(said)[:80]] if said else []
         parts += [f"{name}={value}" for name, value in found.items()]
-        # Before timm 0.9, everything was on one level.
+        # Before timm 0.9, `config.json` was flat.
         flat = facts if place == "config.json" else {}
         if here := _constants(_mapping(facts.get("pretrained_cfg")) or flat):
             constants = constants or here
@@ -103,7 +103,7 @@ def find_origin(path: str, metadata: Mapping[str, str], with_top: bool) -> Origi
 def _of_architecture(name: str, place: str, advice: str = "") -> dict[str, Any]:
     for pattern, what in _OTHERS.items():
         if re.search(pattern, name):
-            raise ValueError(f"{place} says {name}, which has {what}{advice}")
+            raise ValueError(f"{place} says {name}, a network with {what}{advice}")
     return {"blur_pool": True} if re.search(_BLURRED, name) else {}
 
 
@@ -136,7 +136,7 @@ def _of_transformers(facts: Mapping[str, Any], place: str) -> dict[str, Any]:
 
 
 def _constants(pretrained: Mapping[str, Any]) -> Constants | None:
-    """timm's mean and deviation of pixels in [0, 1], as ours of [0, 255]."""
+    """Convert timm's mean and standard deviation of pixels in [0, 1] to [0, 255]."""
     if not {"mean", "std"} <= pretrained.keys():
         return None
     mean, std = (tuple(round(255 * x, 4) for x in pretrained[key]) for key in ("mean", "std"))
@@ -161,7 +161,7 @@ def _read(path: str, notes: list[str]) -> dict[str, Any]:
     try:
         return _mapping(load_json(file))
     except (OSError, ValueError) as error:
-        notes.append(f"config.json beside it was not read: {words(error)}")
+        notes.append(f"config.json beside it was not read: {describe_damage(error)}")
         return {}
 
 
@@ -170,8 +170,8 @@ def _mapping(value: Any) -> dict[str, Any]:
 
 
 def _names(path: str) -> Iterator[str]:
-    """Names of a file, of its repository in the cache of Hugging Face, and of its folder."""
-    # A file of the cache is a link to one that is called by its hash.
+    """Yield the names of a file, its repository in Hugging Face's cache, and its directory."""
+    # Files in the cache are links to files that are named by their hash.
     given, real = Path(path).absolute(), Path(os.path.realpath(path))
     names = [given.name, real.name]
     names += [part for part in (*given.parts, *real.parts) if part.startswith("models--")]

@@ -1,7 +1,7 @@
-"""Files of weights of every format, read into arrays by key.
+"""Readers of weights files of all formats, which return arrays by key.
 
-Nothing in a file is ever run, and no size that it claims is believed: what does not fit into the
-file is refused before memory is reserved.
+No code in a file is run, and claimed sizes are compared with the size of the file before memory is
+allocated.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ import ml_dtypes
 import numpy as np
 import safetensors
 
-from keras_resnet.models.archive import opened_archive, words
+from keras_resnet.models.archive import describe_damage, opened_archive
 from keras_resnet.models.hdf5 import Hdf5File
 from keras_resnet.support.json_text import parse_json
 from keras_resnet.weights.layers import CONV_ROLES, NORM_ROLES
-from keras_resnet.weights.source import HDF5_SUFFIXES, check_file
+from keras_resnet.weights.path_or_tag import HDF5_SUFFIXES, check_file
 from keras_resnet.weights.state_dicts import find_state_dict
 from keras_resnet.weights.torch_pickle import read_torch
 
@@ -36,15 +36,15 @@ _SAFETENSORS_TYPES: dict[str, Any] = {"BOOL": "?", "BF16": ml_dtypes.bfloat16} |
 #: A key and its array.
 _Item = tuple[str, np.ndarray]
 
-#: More than any ResNet has: characters of a key, bytes that list tensors.
+#: Limits: characters of a key, and bytes of a list of tensors. ResNets have fewer.
 _LONGEST_KEY, _LONGEST_LIST = 256, 2**22
 
-#: What Keras has called the weights of a layer over the years, in HDF5 files.
+#: Names of weights in HDF5 files of older Keras versions -> role.
 _KERAS_ROLES = {
     "W": "kernel",
     "b": "bias",
     "running_mean": "moving_mean",
-    # Keras 1 said deviation, and meant the variance.
+    # Keras 1 called the variance `std`.
     "running_std": "moving_variance",
     "running_variance": "moving_variance",
 }
@@ -52,13 +52,13 @@ _KERAS_ROLES = {
 
 @dataclass
 class Arrays:
-    """The contents of a file.
+    """The content of a weights file.
 
     Attributes:
-        values: array by key; a layer's name, a dot, and which of its weights it is.
-        metadata: what else the file says, in words.
-        notes: what was decided on the way, for the report.
-        layers: names of all layers of a Keras model, also of those without weights.
+        values: arrays by key; a key is the name of a layer, a dot, and the role of the weights.
+        metadata: text metadata of the file.
+        notes: conversions, for the report.
+        layers: names of all layers of a Keras model, with or without weights.
     """
 
     values: dict[str, np.ndarray]
@@ -68,25 +68,25 @@ class Arrays:
 
 
 def read_arrays(path: str | os.PathLike[str]) -> Arrays:
-    """Reads a `.safetensors`, torch, `.h5`, `.keras` or `.npz` file.
+    """Read a `.safetensors`, torch, `.h5`, `.keras` or `.npz` file.
 
     Raises:
-        ValueError: there is no such file, or it is damaged, or holds no weights.
+        ValueError: the file is missing or damaged, or contains no weights.
     """
     path = Path(path)
     check_file(path)
     try:
         arrays = _read(path)
         if not arrays.values:
-            raise ValueError("no weights in it")
+            raise ValueError("a file without weights")
         for key in arrays.values:
             if len(key) > _LONGEST_KEY or not key.isprintable():
-                raise ValueError(f"a name that no layer has: {key}")
+                raise ValueError(f"a key that no layer has: {key}")
             if arrays.values[key].dtype == ml_dtypes.bfloat16:
                 arrays.values[key] = arrays.values[key].astype(np.float32)
     except Exception as error:
         raise ValueError(
-            f"Expected a file of weights that can be read. Received: {path}: {words(error)}"
+            f"Expected a readable weights file. Received: {path}: {describe_damage(error)}"
         ) from error
     return arrays
 
@@ -106,10 +106,10 @@ def _read(path: Path) -> Arrays:
     found = find_state_dict(loaded)
     if sum(value.nbytes for value in found.values.values()) > 16 * path.stat().st_size:
         raise ValueError("the same tensors under many names")
-    # timm's and torchvision's training scripts say what they trained.
+    # The training scripts of timm and torchvision save the name of the architecture.
     architecture = loaded.get("arch") if isinstance(loaded, dict) else None
-    told = {"architecture": architecture} if isinstance(architecture, str) else {}
-    return Arrays(found.values, {**told, **found.metadata}, found.notes)
+    extra = {"architecture": architecture} if isinstance(architecture, str) else {}
+    return Arrays(found.values, {**extra, **found.metadata}, found.notes)
 
 
 def _read_safetensors(path: Path) -> Arrays:
@@ -140,10 +140,10 @@ def _read_npz(path: Path) -> Arrays:
 
 
 def _npy_array(content: bytes) -> np.ndarray:
-    # `np.load` would first reserve the memory that the header claims.
+    # `np.load` would first allocate the memory that the header claims.
     file = io.BytesIO(content)
     if np.lib.format.read_magic(file) != (1, 0):
-        raise ValueError("an array with a header that is longer than those of numbers")
+        raise ValueError("an array with a longer header than arrays of numbers have")
     shape, columns_first, dtype = np.lib.format.read_array_header_1_0(file)
     data = memoryview(content)[file.tell() :]
     if dtype.kind not in "biuf" or len(data) != math.prod(shape) * dtype.itemsize:
@@ -165,7 +165,7 @@ def _read_hdf5(content: bytes) -> Arrays:
     groups = {
         path: file.strings(path, "name") or []
         for path in file.objects
-        if path.startswith("layers/") and path.endswith("/vars")  # Not those of the optimizer.
+        if path.startswith("layers/") and path.endswith("/vars")  # Without the optimizer's.
     }
     values, layers = _collected(_keras3_weights(file, groups)), [*itertools.chain(*groups.values())]
     if not values:
@@ -177,22 +177,22 @@ def _read_hdf5(content: bytes) -> Arrays:
 
 
 def _keras3_weights(file: Hdf5File, groups: Mapping[str, list[str]]) -> Iterator[_Item]:
-    """Read what `model.save_weights("….weights.h5")` writes: groups `vars` with layers' names."""
+    """Read the format of `model.save_weights("….weights.h5")`: a group `vars` for each layer."""
     for group, names in groups.items():
-        count = len(file.inside[group])
+        count = len(file.members[group])
         if not names or not count:
             continue
-        if len(names) > 1 or file.inside[group] != set(map(str, range(count))):
+        if len(names) > 1 or file.members[group] != set(map(str, range(count))):
             raise ValueError(f"an HDF5 file with a damaged {group}")
         norm = len(file.shape(f"{group}/0")) == 1
         roles = NORM_ROLES if norm else CONV_ROLES
-        # Layers with more are none of a ResNet.
+        # Layers with more weights do not belong to a ResNet.
         for number, role in enumerate(roles[:count] if count <= len(roles) else ()):
             yield f"{names[0]}.{role}", file.array(f"{group}/{number}")
 
 
 def _legacy_weights(file: Hdf5File, root: str, layers: list[str]) -> Iterator[_Item]:
-    """Read Keras' older format: groups by layer, each with the list of its weights' names."""
+    """Read Keras' older format: a group for each layer, with a list of the weights' names."""
     for layer in layers:
         group = f"{root}/{layer}".lstrip("/")
         for name in _listed(file, group, "weight_names"):
@@ -203,7 +203,7 @@ def _legacy_weights(file: Hdf5File, root: str, layers: list[str]) -> Iterator[_I
 
 
 def _listed(file: Hdf5File, path: str, name: str) -> Iterator[str]:
-    """An attribute that Keras splits where it is long: `layer_names0`, `layer_names1`, …"""
+    """Yield the strings of an attribute, which Keras may split (`layer_names0`, …)."""
     whole = file.strings(path, name)
     yield from whole or ()
     number = 0
@@ -213,7 +213,7 @@ def _listed(file: Hdf5File, path: str, name: str) -> Iterator[str]:
 
 
 def _keras_key(key: str) -> str:
-    """`res2a_branch2a/res2a_branch2a_W_1:0` -> `res2a_branch2a.kernel`."""
+    """Convert a name of Keras, `res2a_branch2a/res2a_branch2a_W_1:0` to `res2a_branch2a.kernel`."""
     layer, _, weight = re.sub(r":\d+$", "", key).replace("/", ".").rpartition(".")
     weight = weight.removeprefix(f"{layer.rpartition('.')[2]}_")
     weight = re.sub(r"_\d+$", "", weight)

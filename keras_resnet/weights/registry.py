@@ -1,25 +1,24 @@
-"""The published checkpoints that can be loaded: one row each in `registry.json`.
+"""The registry of published checkpoints, one row each in `registry.json`.
 
-Which network a row is for, where its files lie, how pixels are normalised, what accuracy was
-published and under which protocol. Every network of a row is a `ResNetConfig`: checkpoints that
-none describes (tiered stems, weight standardisation, ResNet-RS, …) are not listed, nor are those
-without a classifier or a published accuracy.
+A row has the network, the files, the normalization of pixels, and the published accuracy with its
+protocol. Not listed are checkpoints of networks that no `ResNetConfig` describes (tiered stems,
+weight standardization, ResNet-RS, …), without a classifier, or without a published accuracy.
 
-Accuracies are those of the source, at the resolution nearest to 224 pixels where it names several:
-timm's sheets also have figures at 288 or 320 pixels, which are higher.
+Accuracies are the published ones, at the resolution nearest to 224 pixels if there are several:
+timm also publishes accuracies at 288 or 320 pixels, which are higher.
 
-The default row of a network, which `weights="imagenet"` stands for, is found so:
+The default checkpoint of a network (`weights="imagenet"`) is chosen by these rules, in this order:
 
-0. It comes with this package, so that nothing is downloaded, though others may be more accurate.
-1. Anyone may use it: no licence for non-commercial use only.
-2. It needs no other config than the network's own. Networks of v2 are an exception, as nobody
-   publishes the paper's layout: timm's `resnetv2` if there is one, else keras.applications' V2.
-3. It is a safetensors file if there is one: that is neither unpickled nor parsed by HDF5.
+0. It is part of this package, so that nothing is downloaded, even if others are more accurate.
+1. Its license does not restrict it to non-commercial use.
+2. It needs no other config than the network's own. v2 networks are an exception, as no checkpoints
+   with the paper's layout are published: timm's `resnetv2` if possible, else keras.applications'.
+3. It is a safetensors file, if there is one, which needs neither pickle nor HDF5.
 4. Its recipe is published in full: `a1_in1k` (arXiv:2110.00476, procedure A1), else `tv2_in1k`
-   (torchvision's second recipe). Where there is neither, the highest top-1 accuracy decides.
+   (torchvision's second recipe). Otherwise it has the highest top-1 accuracy.
 
-The licences are those that the publishers give their files; ImageNet's own terms restrict the use
-of its pictures to non-commercial research.
+The licenses are those that the publishers give their files; ImageNet's own terms restrict the use
+of its images to non-commercial research.
 """
 
 from __future__ import annotations
@@ -40,17 +39,17 @@ Dataset = Literal["imagenet", "cifar10"]
 
 @dataclass(frozen=True)
 class Download:
-    """The address of a file, and the facts about its content.
+    """Location of a file, and known facts about its content.
 
     Attributes:
-        url: its address; `None` for a file of Hugging Face.
-        repo: the repository there, such as `timm/resnet50.a1_in1k`.
-        file: the file in that repository.
-        sha256: hash of the content, 64 hexadecimal digits.
-        sha256_prefix: its first digits, where a publisher tells no more.
-        md5: another hash, 32 hexadecimal digits.
-        bytes: size.
-        packaged: its name in this package's folder `weights/packaged`, if it comes with it.
+        url: URL of the file; `None` for files on Hugging Face and in this package.
+        repo: repository on Hugging Face, such as `timm/resnet50.a1_in1k`.
+        file: name of the file in that repository.
+        sha256: SHA-256 of the content, 64 hexadecimal digits.
+        sha256_prefix: first digits of the SHA-256, if the publisher gives only these.
+        md5: MD5 of the content, 32 hexadecimal digits.
+        bytes: size in bytes.
+        packaged: name of the file in `weights/packaged`, if it is part of this package.
     """
 
     url: str | None = None
@@ -64,12 +63,12 @@ class Download:
 
     @property
     def file_name(self) -> str:
-        """Name of the file without its folder."""
+        """Name of the file without its directory."""
         return (self.packaged or self.file or self.url or "").rpartition("/")[2]
 
     @property
     def location(self) -> str:
-        """The address, `hf://repository/file` or `keras_resnet/weights/packaged/file`."""
+        """The URL, `hf://repository/file` or `keras_resnet/weights/packaged/file`."""
         if self.packaged:
             return f"keras_resnet/weights/packaged/{self.packaged}"
         return self.url or f"hf://{self.repo}/{self.file}"
@@ -80,26 +79,25 @@ class WeightsEntry:
     """One published checkpoint.
 
     Attributes:
-        tag: what it is called: `publisher/name`, such as `timm/resnet50.a1_in1k`.
-        model: its network, one of `list_models()`.
-        config: fields of `ResNetConfig` in which the checkpoint's network differs from `model`.
-        dataset: what it was trained for: `"imagenet"` or `"cifar10"`.
-        classes: width of its classifier.
+        tag: name of the checkpoint, `publisher/name`, such as `timm/resnet50.a1_in1k`.
+        model: name of the network in `list_models()`.
+        classes: number of classes.
         params_millions: trainable parameters of the network, in millions.
-        download: its file.
-        download_without_top: the file without classifier, where one is published.
-        license: SPDX identifier.
-        recipe: how it was trained: a paper's id, or an address; `None` where it is not documented.
-        origin: who trained it; `None` for the publisher.
-        protocol: how the images were cut for the accuracies.
-        mean: per-channel mean of the pixels in [0, 255], RGB: `ResNetConfig.mean`.
-        std: per-channel standard deviation in the same unit: `ResNetConfig.std`.
-        channel_order: in which the stem's kernel takes the channels; `mean` and `std` are RGB
-            anyway.
-        top1: accuracy in percent on the validation images.
-        top5: likewise; `None` where it was not published.
-        accuracy_source: who says so, and of which measurement.
-        default: whether `weights="imagenet"` or `weights="cifar10"` means this row for `model`.
+        download: the file.
+        license: SPDX identifier of the license.
+        protocol: evaluation protocol of the accuracies.
+        mean: mean of each channel, RGB in [0, 255], as `ResNetConfig.mean`.
+        std: standard deviation of each channel in the same unit, as `ResNetConfig.std`.
+        top1: top-1 accuracy in percent on the validation images.
+        accuracy_source: who published the accuracies, of which measurement.
+        config: fields of `ResNetConfig` in which the checkpoint's network differs from `model`.
+        dataset: data set of the training: `"imagenet"` or `"cifar10"`.
+        download_without_top: the file without the classifier; `None` if none is published.
+        recipe: training recipe: identifier of a paper, or URL; `None` if it is not documented.
+        origin: who trained the network; `None` for the publisher.
+        channel_order: channel order of the stem; `mean` and `std` are always RGB.
+        top5: top-5 accuracy in percent; `None` if it was not published.
+        default: whether `weights="imagenet"` or `weights="cifar10"` is this row for `model`.
     """
 
     tag: str
@@ -124,10 +122,15 @@ class WeightsEntry:
 
 
 def list_weights(pattern: str = "*") -> list[str]:
-    """Tags of the checkpoints that match a shell-style pattern, sorted.
+    """Return the tags of the registered checkpoints that match a pattern, sorted.
 
     Args:
-        pattern: for the whole tag (`timm/*`) or for what follows its slash (`resnet50*`).
+        pattern: a shell-style pattern of the whole tag (`"timm/*"`), or of the part after the slash
+            (`"resnet50*"`); case does not matter.
+
+    Example:
+        >>> keras_resnet.list_weights("keras/resnet50.*")
+        ['keras/resnet50.imagenet']
     """
     pattern = pattern.lower()
     return [
@@ -139,13 +142,13 @@ def list_weights(pattern: str = "*") -> list[str]:
 
 
 def find_weights(tag: str, model: str | None = None) -> WeightsEntry:
-    """The checkpoint called `tag`.
+    """Return the registered checkpoint with a tag.
 
     Args:
-        tag: `"timm/resnet50.a1_in1k"`; what follows the slash is enough where no other tag ends so;
-            or `"imagenet"` or `"cifar10"`: the default of `model`.
-        model: one of `list_models()`. It matters for the defaults alone: whether the checkpoint
-            fits a network is for who loads it to say.
+        tag: a tag such as `"timm/resnet50.a1_in1k"`; the part after the slash, if it is unique; or
+            `"imagenet"` or `"cifar10"` for the default of `model`.
+        model: name of `list_models()`, used for the defaults only. The checkpoint of another tag
+            may be of another network.
 
     Raises:
         ValueError: there is no such checkpoint, or more than one.
@@ -160,10 +163,10 @@ def find_weights(tag: str, model: str | None = None) -> WeightsEntry:
         return same[0]
     if same:
         raise ValueError(
-            "Expected a tag with its publisher, as more than one has such weights: "
+            "Expected a tag with its publisher, as more than one publishes such weights: "
             f"{', '.join(entry.tag for entry in same)}. Received: {tag!r}"
         )
-    # Somebody may give a network's name only, or something out of the air.
+    # The tag may be the name of a network.
     others = _tags_of(str(tag).lower()) or _tags_of(model) or _tags_of("resnet50")
     hint = f". There are {', '.join(others)}"
     if not _tags_of(str(tag).lower()):
@@ -186,7 +189,7 @@ def _default(dataset: str, model: str | None) -> WeightsEntry:
 
 
 def _tags_of(model: str | None) -> list[str]:
-    """Up to five tags of a network, its default first."""
+    """Return up to five tags of a network, its default first."""
     entries = [entry for entry in _entries().values() if entry.model == model]
     return [entry.tag for entry in sorted(entries, key=lambda entry: not entry.default)][:5]
 
@@ -197,7 +200,7 @@ def _name(tag: str) -> str:
 
 @functools.cache
 def _entries() -> Mapping[str, WeightsEntry]:
-    """Every row by its tag, in alphabetical order."""
+    """Return all rows by tag, in alphabetical order."""
     text = importlib.resources.files(__package__).joinpath("registry.json").read_text("utf-8")
     rows = json.loads(text, object_hook=_with_tuples)
     return {

@@ -13,19 +13,18 @@ from keras_resnet.support.text import printable
 
 @dataclass(frozen=True)
 class LoadReport:
-    """The outcome for every weight of a file and of a model.
+    """Report of the weights of a file and of a model.
 
     Attributes:
-        source: the file or tag.
-        layout: whose names the file uses.
-        loaded: layer -> keys whose arrays it took, in the order of its weights.
+        source: path of the file.
+        layout: layout of the names in the file, such as `"torchvision"`.
+        loaded: layer -> keys of its arrays in the file, in the order of its weights.
         adapted: layer -> how its arrays were changed to fit.
-        skipped: key -> why it was left alone.
-        missing: weights of the model, `layer/kernel`, that kept their values; with `strict` only
-            those that an adaptation leaves out.
-        unexpected: keys that mean no layer of the model.
-        notes: what is not in the file, and was decided by convention.
-        tag: the registered checkpoint, if it is one.
+        skipped: key -> why it was not loaded.
+        missing: weights of the model, such as `predictions/kernel`, that kept their values.
+        unexpected: keys that belong to no layer of the model.
+        notes: assumptions by convention, and conversions.
+        tag: tag of the registered checkpoint; `None` for other files.
     """
 
     source: str
@@ -39,7 +38,7 @@ class LoadReport:
     tag: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything in it, as JSON has it."""
+        """Return plain data for JSON."""
         as_json: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
         return as_json
 

@@ -1,4 +1,4 @@
-"""Writing our weights as state dicts that torch's packages load."""
+"""Writing of weights as state dicts for torch packages."""
 
 from __future__ import annotations
 
@@ -26,27 +26,30 @@ def save_torch_state_dict(
     layout: Layout | None = None,
     dtype: TorchDtype = "float32",
 ) -> Path:
-    """Writes a network's weights as a `.safetensors` file that torch's packages load.
+    """Write a network's weights as a `.safetensors` file for torch packages.
 
-    `safetensors.torch.load_file(path)` gives the state dict of torchvision's or timm's network of
-    the same architecture. The constants of the pixels, which those keep elsewhere, are in the
-    file's metadata as `mean` and `std`, in pixel units. So is what the keys do not say, such as
-    strides and class names, for `from_checkpoint`.
+    `safetensors.torch.load_file(path)` returns the state dict of the same network in torchvision or
+    timm. The metadata of the file contain `mean` and `std` of the pixels in [0, 255], and, for
+    `from_checkpoint`, the config and class names.
 
     Args:
-        model: a network of this package, or a model with one inside.
-        path: of the file, with the suffix `.safetensors`.
-        layout: whose names: `"torchvision"` (also timm's `resnet*`), `"timm_resnetv2"`,
+        model: a network of this package, or a model with one as a layer.
+        path: path of the file, with the suffix `.safetensors`.
+        layout: layout of the names: `"torchvision"` (also for timm's `resnet*`), `"timm_resnetv2"`,
             `"transformers"` or `"akamaster"`. By default `"timm_resnetv2"` for v2 networks, else
             `"torchvision"`.
-        dtype: of the numbers in the file. In `"float16"` it is half as large and each number has
-            11 significant bits; loaders give the network's own precision back.
+        dtype: dtype of the arrays in the file. With `"float16"`, the file is half as large and
+            numbers have 11 significant bits.
 
     Returns:
         The path.
 
     Raises:
-        ValueError: the layout cannot describe the network, or float16 not hold its numbers.
+        ValueError: the layout cannot describe the network, or float16 cannot represent a number.
+
+    Example:
+        >>> model = keras_resnet.create_model("resnet20")
+        >>> keras_resnet.save_torch_state_dict(model, "resnet20.safetensors", "akamaster")
     """
     path = Path(path)
     if path.suffix != ".safetensors":
@@ -66,32 +69,32 @@ def save_torch_state_dict(
     state = torch_arrays(arrays, naming)
     if dtype == "float16":
         state = {key: _half(key, array) for key, array in state.items()}
-    # What the keys cannot say: strides, blur pooling, class names.
+    # Strides, blur pooling and class names, which the keys do not show.
     metadata = {"format": "pt", ENTRY: get_info(network).to_json()}
     constants = pixel_constants(network)
     if constants is not None:
         metadata |= {"mean": json.dumps(constants[0]), "std": json.dumps(constants[1])}
     with whole_file(path) as partial:
-        # Not `save_file`, whose files nobody but their owner may read.
+        # `save_file` would write a file that only its owner can read.
         partial.write_bytes(save(state, metadata))
     return path
 
 
 def _half(key: str, array: np.ndarray) -> np.ndarray:
-    """The array in float16; counters stay what they are."""
+    """Convert an array of floats to float16; return other arrays unchanged."""
     if array.dtype.kind != "f":
         return array
     largest = float(np.abs(array).max(initial=0.0))
     if largest > float(np.finfo(np.float16).max):
         raise ValueError(
             f"Expected numbers up to 65504 for `dtype='float16'`. Received: {largest:.6g} in "
-            f"{key}. Write float32"
+            f"{key}. Pass `dtype='float32'`"
         )
     return array.astype(np.float16)
 
 
 def _move_zero_channels(network: keras.Model, arrays: dict[str, dict[str, np.ndarray]]) -> None:
-    """Reorders the channels of a network with shortcut A for akamaster's way to pad."""
+    """Reorder the channels of a network with shortcut A for akamaster's padding, in place."""
     stages = [stage for stage in range(2, 10) if f"conv{stage}_block1_2_conv" in arrays]
     filters = [arrays[f"conv{stage}_block1_2_conv"]["kernel"].shape[3] for stage in stages]
     residual = any(isinstance(layer, keras.layers.Add) for layer in network.layers)

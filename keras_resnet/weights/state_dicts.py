@@ -1,7 +1,7 @@
-"""Finding the state dict of a ResNet in what a file holds, and making plain weights of it.
+"""Search of a ResNet's state dict in the content of a file, and its simplification.
 
-Training scripts wrap state dicts in dicts, and networks in modules, which put a prefix before every
-key. Libraries leave tensors of their own among the weights, or store weights as products.
+Training scripts wrap state dicts in dicts, and networks in modules, which adds a prefix to every
+key. Libraries add tensors of their own to the weights, or store weights as products.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ import numpy as np
 from keras_resnet.support.checks import some_of
 from keras_resnet.weights.torch_pickle import Module
 
-#: What keys of a ResNet have behind their prefix, in any of the layouts (see `checkpoint`).
+#: Keys of a ResNet with their prefix, in any layout (see `mapping`).
 _NETWORK = re.compile(
     r"(?P<prefix>(?:[^.]+\.)*?)"
     r"(?:layer\d+\.\d+\.|stages\.\d+\.blocks\.|(?:resnet\.)?encoder\.stages\.\d+\.layers\."
     r"|res\d[a-z]\d*_branch|conv\d+_block\d+_)"
 )
 
-#: Names under which scripts save several state dicts of one network: of these, the first that is
-#: there is taken. Averaged weights come first, as timm takes them.
+#: Names of several state dicts of one network in a file. The first one present is used; averaged
+#: weights come first, as in timm.
 _PREFERRED = (
     *("state_dict_ema", "model_ema", "params_ema", "ema_state_dict", "ema_model", "ema"),
     *("state_dict", "model_state_dict", "model", "net", "params", "weights"),
 )
 
-#: Tensors that no network computes with: counters of averaging and of profilers (`thop`), losses.
+#: Tensors that are no weights: counters of averaging and of profilers (`thop`), losses.
 _LEFT_OVER = re.compile(r"(.*\.)?(n_averaged|total_ops|total_params)|(criterion|loss\w*)\..*")
 
-#: Names of stems, and of classifiers, in any of the layouts.
+#: Names of stems and of classifiers, in any layout.
 _STEM = re.compile(r"(stem|conv1|(resnet\.)?embedder)[._]")
 _HEAD = re.compile(r"(head|fc|fc1000|linear|classifier|predictions|probs)\.")
 
@@ -44,10 +44,10 @@ class StateDict:
     """The weights of a network.
 
     Attributes:
-        values: array by key, without what wrappers put before it.
-        metadata: `mean` and `std` of pixels in [0, 255], as JSON, if the network normalised its
+        values: arrays by key, without the prefix of a wrapper.
+        metadata: `mean` and `std` of pixels in [0, 255], as JSON, if the network normalizes its
             pixels itself.
-        notes: what was decided on the way, for the report.
+        notes: conversions, for the report.
     """
 
     values: dict[str, np.ndarray]
@@ -56,21 +56,21 @@ class StateDict:
 
 
 def find_state_dict(loaded: Any) -> StateDict:
-    """Find the state dict of a ResNet in nested dicts and lists, and make plain weights of it.
+    """Find the state dict of a ResNet in nested dicts and lists, and simplify it.
 
-    Prefixes of keys are removed, tensors that are no weights left out, and products carried out:
-    masks of pruning, weight norm and spectral norm. Notes say so.
+    Prefixes of keys and tensors that are no weights are removed. Products (masks of pruning, weight
+    norm and spectral norm) are multiplied out. Every change is noted.
 
     Args:
-        loaded: what a file holds: a dict, list or `Module` of arrays, or of such.
+        loaded: content of a file: a dict, list or `Module` of arrays, or of nested ones.
 
     Raises:
-        ValueError: there is no state dict, or there are several; the message lists them.
+        ValueError: there is no state dict, or there are several.
     """
     found = dict(_state_dicts(loaded, ()))
     if not found:
         what = f"only {some_of(sorted(loaded))}" if isinstance(loaded, dict) and loaded else ""
-        raise ValueError(f"no weights in it{what and f', {what}'}")
+        raise ValueError(f"a file without weights{what and f', {what}'}")
     path = _chosen(found)
     result = StateDict(dict(found[path]))
     if path:
@@ -84,14 +84,14 @@ def find_state_dict(loaded: Any) -> StateDict:
     return result
 
 
-#: Where something is in nested dicts and lists: the keys from the outside in.
+#: A path in nested dicts and lists: the keys from the outside in.
 _Path = tuple[str, ...]
 
 
 def _state_dicts(
     loaded: Any, path: _Path, seen: set[int] | None = None
 ) -> Iterator[tuple[_Path, dict[str, np.ndarray]]]:
-    """All dicts with arrays in them, each once; those of modules with all arrays below them."""
+    """Yield all dicts that contain arrays, each once; for a module, all arrays below it."""
     seen = set() if seen is None else seen
     if not isinstance(loaded, (dict, list, tuple)) or id(loaded) in seen:
         return
@@ -110,7 +110,7 @@ def _state_dicts(
 
 
 def _arrays_below(module: Module, prefix: str, seen: set[int]) -> Iterator[tuple[str, np.ndarray]]:
-    # A module under many names would make endless ones.
+    # A module that contains itself would have endless names.
     seen.add(id(module))
     for name, value in module.items():
         if isinstance(value, np.ndarray):
@@ -120,13 +120,13 @@ def _arrays_below(module: Module, prefix: str, seen: set[int]) -> Iterator[tuple
 
 
 def _prefixes(values: Mapping[str, np.ndarray]) -> list[str]:
-    """Return the prefixes of the names of ResNets' layers, one for every ResNet."""
+    """Return the prefix of each ResNet in the keys."""
     matches = filter(None, map(_NETWORK.match, values))
     return list(dict.fromkeys(match["prefix"] for match in matches))
 
 
 def _chosen(found: Mapping[_Path, Mapping[str, np.ndarray]]) -> _Path:
-    # Of a file with one state dict, its keys say what it is, whatever they are.
+    # A single state dict is used whatever its keys are.
     networks = [path for path in found if _prefixes(found[path])] or [*found]
     if len(networks) == 1:
         return networks[0]
@@ -154,9 +154,9 @@ def _leave_out(
 
 
 def _strip(result: StateDict) -> None:
-    """Removes the prefix of the one ResNet, and leaves out what lies beside the network.
+    """Remove the prefix of the ResNet's keys, and all arrays outside of the network.
 
-    A classifier beside it stays, without the prefix of a wrapper that holds both.
+    A classifier beside the network stays, without the prefix of a wrapper around both.
     """
     prefixes = _prefixes(result.values)
     if len(prefixes) > 1:
@@ -177,7 +177,7 @@ def _strip(result: StateDict) -> None:
     for key, value in result.values.items():
         name = key.removeprefix(outer) if key in beside else key.removeprefix(prefix)
         if key in beside and last == "backbone":
-            # mmpretrain keeps backbone and head apart.
+            # mmpretrain separates backbone and head.
             name = re.sub(r"^head\.(?=fc\.)", "", name)
         if name in short:
             raise ValueError(f"two arrays for {name}: one in {prefix!r} and one beside it")
@@ -187,9 +187,14 @@ def _strip(result: StateDict) -> None:
 
 
 def _foreign(values: Mapping[str, np.ndarray], prefix: str, outer: str) -> set[str]:
-    """The keys beside the ResNet behind `prefix`, in the wrapper `outer`, that are none of its own.
+    """Return the keys that do not belong to the ResNet.
 
-    If its stem or classifier is not found by name, one of them may have an unknown name.
+    If no stem or classifier is found by name, weights with other names are kept, as they may be it.
+
+    Args:
+        values: arrays by key.
+        prefix: prefix of the ResNet's keys.
+        outer: prefix of the wrapper around the ResNet.
     """
     beside = {key: key.removeprefix(outer) for key in values if not key.startswith(prefix)}
     inside = [key.removeprefix(prefix) for key in values if key.startswith(prefix)]
@@ -206,7 +211,7 @@ def _foreign(values: Mapping[str, np.ndarray], prefix: str, outer: str) -> set[s
 
 
 def _take_pixels(result: StateDict) -> None:
-    """Takes buffers such as `normalize.mean` and `normalize.std` as constants of the pixels."""
+    """Move buffers such as `normalize.mean` and `normalize.std` to the metadata."""
     for key in sorted(result.values):
         match = re.fullmatch(r"((?:.*[._])?)mean", key)
         if match is None or key.endswith("running_mean"):
@@ -215,7 +220,7 @@ def _take_pixels(result: StateDict) -> None:
         constants = [np.ravel(result.values[name]) for name in names if name in result.values]
         if [len(constant) for constant in constants] not in ([3, 3], [1, 1]):
             continue
-        # As torchvision's `ToTensor` gives pixels, in [0, 1], or as bytes.
+        # Of pixels in [0, 1], as from torchvision's `ToTensor`, or in [0, 255].
         most = 1 if max(float(constant.max()) for constant in constants) <= 1 else 255
         for name, constant in zip(("mean", "std"), constants, strict=True):
             numbers = np.resize(constant.astype(np.float64), 3) * (255 / most)
@@ -228,11 +233,11 @@ def _take_pixels(result: StateDict) -> None:
 
 
 def _multiply_out(result: StateDict) -> None:
-    """Makes weights of what `torch.nn.utils` stores as products, in its old and new ways.
+    """Compute weights that `torch.nn.utils` stores as products, in its old and new formats.
 
     Masks of pruning: https://docs.pytorch.org/docs/stable/generated/torch.nn.utils.prune.html.
     Weight norm (Salimans and Kingma 2016): g v / |v|. Spectral norm (Miyato et al. 2018): the
-    weight by its largest singular value, of which u and v are the vectors.
+    weight divided by its largest singular value, whose singular vectors are u and v.
     """
     for (parts, how), product in _PRODUCTS.items():
         values, count = result.values, 0
@@ -241,12 +246,12 @@ def _multiply_out(result: StateDict) -> None:
             names = [f"{weight}{part}" for part in parts]
             if any(name not in values for name in names):
                 continue
-            # torch's own modules are called by the weight, parametrised ones by this in between.
+            # Parametrized modules have `parametrizations` in their names.
             target = re.sub(r"\.parametrizations\.([^.]+)$", r".\1", weight)
             if target in values:
-                raise ValueError(f"{target} beside {names[0]}, which it is made of")
+                raise ValueError(f"{target} beside {names[0]}, from which it is computed")
             factors = [np.asarray(values.pop(name), np.float64) for name in names]
-            with np.errstate(all="ignore"):  # What is not finite is refused later.
+            with np.errstate(all="ignore"):  # Values that are not finite are refused later.
                 values[target] = product(*factors).astype(np.float32)
             count += 1
         if count:
@@ -264,7 +269,7 @@ def _weight_normed(length: np.ndarray, direction: np.ndarray) -> np.ndarray:
     shape = tuple(1 if axis in axes else size for axis, size in enumerate(direction.shape))
     if length.ndim and length.shape != shape:
         raise ValueError(f"weight norm of {length.shape} for a weight of {direction.shape}")
-    # A scalar is the length of the whole weight.
+    # A scalar is the norm of the whole weight.
     return length * direction / np.sqrt((direction**2).sum(axes or None, keepdims=length.ndim > 0))
 
 
@@ -274,7 +279,7 @@ def _spectral_normed(weight: np.ndarray, left: np.ndarray, right: np.ndarray) ->
     return weight / (left.ravel() @ weight.reshape(len(weight), -1) @ right.ravel())
 
 
-#: Ends of the keys of the factors, and what to say of it -> the product.
+#: (Endings of the keys of the factors, note) -> product.
 _PRODUCTS: dict[tuple[tuple[str, ...], str], Callable[..., np.ndarray]] = {
     (("_orig", "_mask"), "masks of pruning multiplied into"): _masked,
     (("_g", "_v"), "weight norm multiplied into"): _weight_normed,

@@ -1,7 +1,7 @@
-"""Properties that must be equal for weights to mean the same in two networks.
+"""Comparison of two networks, which must be equal for weights to compute the same.
 
-Strides and shortcuts leave no trace in the shapes of weights, so networks are compared by what
-every layer is and where it looks, before any weights are copied.
+The shapes of weights do not show strides and shortcuts, so networks are compared layer by layer
+before any weights are copied.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ from keras_resnet.networks.graph import inputs_of
 from keras_resnet.networks.plan import Conv, NetworkPlan, Norm
 from keras_resnet.support.checks import some_of
 
-#: Layer of the network proper -> what has to be equal.
+#: Layer -> properties that must be equal.
 Description = dict[str, dict[str, Any]]
 
-#: Stands for all layers of blur pooling.
+#: Name that stands for all layers of blur pooling.
 BLUR = "blur pooling"
 
 
 def describe(model: keras.Model) -> Description:
-    """Describe a model of ours, with its pixels and its head."""
+    """Describe a model of this package, with the normalization of its pixels and its head."""
     pitches = _pitches(model)
     result: Description = {}
     for layer in model.layers:
         name, config = layer.name, layer.get_config()
         stem_or_head = re.match(r"pool1_|normalization$|predictions$", name)
         if not stem_or_head and not (re.match(r"conv\d+_|post_", name) and layer.weights):
-            # Of layers without weights, only additions and average pooling have to be there.
+            # Of the layers without weights, only additions and average pooling must match.
             if isinstance(layer, keras.layers.Add) or name.endswith("_0_pool"):
                 result[name] = {}
             continue
@@ -45,7 +45,7 @@ def describe(model: keras.Model) -> Description:
 
 
 def describe_plan(network: NetworkPlan) -> Description:
-    """The same of a planned network; only weighted layers, additions and average pooling."""
+    """Describe a planned network: layers with weights, additions and average pooling."""
     result: Description = {}
     reduced = 1
     for conv in network.stem:
@@ -71,7 +71,7 @@ def describe_plan(network: NetworkPlan) -> Description:
 
 
 def _describe_conv(result: Description, conv: Conv, reduced: int) -> int:
-    """Enters a convolution and its normalisation; returns the reduction behind them."""
+    """Add a convolution and its normalization; return the input pixels per position after it."""
     size = conv.kernel_size
     kernel = (size, size, conv.input_filters // conv.groups, conv.filters)
     weights = [kernel, (conv.filters,)] if conv.bias else [kernel]
@@ -87,34 +87,34 @@ def _describe_norm(result: Description, norm: Norm) -> None:
     result[norm.name] = {**groups, "weights": [(norm.filters,)] * (2 if groups else 4)}
 
 
-def differences(theirs: Description, ours: Description, ignored: set[str]) -> str | None:
-    """Return the differences in words that follow "Received: …"; `None` if there are none.
+def differences(saved: Description, own: Description, ignored: set[str]) -> str | None:
+    """Describe the differences, for the end of a message; return `None` if there are none.
 
     Args:
-        theirs: what the weights are of.
-        ours: what they are for.
+        saved: description of the network of the weights.
+        own: description of the model.
         ignored: names that may differ or be missing.
     """
-    changed = {name for name in ours.keys() & theirs.keys() if ours[name] != theirs[name]}
+    changed = {name for name in own.keys() & saved.keys() if own[name] != saved[name]}
     changed -= ignored
-    absent, extra = ours.keys() - theirs.keys() - ignored, theirs.keys() - ours.keys() - ignored
-    same_else = all({**ours[name], "pitch": 0} == {**theirs[name], "pitch": 0} for name in changed)
+    absent, extra = own.keys() - saved.keys() - ignored, saved.keys() - own.keys() - ignored
+    same_else = all({**own[name], "pitch": 0} == {**saved[name], "pitch": 0} for name in changed)
     if changed and same_else and not absent and not extra:
         first = min(changed)
         return (
-            f"its strides are elsewhere: {first} sees pixels {theirs[first]['pitch']} apart, the "
-            f"model's {ours[first]['pitch']}; for bottlenecks, `version` decides (v1 or v1.5)"
+            f"its strides are elsewhere: {first} sees pixels {saved[first]['pitch']} apart, the "
+            f"model's {own[first]['pitch']}; in bottlenecks, `version` decides (v1 or v1.5)"
         )
     problems = {"it lacks": absent, "it also has": extra, "it has another": changed}
     for problem, found in problems.items():
-        parts = [f"{name} {theirs.get(name) or ''}".strip() for name in sorted(found)]
+        parts = [f"{name} {saved.get(name) or ''}".strip() for name in sorted(found)]
         if parts:
             return f"{problem} {some_of(parts, 3)}"
     return None
 
 
 def _pitches(model: keras.Model) -> dict[str, int]:
-    """Distance, in input pixels, of the neighbours under every layer's kernel.
+    """Return the distance, in input pixels, of neighbors under each layer's kernel.
 
     Dilation in place of an earlier stride does not change it.
     """
@@ -122,7 +122,7 @@ def _pitches(model: keras.Model) -> dict[str, int]:
     reduced: dict[str, int] = {}
     pitches = {}
     for name, inputs in inputs_of(model).items():
-        before = max((reduced[source] for source in inputs), default=1)
+        before = max((reduced[layer] for layer in inputs), default=1)
         config = layers.get(name, {})
         pitches[name] = before * max(config.get("dilation_rate", (1,)))
         reduced[name] = before * max(config.get("strides", (1,)))

@@ -1,11 +1,10 @@
-"""Reads the tensors of a torch checkpoint (`.pth`, `.pt`, `.bin`, `.th`, `.tar`), without torch.
+"""Reading of tensors from torch checkpoints (`.pth`, `.pt`, `.bin`, `.th`, `.tar`), without torch.
 
-A pickle is a program. This one may put together dicts, lists and tensors, and nothing else: what it
-asks for by name comes from a short list of harmless stand-ins, never from an import. Both formats
-are read: the zip archives of torch 1.6 and later, and the sequence of pickles before. So are the
-modules of TorchScript archives: their tensors, by attribute, without their code.
+A pickle is a program. Here it can only build dicts, lists and tensors: names in it are looked up in
+a short list of harmless functions, and nothing is imported. Supported are the zip archives of torch
+1.6 and later, the older sequences of pickles, and the tensors of TorchScript archives.
 
-Every size that a file claims is compared with the size of the file before memory is reserved.
+Claimed sizes are compared with the size of the file before memory is allocated.
 """
 
 from __future__ import annotations
@@ -26,14 +25,14 @@ from keras_resnet.models.archive import opened_archive
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 
-#: Bytes, and instructions with their arguments: several times those of ResNet-1202 with an
-#: optimizer's state. What three bytes make takes up to 70 times as much memory.
+#: Limits of a pickle: bytes, and reads of instructions and arguments; several times those of
+#: ResNet-1202 with an optimizer's state. Objects take up to 70 times the memory of their pickle.
 _LARGEST_PICKLE, _MOST_READS = 16 * 2**20, 2**21
 
-#: Axes of an array or arguments of a function; dicts in dicts: no checkpoint comes near.
+#: Limits: axes of an array or arguments of a function, and depth of nested dicts.
 _MOST, _DEEPEST = 16, 50
 
-#: The instructions that checkpoints are made of. None reserves memory for bytes that are not there.
+#: Instructions in checkpoints. None allocates memory for bytes that are not in the file.
 _OPCODES = (
     "PROTO STOP MARK NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 BINFLOAT "
     "SHORT_BINUNICODE BINUNICODE BINUNICODE8 SHORT_BINSTRING BINSTRING SHORT_BINBYTES BINBYTES "
@@ -41,7 +40,7 @@ _OPCODES = (
     "BINPUT MEMOIZE BINGET LONG_BINGET GLOBAL STACK_GLOBAL BINPERSID"
 )
 
-#: torch's storage classes and how their elements are stored.
+#: torch's storage classes -> dtypes of their elements.
 _STORAGES: Mapping[str, Any] = {
     "DoubleStorage": "<f8",
     "FloatStorage": "<f4",
@@ -55,7 +54,7 @@ _STORAGES: Mapping[str, Any] = {
     "BoolStorage": "?",
 }
 
-#: What checkpoints hold besides tensors: arguments of the run, its best accuracy, its device.
+#: Other classes in checkpoints: arguments of a training run, its best accuracy, its device.
 _IGNORED = {
     ("argparse", "Namespace"),
     ("torch", "Size"),
@@ -69,16 +68,16 @@ _IGNORED = {
 
 
 class Module(dict[str, Any]):
-    """A module of a TorchScript archive: its tensors and modules, by the attributes' names."""
+    """A module of a TorchScript archive: its tensors and modules by attribute name."""
 
 
 def read_torch(path: Path) -> Any:
     """Return the content of a file: dicts and lists of arrays, numbers and strings.
 
-    Modules of TorchScript come as `Module`, other objects as opaque stand-ins.
+    TorchScript modules are returned as `Module`, other objects as `object()`.
 
     Raises:
-        ValueError: the file is damaged, or wants something that no checkpoint needs.
+        ValueError: the file is damaged, or asks for anything that no checkpoint needs.
     """
     with path.open("rb") as file:
         start = file.read(4)
@@ -94,9 +93,9 @@ def _read_archive(path: Path) -> Any:
         entries = archive.members
         pickles = [name for name in entries if name.endswith("/data.pkl") or name == "data.pkl"]
         if len(pickles) != 1:
-            raise ValueError("an archive without the one `data.pkl` of torch's checkpoints")
+            raise ValueError("an archive without the single `data.pkl` of torch's checkpoints")
         if entries[pickles[0]].file_size > _LARGEST_PICKLE:
-            raise ValueError("a checkpoint whose list of tensors alone takes more than 16 MiB")
+            raise ValueError("a checkpoint whose list of tensors takes more than 16 MiB")
         root = pickles[0].removesuffix("data.pkl")
         order = f"{root}byteorder"
         if order in entries and archive.read(order).strip() != b"little":
@@ -119,10 +118,10 @@ def _read_archive(path: Path) -> Any:
 def _read_legacy(file: BinaryIO) -> Any:
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
-    # Of a file, Python reserves as much memory as shall be read, of bytes only what is there.
+    # Reading from a file allocates the claimed size, reading from bytes only what is there.
     pickles = _Pickles(file.read(min(size, _LARGEST_PICKLE)))
     if _Unpickler(pickles).load() != _LEGACY_MAGIC:
-        raise ValueError("a pickle that torch has not written")
+        raise ValueError("a pickle that torch did not write")
     for _ in ("protocol", "system"):
         _Unpickler(pickles).load()
     unpickler = _Unpickler(pickles)
@@ -134,7 +133,7 @@ def _read_legacy(file: BinaryIO) -> Any:
     file.seek(pickles.tell())
     contents: dict[str, bytes] = {}
     for key in keys:
-        # Behind the pickles, each storage with the number of its elements before it.
+        # After the pickles, each storage follows the number of its elements.
         storage = known[key]
         count = int.from_bytes(file.read(8), "little")
         if count != storage.count or storage.size > size - file.tell() or key in contents:
@@ -144,7 +143,7 @@ def _read_legacy(file: BinaryIO) -> Any:
 
 
 class _Pickles(io.BytesIO):
-    """The bytes of pickles, of which no more instructions are read than a checkpoint has."""
+    """The bytes of pickles, with a limit of the instructions that can be read."""
 
     _reads = 0
 
@@ -156,7 +155,7 @@ class _Pickles(io.BytesIO):
 
 
 class _Storage:
-    """A run of numbers that tensors are views of."""
+    """A sequence of numbers; tensors are views of it."""
 
     __slots__ = ("count", "dtype", "key")
 
@@ -188,13 +187,13 @@ class _Tensor:
         if not valid or len(shape) != len(strides) or len(shape) > _MOST:
             raise ValueError("a tensor that torch could not have written")
         if any(type(n) is not int or not 0 <= n < 2**63 for n in (offset, *shape, *strides)):
-            raise ValueError("a tensor whose shape or strides are no sizes")
+            raise ValueError("a tensor with an impossible shape or strides")
         self.storage, self.offset = storage, offset
         self.shape, self.strides = shape, strides
         self.last = offset
         for step, size in sorted(zip(strides, shape, strict=True)):
             if size > 1 and step <= self.last - offset:
-                # One number in many places makes large tensors of nothing.
+                # Repeating one number would make large tensors from tiny files.
                 raise ValueError(f"a tensor of shape {shape} that overlaps itself")
             self.last += (size - 1) * step
         if math.prod(shape) and self.last >= storage.count:
@@ -211,22 +210,22 @@ class _Tensor:
 
 @dataclass(frozen=True)
 class _Function:
-    """Stand-in for a class or function that a pickle asks for."""
+    """Replacement of a class or function that a pickle asks for."""
 
     call: Callable[..., Any]
 
 
-#: The one in C reserves what memory a pickle claims.
+#: Python's implementation, as the one in C allocates the memory that a pickle claims.
 _PythonUnpickler: Any = vars(pickle)["_Unpickler"]
 
 
 class _Unpickler(_PythonUnpickler):
-    """Python's own unpickler, without all that no checkpoint needs."""
+    """Python's unpickler, restricted to the instructions and names that checkpoints need."""
 
     dispatch: ClassVar[dict[int, Callable[..., Any]]] = {}
 
     def __init__(self, file: Any) -> None:
-        super().__init__(file, encoding="latin1")  # Python 2 wrote some of them.
+        super().__init__(file, encoding="latin1")  # For checkpoints written by Python 2.
         self.storages: dict[str, _Storage] = {}
         self.tensors: list[_Tensor] = []
 
@@ -260,13 +259,13 @@ class _Unpickler(_PythonUnpickler):
 
     def persistent_load(self, pid: Any) -> _Storage:
         if type(pid) is not tuple or len(pid) not in (5, 6) or pid[5:] not in ((), (None,)):
-            raise ValueError("a reference to data that torch does not write any more")
+            raise ValueError("a reference to data in a format that torch no longer writes")
         kind, storage_type, key, _, count = pid[:5]
         # Looking up a tuple of tuples of tuples … overflows the stack of the interpreter.
         known = type(storage_type) is str and storage_type in _STORAGES
         whole = type(count) is int and 0 <= count < 2**63
         if kind != "storage" or not known or type(key) is not str or not whole:
-            raise ValueError("a reference to data that is none of torch's storages")
+            raise ValueError("a reference to data that is not in a storage of torch")
         dtype = np.dtype(_STORAGES[storage_type])
         storage = self.storages.setdefault(key, _Storage(key, dtype, count))
         if (storage.dtype, storage.count) != (dtype, count):
@@ -276,9 +275,9 @@ class _Unpickler(_PythonUnpickler):
     def _call(self) -> None:
         arguments, function = self.stack.pop(), self.stack.pop()
         if type(arguments) is not tuple or len(arguments) > _MOST:
-            raise ValueError("a pickle that calls something with more than any tensor needs")
+            raise ValueError("a pickle that calls a function with more arguments than tensors need")
         if not isinstance(function, _Function):
-            raise ValueError("a pickle that calls what is no function; it was not run")
+            raise ValueError("a pickle that calls an object that is not a function; it was not run")
         self.append(function.call(*arguments))
 
     def _set_item(self) -> None:
@@ -294,13 +293,13 @@ class _Unpickler(_PythonUnpickler):
             raise ValueError("a pickle that assigns to something other than a dict")
         for key, value in items:
             if type(key) is int:
-                continue  # The parameters of an optimizer. Many integers can share one hash.
+                continue  # State of an optimizer. Integers could be chosen with equal hashes.
             if type(key) is not str:
                 raise ValueError("a checkpoint with keys that are neither strings nor integers")
             self.stack[-1][key] = value
 
     def _build(self) -> None:
-        # Of other objects, such as the versions of modules on a state dict, nothing is needed.
+        # State of other objects, such as versions of modules, is not needed.
         state = self.stack.pop()
         if type(self.stack[-1]) is Module and type(state) is dict:
             self.stack[-1].update(state)
@@ -326,11 +325,11 @@ class _Unpickler(_PythonUnpickler):
     dispatch[pickle.SETITEMS[0]] = _set_items
     dispatch[pickle.BUILD[0]] = _build
     dispatch[pickle.LONG_BINPUT[0]] = _put
-    dispatch[pickle.FRAME[0]] = _size  # It changes nothing but how a pickle is read ahead.
+    dispatch[pickle.FRAME[0]] = _size  # A frame only affects buffering.
 
 
 def _filled(loaded: Any, tensors: Sequence[_Tensor], read: Callable[[_Storage], bytes]) -> Any:
-    """Replaces the tensors in dicts and lists by arrays."""
+    """Replace the tensors in dicts and lists by arrays, in place; return `loaded`."""
     _check_overlaps(tensors)
     numbers: dict[str, np.ndarray] = {}
     done: dict[int, bool] = {}
@@ -355,7 +354,7 @@ def _filled(loaded: Any, tensors: Sequence[_Tensor], read: Callable[[_Storage], 
 
 
 def _check_overlaps(tensors: Sequence[_Tensor]) -> None:
-    """Tensors of one storage are apart, or, where weights are shared, the same."""
+    """Raise ValueError if tensors overlap without being equal, as shared weights are."""
     views = {(t.storage.key, t.offset, t.last, t.shape, t.strides) for t in tensors}
     behind: dict[str, int] = {}
     for key, first, last, shape, _ in sorted(view for view in views if math.prod(view[3])):

@@ -1,8 +1,8 @@
-"""Prints how long building and importing take, ours and Keras' own side by side.
+"""Time the building of ResNet-152, beside keras.applications, and the import of the package.
 
     python -m tests.benchmarks.build_and_import [--rounds 5]
 
-Medians of runs in turn; absolute times are those of this machine at this moment.
+It prints medians of runs in turn. Only ratios can be compared between machines.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def timed(work: Callable[[], object]) -> float:
 
 
 def in_turn(rounds: int, works: dict[str, Callable[[], float]]) -> dict[str, float]:
-    """The median of what each returns, over `rounds` rounds in which each has its turn."""
+    """Call all functions in turn, for `rounds` rounds; return the median of each one's results."""
     results: dict[str, list[float]] = {name: [] for name in works}
     for _ in range(rounds):
         for name, work in works.items():
@@ -41,7 +41,7 @@ def building(rounds: int) -> dict[str, float]:
 
     def ours() -> float:
         keras.backend.clear_session()
-        gc.collect()  # Neither clears up after the other.
+        gc.collect()  # Before the clock starts, for both.
         return timed(lambda: keras_resnet.ResNet152())
 
     def theirs() -> float:
@@ -49,14 +49,14 @@ def building(rounds: int) -> dict[str, float]:
         gc.collect()
         return timed(lambda: keras.applications.ResNet152(weights=None))
 
-    # Whoever builds first pays for what Keras does once.
+    # The first build includes work that Keras does once.
     theirs()
     ours()
     return in_turn(rounds, {"keras_resnet": ours, "keras.applications": theirs})
 
 
 def importing(rounds: int) -> dict[str, float]:
-    """Seconds that a new process takes to import `keras_resnet`'s builders after `keras`."""
+    """Return the seconds for importing the builders in a new process, after `keras`."""
     code = """
 import time
 import keras

@@ -1,14 +1,14 @@
-"""Compresses a network in four ways, and judges every artifact on the whole validation part.
+"""Compress a network in four ways, and measure every artifact on the whole validation part.
 
     python -m tests.benchmarks.compression digits --output DIR
     python -m tests.benchmarks.compression folder:CIFAR10 --output DIR
     python -m tests.benchmarks.compression digits --output DIR --ways qat prune --engine tfmot
 
-The network is the ResNet-20 that comes with the package, for CIFAR-10, or one that is trained on
-the digits first. Fails if compression costs more than these bars allow, in points of accuracy: int8
-after quantization-aware training 0.3, and nothing more than int8 without it; 80 % of zeros, and 16
-different weights of a layer, 1 each, in float; or if a file does not have these zeros and weights.
-The same command goes on after an interruption.
+The network is the ResNet-20 that comes with the package, for CIFAR-10, or one that is first trained
+on the digits. The script fails if compression costs more accuracy than allowed, in percentage
+points: 0.3 for int8 after quantization-aware training, and no more than int8 without it; 1 in float
+for 80 % of zeros, and for 16 distinct weights per layer. It also fails if a file lacks these zeros
+and shared weights. Run the same command again to resume.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ import keras
 import numpy as np
 
 import keras_resnet
+from keras_resnet.compression import CompressionOptions
 from keras_resnet.data import DataConfig, evaluation_batches, load_data
 from keras_resnet.export import load_runner
 from keras_resnet.export.tflite.inspect import kernels
 from keras_resnet.jobs.compress import MODEL_FILE, compress
-from keras_resnet.jobs.compression_report import CompressionOptions
 from keras_resnet.training import Recipe, find_recipe, train
 
-#: Points that each way may cost, of the network in float.
+#: Largest allowed loss of accuracy relative to the float network, in percentage points.
 QAT_POINTS, FLOAT_POINTS = 0.3, 1.0
 
 WAYS: dict[str, tuple[Any, ...]] = {
@@ -48,14 +48,14 @@ WAYS: dict[str, tuple[Any, ...]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-    """A network, the recipe it was trained by, and how each way goes on with that.
+    """Network, the recipe that it was trained by, and the training of each way.
 
-    `plans` has the epochs of each method and the factor of the learning rate.
+    `training` has the epochs of each method and the factor of the learning rate.
     """
 
     model: keras.Model
     recipe: Recipe
-    plans: Mapping[str, tuple[float, float]]
+    training: Mapping[str, tuple[float, float]]
 
 
 def digits(folder: Path) -> Work:
@@ -67,12 +67,13 @@ def digits(folder: Path) -> Work:
 
 def cifar10(_: Path) -> Work:
     model = keras_resnet.ResNet20(weights="cifar10")
-    plans = {"qat": (0.5, 0.05), "prune": (2, 0.25), "cluster": (0.5, 0.05), "all": (0.5, 0.05)}
-    return Work(model, find_recipe("quick-cifar10"), plans)
+    short = (0.5, 0.05)
+    training = {"qat": short, "prune": (2, 0.25), "cluster": short, "all": short}
+    return Work(model, find_recipe("quick-cifar10"), training)
 
 
 def measure(data: str, output: Path, ways: list[str], engine: Any) -> list[str]:
-    """Prints accuracies, and returns what is outside the bars."""
+    """Print accuracies, and return phrases about expectations that are not met."""
     output.mkdir(parents=True, exist_ok=True)
     work = (digits if data == "digits" else cifar10)(output)
     images, labels = validation_images(data, work.model.input_shape[1])
@@ -86,7 +87,7 @@ def measure(data: str, output: Path, ways: list[str], engine: Any) -> list[str]:
     wrong = []
     for way in ways:
         folder = output / (way if engine == "native" else f"{way}-{engine}")
-        epochs, rate = work.plans[way]
+        epochs, rate = work.training[way]
         settle = {"settle": epochs / 5} if "qat" in WAYS[way] else {}
         options = CompressionOptions(WAYS[way], epochs=epochs, rate=rate, engine=engine, **settle)
         every = {"checkpoint_every": 100} if engine == "native" else {}
@@ -127,7 +128,7 @@ def in_file(path: Path) -> str:
     facts = kernels(path)
     zeros = sum(fact.zeros for fact in facts) / sum(fact.weights for fact in facts)
     distinct = max(fact.distinct for fact in facts)
-    return f"in the int8 file {zeros:.1%} zeros, at most {distinct} different weights of a layer"
+    return f"in the int8 file {zeros:.1%} zeros, at most {distinct} distinct weights per layer"
 
 
 def has_properties(path: Path, options: CompressionOptions) -> bool:
@@ -150,7 +151,7 @@ def validation_images(data: str, size: int) -> tuple[np.ndarray, np.ndarray]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("data", help="digits, or a source with the images of CIFAR-10")
+    parser.add_argument("data", help="digits, or a data source with the images of CIFAR-10")
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--ways", nargs="*", choices=WAYS, default=list(WAYS))
     parser.add_argument("--engine", choices=("native", "tfmot"), default="native")

@@ -1,9 +1,10 @@
-"""Prints images per second of our pipelines, of bare JPEG decoding, and of Keras' own tools.
+"""Print the images per second of training pipelines, of plain JPEG decoding, and of Keras' tools.
 
     python -m tests.benchmarks.data FOLDER [--seconds 3] [--rounds 3]
 
-FOLDER holds a folder of photographs per class. Medians of rounds in turn, in steady state; absolute
-rates are those of this machine at this moment. Files are read from the system's memory.
+FOLDER has a folder of photographs for each class. The rates are medians of rounds in turn, after
+the start. Files are read from the operating system's cache. Only ratios can be compared between
+machines.
 """
 
 from __future__ import annotations
@@ -19,13 +20,13 @@ from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-#: Links to the photographs: a few photographs alone would make epochs that end all the time.
+#: Smallest number of links to the photographs: short epochs would slow the pipelines down.
 IMAGES = 4000
 BATCH, SIZE = 64, 224
 
 
 def link(folder: Path, target: Path) -> None:
-    """Links to every photograph so often that there are at least `IMAGES` files."""
+    """Create at least `IMAGES` links to the photographs."""
     photographs = sorted(path for path in folder.resolve().glob("*/*") if path.is_file())
     for copy in range(-(-IMAGES // len(photographs))):
         for path in photographs:
@@ -40,18 +41,18 @@ def images_in(dataset: Any, count: Callable[[Any], int]) -> Callable[[], int]:
 
 
 def decoding(folder: Path) -> Callable[[], int]:
-    """Reads and decodes every file in full, and nothing else."""
+    """Read and decode every file in full size, and nothing else."""
     import tensorflow as tf
 
     from keras_resnet.data.sources.folder import load_folder
 
     def pixel(path: Any) -> Any:
-        # One stands for them all: pictures of different sizes cannot be batched.
+        # Return one pixel, as pictures of different sizes cannot be batched.
         return tf.io.decode_jpeg(tf.io.read_file(path), channels=3)[0, 0]
 
     source = load_folder(str(folder)).train
     cores = len(os.sched_getaffinity(0))
-    # The same photograph many times in a row would be decoded from the processor's caches.
+    # In random order: repeats of a photograph would be read from the processor's caches.
     paths = random.Random(0).sample(source.paths, len(source.paths))
     dataset = tf.data.Dataset.from_tensor_slices(paths).repeat()
     dataset = dataset.map(pixel, num_parallel_calls=cores).batch(BATCH).prefetch(3)
@@ -68,7 +69,7 @@ def ours(folder: Path, augmentation: Any) -> Callable[[], int]:
 
 
 def keras_pipeline(folder: Path, side: int, layers: list[Any]) -> Callable[[], int]:
-    """`image_dataset_from_directory` at `side` x `side` pixels, then layers on whole batches."""
+    """Read by `image_dataset_from_directory` at `side` x `side` pixels, then apply Keras layers."""
     import keras
     import tensorflow as tf
 
@@ -86,7 +87,7 @@ def keras_pipeline(folder: Path, side: int, layers: list[Any]) -> Callable[[], i
 
 
 def keras_he2015(folder: Path) -> Callable[[], int]:
-    """Differs from ours: one scale, 256, instead of 256 to 480; the aspect ratio is lost."""
+    """Augment similarly to he2015: with one scale, 256, and without keeping the aspect ratio."""
     from keras import layers
 
     return keras_pipeline(
@@ -95,10 +96,10 @@ def keras_he2015(folder: Path) -> Callable[[], int]:
 
 
 def keras_inception(folder: Path) -> Callable[[], int]:
-    """Differs from ours: all windows have one size, 64 % of a picture of 320 x 320.
+    """Augment similarly to inception: with windows of one size, 64 % of a picture of 320 x 320.
 
-    Keras has no layer that crops windows of random size and shape and resizes them; these do less
-    work than that would.
+    Keras has no layer that crops and resizes windows of random size and shape. These layers do less
+    work.
     """
     from keras import layers
 

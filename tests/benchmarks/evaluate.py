@@ -1,8 +1,9 @@
-"""Prints what `evaluate` costs beside the bare model, and ten crops beside one, in turn.
+"""Time `evaluate` beside the plain model, and ten crops beside one.
 
     python -m tests.benchmarks.evaluate [--network resnet50] [--images 256] [--rounds 3]
 
-Ratios of medians. The images are JPEGs of 500x375 pixels, as ImageNet's are on average.
+It prints ratios of medians of runs in turn. The images are JPEGs of 500x375 pixels, the average
+size of ImageNet's.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ def main() -> None:
             return evaluate(model, f"folder:{folder}", protocol, split="all").seconds
 
         works = {
-            "the bare model": lambda: timed(lambda: predictor.predict(batch)),
+            "plain model": lambda: timed(lambda: predictor.predict(batch)),
             "evaluate": lambda: run("single"),
             "ten crops": lambda: run("ten_crop"),
         }
@@ -54,8 +55,8 @@ def main() -> None:
         times = in_turn(options.rounds, works)
     for what, seconds in times.items():
         print(f"{options.network}, {what}: {options.images / seconds:.1f} images/s")
-    print(f"evaluate by the bare model: {times['evaluate'] / times['the bare model']:.2f}")
-    print(f"ten crops by one: {times['ten crops'] / times['evaluate']:.2f}")
+    print(f"evaluate / plain model: {times['evaluate'] / times['plain model']:.2f}")
+    print(f"ten crops / evaluate: {times['ten crops'] / times['evaluate']:.2f}")
 
 
 if __name__ == "__main__":

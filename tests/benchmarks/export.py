@@ -1,9 +1,9 @@
-"""Exports ResNet-50 at 224 to every target, prints seconds and memory, and times the artifacts.
+"""Export ResNet-50 at 224x224 pixels to every target, and measure time, memory and latencies.
 
     python -m tests.benchmarks.export IMAGES --output DIR [--other torchvision.onnx]
 
-`IMAGES` is a folder of pictures, at any depth; the network has random weights, which changes no
-figure here. Torchvision's network, for comparison, comes from an environment with torch:
+`IMAGES` is a folder with pictures, at any depth. The network has random weights, which do not
+affect these figures. To compare with torchvision's network, export it in an environment with torch:
 
     model = torchvision.models.resnet50().eval()
     torch.onnx.export(model, torch.zeros(1, 3, 224, 224), "torchvision.onnx", dynamo=False,
@@ -28,9 +28,9 @@ from keras_resnet.images.decode import find_images
 
 
 def exporting(images: str, output: Path) -> None:
-    """Prints the seconds of every step, and the peak of memory."""
+    """Print the seconds and the peak memory of every step."""
     steps: list[tuple[str, float, float]] = []
-    # Random weights may well disagree in int8; which layer is to blame would be searched for long.
+    # Random weights may disagree in int8, and the search for the layers takes long.
     for name, target in TARGETS.items():
         TARGETS[name] = dataclasses.replace(target, layer_errors=None)
     model = keras_resnet.ResNet50()
@@ -52,7 +52,7 @@ def exporting(images: str, output: Path) -> None:
 
 
 def peak_memory() -> float:
-    """Gigabytes that this process has held at most since the last call (Linux)."""
+    """Return the peak memory of this process since the last call, in gigabytes (on Linux)."""
     status = Path("/proc/self/status").read_text()
     peak = next(line for line in status.splitlines() if line.startswith("VmHWM"))
     Path("/proc/self/clear_refs").write_text("5")
@@ -60,7 +60,7 @@ def peak_memory() -> float:
 
 
 def timing(artifacts: list[Path], seconds: float) -> None:
-    """Prints latencies at batch 1 and 16 and their ratios to the first of each comparison."""
+    """Print latencies for batches of 1 and 16, and their ratios to the first artifact."""
     for row in benchmark(artifacts, batch_sizes=(1, 16), seconds=seconds).to_dict()["measurements"]:
         print(
             f"{Path(row['artifact']).name:24s} batch {row['batch_size']:2d} "

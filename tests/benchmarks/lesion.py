@@ -1,9 +1,9 @@
-"""Prints what deleting every block of a network in turn costs beside evaluating it as often.
+"""Time a lesion study, which deletes each block in turn, beside as many whole evaluations.
 
     python -m tests.benchmarks.lesion [--network resnet110] [--images 128] [--rounds 3]
 
-Both in turn; ratios of medians. Whole evaluations are timed six at once, with `predict`, which is
-compiled, and with the eager parts that the study runs.
+It prints ratios of medians of runs in turn. Whole evaluations are timed six at once: with
+`predict`, which is compiled, and in eager mode, as the study runs.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from tests.benchmarks.build_and_import import in_turn, timed
 
-#: Whole evaluations that are timed at once.
+#: Number of whole evaluations that are timed at once.
 _TIMED = 6
 
 

@@ -1,8 +1,8 @@
-"""Prints how long one image takes, with `Predictor` and with `model.predict`, in turn.
+"""Time the prediction of one image with `Predictor` and with `model.predict`.
 
     python -m tests.benchmarks.predict [--rounds 50]
 
-Medians; absolute times are those of this machine at this moment.
+It prints medians of runs in turn. Only ratios can be compared between machines.
 """
 
 from __future__ import annotations

@@ -1,17 +1,16 @@
-"""Proves fine-tuning on real pictures, and fails where it gains less than it should.
+"""Fine-tune networks on real pictures, and fail if that gains less accuracy than required.
 
     python -m tests.benchmarks.transfer halves CIFAR10 --output DIR
     python -m tests.benchmarks.transfer digits --output DIR
     python -m tests.benchmarks.transfer photographs FOLDER --output DIR
 
-`halves`: a ResNet-20 learns five classes of CIFAR-10, a folder with `train` and `validation`, then
-the other five from 50 images each; the same network from random weights is 5 points worse at least,
-and a linear probe is between the two. `digits`: one that has learnt scikit-learn's handwritten
-digits learns printed ones from 5 images each, and beats one that has not by 5 points; a linear
-probe is between the two here as well. `photographs`: a ResNet-50 at 224 goes through the command
-line, from folders to artifacts; prints seconds and the peak of memory. Its folders are named by
-WordNet's ids, as those of ImageNet are, and are animals up to n02666196. The same command goes on
-after an interruption.
+`halves`: a ResNet-20 learns five classes of CIFAR-10 (a folder with `train` and `validation`), and
+is fine-tuned on 50 images of each of the other five. `digits`: a network that has learned
+scikit-learn's handwritten digits is fine-tuned on 5 printed images of each digit. Both have to be 5
+percentage points better than the same network from random weights, with the accuracy of a linear
+probe in between. `photographs`: a ResNet-50 at 224x224 pixels goes from folders to artifacts by
+commands; seconds and peak memory are printed. Its folders are named by WordNet ids, as in ImageNet;
+ids below n02666196 are animals. Run the same command again to resume.
 """
 
 from __future__ import annotations
@@ -34,10 +33,10 @@ import keras_resnet
 from keras_resnet.data import LabeledImages, Source, load_data
 from keras_resnet.training import Phase, find_recipe, finetune, override, train
 
-#: What fine-tuning has to gain over random weights, in points.
+#: Required gain of fine-tuning over random weights, in percentage points.
 GAIN = 5.0
 
-#: Images of every class of CIFAR-10, by half of the classes and part of the data; None: all.
+#: Number of images of each class of CIFAR-10, by half of the classes and part of data; None: all.
 COUNTS = {
     ("first", "train"): None,
     ("first", "validation"): None,
@@ -45,17 +44,17 @@ COUNTS = {
     ("second", "validation"): 200,
 }
 
-#: Printed digits of every class to learn from, and to validate.
+#: Number of printed images of each digit for training and for validation.
 DIGITS = (5, 20)
 
-#: Epochs of the network that is fine-tuned, and of both that learn from few images.
+#: Epochs of the first training, and of the two that compare fine-tuning with random weights.
 PRETRAINING, EPOCHS = 4, 60
 
 Data = tuple[Source, Source]
 
 
 def halves(folder: Path, output: Path) -> list[str]:
-    """Learns half of the classes of CIFAR-10, and fine-tunes on the other half."""
+    """Train on half of the classes of CIFAR-10, and fine-tune on the other half."""
     names = sorted(path.name for path in (folder / "train").iterdir())
     for part in ("train", "validation"):
         for half, chosen in (("first", names[:5]), ("second", names[5:])):
@@ -73,7 +72,7 @@ def halves(folder: Path, output: Path) -> list[str]:
 
 
 def digits(_: Path | None, output: Path) -> list[str]:
-    """Learns handwritten digits, and fine-tunes on printed ones."""
+    """Train on handwritten digits, and fine-tune on printed ones."""
     keras.utils.set_random_seed(0)
     base = keras_resnet.ResNet20()
     done = train(base, "digits", "quick-digits", output / "base", seed=0)
@@ -82,7 +81,7 @@ def digits(_: Path | None, output: Path) -> list[str]:
 
 
 def compared(base: keras.Model, data: Data, output: Path, flip: float) -> list[str]:
-    """Prints what a network is worth on other data with and without what it knows."""
+    """Compare fine-tuning with training from random weights; return unmet expectations."""
     changes = {"augmentation.crop": "pad", "augmentation.flip": flip, "patience": None}
     recipe = override(find_recipe("finetune"), changes)
     phases = (Phase("head", EPOCHS // 4), Phase("backbone", EPOCHS - EPOCHS // 4, 0.5))
@@ -90,7 +89,7 @@ def compared(base: keras.Model, data: Data, output: Path, flip: float) -> list[s
     assert tuned.baselines is not None
     probe = tuned.baselines.linear_probe
     fresh = keras_resnet.ResNet20(classes=len(data[0].class_names))
-    # The best of three rates: random weights want another one than trained ones.
+    # The best of three learning rates, as random weights need another one than trained weights.
     scratch = max(
         train(
             fresh_copy(fresh),
@@ -103,7 +102,7 @@ def compared(base: keras.Model, data: Data, output: Path, flip: float) -> list[s
         for rate in (0.02, 0.05, 0.1)
     )
     images = [len(part) for part in data]
-    print(f"{images[0]} images to learn from, {images[1]:,} to validate")
+    print(f"{images[0]} training images, {images[1]:,} validation images")
     print(f"From random weights {scratch:.2%}, linear probe {probe:.2%}, ", end="")
     print(f"fine-tuned {tuned.best:.2%}", flush=True)
     wrong = []
@@ -121,11 +120,11 @@ def fresh_copy(model: keras.Model) -> keras.Model:
 
 
 def printed(per_class: int, seed: int) -> LabeledImages:
-    """Digits of Matplotlib's fonts, somewhat turned and moved, as coarse as scikit-learn's."""
+    """Return rotated and shifted digits of Matplotlib's fonts, as coarse as scikit-learn's."""
     from matplotlib import get_data_path
 
     folder = Path(get_data_path()) / "fonts" / "ttf"
-    fonts = sorted(folder.glob("DejaVuS*[!y].ttf"))  # Those that end in Display have no digits.
+    fonts = sorted(folder.glob("DejaVuS*[!y].ttf"))  # The fonts "…Display.ttf" have no digits.
     random = np.random.default_rng(seed)
     labels = np.repeat(np.arange(10, dtype=np.int32), per_class)
     images = np.empty((len(labels), 32, 32, 3), np.uint8)
@@ -142,15 +141,15 @@ def printed(per_class: int, seed: int) -> LabeledImages:
 
 
 def photographs(folder: Path, output: Path) -> list[str]:
-    """Takes a ResNet-50 from folders of photographs to artifacts, as a user would."""
+    """Train, fine-tune and export a ResNet-50 by commands; return unmet expectations."""
     fraction = ["--validation-fraction", "0.2"]
-    # By others, so that fine-tuning has to make a new head.
+    # The first training has other classes, so that fine-tuning needs a new head.
     for number, path in enumerate(sorted(folder.glob("n*"))):
         link(path, output / "parts" / f"part{number % 3}")
         link(path, output / "kinds" / ("animal" if path.name < "n02666196" else "thing"))
     parts, kinds = (["--data", f"folder:{output / name}", *fraction] for name in ("parts", "kinds"))
     commands = (
-        # Frozen statistics have to be those of the weights.
+        # `precise_bn` makes the statistics fit the weights, as fine-tuning freezes them.
         ["train", "--model", "resnet50", *parts, "--recipe", "finetune", "--epochs", "1",
          "--set", "precise_bn=4", "--output", str(output / "base")],
         ["finetune", "--model", str(output / "base" / "last.keras"), *kinds,
@@ -170,7 +169,7 @@ def photographs(folder: Path, output: Path) -> list[str]:
 
 
 def link(folder: Path, target: Path, count: int | None = None) -> None:
-    """Links to the first pictures of a folder."""
+    """Create links to the first pictures of a folder."""
     target.mkdir(parents=True, exist_ok=True)
     for path in sorted(folder.resolve().iterdir())[:count]:
         place = target / path.name

@@ -48,7 +48,7 @@ REFUSED = [
     ),
     (
         ("train", "--model", "resnet20", "--data", "digits", *TRAIN, "--weights", "none.pth"),
-        "Expected the path of an existing file of weights",
+        "Expected the path of an existing weights file",
     ),
     (
         ("train", "--model", "x.keras", "--data", "digits", *TRAIN),
@@ -86,7 +86,7 @@ REFUSED = [
     (("evaluate", "x.tflite", "--data", "digits"), "Received: x.tflite."),
     (("predict", "x.tflite", "none.png"), "Received: none.png, which names none."),
     (("embed", "x.keras", ".", "--output", "x.npz"), "an existing `.keras` or `.h5` file."),
-    (("convert", "none.pth", "--output", "x.keras"), "an existing file of weights"),
+    (("convert", "none.pth", "--output", "x.keras"), "an existing weights file"),
     (("convert", "resnet18.a1", "--output", "x.keras"), "Did you mean resnet18.a1_in1k?"),
     (
         ("analyze", "degradation", "--output", "run", "--data", "digit"),
@@ -114,7 +114,7 @@ REFUSED = [
     (("convert", "page.pth", "--output", "x.keras"), "page.pth: a web page"),
     (("convert", "page.keras", "--output", "x.safetensors"), "page.keras: a web page"),
     (("info", "resnet20", "--net", "num_classes=3"), "Received: num_classes. Pass `--classes`."),
-    (("info", "resnet20", "--net", "x=3"), "`keras-resnet info NAME --json` shows the fields"),
+    (("info", "resnet20", "--net", "x=3"), "`keras-resnet info NAME --json` shows all fields"),
     (
         ("train", "--model", "resnet20", "--data", "digits", *TRAIN, "--net", "num_classes=3"),
         "The data or the weights decide how many classes there are.",
@@ -125,7 +125,7 @@ REFUSED = [
     ),
     (("evaluate", "page.onnx", "--data", "digits"), "page.onnx: a web page"),
     (("predict", "page.onnx", "i.png"), "page.onnx: a web page"),
-    (("predict", "i.png", "i.png"), "Received: i.png, which is something else."),
+    (("predict", "i.png", "i.png"), "Received: i.png, which has another format."),
     (("embed", "page.onnx", ".", "--output", "x.npz"), "page.onnx: a web page"),
     (("verify", "page.onnx", "--against", "m.keras"), "page.onnx: a web page"),
     (("export", "page.keras", "--output", "run"), "page.keras: a web page"),
@@ -265,7 +265,7 @@ def test_arguments_are_no_options(
 ) -> None:
     done = command_in_process(*arguments)
     assert done.returncode == 2
-    said = f"No such option: --model. MODEL is given without an option: `{usage}`."
+    said = f"No such option: --model. MODEL is an argument without an option name: `{usage}`."
     assert done.stderr == f"keras-resnet: {said}\n"
 
 
@@ -351,7 +351,7 @@ def test_the_help_has_sections_of_whole_sentences(command_in_process: Command) -
     for heading in ("First steps:", "Training:", "Using trained networks:", "Export:"):
         assert heading in text
     assert "Commands:" not in text
-    assert "Print versions, devices and what does not work because a package is missing." in text
+    assert "Print versions, devices, and the features that need a missing package." in text
     assert "..." not in done.stdout.partition("First steps:")[2]
     assert command_in_process("data", "-h").returncode == 0
 

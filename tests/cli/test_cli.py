@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import keras_resnet
+from keras_resnet.jobs import doctor
 from keras_resnet.support.extras import OPTIONAL
 
 from ..conftest import Command, Run
@@ -26,7 +27,7 @@ def test_list_shows_every_network_with_its_cost(
     captions = [line for line in lines if line.startswith(("top-1: ", "* "))]
     rows = {line.split()[0]: line for line in lines if line not in captions}
     assert list(rows) == keras_resnet.list_models()
-    assert "`keras-resnet weights` lists them all." in " ".join(captions)
+    assert "`keras-resnet weights` lists all weights." in " ".join(captions)
     assert rows["resnet50c"].split()[-1] == "78.02"
     assert rows["plainnet18"].split()[-1] == "–"
     assert rows["resnet50"].split() == [
@@ -125,6 +126,26 @@ def test_doctor_names_versions_devices_and_what_is_missing(
     assert [
         line for line in lines if "onnxruntime" in line and "for running and verifying ONNX" in line
     ]
+    assert [line.split()[0] for line in lines if line.startswith(("backend", "devices"))]
+    quick = command_in_process("doctor", "--quick")
+    rest = [line for line in lines if not line.startswith(("backend", "devices"))]
+    assert (quick.returncode, quick.stdout.splitlines()) == (0, rest)
+
+
+def test_doctor_finds_the_version_of_an_optional_package_under_another_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As onnxruntime-gpu brings `onnxruntime`."""
+    metadata = tmp_path / "other_name-7.5.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: other-name\nVersion: 7.5\n")
+    (metadata / "top_level.txt").write_text("my_onnx\n")
+    (tmp_path / "my_onnx.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(doctor, "OPTIONAL", {"my_onnx": ("export", "writing ONNX")})
+    monkeypatch.setattr(doctor, "REQUIREMENTS", {"my_onnx": "no-such-name>=1"})
+    monkeypatch.setattr(doctor, "pip_line", lambda module: "")
+    assert doctor.diagnose(quick=True)["optional"]["my_onnx"]["version"] == "7.5"
 
 
 def test_no_command_shows_the_commands(keras_resnet_command: Command) -> None:
@@ -141,7 +162,7 @@ def test_no_command_shows_the_commands(keras_resnet_command: Command) -> None:
         (["info"], "Missing argument"),
         (
             ["list", "vgg*"],
-            "Expected a pattern that matches a network, e.g. 'resnet*'. Received: 'vgg*'.",
+            "Expected a pattern that matches a network, such as 'resnet*'. Received: 'vgg*'.",
         ),
         (["info", "resnet50", "--shortcut", "Z"], "Expected `--shortcut` to be one of"),
         (["info", "resnet50", "--size", "16"], "Expected images of at least 17x17 pixels"),
@@ -156,7 +177,7 @@ def test_no_command_shows_the_commands(keras_resnet_command: Command) -> None:
         (["quickstart", "--seed", "-1"], "Invalid value for '--seed'"),
         (["weights", "vgg*"], "Expected a pattern that matches a tag of weights"),
         (["predict", "none.keras", "none.png"], "none.png"),
-        (["convert", "none.pth", "--output", "x.keras"], "existing file of weights"),
+        (["convert", "none.pth", "--output", "x.keras"], "existing weights file"),
     ],
 )
 def test_bad_arguments_are_one_sentence_and_code_2(

@@ -102,7 +102,7 @@ def test_bad_images_are_listed_and_make_the_exit_code_1(
     )
     assert done.returncode == 1
     assert done.stderr == (
-        f"keras-resnet: 3 of 40 images could not be read, see {output}.bad.csv\n"
+        f"keras-resnet: 3 of 40 images could not be read; {output}.bad.csv lists them\n"
     )
     with (tmp_path / "vectors.npz.bad.csv").open(newline="") as file:
         assert list(csv.reader(file)) == [
@@ -124,8 +124,11 @@ def test_bad_arguments_are_refused(
     (tmp_path / "nothing").mkdir()
     for arguments, said in (
         (("resnet20", pictures, "--output", output), "`--weights` with the name of a network"),
-        ((model, pictures, "--output", output, "--weights", "x"), "no `--weights` with a file"),
-        ((model, pictures, "--output", "vectors.csv"), "a file .parquet or .npz as output"),
+        (
+            (model, pictures, "--output", output, "--weights", "x"),
+            "a model file without `--weights`",
+        ),
+        ((model, pictures, "--output", "vectors.csv"), "a .parquet or .npz file as output"),
         ((model, str(tmp_path / "nothing"), "--output", output), "that name images"),
         ((model, pictures, "--output", output, "--level", "C9"), "('C2', 'C3', 'C4')"),
         ((model, pictures, "--output", output, "--batch-size", "0"), "--batch-size"),
@@ -174,14 +177,14 @@ def test_interrupted_work_goes_on_with_the_same_result(
     else:
         assert process.returncode == 130
         assert errors == (
-            f"keras-resnet: Interrupted. Finished batches are in {partial}; the same command goes "
-            "on there.\n"
+            f"keras-resnet: Interrupted. Finished batches are in {partial}; run the same command "
+            "again to resume.\n"
         )
     done = command_in_process(*arguments, str(output))
     assert done.returncode == 0, done.stderr
     *progress, before, _ = done.stdout.splitlines()
     assert 1 <= len(progress) <= 10
-    resumed = int(before.removesuffix(" images had been finished before."))
+    resumed = int(before.removesuffix(" images were finished by an earlier run."))
     assert 4 <= resumed < 480
     assert command_in_process(*arguments, str(whole)).returncode == 0
     assert output.read_bytes() == whole.read_bytes()

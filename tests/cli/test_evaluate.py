@@ -79,7 +79,10 @@ TAG = "keras_resnet/resnet20.cifar10_jpeg"
             "options. Received: y",
         ),
         (["x.keras", "--compare", "a.json", "b.json"], "Expected --compare without models"),
-        (["x.keras", "--data", "digits", "--weights", "imagenet"], "Expected no `--weights`"),
+        (
+            ["x.keras", "--data", "digits", "--weights", "imagenet"],
+            "Expected a file without `--weights`",
+        ),
         (["x.keras"], "Expected --data, and either models or --tags"),
         (["resnet50", "--data", "digits"], "Expected `--weights` with the name of a network"),
         (["x.tflite", "--data", "digits"], "Expected"),

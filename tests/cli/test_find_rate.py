@@ -45,11 +45,11 @@ def test_a_rate_is_found_and_the_setting_printed(
         rates = [float(row["rate"]) for row in csv.DictReader(rows)]
     said = float(first.removeprefix("Suggested learning rate: ").split(",")[0])
     assert min(abs(rate / said - 1) for rate in rates) < 0.05
-    assert first.endswith(f"{len(rates)} steps are in {tmp_path / 'rates.png'}.")
+    assert first.endswith(f"{tmp_path / 'rates.png'} shows all {len(rates)} steps.")
     # Of SGD with momentum 0.9 and a fresh network with batch normalisation.
     assert 0.005 <= said <= 2
     # Recipes whose rate is for 320 images have ten times it in theirs, of 32.
-    setting = float(second.removeprefix("To train with it: --set optimizer.learning_rate="))
+    setting = float(second.removeprefix("To train with it, pass --set optimizer.learning_rate="))
     assert setting == pytest.approx(10 * said, rel=0.1)
     assert (tmp_path / "rates.png").read_bytes()[1:4] == b"PNG"
 
@@ -65,7 +65,7 @@ def test_no_fall_is_a_sentence_and_exit_code_1(
     ]  # fmt: skip
     done = command_in_process(*arguments)
     assert done.returncode == 1
-    assert "The loss never fell clearly, so that no learning rate is suggested." in done.stdout
+    assert "The loss never fell clearly, so no learning rate is suggested." in done.stdout
     assert "--set" not in done.stdout
     done = command_in_process(*arguments, "--json")
     assert done.returncode == 1
@@ -108,7 +108,7 @@ def test_settings_that_a_file_cannot_have_are_refused(
             "--steps", "10", "--no-deterministic", *more,
         )  # fmt: skip
         assert done.returncode == 2, more
-        assert "neither `--size` nor options of the network" in done.stderr
+        assert "a model file without `--size` and options of the network" in done.stderr
         assert f"Received: {received}." in done.stderr
     assert not output.exists()
 

@@ -54,11 +54,11 @@ def test_a_network_is_fine_tuned_and_exported(
     assert done.returncode == 0, done.stderr
     for said in (
         "flowers (training part): 32 images to train on, 8 to validate, 2 classes.",
-        "Linear probe: 100.00%, 16 nearest neighbours: 100.00%, commonest class: 50.00%",
+        "Linear probe: 100.00%, 16 nearest neighbors: 100.00%, most common class: 50.00%",
         "from 32 training images, on 8 validation images",
         "Phase 1 of 2. Trains head: 1 of ",
         "Phase 2 of 2. Trains C4, head: 3 of ",
-        " points to the better baseline.",
+        " points compared with the better baseline.",
         f"Best network: {output / 'best.keras'}. Last: {output / 'last.keras'}.",
     ):
         assert said in done.stdout, said
@@ -75,7 +75,7 @@ def test_a_network_is_fine_tuned_and_exported(
     # The network that came out of it is not the one that it began with.
     wrong = command_in_process(*command, "--model", str(output / "last.keras"))
     assert wrong.returncode == 2
-    assert "Go on with the same network, data and settings, or choose another" in wrong.stderr
+    assert "Use the same network, data and settings, or choose another" in wrong.stderr
 
 
 def test_bad_arguments_are_refused_before_anything_is_done(
@@ -91,8 +91,8 @@ def test_bad_arguments_are_refused_before_anything_is_done(
         (("--phases", "head:1,C9:1"), "levels of this model: head, C4, C3, C2, stem, backbone"),
         (("--bn", "melted"), "('frozen', 'training')"),
         (("--export", "onnx,onnx-int"), "Did you mean onnx-int8?"),
-        (("--export", ","), "or all. Received: none"),
-        (("--weights", "x"), "no `--weights` with a file of a model"),
+        (("--export", ","), "or all. Received: ','"),
+        (("--weights", "x"), "a model file without `--weights`"),
         (("--size", "64"), "Received: --size 64"),
         (("--set", "network.stochastic_depth=0.1"), "Received: --net stochastic_depth=0.1"),
         (("--set", "loss.l2_sp=0.01"), "Received: 0.01 and 0.0001. Set one of them to 0."),

@@ -60,14 +60,14 @@ def test_all_fields_are_printed_on_demand(command_in_process: Command) -> None:
 @pytest.mark.parametrize(
     ("name", "field", "said"),
     [
-        ("rsb-a2", "augmentation.crop", "draws bilinear or bicubic, here it is bilinear"),
-        ("rsb-a1", "augmentation.mixup", "timm draws once for a batch"),
-        ("rsb-a3", "optimizer.clip_norm", "timm's LAMB clips the norm of all gradients at 1"),
-        ("rsb-a2", "schedule.name", "timm changes the rate once an epoch, here at every step"),
-        ("torchvision-v2", "augmentation.erasing", "the rectangle gets the mean colour"),
-        ("he2015-cifar10", "augmentation.fill", "The mean colour of CIFAR-10"),
-        ("he2016-cifar", "optimizer.form", "the paper's experiments ran in Caffe"),
-        ("goyal2017", "augmentation.crop", "here it is 3/4 to 4/3, and bilinear"),
+        ("rsb-a2", "augmentation.crop", "draws bilinear or bicubic; here, bilinear"),
+        ("rsb-a1", "augmentation.mixup", "timm draws one method and strength per batch"),
+        ("rsb-a3", "optimizer.clip_norm", "timm's LAMB clips the global gradient norm to 1"),
+        ("rsb-a2", "schedule.name", "timm changes the rate once per epoch; here, at every step"),
+        ("torchvision-v2", "augmentation.erasing", "with the mean color"),
+        ("he2015-cifar10", "augmentation.fill", "the mean color of CIFAR-10"),
+        ("he2016-cifar", "optimizer.form", "the paper's experiments were run in Caffe"),
+        ("goyal2017", "augmentation.crop", "here, 3/4 to 4/3 and bilinear"),
         ("quick-digits", "augmentation.fill", "the paper pads with the mean"),
     ],
 )
@@ -88,7 +88,7 @@ def test_a_recipe_does_not_make_another_network_of_a_name(
     arguments = ("--data", "digits", "--recipe", "he2015-imagenet", "--output", str(tmp_path))
     done = command_in_process("train", "--model", "resnet18v2", *arguments)
     assert done.returncode == 2
-    expected = "a network with `--version v1`, as the recipe he2015-imagenet has it. Received: res"
+    expected = "a network with `--version v1`, as the recipe he2015-imagenet needs. Received: res"
     assert expected in " ".join(done.stderr.split())
     assert "pass `--net version=v2`" in " ".join(done.stderr.split())
     recipe = recipe_of("he2015-imagenet", None, None)
@@ -100,10 +100,10 @@ def test_a_recipe_does_not_make_another_network_of_a_name(
 def test_what_the_rates_depend_on_is_said(command_in_process: Command) -> None:
     lines = lines_of(command_in_process("recipes", "he2015-cifar10-110").stdout)
     assert "64,000 steps, 391 an epoch of 50,000 images" in lines
-    assert "Times 0.1 until the training error is below 80%." in lines
+    assert "The rate is multiplied by 0.1 until the training error is below 80%." in lines
     assert not [line for line in lines if line.startswith("protocol")]
     plateau = command_in_process("recipes", "he2015-imagenet").stdout
-    assert "Times 0.1 when the validation error stops falling" in plateau
+    assert "The rate is multiplied by 0.1 when the validation error stops falling" in plateau
 
 
 def test_json_has_values_sources_and_rates(command_in_process: Command) -> None:
@@ -131,8 +131,8 @@ def test_json_has_values_sources_and_rates(command_in_process: Command) -> None:
         (["gyal2017"], "Received: 'gyal2017'. Did you mean goyal2017?"),
         (["goyal2017", "--set", "lr=1"], "Did you mean optimizer.learning_rate?"),
         (["goyal2017", "--set", "lr"], "Expected `--set FIELD=VALUE`. Received: --set lr."),
-        (["--batch-size", "8"], "Expected a recipe that is to be changed"),
-        (["quick-digits", "--set", "duration=1"], "a warm-up of 1563 steps, a training of 1563"),
+        (["--batch-size", "8"], "Expected the name of a recipe with these options"),
+        (["quick-digits", "--set", "duration=1"], "a warm-up of 1563 steps in a training of 1563"),
     ],
 )
 def test_bad_arguments_end_with_one_sentence(

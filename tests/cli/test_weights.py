@@ -66,9 +66,12 @@ def test_convert_writes_keras_files_and_state_dicts(
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--output", "x.onnx"], "Expected `--output` with .keras, .weights.h5 or .safetensors."),
+        (
+            ["--output", "x.onnx"],
+            "Expected `--output` to end with .keras, .weights.h5 or .safetensors.",
+        ),
         (["--output", "x.keras", "--layout", "akamaster"], "Expected `--layout` with a .safet"),
-        (["--output", __file__], "Expected `--output` with"),
+        (["--output", __file__], "Expected `--output` to end with"),
         (["--output", "x.keras", "--dtype", "float16"], "Expected `--dtype` with a .safet"),
         (["--output", "x.safetensors", "--dtype", "int8"], "Expected `--dtype` to be one of"),
         (["--output", "x.keras", "--arch", "resnet50"], "the same network as `resnet50`"),
@@ -135,7 +138,7 @@ def test_predict_names_what_is_on_pictures(
     assert done.returncode == 1
     found = json.loads(done.stdout)
     assert list(found["unreadable"]) == [str(pictures / "broken.jpg")]
-    assert "1 of 4 images skipped." in done.stderr
+    assert "1 of 4 images were skipped." in done.stderr
     assert str(pictures / "broken.jpg") in done.stderr
     files = [Path(row["file"]).name for row in found["predictions"]]
     assert files == ["a.png", "b.jpg", "c.webp"]
@@ -158,7 +161,7 @@ def test_predict_skips_what_is_not_there(folder: Path, command_in_process: Comma
     found = json.loads(done.stdout)
     assert [Path(row["file"]).name for row in found["predictions"]] == ["a.png"]
     assert list(found["unreadable"]) == [str(pictures / "missing.jpg")]
-    assert "1 of 2 images skipped." in done.stderr
+    assert "1 of 2 images were skipped." in done.stderr
 
 
 def test_convert_takes_saved_models_to_torch(folder: Path, command_in_process: Command) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from keras_resnet import ResNetConfig, build
 from keras_resnet.compression import cluster, prune, quantize_aware, strip
-from keras_resnet.compression.clustering import _neighbours_together
+from keras_resnet.compression.clustering import _neighbors_together
 from keras_resnet.compression.layers import compressed_layers
 from keras_resnet.export.model import ExportedModel
 from keras_resnet.export.outputs import output_names
@@ -97,13 +97,13 @@ def test_values_are_at_least_as_near_as_those_at_equal_distances(model: keras.Mo
 def test_many_values_are_taken_together_by_their_means() -> None:
     values = np.sort(np.random.default_rng(0).normal(size=20_000))
     counts = np.random.default_rng(1).integers(1, 5, 20_000)
-    means, together = _neighbours_together(values, counts)
+    means, together = _neighbors_together(values, counts)
     assert len(means) == 8192
     assert (np.diff(means) > 0).all()
     assert together.sum() == counts.sum()
     assert (means * together).sum() == pytest.approx((values * counts).sum())
-    assert _neighbours_together(values[:9], counts[:9])[0] is not None
-    np.testing.assert_array_equal(_neighbours_together(values[:9], counts[:9])[0], values[:9])
+    assert _neighbors_together(values[:9], counts[:9])[0] is not None
+    np.testing.assert_array_equal(_neighbors_together(values[:9], counts[:9])[0], values[:9])
 
 
 def test_one_large_weight_leaves_values_for_the_others(model: keras.Model) -> None:
@@ -213,7 +213,7 @@ def test_impossible_clusters_are_refused(model: keras.Model) -> None:
         cluster(prune(model, 0.5), 2)
     with pytest.raises(ValueError, match="`skip` to name layers with kernels.*conv1_bn"):
         cluster(model, 8, skip=["conv1_bn"])
-    with pytest.raises(ValueError, match="Received: predictions, clustered already"):
+    with pytest.raises(ValueError, match="Received: predictions, which already are"):
         others = [x.name for x in model.layers if hasattr(x, "kernel") and x.name != "predictions"]
         cluster(cluster(model, 8, skip=others), 4)
 
@@ -297,7 +297,7 @@ def test_files_without_the_property_are_refused(source: ExportedModel) -> None:
     with pytest.raises(ValueError, match=r"zeros of layer 'conv2_block1_2_conv'.*Received: 9 "):
         keep_properties(changed("conv2_block1_2_conv", True), source)
     # More than half of the weights are zero; nine others in one channel are too many values.
-    message = r"at most 8 different weights in layer 'conv3_block1_1_conv'. Received: \d+ in"
+    message = r"at most 8 distinct weights in layer 'conv3_block1_1_conv'. Received: \d+ in"
     with pytest.raises(ValueError, match=message):
         keep_properties(changed("conv3_block1_1_conv", False), source)
 

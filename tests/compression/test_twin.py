@@ -397,15 +397,15 @@ REFUSED = {
     r"pad\w* \(Pad called with constant_values\)$": lambda x: keras.ops.pad(
         x, ((0, 0), (1, 1), (0, 0), (0, 0)), constant_values=3.0
     ),
-    r"inner \(Functional\). Rebuild the model flat": lambda x: keras.Model(x, x * 2, name="inner")(
-        x
-    ),
+    r"inner \(Functional\). Rebuild the model without nested": lambda x: keras.Model(
+        x, x * 2, name="inner"
+    )(x),
 }
 
 
 @pytest.mark.parametrize("message", REFUSED, ids=range(len(REFUSED)))
 def test_layers_without_an_equal_are_named(message: str) -> None:
-    expected = f"^Expected a network of layers that tf_keras has in equal form. Received: {message}"
+    expected = f"^Expected a network of layers with an equivalent in tf_keras. Received: {message}"
     with pytest.raises(ValueError, match=expected):
         to_tf_keras(refused(REFUSED[message]))
 

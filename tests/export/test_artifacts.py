@@ -177,5 +177,5 @@ def test_report_is_plain_data_and_tables(exported: tuple[Path, ExportReport]) ->
     html = html_table(report)
     assert html.count('<tr class="passed">') == 1 + len(TARGETS)
     assert '<a href="model-int8.tflite">tflite-int8</a>' in html
-    assert '<th title="median of one call with one image">latency</th>' in html
-    assert "<dt>latency</dt><dd>median of one call with one image</dd>" in html
+    assert '<th title="median time of a call with one image">latency</th>' in html
+    assert "<dt>latency</dt><dd>median time of a call with one image</dd>" in html

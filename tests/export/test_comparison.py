@@ -62,7 +62,7 @@ def test_better_accuracy_is_no_drop_and_nan_is_no_agreement() -> None:
     assert better.accuracy == 1.0 - 0.0
     assert disagreements(better, Limits(max_accuracy_drop=0.0)) == []
     broken = compare(EXPECTED, np.full_like(EXPECTED, np.nan))
-    assert disagreements(broken, Limits()) == ["what it puts out is not finite"]
+    assert disagreements(broken, Limits()) == ["its output is not finite"]
 
 
 def test_other_shapes_are_refused() -> None:

@@ -164,10 +164,10 @@ def bad_requests() -> Iterator[tuple[dict[str, object], str]]:
     equal = "at least 16 different .*Received: 20, 1 of them different"
     yield {"targets": int8, "calibration": good, "images": good}, equal
     plain = np.full((20, 32, 32, 3), 1) * np.arange(20).reshape(-1, 1, 1, 1)
-    single = "Received: 20 of 20 images of a single colour each"
+    single = "Received: 20 of 20 images with a single color each"
     yield {"targets": int8, "calibration": plain, "images": good}, single
     ragged = [good[0], good[0, :16]]
-    yield {"targets": int8, "calibration": ragged}, r"\(n, 32, 32, 3\). Received: what is no array"
+    yield {"targets": int8, "calibration": ragged}, r"\(n, 32, 32, 3\). Received: something else"
     yield (
         {"targets": int8, "calibration": varied / 255, "images": good},
         r"in \[0, 255\].*as if divided by 255",
@@ -188,11 +188,11 @@ def bad_requests() -> Iterator[tuple[dict[str, object], str]]:
     )
     yield (
         {"images": good, "labels": [1, 2]},
-        r"one label per image, 20. Received: labels of shape \(2,\)",
+        r"`labels` of shape \(20,\), one for each image. Received: shape \(2,\)",
     )
     yield {"labels": [1, 2]}, "Expected `images` together with `labels`"
     options = ExportOptions(keep_float=("avg_pool",))
-    yield {"options": options}, r"Received: \('avg_pool',\) for onnx, which are in float"
+    yield {"options": options}, r"an integer target.*Received: \('avg_pool',\) for onnx"
 
 
 @pytest.mark.parametrize(("request_", "message"), list(bad_requests()))

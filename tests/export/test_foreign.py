@@ -202,15 +202,17 @@ def test_metadata_and_types_of_onnx_tell_its_pixels(tmp_path: Path, pictures: np
 @pytest.mark.parametrize(
     ("keywords", "reason"),
     [
-        ({"shape": ("n", 3)}, r"its input has the shape \(None, 3\), which is no batch of images"),
-        ({"shape": ("n", "c", "h", "w")}, r"from which the layout \(NHWC or NCHW\) cannot be told"),
-        ({"shape": ("n", 3, 20, 3)}, r"from which the layout"),
+        ({"shape": ("n", 3)}, r"its input has the shape \(None, 3\), "),
+        ({"shape": ("n", "c", "h", "w")}, r"which does not show the layout \(NHWC or NCHW\)"),
+        ({"shape": ("n", 3, 20, 3)}, r"does not show the layout"),
     ],
 )
 def test_what_takes_no_images_is_refused(
     tmp_path: Path, keywords: dict[str, Any], reason: str
 ) -> None:
-    with pytest.raises(ValueError, match=f"Expected an artifact with one image .*{reason}"):
+    with pytest.raises(
+        ValueError, match=f"Expected an artifact that takes one batch of images .*{reason}"
+    ):
         load_runner(write_onnx(tmp_path / "model.onnx", **keywords), pixels="raw")
 
 
@@ -383,7 +385,7 @@ def test_metadata_of_tflite_tell_pixels_and_names(tmp_path: Path, pictures: np.n
         runner.predict(pictures), expected(pictures, mean=100 / 255, std=50 / 255), atol=1e-5
     )
     assert runner.info.class_names is None
-    assert "by number, as the file has 4 labels, which cannot be theirs" in runner.notes[3]
+    assert "by number, as the file has 4 labels, which cannot name them" in runner.notes[3]
     content = path.read_bytes()
     harmless = 0
     place = content.index(struct.pack("<f", 127.5))
@@ -430,8 +432,8 @@ def test_saved_models_of_others(tmp_path: Path, pictures: np.ndarray) -> None:
     assert benchmark([tmp_path / "b"], seconds=0.01).measurements[0].error is None
     two = {"one": module.__call__, "two": module.channels_first}
     for name, signatures, reason in (
-        ("c", two, r"it has no signature 'serving_default', and not just one other"),
-        ("d", module.strings, "no batch of images"),
+        ("c", two, r"it needs a signature 'serving_default', or one signature only"),
+        ("d", module.strings, "not a batch of images"),
     ):
         tf.saved_model.save(module, str(tmp_path / name), signatures=signatures)
         with pytest.raises(ValueError, match=rf"Received: .*{name}: .*{reason}"):
@@ -442,7 +444,7 @@ def test_keras_models_of_others(tmp_path: Path, pictures: np.ndarray) -> None:
     keras_model().save(tmp_path / "model.keras")
     with pytest.warns(UserWarning, match=r"model.keras does not say in which format .*`pixels`"):
         runner = load_runner(tmp_path / "model.keras")
-    assert "the default for Keras models: nothing in the file tells" in runner.notes[1]
+    assert "the default for Keras models, as the file does not say" in runner.notes[1]
     runner = load_runner(tmp_path / "model.keras", pixels="imagenet")
     np.testing.assert_allclose(runner.predict(pictures), expected(pictures), atol=1e-5)
     # A layer that normalises says that pixels are raw.
@@ -455,7 +457,7 @@ def test_keras_models_of_others(tmp_path: Path, pictures: np.ndarray) -> None:
         path = tmp_path / f"{number}.keras"
         keras.Sequential([keras.Input((20, 20, 3)), layer, keras_model()]).save(path)
         runner = load_runner(path)
-        assert "the model normalises its pixels itself" in runner.notes[1]
+        assert "the model normalizes its pixels itself" in runner.notes[1]
     np.testing.assert_allclose(runner.predict(pictures), expected(pictures), atol=1e-5)
 
 

@@ -39,7 +39,7 @@ def test_other_heads_keep_their_numbers(
         found = runner.compute(images[:8])[output]
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
         if output == "values":
-            with pytest.raises(ValueError, match="Received: a model that puts out values"):
+            with pytest.raises(ValueError, match="Received: a model with the outputs values"):
                 runner.predict(images[:8])
         else:
             np.testing.assert_array_equal(runner.predict(images[:8]), found)

@@ -137,7 +137,7 @@ def test_feature_maps_are_exported_by_name(
         assert row.comparison.cosine > (0.99 if row.target == "tflite-int8" else 0.999999)
         runner = load_runner(folder / str(row.file_name))
         assert set(runner.outputs) == set(names)
-        with pytest.raises(ValueError, match="Expected a classifier. Received: a model that"):
+        with pytest.raises(ValueError, match="Expected a classifier. Received: a model with"):
             runner.predict(images)
         if row.target != "tflite-int8":
             received = runner.compute(images[:3])
@@ -152,7 +152,7 @@ def test_embeddings_are_features_not_logits(images: np.ndarray, tmp_path: Path) 
     report = export(model, tmp_path, ("onnx",), images=images, timing=None)
     assert report.artifacts[1].comparison.agreement is None
     assert load_runner(tmp_path / "model.onnx").outputs == ("features",)
-    said = "Not measured, as the model puts out no classes: accuracy and agreement."
+    said = "Not measured, as the model is not a classifier: accuracy and agreement."
     assert report.to_dict()["not_measured"] == said
     assert said in (tmp_path / "model_card.md").read_text()
     assert said in (tmp_path / "export.html").read_text()
@@ -162,7 +162,7 @@ def test_embeddings_are_features_not_logits(images: np.ndarray, tmp_path: Path) 
     # What is asked for has to be measured.
     assert verify(tmp_path / "model.onnx", model, images).disagreements == ()
     row = verify(tmp_path / "model.onnx", model, images, limits=Limits(min_agreement=0.5))
-    assert row.disagreements == ("agreement not measured: the model puts out no classes",)
+    assert row.disagreements == ("agreement not measured: the model is not a classifier",)
 
 
 def endings(image: keras.KerasTensor, logits: keras.KerasTensor) -> dict[str, keras.Model]:

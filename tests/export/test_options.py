@@ -39,7 +39,10 @@ from keras_resnet.export import (
                 "models",
             )
         ),
-        ({"keep_float": "conv1_conv"}, "a tuple of layers as `keep_float`. Received: 'conv1_conv'"),
+        (
+            {"keep_float": "conv1_conv"},
+            "`keep_float` to be a tuple of layer names. Received: 'conv1_conv'",
+        ),
     ],
 )
 def test_impossible_options_are_refused(fields: dict[str, object], message: str) -> None:

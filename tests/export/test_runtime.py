@@ -114,6 +114,7 @@ def test_foreign_saved_model_is_refused(tmp_path: Path) -> None:
     module.serve = tf.function(lambda x: x + 1, input_signature=[tf.TensorSpec((None,))])
     tf.saved_model.save(module, str(tmp_path / "1"))
     with pytest.raises(
-        ValueError, match="Expected an artifact with one image.*which is no batch of images"
+        ValueError,
+        match="Expected an artifact that takes one batch of images.*its input",
     ):
         load_runner(tmp_path)

@@ -76,5 +76,7 @@ def test_another_network_disagrees(
 
 
 def test_other_kinds_of_models_are_refused(folder: Path, tiny_model: keras.Model) -> None:
-    with pytest.raises(ValueError, match="puts out C2, C3, C4. Received: .*model.onnx, which puts"):
+    with pytest.raises(
+        ValueError, match="the outputs C2, C3, C4. Received: .*model.onnx, with the"
+    ):
         verify(folder / "model.onnx", feature_extractor(tiny_model))

@@ -313,7 +313,9 @@ def test_other_arrays_are_refused(array: np.ndarray, message: str) -> None:
 
 
 def test_other_things_are_type_errors() -> None:
-    with pytest.raises(TypeError, match="path, bytes or NumPy array. Received: Image. Convert it"):
+    with pytest.raises(
+        TypeError, match="a path, bytes or a NumPy array. Received: Image. Convert it"
+    ):
         read_image(IMAGE)  # type: ignore[arg-type]
 
 

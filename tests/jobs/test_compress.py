@@ -176,10 +176,10 @@ def test_normalisation_stays_first_and_then_ranges(all_three: CompressionReport)
 def test_a_finished_compression_is_not_trained_again(
     all_three: CompressionReport, data: str, trained: Path
 ) -> None:
-    stages = sorted(all_three.folder.glob("*-*/checkpoints"))
+    phases = sorted(all_three.folder.glob("*-*/checkpoints"))
     names = ["1-prune", "2-cluster", "3-qat", "4-frozen-bn", "5-settle"]
-    assert [path.parent.name for path in stages] == names
-    times = [path.stat().st_mtime_ns for path in stages]
+    assert [path.parent.name for path in phases] == names
+    times = [path.stat().st_mtime_ns for path in phases]
     # As if an option had been added since.
     config = json.loads((all_three.folder / "config.json").read_text())
     del config["options"]["skip"]
@@ -187,7 +187,7 @@ def test_a_finished_compression_is_not_trained_again(
     weights = keras.saving.load_model(all_three.folder / "model.keras").get_weights()
     model = keras.saving.load_model(trained)
     compress(model, data, all_three.folder, all_three.options, recipe=RECIPE, timing=None)
-    assert [path.stat().st_mtime_ns for path in stages] == times
+    assert [path.stat().st_mtime_ns for path in phases] == times
     again = keras.saving.load_model(all_three.folder / "model.keras").get_weights()
     for one, other in zip(weights, again, strict=True):
         np.testing.assert_array_equal(one, other)
@@ -273,7 +273,7 @@ def test_layers_without_weights_may_be_left_alone(data: str, trained: Path, tmp_
         (["--pattern", "3:4", "--method", "prune"], "Expected `--pattern` to be one of"),
         (["--skip", "conv9"], "Expected `--skip` to name layers. Received: conv9"),
         (["--epochs", "0"], "Expected `--epochs` above 0. Received: 0"),
-        (["--pattern", "2:4", "--sparsity", "0.9", "--method", "prune"], "no `--sparsity` but 0.5"),
+        (["--pattern", "2:4", "--sparsity", "0.9", "--method", "prune"], "`--sparsity` to be 0.5"),
         (
             ["--skip", "conv9", "--method", "prune"],
             "Expected `--skip` to name layers. Received: co",
@@ -283,7 +283,7 @@ def test_layers_without_weights_may_be_left_alone(data: str, trained: Path, tmp_
         (["--sparsity", "0.5"], "`--sparsity` with the method prune. Received: qat"),
         (["--pattern", "2:4"], "`--pattern` with the method prune. Received: qat"),
         (["--clusters", "4"], "`--clusters` with the method cluster. Received: qat"),
-        (["--set", "schedule.warmup=1"], "its own of. Received: schedule.warmup"),
+        (["--set", "schedule.warmup=1"], "compression decides itself. Received: schedule.warmup"),
     ],
 )
 def test_impossible_options_are_refused(
@@ -408,7 +408,7 @@ def test_killed_in_quantization_aware_training_it_ends_with_the_same_bits(
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    assert "Going on" not in run(whole)
+    assert "Resuming" not in run(whole)
     process = start_command(*arguments, str(parts))
     deadline = time.monotonic() + 120
     while len(list(parts.glob("1-qat/checkpoints/step-*"))) < 3 and process.poll() is None:
@@ -417,7 +417,7 @@ def test_killed_in_quantization_aware_training_it_ends_with_the_same_bits(
     process.kill()
     assert process.wait() == -signal.SIGKILL
     assert not (parts / "model.keras").exists()
-    done = re.search(r"Going on with \S*1-qat: (\d+) of (\d+) batches, ", run(parts))
+    done = re.search(r"Resuming \S*1-qat: (\d+) of (\d+) batches, ", run(parts))
     assert done is not None
     assert 4 <= int(done[1]) < int(done[2])
     models = [keras.saving.load_model(folder / "model.keras") for folder in (whole, parts)]

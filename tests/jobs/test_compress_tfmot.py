@@ -138,7 +138,7 @@ def test_by_the_command_and_again(
     done = command_in_process(*arguments)
     assert done.returncode == 0, done.stderr
     # What is finished is taken up, and files of an unchanged network stay.
-    assert "It is finished already" in done.stdout
+    assert "This phase is already finished" in done.stdout
     assert "Epoch" not in done.stdout
     for path, time in written.items():
         assert (path.stat().st_mtime_ns == time) == (path.parent.name == "before"), path
@@ -210,7 +210,7 @@ def test_shared_values_are_those_of_the_twin() -> None:
 
 def test_what_tfmot_cannot_quantize_is_refused_with_the_other_engine_named() -> None:
     for changes, message in (
-        ({"version": "v2"}, r"batch normalisations all follow convolutions.*preact_bn does not"),
+        ({"version": "v2"}, r"batch normalization follows convolutions only.*preact_bn does not"),
         ({"se_ratio": 0.25}, r"can compress.*[Mm]ultiply"),
     ):
         with pytest.raises(ValueError, match=rf"{message}.*Use the native engine"):

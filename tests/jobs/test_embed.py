@@ -184,7 +184,7 @@ def test_parts_that_are_not_whole_are_made_again(
         part = folder / damage
         part.write_bytes(part.read_bytes()[:-5])
         if damage == "job.json":
-            with pytest.warns(UserWarning, match="starting anew"):
+            with pytest.warns(UserWarning, match="it is discarded"):
                 report = embed_to_file(tiny_model, paths, output, batch_size=3)
         else:
             report = embed_to_file(tiny_model, paths, output, batch_size=3)
@@ -208,7 +208,7 @@ def test_other_work_starts_anew(tiny_model: keras.Model, paths: list[Path], tmp_
             embed_to_file(tiny_model, shown, output, batch_size=8, progress=interrupt_after(8))
         if images is shown and model is tiny_model and level == "avg":
             shown[5].write_bytes(shown[4].read_bytes())
-        with pytest.warns(UserWarning, match=f"vectors.npz.partial is of {said}: starting anew"):
+        with pytest.warns(UserWarning, match=f"vectors.npz.partial belongs to {said}: it is"):
             report = embed_to_file(model, images, output, batch_size=8, level=level)
         assert report.resumed == 0
         fresh = np.concatenate([v for _, v in embed(model, images, batch_size=8, level=level)])
@@ -332,7 +332,7 @@ def test_bad_arguments_are_refused(
     with pytest.raises(FileExistsError, match=r"a new file. Received: .*there.npz. Pass"):
         embed_to_file(tiny_model, paths, there)
     for name, images, keywords, message in (
-        ("vectors.csv", paths, {}, r"a file .parquet or .npz as output. Received: .*vectors.csv"),
+        ("vectors.csv", paths, {}, r"a .parquet or .npz file as output. Received: .*vectors.csv"),
         ("v.npz", [], {}, "at least one image file. Received: none"),
         ("v.npz", "v.png", {}, "a list of .* Received: 'v.png'"),
         ("v.npz", paths, {"batch_size": 0}, "`batch_size` to be .* Received: 0"),

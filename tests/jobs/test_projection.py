@@ -57,7 +57,7 @@ def test_neighbours_stay_neighbours_and_a_seed_is_a_map(clusters: np.ndarray) ->
     [
         (np.zeros((2, 4)), "Expected at least 3 vectors"),
         (np.zeros(4), "Expected at least 3 vectors"),
-        (np.ones((5, 4)), "Expected vectors that differ. Received: 5 equal ones"),
+        (np.ones((5, 4)), "Expected different vectors. Received: 5 equal vectors"),
         ([[1, 2], [np.nan, 3], [4, 5]], "1 of 3 with NaN or infinity, the first in row 1"),
     ],
 )
@@ -151,7 +151,7 @@ def test_vectors_are_read_again(tmp_path: Path) -> None:
     assert vectors.tolist() == [[1, 0], [0, 1]]
     np.savez(path, files=np.array(["a"]), vectors=np.eye(2))
     for wrong in (path, tmp_path / "none.npz", tmp_path / "vectors.csv"):
-        with pytest.raises(ValueError, match="Expected a file of vectors as `embed` writes it"):
+        with pytest.raises(ValueError, match="Expected a .parquet or .npz file of vectors"):
             load_vectors(wrong)
     (tmp_path / "text.parquet").write_text("text")
     with pytest.raises(ValueError, match="Expected a file of vectors"):

@@ -72,7 +72,7 @@ def test_json_and_back() -> None:
         ("a",)
     )
     for text in ("[]", "{", '{"class_names": 3}', '{"protocol": {"side": 3}}'):
-        with pytest.raises(ValueError, match="what a model knows|Expecting"):
+        with pytest.raises(ValueError, match="information about a model|Expecting"):
             ModelInfo.from_json(text)
 
 

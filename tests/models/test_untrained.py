@@ -11,7 +11,7 @@ from PIL import Image
 import keras_resnet
 from keras_resnet import ResNetConfig, build, decode_predictions
 from keras_resnet.export import export
-from keras_resnet.images.labels import DOUBTFUL, imagenet_classes
+from keras_resnet.images.labels import PERHAPS_UNTRAINED, imagenet_classes
 from keras_resnet.jobs.predictor import Predictor
 from keras_resnet.models.info import set_class_names
 from keras_resnet.models.untrained import untrained_part
@@ -97,7 +97,7 @@ def test_random_weights_know_no_names(tiny_config: ResNetConfig, tmp_path: Path)
 def test_trained_networks_of_1000_classes_have_imagenets_names(
     tiny_config: ResNetConfig, recwarn: pytest.WarningsRecorder
 ) -> None:
-    DOUBTFUL.clear()  # Of what earlier tests have left.
+    PERHAPS_UNTRAINED.clear()  # Of what earlier tests have left.
     model = fresh(tiny_config)
     randomize(model)
     bias_the_head(model)
@@ -109,7 +109,7 @@ def test_trained_networks_of_1000_classes_have_imagenets_names(
 def test_decoding_warns_of_networks_that_may_have_guessed(
     tiny_config: ResNetConfig, recwarn: pytest.WarningsRecorder
 ) -> None:
-    DOUBTFUL.clear()
+    PERHAPS_UNTRAINED.clear()
     scores = np.zeros((1, 1000))
     decode_predictions(scores)
     assert [str(w.message) for w in recwarn if "random" in str(w.message)] == []
@@ -124,7 +124,7 @@ def test_decoding_warns_of_networks_that_may_have_guessed(
     other = fresh(tiny_config, name="other")
     decode_predictions(scores, class_names=[str(index) for index in range(1000)])
     assert [str(w.message) for w in recwarn if "random" in str(w.message)] == []
-    assert list(DOUBTFUL) == [other]
+    assert list(PERHAPS_UNTRAINED) == [other]
 
 
 def test_the_command_warns(

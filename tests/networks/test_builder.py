@@ -298,7 +298,7 @@ def test_weights_are_copied_by_name(tmp_path: Path) -> None:
         (small(downsample="average"), "it lacks conv3_block1_0_pool"),
         (small(blur_pool=True), "it lacks blur pooling"),
         (small(groups=2, width_per_group=32), "another conv2_block1_2_conv {'groups': 1"),
-        (small(mean=(1, 2, 3)), r"normalises pixels with mean=\(123.675, .*mean=\(1, 2, 3\)"),
+        (small(mean=(1, 2, 3)), r"normalizes pixels with mean=\(123.675, .*mean=\(1, 2, 3\)"),
     ],
 )
 def test_weights_of_another_network_are_refused(

@@ -53,7 +53,7 @@ def test_builders_are_ordinary_functions() -> None:
         assert pickle.loads(pickle.dumps(builder)) is builder
         described = pydoc.plain(pydoc.render_doc(builder))
         assert "keras_resnet.networks.builders" in described
-        assert f"Builds {builder.__name__}:" in described  # type: ignore[attr-defined]
+        assert f"Build {builder.__name__}:" in described  # type: ignore[attr-defined]
     with pytest.raises(TypeError, match=r"ResNet50\(\): too many positional"):
         keras_resnet.ResNet50(*range(9))  # type: ignore[call-arg, arg-type]
 

@@ -50,7 +50,10 @@ def test_the_message_names_the_disk_what_is_free_and_what_to_do(
     there = f"{output} (mounted at {tmp_path}, 20 GB free of 1 TB)"
     other = f"temporary files, {temporary} (mounted at {tmp_path}, 3 MB free of 1 TB),"
     again = "is full. Free some space and run again"
-    elsewhere, tmpdir = "choose an output on another disk", "set TMPDIR to a folder on another disk"
+    elsewhere, tmpdir = (
+        "choose an output on another disk",
+        "set TMPDIR to a directory on another disk",
+    )
     for error, said in (
         (FULL, f"The disk of {there} or that of {other} {again}, or {elsewhere}, or {tmpdir}"),
         (
@@ -166,7 +169,9 @@ def test_files_that_are_unpacked_find_room_first(
     load_model(digits_file)
     monkeypatch.setattr(disks.shutil, "disk_usage", lambda path: Usage(10**6, 0, 50_000))
     said = rf"temporary files, {two_disks[1]} .* has no room for the .* kB of {digits_file}, unpack"
-    with pytest.raises(DiskFullError, match=rf"{said}.* or set TMPDIR to a folder on another disk"):
+    with pytest.raises(
+        DiskFullError, match=rf"{said}.* or set TMPDIR to a directory on another disk"
+    ):
         load_model(digits_file)
 
 
@@ -226,10 +231,10 @@ _PREPARE = """
 import sys
 from pathlib import Path
 from keras_resnet.data.shards.prepare import prepare
-from keras_resnet.data.sources.load import load_every_part
+from keras_resnet.data.sources.load import load_every_split
 output = Path(sys.argv[1]) / "shards"
 try:
-    prepare(load_every_part(sys.argv[2]), output)
+    prepare(load_every_split(sys.argv[2]), output)
 except OSError as error:
     print(error.strerror)
 print(sorted(path.name for path in output.rglob("*") if path.is_file()))

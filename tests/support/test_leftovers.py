@@ -51,7 +51,7 @@ def test_no_journal_leads_out_of_the_folder(folder: Path, tmp_path: Path) -> Non
         ([], ["a\0b/c"]),
     ):
         staging = left(folder, {"names": names, "gone": gone})
-        with pytest.warns(UserWarning, match=f"Left alone {staging}, which says"):
+        with pytest.warns(UserWarning, match=f"Ignored {staging}, with unpublished results"):
             files.recover(folder)
         assert contents(tmp_path) == before
         assert (staging / "new" / "file").read_text() == "new"
@@ -68,12 +68,12 @@ def test_nothing_is_moved_through_links_inside_a_leftover(folder: Path, tmp_path
     (tmp_path / "outside").mkdir()
     staging = left(folder, {"names": [], "gone": ["file"]})
     (staging / "replaced").symlink_to(tmp_path / "outside")
-    with pytest.warns(UserWarning, match=f"Left alone {staging}.* has links"):
+    with pytest.warns(UserWarning, match=f"Ignored {staging}.* has links"):
         files.recover(folder)
     (staging / "replaced").unlink()
     (staging / "publish.json").rename(tmp_path / "journal")
     (staging / "publish.json").symlink_to(tmp_path / "journal")
-    with pytest.warns(UserWarning, match=f"Left alone {staging}.* has links"):
+    with pytest.warns(UserWarning, match=f"Ignored {staging}.* has links"):
         files.recover(folder)
     assert (folder / "file").read_text() == "old"
     assert not list((tmp_path / "outside").iterdir())
@@ -90,7 +90,7 @@ def test_a_journal_of_another_user_is_left_alone(
     else:
         monkeypatch.setattr(os, "geteuid", lambda: 12345)
     before = contents(folder)
-    with pytest.warns(UserWarning, match=f"Left alone {staging}.*: it is another user's"):
+    with pytest.warns(UserWarning, match=f"Ignored {staging}.*: it is another user's"):
         files.recover(folder)
     assert contents(folder) == before
 
@@ -99,7 +99,7 @@ def test_a_damaged_journal_hinders_nobody(folder: Path) -> None:
     wrong = ["", "[", "[]", "{}", '{"names": "file", "gone": []}', '{"names": [1], "gone": []}']
     for text in wrong:
         staging = left(folder, text)
-        with pytest.warns(UserWarning, match=f"Left alone {staging}.* is damaged"):
+        with pytest.warns(UserWarning, match=f"Ignored {staging}.* is damaged"):
             publish(folder)
         assert (folder / "report").read_text() == "new"
         assert (staging / "new" / "file").exists()

@@ -145,7 +145,7 @@ def test_balanced_weights_are_one_in_the_mean() -> None:
     assert weights == pytest.approx([0.5, 1.5, 0, 3])
     assert np.mean(np.array(weights)[labels]) == pytest.approx(1)
     assert balanced_weights(np.arange(4), 4) == [1, 1, 1, 1]
-    for wrong, received in (([0, -1], "1 others, such as -1"), ([4], "such as 4"), ([], "none")):
+    for wrong, received in (([0, -1], "labels, such as -1"), ([4], "such as 4"), ([], "none")):
         with pytest.raises(ValueError, match=f"labels from 0 to 3.*Received: .*{received}"):
             balanced_weights(np.array(wrong, int), 4)
 

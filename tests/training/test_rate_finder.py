@@ -203,7 +203,7 @@ def test_frozen_layers_stay_frozen(
     changed = [weight.path for weight, old, new in pairs if not np.array_equal(old, new)]
     assert changed == ["predictions/kernel", "predictions/bias"]
     network.trainable = False
-    with pytest.raises(ValueError, match="something trains.*Received: .* frozen. Call `unfreeze`"):
+    with pytest.raises(ValueError, match="trainable layers.*Received: .* frozen. Call `unfreeze`"):
         find_rate(network, noise, recipe())
 
 
@@ -241,11 +241,13 @@ def test_what_cannot_be_searched_is_refused(
         find_rate(network, noise, highest=math.inf)
     with pytest.raises(ValueError, match="`steps` to be an integer of at least 10. Received: 9"):
         find_rate(network, noise, steps=9)
-    with pytest.raises(ValueError, match="2 classes of .*of 3 classes. Build it .*another head"):
+    with pytest.raises(
+        ValueError, match="2 classes of .*with 3 classes. Build it .*replace its head"
+    ):
         find_rate(network, black_and_white())
     with pytest.raises(ValueError, match="Did you mean finetune"):
         find_rate(network, noise, "finetun")
-    with pytest.raises(ValueError, match="`rate_groups` to reach.*'C9'"):
+    with pytest.raises(ValueError, match="`rate_groups` to match.*'C9'"):
         find_rate(network, noise, recipe(optimizer__rate_groups={"C9": 0.1}))
 
 

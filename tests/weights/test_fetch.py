@@ -189,7 +189,7 @@ def test_good_file_arrives_whole_and_alone(server: Server, tmp_path: Path) -> No
         ("busy", "503 Service Unavailable", 2),
         ("held", "no byte for 0.2 s", 2),
         ("missing", "404 Not Found: the server has no such file", 1),
-        ("forbidden", "403 Forbidden: the server refuses to give it", 1),
+        ("forbidden", "403 Forbidden: the server denies access", 1),
         ("corrupt", f"a file with the sha256 [0-9a-f]{{64}} instead of {SHA256}", 1),
         ("redirect", "more than 30 redirects", 31),
     ],

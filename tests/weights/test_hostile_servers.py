@@ -139,6 +139,6 @@ def test_bytes_now_and_then_are_not_enough(
 ) -> None:
     """No single byte comes late, so that without an overall limit this would go on for ever."""
     monkeypatch.setattr(downloading, "_PATIENCE", -29)
-    with pytest.raises(DownloadError, match="0 bytes at first, and then less than 10 kB/s"):
+    with pytest.raises(DownloadError, match="0 bytes, and then less than 10 kB/s"):
         download(Download(server.url(way)), tmp_path / "file.bin")
     assert not list(tmp_path.iterdir())

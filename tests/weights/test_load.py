@@ -284,8 +284,8 @@ def test_wrong_weights_are_refused_by_name_and_shape_and_change_nothing(tmp_path
     for path, message in (
         (FIXTURES / "timm_bottleneck_v15.safetensors", "it has another|it also has|it lacks"),
         (FIXTURES / "timm_preact_bottleneck.safetensors", "it lacks conv1_bn"),
-        (FIXTURES / "none.safetensors", "existing file of weights .*none.safetensors"),
-        (FIXTURES / "README.md", "Expected the path of an existing file of weights"),
+        (FIXTURES / "none.safetensors", "existing weights file .*none.safetensors"),
+        (FIXTURES / "README.md", "Expected the path of an existing weights file"),
     ):
         with pytest.raises(ValueError, match=message):
             load_weights(model, path)
@@ -377,7 +377,7 @@ def test_grey_images_give_what_their_rgb_replication_gives(equal: bool, tmp_path
     source = build(config, input_shape=(96, 96, 3), **settings)
     load_weights(source, FIXTURES / "timm_basic_v15.safetensors", pixels="model")
     path = save_torch_state_dict(source, tmp_path / "source.safetensors")
-    with pytest.warns(UserWarning, match="RGB kernels added up for one channel"):
+    with pytest.warns(UserWarning, match="RGB kernels summed for one channel"):
         grey = build(config, input_shape=(96, 96, 1), weights=path, **settings)
     images = np.random.default_rng(0).integers(0, 256, (2, 96, 96, 1)).astype("float32")
     replicated = images.repeat(3, axis=-1)
@@ -427,11 +427,13 @@ def test_constants_that_the_user_names_win_over_conventions_only(tmp_path: Path)
     path = FIXTURES / "timm_basic_v15.safetensors"
     half = {"mean": (127.5,) * 3, "std": (127.5,) * 3}
     model = from_checkpoint(path, input_shape=(64, 64, 3), **half)
-    assert any("as the model does it: mean=(127.5" in note for note in model.load_report.notes)
+    assert any(
+        "with the constants of the model: mean=(127.5" in note for note in model.load_report.notes
+    )
     assert model.get_layer("normalization").get_config()["mean"] == [127.5] * 3
     saved = save_torch_state_dict(model, tmp_path / "saved.safetensors")
     with pytest.raises(
-        ValueError, match="Expected a model that normalises pixels with mean=.127.5"
+        ValueError, match="Expected a model that normalizes pixels with mean=.127.5"
     ):
         from_checkpoint(saved, input_shape=(64, 64, 3), mean=(0, 0, 0))
 
@@ -440,7 +442,7 @@ def test_networks_that_do_not_normalise_stay_apart(tmp_path: Path) -> None:
     bare = build(tiny("basic"), input_shape=(64, 64, 3), include_preprocessing=False)
     bare.save(tmp_path / "bare.keras")
     model = build(tiny("basic"), input_shape=(64, 64, 3))
-    with pytest.raises(ValueError, match="leaves normalising its pixels to the caller"):
+    with pytest.raises(ValueError, match="does not normalize its pixels"):
         load_weights(model, tmp_path / "bare.keras")
     load_weights(model, tmp_path / "bare.keras", pixels="model")
     np.testing.assert_array_equal(model.get_weights()[0], bare.get_weights()[0])
@@ -454,8 +456,8 @@ def test_our_weights_files_say_what_they_do_not_say(tmp_path: Path) -> None:
         fresh = build(config, input_shape=(64, 64, 3), classes=7)
         report = load_weights(fresh, tmp_path / "model.weights.h5")
         assert report.notes == (
-            "such a file says nothing of strides, dilation and pixels; they were not compared, nor "
-            "were layers without weights: shortcuts, pooling and anti-aliasing",
+            "such a file does not show strides, dilation and pixels, nor layers without weights "
+            "(shortcuts, pooling, anti-aliasing), so they were not compared",
         )
         np.testing.assert_array_equal(fresh.get_weights()[-1], model.get_weights()[-1])
 
@@ -521,6 +523,8 @@ def test_state_dicts_in_half_precision(tiny_model: keras.Model, tmp_path: Path) 
     kernel, bias = copy.get_layer("predictions").get_weights()
     copy.get_layer("predictions").set_weights([kernel, bias + 1e5])
     before = half.read_bytes()
-    with pytest.raises(ValueError, match=r"up to 65504 .*Received: 1\d+ in fc.bias. Write float32"):
+    with pytest.raises(
+        ValueError, match=r"up to 65504 .*Received: 1\d+ in fc.bias. Pass `dtype='float32'`"
+    ):
         save_torch_state_dict(copy, half, dtype="float16")
     assert half.read_bytes() == before

@@ -45,7 +45,7 @@ def config_of(path: Path, **keywords: Any) -> ResNetConfig:
     [
         (BASIC, {"architecture": "resnetaa50"}, "config.json says resnetaa50, .* average pooling"),
         (BASIC, {"architecture": "seresnextaa101d_32x8d"}, "average pooling in place of strides"),
-        (BASIC, {"architecture": "resnetv2_50x1_bit"}, "standardise their weights"),
+        (BASIC, {"architecture": "resnetv2_50x1_bit"}, "standardize their weights"),
         (BASIC, {"architecture": "resnet18", "global_pool": "max"}, "global_pool='max'.*include_t"),
         (BASIC, {"architecture": "resnet18", "model_args": {"act_layer": "silu"}}, "'silu'"),
         (BASIC, {"model_args": {**ARGUMENTS, "aa_layer": "avg"}}, "aa_layer='avg'"),
@@ -127,9 +127,9 @@ def test_other_files_of_that_name_are_passed_over(
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("resnetaa50d-4cf422b3", "its name says resnetaa50d-4cf.* average pooling.*Rename it"),
-        ("resnetv2_50x1_bit.goog_in21k", "standardise their weights"),
-        ("resnet50_gn_ws-15beedd8", "standardise their weights"),
+        ("resnetaa50d-4cf422b3", "its name says resnetaa50d-4cf.* average pooling.*rename"),
+        ("resnetv2_50x1_bit.goog_in21k", "standardize their weights"),
+        ("resnet50_gn_ws-15beedd8", "standardize their weights"),
         ("resnet50_msra-5891d200", "strides and the pixels of Caffe"),
     ],
 )
@@ -203,7 +203,7 @@ def test_group_normalisation_in_timms_v2_standardises_weights(tmp_path: Path) ->
     theirs = tmp_path / "theirs.safetensors"
     save_file(load_file(ours), theirs)
     with pytest.raises(
-        ValueError, match="standardise their weights then .BiT.*e.g. resnetv2_50_gn"
+        ValueError, match="then standardize their weights .BiT.*such as resnetv2_50_gn"
     ):
         from_checkpoint(theirs)
     named = Path(shutil.copy(theirs, tmp_path / "resnetv2_14_gn.safetensors"))
@@ -212,8 +212,8 @@ def test_group_normalisation_in_timms_v2_standardises_weights(tmp_path: Path) ->
 
 def test_reports_list_what_keys_do_not_show(tmp_path: Path) -> None:
     note = (
-        "keys do not show these, which are as the model has them: ReLU, {}, {}, 3x3 max pooling in "
-        "the stem, average before the classifier, no weight standardisation, epsilon 1e-05"
+        "keys do not show these properties, taken from the model: ReLU, {}, {}, 3x3 max pooling in "
+        "the stem, average before the classifier, no weight standardization, epsilon 1e-05"
     )
     model = from_checkpoint(BASIC)
     assert note.format("no anti-aliasing", "no dilation") in model.load_report.notes

@@ -53,7 +53,7 @@ def test_damaged_file_is_one_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path:
     ):
         fetch(dataclasses.replace(entry, download=wrong))
     monkeypatch.setattr(fetch_module, "__file__", str(tmp_path / "fetch.py"))
-    with pytest.raises(DownloadError, match="Received: no such file. Install keras_resnet anew"):
+    with pytest.raises(DownloadError, match="Received: no such file. Install keras_resnet again"):
         fetch(entry)
 
 

@@ -83,7 +83,7 @@ def torch_network(package: str, name: str, **fields: Any) -> Any:
     ("name", "fields", "message"),
     [
         ("resnetaa34d", {}, "average pooling in place of strides"),
-        ("resnetv2_50x1_bit", {}, "standardise their weights"),
+        ("resnetv2_50x1_bit", {}, "standardize their weights"),
         ("resnet18", {"act_layer": "silu"}, "act_layer='silu'"),
         ("resnet18", {"global_pool": "max"}, "global_pool='max'"),
         ("resnetblur18", {"output_stride": 16}, None),

@@ -91,8 +91,8 @@ def test_state_dicts_are_found(loaded: Any, note: str) -> None:
 @pytest.mark.parametrize(
     ("loaded", "said"),
     [
-        ({"epoch": 3, "lr": 0.1}, "no weights in it, only epoch, lr"),
-        ([], "no weights in it"),
+        ({"epoch": 3, "lr": 0.1}, "a file without weights, only epoch, lr"),
+        ([], "a file without weights"),
         (
             {"student": STATE, "teacher": STATE | {}},
             "2 state dicts: 'student' with bn1.* 'teacher'",
@@ -287,7 +287,7 @@ MODULE = b"c__torch__.x\nM\n)\x81"
     [
         (MODULE + b"}b", "a frozen TorchScript module.* Save the module before `torch.jit.freeze`"),
         (MODULE + b"q\x01}" + value("me") + b"h\x01sb", "frozen TorchScript|nested in itself"),
-        (b"}" + value("a") + MODULE + b"s", "no weights in it, only a"),
+        (b"}" + value("a") + MODULE + b"s", "a file without weights, only a"),
         (MODULE + value("a") + value(1) + b"s", "other than a dict"),
         (b"ctorch.jit._pickle\nbuild_intlist\n)R", "damaged|no weights"),
         (b"c__torch__\nos.system\n" + value(("touch ran",)) + b"R", "frozen TorchScript module"),

@@ -71,7 +71,7 @@ def test_a_tag_may_be_of_another_depth_but_not_of_other_strides(home: Path) -> N
     assert keras_resnet.complexity(model).depth == 26
     with pytest.raises(ValueError, match="its strides are elsewhere: conv3_block1_2_conv"):
         ResNet50(weights="timm/resnet26.bt_in1k", input_shape=SIZE, version="v1")
-    with pytest.raises(ValueError, match="normalises pixels with"):
+    with pytest.raises(ValueError, match="normalizes pixels with"):
         create_model("resnet50", weights=RESNET26.tag, input_shape=SIZE, mean=(0, 0, 0))
     features = from_checkpoint(RESNET26.tag, include_top=False, output_stride=16)
     assert features.load_report.skipped == dict.fromkeys(

@@ -1,6 +1,6 @@
-"""An exported ONNX file in MLServer, which speaks the Open Inference Protocol over REST and gRPC.
+"""Serve an exported ONNX file with MLServer, by the Open Inference Protocol over REST and gRPC.
 
-pip install -r requirements.txt        # in an environment of its own: it wants an older protobuf
+pip install -r requirements.txt        # in an environment of its own: it needs an older protobuf
 cp exported/model.onnx . && mlserver start .
 """
 
@@ -13,7 +13,7 @@ from mlserver.utils import get_model_uri
 
 
 class OnnxModel(MLModel):
-    """Answers with every output of the file; its inputs go in by their names."""
+    """Model that takes the inputs of an ONNX file by name, and returns all of its outputs."""
 
     async def load(self) -> bool:
         path = await get_model_uri(self._settings)

@@ -1,1 +1,1 @@
-"""Devices and processes that train together."""
+"""Training on several devices and in several processes."""

@@ -1,4 +1,4 @@
-"""Choices of devices for the command line. Importing it imports no TensorFlow."""
+"""Names of strategies and precisions, importable without TensorFlow."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The processes that train together: from the command line, `TF_CONFIG` or Slurm."""
+"""The workers of a training run, from the command line, `TF_CONFIG` or Slurm."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ _ADDRESS = re.compile(r"([A-Za-z0-9._-]+):([0-9]{1,5})")
 
 _LOCAL = {"localhost": "127.0.0.1"}
 
-#: Ports of Slurm jobs: below those that Linux gives to outgoing connections, and another range of
-#: them for every job, as jobs share nodes.
+#: Ports of Slurm jobs, below those that Linux uses for outgoing connections. Every job gets a range
+#: of its own, as jobs may share nodes.
 _SLURM_PORTS = range(12_000, 32_000)
 _PORTS_PER_JOB = 64
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """The workers of one training run, and which of them this process is.
+    """The workers of a training run and the index of this process among them.
 
     Attributes:
-        addresses: `host:port` of every worker; the first one is the chief, which saves files.
-        index: which of them this process is, from 0.
-        origin: where that is from: `--workers`, `TF_CONFIG` or `Slurm`.
-        own_devices: whether this process sees only the GPUs that are meant for it. Otherwise
-            workers on one host divide the host's GPUs among them.
+        addresses: `host:port` of every worker. The first worker is the chief, which writes files.
+        index: index of this process among the workers, counted from 0.
+        origin: origin of the settings: `--workers`, `TF_CONFIG` or `Slurm`.
+        own_devices: whether this process sees only the GPUs that are meant for it. Otherwise,
+            workers on the same host divide its GPUs among them.
 
     Raises:
-        ValueError: an address is no `host:port` or comes twice, or the index is of no worker.
+        ValueError: If an address is not `host:port` or occurs twice, or if `index` is out of range.
     """
 
     addresses: tuple[str, ...]
@@ -55,8 +55,8 @@ class Cluster:
         ]
         if same:
             raise ValueError(
-                f"Expected another address for every worker. Received: {' and '.join(same)}, from "
-                f"{self.origin}"
+                f"Expected a different address for every worker. Received: {' and '.join(same)}, "
+                f"from {self.origin}"
             )
         if not is_integer(self.index, 0) or self.index >= len(self.addresses):
             raise ValueError(
@@ -74,18 +74,18 @@ class Cluster:
 
     @property
     def hosts_and_ports(self) -> tuple[tuple[str, int], ...]:
-        """The addresses in one spelling: hosts in lower case, and 127.0.0.1 for localhost."""
+        """Normalized hosts and ports: hosts in lower case, and 127.0.0.1 for localhost."""
         parts = (address.lower().rpartition(":") for address in self.addresses)
         return tuple((_LOCAL.get(host, host), int(port)) for host, _, port in parts)
 
     @property
-    def neighbours(self) -> tuple[int, ...]:
-        """Indices of the workers on this worker's host, itself included."""
+    def neighbors(self) -> tuple[int, ...]:
+        """Indices of the workers on the host of this worker, including itself."""
         hosts = [host for host, _ in self.hosts_and_ports]
         return tuple(i for i, host in enumerate(hosts) if host == hosts[self.index])
 
     def tf_config(self) -> str:
-        """The cluster as the value of `TF_CONFIG`."""
+        """Return the cluster as the value of `TF_CONFIG`."""
         task = {"type": "worker", "index": self.index}
         return json.dumps({"cluster": {"worker": list(self.addresses)}, "task": task})
 
@@ -93,25 +93,25 @@ class Cluster:
 def cluster_from(
     workers: str | None, index: int | None, environ: Mapping[str, str]
 ) -> Cluster | None:
-    """The cluster that this process belongs to, or None if it trains alone.
+    """Return the cluster that this process belongs to, or None if it trains alone.
 
-    What is said explicitly counts more than `TF_CONFIG`, and that more than Slurm.
+    Arguments take precedence over `TF_CONFIG`, and `TF_CONFIG` over Slurm.
 
     Args:
         workers: `host:port,host:port`, the same on every worker, or None.
-        index: which of them this process is, from 0.
+        index: index of this process among the workers, counted from 0, or None.
         environ: environment variables. `TF_CONFIG` may have a `chief`, which becomes worker 0. Of
-            Slurm, those count that `srun` sets for its tasks: a batch script that starts no tasks
-            with `srun` trains alone. Hosts are expanded here, not by `scontrol`, which
-            containers lack.
+            the variables of Slurm, only those that `srun` sets for its tasks are used: a batch
+            script without `srun` trains alone. Lists of hosts are expanded without `scontrol`,
+            which is usually missing in containers.
 
     Raises:
-        ValueError: something of it is missing, malformed, or contradicts the rest.
+        ValueError: If a setting is missing, malformed, or inconsistent with the others.
     """
     if workers is not None or index is not None:
         if workers is None or index is None:
             raise ValueError(
-                "Expected `workers` and `worker_index` together. Received: one of them"
+                "Expected `workers` and `worker_index` together. Received: only one of them"
             )
         cluster: Cluster | None = Cluster(tuple(workers.split(",")), index, "--workers")
     elif environ.get("TF_CONFIG", "").strip():
@@ -124,12 +124,12 @@ def cluster_from(
 
 
 def expand_nodes(nodes: str) -> list[str]:
-    """The hosts of a Slurm list of nodes: `a[01-02,5],b` is a01, a02, a5, b.
+    """Return the hosts of a Slurm node list: `a[01-02,5],b` is a01, a02, a5, b.
 
     Raises:
-        ValueError: it is no such list.
+        ValueError: If the list is malformed.
     """
-    # A comma inside of brackets does not end a name.
+    # A comma inside brackets does not end a name.
     names = re.findall(r"(?:[^,\[\]]|\[[^\[\]]*\])+", nodes)
     if not names or ",".join(names) != nodes:
         raise ValueError(
@@ -139,6 +139,7 @@ def expand_nodes(nodes: str) -> list[str]:
 
 
 def _expand(name: str) -> list[str]:
+    """Return the hosts of one name with ranges of numbers in brackets."""
     before, bracket, rest = name.partition("[")
     if not bracket:
         return [name]
@@ -146,23 +147,23 @@ def _expand(name: str) -> list[str]:
     numbers: list[str] = []
     for match in _matches(r"([0-9]+)(?:-([0-9]+))?", ranges, "ranges of numbers such as 01-04,7"):
         first, last = match[1], match[2] or match[1]
-        # Zeros in front of the first number say how wide all are.
+        # All numbers of a range have as many digits as the first one.
         numbers += [f"{n:0{len(first)}d}" for n in range(int(first), int(last) + 1)]
     return [before + number + end for number in numbers for end in _expand(after)]
 
 
 def _from_tf_config(text: str) -> Cluster | None:
-    def refused(why: str) -> ValueError:
+    def refused(received: str) -> ValueError:
         return ValueError(
             "Expected TF_CONFIG such as "
             '{"cluster": {"worker": ["host:port", …]}, "task": {"type": "worker", "index": 0}}. '
-            f"Received: {why}"
+            f"Received: {received}"
         )
 
     try:
         config: Any = parse_json(text)
     except ValueError as error:
-        raise refused(f"no JSON ({error})") from error
+        raise refused(f"invalid JSON ({error})") from error
     if not isinstance(config, dict):
         raise refused(text)
     hosts = config.get("cluster") or {}
@@ -174,13 +175,13 @@ def _from_tf_config(text: str) -> Cluster | None:
     for role in (*hosts, task.get("type")):
         if role not in ("chief", "worker"):
             raise refused(
-                f"the role {role!r}. Workers train together here and the first of them evaluates; "
-                "parameter servers and evaluators have nothing to do"
+                f"the role {role!r}. Use workers only: the first one also evaluates, and there are "
+                "no parameter servers"
             )
     chief, others = hosts.get("chief", []), hosts.get("worker", [])
     index: Any = task.get("index")
     addresses = (*chief, *others) if all(isinstance(x, list) for x in (chief, others)) else (0,)
-    # Some services write the index as a string.
+    # Some services set the index as a string.
     if isinstance(index, str) and index.isdecimal():
         index = int(index)
     if not all(isinstance(a, str) for a in addresses):
@@ -201,7 +202,7 @@ def _from_slurm(environ: Mapping[str, str]) -> Cluster:
     distribution = environ.get("SLURM_DISTRIBUTION", "block")
     if not distribution.startswith("block"):
         raise ValueError(
-            "Expected Slurm tasks in blocks, node by node. Received: SLURM_DISTRIBUTION="
+            "Expected Slurm tasks to be distributed in blocks. Received: SLURM_DISTRIBUTION="
             f"{distribution}. Run srun with `--distribution=block`, or pass `workers`"
         )
     hosts, counts = expand_nodes(nodes), _counts(shares)
@@ -221,13 +222,13 @@ def _from_slurm(environ: Mapping[str, str]) -> Cluster:
 
 
 def _counts(text: str) -> list[int]:
-    """Tasks of each node: `2(x3),1` is 2, 2, 2, 1."""
+    """Return the number of tasks on each node: `2(x3),1` is 2, 2, 2, 1."""
     matches = _matches(r"([0-9]+)(?:\(x([0-9]+)\))?", text, "tasks per node such as 2(x3),1")
     return [int(match[1]) for match in matches for _ in range(int(match[2] or 1))]
 
 
 def _matches(pattern: str, text: str, expected: str) -> Iterator[re.Match[str]]:
-    """Return the matches of a pattern in the parts of a Slurm list."""
+    """Yield the match of a pattern for each part of a Slurm list."""
     for part in text.split(","):
         match = re.fullmatch(pattern, part)
         if match is None:

@@ -1,4 +1,4 @@
-"""Brings this process together with other workers, or with a TPU, in bounded time."""
+"""Connection with other workers, or with a TPU, in bounded time."""
 
 from __future__ import annotations
 
@@ -22,25 +22,26 @@ import keras_resnet
 from keras_resnet.training.devices.cluster import Cluster
 from keras_resnet.training.devices.rendezvous import START_SECONDS, ClusterError, Rendezvous
 
-#: Once all workers have said that they are there, connecting takes less than a second.
+#: Time limit for connecting, which takes less than a second once all workers have met.
 _CONNECT_SECONDS = 60.0
 
 _connected: dict[Cluster, tuple[Any, Rendezvous]] = {}
 
 
 def connect_workers(cluster: Cluster, seconds: float = START_SECONDS) -> tuple[Any, Rendezvous]:
-    """The strategy of several workers and their rendezvous, the same ones at every call.
+    """Return the strategy of several workers and their rendezvous, the same ones at every call.
 
-    All of them have to call it at about the same time, before any other work of TensorFlow.
+    All workers have to call this function at about the same time, before any other use of
+    TensorFlow.
 
     Args:
-        cluster: the workers, the same on all of them.
-        seconds: how long to wait for the others at most.
+        cluster: the cluster, with the same addresses on all workers.
+        seconds: time limit for waiting for other workers.
 
     Raises:
-        ClusterError: they did not come, or could not be connected.
-        RuntimeError: TensorFlow had begun its work already.
-        ValueError: they have other versions of packages, or as for `Rendezvous`.
+        ClusterError: If workers are missing or cannot be connected.
+        RuntimeError: If TensorFlow is already in use.
+        ValueError: If workers have different versions of packages, or as for `Rendezvous`.
     """
     if cluster not in _connected:
         rendezvous = Rendezvous(cluster, seconds)
@@ -62,54 +63,55 @@ def _strategy(cluster: Cluster) -> Any:
         with _ending_after(_CONNECT_SECONDS), _keeping_signals():
             return tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=resolver)
     except tf.errors.OpError as error:
-        # Threads of TensorFlow that wait for the others would hold up the end of the process.
+        # Waiting threads of TensorFlow would delay the end of the process.
         atexit.register(_leave)
         raise ClusterError(
-            f"Expected {cluster.workers} workers that reach each other. Received: {error.message}"
+            f"Expected {cluster.workers} workers that can reach each other. Received: "
+            f"{error.message}"
         ) from error
     except RuntimeError as error:
         if "program startup" not in str(error):
             raise
         raise RuntimeError(
-            "Expected to connect with the other workers before any work of TensorFlow. Received: a "
-            "process in which it has begun. Choose the strategy first"
+            "Expected to connect with the other workers before any other use of TensorFlow. "
+            "Received: a process that already uses it. Call `choose_strategy` first"
         ) from error
 
 
 def gpus_of(cluster: Cluster) -> list[Any]:
-    """The GPUs for this worker: its part of its host's, if workers share a host."""
+    """Return the GPUs of this worker: a part of the host's GPUs if workers share the host."""
     gpus: list[Any] = tf.config.list_physical_devices("GPU")
-    neighbours = cluster.neighbours
-    if cluster.own_devices or len(gpus) < len(neighbours):
+    neighbors = cluster.neighbors
+    if cluster.own_devices or len(gpus) < len(neighbors):
         return gpus
-    share = len(gpus) // len(neighbours)
-    first = neighbours.index(cluster.index) * share
+    share = len(gpus) // len(neighbors)
+    first = neighbors.index(cluster.index) * share
     return gpus[first : first + share]
 
 
 @functools.cache
 def connect_tpu(name: str | None, seconds: float) -> Any:
-    """The strategy of a TPU. Never run on one.
+    """Return the strategy of a TPU. It has never been tested on one.
 
     Args:
-        name: of the TPU, its address, or `local`; None: that of TPU_NAME.
-        seconds: after which the process ends if the TPU does not answer.
+        name: name or address of the TPU, or `local`; None: the value of `TPU_NAME`.
+        seconds: time after which the process ends if the TPU does not respond.
 
     Raises:
-        ValueError: there is no TPU, or none that answers.
+        ValueError: If there is no TPU, or it does not respond.
     """
     try:
         resolver = tf.distribute.cluster_resolver.TPUClusterResolver(tpu=name)
         host, _, port = resolver.master().removeprefix("grpc://").rpartition(":")
         if resolver.master().startswith("grpc://") and port.isdecimal():
-            # TensorFlow waits for a minute and a half for one that does not answer.
+            # TensorFlow waits for a minute and a half for a TPU that does not respond.
             socket.create_connection((host, int(port)), timeout=10).close()
-        # Connecting holds Python's lock while it waits, so no thread of ours could end it.
+        # Connecting holds Python's global lock while it waits, so no Python thread could end it.
         with _ending_after(seconds):
             tf.config.experimental_connect_to_cluster(resolver)
             tf.tpu.experimental.initialize_tpu_system(resolver)
     except (ValueError, OSError, tf.errors.OpError) as error:
-        # The first sentence: what follows are names of devices and kernels.
+        # Only the first sentence, as names of devices and kernels follow.
         reason = str(error).strip().partition("\n")[0].partition(". ")[0].rstrip(".")
         raise ValueError(
             f"Expected a TPU that answers. Received: {name or 'no name'} "
@@ -121,9 +123,9 @@ def connect_tpu(name: str | None, seconds: float) -> Any:
 
 @contextlib.contextmanager
 def _ending_after(seconds: float) -> Iterator[None]:
-    """Ends the process with code 1 and a traceback if the block takes longer.
+    """End the process with code 1 and a traceback if the context takes longer than `seconds`.
 
-    The calls inside hold Python's lock, so that no handler of signals and no thread runs.
+    Signal handlers and threads could not do this, as the calls inside hold Python's global lock.
     """
     faulthandler.dump_traceback_later(seconds, exit=True, file=2)
     try:
@@ -134,7 +136,7 @@ def _ending_after(seconds: float) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _keeping_signals() -> Iterator[None]:
-    """Puts Python's handler of SIGTERM back, which TensorFlow replaces by one that does nothing."""
+    """Restore the SIGTERM handler, which TensorFlow replaces by one that does nothing."""
     yield
     if threading.current_thread() is threading.main_thread():
         handler = signal.getsignal(signal.SIGTERM)
@@ -142,6 +144,7 @@ def _keeping_signals() -> Iterator[None]:
 
 
 def _leave() -> None:
+    """End the process without waiting for threads."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(1)

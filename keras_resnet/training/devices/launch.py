@@ -1,4 +1,4 @@
-"""Starts the workers of one training run on this machine, and ends them together."""
+"""Launching of several workers of a training run on this machine."""
 
 from __future__ import annotations
 
@@ -19,30 +19,30 @@ from keras_resnet.support.cores import usable_cores
 from keras_resnet.support.progress import Say
 from keras_resnet.training.devices.cluster import Cluster
 
-#: What a worker has for saving its state after SIGTERM, before SIGKILL.
+#: Time for a worker to save its state after SIGTERM, before SIGKILL.
 STOP_SECONDS = 40.0
 
-#: Linux' number of "a signal when the parent dies".
+#: The option of `prctl` on Linux for a signal when the parent process dies.
 _PR_SET_PDEATHSIG = 1
 
 _PROGRAM = "import sys; sys.argv[0] = 'keras-resnet'; from keras_resnet.cli import main; main()"
 
 
 def launch(arguments: Sequence[str], workers: int, say: Say) -> int:
-    """Runs `keras-resnet ARGUMENTS` in so many processes that know of each other by TF_CONFIG.
+    """Run `keras-resnet ARGUMENTS` in several processes as the workers of a TF_CONFIG cluster.
 
-    They share the processor's cores evenly, and divide the GPUs among them.
+    The processes divide CPU cores and GPUs evenly among them.
 
     Args:
-        arguments: of the command, such as `["train", …]`.
-        workers: how many processes.
-        say: takes the sentences for the user.
+        arguments: arguments of the command, such as `["train", …]`.
+        workers: number of processes.
+        say: called with sentences for the user.
 
     Returns:
         The exit code: 0, that of the first worker that failed, or 130 or 143 if interrupted.
 
     Raises:
-        ValueError: there is no command.
+        ValueError: If there is no command.
     """
     if not arguments:
         raise ValueError(
@@ -66,7 +66,7 @@ def launch(arguments: Sequence[str], workers: int, say: Say) -> int:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports of 127.0.0.1 that nobody listens on."""
+    """Return free ports of 127.0.0.1."""
     with contextlib.ExitStack() as sockets:
         listeners = [sockets.enter_context(socket.socket()) for _ in range(count)]
         for listener in listeners:
@@ -80,20 +80,20 @@ def launch_processes(
     say: Say,
     stop_seconds: float = STOP_SECONDS,
 ) -> int:
-    """Runs commands side by side until all have ended; if one fails, the others are stopped.
+    """Run commands in parallel until all have ended; if one fails, stop the others.
 
-    Their lines appear with `[0] `, `[1] `, … in front. SIGINT and SIGTERM are passed on; a second
-    one kills. On Linux they die with this process, however it dies.
+    Lines of their output get the prefix `[0] `, `[1] `, … SIGINT and SIGTERM are passed on; a
+    second signal kills the processes. On Linux, they are also killed when this process dies.
 
     Args:
-        commands: programs with their arguments; the position is the worker's index.
-        environments: the environment variables of each.
-        say: takes the sentences for the user.
-        stop_seconds: between SIGTERM, or the signal that is passed on, and SIGKILL.
+        commands: programs with their arguments, in the order of the workers.
+        environments: environment variables of each process.
+        say: called with sentences for the user.
+        stop_seconds: time between SIGTERM, or the signal that is passed on, and SIGKILL.
 
     Returns:
-        0 if all ended with 0; otherwise the code of the first that failed, 128 + n for signal n; or
-        128 + n if this process received signal n.
+        0 if all processes ended with 0; otherwise the code of the first that failed, 128 + n for
+        signal n; or 128 + n if this process received signal n.
     """
     processes: list[subprocess.Popen[bytes]] = []
     readers: list[threading.Thread] = []
@@ -115,7 +115,7 @@ def launch_processes(
                 process.kill()
                 process.wait()
         for reader in readers:
-            # What a worker has started in turn may keep its output open.
+            # Child processes of a worker may keep its output open.
             reader.join(timeout=5)
 
 
@@ -125,7 +125,7 @@ def _wait(
     say: Say,
     stop_seconds: float,
 ) -> int:
-    """Returns the exit code once all have ended."""
+    """Wait for all processes and return the exit code."""
     failed: int | None = None
     deadline = float("inf")
     while True:
@@ -161,10 +161,10 @@ def _start(command: Sequence[str], environment: Mapping[str, str]) -> subprocess
 
 
 def _die_with_parent() -> Callable[[], None] | None:
-    """Let the kernel kill this child when its parent ends; the child runs it first. Linux only."""
+    """Return a function for a new process that has Linux kill it when its parent dies."""
     if not sys.platform.startswith("linux"):
         return None
-    # Loaded here, as little is safe between fork and exec.
+    # Loaded in the parent, as little is safe between fork and exec.
     prctl, parent = ctypes.CDLL(None).prctl, os.getpid()
 
     def die_with_parent() -> None:
@@ -177,8 +177,9 @@ def _die_with_parent() -> Callable[[], None] | None:
 
 
 def _copy(prefix: str, pipe: IO[bytes], stream: Any, lock: threading.Lock) -> None:
+    """Copy the lines of a pipe to a stream, with a prefix."""
     for line in pipe:
-        # A bar of progress goes back to the start of its line instead of ending it.
+        # Progress bars overwrite their line, so only its last version is copied.
         text = line.decode(errors="replace").rstrip("\r\n").rpartition("\r")[2]
         with lock, contextlib.suppress(OSError, ValueError):
             stream.write(f"{prefix}{text}\n")
@@ -187,7 +188,7 @@ def _copy(prefix: str, pipe: IO[bytes], stream: Any, lock: threading.Lock) -> No
 
 @contextlib.contextmanager
 def _passing_on_signals(processes: Sequence[subprocess.Popen[bytes]]) -> Iterator[list[int]]:
-    """Sends SIGINT and SIGTERM to the workers instead of dying of them; yields those received."""
+    """Pass SIGINT and SIGTERM on to the workers in the context, which gets the list of them."""
     received: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         yield received
@@ -212,6 +213,7 @@ def _send(processes: Sequence[subprocess.Popen[bytes]], number: signal.Signals) 
 
 
 def _end_of(index: int, code: int) -> str:
+    """Describe how a worker ended."""
     if code >= 0:
         return f"Worker {index} ended with code {code}"
     # Real-time signals have no names.

@@ -1,9 +1,9 @@
-"""Workers of one run meet before TensorFlow connects them, and compare what they are about to do.
+"""A meeting of all workers before TensorFlow connects them, to compare their settings.
 
-TensorFlow 2.21 waits for workers for an hour, inside of a call that neither Ctrl-C nor SIGTERM
-ends, and does not say for whom. Workers with other settings train on together there, each in its
-own way. So all of them connect to the chief first, in a protocol of our own: lines of JSON, over
-connections that last as long as the run.
+TensorFlow 2.21 waits up to an hour for missing workers without naming them, in a call that neither
+Ctrl-C nor SIGTERM can end, and it does not notice different settings. Therefore, all workers first
+connect to the chief with a protocol of this package: lines of JSON, over connections that stay open
+during the run.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from keras_resnet.support.json_text import parse_json
 from keras_resnet.support.terminal import console
 from keras_resnet.training.devices.cluster import Cluster
 
-#: Workers of one run may start that far apart: queues, imports and cold disks.
+#: Longest time between the starts of two workers, which depends on queues, imports and disks.
 START_SECONDS = 300.0
 
-#: How often a worker that waits says for whom.
+#: Interval at which a waiting worker prints which workers are missing.
 _SAY_SECONDS = 10.0
 
-#: How often the chief tells the others whom it waits for.
+#: Interval at which the chief tells the other workers which workers are missing.
 _TELL_SECONDS = 1.0
 
 _GREETING = "keras-resnet"
@@ -37,29 +37,29 @@ _LONGEST_MESSAGE = 2**24
 
 
 class ClusterError(RuntimeError):
-    """Workers did not come, or one of them has gone."""
+    """Raised if a worker is missing or has ended."""
 
 
 def lost_workers(cluster: Cluster, workers: Iterable[int]) -> ClusterError:
-    """The error that says which workers have gone."""
+    """Return the error for workers that have ended."""
     return ClusterError(
-        f"Expected {cluster.workers} workers until the end. Received: no more from "
-        f"{_named(cluster, workers, ' or ')}. See what it said, and start all workers again"
+        f"Expected {cluster.workers} workers until the end. Received: nothing more from "
+        f"{_named(cluster, workers, ' or ')}. Look at its output, and start all workers again"
     )
 
 
 class Rendezvous:
-    """All workers of a run, who have met.
+    """The connections between all workers of a run, made when they are created.
 
-    It uses the chief's own port, which is free again afterwards.
+    They use the port of the chief, which is free again afterward.
 
     Args:
-        cluster: the workers, the same on all of them.
-        seconds: how long to wait for the others at most.
+        cluster: the cluster, with the same addresses on all workers.
+        seconds: time limit for waiting for other workers.
 
     Raises:
-        ClusterError: some did not come in time; the message names them.
-        ValueError: this worker's port is taken, or two workers claim to be the same one.
+        ClusterError: If workers are missing after that time; the message names them.
+        ValueError: If the port of this worker is in use, or two workers have the same index.
     """
 
     def __init__(self, cluster: Cluster, seconds: float = START_SECONDS) -> None:
@@ -69,15 +69,15 @@ class Rendezvous:
         with socket.socket() as listener:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
-                # A host's name may stand for another of its networks than the one others see.
+                # The host name may belong to another network than the one that others use.
                 listener.bind((host if host == "127.0.0.1" else "", port))
                 listener.listen(cluster.workers)
             except OSError as error:
                 raise ValueError(
                     f"Expected a free port for worker {cluster.index}. Received: {host}:{port} "
-                    f"({error.strerror}). Choose another, and tell all workers"
+                    f"({error.strerror}). Choose another port, in the list of every worker"
                 ) from error
-            #: The chief's connections with all others, or that of another worker with the chief.
+            #: Connections by worker: those of the chief with all others, or of a worker with it.
             self._lines: dict[int, _Line] = {}
             if cluster.is_chief:
                 missing = self._gather(listener, deadline)
@@ -86,19 +86,19 @@ class Rendezvous:
         if missing:
             raise ClusterError(
                 f"Expected all {cluster.workers} workers within {seconds:.0f} s. Received: nothing "
-                f"from {_named(cluster, missing)}. Start every worker with the same list, and let "
-                "their ports through"
+                f"from {_named(cluster, missing)}. Start every worker with the same list, and open "
+                "their ports in the firewall"
             )
 
     def require_same(self, facts: Mapping[str, Any]) -> None:
-        """Refuses what is not the same on all workers; all of them have to call it alike.
+        """Raise ValueError unless `facts` are equal on all workers, which all have to call it.
 
         Args:
-            facts: what has to be the same, fit for JSON.
+            facts: JSON-serializable values that have to be equal.
 
         Raises:
-            ValueError: something differs; the message says what, and on which worker.
-            ClusterError: another worker has ended before it came here.
+            ValueError: If a value differs; the message says which, and on which worker.
+            ClusterError: If another worker has ended.
         """
         facts = json.loads(json.dumps(facts, default=np.generic.item))
         answer = self._compare(facts) if self._cluster.is_chief else self._ask(facts)
@@ -106,20 +106,20 @@ class Rendezvous:
             raise lost_workers(self._cluster, answer["lost"])
         if answer["changes"]:
             raise ValueError(
-                "Expected one run on all workers, with the same settings, data and packages. "
-                f"Received: {'; '.join(answer['changes'])}. Start all workers alike, with one "
+                "Expected the same settings, data and packages on all workers. Received: "
+                f"{'; '.join(answer['changes'])}. Start all workers with the same arguments and an "
                 "output folder that all of them can read"
             )
 
     def _gather(self, listener: socket.socket, deadline: float) -> list[int]:
-        """The chief's part: waits for the others, tells them the outcome; who is missing."""
+        """Wait for the other workers, tell them the result, and return the missing (chief only)."""
         waiting, trouble = _Waiting(self._cluster), ""
         missing = set(range(1, self._cluster.workers))
         while missing and not trouble and time.monotonic() < deadline:
             listener.settimeout(max(0.01, min(_TELL_SECONDS, deadline - time.monotonic())))
             with contextlib.suppress(TimeoutError):
                 trouble = self._admit(_Line(listener.accept()[0]))
-            # They say nothing more before all are there, so what can be read is an end.
+            # Workers send nothing else before all are connected, so a readable one has ended.
             for index in self._readable(self._lines, 0):
                 del self._lines[index]
             missing = set(range(1, self._cluster.workers)) - self._lines.keys()
@@ -131,9 +131,9 @@ class Rendezvous:
         return sorted(missing)
 
     def _admit(self, line: _Line) -> str:
-        """Takes in a worker that reports; returns what is wrong with it."""
+        """Accept the connection of a worker; return an error message, or an empty string."""
         message: Any = None
-        # Scanners of ports connect, too, and say nothing or something else.
+        # Port scanners connect, too, and send nothing or something else.
         with contextlib.suppress(OSError, ValueError):
             message = line.receive(5)
         if not isinstance(message, dict) or message.get("greeting") != _GREETING:
@@ -148,21 +148,22 @@ class Rendezvous:
             )
         elif index in (0, *self._lines):
             trouble = (
-                f"Expected another index for every worker. Received: two workers with index {index}"
+                "Expected a different index for every worker. Received: two workers with index "
+                f"{index}"
             )
         self._lines[-1 if trouble else index] = line
         return trouble
 
     def _report(self, deadline: float, seconds: float) -> list[int]:
-        """A worker's part: reports to the chief until it answers, and returns who is missing."""
+        """Connect to the chief, and return the missing workers (all workers except the chief)."""
         cluster, waiting = self._cluster, _Waiting(self._cluster)
         hello = {"greeting": _GREETING, "index": cluster.index, "addresses": cluster.addresses}
         while time.monotonic() < deadline:
-            # Before the chief has come, its port may be another program's.
+            # Before the chief starts, another program may use its port.
             with contextlib.suppress(OSError, ValueError):
                 line = _Line(socket.create_connection(cluster.hosts_and_ports[0], timeout=5))
                 line.send(hello)
-                # The chief waits as long as this worker, and may have started later.
+                # The chief waits equally long, and may have started later.
                 answer = self._answer(line, waiting, deadline + seconds)
                 self._lines = {0: line}
                 break
@@ -175,7 +176,7 @@ class Rendezvous:
         return list(answer["missing"])
 
     def _compare(self, facts: Any) -> dict[str, Any]:
-        """The chief's part: takes the others' facts, and tells all what differs."""
+        """Receive the facts of all workers, and tell them which differ (chief only)."""
         waiting = _Waiting(self._cluster)
         lost: list[int] = []
         known: dict[int, Any] = {}
@@ -204,7 +205,7 @@ class Rendezvous:
         return answer
 
     def _ask(self, facts: Any) -> dict[str, Any]:
-        """A worker's part: tells the chief its facts, and returns what it answers."""
+        """Send facts to the chief, and return its answer (all workers except the chief)."""
         try:
             self._lines[0].send(facts)
             return self._answer(self._lines[0], _Waiting(self._cluster))
@@ -214,11 +215,11 @@ class Rendezvous:
     def _answer(
         self, line: _Line, waiting: _Waiting, deadline: float = float("inf")
     ) -> dict[str, Any]:
-        """Return the chief's answer; meanwhile, say for whom this worker waits.
+        """Wait for the answer of the chief, and print which workers are missing meanwhile.
 
         Raises:
-            OSError: the connection is closed, or the deadline over.
-            ValueError: it is no answer.
+            OSError: If the connection is closed, or the deadline is over.
+            ValueError: If the answer is malformed.
         """
         missing = [0]
         while time.monotonic() < deadline:
@@ -231,24 +232,24 @@ class Rendezvous:
         raise TimeoutError
 
     def _readable(self, workers: Iterable[int], seconds: float) -> list[int]:
-        """Return the workers that say something or leave within so many seconds."""
+        """Return the workers that send something or end within some seconds."""
         files = {self._lines[index].fileno(): index for index in workers}
         ready = wait(files, seconds)
         return [index for file, index in files.items() if file in ready]
 
     def _tell(self, message: Mapping[str, Any], workers: Iterable[int] | None = None) -> None:
-        """Sends a message to the others; that one has left is noticed when it is waited for."""
+        """Send a message to other workers; those that have ended are noticed later."""
         for index in self._lines if workers is None else workers:
             with contextlib.suppress(OSError):
                 self._lines[index].send(message)
 
 
 class _Line:
-    """A connection with another worker, which takes and gives one JSON value a line."""
+    """A connection with another worker, for one JSON value per line."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection, self._data = connection, b""
-        # Loading data may take hours, in which nothing is said.
+        # Loading data may take hours, in which nothing is sent.
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 
     def fileno(self) -> int:
@@ -259,11 +260,11 @@ class _Line:
         self._connection.sendall(json.dumps(message).encode() + b"\n")
 
     def receive(self, seconds: float) -> Any:
-        """The next message; None: it has not come whole in time.
+        """Return the next message, or None if it is not complete in time.
 
         Raises:
-            OSError: the connection is closed.
-            ValueError: it is no JSON, or too long.
+            OSError: If the connection is closed.
+            ValueError: If the message is not JSON, or too long.
         """
         deadline = time.monotonic() + seconds
         while b"\n" not in self._data:
@@ -282,7 +283,7 @@ class _Line:
 
 
 class _Waiting:
-    """Says every ten seconds for whom this worker waits."""
+    """Prints every ten seconds which workers this worker waits for."""
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster

@@ -1,4 +1,4 @@
-"""Division of training among devices: `tf.distribute` strategies, and JAX's data parallelism."""
+"""Devices for training: `tf.distribute` strategies, and data parallelism under JAX."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from keras_resnet.support.checks import check_choice, check_integer
 from keras_resnet.training.devices.choices import Precision, StrategyName
 from keras_resnet.training.devices.cluster import Cluster
 from keras_resnet.training.devices.connect import connect_tpu, connect_workers, gpus_of
-from keras_resnet.training.devices.keras_mends import mend_keras
+from keras_resnet.training.devices.keras_patches import patch_keras
 from keras_resnet.training.devices.rendezvous import START_SECONDS, Rendezvous, lost_workers
 
 
 @dataclass(frozen=True)
 class DeviceSetup:
-    """The decision of `choose_strategy`.
+    """The devices of a training run, chosen by `choose_strategy`.
 
     Attributes:
         name: `cpu`, `gpu`, `mirrored`, `multi-worker` or `tpu`; `data-parallel` under JAX.
-        strategy: a `tf.distribute.Strategy`, under JAX a `keras.distribution.Distribution`; None:
-            the default device.
-        replicas: copies of the model, on all workers together; each gets its part of a batch.
-        cluster: the workers, if there are several.
-        notes: sentences for the user about what was chosen, and why.
-        rendezvous: where the workers have met, if there are several.
+        strategy: a `tf.distribute.Strategy`, or under JAX a `keras.distribution.Distribution`;
+            None: the default device.
+        replicas: number of copies of the model on all workers; each gets a part of every batch.
+        cluster: the workers; None if there is only this process.
+        notes: sentences for the user about the devices.
+        rendezvous: connections with the other workers; None if there are none.
     """
 
     name: str
@@ -56,18 +56,18 @@ class DeviceSetup:
         return self.worker == 0
 
     def scope(self) -> contextlib.AbstractContextManager[Any]:
-        """Return the scope in which models, optimizers and datasets have to be made."""
+        """Return the scope in which models, optimizers and datasets have to be created."""
         return contextlib.nullcontext() if self.strategy is None else self.strategy.scope()
 
     def distribute(self, dataset: tf.data.Dataset) -> Any:
-        """Return the dataset that `fit` and `evaluate` take: of this worker's parts.
+        """Return a dataset for `fit` and `evaluate` from this worker's parts of the batches.
 
-        Keras would divide the part of a worker among all workers once more, and take that many
-        more steps. Elsewhere the dataset is returned as it is.
+        Without it, Keras would divide this worker's batches among all workers again. With one
+        worker, the dataset is returned unchanged.
 
         Args:
-            dataset: of known cardinality; batches are this worker's parts of the global ones, of
-                one static size.
+            dataset: dataset of this worker's part of every global batch, with a known cardinality
+                and a static batch size.
         """
         if self.cluster is None:
             return dataset
@@ -75,14 +75,14 @@ class DeviceSetup:
         if local > 1:
             steps = dataset.cardinality()
             size = keras.tree.flatten(dataset.element_spec)[0].shape[0]
-            # Rebatching forgets how many there are.
+            # Rebatching loses the cardinality.
             dataset = dataset.rebatch(size // local).apply(
                 tf.data.experimental.assert_cardinality(steps * local)
             )
         return self.strategy.distribute_datasets_from_function(lambda context: dataset)
 
     def any_worker(self, flag: bool) -> bool:
-        """Whether `flag` is true on any worker; all of them have to ask at the same time."""
+        """Return whether `flag` is true on any worker; all workers have to call it together."""
         if self.cluster is None:
             return flag
         values = self.strategy.experimental_distribute_values_from_function(
@@ -93,48 +93,50 @@ class DeviceSetup:
     def require_trainable(
         self, *, batch_size: int, dtype: str, steps_per_execution: int, jit_compile: bool
     ) -> None:
-        """Refuses what `choose_strategy`, with the same arguments, would not have chosen this for.
+        """Raise ValueError if these devices cannot train with these settings.
+
+        The arguments are those of `choose_strategy`.
 
         Raises:
-            ValueError: the combination does not work, or the batch cannot be divided evenly.
+            ValueError: If the combination does not work, or the batch cannot be divided evenly.
         """
         _check_arguments(dtype, steps_per_execution)
         _check_combination(self.name, self.replicas, dtype, jit_compile)
         _check_batch(batch_size, self.replicas)
 
     def require_same(self, facts: Mapping[str, Any]) -> None:
-        """Refuses what is not the same on all workers; all of them have to ask at the same time.
+        """Raise ValueError unless `facts` are equal on all workers, which all have to call it.
 
         Args:
-            facts: what has to be the same, fit for JSON.
+            facts: JSON-serializable values that have to be equal.
 
         Raises:
-            ValueError: something differs; the message says what, and on which worker.
-            ClusterError: another worker has ended.
+            ValueError: If a value differs; the message says which, and on which worker.
+            ClusterError: If another worker has ended.
         """
         if self.rendezvous is not None:
             self.rendezvous.require_same(facts)
 
     @contextlib.contextmanager
     def explaining_lost_workers(self) -> Iterator[None]:
-        """Says in one sentence which worker has gone, instead of TensorFlow's many.
+        """Replace errors of TensorFlow about lost workers by one that names the worker.
 
-        TensorFlow notices a dead worker at once, and a silent host after 10 seconds: every
-        collective operation of the others then fails.
+        TensorFlow notices a dead worker immediately and an unreachable host after 10 seconds, when
+        collective operations of the other workers fail.
 
         Raises:
-            ClusterError: another worker has ended, or cannot be reached.
+            ClusterError: If another worker has ended, or cannot be reached.
         """
         try:
             yield
-        # Other errors, such as of shapes that differ, are the program's.
+        # Other errors, such as those about shapes, have other causes.
         except _LOST as error:
             text = str(error)
             if self.cluster is None or not re.search(r"/job:worker|[Cc]ollective", text):
                 raise
             tasks = set(map(int, re.findall(r"/job:worker/replica:0/task:(\d+)", text)))
             others = set(range(self.workers)) - {self.worker}
-            # Of a silent chief, TensorFlow says only that the connection is lost.
+            # If the chief is unreachable, TensorFlow says only that the connection is lost.
             raise lost_workers(self.cluster, tasks & others or others) from error
 
 
@@ -158,28 +160,35 @@ def choose_strategy(
     tpu: str | None = None,
     start_seconds: float = START_SECONDS,
 ) -> DeviceSetup:
-    """Chooses the devices to train on, and refuses what does not work before a model is built.
+    """Choose the devices to train on.
 
-    With several workers, call it before anything else of TensorFlow: it waits for them. The process
-    then has one strategy of its kind until it ends. TPUs have never been tried.
+    Combinations that do not work are refused before a model is built. With several workers, call
+    this function before any other use of TensorFlow; it waits for all workers. A process has one
+    strategy of a kind until it ends. TPUs have never been tested.
 
     Args:
-        name: `auto`: all GPUs, or the CPU, or the workers of `cluster`. `cpu`, `gpu`: one
-            device. `mirrored`: all GPUs, or all logical CPUs where there is no GPU.
-            `multi-worker`: the workers of `cluster`. `tpu`: that of `tpu`. Under JAX `auto` only.
-        batch_size: images per step, of all replicas together.
-        dtype: in which the model computes.
-        steps_per_execution: of `compile`.
-        jit_compile: whether XLA compiles the step.
-        cluster: the workers that train together, of `cluster_from`.
-        tpu: name or address of the TPU, `local` on a TPU's own host; None: that of TPU_NAME.
-        start_seconds: how long to wait for the other workers, or for the TPU.
+        name: `"auto"`: all GPUs, the CPU if there are none, or the workers of `cluster`. `"cpu"`,
+            `"gpu"`: one device. `"mirrored"`: all GPUs, or all logical CPUs if there is no GPU.
+            `"multi-worker"`: the workers of `cluster`. `"tpu"`: a TPU. JAX supports only `"auto"`,
+            all devices.
+        batch_size: images per step, over all replicas.
+        dtype: precision of the computations: `"float32"`, `"bfloat16"` or `"float16"`.
+        steps_per_execution: as in `keras.Model.compile`.
+        jit_compile: whether XLA compiles the training step.
+        cluster: the workers that train together, from `cluster_from`; None: only this process.
+        tpu: name or address of the TPU, `local` on the host of a TPU; None: the value of
+            `TPU_NAME`.
+        start_seconds: time limit for waiting for other workers or the TPU.
+
+    Returns:
+        The chosen devices, for the argument `strategy` of `train`.
 
     Raises:
-        ValueError: the combination does not work, the device is not there, or the batch cannot be
-            divided evenly.
-        ClusterError: workers did not come.
-        RuntimeError: TensorFlow had begun its work already, or Keras cannot be mended.
+        ValueError: If the combination does not work, the device does not exist, or the batch cannot
+            be divided evenly.
+        ClusterError: If workers are missing.
+        RuntimeError: If TensorFlow is already in use, or the installed Keras cannot be patched for
+            several replicas.
     """
     check_choice("strategy", name, get_args(StrategyName))
     _check_arguments(dtype, steps_per_execution)
@@ -196,11 +205,11 @@ def choose_strategy(
             f"{keras.backend.backend()}. Set KERAS_BACKEND"
         )
     if cluster is not None:
-        # Listing logical devices would begin TensorFlow's work, too early for several workers.
+        # Listing logical devices would initialize TensorFlow, too early for several workers.
         replicas = (len(gpus_of(cluster)) or 1) * cluster.workers
         _check_combination("multi-worker", replicas, dtype, jit_compile)
         _check_batch(batch_size, replicas)
-        mend_keras()
+        patch_keras()
         strategy, rendezvous = connect_workers(cluster, start_seconds)
         note = (
             f"{cluster.workers} workers from {cluster.origin}, this is {cluster.index} "
@@ -212,7 +221,7 @@ def choose_strategy(
         _check_combination("tpu", 1, dtype, jit_compile)
         strategy = connect_tpu(tpu, start_seconds)
         kind, replicas = "tpu", strategy.num_replicas_in_sync
-        note = "Training on a TPU, which this package has never run on."
+        note = "Training on a TPU, on which this package has never been tested."
     else:
         kind, devices, note = _local_devices(name)
         replicas = len(devices) or 1
@@ -220,7 +229,7 @@ def choose_strategy(
         strategy = _on_devices(devices) if devices else None
     _check_batch(batch_size, replicas)
     if replicas > 1:
-        mend_keras()
+        patch_keras()
     return DeviceSetup(kind, strategy, replicas, None, (note,))
 
 
@@ -230,10 +239,10 @@ def _check_arguments(dtype: str, steps_per_execution: int) -> None:
 
 
 def _check_combination(name: str, replicas: int, dtype: str, jit_compile: bool) -> None:
-    """Refuses the combinations that do not train.
+    """Raise ValueError for a combination that does not train.
 
-    Of one and several replicas, three precisions, 1 and 4 steps per execution, with and without
-    XLA, all others were found to train, with Keras mended (tests/training/devices).
+    With Keras patched, all other combinations of one or several replicas, three precisions, 1 or 4
+    steps per execution, with or without XLA, were tested (tests/training/devices).
     """
     if jit_compile and replicas > 1 and name in ("mirrored", "multi-worker"):
         reason = (
@@ -242,7 +251,7 @@ def _check_combination(name: str, replicas: int, dtype: str, jit_compile: bool) 
         )
     elif name == "tpu" and dtype == "float16":
         reason = (
-            "TPUs compute in bfloat16. Pass `dtype='bfloat16'`, which needs no loss scaling either"
+            "TPUs compute in bfloat16. Pass `dtype='bfloat16'`, which also needs no loss scaling"
         )
     else:
         return
@@ -254,27 +263,27 @@ def _check_combination(name: str, replicas: int, dtype: str, jit_compile: bool) 
 
 
 def require_whole_executions(steps: int, steps_per_execution: int, what: str) -> None:
-    """Refuses a number of steps that `fit` would round up.
+    """Raise ValueError if `fit` would round the number of steps up.
 
     Keras 3.15 takes `steps_per_execution` steps at a time until an epoch has at least its steps.
 
     Args:
-        steps: per epoch.
-        steps_per_execution: how many `fit` takes at once.
-        what: the name of the steps in the message.
+        steps: number of steps.
+        steps_per_execution: number of steps that `fit` takes at a time.
+        what: name of the steps for the message.
 
     Raises:
-        ValueError: `steps` is no multiple of the other.
+        ValueError: If `steps` is not a multiple of `steps_per_execution`.
     """
     if steps % steps_per_execution:
         raise ValueError(
-            f"Expected `steps_per_execution` to divide the {steps} {what}, as `fit` would take "
-            f"more of them. Received: {steps_per_execution}"
+            f"Expected `steps_per_execution` to be a divisor of the {steps} {what}, as `fit` would "
+            f"take more of them. Received: {steps_per_execution}"
         )
 
 
 def _local_devices(name: StrategyName) -> tuple[str, tuple[str, ...], str]:
-    """The name of a setup without other workers, its devices (none: the default one), a note."""
+    """Return the kind of setup, its devices (none: the default device), and a note."""
     if name == "multi-worker":
         raise ValueError(
             "Expected workers for the strategy `multi-worker`. Received: none. Pass `workers` "
@@ -302,8 +311,8 @@ def _local_devices(name: StrategyName) -> tuple[str, tuple[str, ...], str]:
     return one, (f"{one.upper()}:0",) if others else (), note
 
 
-# The collective operations of two strategies on the same devices are mistaken for each other
-# (TensorFlow 2.21), so that a second model fails where the first had its own strategy.
+# TensorFlow 2.21 confuses the collective operations of two strategies on the same devices, so all
+# models share one strategy.
 @functools.cache
 def _on_devices(devices: tuple[str, ...]) -> Any:
     if len(devices) == 1:
@@ -314,8 +323,8 @@ def _on_devices(devices: tuple[str, ...]) -> Any:
 def _choose_for_jax(name: str, batch_size: int, cluster: Cluster | None) -> DeviceSetup:
     if name != "auto" or cluster is not None:
         raise ValueError(
-            "Expected the strategy `auto` and no other workers under JAX, which uses all devices "
-            f"that it sees. Received: {'multi-worker' if cluster else name!r}. Set "
+            "Expected the strategy `auto` and no other workers under JAX, which uses all its "
+            f"devices. Received: {'multi-worker' if cluster else name!r}. Set "
             "KERAS_BACKEND=tensorflow"
         )
     devices = keras.distribution.list_devices()

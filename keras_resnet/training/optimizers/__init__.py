@@ -1,4 +1,4 @@
-"""Optimizers, their parameter groups, schedules and averages of weights."""
+"""Optimizers, parameter groups, learning rate schedules and weight averaging."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""Averages of weights over steps, and of the statistics of BN over batches and replicas."""
+"""Averages of weights over steps, and of BN statistics over batches and replicas."""
 
 from __future__ import annotations
 
@@ -16,31 +16,33 @@ _STEPS = "steps"
 
 
 class WeightAverage:
-    """Exponential moving average of all weights of a model, moving statistics of BN included.
+    """An exponential moving average of all weights of a model, including the statistics of BN.
 
-    The average lives on the host, one float32 array per weight, whatever the backend, the strategy
-    and the policy. The first update copies the weights; each later one adds `1 - decay` of the
-    difference, in place. Weights of integers are copied; seeds of random generators are no weights.
-    Where replicas have statistics of their own, their mean is what is averaged; those of other
-    workers are not seen: call `average_bn_across_replicas` before.
+    The average is kept on the host as one float32 array per weight, whatever the backend, strategy
+    and dtype policy. The first update copies the weights; each later one adds `1 - decay` times the
+    difference in place. Integer weights are copied. Where replicas have different BN statistics,
+    their mean enters the average; call `average_bn_across_replicas` first to include those of other
+    workers.
 
     Args:
-        decay: share that the average keeps at an update, in [0, 1].
+        decay: share of the average that each update keeps, in [0, 1].
+
+    Attributes:
+        steps: number of calls of `update`.
     """
 
     def __init__(self, decay: float) -> None:
         self.decay = decay
-        #: Calls of `update`.
         self.steps = 0
         self._names: list[str] = []
         self._averages: list[np.ndarray] = []
 
     def update(self, model: keras.Model) -> None:
-        """Takes the weights into the average.
+        """Update the average with the current weights.
 
         Args:
-            model: within `fit`, the one that is fitted: JAX has its weights elsewhere meanwhile,
-                and only this model can fetch them.
+            model: the model. During `fit`, pass the model that is fitted: under JAX, only that
+                model has access to its current weights.
         """
         self.steps += 1
         synchronize(model)
@@ -48,14 +50,14 @@ class WeightAverage:
             self._names = [variable.path for variable in model.weights]
             self._averages = [_as_average(_read(variable)) for variable in model.weights]
             return
-        # One buffer for all: fresh memory for each would take longer than the arithmetic.
+        # One buffer for all weights: allocating memory for each takes longer than the arithmetic.
         buffer = np.empty(max(average.size for average in self._averages), np.float32)
         for variable, average in zip(model.weights, self._averages, strict=True):
             value = _read(variable)
             if not keras.backend.is_float_dtype(variable.dtype):
                 np.copyto(average, value)
                 continue
-            # A weight that stays is its own average exactly, which `decay * average + …` is not.
+            # The average of a constant weight stays exact, unlike with `decay * average + …`.
             difference = np.subtract(
                 value, average, out=buffer[: average.size].reshape(average.shape)
             )
@@ -63,15 +65,15 @@ class WeightAverage:
             np.add(average, difference, out=average)
 
     def state(self) -> dict[str, np.ndarray]:
-        """A copy of the averages and of the number of updates, for `restore`."""
+        """Return a copy of the averages and the number of updates, for `restore`."""
         names = (f"{number:05}/{name}" for number, name in enumerate(self._names))
         arrays = (average.copy() for average in self._averages)
         return {_STEPS: np.asarray(self.steps, np.int64), **dict(zip(names, arrays, strict=True))}
 
     def restore(self, state: Mapping[str, np.ndarray]) -> None:
-        """Continues from what `state` returned.
+        """Restore a state that `state` returned.
 
-        Weights are told apart by their place: names that Keras made up change between processes.
+        Weights are identified by position, as names that Keras generates differ between processes.
         """
         keys = sorted(key for key in state if key != _STEPS)
         self.steps = int(state[_STEPS])
@@ -80,11 +82,13 @@ class WeightAverage:
 
     @contextlib.contextmanager
     def applied(self, model: keras.Model) -> Iterator[None]:
-        """Gives `model` the averages, and its own weights back on every way out.
+        """Set the weights of `model` to the averages inside the context.
+
+        On exit, the model gets its own weights back, and every replica its own BN statistics. The
+        model can be evaluated and saved inside the context; changes by training are lost.
 
         Args:
-            model: as for `update`. It may be evaluated and saved meanwhile; what training does to
-                it is lost. Every replica gets its own statistics back.
+            model: as for `update`.
         """
         synchronize(model)
         with _kept(model.weights):
@@ -93,39 +97,39 @@ class WeightAverage:
             try:
                 yield
             finally:
-                # Otherwise JAX's `evaluate` would write the averages over the weights afterwards.
+                # Otherwise `evaluate` under JAX would overwrite the weights with the averages
+                # later.
                 synchronize(model)
 
 
 def recompute_bn(model: keras.Model, batches: Iterable[Any]) -> None:
-    """Replaces batch normalisation's moving statistics by exact ones of these batches.
+    """Replace the moving statistics of batch normalization by exact statistics of some batches.
 
-    He et al. say in the release notes of their ImageNet models that these have statistics computed
-    after training, not moving ones; Wu and Johnson 2021, "Rethinking 'Batch' in BatchNorm", call
-    that precise BN. Every layer normalises by the statistics of the batch, as in training, but
-    nothing is dropped; means and biased variances of the batches are pooled to those of all their
-    images together, in float64. Frozen layers (`trainable=False`) keep theirs and use them; so do
-    layers that are called with `training=False`. The other variables stay as they are, and so do
-    all if this fails.
+    According to their release notes, the ImageNet models of He et al. have statistics that were
+    computed after training; Wu and Johnson 2021, "Rethinking 'Batch' in BatchNorm", call this
+    precise BN. Every layer normalizes by the statistics of the batch, as in training, but without
+    dropout. Means and biased variances of the batches are pooled over all images in float64. Frozen
+    layers (`trainable=False`), and layers called with `training=False`, keep and use their moving
+    statistics. No other variable changes, and none at all if an error occurs.
 
-    Of a layer that the model calls several times, the last call counts. With several workers, each
-    computes its own: call `average_bn_across_replicas` afterwards.
+    If the model calls a layer several times, the last call counts. With several workers, each
+    computes statistics of its own: call `average_bn_across_replicas` afterward.
 
     Args:
-        model: one with layers of `keras.layers.BatchNormalization`, in models inside of it as well;
-            without any, nothing happens.
-        batches: images `(batch, height, width, channels)` as training gives them, or tuples that
-            begin with them. Batches of other sizes count by their number of images.
+        model: a model with `keras.layers.BatchNormalization` layers, including those of nested
+            models. Without such layers, nothing happens.
+        batches: training batches of images `(batch, height, width, channels)`, or tuples whose
+            first element they are. Batches are weighted by their number of images.
 
     Raises:
-        ValueError: there are no images; or a batch normalisation is inside of another layer than a
-            model, or uses renormalisation.
+        ValueError: If there are no images, or a batch normalization is nested in a layer that is
+            not a model, or uses renormalization.
     """
     norms = [layer for layer in _norms(model) if layer.trainable]
     if not norms:
         return
     count = 0
-    # Of every norm, the sums over all images of values and of their squares.
+    # For every layer: the sums of its inputs and of their squares, over all images.
     sums: list[list[Any]] = [[0.0, 0.0] for _ in norms]
     with _kept(model.non_trainable_variables), _batch_statistics(model, norms):
         run = _training_pass(model)
@@ -147,28 +151,29 @@ def recompute_bn(model: keras.Model, batches: Iterable[Any]) -> None:
 
 
 def average_bn_across_replicas(model: keras.Model) -> None:
-    """Sets the moving statistics of BN on all replicas, of all workers, to their mean.
+    """Set the moving statistics of BN to their mean over all replicas of all workers.
 
-    Under TensorFlow's strategies, every replica moves statistics of its own, and reading a variable
-    gives the first replica's. Call it outside of `strategy.run`, on every worker at once. Without a
-    strategy, or under JAX, whose statistics are those of the whole batch, nothing happens.
+    Under TensorFlow strategies, every replica updates its own statistics, and reading a variable
+    returns those of the first replica. Call this function outside of `strategy.run`, on all workers
+    at the same time. Without a strategy, or under JAX, which uses the statistics of the whole
+    batch, nothing happens.
 
     Raises:
-        ValueError: a batch normalisation is inside of another layer than a model.
+        ValueError: If a batch normalization is nested in a layer that is not a model.
     """
-    # Frozen statistics are the same everywhere, and the mean of three equal numbers may be another.
+    # Frozen statistics are equal on all replicas; a mean of three equal numbers may be inexact.
     norms = [norm for norm in _norms(model) if norm.trainable]
     variables = [
         variable for norm in norms for variable in (norm.moving_mean, norm.moving_variance)
     ]
-    # Only a variable of a strategy knows one.
+    # Only variables that were created under a strategy have this attribute.
     strategy = getattr(variables[0].value, "distribute_strategy", None) if variables else None
     if strategy is None or strategy.num_replicas_in_sync == 1:
         return
     import tensorflow as tf
 
     copies = [_copies(variable) for variable in variables]
-    # One vector per replica: one exchange instead of a hundred.
+    # One vector per replica, for a single exchange instead of a hundred.
     own = [
         tf.concat([tf.reshape(copy[index], [-1]) for copy in copies], 0)
         for index in range(len(copies[0]))
@@ -183,6 +188,7 @@ def average_bn_across_replicas(model: keras.Model) -> None:
 
 
 def _layers(model: keras.Model) -> Iterator[Any]:
+    """Yield the layers of a model, including those of nested models."""
     for layer in model.layers:
         yield layer
         if isinstance(layer, keras.Model):
@@ -190,29 +196,29 @@ def _layers(model: keras.Model) -> Iterator[Any]:
 
 
 def _norms(model: keras.Model) -> list[Any]:
-    """All layers of batch normalisation, each once."""
+    """Return the batch normalization layers, each once."""
     norm_class = keras.layers.BatchNormalization
     norms = list(dict.fromkeys(x for x in _layers(model) if isinstance(x, norm_class)))
     found = {id(norm.moving_variance) for norm in norms}
     for variable in model.non_trainable_weights:
         if variable.name == "moving_variance" and id(variable) not in found:
             raise ValueError(
-                "Expected layers of batch normalisation in models only, not inside of other "
-                f"layers. Received: {variable.path}"
+                "Expected batch normalization layers in models only, not nested in other layers. "
+                f"Received: {variable.path}"
             )
     return norms
 
 
 @contextlib.contextmanager
 def _batch_statistics(model: keras.Model, norms: list[Any]) -> Iterator[None]:
-    """Leaves the statistics of the last batch in the moving ones, and drops nothing."""
+    """Make moving statistics those of the last batch, and turn dropout off, in the context."""
     if any(norm.renorm for norm in norms):
         raise ValueError(
-            "Expected batch normalisation without `renorm`. Received: "
+            "Expected batch normalization without `renorm`. Received: "
             f"{next(norm.name for norm in norms if norm.renorm)}"
         )
     changed = [(norm, "momentum") for norm in norms]
-    # Every kind of dropout, and stochastic depth, has its probability there.
+    # The probability of every kind of dropout, including stochastic depth, is called `rate`.
     changed += [
         (layer, "rate")
         for layer in _layers(model)
@@ -229,7 +235,7 @@ def _batch_statistics(model: keras.Model, norms: list[Any]) -> Iterator[None]:
 
 
 def _training_pass(model: keras.Model) -> Callable[[np.ndarray], Any]:
-    """A compiled call in training mode that leaves its updates in the model's variables."""
+    """Return a compiled call in training mode that updates the variables of the model."""
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
@@ -253,7 +259,7 @@ def _training_pass(model: keras.Model) -> Callable[[np.ndarray], Any]:
 
 @contextlib.contextmanager
 def _kept(variables: list[Any]) -> Iterator[None]:
-    """Gives all variables, each replica's copy for itself, their values back in the end."""
+    """Restore the variables, including the copies of every replica, when the context ends."""
     copies = [copy for variable in variables for copy in _copies(variable)]
     values = [np.array(keras.ops.convert_to_numpy(copy)) for copy in copies]
     try:
@@ -264,24 +270,24 @@ def _kept(variables: list[Any]) -> Iterator[None]:
 
 
 def _copies(variable: Any) -> list[Any]:
-    """The variable itself, or, under a strategy of TensorFlow, its copies on this machine."""
+    """Return the local copies of a variable under a TensorFlow strategy, else the variable."""
     copies = getattr(variable.value, "values", None)
     return list(copies) if isinstance(copies, tuple) else [variable]
 
 
 def _read(variable: Any) -> np.ndarray:
-    """The value, in float32 if it is a float; of replicas that differ, their mean."""
+    """Return the value of a variable, floats as float32; the mean over replicas that differ."""
     if not keras.backend.is_float_dtype(variable.dtype):
         return np.asarray(keras.ops.convert_to_numpy(variable))
     copies = _copies(variable)
     if variable.trainable:
-        # Gradients are summed over the replicas, so that these copies are equal.
+        # Gradients are summed over the replicas, so these copies are equal.
         copies = copies[:1]
     first, *others = (
         np.asarray(keras.ops.convert_to_numpy(copy)).astype(np.float32, copy=False)
         for copy in copies
     )
-    # Differences, so that the mean of equal copies is exact.
+    # Averaging the differences keeps the mean of equal copies exact.
     return first + sum(other - first for other in others) / len(copies) if others else first
 
 

@@ -1,6 +1,6 @@
-"""Weight decay and learning rates by rules on variables' names.
+"""Weight decay and learning rates by rules on the names of variables.
 
-Rules rather than lists of variables, so that a saved model that is loaded again follows them still.
+Unlike lists of variables, rules still apply after a model is saved and loaded.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _NORMS = ("gamma", "beta", "scale")
 
 
 def variable_kind(path: str) -> VariableKind:
-    """The kind of the variable `path`, such as `conv1_bn/gamma`, by the last part of its name."""
+    """Return the kind of a variable by its path, such as `conv1_bn/gamma`."""
     name = path.split("/")[-1]
     if name in _NORMS:
         return "norms"
@@ -29,28 +29,28 @@ def variable_kind(path: str) -> VariableKind:
 
 
 def rate_multipliers(paths: Sequence[str], rate_groups: Mapping[str, float]) -> tuple[float, ...]:
-    """Return the factor of every variable's learning rate.
+    """Return the learning rate factor of every variable.
 
     A key of `rate_groups` is the name of a part of a network of this package, or a pattern:
 
-    - `stem`: the convolutions before the first stage, with their norms;
-    - `C2` to `C5`: the stages. The norm behind the last stage of a pre-activation network belongs
-      to that stage: it is trained with the backbone and outlives a change of the head. The last
-      stage is the highest among `paths`; C4 in most CIFAR networks;
+    - `stem`: the convolutions before the first stage and their normalization;
+    - `C2` to `C5`: the stages. The last stage is the highest one in `paths`, C4 in most CIFAR
+      networks. In a pre-activation network, the normalization after the last stage belongs to that
+      stage, as it remains when the head is replaced;
     - `head`: the classifier;
-    - anything else is a pattern as the shell has them (`*`, `?`, `[...]`; `*` crosses slashes),
-      for the whole path or for its last two parts, since models in models have longer paths.
+    - anything else is a shell-style pattern (`*`, `?`, `[...]`; `*` also matches slashes) for the
+      whole path or for its last two parts, as nested models have longer paths.
 
     Args:
-        paths: of the trainable variables, such as `conv2_block1_1_conv/kernel`.
-        rate_groups: key -> factor. The first key that matches a variable counts; a variable that
-            none matches has the factor 1.
+        paths: paths of the trainable variables, such as `conv2_block1_1_conv/kernel`.
+        rate_groups: key -> factor. The first key that matches a variable counts; variables without
+            a match have the factor 1.
 
     Returns:
         One factor for each of `paths`.
 
     Raises:
-        ValueError: some key is the first to match for no variable at all.
+        ValueError: If a key is not the first match of any variable.
     """
     layers = [path.split("/")[-2] if "/" in path else "" for path in paths]
     levels = levels_of(layers)
@@ -62,11 +62,15 @@ def rate_multipliers(paths: Sequence[str], rate_groups: Mapping[str, float]) -> 
     for key in rate_groups:
         if key not in reached:
             matches = [_matches(key, *names) for names in zip(paths, groups, strict=True)]
-            reason = "earlier keys match all its variables" if any(matches) else "it matches none"
+            reason = (
+                "whose variables are all matched by earlier keys"
+                if any(matches)
+                else "which matches none"
+            )
             raise ValueError(
-                "Expected every key of `rate_groups` to reach a trainable variable: stem, C2 to "
-                f"C5, head, or a pattern of names such as {', '.join(paths[:2])}. "
-                f"Received: {key!r}; {reason}"
+                "Expected every key of `rate_groups` to match a trainable variable: stem, C2 to "
+                f"C5, head, or a pattern for names such as {', '.join(paths[:2])}. "
+                f"Received: {key!r}, {reason}"
             )
     return tuple(1.0 if key is None else float(rate_groups[key]) for key in reached)
 
@@ -78,33 +82,33 @@ def _matches(key: str, path: str, group: str | None) -> bool:
 
 
 class GroupedUpdates(OpenOptimizer):
-    """Adds weight decay and learning rates by kind and place of a variable to a Keras optimizer.
+    """Mixin that gives a Keras optimizer weight decay and learning rates per group of variables.
 
-    To be mixed in before a Keras optimizer: `class SGD(GroupedUpdates, keras.optimizers.SGD)`. In
-    one step, gradients are first clipped (the sum over all replicas and accumulated batches), then
-    decayed, then applied. Schedules count steps, not the batches that a step accumulates.
+    It comes before a Keras optimizer: `class SGD(GroupedUpdates, keras.optimizers.SGD)`. In each
+    step, gradients are first clipped (their sum over all replicas and accumulated batches), then
+    decayed, then applied. Schedules count optimizer steps, not accumulated batches.
 
-    A model that was compiled with such an optimizer and saved needs this package to load;
-    `compile=False` does without.
+    Loading a saved model that was compiled with such an optimizer needs this package, unless it is
+    loaded with `compile=False`.
 
     Args:
         learning_rate: a float or a schedule.
-        weight_decay: at least 0.
+        weight_decay: strength of the weight decay, at least 0.
         decay: `"coupled"`: `weight_decay * w` is added to the gradient (L2); `"decoupled"`:
             `learning_rate * weight_decay * w` is subtracted from the weight before its update.
         decay_on: kinds of variables that decay, one or several; see `variable_kind`.
-        rate_groups: what the learning rate of some variables is multiplied by, at least 0; keys as
-            for `rate_multipliers`. Decoupled decay is multiplied as well.
-        **keywords: those of the Keras optimizer.
+        rate_groups: factors of the learning rate for some variables, at least 0, with keys as in
+            `rate_multipliers`. They also apply to decoupled weight decay.
+        **keywords: arguments of the Keras optimizer.
 
     Attributes:
-        rate_factor: a variable, float32, 1 at first: a factor of the scheduled learning rate that
-            may change while training runs; it is saved with the optimizer's state.
-            `learning_rate` is their product.
+        rate_factor: a float32 variable by which the scheduled learning rate is multiplied, 1 by
+            default. It may change during training and is saved with the state of the optimizer.
+            `learning_rate` includes it.
 
     Raises:
-        ValueError: an argument has another value than these; or, when the variables are known, a
-            key of `rate_groups` reaches none.
+        ValueError: If an argument has an invalid value, or, as soon as the variables are known, if
+            a key of `rate_groups` matches none.
     """
 
     def __init__(
@@ -127,7 +131,7 @@ class GroupedUpdates(OpenOptimizer):
         super().__init__(learning_rate=learning_rate, weight_decay=float(weight_decay), **keywords)
         self.decay = decay
         self.decay_on = kinds
-        # Pairs, as Keras would track a dict, and their order counts.
+        # Pairs, as Keras would wrap a dict, and their order matters.
         self._rate_groups = tuple((rate_groups or {}).items())
         self._multipliers: tuple[float, ...] = ()
         self._selected: tuple[bool, ...] = ()
@@ -144,7 +148,7 @@ class GroupedUpdates(OpenOptimizer):
         return dict(self._rate_groups)
 
     def build(self, variables: Any) -> None:
-        """Creates the optimizer's variables for `variables`; refuses idle `rate_groups`."""
+        """Create the variables of the optimizer; raise ValueError if a rate group has no match."""
         if not self.built:
             variables = list(variables)
             paths = [variable.path for variable in variables]
@@ -153,7 +157,7 @@ class GroupedUpdates(OpenOptimizer):
         super().build(variables)
 
     def decayed(self, variables: Sequence[Any]) -> list[str]:
-        """The paths of those of `variables`, the model's, that decay."""
+        """Return the paths of the model variables in `variables` that decay."""
         kinds = self.decay_on if self.weight_decay else ()
         return [variable.path for variable in variables if variable_kind(variable.path) in kinds]
 
@@ -166,12 +170,15 @@ class GroupedUpdates(OpenOptimizer):
         self.step(self.regularized(gradient, variable, learning_rate), variable, learning_rate)
 
     def regularized(self, gradient: Any, variable: Any, learning_rate: Any) -> Any:
-        """Decays `variable` itself if decoupled; returns its gradient, with the decay if coupled.
+        """Apply decoupled weight decay to `variable`, or return the gradient with coupled decay.
 
         Args:
-            gradient: clipped, of the variable's shape and dtype.
-            variable: a variable of the model, or what the backend makes of it.
-            learning_rate: its own.
+            gradient: clipped gradient, of the shape and dtype of the variable.
+            variable: a variable of the model, or its representation in the backend.
+            learning_rate: learning rate of the variable.
+
+        Returns:
+            The gradient, with the weight decay added if it is coupled.
         """
         if not self.weight_decay or not self.is_selected(variable):
             return gradient
@@ -182,15 +189,15 @@ class GroupedUpdates(OpenOptimizer):
         return gradient
 
     def step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-        """Updates `variable` as the Keras optimizer does; arguments as for `regularized`."""
+        """Update `variable` as the Keras optimizer does; see `regularized` for the arguments."""
         super().update_step(gradient, variable, learning_rate)
 
     def is_selected(self, variable: Any) -> bool:
-        """Whether `variable`, or what the backend makes of it, is of a kind in `decay_on`."""
+        """Return whether `variable` is of a kind in `decay_on`."""
         return self._selected[self.index_of(variable)]
 
     def exclude_from_weight_decay(self, var_list: Any = None, var_names: Any = None) -> None:
-        """Refused: Keras forgets such a list when a model is saved."""
+        """Raise ValueError: Keras does not save such a list with the model; use `decay_on`."""
         raise ValueError(
             "Expected variables to be excluded by `decay_on`, which is saved with the model. "
             f"Received: exclude_from_weight_decay(var_list={var_list}, var_names={var_names})"

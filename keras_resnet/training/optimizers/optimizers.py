@@ -1,4 +1,4 @@
-"""Optimizers whose weight decay and learning rates are those of the papers' recipes."""
+"""Optimizers with weight decay and learning rates per group of variables."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ class SGD(GroupedUpdates, keras.optimizers.SGD):
 
     Args:
         learning_rate: a float or a schedule.
-        momentum: in [0, 1].
-        nesterov: whether the momentum is Nesterov's.
-        form: `"caffe"` (He et al. 2015, Keras) or `"torch"` (fb.resnet.torch, torchvision, timm);
-            see `OptimizerConfig`.
-        **keywords: those of `GroupedUpdates` and of `keras.optimizers.SGD`.
+        momentum: momentum, in [0, 1].
+        nesterov: whether to use Nesterov momentum.
+        form: momentum update: `"caffe"` (He et al. 2015, Keras) or `"torch"` (fb.resnet.torch,
+            torchvision, timm); see `OptimizerConfig`.
+        **keywords: arguments of `GroupedUpdates` and `keras.optimizers.SGD`.
     """
 
     def __init__(
@@ -72,16 +72,16 @@ class SGD(GroupedUpdates, keras.optimizers.SGD):
 class LARS(SGD):
     """SGD whose gradients are scaled layer by layer (You et al. 2017).
 
-    The gradient of a variable of a kind in `decay_on`, its decay included, is multiplied by
+    For variables of the kinds in `decay_on`, the gradient (weight decay included) is multiplied by
     `trust_coefficient * |w| / (|g| + weight_decay * |w| + epsilon)`, or by 1 if `w` or `g` is zero.
-    All other variables are updated as by `SGD`, as in MLPerf's reference. Decoupled decay is left
-    out of the ratio.
+    All other variables are updated as in `SGD`, like in MLPerf's reference. Decoupled weight decay
+    is not part of the ratio.
 
     Args:
         learning_rate: a float or a schedule.
-        trust_coefficient: at least 0.
-        epsilon: at least 0.
-        **keywords: those of `SGD`.
+        trust_coefficient: factor of the ratio, at least 0.
+        epsilon: constant for numerical stability, at least 0.
+        **keywords: arguments of `SGD`.
     """
 
     def __init__(
@@ -122,11 +122,12 @@ class LARS(SGD):
 class Lamb(GroupedUpdates, keras.optimizers.Lamb):
     """LAMB (You et al. 2020): Adam whose updates are scaled layer by layer.
 
-    The weight decay is part of the update before its norm is taken, as in the paper's algorithm 2,
-    whichever `decay` says; Keras' own leaves it out. Variables of a kind in `decay_on` are scaled
-    by `|w| / |update|`, or by 1 if either is zero; all others are updated as by Adam, as in timm.
+    Weight decay is included in the update before its norm is computed, as in the paper's algorithm
+    2, for either value of `decay`; `keras.optimizers.Lamb` leaves it out. Updates of variables of
+    the kinds in `decay_on` are multiplied by `|w| / |update|`, or by 1 if either is zero; all other
+    variables are updated as in Adam, like in timm.
 
-    Takes the arguments of `GroupedUpdates` and of `keras.optimizers.Lamb`.
+    Takes the arguments of `GroupedUpdates` and `keras.optimizers.Lamb`.
     """
 
     def regularized(self, gradient: Any, variable: Any, learning_rate: Any) -> Any:
@@ -154,17 +155,17 @@ class Lamb(GroupedUpdates, keras.optimizers.Lamb):
 
 @_register
 class Adam(GroupedUpdates, keras.optimizers.Adam):
-    """Adam. Takes the arguments of `GroupedUpdates` and of `keras.optimizers.Adam`."""
+    """Adam. Takes the arguments of `GroupedUpdates` and `keras.optimizers.Adam`."""
 
 
 @_register
 class AdamW(GroupedUpdates, keras.optimizers.AdamW):
     """Adam with decoupled weight decay (Loshchilov and Hutter 2019).
 
-    Takes the arguments of `GroupedUpdates` and of `keras.optimizers.AdamW`.
+    Takes the arguments of `GroupedUpdates` and `keras.optimizers.AdamW`.
 
     Raises:
-        ValueError: a weight decay is coupled, or another argument is impossible.
+        ValueError: If `decay` is coupled, or another argument has an invalid value.
     """
 
     def __init__(
@@ -173,25 +174,25 @@ class AdamW(GroupedUpdates, keras.optimizers.AdamW):
         if decay == "coupled" and keywords.get("weight_decay"):
             raise ValueError(
                 "Expected the `decay` of AdamW to be 'decoupled'. Received: 'coupled'. Use Adam "
-                "for coupled decay"
+                "for coupled weight decay"
             )
         super().__init__(learning_rate, decay=decay, **keywords)
 
 
 @_register
 class RMSprop(GroupedUpdates, keras.optimizers.RMSprop):
-    """RMSprop, with epsilon inside the root.
+    """RMSprop, with epsilon inside the square root.
 
-    Takes the arguments of `GroupedUpdates` and of `keras.optimizers.RMSprop`.
+    Takes the arguments of `GroupedUpdates` and `keras.optimizers.RMSprop`.
     """
 
 
 def make_optimizer(config: OptimizerConfig, learning_rate: Any) -> GroupedUpdates:
-    """The optimizer that `config` describes.
+    """Return the optimizer that `config` describes.
 
     Args:
-        config: its `learning_rate` and `reference_batch_size` are not read.
-        learning_rate: a float or a `LearningRateSchedule` of optimizer steps.
+        config: optimizer settings; `learning_rate` and `reference_batch_size` are ignored.
+        learning_rate: a float, or a `LearningRateSchedule` of optimizer steps.
     """
 
     def fields(*names: str) -> dict[str, Any]:
@@ -227,15 +228,15 @@ _NAMES: dict[VariableKind, tuple[str, str]] = {
 
 
 def describe(optimizer: Any, variables: Sequence[Any]) -> str:
-    """Says in one or two sentences what decays and which learning rates differ.
+    """Describe in one or two sentences which variables decay and which learning rates differ.
 
     Args:
         optimizer: a `GroupedUpdates`, or a `LossScaleOptimizer` around one.
-        variables: the model's trainable variables.
+        variables: the trainable variables of the model.
 
     Returns:
-        Such as "Weight decay 0.0001 (coupled) on 20 kernels; not on 1 bias and 38 norm scales and
-        shifts. Learning rate times 0.1 for 3 variables."
+        For example "Weight decay 0.0001 (coupled) on 20 kernels; not on 1 bias and 38 norm scales
+        and shifts. Learning rate times 0.1 for 3 variables."
     """
     inner: GroupedUpdates = getattr(optimizer, "inner_optimizer", optimizer)
     paths = [variable.path for variable in variables]
@@ -266,7 +267,7 @@ def _norm(values: Any) -> Any:
 
 
 def _ratio(numerator: Any, denominator: Any, where: Any) -> Any:
-    """Return the ratio `where` holds, and 1 elsewhere."""
+    """Return the ratio where `where` is true, and 1 elsewhere."""
     return ops.where(where, ops.divide(numerator, ops.where(where, denominator, 1.0)), 1.0)
 
 
@@ -275,5 +276,5 @@ def _blend(average: Any, value: Any, keep: float) -> Any:
 
 
 def _bias_correction(beta: float, count: Any) -> Any:
-    """`1 - beta**count`, without the cancellation that costs float32 five digits at first."""
+    """Return `1 - beta**count`, avoiding a cancellation that would cost float32 five digits."""
     return ops.negative(ops.expm1(ops.multiply(count, math.log(beta)))) if beta else 1.0

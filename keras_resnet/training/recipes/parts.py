@@ -29,33 +29,33 @@ class OptimizerConfig:
     Args:
         name: `"sgd"`, `"lars"` (You et al. 2017), `"lamb"` (You et al. 2020), `"adam"`, `"adamw"`
             or `"rmsprop"`.
-        learning_rate: its peak, for `reference_batch_size` images per step.
-        reference_batch_size: the linear scaling rule (Goyal et al. 2017, section 2.1): with
-            another global batch size, the learning rate is multiplied by their ratio. None: it
-            is what it is.
-        momentum: of SGD, LARS and RMSprop.
-        nesterov: whether the momentum is Nesterov's, of SGD and LARS.
-        form: of their momentum: `"caffe"`: `v = momentum * v + learning_rate * g`, `w -= v`;
-            `"torch"`: `v = momentum * v + g`, `w -= learning_rate * v`. They differ after the
-            learning rate has changed (Goyal et al. 2017, section 3).
-        weight_decay: per step; what it does depends on `decay`.
-        decay: `"coupled"`: `weight_decay * w` is added to the gradient, as Caffe and torch do (L2);
+        learning_rate: peak learning rate for a global batch size of `reference_batch_size`.
+        reference_batch_size: global batch size that `learning_rate` is meant for. With another
+            batch size, the learning rate is multiplied by the ratio of the two: the linear scaling
+            rule (Goyal et al. 2017, section 2.1). None: the learning rate is not scaled.
+        momentum: momentum of SGD, LARS and RMSprop, in [0, 1].
+        nesterov: whether SGD and LARS use Nesterov momentum.
+        form: momentum update of SGD and LARS. `"caffe"`: `v = momentum * v + learning_rate * g`,
+            `w -= v`; `"torch"`: `v = momentum * v + g`, `w -= learning_rate * v`. The two differ
+            after the learning rate has changed (Goyal et al. 2017, section 3).
+        weight_decay: strength of the weight decay per step; see `decay`.
+        decay: `"coupled"`: `weight_decay * w` is added to the gradient, as in Caffe and torch (L2);
             `"decoupled"`: `learning_rate * weight_decay * w` is subtracted from the weight
-            (Loshchilov and Hutter 2019). LAMB takes it into its trust ratio either way.
+            (Loshchilov and Hutter 2019). LAMB includes the decay in its trust ratio either way.
         decay_on: kinds of variables that decay: `"kernels"`, `"biases"`, `"norms"` (scales and
-            shifts of normalisations).
-        beta_1: of LAMB and Adam.
-        beta_2: of LAMB and Adam; the averaging of RMSprop.
-        epsilon: of LARS, LAMB, Adam and RMSprop.
-        trust_coefficient: of LARS.
-        clip_norm: largest norm of all gradients together; None: they are not clipped.
-        accumulation: so many batches are averaged for one step of the optimizer; the global batch
-            size of the recipe counts all of them.
-        rate_groups: multiplies the learning rate of some layers: `stem`, `C2` to `C5`, `head`, or a
-            pattern of variables' names, e.g. `{"stem": 0.01, "*_bn/*": 0.5}`.
+            shifts of normalization layers).
+        beta_1: decay rate of the first moment, for LAMB, Adam and AdamW.
+        beta_2: decay rate of the second moment, for LAMB, Adam, AdamW and RMSprop.
+        epsilon: small constant for numerical stability, for all optimizers except SGD.
+        trust_coefficient: factor of the trust ratio of LARS.
+        clip_norm: upper limit of the global gradient norm. None: gradients are not clipped.
+        accumulation: number of batches whose gradients are averaged for one optimizer step. The
+            global batch size of the recipe counts the images of all of them.
+        rate_groups: factors of the learning rate for some layers: `stem`, `C2` to `C5`, `head`, or
+            a pattern of variable names, e.g. `{"stem": 0.01, "*_bn/*": 0.5}`.
 
     Raises:
-        ValueError: a field has another value than these.
+        ValueError: If a field has an invalid value.
     """
 
     name: OptimizerName = "sgd"
@@ -81,8 +81,8 @@ class OptimizerConfig:
         check_choice("optimizer.form", self.form, get_args(MomentumForm))
         if self.name == "adamw" and self.weight_decay and self.decay != "decoupled":
             raise ValueError(
-                "Expected `optimizer.decay` of adamw to be decoupled; adam's may be coupled. "
-                f"Received: {self.decay}"
+                "Expected `optimizer.decay` to be 'decoupled' with `optimizer.name` 'adamw'. "
+                f"Received: {self.decay!r}. Use 'adam' for coupled weight decay"
             )
         _check_numbers(self, "optimizer", "learning_rate weight_decay epsilon trust_coefficient")
         _check_numbers(self, "optimizer", "momentum beta_1 beta_2", high=1)
@@ -115,31 +115,35 @@ class ScheduleConfig:
             `factor` at each of `milestones`); `"plateau"` (times `factor` when the validation error
             has not fallen by `threshold` for `patience` epochs); `"cosine"` (half a period, from
             the end of the warm-up to the end of training; Loshchilov and Hutter 2017);
-            `"polynomial"` (of degree `power`, over the same span; but see `counts_warmup`);
-            `"piecewise-linear"` (through `points`).
-        unit: of all times here: `"epochs"` (fractions are welcome) or optimizer `"steps"`.
-        warmup: how long the learning rate grows linearly to its peak (Goyal et al. 2017, section
-            2.2). Milestones count from the start of training, warm-up included.
-        warmup_from: where the warm-up starts, as a factor of the peak; or `"unscaled"`: at the
-            learning rate before linear scaling, as Goyal et al. do.
-        counts_warmup: whether `"cosine"` and `"polynomial"` begin with the training, as in timm, so
-            that the end of the warm-up finds them a little below their peak.
-        milestones: of `"multi-step"`, ascending.
-        every: of `"step"`.
-        factor: of `"step"`, `"multi-step"` and `"plateau"`.
-        patience: of `"plateau"`, in epochs.
-        threshold: of `"plateau"`: by how much an error counts as lower, in points of error in
-            [0, 1].
-        end: the factor at the end, of `"cosine"` and `"polynomial"`.
-        power: of `"polynomial"`.
-        points: of `"piecewise-linear"`: pairs of a time and a factor, ascending in time.
-        low_until_error: the second kind of warm-up (He et al. 2015, section 4.2, for 110 layers):
-            the learning rate is multiplied by `low_factor` until the training error of an epoch so
-            far is below this, e.g. 0.8. None: there is no such warm-up.
-        low_factor: see `low_until_error`.
+            `"polynomial"` (of degree `power`, over the same span); `"piecewise-linear"` (linear
+            interpolation of `points`).
+        unit: unit of all times in the schedule: `"epochs"` (fractions are allowed) or optimizer
+            `"steps"`.
+        warmup: duration of the warm-up, in which the learning rate grows linearly to its peak
+            (Goyal et al. 2017, section 2.2). Milestones count from the start of training, warm-up
+            included.
+        warmup_from: learning rate at the start of the warm-up, as a factor of the peak; or
+            `"unscaled"`: the learning rate before linear scaling, as in Goyal et al.
+        counts_warmup: whether `"cosine"` and `"polynomial"` span the whole training, warm-up
+            included, as in timm. The learning rate is then slightly below its peak when the warm-up
+            ends.
+        milestones: times at which `"multi-step"` lowers the learning rate, ascending.
+        every: time between two changes of `"step"`.
+        factor: factor of each change of `"step"`, `"multi-step"` and `"plateau"`.
+        patience: epochs without a lower error after which `"plateau"` lowers the learning rate.
+        threshold: amount by which an error, in [0, 1], must be lower than the lowest one so far to
+            count for `"plateau"`.
+        end: factor of the peak at the end of `"cosine"` and `"polynomial"`.
+        power: exponent of `"polynomial"`.
+        points: pairs of a time and a factor of the peak for `"piecewise-linear"`, ascending in
+            time.
+        low_until_error: the warm-up of He et al. 2015, section 4.2, for 110 layers: the learning
+            rate is multiplied by `low_factor` until the training error, averaged since the start of
+            the epoch, falls below this value, e.g. 0.8. None: no such warm-up.
+        low_factor: factor of the learning rate during the warm-up of `low_until_error`.
 
     Raises:
-        ValueError: a field has another value than these.
+        ValueError: If a field has an invalid value.
     """
 
     name: ScheduleName = "constant"
@@ -201,20 +205,21 @@ class LossConfig:
     """The loss of a recipe.
 
     Args:
-        name: `"cross-entropy"` over classes that exclude each other, or `"binary-cross-entropy"`
-            for every class on its own (Wightman et al. 2021, for mixed images).
-        label_smoothing: share of the target that is spread over all classes (Szegedy et al. 2016,
-            section 7). It is not applied in validation.
-        target_threshold: of binary cross-entropy: mixed targets above it become 1, others 0. None:
-            they stay shares.
-        class_weights: what the images of a class count in training: `"equal"`, or `"balanced"`:
-            inversely to how many there are, one in the mean.
-        l2_sp: in the place of weight decay, a pull towards the weights that training starts from
-            (Li et al. 2018, arXiv:1802.01483): `l2_sp / 2` times the squared distance of trained
-            kernels is added; of the head's, that from zero.
+        name: `"cross-entropy"` of mutually exclusive classes, or `"binary-cross-entropy"` of every
+            class separately (Wightman et al. 2021, for mixed images).
+        label_smoothing: share of the target that is spread over all classes, in [0, 1] (Szegedy et
+            al. 2016, section 7). It is not applied in validation.
+        target_threshold: threshold of binary cross-entropy, in [0, 1]: mixed targets above it
+            become 1, all others 0. None: targets are not changed.
+        class_weights: weights of the classes in training: `"equal"`, or `"balanced"`: inversely
+            proportional to the number of images of a class, with a mean of 1 over the images.
+        l2_sp: strength of the L2-SP penalty, which replaces weight decay (Li et al. 2018,
+            arXiv:1802.01483). `l2_sp / 2` times the squared distance of the trained kernels from
+            their values at the start of training is added to the loss; for the kernel of the head,
+            the distance from zero.
 
     Raises:
-        ValueError: a field has another value than these.
+        ValueError: If a field has an invalid value.
     """
 
     name: LossName = "cross-entropy"
@@ -230,21 +235,21 @@ class LossConfig:
         _check_numbers(self, "loss", "label_smoothing target_threshold", high=1)
         if self.target_threshold is not None and self.name != "binary-cross-entropy":
             raise ValueError(
-                "Expected `loss.target_threshold` with binary-cross-entropy only. "
-                f"Received: {self.target_threshold} with {self.name}"
+                "Expected no `loss.target_threshold` unless `loss.name` is 'binary-cross-entropy'. "
+                f"Received: {self.target_threshold} with {self.name!r}"
             )
 
 
 @dataclass(frozen=True)
 class AverageConfig:
-    """Exponential moving average of the weights, moving statistics of BN included.
+    """An exponential moving average of the weights, including the moving statistics of BN.
 
     Args:
-        decay: share that the average keeps at an update. 0: no average is taken.
-        every: steps between updates.
+        decay: share of the average that each update keeps, in [0, 1]. 0: no average is taken.
+        every: optimizer steps between two updates.
 
     Raises:
-        ValueError: a field has another value than these.
+        ValueError: If a field has an invalid value.
     """
 
     decay: float = 0.0
@@ -258,7 +263,7 @@ class AverageConfig:
 def _check_numbers(
     part: Any, prefix: str, names: str, low: float = 0.0, high: float = math.inf
 ) -> None:
-    """Checks fields, named with spaces between, which may be None where that is the default."""
+    """Check the fields in the space-separated `names`; None is allowed where it is the default."""
     for name in names.split():
         value = getattr(part, name)
         if value is not None or type(part).__dataclass_fields__[name].default is not None:

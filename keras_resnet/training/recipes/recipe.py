@@ -1,4 +1,4 @@
-"""Training recipes as data. The table of them is in `table.py`."""
+"""A training recipe as data; `table.py` has the table of all recipes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from keras_resnet.training.recipes.parts import (
     Unit,
 )
 
-#: The citation of what `override` changed.
+#: The citation of a field that `override` changed.
 BY_USER = "set by the user"
 
 
@@ -30,28 +30,29 @@ class Recipe:
     """A training recipe; `keras-resnet recipes NAME` prints one with its citations.
 
     Args:
-        name: as in `RECIPES`.
+        name: name of the recipe, its key in `RECIPES`.
         duration: length of training, in `unit`.
-        unit: `"epochs"` or optimizer `"steps"`; an epoch that is cut short counts as one.
-        batch_size: global: images per optimizer step, over all workers, replicas and accumulated
-            batches.
-        optimizer: how weights are updated.
-        schedule: how the learning rate changes.
-        loss: what is minimised.
-        augmentation: how training images are varied.
-        train_size: height and width of training images; None: those of evaluation.
-        protocol: how images are prepared for evaluation; None: as the data config says.
-        average: the moving average of the weights, which is what is evaluated and saved.
-        patience: training ends early after so many epochs without a better validation accuracy;
-            None: it does not.
-        precise_bn: so many training batches from which BN's statistics are computed anew before
-            the last weights are saved (He et al. 2015's released models); 0: the moving ones stay.
-        network: fields of `ResNetConfig` that the recipe sets where it builds the network.
-        citations: where values come from: dotted field -> citation; `""` is the recipe as a whole.
-        expected: published results with it: network -> top-1 accuracy in percent, for comparison.
+        unit: `"epochs"` or optimizer `"steps"`; a partial epoch counts as one epoch.
+        batch_size: global batch size: images per optimizer step, over all workers, replicas and
+            accumulated batches.
+        optimizer: the optimizer and its settings.
+        schedule: schedule of the learning rate.
+        loss: the loss and its settings.
+        augmentation: augmentation of the training images.
+        train_size: height and width of training images; None: those of evaluation images.
+        protocol: evaluation protocol; None: that of the model, or the usual one for its image size.
+        average: moving average of the weights. If there is one, it is what is evaluated and saved.
+        patience: number of epochs without a better validation accuracy after which training ends
+            early; None: it never ends early.
+        precise_bn: number of training batches from which the statistics of BN are recomputed before
+            the last weights are saved, as for the models that He et al. 2015 released; 0: the
+            moving statistics are saved.
+        network: fields of `ResNetConfig` that the recipe sets when it builds the network.
+        citations: sources of the values: dotted field -> citation; `""` is the recipe as a whole.
+        expected: published results of the recipe: network -> top-1 accuracy in percent.
 
     Raises:
-        ValueError: a field has another value than these.
+        ValueError: If a field has an invalid value.
     """
 
     name: str
@@ -83,8 +84,8 @@ class Recipe:
             )
         if self.loss.l2_sp and self.optimizer.weight_decay:
             raise ValueError(
-                "Expected either `loss.l2_sp`, which pulls to the weights at the start, or "
-                "`optimizer.weight_decay`, which pulls to zero. Received: "
+                "Expected either `loss.l2_sp`, which pulls weights to their initial values, or "
+                "`optimizer.weight_decay`, which pulls them to zero. Received: both, "
                 f"{self.loss.l2_sp:g} and {self.optimizer.weight_decay:g}. Set one of them to 0"
             )
         for name in ("network", "citations", "expected"):
@@ -92,36 +93,35 @@ class Recipe:
 
     @property
     def learning_rate(self) -> float:
-        """The peak rate at this `batch_size`, by the linear scaling rule if the recipe has it."""
+        """The peak learning rate at this `batch_size`, scaled linearly if the recipe says so."""
         reference = self.optimizer.reference_batch_size
         return self.optimizer.learning_rate * (self.batch_size / reference if reference else 1.0)
 
     def in_steps(self, steps_per_epoch: float) -> Recipe:
-        """The same recipe with every time counted in optimizer steps."""
+        """Return the recipe with all times in optimizer steps."""
         steps = {"epochs": steps_per_epoch, "steps": 1}
         duration = max(1, round(self.duration * steps[self.unit]))
         schedule = _stretched(self.schedule, steps[self.schedule.unit], "steps")
         return dataclasses.replace(self, duration=duration, unit="steps", schedule=schedule)
 
     def lasting(self, duration: float) -> Recipe:
-        """The same recipe for another length of training, in the same unit.
+        """Return the recipe for another length of training, in the same unit.
 
-        Warm-up and milestones keep their share of the whole. (To change one of them alone, use
-        `override`.)
+        Warm-up and milestones are scaled in proportion. To change one time alone, use `override`.
 
         Raises:
-            ValueError: schedule and duration are not in the same unit; see `in_steps`.
+            ValueError: If schedule and duration are not in the same unit; see `in_steps`.
         """
         if self.schedule.unit != self.unit:
             raise ValueError(
-                "Expected a recipe whose times have one unit. Received: a duration in "
-                f"{self.unit}, a schedule in {self.schedule.unit}. Use `in_steps` first"
+                "Expected a recipe whose duration and schedule have the same unit. Received: a "
+                f"duration in {self.unit}, a schedule in {self.schedule.unit}. Use `in_steps` first"
             )
         schedule = _stretched(self.schedule, duration / self.duration, self.unit)
         return dataclasses.replace(self, duration=duration, schedule=schedule)
 
     def as_dict(self) -> dict[str, Any]:
-        """All fields but `citations` and `expected`, fit for JSON; `recipe_from_dict` reads it."""
+        """Return all fields except `citations` and `expected` as JSON-serializable data."""
         values: dict[str, Any] = _plain(self)
         for name in ("citations", "expected"):
             del values[name]
@@ -129,6 +129,7 @@ class Recipe:
 
 
 def _stretched(schedule: ScheduleConfig, factor: float, unit: Unit) -> ScheduleConfig:
+    """Return the schedule with all times multiplied by `factor`."""
     return dataclasses.replace(
         schedule,
         unit=unit,
@@ -140,7 +141,7 @@ def _stretched(schedule: ScheduleConfig, factor: float, unit: Unit) -> ScheduleC
 
 
 def _plain(value: Any) -> Any:
-    """Dataclasses and mappings become dicts, tuples lists."""
+    """Convert dataclasses and mappings to dicts, and tuples to lists."""
     if dataclasses.is_dataclass(value):
         return {item.name: _plain(getattr(value, item.name)) for item in dataclasses.fields(value)}
     if isinstance(value, Mapping):
@@ -161,10 +162,10 @@ _PARTS: dict[str, type] = {
 
 
 def recipe_from_dict(values: Mapping[str, Any]) -> Recipe:
-    """The recipe that `Recipe.as_dict` wrote.
+    """Return the recipe that `Recipe.as_dict` wrote.
 
     Raises:
-        ValueError: a field is unknown or has a value that it cannot have.
+        ValueError: If a field is unknown or has an invalid value.
     """
     arguments: dict[str, Any] = {}
     for name, value in values.items():
@@ -174,7 +175,7 @@ def recipe_from_dict(values: Mapping[str, Any]) -> Recipe:
 
 
 def fields_of(recipe: Recipe) -> list[str]:
-    """The dotted names that `override` takes, but for those inside of `network`."""
+    """Return the dotted names that `override` takes, except those in `network`."""
     names = []
     for name in recipe.as_dict():
         if name in _PARTS:
@@ -185,16 +186,18 @@ def fields_of(recipe: Recipe) -> list[str]:
 
 
 def override(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
-    """The recipe with other values in some fields.
+    """Return a recipe with some fields changed.
+
+    Changed fields are cited as set by the user.
 
     Args:
-        recipe: the one to start from.
-        changes: dotted names -> values, e.g. `{"optimizer.learning_rate": 0.2}`. A field of a
-            protocol that the recipe does not have starts from `EvalProtocol()`;
-            `network.FIELD` is any field of `ResNetConfig`.
+        recipe: the recipe to change.
+        changes: dotted names -> values, e.g. `{"optimizer.learning_rate": 0.2}`.
+            `network.FIELD` is any field of `ResNetConfig`. If the recipe has no protocol, fields of
+            `protocol` change those of `EvalProtocol()`.
 
     Raises:
-        ValueError: a field is unknown or has a value that it cannot have.
+        ValueError: If a field is unknown or has an invalid value.
     """
     values = recipe.as_dict()
     known = [*fields_of(recipe), *(f"network.{field}" for field in FIELDS)]

@@ -19,13 +19,13 @@ _DIGITS = Recipe(
     citations=cited(
         "our own: ResNet-20 on the 1,437 training digits within two minutes on two cores",
         {
-            "our own: found by trying": "duration batch_size optimizer.learning_rate",
+            "our own: found by experiment": "duration batch_size optimizer.learning_rate",
             "He et al. 2015 (arXiv:1512.03385), section 4.2": "optimizer.momentum "
             "augmentation.crop augmentation.padding",
             "our own: black, as the digits' background; the paper pads with the mean": (
                 "augmentation.fill"
             ),
-            "our own: in 450 steps, 1e-4 would do next to nothing": "optimizer.weight_decay",
+            "our own: 1e-4 has almost no effect within 450 steps": "optimizer.weight_decay",
             "Loshchilov and Hutter 2017 (arXiv:1608.03983)": "schedule.name",
             "Goyal et al. 2017 (arXiv:1706.02677), section 2.2; the length is our own": (
                 "schedule.warmup"
@@ -44,8 +44,8 @@ _CIFAR10 = Recipe(
     citations=cited(
         "our own, for ResNet-20: 400,000 images, half an hour on two cores at 220 images a second",
         {
-            "our own: what fits into half an hour": "duration",
-            "our own: the first values that were tried, one run": "optimizer.learning_rate "
+            "our own: the number of epochs that fits into half an hour": "duration",
+            "our own: the first values tried, in one run": "optimizer.learning_rate "
             "optimizer.nesterov optimizer.weight_decay schedule.points",
             "He et al. 2015 (arXiv:1512.03385), section 4.2": "batch_size optimizer.momentum "
             "augmentation.crop augmentation.padding augmentation.flip",
@@ -64,15 +64,17 @@ _FINETUNE = Recipe(
     augmentation=Augmentation(crop="inception", area=(0.25, 1.0), flip=0.5),
     patience=10,
     citations=cited(
-        "our own, for a network that is trained already and a data set of thousands of images",
+        "our own, for a pretrained network and a data set of thousands of images",
         {
-            "our own: `finetune` sets it by its phases": "duration",
-            "our own: a fifth of what such networks are trained with": "optimizer.learning_rate",
+            "our own: `finetune` replaces it by the lengths of its phases": "duration",
+            "our own: a fifth of the learning rate of training from scratch": (
+                "optimizer.learning_rate"
+            ),
             "He et al. 2015 (arXiv:1512.03385), section 3.4": "optimizer.momentum "
             "optimizer.weight_decay",
-            "our own: a trained network has seen small crops enough": "augmentation.area",
-            "our own: fits every graphics card": "batch_size",
-            "our own: more epochs than the phases have by default": "patience",
+            "our own: a pretrained network has already seen small crops": "augmentation.area",
+            "our own: fits into the memory of every GPU": "batch_size",
+            "our own: longer than the default phases": "patience",
             "Loshchilov and Hutter 2017 (arXiv:1608.03983)": "schedule.name",
             "Goyal et al. 2017 (arXiv:1706.02677), section 2.2; the length is our own": (
                 "schedule.warmup"
@@ -83,15 +85,15 @@ _FINETUNE = Recipe(
     ),
 )
 
-#: name -> recipe.
+#: All training recipes: name -> recipe.
 RECIPES = {recipe.name: recipe for recipe in (_DIGITS, _CIFAR10, _FINETUNE, *PAPERS, *LIBRARIES)}
 
 
 def find_recipe(name: str) -> Recipe:
-    """The recipe of that name.
+    """Return the recipe called `name`.
 
     Raises:
-        ValueError: there is none; the message says which one was probably meant.
+        ValueError: If there is no such recipe; the message suggests a similar name.
     """
     if name not in RECIPES:
         hint = did_you_mean(name, RECIPES, "`keras-resnet recipes` shows them all")

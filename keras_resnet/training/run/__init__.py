@@ -1,1 +1,1 @@
-"""A training run: `train`, what it writes and how it is resumed."""
+"""Training runs: `train`, the files that it writes, and how a run is resumed."""

@@ -1,4 +1,4 @@
-"""Callbacks between the steps of `fit`."""
+"""Callbacks of a training run."""
 
 from __future__ import annotations
 
@@ -14,28 +14,35 @@ from keras_resnet.training.run.run import Run
 
 
 class DivergedError(RuntimeError):
-    """The loss became infinite, no number, or far larger than that of guessing."""
+    """Raised if the loss becomes infinite, NaN, or much larger than that of random guessing."""
 
 
 class AfterSteps(keras.callbacks.Callback):
-    """Counts batches, refuses to diverge, ends the warm-up, averages the weights; comes first."""
+    """Callback that updates a run after every step; it has to be the first one.
 
-    def __init__(self, run: Run, last_good: Callable[[], str]) -> None:
-        """Takes the run, and what says in a sentence which state is safe."""
+    It counts batches, raises DivergedError if the loss diverges, ends the warm-up of
+    `schedule.low_until_error`, and averages the weights.
+
+    Args:
+        run: the run.
+        last_saved: returns a sentence that names the last saved state.
+    """
+
+    def __init__(self, run: Run, last_saved: Callable[[], str]) -> None:
         super().__init__()
-        self._run, self._last_good, self._begin = run, last_good, 0
+        self._run, self._last_saved, self._first_batch = run, last_saved, 0
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self._run.restore_metrics()
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
-        self._begin = batch
+        self._first_batch = batch
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
         run, logs = self._run, logs or {}
-        # With several steps per execution, `batch` is the number of the last one.
-        run.batches += batch - self._begin + 1
-        self._refuse_divergence(float(logs.get("loss", 0.0)))
+        # With several steps per execution, `batch` is the index of the last one.
+        run.batches += batch - self._first_batch + 1
+        self._check_loss(float(logs.get("loss", 0.0)))
         limit = run.recipe.schedule.low_until_error
         if run.low_rate and limit is not None and 1 - float(logs.get("accuracy", 0.0)) < limit:
             run.low_rate = False
@@ -47,9 +54,10 @@ class AfterSteps(keras.callbacks.Callback):
             average_bn_across_replicas(run.model)
             run.average.update(run.model)
 
-    def _refuse_divergence(self, loss: float) -> None:
+    def _check_loss(self, loss: float) -> None:
+        """Raise DivergedError if the loss has diverged."""
         run = self._run
-        # A hundred times the loss of guessing.
+        # A hundred times the loss of random guessing.
         limit = 100 * max(1.0, math.log(run.model.output_shape[-1]))
         if math.isfinite(loss) and loss <= limit:
             return
@@ -57,13 +65,19 @@ class AfterSteps(keras.callbacks.Callback):
         raise DivergedError(
             f"Expected a finite loss of at most {limit:.0f}. Received: a mean loss of "
             f"{loss:g} in epoch {run.finished_epochs + 1}, at step {run.steps}, with "
-            f"learning rate {run.learning_rate:g}. {self._last_good()} Try a lower learning "
+            f"learning rate {run.learning_rate:g}. {self._last_saved()} Try a lower learning "
             "rate or a longer warm-up"
         )
 
 
-class Checkpointing(keras.callbacks.Callback):
-    """Saves the run every so many batches and after every epoch."""
+class StateSaving(keras.callbacks.Callback):
+    """Callback that saves the state of a run after every epoch and, optionally, within epochs.
+
+    Args:
+        run: the run.
+        every: number of batches after which the state is saved; None: after epochs only.
+        save: saves the state.
+    """
 
     def __init__(self, run: Run, every: int | None, save: Callable[[], None]) -> None:
         super().__init__()

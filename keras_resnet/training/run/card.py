@@ -1,4 +1,4 @@
-"""Model cards: a description of a trained network in words and tables."""
+"""Model cards: descriptions of trained networks in Markdown."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from keras_resnet.training.recipes.table import RECIPES
 
 _MOST_CLASSES = 50
 
-#: Fields of the recipe that are listed even if they are the defaults.
+#: Fields of the recipe that are listed even if they have their defaults.
 _ALWAYS = {
     "duration",
     "unit",
@@ -48,19 +48,20 @@ class CardFacts:
 
     Args:
         network: name of the network, e.g. `"resnet20"`.
-        config: what it was built from, such as the fields of its `ResNetConfig`.
-        parameters: how many it has, moving statistics included.
-        input_shape: of one image, `(height, width, channels)`; None: of any size.
-        data: the name of the data set; no path that should stay private.
-        class_names: in the order of the model's outputs.
-        images: of training and of validation.
-        recipe: as it was used, before `in_steps`.
-        history: one value per finished epoch of every quantity, such as `val_accuracy` in [0, 1].
-        best_epoch: that of `best.keras`, from 1; None: there is none.
-        seed: of the run.
-        dtype: of the computations, e.g. `"bfloat16"`.
-        environment: what `describe_environment` gives.
-        phases: of fine-tuning, each with the recipe's whole schedule; 0: it is no fine-tuning.
+        config: fields of the `ResNetConfig` that the network was built from.
+        parameters: number of parameters, including moving statistics.
+        input_shape: shape of an image, `(height, width, channels)`; None for any size.
+        data: name of the data set, without paths that should stay private.
+        class_names: names of the classes in the order of the outputs.
+        images: number of training and validation images.
+        recipe: the recipe that was used, before `in_steps`.
+        history: quantity -> one value per finished epoch, such as `val_accuracy` in [0, 1].
+        best_epoch: epoch of `best.keras`, counted from 1; None: there is no such file.
+        seed: random seed of the run.
+        dtype: precision of the computations, e.g. `"bfloat16"`.
+        environment: result of `describe_environment`.
+        phases: number of phases of fine-tuning, each with the whole schedule of the recipe; 0: the
+            network was not fine-tuned.
     """
 
     network: str
@@ -80,9 +81,9 @@ class CardFacts:
 
 
 def model_card(facts: CardFacts) -> str:
-    """Writes a model card: Markdown, with the YAML front matter that Hugging Face reads.
+    """Return a model card in Markdown, with YAML front matter for Hugging Face.
 
-    Fields of the recipe that are not those of the table `RECIPES` are marked, whoever changed them.
+    Fields of the recipe that differ from the recipe in `RECIPES` are marked.
     """
     sections = (
         _FRONT_MATTER,
@@ -116,7 +117,7 @@ def _summary(facts: CardFacts) -> str:
 def _results(facts: CardFacts) -> str:
     epochs = _epochs(facts)
     if not epochs:
-        return "No epoch was finished, so there are none."
+        return "There are no results, as no epoch was finished."
     rows = [("`last.keras`", epochs)]
     if facts.best_epoch is not None:
         rows.append(("`best.keras`", facts.best_epoch))
@@ -129,24 +130,24 @@ def _results(facts: CardFacts) -> str:
         ),
     )
     text = (
-        f"{table}\n\nFigures that begin with `val_` are of the {facts.images[1]:,} images of "
-        "validation, the others are means over an epoch of augmented training images, taken while "
-        "the weights changed."
+        f"{table}\n\nColumns that begin with `val_` are results on the {facts.images[1]:,} "
+        "validation images; the others are means over an epoch of augmented training images, "
+        "computed while the weights changed."
     )
     if facts.images[1] < FEW_IMAGES:
         margin = 100 * margin_of(facts.images[1])
-        text += f" On so few images, an accuracy is known to about ±{margin:.0f} points only."
+        text += f" With so few images, accuracies are accurate to about ±{margin:.0f} points only."
     if facts.best_epoch is not None:
         text += (
-            " `best.keras` is of the epoch with the highest accuracy in validation. It was chosen "
-            "by those same images, so that its accuracy on others is likely to be a little lower."
+            " `best.keras` is the model of the epoch with the highest validation accuracy. As it "
+            "was chosen by these images, its accuracy on other images is probably slightly lower."
         )
     if facts.recipe.average.decay:
-        text += " Validated and saved are moving averages of the weights."
+        text += " Moving averages of the weights were validated and saved."
     if facts.recipe.precise_bn:
         text += (
-            " The statistics of batch normalisation in `last.keras` were computed anew after the "
-            "last epoch, so that its figures differ a little from these."
+            " The statistics of batch normalization in `last.keras` were recomputed after the last "
+            "epoch, so its results differ slightly from these."
         )
     return text
 
@@ -154,7 +155,7 @@ def _results(facts: CardFacts) -> str:
 def _published(facts: CardFacts) -> str:
     recipe = facts.recipe
     if not recipe.expected:
-        return "None are known for this recipe, so there is nothing to compare with."
+        return "No published results are known for this recipe."
     network = RECIPES.get(recipe.name, recipe).network
     same = network.items() <= facts.config.items()
     known = facts.network if same else None
@@ -167,10 +168,10 @@ def _published(facts: CardFacts) -> str:
     )
     if not same:
         fields = ", ".join(f"{name}: {_json(value)}" for name, value in network.items())
-        text += f"\n\nThey are of networks with other settings than this one: {fields}."
+        text += f"\n\nThe published networks have settings that differ from this one: {fields}."
     if any(marked for *_, marked in _recipe_fields(recipe)):
-        text += "\n\nThis run changed the recipe, so it need not reach them."
-    return text + "\n\nThey hold for the data set of the publication, evaluated as there."
+        text += "\n\nThis run changed the recipe, so its results may differ."
+    return text + "\n\nThese results hold for the data set and protocol of the publication."
 
 
 def _loading(facts: CardFacts) -> str:
@@ -182,8 +183,7 @@ import keras_resnet
 model = keras_resnet.load_model("{file}")
 ```
 
-brings the names of the classes back, too, and loads networks of any depth. Keras alone loads the
-file as well:
+also restores the class names, and loads networks of any depth. Keras alone can load the file, too:
 
 ```python
 import keras
@@ -191,7 +191,7 @@ import keras
 model = keras.saving.load_model("{file}")
 ```
 
-The model takes batches of images of the shape ({shape})."""
+The model takes batches of images of shape ({shape})."""
 
 
 def _network(facts: CardFacts) -> str:
@@ -204,10 +204,10 @@ def _data(facts: CardFacts) -> str:
     names = [markdown(name) for name in facts.class_names]
     listed = ", ".join(names[:_MOST_CLASSES])
     if len(names) > _MOST_CLASSES:
-        listed += f" and {len(names) - _MOST_CLASSES} more; the model's file has them all"
+        listed += f" and {len(names) - _MOST_CLASSES} more; the model file contains all of them"
     training, validation = facts.images
     return (
-        f"{markdown(facts.data)}: {training:,} images to train on, {validation:,} to validate.\n\n"
+        f"{markdown(facts.data)}: {training:,} training and {validation:,} validation images.\n\n"
         f"Classes, in the order of the outputs: {listed}."
     )
 
@@ -225,9 +225,9 @@ def _recipe(facts: CardFacts) -> str:
         f"`{recipe.name}`, with seed {facts.seed}.",
         f"Source: {markdown(whole)}." if whole else "",
         f"The peak learning rate at this batch size is {recipe.learning_rate:g}.",
-        "Fields that this run changed are in bold. Those that are not listed have their defaults; "
-        f"`config.json`{' of each phase' if facts.phases else ''} has all.",
-        "Every phase went through the whole schedule in its own epochs." if facts.phases else "",
+        "Fields that this run changed are in bold. Fields that are not listed have their defaults; "
+        f"`config.json`{' of each phase' if facts.phases else ''} contains all of them.",
+        "Every phase used the whole schedule, scaled to its own epochs." if facts.phases else "",
     ]
     table = _table(("field", "value", "source"), rows)
     return f"{' '.join(filter(None, intro))}\n\n{table}"
@@ -242,16 +242,16 @@ def _environment(facts: CardFacts) -> str:
             rows.append((name, ", ".join(map(str, value))))
         else:
             rows.append((name, str(value)))
-    return _table(("what", "version or value"), [(key, markdown(value)) for key, value in rows])
+    return _table(("item", "version or value"), [(key, markdown(value)) for key, value in rows])
 
 
 def _recipe_fields(recipe: Recipe) -> list[tuple[str, Any, str, bool]]:
-    """Dotted name, value, source, and whether the run changed it, of each field of a recipe."""
+    """Return name, value, source, and whether the run changed it, for each field of a recipe."""
     table = RECIPES.get(recipe.name)
     published = None if table is None else dict(_flat(table.as_dict()))
     rows = []
     for name, value in _flat(recipe.as_dict()):
-        # `Recipe.lasting` changes the interval of steps even where there are none.
+        # `Recipe.lasting` also changes this time in schedules that do not use it.
         if name == "name" or (name == "schedule.every" and recipe.schedule.name != "step"):
             continue
         source = recipe.citations.get(name, "")
@@ -265,6 +265,7 @@ def _recipe_fields(recipe: Recipe) -> list[tuple[str, Any, str, bool]]:
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    """Yield the dotted names and values of nested mappings."""
     for key, value in values.items():
         if isinstance(value, Mapping) and value:
             yield from _flat(value, f"{prefix}{key}.")

@@ -1,4 +1,4 @@
-"""The copy of a model that is trained: it puts out logits, in the precision that is asked for."""
+"""The copy of a model that is trained, with logits as outputs and in the requested precision."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from keras_resnet.training.losses import TrainedModel, balanced_weights, make_lo
 from keras_resnet.training.optimizers.optimizers import make_optimizer
 from keras_resnet.training.recipes.recipe import Recipe
 
-#: What `dtype` may be, and the Keras policy that it means.
+#: Values of `dtype` -> Keras dtype policies.
 _POLICIES = {
     "float32": "float32",
     "bfloat16": "mixed_bfloat16",
@@ -39,7 +39,7 @@ def _policy_of(dtype: str) -> str:
 def precision_of(
     model: keras.Model, dtype: str | None
 ) -> Literal["float32", "float16", "bfloat16"]:
-    """Return the precision that a model is computed in, with `dtype` as of `train`."""
+    """Return the precision in which `train` computes a model with the argument `dtype`."""
     if dtype is not None:
         computed = {_policy_of(dtype).removeprefix("mixed_")}
     else:
@@ -57,28 +57,26 @@ def training_copy(
     synchronized: bool = False,
     seed: int = 0,
 ) -> TrainedModel:
-    """A copy of a classifier for training, with equal weights and variables of its own.
+    """Return a copy of a classifier for training, with the same weights.
 
     Its batch normalization is TensorFlow's fused operation where that is possible; see
     `keras_resnet.training.accelerate`.
 
-    It puts out float32 logits, as many as classes: losses of probabilities lose small numbers. Made
-    inside the scope of a `tf.distribute` strategy, its variables belong to the strategy. What it
-    learns goes back by `copy_weights`.
+    The copy returns float32 logits `(batch, classes)`, as losses of probabilities lose precision.
+    If it is made inside the scope of a `tf.distribute` strategy, its variables belong to the
+    strategy. `copy_weights` copies its weights back.
 
     Args:
-        model: a functional classifier `(batch, height, width, 3)` -> `(batch, classes)`, which ends
+        model: a functional classifier `(batch, height, width, 3)` -> `(batch, classes)` that ends
             with a softmax, a sigmoid or logits, or `(batch, 1)` with a sigmoid or a logit.
-        dtype: `"float32"`, `"bfloat16"` or `"float16"`; in the latter two, variables, the
-            normalisation of pixels, global pooling and the head stay float32. None: as the model
-            has it.
-        size: height and width of the images; `"any"`: both may differ from image to image and from
-            training to evaluation; None: the model's.
-        synchronized: whether BN takes its statistics over all replicas instead of each its own.
-        seed: of dropout and stochastic depth, where a layer has none of its own.
+        dtype: `"float32"`, `"bfloat16"` or `"float16"`; with the latter two, variables, pixel
+            normalization, global pooling and the head stay float32. None: as in the model.
+        size: height and width of the images; `"any"`: any height and width; None: as in the model.
+        synchronized: whether BN uses statistics over all replicas instead of one replica.
+        seed: random seed of dropout and stochastic depth, for layers without a seed.
 
     Raises:
-        ValueError: the model is no such classifier, or there is no such `dtype`.
+        ValueError: If the model is not such a classifier, or `dtype` has an invalid value.
     """
     policy = None if dtype is None else _policy_of(dtype)
     model = bare(model)
@@ -118,11 +116,11 @@ def training_copy(
 
 
 class _PullToStart:
-    """A regularizer: `strength / 2` times the squared distance from where training starts."""
+    """A regularizer: `strength / 2` times the squared distance from the initial weight."""
 
     def __init__(self, strength: float, start: np.ndarray) -> None:
         self._strength = strength
-        # A constant would go into the graph, which must stay below 2 GB.
+        # A constant would become part of the graph, which must stay below 2 GB.
         self._start = keras.Variable(start, trainable=False, dtype="float32", name="start")
 
     def __call__(self, weight: Any) -> Any:
@@ -131,23 +129,23 @@ class _PullToStart:
 
 
 def pull_to_start(model: keras.Model, strength: float, start: Sequence[np.ndarray]) -> None:
-    """Adds to the loss what holds trained kernels near those in `start`, the head's near zero.
+    """Add the L2-SP penalty, which pulls kernels to their values in `start`, to the loss.
 
-    L2-SP (Li et al. 2018, arXiv:1802.01483), section 3.2.
+    The kernel of the head is pulled to zero (Li et al. 2018, arXiv:1802.01483, section 3.2).
 
     Args:
-        model: a copy of `training_copy`, not compiled yet.
-        strength: half of it is multiplied by the squared distance.
-        start: one array per weight, as of `get_weights`.
+        model: a model from `training_copy` that is not compiled yet.
+        strength: twice the factor of the squared distance.
+        start: one array per weight, in the order of `model.get_weights()`.
 
     Raises:
-        ValueError: `start` has other shapes than the weights.
+        ValueError: If the shapes in `start` are not those of the weights.
     """
     shapes = [tuple(weight.shape) for weight in model.weights]
     if [np.shape(value) for value in start] != shapes:
         raise ValueError(
-            f"Expected the {len(shapes)} weights of {model.name} to pull to, as of `get_weights`. "
-            f"Received: {len(start)} arrays, or other shapes"
+            f"Expected {len(shapes)} arrays of the shapes of `get_weights` of {model.name}, to "
+            f"pull its weights to. Received: {len(start)} arrays, or other shapes"
         )
     head = [layer for layer in _all_layers(model) if layer.weights][-1]
     own = {id(weight) for weight in head.weights}
@@ -165,21 +163,21 @@ def compile_copy(
     jit_compile: bool | None = None,
     **keywords: Any,
 ) -> None:
-    """Compiles a copy with the optimizer and the loss of a recipe.
+    """Compile a model from `training_copy` with the optimizer and the loss of a recipe.
 
     Args:
-        model: of `training_copy`.
-        recipe: how it is trained.
-        source: training images, whose labels say what classes count if they are balanced.
+        model: a model from `training_copy`.
+        recipe: the recipe.
+        source: training images, whose labels give balanced class weights if the recipe has them.
         learning_rate: a float or a `LearningRateSchedule` of optimizer steps.
-        jit_compile: whether XLA compiles the step; None: under jax only.
-        **keywords: further ones of `compile`.
+        jit_compile: whether XLA compiles the training step; None: only under JAX.
+        **keywords: further arguments of `compile`.
     """
     weights = None
     if recipe.loss.class_weights == "balanced":
         weights = balanced_weights(source.labels, len(source.class_names))
     optimizer: Any = make_optimizer(recipe.optimizer, learning_rate)
-    # Keras would do so by itself only if the model were float16, not just its layers.
+    # Keras does this itself only if the model, not just its layers, is float16.
     if any(layer.compute_dtype == "float16" for layer in model.layers):
         optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
     optimizer.build(model.trainable_variables)
@@ -190,12 +188,12 @@ def compile_copy(
 
 
 def copy_weights(source: keras.Model, target: keras.Model) -> None:
-    """Sets the weights of a model to those of one made from the other by `training_copy`."""
+    """Copy the weights of `source` to `target`, one of which `training_copy` made of the other."""
     target.set_weights([np.asarray(value) for value in source.get_weights()])
 
 
 def _head(model: keras.Model) -> keras.Layer:
-    """The layer whose activation makes probabilities of logits, if one does."""
+    """Return the last layer of a classifier; raise ValueError for other models."""
     shapes = (getattr(model, "input_shape", None), getattr(model, "output_shape", None))
     ranks = [len(shape) if isinstance(shape, tuple) else None for shape in shapes]
     layer = last_operation(model) if getattr(model, "layers", None) else None
@@ -214,7 +212,7 @@ def _head(model: keras.Model) -> keras.Layer:
 
 
 def _float32_layers(model: keras.Model) -> set[str]:
-    """Layers that stay float32 in mixed precision, as in `keras_resnet.build`."""
+    """Return the names of layers that stay float32 in mixed precision, as in `build`."""
     layers = list(_all_layers(model))
     pools = [index for index, layer in enumerate(layers) if isinstance(layer, _POOLING)]
     last = layers[pools[-1] if pools else -1 :]
@@ -224,6 +222,7 @@ def _float32_layers(model: keras.Model) -> set[str]:
 
 
 def _all_layers(model: keras.Model) -> Iterator[Any]:
+    """Yield the layers of a model, with those of nested models in place of these."""
     for layer in model.layers:
         if isinstance(layer, keras.Model):
             yield from _all_layers(layer)

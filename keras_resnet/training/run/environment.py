@@ -8,17 +8,17 @@ from typing import Any
 from keras_resnet.support.cores import usable_cores
 from keras_resnet.support.extras import backend_and_devices, installed_versions
 
-#: What a trained network depends on.
+#: Packages that affect a trained network.
 _PACKAGES = ("keras-resnets", "keras", "tensorflow", "numpy")
 
 
 def describe_environment() -> dict[str, Any]:
-    """Describes the machine and what is installed, without names of hosts, users or folders.
+    """Describe the machine and its software, without names of hosts, users or folders.
 
     Returns:
-        Plain data: `python` and `platform` in words, `cpus` that this process may use, `versions`
-        by distribution (with that of the backend; None: it is not installed), `backend` of Keras,
-        and `devices`, such as `"GPU:0"`.
+        JSON-serializable data: `python` (version), `platform`, `cpus` (number of cores that this
+        process may use), `versions` (distribution -> version, None if it is not installed),
+        `backend` of Keras, and `devices`, such as `"GPU:0"`.
     """
     backend, devices, _ = backend_and_devices()
     return {

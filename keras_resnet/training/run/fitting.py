@@ -1,4 +1,4 @@
-"""The steps of a training run: `fit` in as many parts as it takes, evaluation, checkpoints."""
+"""The main part of a training run: calls of `fit`, evaluation, and saving of states."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from keras_resnet.training.optimizers.averaging import average_bn_across_replica
 from keras_resnet.training.optimizers.keras_private import synchronize
 from keras_resnet.training.optimizers.optimizers import describe
 from keras_resnet.training.recipes.recipe import Recipe
-from keras_resnet.training.run.callbacks import AfterSteps, Checkpointing
+from keras_resnet.training.run.callbacks import AfterSteps, StateSaving
 from keras_resnet.training.run.card import CardFacts, model_card
 from keras_resnet.training.run.copy import copy_weights
 from keras_resnet.training.run.environment import describe_environment
@@ -35,7 +35,7 @@ from keras_resnet.training.run.run import Run
 
 
 class Fitting:
-    """Takes the steps of a run, evaluates and saves; `train` prepares it."""
+    """The main part of a training run, which `train` prepares."""
 
     def __init__(
         self,
@@ -47,10 +47,10 @@ class Fitting:
         setup: DeviceSetup,
         interruption: Interruption,
     ) -> None:
-        """Prepares a run, and takes it to its newest whole checkpoint, if `folder` has one.
+        """Restore the newest undamaged state in `folder`, if there is one.
 
-        `model` is the caller's, which gets the weights that are saved. Of several workers only the
-        chief writes; all of them read the checkpoint that they go on from.
+        `model` is the caller's model, which gets the weights that are saved. With several workers,
+        only the chief writes files, but all of them read the state that they resume from.
         """
         self._model, self._data, self._resolved, self._run = model, data, resolved, run
         self._folder, self._setup, self._interruption = folder, setup, interruption
@@ -66,7 +66,7 @@ class Fitting:
             run.restore(state)
             if setup.is_chief:
                 console.print(
-                    f"Going on with {folder.path}: {run.batches} of {run.total} batches, "
+                    f"Resuming {folder.path}: {run.batches} of {run.total} batches, "
                     f"{run.finished_epochs} of {run.epochs} epochs are done."
                 )
 
@@ -77,7 +77,7 @@ class Fitting:
         profile: tuple[int, int] | None,
         shown: bool,
     ) -> None:
-        """Takes all steps that are left, and prints how far it is if that is to be `shown`."""
+        """Train for all remaining steps, and print the progress if `shown`."""
         run, setup = self._run, self._setup
         progress = ProgressBar(run, self._resolved.training.batch_size, len(self._data[0]))
         if shown:
@@ -85,17 +85,17 @@ class Fitting:
                 console.print(note)
             console.print(describe(run.model.optimizer, run.model.trainable_variables))
         every_step: list[keras.callbacks.Callback] = [
-            AfterSteps(run, self._last_good),
+            AfterSteps(run, self._last_saved),
             keras.callbacks.LambdaCallback(on_epoch_end=self._end_epoch),
             *callbacks,
             *self._tensorboard(profile),
-            Checkpointing(run, checkpoint_every, self._save),
+            StateSaving(run, checkpoint_every, self._save),
             *([progress] if shown else []),
             self._ender,
         ]
         with bad_records_named(*self._bad), contextlib.closing(progress):
             try:
-                self._take_up(every_step)
+                self._prepare_epoch(every_step)
                 for epoch, last, batches in self._resolved.segments(run.batches):
                     if run.is_exhausted:
                         break
@@ -111,18 +111,20 @@ class Fitting:
             except (TrainingInterrupted, TrainingKeyboardInterrupted) as interruption:
                 self._save()
                 if self._last:
-                    interruption.kept = f"{self._last_good()[:-1]}; run the same again to go on"
+                    interruption.kept = f"{self._last_saved()[:-1]}; run the same again to resume"
                 raise
         if shown and run.is_exhausted and run.batches < run.total:
             console.print(
-                f"Ended after {run.finished_epochs} of {run.epochs} epochs: the best validation "
-                f"accuracy is that of epoch {run.best_epoch}, `patience` is {run.recipe.patience}."
+                f"Ended early, after {run.finished_epochs} of {run.epochs} epochs: the best "
+                f"validation accuracy is that of epoch {run.best_epoch}, and `patience` is "
+                f"{run.recipe.patience}."
             )
 
     def finish(self, recipe: Recipe, seed: int, dtype: str) -> None:
-        """Hands over the last weights, with BN statistics of their own if the recipe says so.
+        """Copy the last weights to the caller's model, and write the model and its card.
 
-        Writes the model and its card, which tells of `recipe`, the seed and the precision.
+        If the recipe has `precise_bn`, the statistics of BN are recomputed first. `recipe`, `seed`
+        and `dtype` are those of the card.
         """
         run = self._run
         average_bn_across_replicas(run.model)
@@ -138,7 +140,7 @@ class Fitting:
     def _card(self, recipe: Recipe, seed: int, dtype: str) -> str:
         model, run = self._model, self._run
         train_data, validation_data = self._data
-        # Folders above the data are nobody's business.
+        # Parent folders of the data may be private.
         scheme, colon, path = train_data.name.partition(":")
         return model_card(
             CardFacts(
@@ -164,16 +166,17 @@ class Fitting:
         folder = str(self._written.tensorboard_folder)
         return [keras.callbacks.TensorBoard(folder, write_graph=False, profile_batch=profile or 0)]
 
-    def _last_good(self) -> str:
-        return f"The last checkpoint is {self._last}." if self._last else "There is no checkpoint."
+    def _last_saved(self) -> str:
+        return f"The last saved state is {self._last}." if self._last else "No state was saved."
 
     def _evaluate(self) -> dict[str, float]:
-        """Figures of all validation images."""
+        """Return the metrics on all validation images."""
         average_bn_across_replicas(self._run.model)
         with self._run.metrics_kept(), self._run.averaged():
             return self._evaluated(None, [self._ender])
 
     def _evaluated(self, steps: int | None, callbacks: Sequence[Any] = ()) -> dict[str, float]:
+        """Return the metrics on validation batches: `steps` of them, or all."""
         dataset = evaluation_batches(
             self._data[1],
             self._resolved.evaluation,
@@ -181,24 +184,24 @@ class Fitting:
             workers=self._setup.workers,
             bad=self._bad[1],
         )
-        figures: dict[str, float] = self._run.model.evaluate(
+        metrics: dict[str, float] = self._run.model.evaluate(
             self._setup.distribute(dataset),
             steps=steps or int(dataset.cardinality()),
             callbacks=list(callbacks),
             return_dict=True,
             verbose=0,
         )
-        return figures
+        return metrics
 
     def _end_epoch(self, epoch: int, logs: dict[str, float]) -> None:
-        """Evaluates, follows the error, and writes the epoch's figures.
+        """Evaluate, update the learning rate, and write the metrics of the epoch.
 
-        Keras would evaluate by itself; here, the weights are the averaged ones, and an interruption
-        inside finds the run as it was before.
+        Unlike validation by Keras, this evaluates averaged weights, and an interruption of it saves
+        the state before.
         """
         run, folder = self._run, self._written
         synchronize(run.model)
-        # That of the next step.
+        # The rate of the next step.
         logs["learning_rate"] = run.learning_rate
         logs |= {f"val_{name}": value for name, value in self._evaluate().items()}
         for name in sorted(logs, key=_place):
@@ -221,29 +224,29 @@ class Fitting:
             run.model.stop_training = True
 
     def _save(self) -> None:
-        # A checkpoint holds one value of what replicas have each of their own.
+        # A state holds only one value of statistics that differ between replicas.
         average_bn_across_replicas(self._run.model)
         if self._folder is not None:
-            # Metrics are gathered from all workers.
+            # All workers have to take part, as metrics are gathered from them.
             state = self._run.state()
             if self._written is not None:
                 self._last = self._written.save(self._run.batches, state)
 
     def _end_if_asked(self, batch: int = 0, logs: Any = None) -> None:
-        """Ends the run if any worker was asked to: all of them after the same step."""
+        """End the run on all workers after the same step if any worker got a signal."""
         asked = self._interruption.signal is not None
         if self._setup.any_worker(asked):
             if not asked:
                 self._interruption.signal = signal.SIGTERM
             self._interruption.raise_if_requested()
 
-    def _take_up(self, callbacks: list[keras.callbacks.Callback]) -> None:
-        """Prepares for the middle of an epoch, and ends one that lacks its evaluation only."""
+    def _prepare_epoch(self, callbacks: list[keras.callbacks.Callback]) -> None:
+        """Prepare metrics for a partial epoch, and end an epoch that lacks only its evaluation."""
         run, per_epoch = self._run, self._run.batches_per_epoch
         self._end_if_asked()
         if run.batches <= run.finished_epochs * per_epoch:
             return
-        # Metrics have no variables before they have seen a batch.
+        # Metrics create their variables at the first batch.
         self._evaluated(steps=1)
         if run.batches % per_epoch == 0 or run.batches == run.total:
             run.restore_metrics()
@@ -252,7 +255,7 @@ class Fitting:
             together.on_epoch_end(run.finished_epochs, logs)
 
     def _training(self, epochs: int, start: int, bad: BadRecords | None) -> tf.data.Dataset:
-        """This worker's part of training batches, from batch `start` on."""
+        """Return this worker's part of the training batches, starting with batch `start`."""
         return training_batches(
             self._data[0],
             self._resolved.training,
@@ -264,7 +267,7 @@ class Fitting:
         )
 
     def _bn_batches(self) -> Iterator[Any]:
-        """This worker's part of training batches of an epoch that comes after all."""
+        """Yield this worker's part of training batches from an epoch after the last one."""
         run, batches = self._run, self._run.recipe.precise_bn
         epochs = run.epochs + 1 + batches // run.batches_per_epoch
         dataset = self._training(epochs, run.epochs * run.batches_per_epoch, None)
@@ -274,7 +277,7 @@ class Fitting:
 
 @contextlib.contextmanager
 def bad_records_named(*parts: BadRecords) -> Iterator[None]:
-    """Raises what a pipeline meant where TensorFlow raises something of its own."""
+    """Raise the error of a pipeline about bad records instead of TensorFlow's own error."""
     try:
         yield
     except tf.errors.OpError:
@@ -285,5 +288,5 @@ def bad_records_named(*parts: BadRecords) -> Iterator[None]:
 
 
 def _place(name: str) -> tuple[bool, bool, str]:
-    """Loss, accuracies, those of validation, then the learning rate."""
+    """Return a sort key: training metrics, validation metrics (loss first), the learning rate."""
     return name == "learning_rate", name.startswith("val_"), name.replace("loss", "")

@@ -1,4 +1,4 @@
-"""A picture of a training run: loss, error and learning rate by epoch."""
+"""A plot of a training run: loss, error and learning rate by epoch."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, ScalarFormatter
 
-#: Of Okabe and Ito (2008), told apart with every kind of colour blindness, and by line style.
-BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#444444"
+#: Colors of Okabe and Ito (2008), distinguishable with every kind of color blindness.
+BLUE, ORANGE, GRAY = "#0072B2", "#D55E00", "#444444"
 
-#: With more epochs, a marker at each would hide the line.
+#: Largest number of epochs with markers, as more markers would hide the line.
 _MOST_MARKERS = 40
 
 
 def history_plot(history: Mapping[str, Sequence[float]], title: str = "") -> Figure:
-    """Draws loss and error, in percent, of training and validation, and the learning rate below.
+    """Plot loss and error in training and validation, and the learning rate.
 
-    The error is 100 times 1 - accuracy. Epochs without a finite value are gaps in the line, and
-    crosses on the axis say where. Losses and learning rates that span a factor of 50 have a
-    logarithmic axis.
+    The error is `100 * (1 - accuracy)`, in percent. Epochs without a finite value are gaps in the
+    line, marked by crosses on the axis. Losses and learning rates that span a factor of 50 or more
+    have a logarithmic axis.
 
     Args:
-        history: `loss`, `accuracy` in [0, 1], `learning_rate`, and `val_loss` and `val_accuracy`,
-            one value per epoch; what is missing is not drawn.
-        title: above it all.
+        history: quantity -> one value per epoch, for `loss`, `accuracy` in [0, 1], `val_loss`,
+            `val_accuracy` and `learning_rate`, each of which may be absent.
+        title: title of the figure.
     """
     columns = {name: np.asarray(values, float) for name, values in history.items()}
     for name in ("accuracy", "val_accuracy"):
@@ -60,17 +60,17 @@ def history_plot(history: Mapping[str, Sequence[float]], title: str = "") -> Fig
 
 
 def tidy(axes: Axes) -> None:
-    """Gives axes a pale grid behind the lines, and no frame."""
+    """Give axes a light grid behind the lines, and no frame."""
     axes.grid(color="#dddddd", linewidth=0.7)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
 
 
 def _draw(axes: Axes, name: str, columns: Mapping[str, np.ndarray]) -> None:
-    """Draws a quantity of training, and of validation if there is one."""
+    """Plot a quantity in training and, if there are values, in validation."""
     is_rate = name == "learning_rate"
     styles = (
-        (name, "training", GREY if is_rate else BLUE, "-", "o", "+"),
+        (name, "training", GRAY if is_rate else BLUE, "-", "o", "+"),
         (f"val_{name}", "validation", ORANGE, "--", "s", "x"),
     )
     drawn = [style for style in styles if style[0] in columns]
@@ -93,7 +93,7 @@ def _draw(axes: Axes, name: str, columns: Mapping[str, np.ndarray]) -> None:
             label=label,
         )
         if len(values) > _MOST_MARKERS:
-            # A value between two gaps makes no line.
+            # A value between two gaps is not part of a line.
             alone = good & ~np.append(good[1:], False) & ~np.append(False, good[:-1])
             axes.plot(epochs[alone], values[alone], marker, color=color, markersize=4)
         if not good.all():
@@ -112,7 +112,7 @@ def _draw(axes: Axes, name: str, columns: Mapping[str, np.ndarray]) -> None:
 
 
 def _scale(axes: Axes, values: np.ndarray, *, zero: bool) -> None:
-    """Chooses the axis of values: from zero, logarithmic, or as it comes."""
+    """Choose the scale of the values: from zero, logarithmic, or automatic."""
     finite = values[np.isfinite(values)]
     if zero:
         top = float(finite.max(initial=0.0))
@@ -122,5 +122,5 @@ def _scale(axes: Axes, values: np.ndarray, *, zero: bool) -> None:
     if 0 < low <= high / 50:
         axes.set_yscale("log")
     else:
-        # Offsets such as "1e-5+0.1" at the corner are easily overlooked.
+        # An offset such as "1e-5+0.1" in the corner is easily overlooked.
         axes.yaxis.set_major_formatter(ScalarFormatter(useOffset=False))

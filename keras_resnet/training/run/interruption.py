@@ -1,4 +1,4 @@
-"""Ending a training run between two steps, on SIGTERM or Ctrl-C."""
+"""Interruption of a training run between two steps by SIGTERM or Ctrl-C."""
 
 from __future__ import annotations
 
@@ -11,33 +11,40 @@ from typing import Any
 
 
 class TrainingInterrupted(SystemExit):
-    """The process was asked to end; what can be resumed is saved. Its code is 143 or 130.
+    """Raised after SIGTERM or Ctrl-C, when the state of the run has been saved.
+
+    It is a `SystemExit` with code 143 or 130.
 
     Attributes:
-        kept: a sentence about the checkpoint that the run goes on from; empty if there is none.
+        kept: a sentence about the saved state that the run resumes from; empty if there is none.
     """
 
     kept = ""
 
 
 class TrainingKeyboardInterrupted(KeyboardInterrupt):
-    """The same for Ctrl-C where it is Python's: a notebook or an interpreter is not to end."""
+    """`TrainingInterrupted` for Ctrl-C in a notebook or an interpreter, which should not end."""
 
     kept = ""
 
 
 class Interruption:
-    """The signal that asked for an end, if one did; `handler` would have handled it."""
+    """A request to end the training.
+
+    Attributes:
+        signal: number of the signal that requested the end; None if there was none.
+        handler: the previous handler of that signal.
+    """
 
     signal: int | None = None
     handler: Any = None
 
     def raise_if_requested(self) -> None:
-        """Ends the training if that was asked for.
+        """End the training if a signal has requested it.
 
         Raises:
-            TrainingInterrupted: with 128 plus the number of the signal.
-            TrainingKeyboardInterrupted: where Ctrl-C raises a `KeyboardInterrupt`.
+            TrainingInterrupted: If there was a signal; the code is 128 plus its number.
+            TrainingKeyboardInterrupted: If it was Ctrl-C and Python's own handler was in place.
         """
         if self.signal is not None:
             if self.handler is signal.default_int_handler:
@@ -47,9 +54,9 @@ class Interruption:
 
 @contextlib.contextmanager
 def noting_signals() -> Iterator[Interruption]:
-    """Notes SIGTERM and SIGINT instead of dying of them; a second one ends the process.
+    """Record SIGTERM and SIGINT in the context instead of ending; a second signal ends the process.
 
-    Outside the main thread, where Python has no signals, they stay what they are.
+    Outside the main thread, where Python handles no signals, nothing changes.
     """
     interruption = Interruption()
     if threading.current_thread() is not threading.main_thread():
@@ -59,7 +66,7 @@ def noting_signals() -> Iterator[Interruption]:
 
     def restore() -> None:
         for number, handler in before.items():
-            # None: a handler that was not installed from Python.
+            # None is a handler that was not installed from Python.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
     def note(number: int, frame: FrameType | None) -> None:
@@ -67,7 +74,7 @@ def noting_signals() -> Iterator[Interruption]:
         restore()
 
     for number in (signal.SIGTERM, signal.SIGINT):
-        # Shells start background jobs with SIGINT ignored, and that is to stay so.
+        # Shells start background jobs with SIGINT ignored, which must stay ignored.
         if signal.getsignal(number) is not signal.SIG_IGN:
             before[number] = signal.signal(number, note)
     try:

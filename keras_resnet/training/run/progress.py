@@ -1,4 +1,4 @@
-"""Progress of training: a bar on a terminal; elsewhere a line per epoch and per minute."""
+"""Progress of training: a bar on a terminal, otherwise a line per epoch and per minute."""
 
 from __future__ import annotations
 
@@ -14,13 +14,18 @@ from keras_resnet.training.run.run import Run
 
 
 class ProgressBar(keras.callbacks.Callback):
-    """Shows loss, accuracy, images per second and the time that is left."""
+    """Callback that shows loss, accuracy, images per second and the remaining time.
+
+    Args:
+        run: the run.
+        batch_size: images in a full batch, over all workers.
+        images: number of training images.
+    """
 
     def __init__(self, run: Run, batch_size: int, images: int) -> None:
-        """Takes the run, and how many images a full batch and the data have, over all workers."""
         super().__init__()
         self._run, self._batch_size = run, batch_size
-        # The last batch of an epoch may have fewer images, or leave some of them out.
+        # The last batch of an epoch may be smaller, or dropped.
         self._per_epoch = min(images, run.batches_per_epoch * batch_size)
         self._bar: Progress | None = None
         self._heartbeat: Heartbeat | None = None
@@ -47,7 +52,7 @@ class ProgressBar(keras.callbacks.Callback):
         self.close()
 
     def close(self) -> None:
-        """Takes the bar off the terminal, or ends the lines."""
+        """Remove the bar from the terminal, or stop the lines per minute."""
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
@@ -93,9 +98,9 @@ class ProgressBar(keras.callbacks.Callback):
         return self._run.batches - self._run.finished_epochs * self._run.batches_per_epoch
 
     def _state(self) -> str:
-        """Return the text for the line of a minute; another thread asks for it."""
+        """Return the text of the line per minute; called from another thread."""
         done, length = self._batches_of_epoch(), self._run.batches_per_epoch
-        # After the last batch of an epoch, it takes a while until Keras says that it evaluates.
+        # `on_test_begin` is called some time after the last batch of an epoch.
         if self._evaluating or done >= length:
             return f"{self._epoch()}: evaluating on validation images"
         if not self._logs:
@@ -108,15 +113,15 @@ class ProgressBar(keras.callbacks.Callback):
         )
 
     def _images(self, batches: int) -> int:
-        """Return the number of images in so many batches, from the first one of the run."""
+        """Return the number of images in the first `batches` batches of the run."""
         epochs, rest = divmod(batches, self._run.batches_per_epoch)
         return epochs * self._per_epoch + min(rest * self._batch_size, self._per_epoch)
 
     def _figures(self, logs: dict[str, float]) -> str:
         parts = []
-        for prefix, what in (("", ""), ("val_", "validation ")):
+        for prefix, part in (("", ""), ("val_", "validation ")):
             if f"{prefix}loss" in logs:
-                parts.append(f"{what}loss {logs[f'{prefix}loss']:.4f}")
+                parts.append(f"{part}loss {logs[f'{prefix}loss']:.4f}")
             if f"{prefix}accuracy" in logs:
                 parts.append(f"accuracy {logs[f'{prefix}accuracy']:.2%}")
         if "learning_rate" in logs:
@@ -124,7 +129,7 @@ class ProgressBar(keras.callbacks.Callback):
         return ", ".join(parts)
 
     def _pace(self) -> str:
-        """Images per second of this epoch, and the time left by the pace since the start."""
+        """Return images per second in this epoch, and the time left at the mean pace so far."""
         done = self._run.batches - self._skipped
         elapsed = time.monotonic() - self._started
         left = (self._run.total - self._run.batches) * elapsed / max(done, 1)

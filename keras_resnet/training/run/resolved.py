@@ -1,4 +1,4 @@
-"""The recipe resolved for one network and one data set: sizes, batches, steps."""
+"""A recipe resolved for one network and one data set: image sizes, batches and steps."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from keras_resnet.training.recipes.recipe import BY_USER, Recipe
 
 @dataclass(frozen=True)
 class ResolvedRecipe:
-    """A recipe for one network and one data set.
+    """A recipe resolved for one network and one data set.
 
     Attributes:
-        recipe: with all times in optimizer steps.
-        training: how training batches are made; one of them is what one pass over the network
-            takes, so several make an optimizer step where gradients are accumulated.
-        evaluation: how validation batches are made.
-        batches_per_epoch: of training.
-        total: batches of the whole training.
+        recipe: the recipe with all times in optimizer steps.
+        training: config of the training batches. If gradients are accumulated, several batches make
+            one optimizer step.
+        evaluation: config of the validation batches.
+        batches_per_epoch: training batches per epoch.
+        total: training batches of the whole training.
     """
 
     recipe: Recipe
@@ -43,18 +43,18 @@ class ResolvedRecipe:
 
     @property
     def size(self) -> int | Literal["any"]:
-        """Height and width of all images, for `training_copy`."""
+        """The size of all images, or `"any"` if training and evaluation differ."""
         size = self.training.size
         return size if size == self.evaluation.size else "any"
 
     def segments(self, taken: int) -> list[tuple[int, int, int]]:
-        """Calls of `fit` that are left after so many batches.
+        """Return the calls of `fit` that remain after `taken` batches.
 
-        `fit` knows whole epochs of one length only, so the rest of an interrupted epoch and a last
-        epoch that is cut short take a call each.
+        All epochs of a call of `fit` have the same length, so the rest of an interrupted epoch and
+        a partial last epoch need a call each.
 
         Returns:
-            `(first epoch, epoch to stop before, batches per epoch)` each.
+            One tuple `(first epoch, epoch to stop before, batches per epoch)` per call.
         """
         result = []
         while taken < self.total:
@@ -72,7 +72,7 @@ class ResolvedRecipe:
 def open_data(
     data: tuple[Source, Source] | DataConfig | str, max_bad_fraction: float | None = None
 ) -> tuple[tuple[Source, Source], DataConfig]:
-    """Training and validation images, and the config that `resolve_recipe` completes."""
+    """Return the training and validation source, and the config that `resolve_recipe` completes."""
     if isinstance(data, str):
         data = DataConfig(data)
     config = data if isinstance(data, DataConfig) else DataConfig(data[0].name)
@@ -92,35 +92,36 @@ def resolve_recipe(
     workers: int = 1,
     steps_per_execution: int = 1,
 ) -> ResolvedRecipe:
-    """Applies a recipe to a network and a data set.
+    """Resolve a recipe for a network and a data set.
 
-    Sizes of images in a recipe are those for the network's published size: a network for other
-    images gets them in proportion.
+    If the network takes images of another size than the recipe, the image sizes of the recipe are
+    scaled in proportion.
 
     Args:
         model: the classifier.
         source: training images.
-        recipe: how to train.
-        config: how batches are made, apart from what recipe, model and `seed` say; None: as
-            `DataConfig` has it.
-        epochs: length of training instead of the recipe's, whose schedule is compressed in
+        recipe: the recipe.
+        config: data config; the recipe, the model and `seed` replace some of its fields. None: the
+            defaults of `DataConfig`.
+        epochs: length of training in epochs instead of the recipe's; the schedule is scaled in
             proportion.
-        seed: of data order and augmentation.
-        workers: processes that share every batch.
-        steps_per_execution: batches that go through the network between two callbacks.
+        seed: random seed of data order and augmentation.
+        workers: number of processes that share every batch.
+        steps_per_execution: batches that are run between two callbacks.
 
     Raises:
-        ValueError: recipe, network and data do not go together.
+        ValueError: If recipe, network and data do not fit together.
     """
     check_image_shape(model)
     threshold = recipe.loss.target_threshold
     if threshold is not None and model.output_shape[-1] == 1:
         raise ValueError(
-            "Expected `loss.target_threshold` to be none with a single unit, whose two classes "
-            f"exclude each other. Received: {threshold:g}. Or build the network with `classes=2`"
+            "Expected no `loss.target_threshold` for a network with a single output unit, whose "
+            f"two classes are mutually exclusive. Received: {threshold:g}. Set it to None, or "
+            "build the network with `classes=2`"
         )
     accumulation = recipe.optimizer.accumulation
-    # What goes through the network at once; a step of several batches may go on in the next epoch.
+    # Batches whose gradients are accumulated for one step may belong to two epochs.
     batch_size = recipe.batch_size // accumulation
     if batch_size > len(source):
         raise ValueError(_batch_too_large(source, recipe))
@@ -157,62 +158,57 @@ def _batch_too_large(source: Source, recipe: Recipe) -> str:
     by_user = recipe.citations.get("batch_size") == BY_USER
     origin = "" if by_user else f", from the recipe {recipe.name}"
     parts = f" in {accumulation} parts" if accumulation > 1 else ""
-    # A power of two of at most a quarter of the images.
+    # The largest power of two that is at most a quarter of the images.
     several = min(count, 1 << (max(2, count // 4).bit_length() - 1))
     return (
         f"Expected batches of at most the {count:,} training images of {source.name}. Received: "
-        f"`batch_size={recipe.batch_size}`{parts}{origin}. `batch_size` can be "
-        f"at most {accumulation * count}; `batch_size={accumulation * several}` makes "
-        f"{-(-count // several)} batches of an epoch"
+        f"`batch_size={recipe.batch_size}`{parts}{origin}. Set `batch_size` to at most "
+        f"{accumulation * count}; `batch_size={accumulation * several}` gives "
+        f"{-(-count // several)} batches per epoch"
     )
 
 
 def check_classes(model: keras.Model, source: Source) -> None:
-    """Refuses a network whose outputs are for other classes than those of a source.
+    """Raise ValueError if the classes of a network are not those of a source.
 
     Raises:
-        ValueError: there are more or fewer of them, or they have another order.
+        ValueError: If the number of classes differs, or they are in another order.
     """
     classes, known_classes = len(source.class_names), class_count(model)
     if classes < 2:
         raise ValueError(
-            "Expected images of at least two classes, to tell them apart. "
-            f"Received: {source.name} with {classes}"
+            f"Expected images of at least two classes. Received: {source.name} with {classes}"
         )
     if known_classes != classes:
         raise ValueError(
-            f"Expected a model of the {classes} classes of {source.name}. Received: "
-            f"{model.name}, of {known_classes} classes. Build it with "
-            f"`classes={classes}`, or give it another head with `replace_head`, "
-            "as `keras-resnet finetune` does"
+            f"Expected a model for the {classes} classes of {source.name}. Received: "
+            f"{model.name}, with {known_classes} classes. Build it with "
+            f"`classes={classes}`, or replace its head with `replace_head` or "
+            "`keras-resnet finetune`"
         )
     names, known = tuple(source.class_names), get_info(model).class_names
     if known is not None and known != names and set(known) == set(names):
         place = next(index for index in range(classes) if known[index] != names[index])
         raise ValueError(
             f"Expected the classes of {source.name} in the order of the model's outputs. Received: "
-            f"{names[place]!r} where {model.name} has {known[place]!r}. `finetune` gives it a head "
-            "for this order"
+            f"{names[place]!r} where {model.name} has {known[place]!r}. Use `finetune`, which "
+            "replaces the head for this order"
         )
 
 
 def check_image_shape(model: keras.Model) -> None:
-    """Refuses a network for other images than those that data sources are made into.
-
-    Raises:
-        ValueError: they are not square, or have other than 3 channels.
-    """
+    """Raise ValueError unless a network takes square images with 3 channels."""
     _, height, width, channels = model.input_shape
     if height != width or channels != 3:
         shape = "x".join(map(str, (height, width, channels)))
         raise ValueError(
-            "Expected a network for square images with 3 channels, as data sources give them. "
-            f"Received: {model.name!r} for {shape}. Train it by `model.fit` with data of its own"
+            "Expected a network for square images with 3 channels, which data sources provide. "
+            f"Received: {model.name!r} for {shape}. Train it with `model.fit` and your own dataset"
         )
 
 
 def sizes(model: keras.Model, recipe: Recipe) -> tuple[EvalProtocol, int]:
-    """Return the protocol of evaluation images, and the size of training images."""
+    """Return the evaluation protocol and the size of training images."""
     side = model.input_shape[1]
     protocol = recipe.protocol
     if protocol is None:
@@ -232,9 +228,9 @@ def identity(
     dtype: str | None,
     start: Sequence[np.ndarray] | None = None,
 ) -> dict[str, Any]:
-    """Return the settings that must not change between two parts of one run, fit for JSON.
+    """Return the settings that must not change when a run is resumed, as JSON-serializable data.
 
-    `start` are the weights that the loss depends on, if it does.
+    `start` contains the weights that the loss pulls to, if it does.
     """
     shapes = [(weight.path.split("/")[-1], tuple(weight.shape)) for weight in model.weights]
     config = get_info(model).config
@@ -257,7 +253,7 @@ def identity(
     }
 
 
-#: What an identity from before a field existed has in its place; see `RunFolder.claim`.
+#: Values of fields that identities of earlier versions lack; see `RunFolder.claim`.
 DEFAULTS = {
     "model": {"config": dataclasses.asdict(ResNetConfig("basic", (1,), (1,)))},
     "recipe": Recipe("", duration=1, batch_size=1).as_dict(),

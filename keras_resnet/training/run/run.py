@@ -1,4 +1,4 @@
-"""A training run: what is trained, how far it is, and all that a checkpoint of it holds."""
+"""A training run: the model, its progress, and the state that it is resumed from."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ import numpy as np
 
 from keras_resnet.training.optimizers.averaging import WeightAverage
 from keras_resnet.training.optimizers.schedules import Plateau
-from keras_resnet.training.run.checkpoint import ResumeError, RunState
 from keras_resnet.training.run.resolved import ResolvedRecipe
+from keras_resnet.training.run.state_file import ResumeError, RunState
 
 
 class Run:
-    """The state that changes while a network is trained.
+    """Everything that changes while a network is trained.
 
     Attributes:
-        model: the copy that is trained, compiled; see `training_copy`.
-        recipe: with all times in optimizer steps.
+        model: the compiled copy that is trained; see `training_copy`.
+        recipe: the recipe with all times in optimizer steps.
         batches_per_epoch: batches per epoch; with accumulation, several make one optimizer step.
         total: batches of the whole training.
-        average: the moving average of the weights, if the recipe has one.
-        plateau: follows the validation error, if the schedule does.
-        batches: how many were taken.
-        low_rate: whether the warm-up of `schedule.low_until_error` still lasts.
-        history: one value per finished epoch of every quantity.
-        best: highest accuracy on validation images, if there was one.
-        best_epoch: after which epoch, from 1.
+        average: moving average of the weights; None if the recipe has none.
+        plateau: factor of a plateau schedule; None for other schedules.
+        batches: number of batches trained so far.
+        low_rate: whether the warm-up of `schedule.low_until_error` is still active.
+        history: quantity -> one value per finished epoch.
+        best: highest validation accuracy; None before the first epoch ends.
+        best_epoch: epoch of the highest validation accuracy, counted from 1.
     """
 
     def __init__(self, model: keras.Model, resolved: ResolvedRecipe) -> None:
@@ -50,24 +50,24 @@ class Run:
 
     @property
     def epochs(self) -> int:
-        """Epochs of the whole training; one that is cut short counts."""
+        """Epochs of the whole training; a partial epoch counts as one."""
         return -(-self.total // self.batches_per_epoch)
 
     @property
     def finished_epochs(self) -> int:
-        """The number of epochs that were trained and evaluated."""
+        """The number of epochs that have been trained and evaluated."""
         return len(self.history.get("loss", ()))
 
     @property
     def is_exhausted(self) -> bool:
-        """Whether no epoch has been better for as many as the recipe has patience for."""
+        """Whether the recipe's patience is exhausted: no better epoch for that many epochs."""
         patience = self.recipe.patience
         since = self.finished_epochs - (self.best_epoch or 0)
         return patience is not None and since >= patience
 
     @property
     def steps(self) -> int:
-        """Optimizer steps taken; those that a loss scale skipped do not count."""
+        """Optimizer steps taken, without those skipped by loss scaling."""
         return int(keras.ops.convert_to_numpy(self.model.optimizer.iterations))
 
     @property
@@ -76,7 +76,7 @@ class Run:
         return float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
 
     def set_rate(self) -> None:
-        """Multiplies the scheduled learning rate by what warm-up and plateau make of it."""
+        """Multiply the scheduled learning rate by the factors of warm-up and plateau."""
         factor = self.recipe.schedule.low_factor if self.low_rate else 1.0
         if self.plateau is not None:
             factor *= self.plateau.factor
@@ -85,7 +85,7 @@ class Run:
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:
-        """Inside, the model has the averaged weights, if they are averaged."""
+        """Set the weights of the model to their moving average, if any, inside the context."""
         if self.average is None or not self.average.steps:
             yield
             return
@@ -94,18 +94,18 @@ class Run:
 
     @contextlib.contextmanager
     def metrics_kept(self) -> Iterator[None]:
-        """Inside, the metrics may count something else; a checkpoint holds what they were."""
+        """Allow other uses of the metrics inside the context; `state` returns the values before."""
         self._metrics = _values(self.model.metrics_variables)
         yield
         self._metrics = None
 
     def state(self) -> RunState:
-        """All that it takes to go on from here."""
+        """Return the state that the run can be resumed from."""
         arrays = {
             **_named("model", self.model.variables),
             **_named("optimizer", self.model.optimizer.variables),
         }
-        # Between two epochs, metrics count nothing that matters.
+        # Between two epochs, the values of metrics do not matter.
         if self.batches > self.finished_epochs * self.batches_per_epoch:
             metrics = self._metrics or _values(self.model.metrics_variables)
             arrays |= {f"metric/{index:05d}": value for index, value in enumerate(metrics)}
@@ -122,13 +122,13 @@ class Run:
         return RunState(arrays, values)
 
     def restore(self, state: RunState) -> None:
-        """Goes back to where `state` was taken.
+        """Restore a state that `state` returned.
 
-        Metrics in the middle of an epoch wait for `restore_metrics`, as Keras sets them to zero
-        when `fit` starts.
+        Metrics of a partial epoch are restored by `restore_metrics` only, as Keras resets them when
+        `fit` starts.
 
         Raises:
-            ResumeError: the state is not that of such a model and optimizer.
+            ResumeError: If the state belongs to another model or optimizer.
         """
         _assign("model", self.model.variables, state.arrays)
         _assign("optimizer", self.model.optimizer.variables, state.arrays)
@@ -148,7 +148,7 @@ class Run:
         self.set_rate()
 
     def restore_metrics(self) -> None:
-        """Goes on counting the epoch that `restore` went back into."""
+        """Restore the metrics of the partial epoch that `restore` returned to."""
         if self._metrics is not None:
             variables = self.model.metrics_variables
             for variable, value in zip(variables, self._metrics, strict=True):
@@ -161,7 +161,7 @@ def _values(variables: list[Any]) -> list[np.ndarray]:
 
 
 def _named(part: str, variables: list[Any]) -> dict[str, np.ndarray]:
-    """Variables in their order: optimizers number names through, so paths may change."""
+    """Name variables by position, as the paths of optimizer variables may change."""
     return {f"{part}/{index:05d}": value for index, value in enumerate(_values(variables))}
 
 
@@ -170,8 +170,8 @@ def _assign(part: str, variables: list[Any], arrays: dict[str, np.ndarray]) -> N
         value = arrays.get(f"{part}/{index:05d}")
         if value is None or value.shape != tuple(variable.shape):
             raise ResumeError(
-                f"Expected a checkpoint with {variable.path} of shape {tuple(variable.shape)}. "
-                f"Received: {'none' if value is None else value.shape}. It is of another model or "
-                "optimizer; choose another folder"
+                f"Expected a saved state with {variable.path} of shape {tuple(variable.shape)}. "
+                f"Received: {'none' if value is None else value.shape}, from another model or "
+                "optimizer. Choose another folder"
             )
         variable.assign(value)

@@ -1,4 +1,4 @@
-"""A thin layer over `compile` and `model.fit` that can be interrupted and resumed to the bit."""
+"""`train()`: training by a recipe with `model.fit`, which can be interrupted and resumed."""
 
 from __future__ import annotations
 
@@ -49,13 +49,13 @@ class TrainResult:
     """The result of a training run.
 
     Attributes:
-        history: one value per epoch of `loss`, `accuracy`, `val_loss`, `val_accuracy`, with more
-            than five classes `top5_accuracy` and `val_top5_accuracy`, and `learning_rate`, that of
-            the next step.
-        steps: optimizer steps taken, over all parts of the run.
-        best: highest accuracy on the validation images.
-        best_epoch: after which epoch, from 1.
-        folder: where the run's files are, if it had a folder.
+        history: quantity -> one value per epoch: `loss`, `accuracy`, `val_loss`, `val_accuracy`;
+            with more than five classes also `top5_accuracy` and `val_top5_accuracy`; and
+            `learning_rate`, the rate of the step after the epoch. Accuracies are in [0, 1].
+        steps: optimizer steps taken, including those before an interruption.
+        best: highest validation accuracy, in [0, 1].
+        best_epoch: epoch of the highest validation accuracy, counted from 1.
+        folder: output folder of the run; None if there is none.
     """
 
     history: dict[str, list[float]]
@@ -87,67 +87,77 @@ def train(
     max_bad_fraction: float | None = None,
     verbose: bool = True,
 ) -> TrainResult:
-    """Trains `model` in place by `recipe`.
+    """Train a model by a recipe, in place.
 
-    What is trained is a copy that puts out logits, in the precision `dtype`; the caller's model
-    gets its weights in the end, and stays free of optimizer state. Where the recipe averages
-    weights, these are the averages.
+    A copy of the model with logits as outputs is trained in the precision `dtype`. `model` gets its
+    weights at the end (their moving averages, if the recipe has them), but no optimizer state.
 
-    With `out_dir`, the same call after an interruption, even by SIGKILL, goes on from the newest
-    checkpoint: on one CPU machine, the weights are in the end the same to the bit as without the
-    interruption, if the process has called `tf.config.experimental.enable_op_determinism()`.
-    SIGTERM and Ctrl-C end the run after the step, with a checkpoint. Several workers and replicas
-    average BN's moving statistics whenever they save or evaluate.
+    With `out_dir`, the same call resumes an interrupted run from its last saved state, even after
+    SIGKILL. On one machine with a CPU, the final weights are then bit-identical to those of an
+    uninterrupted run, provided that the process has called
+    `tf.config.experimental.enable_op_determinism()`. SIGTERM and Ctrl-C end the run after the
+    current step and save its state. With several replicas, the moving statistics of BN are averaged
+    over them before every evaluation and before every state is saved.
 
     Args:
         model: a functional classifier `(batch, height, width, 3)` -> `(batch, classes)` that ends
-            with a softmax, a sigmoid or logits; of two classes, also one `(batch, 1)` that ends
-            with a sigmoid or a logit, and is trained by binary cross-entropy. It takes over the
-            names of the classes and the protocol of evaluation, see `get_info`.
-        data: the images to train on, and those to evaluate after every epoch, which are used for
-            nothing else but to choose `best.keras`; or what `load_data` takes. The recipe, the
-            model and `seed` replace what a `DataConfig` says of images, batches and order.
-        recipe: how; or a name in `RECIPES`.
-        out_dir: folder for `config.json`, `environment.json`, `checkpoints/`, `best.keras`,
-            `last.keras`, `history.csv`, `history.png`, `tensorboard/` and `model_card.md`. None:
-            nothing is written.
-        epochs: length of training instead of the recipe's, whose schedule is compressed in
+            with a softmax, a sigmoid or logits; or, for two classes, `(batch, 1)` with a sigmoid or
+            a logit, which is trained with binary cross-entropy. The class names and the evaluation
+            protocol become part of what `get_info` returns for it.
+        data: a pair of sources of training and validation images, or whatever `load_data` takes.
+            The model is evaluated on the validation images after every epoch, which only affects
+            `best.keras`, early stopping and a plateau schedule. The recipe, the model and `seed`
+            replace the image size, batches and order of a `DataConfig`.
+        recipe: the recipe, or its name in `RECIPES`.
+        out_dir: output folder for `config.json`, `environment.json`, `checkpoints/` (the saved
+            states), `best.keras`, `last.keras`, `history.csv`, `history.png`, `tensorboard/` and
+            `model_card.md`. None: nothing is written.
+        epochs: length of training in epochs instead of the recipe's; the schedule is scaled in
             proportion.
-        seed: of data order, augmentation, dropout and stochastic depth.
-        strategy: devices; see `choose_strategy`. Several workers need what that returns, called
-            before the model is built.
-        dtype: `"float32"`, `"bfloat16"` or `"float16"` (with loss scaling); None: the model's.
-        synchronized_bn: whether BN takes the statistics of a whole batch instead of every
-            replica's part.
-        resume: whether to go on with what `out_dir` holds. If not, it must hold no run.
-        callbacks: further ones, called after an epoch's evaluation. A resumed run calls
-            `on_train_begin` once for the rest of the epoch and once for the epochs after it; what
-            they keep in themselves is not part of a checkpoint.
-        checkpoint_every: batches between two checkpoints; None: after every epoch only.
-        keep: how many checkpoints stay.
-        steps_per_execution: batches that go through the network between two callbacks; they must
-            divide those of an epoch.
-        jit_compile: whether XLA compiles the step; None: under jax only.
-        profile: first and last batch that TensorBoard's profiler records.
-        pull_to: the weights that `loss.l2_sp` pulls to, as of `get_weights`; None: those that the
-            model has.
-        max_bad_fraction: share of the images that may be unreadable; they are skipped. None: as the
-            `DataConfig` says, or 0.01.
-        verbose: whether the optimizer, the figures of every epoch and the progress are printed.
+        seed: random seed of data order, augmentation, dropout and stochastic depth.
+        strategy: the devices to train on; see `choose_strategy`. For several workers, call
+            `choose_strategy` before the model is built and pass its result.
+        dtype: `"float32"`, `"bfloat16"` or `"float16"` (with loss scaling); None: the precision of
+            the model.
+        synchronized_bn: whether BN uses the statistics of the whole batch instead of each replica's
+            part.
+        resume: whether to resume the run in `out_dir`. If False, `out_dir` must not contain a run.
+        callbacks: further Keras callbacks, called after the evaluation of an epoch. In a resumed
+            run, `on_train_begin` is called once for the rest of the epoch and once for the epochs
+            after it. The state of callbacks is not saved.
+        checkpoint_every: number of batches after which the state is saved; None: after every epoch
+            only.
+        keep: number of saved states to keep.
+        steps_per_execution: batches that are run between two callbacks; a divisor of the batches
+            per epoch.
+        jit_compile: whether XLA compiles the training step; None: only under JAX.
+        profile: first and last batch that the profiler of TensorBoard records.
+        pull_to: weights that `loss.l2_sp` pulls to, in the order of `model.get_weights()`; None:
+            those of `model`.
+        max_bad_fraction: largest share of unreadable images, in [0, 1]; they are skipped. None: as
+            in the `DataConfig`, or 0.01.
+        verbose: whether to print the optimizer, the metrics of every epoch and the progress.
+
+    Returns:
+        The history and the best epoch.
 
     Raises:
-        ValueError: model, data and recipe do not go together, an argument is impossible, or another
-            worker was called otherwise: the message says what differs; or another process is at
-            work in `out_dir`.
-        ResumeError: `out_dir` holds a run with another model, recipe, data set, seed or dtype, or
-            one without `config.json`.
-        DivergedError: the loss became infinite, no number, or far larger than that of guessing.
-        TooManyBadRecordsError: too many images cannot be read.
-        TrainingInterrupted: a signal asked for an end; a `SystemExit` of code 143 or 130. For
-            Ctrl-C in an interpreter or a notebook, it is a `KeyboardInterrupt`.
-        ClusterError: another worker has ended.
-        OSError: the disk is full, every checkpoint is damaged, or `out_dir` was moved or removed
+        ValueError: If model, data and recipe do not fit together, an argument has an invalid value,
+            another worker has different arguments, or another process is using `out_dir`.
+        ResumeError: If `out_dir` holds a run with another model, recipe, data set, seed or dtype,
+            or one without `config.json`.
+        DivergedError: If the loss becomes infinite, NaN, or much larger than that of random
+            guessing.
+        TooManyBadRecordsError: If too many images cannot be read.
+        TrainingInterrupted: After SIGTERM or Ctrl-C; a `SystemExit` with code 143 or 130. For
+            Ctrl-C in an interpreter or a notebook, a `KeyboardInterrupt` is raised instead.
+        ClusterError: If another worker has ended.
+        OSError: If the disk is full, every saved state is damaged, or `out_dir` is moved or removed
             during the run.
+
+    Example:
+        >>> model = keras_resnet.ResNet20(classes=10)
+        >>> result = train(model, "digits", "quick-digits", "runs/digits", epochs=3)
     """
     recipe = find_recipe(recipe) if isinstance(recipe, str) else recipe
     sources, config = open_data(data, max_bad_fraction)
@@ -159,7 +169,7 @@ def train(
         model, sources[0], recipe, config=config, epochs=epochs, seed=seed,
         workers=setup.workers, steps_per_execution=steps_per_execution,
     )  # fmt: skip
-    # How its accuracy is measured is how its images are to be prepared from now on.
+    # From now on, images for the model are prepared as in validation.
     protocol = resolved.evaluation.eval_protocol
     set_info(model, dataclasses.replace(get_info(model), protocol=protocol))
     folder = None if out_dir is None else RunFolder(out_dir, keep)
@@ -188,7 +198,7 @@ def train(
     return TrainResult(run.history, run.steps, run.best or 0.0, run.best_epoch or 0, path)
 
 
-#: Strategies under which every replica takes BN's statistics of its own part; JAX' does not.
+#: Strategies under which each replica computes BN statistics of its own part of a batch.
 _SEPARATE_STATISTICS = ("mirrored", "multi-worker", "tpu")
 
 
@@ -205,7 +215,7 @@ def _compiled_copy(
     jit_compile: bool | None,
     steps_per_execution: int,
 ) -> keras.Model:
-    """The copy of `model` that is trained, with optimizer, loss and metrics."""
+    """Return the copy of `model` to train, compiled with optimizer, loss and metrics."""
     synchronized = synchronized_bn and setup.name in _SEPARATE_STATISTICS
     copy = training_copy(
         model, dtype=dtype, size=resolved.size, synchronized=synchronized, seed=seed
@@ -233,12 +243,12 @@ def _begun(
     resume: bool,
     **options: Any,
 ) -> Iterator[None]:
-    """Holds the folder, and makes sure that all workers begin the same run in it.
+    """Lock the folder in the context, and check that all workers begin the same run in it.
 
-    `known` identifies the run; `options` are what does not, but has to be the same on all workers.
-    While a worker waits for others, signals end it.
+    `known` identifies the run; `options` do not, but have to be equal on all workers. Signals end a
+    worker that waits for others.
     """
-    # Of several workers, the chief writes.
+    # With several workers, only the chief writes.
     held = folder.held() if folder is not None and setup.is_chief else contextlib.nullcontext()
     with held:
         if setup.workers > 1:
@@ -249,19 +259,19 @@ def _begun(
         if folder is not None and setup.is_chief:
             _claim(folder, known, resume)
         if folder is not None and setup.workers > 1:
-            # One that does not see the chief's checkpoints would begin anew.
-            newest = folder.checkpoints()[-1:]
+            # A worker that does not see the states of the chief would start from the beginning.
+            newest = folder.state_files()[-1:]
             seen = {path.name: fingerprint_of_file(path)[:16] for path in newest}
-            setup.require_same({"checkpoint in the output folder": seen})
+            setup.require_same({"saved state in the output folder": seen})
         yield
 
 
 def _claim(folder: RunFolder, known: Mapping[str, Any], resume: bool) -> None:
-    """Prepares the folder, or makes sure that what it holds is this run."""
+    """Write the config of a new run, or check that the folder holds this run."""
     if not resume and folder.read_config() is not None:
         raise ValueError(
             f"Expected a folder without a training run. Received: {folder.path}. Choose another "
-            "one, or go on with it"
+            "folder, or resume the run with `resume=True`"
         )
     earlier = defaults_of_earlier(known, folder.read_config())
     folder.claim(known, "training run", {**DEFAULTS, **earlier})
@@ -271,7 +281,7 @@ def _claim(folder: RunFolder, known: Mapping[str, Any], resume: bool) -> None:
 def _start(
     model: keras.Model, recipe: Recipe, pull_to: Sequence[np.ndarray] | None
 ) -> list[np.ndarray] | None:
-    """The weights that the loss pulls to, if it does."""
+    """Return the weights that `loss.l2_sp` pulls to; None if the recipe has no such penalty."""
     if recipe.loss.l2_sp:
         return list(model.get_weights() if pull_to is None else pull_to)
     if pull_to is not None:
@@ -301,7 +311,7 @@ def _set_up(
         setup = choose_strategy(strategy, **needs)
     if accumulation > 1 and setup.replicas > 1:
         raise ValueError(
-            "Expected `optimizer.accumulation=1` with several replicas, as Keras cannot accumulate "
-            f"gradients over them. Received: {accumulation} on {setup.replicas} replicas"
+            "Expected `optimizer.accumulation=1` with several replicas, on which Keras cannot "
+            f"accumulate gradients. Received: {accumulation} on {setup.replicas} replicas"
         )
     return setup

@@ -1,1 +1,1 @@
-"""Taking a trained network to another task."""
+"""Transfer of a trained network to another task."""

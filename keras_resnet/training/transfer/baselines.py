@@ -1,4 +1,4 @@
-"""Baselines of transfer: classifiers on a network's vectors as they are."""
+"""Baselines of transfer: classifiers on the vectors of a fixed network."""
 
 from __future__ import annotations
 
@@ -27,30 +27,30 @@ from keras_resnet.support.progress import Progress, unseen
 from keras_resnet.training.run.fitting import bad_records_named
 from keras_resnet.training.run.resolved import check_image_shape
 
-#: Inverse strengths of regularisation that the linear probe is tried with, the strongest first.
+#: Inverse regularization strengths to try for the linear probe, the strongest first.
 STRENGTHS = (0.0001, 0.001, 0.01, 0.1, 1.0)
 
-#: So many images of each source are looked at, unless another number is asked for.
+#: Default for the largest number of images of a source.
 LIMIT = 5000
 
-#: With fewer images of a class, there is no fifth of them to choose the strength on.
+#: One fifth of the images of each class is held out to choose the regularization strength.
 _HELD_OUT = 5
 
-#: Steps of the linear probe. One that has not quite converged is as good a baseline.
+#: Iterations of the linear probe. It is still a good baseline if it has not quite converged.
 _STEPS = 300
 
 
 @dataclass(frozen=True)
 class Baselines:
-    """Accuracies on a task, 0 to 1, that need no training of the network.
+    """Accuracies on a task, in [0, 1], without training the network.
 
     Attributes:
-        linear_probe: of a linear classifier of the network's vectors.
-        nearest_neighbours: of a vote of the most similar training images.
-        majority: of always naming the commonest training class.
-        neighbours: how many vote.
-        train_images: images that the first two have learnt from.
-        validation_images: images that they were judged on.
+        linear_probe: accuracy of a linear classifier on the vectors of the network.
+        nearest_neighbours: accuracy of a vote of the most similar training images.
+        majority: accuracy of always predicting the most common training class.
+        neighbours: number of training images that vote.
+        train_images: number of training images for the first two.
+        validation_images: number of validation images for the first two.
     """
 
     linear_probe: float
@@ -61,13 +61,13 @@ class Baselines:
     validation_images: int
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything in it, as JSON takes it."""
+        """Return all attributes as JSON-serializable data."""
         return dataclasses.asdict(self)
 
     def __str__(self) -> str:
         return (
-            f"Linear probe: {self.linear_probe:.2%}, {self.neighbours} nearest neighbours: "
-            f"{self.nearest_neighbours:.2%}, commonest class: {self.majority:.2%}\n"
+            f"Linear probe: {self.linear_probe:.2%}, {self.neighbours} nearest neighbors: "
+            f"{self.nearest_neighbours:.2%}, most common class: {self.majority:.2%}\n"
             f"from {self.train_images:,} training images, on {self.validation_images:,} "
             "validation images"
         )
@@ -85,30 +85,29 @@ def vectors(
     progress: Progress = unseen,
     network: keras.Model | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the vectors that a network's classifier sees of a source's images.
+    """Return the vectors of a source's images that the classifier of a network takes as inputs.
 
-    One batch of images is held at a time, and those that the pipeline has ready.
+    Only one batch of images, and those prefetched by the pipeline, are in memory at a time.
 
     Args:
         model: a flat network of this package, with or without head.
         source: the images.
-        protocol: how they are prepared; by default what the model knows about itself, else what is
-            usual for its size.
-        batch_size: images that go through the network at once.
-        limit: at most so many images, as many of every class that has enough; None for all.
-        seed: which ones.
-        max_bad_fraction: of unreadable images, which are left out, that are put up with.
-        progress: is told after every batch.
-        network: what `pooled` has made of the model, so that several calls compile it once.
+        protocol: evaluation protocol; None: that of the model, or the usual one for its image size.
+        batch_size: images that are run at once.
+        limit: largest number of images, divided equally among the classes; None for all images.
+        seed: random seed of the choice of images.
+        max_bad_fraction: largest share of unreadable images, in [0, 1]; they are skipped.
+        progress: called after every batch with a text and the share that is done.
+        network: result of `pooled` for the model, so that several calls compile it only once.
 
     Returns:
         Vectors `(n, channels)`, float32, and labels `(n,)`, int32, in the order of the source.
 
     Raises:
-        ValueError: there are no images, or images without a label, or the limit is less than one
-            image per class; or the network takes others than square images with 3 channels; or an
-            argument is wrong.
-        TooManyBadRecordsError: too many images cannot be read.
+        ValueError: If there are no images, an image has no label, `limit` is less than one image
+            per class, the network does not take square images with 3 channels, or another argument
+            has an invalid value.
+        TooManyBadRecordsError: If too many images cannot be read.
     """
     check_image_shape(model)
     shape = (None, *model.input_shape[1:])
@@ -125,7 +124,7 @@ def vectors(
         source = Subset(source, _balanced(source.labels, limit, seed), source.name)
     bad = BadRecords(source.name, len(source), config.max_bad_fraction)
     network = pooled(model) if network is None else network
-    # Padded, so that the network is compiled for one shape.
+    # Padded, so that the network is compiled for a single shape.
     batches = evaluation_batches(source, config, pad=True, bad=bad)
     found, labels, steps = [], [], int(batches.cardinality())
     with bad_records_named(bad):
@@ -150,36 +149,37 @@ def baselines(
     max_bad_fraction: float = 0.01,
     progress: Progress = unseen,
 ) -> Baselines:
-    """Judges the vectors of a network on a task, without changing the network.
+    """Return accuracies on a task from the vectors of a network, without training the network.
 
-    The linear probe is a logistic regression of standardised vectors, whose regularisation is the
-    best of `STRENGTHS` on a fifth of the training vectors that is held out for that, or 1 where a
-    class has fewer than five. The neighbours' votes count by cosine distance. Where `limit` changes
-    the shares of the classes, the probe and both accuracies weigh images so that the shares are the
-    sources' own; the votes do not. `majority` is of all validation images.
+    The linear probe is a logistic regression on standardized vectors. Its inverse regularization
+    strength is the best of `STRENGTHS` on a held-out fifth of the training vectors, or 1 if a class
+    has fewer than five. Votes of nearest neighbors are weighted by cosine distance. If `limit`
+    changes the shares of the classes, the probe and both accuracies weight images to restore these
+    shares; the votes do not. `majority` is computed on all validation images.
 
     Args:
         model: a flat network of this package, with or without head.
-        train: images to learn from.
-        validation: images to judge on, of the same classes.
-        limit: of images of each source, as many of every class that has enough; None for all.
-        seed: which ones, and which are held out.
-        neighbours: that vote; at most as many as the smallest class has images.
+        train: training images.
+        validation: validation images of the same classes.
+        limit: largest number of images per source, as in `vectors`; None for all images.
+        seed: random seed of the choice of images and of the held-out part.
+        neighbours: number of nearest neighbors that vote, at most the number of images in the
+            smallest class.
         protocol: as in `vectors`.
         batch_size: as in `vectors`.
         max_bad_fraction: as in `vectors`.
-        progress: is told what is being done, and which share is done.
+        progress: called with a text and the share that is done.
 
     Raises:
-        ValueError: the sources have different classes, fewer than two classes have training
+        ValueError: If the sources have different classes, fewer than two classes have training
             images, or as in `vectors`.
-        TooManyBadRecordsError: too many images cannot be read.
+        TooManyBadRecordsError: If too many images cannot be read.
     """
     if train.class_names != validation.class_names:
         raise ValueError(
             "Expected training and validation images of the same classes. Received: "
-            f"{len(train.class_names)} in {train.name}, {len(validation.class_names)} others in "
-            f"{validation.name}"
+            f"{len(train.class_names)} classes in {train.name}, {len(validation.class_names)} "
+            f"different ones in {validation.name}"
         )
     check_integer("neighbours", neighbours)
     for source in (train, validation):
@@ -199,16 +199,16 @@ def baselines(
     others, truth = vectors(
         model, validation, progress=lambda w, d: progress(w, 0.45 + 0.45 * d), **options
     )
-    progress("linear probe and nearest neighbours", 0.9)
+    progress("linear probe and nearest neighbors", 0.9)
     weights = _weights(truth, validation)
     probe = _probe(x, y, _weights(y, train), seed)
     votes = min(neighbours, int(np.unique(y, return_counts=True)[1].min()))
     nearest = KNeighborsClassifier(votes, weights="distance", metric="cosine").fit(x, y)
-    commonest = np.bincount(train.labels, minlength=len(train.class_names)).argmax()
+    most_common = np.bincount(train.labels, minlength=len(train.class_names)).argmax()
     return Baselines(
         linear_probe=float(probe.score(others, truth, weights)),
         nearest_neighbours=float(nearest.score(others, truth, weights)),
-        majority=float(np.mean(validation.labels == commonest)),
+        majority=float(np.mean(validation.labels == most_common)),
         neighbours=votes,
         train_images=len(y),
         validation_images=len(truth),
@@ -218,13 +218,13 @@ def baselines(
 def _check_labels(source: Source) -> None:
     labels, classes = np.asarray(source.labels), len(source.class_names)
     if not len(labels):
-        raise ValueError(f"Expected labelled images. Received: none in {source.name}")
+        raise ValueError(f"Expected labeled images. Received: none in {source.name}")
     without = np.flatnonzero((labels < 0) | (labels >= classes))
     if len(without):
         raise ValueError(
             f"Expected labels from 0 to {classes - 1} for all images. Received: {source.name}, "
-            f"with {int(labels[without[0]])} for {source.name_of(int(without[0]))} and "
-            f"{len(without)} such labels in all. Leave these images out"
+            f"with {len(without)} other labels, such as {int(labels[without[0]])} for "
+            f"{source.name_of(int(without[0]))}. Leave these images out"
         )
 
 
@@ -237,7 +237,7 @@ def _check_classes(labels: np.ndarray, source: Source) -> None:
 
 
 def _balanced(labels: np.ndarray, limit: int, seed: int) -> np.ndarray:
-    """Indices, sorted, of at most `limit` images, as many of every class that has enough."""
+    """Return sorted indices of at most `limit` images, divided equally among the classes."""
     counts = np.bincount(labels)
     classes = np.flatnonzero(counts)
     if not is_integer(limit, len(classes)):
@@ -247,7 +247,7 @@ def _balanced(labels: np.ndarray, limit: int, seed: int) -> np.ndarray:
         )
     if limit >= len(labels):
         return np.arange(len(labels))
-    # What small classes leave goes to the others.
+    # The share that small classes do not use goes to the other classes.
     share, left = limit // len(classes), limit
     for done, count in enumerate(np.sort(counts[classes])):
         share = left // (len(classes) - done)
@@ -261,7 +261,7 @@ def _balanced(labels: np.ndarray, limit: int, seed: int) -> np.ndarray:
 
 
 def _weights(labels: np.ndarray, source: Source) -> np.ndarray:
-    """Return weights of some images of a source, by which classes count as much as in it."""
+    """Return weights of some images that restore the shares of the classes in their source."""
     classes = len(source.class_names)
     there, here = (np.bincount(some, minlength=classes) for some in (source.labels, labels))
     weights = (there / np.maximum(here, 1))[labels]
@@ -269,7 +269,7 @@ def _weights(labels: np.ndarray, source: Source) -> np.ndarray:
 
 
 def _probe(x: np.ndarray, y: np.ndarray, weights: np.ndarray, seed: int) -> Any:
-    """A linear classifier with the best regularisation."""
+    """Return a linear classifier with the best regularization strength."""
     if np.unique(y, return_counts=True)[1].min() < _HELD_OUT:
         return _fitted(x, y, weights, 1.0)
     part, rest = train_test_split(

@@ -11,16 +11,16 @@ BNMode = Literal["frozen", "training"]
 
 @dataclass(frozen=True)
 class Phase:
-    """A part of fine-tuning, with a learning-rate schedule of its own.
+    """A phase of fine-tuning, with a learning rate schedule of its own.
 
     Attributes:
-        downto: what trains: from the head down to this level: `"head"`, `"C5"` to `"C2"`,
-            `"stem"` or `"backbone"`, which is everything.
-        epochs: how long.
-        rate: what the recipe's learning rate is multiplied by.
+        downto: lowest level that is trained, together with everything above: `"head"`, `"C5"` to
+            `"C2"`, or `"stem"` or `"backbone"` for all layers.
+        epochs: length of the phase in epochs.
+        rate: factor of the recipe's learning rate.
 
     Raises:
-        ValueError: `epochs` or `rate` is not positive.
+        ValueError: If `epochs` or `rate` is not positive.
     """
 
     downto: str
@@ -34,5 +34,5 @@ class Phase:
                 raise ValueError(f"Expected `{name}` of a phase above 0. Received: {value!r}")
 
 
-#: The new head first, as its gradients would spoil what is below; then everything, gently.
+#: First the new head, whose gradients would damage the layers below; then all layers.
 PHASES = (Phase("head", 3), Phase("backbone", 7, 0.1))

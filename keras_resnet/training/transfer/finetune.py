@@ -1,4 +1,4 @@
-"""`finetune()`: a trained network learns another task, phase by phase."""
+"""`finetune()`: training of a pretrained network for another task, in phases."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ from keras_resnet.training.transfer.heads import check_image_size, replace_head
 from keras_resnet.training.transfer.phases import phase_recipes, thaw
 
 if TYPE_CHECKING:
-    # Brings scikit-learn, which nothing else of training needs.
+    # Imports scikit-learn, which nothing else in training needs.
     from keras_resnet.training.transfer.baselines import Baselines
 
-#: Training is told of classes with fewer images than the largest one divided by this.
+#: Classes with fewer images than the largest class divided by this number are reported as rare.
 _RARE = 3
 
-#: So many of them are named.
+#: Largest number of rare classes that a message names.
 _NAMED = 10
 
 
@@ -55,11 +55,11 @@ class FinetuneResult:
     """The result of fine-tuning.
 
     Attributes:
-        model: the network with the head for the new classes and its last weights.
-        phases: what each phase's `train` returned.
-        best: highest accuracy on the validation images.
-        baselines: accuracies without any training of the network; None if they were not wanted.
-        folder: where the files are, if there is a folder.
+        model: the network with the head for the new classes and its final weights.
+        phases: result of `train` for each phase.
+        best: highest validation accuracy, in [0, 1].
+        baselines: accuracies without training the network; None with `compare=False`.
+        folder: output folder; None if there is none.
     """
 
     model: keras.Model
@@ -70,7 +70,7 @@ class FinetuneResult:
 
 
 class TrainOptions(TypedDict, total=False):
-    """Arguments of `train` that hold for all phases."""
+    """Arguments of `train` that apply to all phases."""
 
     strategy: StrategyName | DeviceSetup
     dtype: str | None
@@ -98,40 +98,49 @@ def finetune(
     say: Say = print_lines,
     **options: Unpack[TrainOptions],
 ) -> FinetuneResult:
-    """Gives a network a head for the classes of a data set and trains it, head first.
+    """Fine-tune a network for the classes of a data set: first its head, then all layers.
 
-    Every phase is a run of `train` in a folder of its own, `1-head` and so on, so that the same
-    call goes on after an interruption. For that, load the network again, as the weights of `model`
-    have been trained by then; another network or other data are refused. A phase begins with the
-    last weights of the one before. `out_dir` itself gets `best.keras`, the best of all phases,
-    `last.keras`, `history.csv`, `history.png` and `model_card.md` of all phases together, and
-    `config.json`.
+    Every phase is a run of `train` in its own subfolder, such as `1-head`, and starts with the last
+    weights of the previous phase. The same call resumes an interrupted fine-tuning; load the
+    network again for it, as the weights of `model` have changed. Another network or other data are
+    refused. `out_dir` gets `best.keras` (the best of all phases), `last.keras`, `config.json`, and
+    `history.csv`, `history.png` and `model_card.md` for all phases.
 
-    Where the recipe has `loss.l2_sp`, every phase pulls to the weights of `model`, not to those of
-    the phase before. Keys of its `optimizer.rate_groups` count in the phases in which something of
-    theirs trains.
+    If the recipe has `loss.l2_sp`, every phase pulls to the initial weights of `model`. Each key of
+    `optimizer.rate_groups` is used in the phases in which one of its variables is trained.
 
     Args:
-        model: a flat network of this package with trained weights; its layers become part of the
-            result. A head for the same classes is kept, any other one is replaced.
+        model: a flat network of this package with trained weights. Its layers become part of the
+            result. A head for the same classes is kept, any other head is replaced.
         data: as for `train`.
-        out_dir: folder for the files; None: nothing is written.
-        recipe: as for `train`; its duration counts for nothing, that of the phases does.
-        phases: what trains when, one after the other.
-        bn: `"frozen"`: batch normalisation keeps its statistics, scale and shift throughout;
-            `"training"`: it trains with the layers around it.
-        dropout: rate before a new head.
-        compare: whether the accuracies of a linear classifier and of nearest neighbours on the
-            network's vectors are found first.
-        seed: of the head, data order and augmentation; sets Python's, NumPy's and Keras' own, too.
-        say: is told what happens, in sentences.
-        **options: those of `train`. Several workers cannot fine-tune together.
+        out_dir: output folder; None: nothing is written.
+        recipe: as for `train`; the lengths of the phases replace its duration.
+        phases: the phases of training, in order; by default 3 epochs of the head, then 7 epochs of
+            all layers with a tenth of the learning rate.
+        bn: `"frozen"`: batch normalization keeps its statistics, scale and shift; `"training"`: it
+            is trained with the layers around it.
+        dropout: rate of dropout before a new head, in [0, 1).
+        compare: whether to compute the accuracies of a linear probe and of nearest neighbors first;
+            see `baselines`.
+        seed: random seed of the head, data order and augmentation; also set for Python, NumPy and
+            Keras.
+        say: called with sentences about the progress.
+        **options: further arguments of `train`, for all phases. Fine-tuning with several workers is
+            not supported.
+
+    Returns:
+        The fine-tuned network, the results of the phases, and the baselines.
 
     Raises:
-        ValueError: network, data and phases do not go together, or as for `train`.
-        TypeError: an option is none of `train`'s.
-        ResumeError: `out_dir` holds another fine-tuning, or something else.
-        OSError: the best network of a finished phase is gone, or as for `train`.
+        ValueError: If network, data and phases do not fit together, or as for `train`.
+        TypeError: If an option is not an argument of `train`.
+        ResumeError: If `out_dir` holds another fine-tuning, or something else.
+        OSError: If the best network of a finished phase is missing, or as for `train`.
+
+    Example:
+        >>> model = keras_resnet.ResNet50(weights="imagenet")
+        >>> result = finetune(model, "folder:flowers", "runs/flowers")
+        >>> result.model.save("flowers.keras")
     """
     recipe = find_recipe(recipe) if isinstance(recipe, str) else recipe
     _check(model, phases, options)
@@ -146,7 +155,7 @@ def finetune(
     check_image_size(network)
     if (found := _imbalance(sources[0], recipe)) is not None:
         say(found)
-    # Folders from before phases were called so have to go on, too.
+    # `stages` is an earlier name of the phases, kept to resume existing folders.
     asked: dict[str, Any] = {"stages": [dataclasses.asdict(phase) for phase in phases], "bn": bn}
     settings = {**_identity(model, network, sources), **asked, "dropout": dropout, "seed": seed}
     folder = None if out_dir is None else RunFolder(out_dir)
@@ -181,14 +190,14 @@ def finetune(
 
 
 def _gain(best: float, compared: Baselines, images: int) -> str:
-    """A sentence on the best accuracy, on so many images, and what training has gained."""
+    """Return a sentence about the best accuracy and its gain over the baselines."""
     gain = 100 * (best - max(compared.linear_probe, compared.nearest_neighbours))
     words = accuracy_in_words(best, images)
-    return f"Best: {words}, {gain:+.1f} points to the better baseline."
+    return f"Best: {words}, {gain:+.1f} points compared with the better baseline."
 
 
 def _check(model: keras.Model, phases: Sequence[Phase], options: TrainOptions) -> None:
-    """Refuses early what only a later phase would refuse; warns of random weights."""
+    """Raise errors that would occur later, and warn about random weights."""
     if untrained_part(model) == "weights":
         warn_if_untrained(model.name, "weights", stacklevel=3)
     if not phases:
@@ -196,37 +205,36 @@ def _check(model: keras.Model, phases: Sequence[Phase], options: TrainOptions) -
     known = TrainOptions.__annotations__
     if unknown := [name for name in options if name not in known]:
         raise TypeError(
-            f"Expected options of `train` for all phases: {', '.join(known)}. "
-            f"Received: {', '.join(unknown)}"
+            f"Expected options among {', '.join(known)}. Received: {', '.join(unknown)}"
         )
     strategy = options.get("strategy")
     if isinstance(strategy, DeviceSetup):
         workers = strategy.workers
     else:
-        # As `keras-resnet launch`, Slurm and others set them: each process would train alone.
+        # Each process of `keras-resnet launch`, Slurm or others would train alone.
         cluster = cluster_from(None, None, os.environ)
         workers = 1 if cluster is None else cluster.workers
     if workers > 1:
         raise ValueError(
-            f"Expected one process to fine-tune. Received: {workers} workers. Start it "
-            "alone, or use the functions `freeze`, `unfreeze` and `train`"
+            f"Expected a single process for fine-tuning. Received: {workers} workers. Start one "
+            "process, or use the functions `freeze`, `unfreeze` and `train`"
         )
 
 
 def with_head(model: keras.Model, source: Source, dropout: float = 0.0) -> keras.Model:
-    """`model` itself if its head is for the classes of `source`, by name; else with a new head.
+    """Return `model` if its head is for the classes of `source`, else a model with a new head.
 
     Raises:
-        ValueError: there is to be dropout before a head that is kept, or as for `replace_head`.
+        ValueError: If `dropout` is not 0 although the head is kept, or as for `replace_head`.
     """
     names, info = tuple(source.class_names), get_info(model)
-    # A head for labels or values may have the same names.
+    # A head for labels or values may have outputs of the same names.
     is_classifier = info.task is None and class_count(model) == len(names)
     if is_classifier and info.class_names == names:
         if dropout:
             raise ValueError(
-                "Expected no `dropout` where the head is kept, as the model has one for the same "
-                f"classes. Received: {dropout}"
+                "Expected no `dropout` for a model with a head for the same classes, which is "
+                f"kept. Received: {dropout}"
             )
         return model
     return replace_head(model, len(names), names=names, dropout=dropout)
@@ -235,8 +243,8 @@ def with_head(model: keras.Model, source: Source, dropout: float = 0.0) -> keras
 def _identity(
     model: keras.Model, network: keras.Model, data: tuple[Source, Source]
 ) -> dict[str, Any]:
-    """Return the network, its weights and the data of a fine-tuning, fit for JSON."""
-    # An old head that is replaced counts for nothing, the new one follows from the seed.
+    """Return the identity of network, weights and data of a fine-tuning, JSON-serializable."""
+    # Without the weights of the head if it is new, as these follow from the seed.
     own = {id(weight) for weight in model.weights}
     kept = [weight.numpy() for weight in network.weights if id(weight) in own]
     config = get_info(model).config
@@ -252,7 +260,7 @@ def _identity(
 
 
 def _imbalance(source: Source, recipe: Recipe) -> str | None:
-    """A sentence on classes with far fewer images than the largest, the rarest first."""
+    """Return a sentence about rare classes, the rarest first; None if there are none."""
     names = source.class_names
     labels = np.asarray(source.labels)
     counts = np.bincount(labels[(labels >= 0) & (labels < len(names))], minlength=len(names))
@@ -278,36 +286,36 @@ def _compared(
     seed: int,
     known: Mapping[str, Any] | None,
 ) -> Baselines:
-    """Return the baselines of the network: `known` from before an interruption, or found now."""
+    """Return the baselines of the network: `known` ones from before an interruption, or new."""
     from keras_resnet.training.transfer.baselines import LIMIT, Baselines, baselines
 
     if known is not None:
         return Baselines(**known)
-    # Prepared as in validation.
+    # Images are prepared as in validation.
     keywords: dict[str, Any] = {"protocol": sizes(network, recipe)[0]}
     if max_bad_fraction is not None:
         keywords["max_bad_fraction"] = max_bad_fraction
-    # Of every class, there is an image at least.
+    # At least one image of every class.
     limit = max(LIMIT, len(sources[0].class_names))
     with contextlib.ExitStack() as stack:
-        # Elsewhere, every batch would be a line.
+        # Without a terminal, every batch would print a line.
         step = stack.enter_context(progress_bar("Baselines")) if console.is_terminal else unseen
         return baselines(network, *sources, limit=limit, seed=seed, progress=step, **keywords)
 
 
 def _claimed(folder: RunFolder, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the content of `config.json` besides the settings, which must be the same."""
-    stages = {"stages": dataclasses.asdict(Phase("head", 1))}
+    """Write the settings, or check that they are the same; return the other content of the file."""
+    phase = {"stages": dataclasses.asdict(Phase("head", 1))}
     earlier = defaults_of_earlier(settings, folder.read_config())
-    return folder.claim(settings, "fine-tuning", {**DEFAULTS, **stages, **earlier}, replaces=True)
+    return folder.claim(settings, "fine-tuning", {**DEFAULTS, **phase, **earlier}, replaces=True)
 
 
 def _check_best(result: TrainResult) -> None:
-    """Makes sure that nobody has removed the best network of a finished phase."""
+    """Raise OSError if the best network of a finished phase was removed."""
     if result.folder is not None and not (best := RunFolder(result.folder).best_file).is_file():
         raise OSError(
             f"Expected the best network of a finished phase. Received: no {best}. Remove "
-            f"{result.folder}, and the same call does that phase again"
+            f"{result.folder}, and the same call repeats that phase"
         )
 
 
@@ -322,7 +330,7 @@ def _finish(
     dtype: str | None,
     baselines: Baselines | None,
 ) -> None:
-    """Writes the files of all phases together."""
+    """Write the files for all phases together."""
     results = [result for *_, result in done]
     history: dict[str, list[float]] = {}
     for result in results:
@@ -335,7 +343,7 @@ def _finish(
         config=dict(get_info(network).config or {}),
         parameters=network.count_params(),
         input_shape=network.input_shape[1:],
-        # Folders above the data are nobody's business.
+        # Parent folders of the data may be private.
         data=data[0].name.rpartition("/")[2],
         class_names=data[0].class_names,
         images=(len(data[0]), len(data[1])),
@@ -363,7 +371,7 @@ def _finish(
 def _card_of_phases(
     done: Sequence[tuple[Phase, Recipe, TrainResult]], bn: BNMode, baselines: Baselines | None
 ) -> str:
-    """Return the part of a model card that is about fine-tuning only."""
+    """Return the section of the model card about the phases of fine-tuning."""
     lines = [
         "",
         "## Phases",
@@ -375,7 +383,7 @@ def _card_of_phases(
         epochs, rate = len(result.history["loss"]), recipe.learning_rate
         cells = (number, phase.downto, epochs, f"{rate:g}", f"{100 * result.best:.2f} %")
         lines.append(f"| {' | '.join(map(str, cells))} |")
-    lines += ["", f"Batch normalisation: {bn}."]
+    lines += ["", f"Batch normalization: {bn}."]
     if baselines is not None:
         lines += ["", "Without training the network:", "", str(baselines)]
     return "\n".join(lines) + "\n"

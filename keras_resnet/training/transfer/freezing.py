@@ -21,16 +21,15 @@ _BACKBONE = "backbone"
 
 @dataclass(frozen=True)
 class FreezeReport:
-    """The layers that train from now on.
+    """The trainable and frozen layers of a model.
 
     Attributes:
-        levels: those in which something trains, from the stem to the head.
-        trainable: names of the layers that train, from the input on.
-        frozen: names of the layers with weights that do not.
-        trainable_weights: number of weights, counted one by one, that training changes by
-            gradients.
-        frozen_weights: number of all others, moving statistics included.
-        bn: what batch normalisation does.
+        levels: levels with trainable layers, from the stem to the head.
+        trainable: names of the trainable layers with weights, in the order of the network.
+        frozen: names of the frozen layers with weights.
+        trainable_weights: number of scalar weights that are trained.
+        frozen_weights: number of all other scalar weights, including moving statistics.
+        bn: mode of batch normalization, `"frozen"` or `"training"`.
     """
 
     levels: tuple[str, ...]
@@ -51,30 +50,32 @@ class FreezeReport:
         )
         frozen = "is frozen everywhere and keeps its statistics"
         does = frozen if self.bn == "frozen" else "trains with the layers around it"
-        return f"{first}\nBatch normalisation {does}."
+        return f"{first}\nBatch normalization {does}."
 
 
 def freeze(model: keras.Model, upto: str | None = None, *, bn: BNMode = "frozen") -> FreezeReport:
-    """Makes a network untrainable from the input up to and including a level, in place.
+    """Freeze a network from the input up to and including a level, in place.
 
-    What lies behind the level stays as it is, batch normalisation apart. A model, or a model in it,
-    that was switched off as a whole by `model.trainable = False`, is switched on first, with all
-    its layers. Compile the model afterwards. Layers that other models share are frozen there, too.
+    Layers above the level do not change, except for batch normalization. If the model or a nested
+    model was frozen as a whole with `model.trainable = False`, it is first made trainable with all
+    its layers. Compile the model afterward. Layers that are shared with other models are frozen
+    there, too.
 
     Args:
-        model: a network of this package, or a model with one inside; layers that the network gets
-            its input from count as its stem, other layers outside as its head.
-        upto: `"stem"`, `"C2"` to `"C5"` as in `feature_extractor`, or `"backbone"`, all but the
-            head; None means the backbone.
-        bn: `"frozen"`: every BatchNormalization of the model, in the part that trains as well,
-            keeps its moving statistics, scale and shift, and normalises with them; so do models
-            that are saved and loaded. `"training"`: in the levels that train it does as usual.
+        model: a network of this package, or a model that contains one. Outer layers before the
+            network count as part of its stem, all other outer layers as part of its head.
+        upto: last level to freeze: `"stem"`, `"C2"` to `"C5"` as in `feature_extractor`, or
+            `"backbone"` for everything except the head; None means the backbone.
+        bn: `"frozen"`: all batch normalization of the model, including that in trainable levels,
+            keeps its moving statistics, scale and shift and normalizes with them, also after saving
+            and loading. `"training"`: batch normalization in trainable levels is trained.
 
     Returns:
-        What trains from now on.
+        The layers that are now trainable and frozen.
 
     Raises:
-        ValueError: there is no such level or mode, or no network of this package.
+        ValueError: If the level or mode does not exist, or the model contains no network of this
+            package.
     """
     levels = _levels(model)
     names = [*levels][:-1]
@@ -84,30 +85,32 @@ def freeze(model: keras.Model, upto: str | None = None, *, bn: BNMode = "frozen"
     _switch_on(model, keep_layers=False)
     for layer in itertools.chain(*(levels[name] for name in names[:end])):
         layer.trainable = False
-    # A level that was frozen before does not begin to train by way of its normalisations.
+    # The batch normalization of levels that were frozen before stays frozen.
     behind = [levels[name] for name in [*names[end:], _HEAD] if _trains(levels[name])]
-    _set_normalisations(levels, behind, bn)
+    _set_normalizations(levels, behind, bn)
     return _report(levels, bn)
 
 
 def unfreeze(
     model: keras.Model, downto: str | None = None, *, bn: BNMode = "frozen"
 ) -> FreezeReport:
-    """Makes a network trainable from the head down to and including a level, in place.
+    """Make a network trainable from the head down to and including a level, in place.
 
-    Deeper layers stay as they are, batch normalisation apart. Compile the model afterwards.
+    Layers below the level do not change, except for batch normalization. Compile the model
+    afterward.
 
     Args:
         model: as for `freeze`.
-        downto: `"head"` (where there is one), `"C5"` to `"C2"` or `"stem"`; None, like
-            `"backbone"`, means everything.
-        bn: as for `freeze`. With `"training"`, that of deeper layers stays as it is.
+        downto: last level to make trainable: `"head"` (if there is one), `"C5"` to `"C2"` or
+            `"stem"`; None or `"backbone"` means all levels.
+        bn: as for `freeze`. With `"training"`, batch normalization below the level does not change.
 
     Returns:
-        What trains from now on.
+        The layers that are now trainable and frozen.
 
     Raises:
-        ValueError: there is no such level or mode, or no network of this package.
+        ValueError: If the level or mode does not exist, or the model contains no network of this
+            package.
     """
     levels = _levels(model)
     names = [*levels][::-1]
@@ -118,15 +121,15 @@ def unfreeze(
     part = [levels[name] for name in names[: names.index(chosen) + 1]]
     for layer in itertools.chain(*part):
         layer.trainable = True
-    _set_normalisations(levels, part, bn)
+    _set_normalizations(levels, part, bn)
     return _report(levels, bn)
 
 
 def split_levels(network: keras.Model) -> dict[str, list[keras.Layer]]:
-    """The layers of a flat network by level: `"stem"`, `"C2"` and so on, `"head"` (maybe empty).
+    """Return the layers of a flat network by level: `"stem"`, `"C2"`, …, `"head"` (may be empty).
 
-    Names decide. A layer with a name of its own belongs to the first level that it leads to; one
-    that leads to none belongs to the head.
+    The level follows from the name of a layer. A layer with another name belongs to the first level
+    that it leads to, or to the head if it leads to none.
     """
     named = levels_of(layer.name for layer in network.layers)
     stages = sorted({place.stage for place in map(place_of, named) if place})
@@ -140,7 +143,7 @@ def split_levels(network: keras.Model) -> dict[str, list[keras.Layer]]:
 
 
 def _levels(model: keras.Model) -> dict[str, list[keras.Layer]]:
-    """The same for a model with the network inside."""
+    """Return the layers by level for a network, or a model that contains one."""
     network = find_network(model)
     levels = split_levels(network)
     if network is model:
@@ -149,7 +152,7 @@ def _levels(model: keras.Model) -> dict[str, list[keras.Layer]]:
         order = [layer.name for layer in model.layers]
         inputs = {name: order[max(0, i - 1) : i] for i, name in enumerate(order)}
     else:
-        # The graph of a subclass is in its code.
+        # The graph of a subclassed model is not known.
         inputs = inputs_of(model) if hasattr(model, "operations") else {}
     places = _places(inputs, {network.name: 0}, 1)
     before: list[keras.Layer] = []
@@ -164,16 +167,16 @@ def _levels(model: keras.Model) -> dict[str, list[keras.Layer]]:
 def _places(
     inputs: Mapping[str, Sequence[str]], known: Mapping[str, int], default: int
 ) -> dict[str, int]:
-    """The place of every layer: the one that is known, or the lowest one that it leads to.
+    """Return the place of every layer: its known place, or the lowest place that it leads to.
 
-    `inputs` has the layers that each takes its input from, in topological order. What leads
-    nowhere is at the place `default`.
+    `inputs` maps layers to the layers that they take as inputs, in topological order. A layer that
+    leads to no known place is at `default`.
     """
     reached: dict[str, int] = {}
     for name in reversed(list(inputs)):
         reached[name] = known.get(name, reached.get(name, default))
-        for source in inputs[name]:
-            reached[source] = min(reached.get(source, default), reached[name])
+        for before in inputs[name]:
+            reached[before] = min(reached.get(before, default), reached[name])
     return reached
 
 
@@ -187,9 +190,9 @@ def _check(argument: str, level: str | None, known: list[str], bn: str) -> None:
 
 
 def _switch_on(model: keras.Model, *, keep_layers: bool) -> None:
-    """Sets `trainable` of the model and of models in it, which counts before their layers' own.
+    """Set `trainable` of the model and of nested models, which overrides that of their layers.
 
-    Keras sets all layers along with a model.
+    Keras sets it for all layers of the model as well, which is undone with `keep_layers`.
     """
     for container in _all_layers(model):
         if isinstance(container, keras.Model) and not container.trainable:
@@ -200,7 +203,7 @@ def _switch_on(model: keras.Model, *, keep_layers: bool) -> None:
 
 
 def _all_layers(layer: keras.Layer) -> Iterator[keras.Layer]:
-    """The layer, and those inside it, if it is a model."""
+    """Yield the layer and, if it is a model, the layers inside it."""
     yield layer
     for inner in layer.layers if isinstance(layer, keras.Model) else ():
         yield from _all_layers(inner)
@@ -210,10 +213,10 @@ def _leaves(layer: keras.Layer) -> list[keras.Layer]:
     return [inner for inner in _all_layers(layer) if not isinstance(inner, keras.Model)]
 
 
-def _set_normalisations(
+def _set_normalizations(
     levels: Mapping[str, list[keras.Layer]], part: Iterable[list[keras.Layer]], bn: BNMode
 ) -> None:
-    """Freezes all batch normalisation, or lets that of `part` train."""
+    """Freeze all batch normalization, or make that of `part` trainable."""
     for layer in itertools.chain(*(levels.values() if bn == "frozen" else part)):
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.trainable = bn == "training"

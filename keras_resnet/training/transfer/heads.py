@@ -1,4 +1,4 @@
-"""Networks for a new task: another head, another stem."""
+"""Networks for a new task: replacement of the head or the stem."""
 
 from __future__ import annotations
 
@@ -41,33 +41,39 @@ def replace_head(
     dropout: float = 0.0,
     name: str | None = None,
 ) -> keras.Model:
-    """The network with a new head; it shares all other layers and their weights with `model`.
+    """Return a network with a new head that shares all other layers and weights with `model`.
 
-    What follows the global pooling of `model` is left out. A network that ends with a feature map
-    gets global average pooling, `"avg_pool"`. The model that comes back is not compiled.
+    All layers after the global pooling of `model` are removed. A network that ends with a feature
+    map gets global average pooling, `"avg_pool"`. The new model is not compiled.
 
-    A compressed network stays so, but for the new layer, which is neither pruned nor clustered. In
-    a quantization-aware one it is rounded, unless the old head was in float; its range starts with
-    the first training batch, so that an untrained head puts out zeros before its activation.
+    The other layers of a compressed network stay compressed. The new layer is neither pruned nor
+    clustered, but rounded in a quantization-aware network, unless the old head was in float. Its
+    range starts with the first training batch, so an untrained head has zeros before its
+    activation.
 
     Args:
-        model: a flat network of this package, with its head, `include_top=False` or both that and
-            `pooling`.
-        classes: width of the new layer `"predictions"`.
-        task: `"classes"`: one class per image, softmax, or of `classes=1` a sigmoid: the
-            probability of the second of two classes; `"labels"`: any number of labels per image,
-            a sigmoid each; `"values"`: regression, no activation.
-        names: of the classes, labels or values, in the order of the outputs; see
-            `set_class_names`. Those of `model` do not stay.
-        dropout: rate of dropout before the new layer; at least 0 and less than 1.
-        name: of the new model; by default that of `model`.
+        model: a flat network of this package, with or without head and pooling.
+        classes: number of outputs of the new layer `"predictions"`.
+        task: `"classes"`: one class per image, with a softmax, or with `classes=1` a sigmoid for
+            the probability of the second of two classes; `"labels"`: any number of labels per
+            image, with a sigmoid for each; `"values"`: regression, without activation.
+        names: names of the classes, labels or values, in the order of the outputs; see
+            `set_class_names`. None: the new model has no names.
+        dropout: rate of dropout before the new layer, in [0, 1).
+        name: name of the new model; None: that of `model`.
 
     Returns:
-        A functional model with the output `(batch, classes)`, float32 under every dtype policy.
+        A functional model with output shape `(batch, classes)`, float32 under every dtype policy.
 
     Raises:
-        ValueError: an argument has another value than these, or `model` has several outputs or is
-            no flat network of this package.
+        ValueError: If an argument has an invalid value, `model` has several outputs, or it is not a
+            flat network of this package.
+
+    Example:
+        >>> backbone = keras_resnet.ResNet50(weights="imagenet")
+        >>> model = replace_head(backbone, 2, names=["cat", "dog"])
+        >>> model.output_shape
+        (None, 2)
     """
     _check_flat(model)
     check_choice("task", task, get_args(Task))
@@ -102,14 +108,14 @@ def replace_head(
 
 
 def check_image_size(model: keras.Model) -> None:
-    """Warns if the last feature map has fewer than 4 positions in height or width.
+    """Warn if the last feature map has fewer than 4 positions in height or width.
 
     Args:
-        model: a network of this package, or a model with one inside. Where its images may have any
-            size, there is nothing to check.
+        model: a network of this package, or a model that contains one. A size that may vary is not
+            checked.
 
     Raises:
-        ValueError: it is no such model.
+        ValueError: If the model contains no network of this package.
     """
     network = find_network(model)
     level, features = list(feature_extractor(network).output.items())[-1]
@@ -119,7 +125,7 @@ def check_image_size(model: keras.Model) -> None:
         if any(layer.name.startswith("pool1_") for layer in network.layers):
             remedy += (
                 ", or give the network a CIFAR stem (`swap_stem`, or `stem='cifar'` of a "
-                "`ResNetConfig`), which leaves four times more per side"
+                "`ResNetConfig`), with which there are four times more per side"
             )
         images = _size(*network.input_shape[1:3])
         warnings.warn(
@@ -133,45 +139,45 @@ def check_image_size(model: keras.Model) -> None:
 def swap_stem(
     model: keras.Model, input_shape: tuple[int | None, int | None, int], *, name: str | None = None
 ) -> keras.Model:
-    """A network for small pictures: that of `model` with `stem="cifar"`, and its weights.
+    """Return a copy of a network for small images, with `stem="cifar"`.
 
-    The weights of the stem are new, as a kernel of another size cannot be taken over, nor the
-    statistics of what it puts out: train the whole network, batch normalisation included, before
-    you use it; with `finetune`, that is `phases=[Phase("backbone", …)]` and `bn="training"`. All
-    others are copies, by name of layer; the models share nothing. All layers of the new one are
-    trainable. An `output_stride` is divided by what the stem no longer does, so that the same
-    strides are dilation.
+    The weights of the stem are newly initialized, as its kernels have another size. All other
+    weights are copies, by layer name; the two models share nothing. Train the whole network,
+    including batch normalization, before you use it, for example by `finetune` with
+    `phases=[Phase("backbone", …)]` and `bn="training"`. All layers of the new network are
+    trainable. An `output_stride` is divided by the strides that the stem loses, so that the same
+    stages are dilated.
 
     Args:
         model: a flat network of this package that knows its config, with or without head.
         input_shape: `(height, width, channels)`; height and width may be None.
-        name: of the new model; by default that of `model`.
+        name: name of the new model; None: that of `model`.
 
     Returns:
-        A functional model with the outputs of `model`; it keeps class names and the tag of the
-        weights, but not the protocol of evaluation, which is for images of another size.
+        A functional model with the outputs of `model`. It keeps the class names and the tag of the
+        weights, but not the evaluation protocol, which is for images of another size.
 
     Raises:
-        ValueError: `model` is no such network, knows no config or has the stem already; its head is
-            no chain of layers; or the shape is impossible.
+        ValueError: If `model` is not such a network or already has this stem, its head is not a
+            chain of layers, or the shape is impossible.
     """
     _check_flat(model)
     if compressed_layers(model) or ranges(model):
         raise ValueError(
             f"Expected a plain network. Received: {model.name!r}, a compressed one. Swap the stem "
-            "first, or pass what `keras_resnet.compression.strip` makes of it"
+            "first, or pass the result of `keras_resnet.compression.strip`"
         )
     info = get_info(model)
     if info.config is None:
         raise ValueError(
-            "Expected a model that knows its config, as one from `keras_resnet.build` or "
-            f"`keras_resnet.load_model` does. Received: {model.name!r}, which knows none"
+            "Expected a model that knows its config, such as one from `keras_resnet.build` or "
+            f"`keras_resnet.load_model`. Received: {model.name!r}, which has no config"
         )
     config = ResNetConfig(**info.config)
     if config.stem == "cifar":
         raise ValueError(
-            f"Expected a network with another stem than 'cifar'. Received: {model.name!r}, which "
-            "has it already"
+            f"Expected a network with a stem other than 'cifar'. Received: {model.name!r}, which "
+            "already has this stem"
         )
     check_shape(input_shape)
     stride = config.output_stride
@@ -195,8 +201,9 @@ def swap_stem(
     known = dataclasses.replace(info, config=dataclasses.asdict(changed), protocol=None)
     set_info(result, known)
     warnings.warn(
-        f"The stem of {model.name!r} cannot be taken over by a 3x3 convolution: it is newly "
-        "initialised. Train the network, its batch normalisation included, before you use it.",
+        f"The weights of the stem of {model.name!r} do not fit a 3x3 convolution: the new stem is "
+        "newly initialized. Train the network, including its batch normalization, before you use "
+        "it.",
         stacklevel=2,
     )
     return result
@@ -207,7 +214,7 @@ def _check_flat(model: keras.Model) -> None:
     if network is not model:
         raise ValueError(
             "Expected a flat network. "
-            f"Received: {model.name!r}, a model around one. Pass the model inside: "
+            f"Received: {model.name!r}, which contains one as a layer. Pass the inner model: "
             f"`model.get_layer({network.name!r})`"
         )
     if len(model.outputs) != 1:
@@ -217,7 +224,7 @@ def _check_flat(model: keras.Model) -> None:
 
 
 def _pooled(model: keras.Model) -> Any:
-    """The globally pooled features `(batch, channels)`, rounded where those of `model` are."""
+    """Return the pooled features `(batch, channels)`, rounded if the head of `model` is."""
     head = {layer.name: layer for layer in split_levels(model)["head"]}
     for name in _POOLS:
         if name in head:
@@ -237,7 +244,7 @@ def _pooled(model: keras.Model) -> Any:
 
 
 def _head_range(model: keras.Model) -> dict[str, Any] | None:
-    """Options of new ranges in the head; None: what the head computes is not rounded."""
+    """Return the options of new ranges in the head; None if the head is not rounded."""
     known = list(ranges(model).values())
     in_float = any(
         isinstance(layer, keras.layers.Dense) and getattr(layer, "rounding", None) is None
@@ -247,18 +254,18 @@ def _head_range(model: keras.Model) -> dict[str, Any] | None:
 
 
 def _copied_head(model: keras.Model, x: Any) -> Any:
-    """Applies copies of the layers of the head, with new weights, to `x`."""
+    """Apply copies of the layers of the head, with new weights, to `x`."""
     inputs = inputs_of(model)
     *_, before, head = split_levels(model).values()
     layers = {layer.name: layer for layer in head}
     feature_layers = {layer.name for layer in before}
-    # What has no layer, such as an operation of `keras.ops`, breaks the chain.
+    # Operations that are not layers, such as those of `keras.ops`, break the chain.
     last = [name for name in inputs if name in feature_layers][-1]
     chain = [last, *(name for name in inputs if name in layers)]
     ends = inputs.keys() - {source for names in inputs.values() for source in names}
     if ends != {chain[-1]} or any(inputs[b] != [a] for a, b in itertools.pairwise(chain)):
         raise ValueError(
-            "Expected a head of layers that each take the output of the one before. "
+            "Expected a head whose layers form a chain. "
             f"Received: {model.name!r} with the layers {chain[1:]} in its head"
         )
     for name in chain[1:]:

@@ -1,4 +1,4 @@
-"""The phases of fine-tuning: which layers train when, and how fast."""
+"""The phases of fine-tuning, in which different layers are trained."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from keras_resnet.training.transfer.freezing import FreezeReport, freeze, unfree
 
 
 def thaw(network: keras.Model, phase: Phase, bn: BNMode) -> FreezeReport:
-    """Makes those layers trainable that train in a phase, and no others."""
+    """Make exactly the layers of a phase trainable."""
     freeze(network, "backbone", bn=bn)
     return unfreeze(network, phase.downto, bn=bn)
 
@@ -23,11 +23,11 @@ def thaw(network: keras.Model, phase: Phase, bn: BNMode) -> FreezeReport:
 def phase_recipes(
     network: keras.Model, recipe: Recipe, phases: Sequence[Phase], bn: BNMode
 ) -> list[Recipe]:
-    """The recipe of each phase: its learning rate, and the rate groups that train in it.
+    """Return the recipe of each phase, with its learning rate and the rate groups it trains.
 
     Raises:
-        ValueError: a phase goes down to a level that the network lacks, or a rate group trains in
-            no phase.
+        ValueError: If the network lacks the level of a phase, or a rate group is trained in no
+            phase.
     """
     trained = []
     for phase in phases:
@@ -37,7 +37,7 @@ def phase_recipes(
     rate_multipliers(list(dict.fromkeys(itertools.chain(*trained))), groups)
     result = []
     for phase, paths in zip(phases, trained, strict=True):
-        # In their order, as the first key that matches counts.
+        # In the given order, as the first matching key counts.
         reached: dict[str, float] = {}
         for key, factor in groups.items():
             with contextlib.suppress(ValueError):

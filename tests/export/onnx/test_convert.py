@@ -226,7 +226,7 @@ def test_what_onnx_cannot_express_is_named(tmp_path: Path) -> None:
     image = keras.Input((8, 8, 3))
     x = layers.GlobalAveragePooling2D()(layers.Activation("gelu")(image))
     model = keras.Model(image, layers.Dense(3, activation="softmax")(x))
-    with pytest.raises(ValueError, match="ONNX's own operators.*Received: one that needs Erfc$"):
+    with pytest.raises(ValueError, match="standard ONNX operators.*Received: one that needs Erfc$"):
         writer.write_float32(source_of(model, tmp_path), tmp_path / "model.onnx")
     assert not (tmp_path / "model.onnx").exists()
 
@@ -334,7 +334,7 @@ def test_layer_with_an_outlier_channel_is_named_and_can_be_kept(
             "conv2_block1_1_cnv",
             "Received: 'conv2_block1_1_cnv'. Close matches: conv2_block1_1_conv",
         ),
-        ("conv1_bn", "'conv1_bn', which has none. It may be a part of 'conv1_conv': keep"),
+        ("conv1_bn", "'conv1_bn', which has none. It may be part of 'conv1_conv': keep"),
     ],
 )
 def test_layers_that_cannot_be_kept_are_refused(name: str, message: str, tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ def test_every_artifact_at_every_batch_size(artifacts: dict[str, Path]) -> None:
             assert (row.p99_ms is None) == (row.calls < 100)
             assert row.peak_memory > 10e6
             assert row.error is None
-    assert "it takes batches of 1 only" in str(rows[str(artifacts["fixed"]), 64].error)
+    assert "it only takes batches of 1" in str(rows[str(artifacts["fixed"]), 64].error)
     assert rows[str(artifacts["fixed"]), 1].error is None
     assert "InvalidProtobuf" in str(rows[str(artifacts["broken"]), 1].error)
     assert report.ratio(rows[str(artifacts["onnx"]), 64]) == 1.0

@@ -165,7 +165,7 @@ def test_differences_are_found(edit: Edit, message: str, artifacts: Path, tmp_pa
 def test_other_artifacts_under_a_configuration_are_found(artifacts: Path, tmp_path: Path) -> None:
     folder = write_triton(artifacts / "model.onnx", "tiny", tmp_path)
     shutil.copy(artifacts / "fixed.onnx", folder / "1" / "model.onnx")
-    with pytest.raises(ValueError, match="max_batch_size: 16 of a fixed batch size"):
+    with pytest.raises(ValueError, match="max_batch_size: 16, but the batch size is fixed"):
         check_triton(folder)
     (folder / "1" / "model.onnx").write_bytes(b"damaged")
     with pytest.raises(ValueError, match="Expected an ONNX file. Received: "):

@@ -265,7 +265,9 @@ def test_infinite_activations_are_refused(tmp_path: Path) -> None:
     for name in ("grows", "bursts"):
         layer = model.get_layer(name)
         layer.set_weights([1e18 * weight for weight in layer.get_weights()])
-    with pytest.raises(ValueError, match="infinite or no numbers from bursts on. Has the network"):
+    with pytest.raises(
+        ValueError, match="infinity or NaN in the output of bursts. Check that the network"
+    ):
         tflite.calibrated_model(source_of(model, tmp_path))
 
 
@@ -275,7 +277,7 @@ def test_layers_to_keep_in_float_have_to_exist(tmp_path: Path) -> None:
     graph, names = parse(tflite.calibrated_model(source)), LayerNames(source)
     for layer, message in (
         ("conv2d_7", "layers of the network.*'conv2d_7'. Close matches: .*conv2d_1"),
-        ("dropout", "'dropout', which has none. It may be a part of '"),
+        ("dropout", "'dropout', which has none. It may be part of '"),
     ):
         with pytest.raises(ValueError, match=f"Expected `keep_float`.*{message}"):
             nodes_of((layer,), graph, names)

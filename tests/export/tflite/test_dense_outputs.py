@@ -62,7 +62,7 @@ def test_a_map_with_the_name_of_a_classifiers_output_is_a_map(name: str, tmp_pat
         assert (runner.outputs, runner.ranks, runner.is_classifier) == ((name,), (4,), False)
         received = runner.compute(images)[name]
         np.testing.assert_allclose(received, expected, rtol=1e-4, atol=1e-3)
-        with pytest.raises(ValueError, match=f"that puts out {name} of 4 dimensions"):
+        with pytest.raises(ValueError, match=f"with the outputs {name} of 4 dimensions"):
             runner.predict(images)
     assert verify(tmp_path / "model.onnx", model, images).disagreements == ()
 

@@ -13,10 +13,10 @@ import keras
 import pytest
 
 from keras_resnet.training.devices.cluster import Cluster
-from keras_resnet.training.devices.keras_mends import (
+from keras_resnet.training.devices.keras_patches import (
     averages_scalars_along_an_axis,
     averages_the_first_batch,
-    mend_keras,
+    patch_keras,
     trainer_module,
 )
 from keras_resnet.training.devices.launch import free_ports
@@ -27,7 +27,7 @@ from ...fork_server import Process
 from .test_strategies import check_cells
 from .worker_program import BATCH, facts_of_training, network
 
-MENDED = "Keras is mended: remove the patch from keras_resnet/training/devices/keras_mends.py"
+FIXED = "Keras is fixed: remove the patch from keras_resnet/training/devices/keras_patches.py"
 
 
 def start_workers(start_program: Start, **options: Any) -> list[Process]:
@@ -116,8 +116,8 @@ def check_that_the_other_ends(processes: list[Process], act: str, victim: int) -
             process.kill()
             process.wait()
     message = processes[survivor].communicate()[1].splitlines()[-1]
-    assert message.startswith("ClusterError: Expected 2 workers until the end. Received: no more")
-    assert f"from worker {victim} (127.0.0.1:" in message
+    assert message.startswith("ClusterError: Expected 2 workers until the end. Received: nothing")
+    assert f"more from worker {victim} (127.0.0.1:" in message
 
 
 @pytest.mark.slow
@@ -136,12 +136,12 @@ def test_every_combination_of_two_workers_trains_or_is_refused(start_program: St
     check_cells(results)
 
 
-def unmended_trainer() -> Any:
-    """Keras' trainer without the mends, if another test has brought them in."""
+def unpatched_trainer() -> Any:
+    """Keras' trainer without the patches, if another test has brought them in."""
     module = trainer_module()
 
     def original(function: Any) -> Any:
-        return getattr(function, "_keras_resnet_mend", function)
+        return getattr(function, "_keras_resnet_patch", function)
 
     class_ = module.TensorFlowTrainer
     return types.SimpleNamespace(
@@ -153,55 +153,55 @@ def unmended_trainer() -> Any:
 
 
 def test_keras_still_has_the_faults_of_several_workers() -> None:
-    assert averages_scalars_along_an_axis(unmended_trainer()), MENDED
-    assert averages_the_first_batch(unmended_trainer()), MENDED
+    assert averages_scalars_along_an_axis(unpatched_trainer()), FIXED
+    assert averages_the_first_batch(unpatched_trainer()), FIXED
 
 
 @pytest.mark.slow
 def test_keras_still_fails_with_several_steps_per_execution(start_program: Start) -> None:
-    (result,) = run_alone(start_program, program="unmended", executed=2, xla=False)
-    assert "placeholder" in str(result["failed"]), MENDED
+    (result,) = run_alone(start_program, program="unpatched", executed=2, xla=False)
+    assert "placeholder" in str(result["failed"]), FIXED
 
 
 @pytest.mark.slow
 def test_keras_still_fails_with_xla_on_several_replicas(start_program: Start) -> None:
-    (result,) = run_alone(start_program, program="unmended", executed=1, xla=True)
+    (result,) = run_alone(start_program, program="unpatched", executed=1, xla=True)
     assert "variable" in str(result["failed"]), "XLA works: allow it in strategies.py"
 
 
 @pytest.mark.slow
 def test_keras_still_overlooks_infinite_gradients_of_other_replicas(start_program: Start) -> None:
-    (result,) = run_alone(start_program, program="infinite", mended=False)
-    assert str(result["after"]) == "[[nan], [nan]]", MENDED
+    (result,) = run_alone(start_program, program="infinite", patched=False)
+    assert str(result["after"]) == "[[nan], [nan]]", FIXED
 
 
 @pytest.mark.slow
 def test_a_step_with_an_infinite_gradient_is_left_out_on_all_replicas(start_program: Start) -> None:
-    (result,) = run_alone(start_program, program="infinite", mended=True)
+    (result,) = run_alone(start_program, program="infinite", patched=True)
     assert result["before"] == result["after"]
 
 
 @pytest.fixture
-def mended() -> Iterator[Any]:
-    """Keras with the mends, and as it was afterwards."""
+def patched() -> Iterator[Any]:
+    """Keras with the patches, and as it was afterwards."""
     module = trainer_module()
     places = [(module, "reduce_per_replica"), (keras.optimizers.LossScaleOptimizer, "check_finite")]
     places += [
         (module.TensorFlowTrainer, name) for name in ("_maybe_symbolic_build", "_make_function")
     ]
     before = [getattr(owner, name) for owner, name in places]
-    mend_keras()
+    patch_keras()
     yield module
     for (owner, name), function in zip(places, before, strict=True):
         setattr(owner, name, function)
 
 
-def test_the_mends_are_made_once_and_leave_one_replica_alone(mended: Any) -> None:
-    assert not averages_scalars_along_an_axis(mended)
-    assert not averages_the_first_batch(mended)
-    first = (mended.reduce_per_replica, mended.TensorFlowTrainer._make_function)
-    mend_keras()
-    assert first == (mended.reduce_per_replica, mended.TensorFlowTrainer._make_function)
+def test_the_patches_are_made_once_and_leave_one_replica_alone(patched: Any) -> None:
+    assert not averages_scalars_along_an_axis(patched)
+    assert not averages_the_first_batch(patched)
+    first = (patched.reduce_per_replica, patched.TensorFlowTrainer._make_function)
+    patch_keras()
+    assert first == (patched.reduce_per_replica, patched.TensorFlowTrainer._make_function)
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
     model.compile("sgd", "mse", steps_per_execution=2)
     model.fit(keras.ops.ones((8, 2)), keras.ops.ones((8, 1)), batch_size=2, verbose=0)
@@ -212,4 +212,4 @@ def test_another_trainer_is_not_touched(monkeypatch: pytest.MonkeyPatch) -> None
     trainer = trainer_module().TensorFlowTrainer
     monkeypatch.delattr(trainer, "_make_function")
     with pytest.raises(RuntimeError, match=r"Install keras==3\.15"):
-        mend_keras()
+        patch_keras()

@@ -129,20 +129,20 @@ def test_what_differs_is_said_on_all_workers() -> None:
     messages = together(local_cluster(3), [same, run], [same, {**run, "seed": 5}], [same, other])
     (message,) = set(messages)
     assert message.startswith(
-        "ValueError: Expected one run on all workers, with the same settings, data and packages. "
+        "ValueError: Expected the same settings, data and packages on all workers. "
         "Received: seed: 0 on worker 0, 5 on worker 1; recipe.learning_rate: 0.1 on worker 0, 0.5 "
-        "on worker 2. Start all workers alike"
+        "on worker 2. Start all workers with the same arg"
     )
 
 
 def test_workers_that_end_before_they_have_compared_are_named() -> None:
     cluster = local_cluster(3)
     others = together(cluster, [{}, {}], [{}], [{}, {}])
-    message = f"Received: no more from worker 1 ({cluster.addresses[1]})."
+    message = f"Received: nothing more from worker 1 ({cluster.addresses[1]})."
     assert [message in result for result in others] == [True, False, True]
     cluster = local_cluster(2)
     alone = together(cluster, [], [{}])
-    assert f"no more from worker 0 ({cluster.addresses[0]})." in alone[1]
+    assert f"nothing more from worker 0 ({cluster.addresses[0]})." in alone[1]
 
 
 def test_workers_say_for_whom_they_wait(

@@ -146,7 +146,7 @@ def test_a_process_that_has_begun_its_work_is_no_worker(monkeypatch: pytest.Monk
     monkeypatch.setattr(tf.config, "set_visible_devices", lambda devices, kind: None)
     monkeypatch.setattr(connect, "Rendezvous", Mock())
     for _ in range(2):
-        with pytest.raises(RuntimeError, match="before any work of TensorFlow"):
+        with pytest.raises(RuntimeError, match="before any other use of TensorFlow"):
             connect.connect_workers(CLUSTER)
 
 
@@ -201,14 +201,14 @@ def test_lost_workers_are_named() -> None:
     setup = DeviceSetup("multi-worker", None, 2, CLUSTER, ())
     text = "Collective ops is aborted by: … remote target /job:worker/replica:0/task:0 while …"
     with (
-        pytest.raises(ClusterError, match=r"no more from worker 0 \(a:1\)\."),
+        pytest.raises(ClusterError, match=r"nothing more from worker 0 \(a:1\)\."),
         setup.explaining_lost_workers(),
     ):
         raise tf.errors.UnavailableError(None, None, text)
     three = Cluster(("a:1", "b:2", "c:3"), 1, "test")
     setup = DeviceSetup("multi-worker", None, 3, three, ())
     with (
-        pytest.raises(ClusterError, match=r"no more from worker 0 \(a:1\) or 2 \(c:3\)\."),
+        pytest.raises(ClusterError, match=r"nothing more from worker 0 \(a:1\) or 2 \(c:3\)\."),
         setup.explaining_lost_workers(),
     ):
         raise tf.errors.AbortedError(None, None, "Collective ops is aborted by: …")

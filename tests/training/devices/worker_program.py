@@ -158,7 +158,7 @@ def facts_of_training(setup: DeviceSetup, model: keras.Model) -> dict[str, Any]:
 
 
 def cells(options: dict[str, Any]) -> None:
-    """Trains every combination of `options["cells"]` with the mends, and says how it ended."""
+    """Trains every combination of `options["cells"]` with the patches, and says how it ended."""
     if options.get("devices"):
         split_cpu(options["devices"])
     cluster = cluster_from(None, None, os.environ)
@@ -197,15 +197,15 @@ def split_cpu(devices: int) -> None:
 
 
 def infinite(options: dict[str, Any]) -> None:
-    """An infinite gradient on the second of two replicas, with and without the mend."""
+    """An infinite gradient on the second of two replicas, with and without the patch."""
     split_cpu(2)
     strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
     images = np.ones((4, 2), np.float32)
     images[3] = np.inf
-    if options["mended"]:
-        from keras_resnet.training.devices.keras_mends import mend_keras
+    if options["patched"]:
+        from keras_resnet.training.devices.keras_patches import patch_keras
 
-        mend_keras()
+        patch_keras()
     keras.utils.set_random_seed(0)
     with strategy.scope():
         model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
@@ -217,7 +217,7 @@ def infinite(options: dict[str, Any]) -> None:
     say(before=before, after=model.get_weights()[0].tolist())
 
 
-def unmended(options: dict[str, Any]) -> None:
+def unpatched(options: dict[str, Any]) -> None:
     """Two replicas, two steps per execution, with Keras as it is."""
     split_cpu(2)
     strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
@@ -234,7 +234,7 @@ def unmended(options: dict[str, Any]) -> None:
 
 if __name__ == "__main__":
     chosen = json.loads(sys.argv[1])
-    program = {f.__name__: f for f in (equality, cells, infinite, unmended)}[chosen["program"]]
+    program = {f.__name__: f for f in (equality, cells, infinite, unpatched)}[chosen["program"]]
     try:
         program(chosen)
     except (RuntimeError, ValueError) as error:

@@ -498,9 +498,9 @@ def test_every_layer_with_weights_is_in_a_group() -> None:
 @pytest.mark.parametrize(
     ("groups", "message"),
     [
-        ({"C9": 0.1}, r"reach a trainable variable.*conv1_conv/kernel.*'C9'; it matches none"),
-        ({"conv1": 0.1}, "'conv1'; it matches none"),
-        ({"*": 0.1, "head": 1.0}, "'head'; earlier keys match all its variables"),
+        ({"C9": 0.1}, r"match a trainable variable.*conv1_conv/kernel.*'C9', which matches none"),
+        ({"conv1": 0.1}, "'conv1', which matches none"),
+        ({"*": 0.1, "head": 1.0}, "'head', whose variables are all matched by earlier keys"),
     ],
 )
 def test_idle_groups_are_refused(groups: dict[str, float], message: str) -> None:
@@ -524,7 +524,7 @@ def test_idle_groups_are_refused(groups: dict[str, float], message: str) -> None
         ),
         (
             lambda: OptimizerConfig("adamw", weight_decay=0.1),
-            "adamw to be decoupled; adam's may be coupled. Received: coupled",
+            "'decoupled' with `optimizer.name` 'adamw'. Received: 'coupled'. Use 'adam'",
         ),
     ],
 )

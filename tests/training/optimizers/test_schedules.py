@@ -9,13 +9,8 @@ import keras
 import numpy as np
 import pytest
 
-from keras_resnet.training.optimizers.schedules import (
-    Plateau,
-    RecipeSchedule,
-    learning_rates,
-    make_schedule,
-    total_steps,
-)
+from keras_resnet.training.optimizers.rates import learning_rates, total_steps
+from keras_resnet.training.optimizers.schedules import Plateau, RecipeSchedule, make_schedule
 from keras_resnet.training.recipes.parts import OptimizerConfig, ScheduleConfig
 from keras_resnet.training.recipes.recipe import Recipe
 
@@ -185,7 +180,7 @@ for config in json.loads(sys.argv[1]):
 def test_warm_up_has_to_end_before_the_training() -> None:
     own = recipe(ScheduleConfig(warmup=10))
     for use in (lambda: make_schedule(own, 10), lambda: learning_rates(own, 10, [0])):
-        with pytest.raises(ValueError, match="a warm-up of 100 steps, a training of 100"):
+        with pytest.raises(ValueError, match="a warm-up of 100 steps in a training of 100"):
             use()
 
 

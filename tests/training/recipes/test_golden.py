@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from keras_resnet.training.optimizers.schedules import learning_rates, make_schedule, total_steps
+from keras_resnet.training.optimizers.rates import learning_rates, total_steps
+from keras_resnet.training.optimizers.schedules import make_schedule
 from keras_resnet.training.recipes.recipe import Recipe
 from keras_resnet.training.recipes.table import RECIPES
 

@@ -14,9 +14,9 @@ from keras_resnet.data.config import Augmentation
 from keras_resnet.networks.config import ResNetConfig
 from keras_resnet.training.recipes.parts import AverageConfig, LossConfig, OptimizerConfig
 from keras_resnet.training.recipes.table import RECIPES
-from keras_resnet.training.run.checkpoint import ResumeError
 from keras_resnet.training.run.folder import FORMAT, RunFolder, differences
 from keras_resnet.training.run.resolved import DEFAULTS
+from keras_resnet.training.run.state_file import ResumeError
 
 from ...fixtures.make_run import run
 
@@ -39,11 +39,11 @@ def test_a_run_of_before_there_were_formats_goes_on(
     assert "format" not in json.loads((earlier / "config.json").read_text())
     with pytest.warns(UserWarning, match="did not record the contents of the images"):
         run(earlier)
-    assert "Going on" in capsys.readouterr().out
+    assert "Resuming" in capsys.readouterr().out
     rows = (earlier / "history.csv").read_text()
     assert rows.startswith(first)
     assert len(rows.splitlines()) == 3
-    assert [path.name for path in RunFolder(earlier).checkpoints()] == [
+    assert [path.name for path in RunFolder(earlier).state_files()] == [
         "step-0000000090.safetensors"
     ]
 
@@ -53,7 +53,7 @@ def test_a_run_of_other_settings_than_the_default_does_not_go_on(earlier: Path) 
     config["recipe"]["augmentation"] |= {"flip": 0.5}
     del config["recipe"]["optimizer"]["weight_decay"]
     (earlier / "config.json").write_text(json.dumps(config))
-    expected = "weight_decay: 0.0 → 0.001\n  .*flip: 0.5 → 0.0\nGo"
+    expected = "weight_decay: 0.0 → 0.001\n  .*flip: 0.5 → 0.0\nUse"
     with pytest.raises(ResumeError, match=expected):
         run(earlier)
 
@@ -115,5 +115,5 @@ def test_settings_that_a_folder_lacks_altogether(tmp_path: Path) -> None:
     assert folder.claim(asked, "compression", {"options": {"rate": 1}}) == {}
     with pytest.raises(ResumeError, match=r"options.rate: 2 → 1"):
         folder.claim(asked, "compression", {"options": {"rate": 2}})
-    with pytest.raises(ResumeError, match="is of something else"):
+    with pytest.raises(ResumeError, match="is that of something else"):
         folder.claim(asked, "compression", {})

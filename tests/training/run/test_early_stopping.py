@@ -74,8 +74,8 @@ def test_a_run_ends_and_stays_ended(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert result.history["val_accuracy"] == list(ACCURACIES[:4])
     assert (result.best, result.best_epoch) == (0.5, 2)
     said = (
-        "Ended after 4 of 6 epochs: the best validation accuracy is that of epoch 2, `patience` is "
-        "2.\n"
+        "Ended early, after 4 of 6 epochs: the best validation accuracy is that of epoch 2, and "
+        "`patience` is 2.\n"
     )
     assert capsys.readouterr().out.endswith(said)
     for name, weights in (("best", at_best), ("last", model.get_weights())):

@@ -17,10 +17,10 @@ from keras_resnet.models.info import get_info, set_class_names
 from keras_resnet.training.recipes.recipe import override
 from keras_resnet.training.recipes.table import RECIPES
 from keras_resnet.training.run.card import CardFacts, model_card
-from keras_resnet.training.run.checkpoint import RunState
 from keras_resnet.training.run.environment import describe_environment
 from keras_resnet.training.run.folder import RunFolder
 from keras_resnet.training.run.history_plot import history_plot
+from keras_resnet.training.run.state_file import RunState
 
 from .histories import read_history
 
@@ -44,7 +44,7 @@ def test_files_have_their_names(tmp_path: Path) -> None:
     assert named == {
         "config_file": "config.json",
         "environment_file": "environment.json",
-        "checkpoints_folder": "checkpoints",
+        "states_folder": "checkpoints",
         "best_file": "best.keras",
         "last_file": "last.keras",
         "history_file": "history.csv",
@@ -205,7 +205,7 @@ def test_a_full_disk_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.M
 
 def test_leftovers_of_killed_runs_are_removed(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
-    for parent in (tmp_path, folder.checkpoints_folder):
+    for parent in (tmp_path, folder.states_folder):
         leftover = parent / ".partial-abcd1234"
         leftover.mkdir(parents=True)
         for name in (".owner", "file"):
@@ -213,7 +213,7 @@ def test_leftovers_of_killed_runs_are_removed(tmp_path: Path) -> None:
     with folder.held():
         pass
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoints"]
-    assert list(folder.checkpoints_folder.iterdir()) == []
+    assert list(folder.states_folder.iterdir()) == []
 
 
 FACTS = CardFacts(
@@ -249,14 +249,14 @@ def test_card_says_what_the_model_is() -> None:
         "| `best.keras` | 2 | 1.5 | 62.50 % | 2.25 | 92.34 % |",
         'model = keras_resnet.load_model("best.keras")',
         'model = keras.saving.load_model("best.keras")',
-        "The model takes batches of images of the shape (any, any, 3).",
+        "The model takes batches of images of shape (any, any, 3).",
         "| blocks | `[3, 3, 3]` |",
         "| parameters | 272,474 |",
         "| computed in | bfloat16 |",
-        "folder:my\\_flowers: 1,437 images to train on, 360 to validate.",
+        "folder:my\\_flowers: 1,437 training and 360 validation images.",
         "| keras | 3.15 |",
         "| devices | A, B |",
-        "None are known for this recipe, so there is nothing to compare with.",
+        "No published results are known for this recipe.",
     ):
         assert line in lines, line
     assert "kind\\_49 and 10 more" in text
@@ -271,10 +271,10 @@ def test_published_figures_are_of_the_recipes_own_networks() -> None:
     facts = dataclasses.replace(FACTS, network="resnet50", recipe=RECIPES["he2015-imagenet"])
     other = model_card(dataclasses.replace(facts, config={"version": "v1.5"}))
     assert "| resnet50 | 75.30 % |" in other.splitlines()
-    assert 'of networks with other settings than this one: version: "v1".' in other
+    assert 'The published networks have settings that differ from this one: version: "v1".' in other
     own = model_card(dataclasses.replace(facts, config={"version": "v1"}))
     assert "| resnet50 (this network) | 75.30 % |" in own.splitlines()
-    assert "other settings" not in own
+    assert "settings that differ" not in own
 
 
 def test_card_marks_what_was_changed() -> None:
@@ -291,7 +291,7 @@ def test_card_marks_what_was_changed() -> None:
         "| **duration** | `5` | changed for this run; the recipe has `10` |",
         "| resnet20 (this network) | 91.25 % |",
         "| resnet56 | 93.00 % |",
-        "This run changed the recipe, so it need not reach them.",
+        "This run changed the recipe, so its results may differ.",
     ):
         assert line in lines, line
     assert "4 fields of the recipe were changed for this run" in card
@@ -304,7 +304,7 @@ def test_card_marks_what_was_changed() -> None:
 
 def test_card_of_a_run_without_an_epoch() -> None:
     card = model_card(dataclasses.replace(FACTS, history={}, best_epoch=None))
-    assert "No epoch was finished, so there are none." in card
+    assert "There are no results, as no epoch was finished." in card
     assert 'load_model("last.keras")' in card
     assert "best.keras" not in card
 
@@ -312,6 +312,6 @@ def test_card_of_a_run_without_an_epoch() -> None:
 def test_card_says_which_weights_the_figures_are_of() -> None:
     recipe = override(FACTS.recipe, {"average.decay": 0.99, "precise_bn": 10})
     card = model_card(dataclasses.replace(FACTS, recipe=recipe))
-    assert "Validated and saved are moving averages of the weights." in card
-    assert "batch normalisation in `last.keras` were computed anew" in card
-    assert "computed anew" not in model_card(FACTS)
+    assert "Moving averages of the weights were validated and saved." in card
+    assert "batch normalization in `last.keras` were recomputed" in card
+    assert "recomputed" not in model_card(FACTS)

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from keras_resnet.training.run.checkpoint import ResumeError, RunState
 from keras_resnet.training.run.folder import RunFolder
+from keras_resnet.training.run.state_file import ResumeError, RunState
 
 from ...conftest import Command, Start
 from .test_processes import TRAIN, wait_for_more
@@ -42,7 +42,7 @@ def test_a_second_process_is_refused_until_the_first_is_dead(
     first.kill()
     first.wait(60)
     third = start_command(*command)
-    third.wait_for_output("Going on with")
+    third.wait_for_output("Resuming")
     third.send_signal(signal.SIGTERM)
     assert third.wait(60) == 143
     assert not list(folder.glob(".*"))
@@ -63,7 +63,7 @@ def test_a_run_whose_folder_has_gone_fails(
     process.send_signal(signal.SIGCONT)
     _, errors = process.communicate(120)
     assert process.returncode == 1
-    assert f"Expected {folder} to stay in its place during the run" in errors
+    assert f"Expected {folder} to stay in place during the run" in errors
     assert not (folder / "best.keras").exists()
     assert not (folder / "checkpoints").exists()
 
@@ -73,7 +73,7 @@ def test_nobody_else_s_lock_is_removed(tmp_path: Path) -> None:
     with folder.held():
         folder.path.rename(tmp_path / "moved")
         with other.held():
-            with pytest.raises(OSError, match="to stay in its place"):
+            with pytest.raises(OSError, match="to stay in place"):
                 folder.write_card("text")
             other.write_card("text")
         assert not list((tmp_path / "run").glob(".*"))
@@ -110,7 +110,7 @@ def test_a_damaged_environment_is_replaced(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     for damaged in ("{", "[]", '{"earlier": 3}', "\0"):
         folder.environment_file.write_text(damaged)
-        with pytest.warns(UserWarning, match=r"environment\.json is written anew: "):
+        with pytest.warns(UserWarning, match=r"environment\.json is replaced: "):
             folder.write_environment({"cpus": 4})
         assert json.loads(folder.environment_file.read_text()) == {"cpus": 4}
 
@@ -159,7 +159,7 @@ def test_of_several_workers_the_chief_holds_the_folder(
     os.kill(min(map(int, children)), signal.SIGKILL)
     first.wait(120)
     again = start_command(*command)
-    again.wait_for_output("Going on with")
+    again.wait_for_output("Resuming")
     again.kill()
 
 

@@ -23,7 +23,7 @@ from ...conftest import Command, Start, ended
 from ...fork_server import Process
 from .histories import read_history
 
-#: A network of three blocks; everything that a checkpoint has to hold is switched on.
+#: A network of three blocks; everything that a state has to contain is switched on.
 TRAIN = (
     *("train", "--model", "resnet20", "--data", "digits", "--recipe", "quick-digits"),
     *("--size", "16", "--epochs", "2", "--batch-size", "48", "--seed", "3"),
@@ -44,13 +44,13 @@ def weights(folder: Path, name: str = "last.keras") -> list[np.ndarray]:
 
 
 def newest(folder: Path) -> int:
-    """Batches that the newest checkpoint has seen."""
+    """Batches that the newest state has seen."""
     steps = (int(path.stem.split("-")[1]) for path in folder.glob("checkpoints/step-*"))
     return max(steps, default=0)
 
 
 def wait_for_more(process: Process | subprocess.Popen[bytes], folder: Path, least: int) -> None:
-    """Until the run has a checkpoint of at least so many batches, or has ended."""
+    """Until the run has a state of at least so many batches, or has ended."""
     deadline = time.monotonic() + 120
     while newest(folder) < least and process.poll() is None:
         assert time.monotonic() < deadline
@@ -96,12 +96,12 @@ def test_killed_and_terminated_runs_end_with_the_same_bits(
         assert newest(parts) < TOTAL
         if code == 143:
             assert "Traceback" not in output
-            said = re.search(r"Interrupted. The last checkpoint is .*step-(\d+).safet", output)
+            said = re.search(r"Interrupted. The last saved state is .*step-(\d+).safet", output)
             assert said is not None
             assert int(said[1]) == newest(parts)
     done = keras_resnet_command(*command, str(parts))
     assert done.returncode == 0, done.stderr
-    assert f"Going on with {parts}: " in done.stdout
+    assert f"Resuming {parts}: " in done.stdout
     assert_same(whole, parts)
 
 
@@ -142,7 +142,7 @@ def test_bad_arguments_are_one_sentence(command_in_process: Command, tmp_path: P
         (("--strategy", "gpus"), "Expected `--strategy` to be one of"),
         (("--strategy", "multi-worker"), "Expected workers for the strategy `multi-worker`"),
         (("--worker-index", "1"), "Expected `--workers` and `--worker-index` together"),
-        (("--profile", "5"), "Expected `--profile FIRST,LAST`"),
+        (("--profile", "5"), "Expected `--profile` with the first and the last batch"),
         (("--dtype", "int8"), "Expected `--dtype` to be one of"),
     ):
         done = command_in_process(*TRAIN, *arguments, *output)
@@ -205,7 +205,7 @@ class TestWorkers:
             "recipe.optimizer.learning_rate: 0.05 on worker 0, 0.5 on worker 1; ",
             "seed: 3 on worker 0, 5 on worker 1; ",
             "dtype: 'float32' on worker 0, 'bfloat16' on worker 1; ",
-            "checkpoint_every: 5 on worker 0, 7 on worker 1. Start all workers alike",
+            "checkpoint_every: 5 on worker 0, 7 on worker 1. Start all workers with the same",
         )
         assert not output.exists()
 
@@ -255,9 +255,9 @@ class TestWorkers:
         # Only the chief speaks and writes.
         assert not re.search(r"^\[1\] Epoch", done.stdout, re.MULTILINE)
         assert len(list((tmp_path / "two" / "tensorboard" / "train").iterdir())) == 1
-        # The other worker has to see the checkpoints of the chief.
+        # The other worker has to see the states of the chief.
         folders = [self.arguments(pictures, tmp_path / name) for name in ("two", "elsewhere")]
-        message = "checkpoint in the output folder.step-0000000004.safetensors: '"
+        message = "saved state in the output folder.step-0000000004.safetensors: '"
         self.check_refused(start_command, folders, message, "' on worker 0, absent on worker 1")
 
     @pytest.mark.slow
@@ -289,7 +289,7 @@ class TestWorkers:
         assert not (parts / "last.keras").exists()
         done = keras_resnet_command(*launch, *self.arguments(pictures, parts, *more))
         assert done.returncode == 0, done.stdout + done.stderr
-        assert "Going on with" in done.stdout
+        assert "Resuming" in done.stdout
         expected: dict[str, Any] = read_history(whole)
         for name, values in read_history(parts).items():
             np.testing.assert_allclose(values, expected[name], rtol=1e-4, atol=1e-4, err_msg=name)

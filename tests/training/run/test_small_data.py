@@ -47,8 +47,8 @@ def folder(tmp_path: Path) -> str:
 def test_batches_larger_than_the_data_are_refused_with_the_number(model: keras.Model) -> None:
     data = (some_digits(50), some_digits(20))
     said = (
-        r"at most the 50 training images of few\. Received: `batch_size=64`\. `batch_size` can "
-        r"be at most 50; `batch_size=8` makes 7 batches of an epoch$"
+        r"at most the 50 training images of few\. Received: `batch_size=64`\. Set `batch_size` to "
+        r"at most 50; `batch_size=8` gives 7 batches per epoch$"
     )
     recipe = override(RECIPE, {"batch_size": 64})
     jobs: list[Any] = [
@@ -62,13 +62,13 @@ def test_batches_larger_than_the_data_are_refused_with_the_number(model: keras.M
     # Two batches of 64 make a step.
     accumulated = override(recipe, {"batch_size": 128, "optimizer.accumulation": 2})
     said = (
-        r"Received: `batch_size=128` in 2 parts\. .* at most 100; `batch_size=16` makes 7 batches"
+        r"Received: `batch_size=128` in 2 parts\. .* at most 100; `batch_size=16` gives 7 batches"
     )
     with pytest.raises(ValueError, match=said):
         train(model, data, accumulated)
     # Who has chosen nothing learns where the number is from.
     recipe = RECIPES["quick-digits"]
-    said = "`batch_size=32`, from the recipe quick-digits. `batch_size` can be at most 20;"
+    said = "`batch_size=32`, from the recipe quick-digits. Set `batch_size` to at most 20;"
     with pytest.raises(ValueError, match=said):
         train(model, (data[1], data[1]), recipe)
     # All of them at once are one batch.
@@ -102,7 +102,7 @@ def test_the_card_says_how_little_few_images_tell() -> None:
         "tiny", {}, 1, (16, 16, 3), "digits", ("a", "b"), (40, 4), RECIPE,
         {"loss": [1.0], "val_accuracy": [0.5]}, 1, 0, "float32", {},
     )  # fmt: skip
-    assert "an accuracy is known to about ±35 points only" in card.model_card(facts)
+    assert "accuracies are accurate to about ±35 points only" in card.model_card(facts)
     many = dataclasses.replace(facts, images=(40, 400))
     assert "points only" not in card.model_card(many)
 

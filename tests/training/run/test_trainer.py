@@ -327,7 +327,7 @@ def test_precise_statistics_are_those_of_training_batches(
         assert np.array_equal(before, after) != ("/moving_" in name), name
 
 
-def test_a_diverging_run_says_where_and_keeps_its_checkpoint(
+def test_a_diverging_run_says_where_and_keeps_its_state(
     model: keras.Model, digits: Digits, tmp_path: Path
 ) -> None:
     recipe = override(RECIPE, {"optimizer.learning_rate": 1e12, "schedule.warmup": 2})
@@ -338,8 +338,8 @@ def test_a_diverging_run_says_where_and_keeps_its_checkpoint(
     assert "learning rate" in text
     assert "in epoch 1, at step " in text
     folder = RunFolder(tmp_path)
-    if folder.checkpoints():
-        assert f"The last checkpoint is {folder.checkpoints()[-1]}" in text
+    if folder.state_files():
+        assert f"The last saved state is {folder.state_files()[-1]}" in text
         found = folder.latest()
         assert found is not None
         assert all(np.isfinite(found[1].arrays[name]).all() for name in found[1].arrays)
@@ -465,7 +465,7 @@ class TestResume:
             with pytest.raises(TrainingInterrupted) as caught:
                 self.run(tiny_config, digits, tmp_path, Count(count))
             assert caught.value.code == 143
-        taken = [int(path.stem.split("-")[1]) for path in RunFolder(tmp_path).checkpoints()]
+        taken = [int(path.stem.split("-")[1]) for path in RunFolder(tmp_path).state_files()]
         assert taken[-1] == sum(batches)
         self.assert_same(whole, self.run(tiny_config, digits, tmp_path))
 
@@ -484,7 +484,7 @@ class TestResume:
             assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
         finally:
             signal.signal(signal.SIGINT, before)
-        assert [path.name for path in RunFolder(tmp_path).checkpoints()] == [
+        assert [path.name for path in RunFolder(tmp_path).state_files()] == [
             "step-0000000001.safetensors"
         ]
 
@@ -506,7 +506,7 @@ class TestResume:
         self.assert_same(whole, self.run(tiny_config, (digits[0], calm), tmp_path))
 
     @pytest.mark.full
-    def test_a_damaged_checkpoint_falls_back_to_the_one_before(
+    def test_a_damaged_state_falls_back_to_the_one_before(
         self,
         whole: tuple[TrainResult, list[np.ndarray]],
         tiny_config: ResNetConfig,
@@ -516,7 +516,7 @@ class TestResume:
         for count in (3, 6):
             with pytest.raises(TrainingInterrupted):
                 self.run(tiny_config, digits, tmp_path, Count(count))
-        newest = RunFolder(tmp_path).checkpoints()[-1]
+        newest = RunFolder(tmp_path).state_files()[-1]
         newest.write_bytes(newest.read_bytes()[:-100])
         with pytest.warns(UserWarning, match="falling back to"):
             again = self.run(tiny_config, digits, tmp_path)

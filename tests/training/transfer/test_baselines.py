@@ -1,4 +1,4 @@
-"""Linear probes and nearest neighbours of a fixed network."""
+"""Linear probes and nearest neighbors of a fixed network."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def test_colours_are_told_apart(tiny_model: keras.Model) -> None:
     found = baselines(tiny_model, train, validation, progress=lambda what, done: steps.append(done))
     assert found.linear_probe > 0.97
     assert found.nearest_neighbours > 0.9
-    # The commonest of training is red.
+    # The most common training class is red.
     assert found.majority == pytest.approx(10 / 60)
     assert (found.neighbours, found.train_images, found.validation_images) == (8, 53, 60)
     assert found == baselines(tiny_model, train, validation)
@@ -169,7 +169,7 @@ def test_few_images_get_a_probe_too(tiny_model: keras.Model) -> None:
 def test_what_they_say() -> None:
     found = Baselines(0.9, 0.8, 0.1, 20, 5000, 360)
     assert str(found).splitlines() == [
-        "Linear probe: 90.00%, 20 nearest neighbours: 80.00%, commonest class: 10.00%",
+        "Linear probe: 90.00%, 20 nearest neighbors: 80.00%, most common class: 10.00%",
         "from 5,000 training images, on 360 validation images",
     ]
     assert found.to_dict() == {
@@ -188,12 +188,12 @@ def test_what_cannot_be_judged_is_refused(tiny_model: keras.Model) -> None:
     single = relabelled(good, np.zeros(8))
     fewer = LabeledImages(good.images, good.labels % 3, NAMES[:3], name="three")
     for train, validation, message in (
-        (unlabelled, good, "labels from 0 to 3 for all images. Received: colours, with -1 for"),
-        (good, unlabelled, "2 such labels in all"),
-        (good, empty, "labelled images. Received: none in nothing"),
-        (empty, good, "labelled images. Received: none in nothing"),
+        (unlabelled, good, "from 0 to 3 for all images. Received: colours, with 2 other labels"),
+        (good, unlabelled, "2 other labels, such as -1"),
+        (good, empty, "labeled images. Received: none in nothing"),
+        (empty, good, "labeled images. Received: none in nothing"),
         (single, good, "at least two classes. Received: 8 images of one class in colours"),
-        (good, fewer, "the same classes. Received: 4 in colours, 3 others in three"),
+        (good, fewer, "same classes. Received: 4 classes in colours, 3 different ones in"),
     ):
         with pytest.raises(ValueError, match=message):
             baselines(tiny_model, train, validation)

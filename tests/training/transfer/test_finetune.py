@@ -175,7 +175,7 @@ def test_card_is_of_all_phases(whole: Whole) -> None:
     assert str(whole.result.baselines) in card
     assert "# tiny trained on train" in card
     assert "fine-tuned in 2 phases for 3 epochs by the recipe" in card
-    assert "`config.json` of each phase has all." in card
+    assert "`config.json` of each phase contains all of them." in card
     assert "somebody" not in card
 
 
@@ -263,7 +263,7 @@ def test_another_network_or_other_data_are_refused_where_only_the_folder_tells(
     other = trained()
     for weight in other.trainable_weights[:1]:
         weight.assign(2 * weight)
-    refused = "model.weights_at_start: '.*\nGo on with the same network, .* another folder"
+    refused = "model.weights_at_start: '.*\nUse the same network, .* another folder"
     # What has gone on training is another one, too, if its head stays.
     for model in (other, done.model):
         with pytest.raises(ResumeError, match=refused):
@@ -318,7 +318,7 @@ def test_a_refused_call_leaves_the_folder_to_another_one(
 def test_a_folder_of_something_else_is_refused(network: keras.Model, tmp_path: Path) -> None:
     text = '{"model": {}, "seed": 0}\n'
     (tmp_path / "config.json").write_text(text)
-    with pytest.raises(ResumeError, match="a folder for a fine-tuning.*is of something else"):
+    with pytest.raises(ResumeError, match="a folder for a fine-tuning.*is that of something else"):
         run(network, tmp_path, compare=False)
     assert (tmp_path / "config.json").read_text() == text
 
@@ -344,7 +344,7 @@ def test_a_head_for_the_same_classes_is_kept(whole: Whole) -> None:
     model = keras_resnet.load_model(whole.folder / "last.keras")
     told_before_training(model, DATA, phases=(Phase("head", 1),))
     assert model.trainable_weights == model.get_layer("predictions").weights
-    with pytest.raises(ValueError, match="no `dropout` where the head is kept.*Received: 0.5"):
+    with pytest.raises(ValueError, match="no `dropout` for a model with a head.*Received: 0.5"):
         run(model, None, dropout=0.5)
 
 
@@ -387,13 +387,13 @@ def test_what_a_later_phase_would_refuse_is_refused_at_once(network: keras.Model
         (
             {"recipe": override(RECIPE, {"optimizer.rate_groups": {"stem": 0.1}})},
             ValueError,
-            "Received: 'stem'; it matches none",
+            "Received: 'stem', which matches none",
         ),
-        ({"epochs": 3}, TypeError, "options of `train`.*Received: epochs"),
+        ({"epochs": 3}, TypeError, "options among .*Received: epochs"),
         (
             {"strategy": DeviceSetup("multi-worker", None, 2, Cluster(("a:1", "b:2"), 0, "x"), ())},
             ValueError,
-            "one process to fine-tune. Received: 2 workers",
+            "a single process for fine-tuning. Received: 2 workers",
         ),
         (
             # Twelve batches, then six.
@@ -430,7 +430,7 @@ def test_a_new_stem_learns_as_its_docstring_says(tmp_path: Path) -> None:
     keras.utils.set_random_seed(0)
     config = ResNetConfig("basic", (1, 1), (8, 16))
     large = build(config, input_shape=(32, 32, 3), classes=10, name="tiny")
-    with pytest.warns(UserWarning, match="its batch normalisation included"):
+    with pytest.warns(UserWarning, match="including its batch normalization"):
         small = swap_stem(large, (16, 16, 3))
     before = {layer.name: layer.get_weights() for layer in small.layers}
     phases = (Phase("backbone", 1),)
@@ -444,7 +444,7 @@ def test_a_new_stem_learns_as_its_docstring_says(tmp_path: Path) -> None:
 def test_networks_for_other_images_are_refused(shape: tuple[int, int, int]) -> None:
     config = ResNetConfig("basic", (1,), (8,), stem="cifar")
     model = build(config, input_shape=shape, classes=3, name="other")
-    message = f"3 channels.*Received: 'other' for {'x'.join(map(str, shape))}\\. Train it by"
+    message = f"3 channels.*Received: 'other' for {'x'.join(map(str, shape))}\\. Train it with"
     with pytest.raises(ValueError, match=message):
         run(model, None, **SHORT)
     with pytest.raises(ValueError, match=message):
@@ -455,7 +455,7 @@ def test_processes_that_would_each_train_alone_are_refused(
     network: keras.Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TF_CONFIG", Cluster(("a:1", "b:2"), 1, "x").tf_config())
-    with pytest.raises(ValueError, match="one process to fine-tune. Received: 2 workers"):
+    with pytest.raises(ValueError, match="a single process for fine-tuning. Received: 2 workers"):
         run(network, None)
 
 

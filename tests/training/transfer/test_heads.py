@@ -212,7 +212,7 @@ def test_another_stem_takes_the_other_weights(config: ResNetConfig, tmp_path: Pa
     freeze(model)
     model.save(tmp_path / "model.keras")
     model = load_model(tmp_path / "model.keras")
-    with pytest.warns(UserWarning, match="newly initialised"):
+    with pytest.warns(UserWarning, match="newly initialized"):
         result = swap_stem(model, (16, 16, 3))
     for layer in result.layers:
         assert layer.trainable
@@ -236,7 +236,7 @@ def test_another_stem_takes_the_other_weights(config: ResNetConfig, tmp_path: Pa
 def test_another_stem_computes_the_same_behind_it() -> None:
     """The whole of the network behind the stem, head included, fed with the same numbers."""
     model = replace_head(network(LARGE, input_shape=(32, 32, 3)), 3, task="labels", dropout=0.2)
-    with pytest.warns(UserWarning, match="newly initialised"):
+    with pytest.warns(UserWarning, match="newly initialized"):
         result = swap_stem(model, (8, 8, 1), name="small")
     assert (result.name, result.input_shape) == ("small", (None, 8, 8, 1))
     assert result.layers[-2].rate == 0.2
@@ -250,7 +250,7 @@ def test_another_stem_computes_the_same_behind_it() -> None:
 @pytest.mark.parametrize("top", [{"include_top": False}, {"dtype": "mixed_bfloat16"}])
 def test_another_stem_keeps_head_policy_and_pixels(top: dict[str, Any]) -> None:
     model = network(LARGE, input_shape=(32, 32, 3), include_preprocessing=False, **top)
-    with pytest.warns(UserWarning, match="newly initialised"):
+    with pytest.warns(UserWarning, match="newly initialized"):
         result = swap_stem(model, (16, 16, 3))
     assert not any(layer.name == "normalization" for layer in result.layers)
     assert len(result.output_shape) == len(model.output_shape)
@@ -260,13 +260,13 @@ def test_another_stem_keeps_head_policy_and_pixels(top: dict[str, Any]) -> None:
 
 
 def test_impossible_stems_are_refused() -> None:
-    with pytest.raises(ValueError, match="has it already"):
+    with pytest.raises(ValueError, match="already has this stem"):
         swap_stem(network(), (16, 16, 3))
     model = network(LARGE, input_shape=(32, 32, 3), classes=10)
     with pytest.raises(ValueError, match=r"Expected an input shape.*\(16, 16\)"):
         swap_stem(model, (16, 16))
     unnamed = keras.Model(model.input, model.output, name="stranger")
-    with pytest.raises(ValueError, match="knows its config.* 'stranger', which knows none"):
+    with pytest.raises(ValueError, match="knows its config.* 'stranger', which has no config"):
         swap_stem(unnamed, (16, 16, 3))
     for head in (
         keras.ops.tanh(model.output),
@@ -274,5 +274,5 @@ def test_impossible_stems_are_refused() -> None:
     ):
         other = keras.Model(model.input, head)
         set_info(other, get_info(model))
-        with pytest.raises(ValueError, match="the one before"):
+        with pytest.raises(ValueError, match="layers form a chain"):
             swap_stem(other, (16, 16, 3))

@@ -72,7 +72,7 @@ def test_penalty_is_that_of_the_paper() -> None:
     expected = STRENGTH / 2 * sum(((own[name] - start[name]) ** 2).sum() for name in own)
     assert len(copy.losses) == len(own) == 6
     assert float(sum(copy.losses)) == pytest.approx(expected, rel=1e-5)
-    with pytest.raises(ValueError, match="weights of .* to pull to.*Received: 3 arrays"):
+    with pytest.raises(ValueError, match="arrays of the shapes .* to pull its.*Received: 3 arr"):
         pull_to_start(copy, STRENGTH, other.get_weights()[:3])
 
 

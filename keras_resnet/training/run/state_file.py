@@ -1,4 +1,4 @@
-"""The file of a checkpoint: all that a run needs to go on, and a digest that shows any damage."""
+"""State files: everything that is needed to resume a run, with a digest that reveals damage."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from keras_resnet.support.json_text import parse_json
 
 _deserialize: Any = safetensors.deserialize
 
-#: safetensors' names of the types that a run may have, as numpy's.
+#: NumPy dtypes by their names in safetensors, for all types that a state may contain.
 _TYPES: dict[str, np.dtype] = {
     "BOOL": np.dtype(bool),
     "BF16": np.dtype(ml_dtypes.bfloat16),
@@ -33,12 +33,12 @@ _TYPES: dict[str, np.dtype] = {
 _VERSION = "1"
 _BLANK = b"0" * 64
 
-#: Quotes inside of strings are escaped in JSON, so that this can be nothing but the entry itself.
+#: The entry with the digest; nothing else can match, as JSON escapes quotes in strings.
 _DIGEST = re.compile(rb'"sha256":"([0-9a-f]{64})"')
 
 
 class ResumeError(ValueError):
-    """A run cannot be continued with what was asked for."""
+    """Raised if a run cannot be resumed with the given arguments."""
 
 
 class ChangedError(ResumeError):
@@ -48,17 +48,17 @@ class ChangedError(ResumeError):
 
 
 class DamagedError(Exception):
-    """A file is not what was written; the message says how that shows."""
+    """Raised if the content of a file is not what was written; the message says why."""
 
 
 @dataclass(eq=False)
 class RunState:
-    """All that a training run needs to go on as if it had never stopped.
+    """The state of a training run, from which it can be resumed exactly.
 
     Attributes:
-        arrays: by name, of bool, integers, float16, bfloat16, float32 or float64, and of any shape,
-            `()` and sizes of zero included. Weights, optimizer state.
-        values: what JSON can say, NaN and infinities included: step, epoch, history, best epoch,
+        arrays: name -> array, for weights and optimizer state. Arrays may have any shape and the
+            dtypes bool, integer, float16, bfloat16, float32 or float64.
+        values: JSON-serializable values, including NaN and infinity: step, history, best epoch and
             state of the schedule.
     """
 
@@ -66,22 +66,21 @@ class RunState:
     values: dict[str, Any] = field(default_factory=dict)
 
 
-def write_checkpoint(path: Path, state: RunState) -> None:
-    """Writes `path`, which the caller renames into place once it is whole.
+def write_state(path: Path, state: RunState) -> None:
+    """Write a state to `path`, which the caller renames into place when it is complete.
 
-    Its metadata hold the values as JSON and a SHA-256 of the whole file (with zeros in the place of
-    the digest), which any flipped bit changes. SHA-256 because processors of the last years compute
-    it at over 1 GB/s, and older ones at 0.4 GB/s: less than half a second for ResNet-50 with
-    momentum.
+    The metadata contain the values as JSON and the SHA-256 digest of the whole file (with zeros in
+    place of the digest), which reveals any flipped bit. Recent processors compute SHA-256 at over 1
+    GB/s, older ones at 0.4 GB/s: less than half a second for ResNet-50 with momentum.
 
     Raises:
-        OSError: the disk is full.
+        OSError: If the disk is full.
     """
     metadata = {"version": _VERSION, "values": json.dumps(state.values), "sha256": _BLANK.decode()}
-    # safetensors makes files that nobody else can read; other files are as the umask says.
+    # safetensors creates files that only their owner can read; keep the mode of the umask instead.
     path.touch()
     mode = path.stat().st_mode
-    # Nor does it ask how arrays lie in memory.
+    # It also ignores the memory layout of arrays, hence C order.
     save_file(
         {name: np.asarray(value, order="C") for name, value in state.arrays.items()}, path, metadata
     )
@@ -92,28 +91,28 @@ def write_checkpoint(path: Path, state: RunState) -> None:
         file.write(digest)
 
 
-def read_checkpoint(path: Path) -> RunState:
-    """Reads what `write_checkpoint` wrote.
+def read_state(path: Path) -> RunState:
+    """Read a file that `write_state` wrote.
 
     Raises:
-        DamagedError: it is not what was written.
-        ResumeError: a later version of this package wrote it.
-        OSError: it cannot be opened; that says nothing about its contents.
+        DamagedError: If the content is not what was written.
+        ResumeError: If a later version of this package wrote the file.
+        OSError: If the file cannot be opened.
     """
     try:
         content = path.read_bytes()
     except OSError as error:
         if error.errno == errno.EIO:
-            raise DamagedError("the disk cannot read it") from error
+            raise DamagedError("it cannot be read from the disk") from error
         raise
     _, there, digest = _digest(io.BytesIO(content))
     if there != digest:
-        raise DamagedError("its SHA-256 is another")
+        raise DamagedError("its SHA-256 does not match")
     header = parse_json(content[8 : 8 + int.from_bytes(content[:8], "little")])
     metadata = header["__metadata__"]
     if metadata.get("version") != _VERSION:
         raise ResumeError(
-            f"Expected a checkpoint of version {_VERSION}. Received: {path}, of version "
+            f"Expected a state file of version {_VERSION}. Received: {path}, of version "
             f"{metadata.get('version')}. Update keras-resnets"
         )
     arrays = {}
@@ -124,9 +123,9 @@ def read_checkpoint(path: Path) -> RunState:
 
 
 def _digest(file: BinaryIO) -> tuple[int, bytes, bytes]:
-    """Return the place of the digest in a file, the digest there, and the expected one, in hex.
+    """Return the position of the digest in a file, its value, and the expected value, in hex.
 
-    The hash covers every byte: the length of the header, the header with zeros in the place of the
+    The digest covers every byte: the length of the header, the header with zeros in place of the
     digest, and the data.
     """
     size = file.seek(0, os.SEEK_END)
@@ -138,7 +137,7 @@ def _digest(file: BinaryIO) -> tuple[int, bytes, bytes]:
     header = file.read(header_size)
     found = list(_DIGEST.finditer(header))
     if len(found) != 1:
-        raise DamagedError("its metadata have no SHA-256")
+        raise DamagedError("its metadata contain no SHA-256")
     start, end = found[0].span(1)
     hasher = hashlib.sha256(length + header[:start] + _BLANK + header[end:])
     while block := file.read(2**20):

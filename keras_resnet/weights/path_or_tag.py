@@ -1,4 +1,4 @@
-"""Meanings of `weights=`, a file or a tag, and checks before anything is loaded."""
+"""Values of `weights=`: paths of weights files and tags of checkpoints, and checks of them."""
 
 from __future__ import annotations
 
@@ -13,32 +13,32 @@ TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".th", ".tar", ".ckpt")
 HDF5_SUFFIXES = (".h5", ".hdf5")
 SUFFIXES = (".keras", *HDF5_SUFFIXES, ".safetensors", ".npz", *TORCH_SUFFIXES)
 
-FileOrTag = str | os.PathLike[str]
+PathOrTag = str | os.PathLike[str]
 
 
-def is_path(source: FileOrTag) -> bool:
-    """Whether `source` means a file, and not a tag."""
-    return not isinstance(source, str) or (
-        Path(source).suffix.lower() in SUFFIXES or Path(source).is_file()
+def is_path(weights: PathOrTag) -> bool:
+    """Return whether `weights` is the path of a file, not a tag."""
+    return not isinstance(weights, str) or (
+        Path(weights).suffix.lower() in SUFFIXES or Path(weights).is_file()
     )
 
 
 def check_file(path: Path) -> None:
-    """Raises ValueError if there is no file of weights at `path`, or a text in its place."""
+    """Raise ValueError unless `path` is a file with a known suffix that is not a text."""
     if path.suffix.lower() not in SUFFIXES or not path.is_file():
         raise ValueError(
-            f"Expected the path of an existing file of weights ({', '.join(SUFFIXES)}). "
+            f"Expected the path of an existing weights file ({', '.join(SUFFIXES)}). "
             f"Received: {path}"
             + did_you_mean_beside(path, lambda other: other.suffix.lower() in SUFFIXES)
         )
-    refuse_text(path, "a file of weights that can be read")
+    refuse_text(path, "a readable weights file")
 
 
 def find_weights_of(variant: str, tag: str) -> WeightsEntry:
-    """Return the row of the registry for the tag of weights of a network of `list_models()`.
+    """Return the registered checkpoint with a tag, for a network of `list_models()`.
 
     Raises:
-        ValueError: there is no such tag, or it is of another network.
+        ValueError: there is no such tag, or the checkpoint is of another network.
     """
     entry = find_weights(tag, variant)
     if entry.model != variant:

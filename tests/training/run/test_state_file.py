@@ -16,9 +16,9 @@ import pytest
 from safetensors import SafetensorError, safe_open
 
 from keras_resnet.support.checks import differences
-from keras_resnet.training.run import checkpoint
-from keras_resnet.training.run.checkpoint import ResumeError, RunState
+from keras_resnet.training.run import state_file
 from keras_resnet.training.run.folder import RunFolder
+from keras_resnet.training.run.state_file import ResumeError, RunState
 
 VALUES = {
     "step": 7,
@@ -85,7 +85,7 @@ def test_only_the_newest_stay(tmp_path: Path) -> None:
     (inside / "step-notes.txt").write_text("kept")
     for step in (1, 5, 30, 200):
         RunFolder(tmp_path, keep=2).save(step, state(step))
-    assert [path.name for path in RunFolder(tmp_path).checkpoints()] == [
+    assert [path.name for path in RunFolder(tmp_path).state_files()] == [
         "step-0000000030.safetensors",
         "step-0000000200.safetensors",
     ]
@@ -94,7 +94,7 @@ def test_only_the_newest_stay(tmp_path: Path) -> None:
     found = RunFolder(tmp_path).latest()
     assert found is not None
     assert found[1].arrays["weights"][0] == 201
-    assert len(RunFolder(tmp_path).checkpoints()) == 1
+    assert len(RunFolder(tmp_path).state_files()) == 1
 
 
 def test_modes_of_files_are_as_the_umask_says(tmp_path: Path) -> None:
@@ -108,38 +108,40 @@ def test_nothing_saved_is_nothing(tmp_path: Path) -> None:
     assert RunFolder(tmp_path).latest() is None
 
 
-def test_damaged_checkpoints_are_fallen_back_from(tmp_path: Path) -> None:
+def test_damaged_states_are_fallen_back_from(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path, keep=3)
     paths = [folder.save(step, state(step)) for step in (1, 2, 3)]
     damage(paths[2])
-    message = r"step-0000000003.safetensors \(its SHA-256 is another\) in .* is damaged, falling "
+    message = (
+        r"step-0000000003.safetensors \(its SHA-256 does not match\) in .* is damaged; falling "
+    )
     with pytest.warns(UserWarning, match=message + "back to step-0000000002.safetensors"):
         found = folder.latest()
     assert found is not None
     assert found[1].values == {"step": 2}
     paths[1].write_bytes(b"")
-    with pytest.warns(UserWarning, match=r"0002.safetensors \(it is empty\) in .* are damaged, f"):
+    with pytest.warns(UserWarning, match=r"0002.safetensors \(it is empty\) in .* are damaged; f"):
         assert folder.latest()[1].values == {"step": 1}  # type: ignore[index]
     # The run goes on from the first; what is damaged goes once the next is there.
     folder.save(2, state(4))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert folder.latest()[1].values == {"step": 4}  # type: ignore[index]
-    assert folder.checkpoints() == paths[:2]
+    assert folder.state_files() == paths[:2]
     for path in paths[:2]:
         damage(path)
     with pytest.raises(
-        OSError, match="Expected a whole checkpoint in .*: damaged ones only: .*000"
+        OSError, match="Expected an undamaged state file in .*: only damaged ones: .*000"
     ):
         folder.latest()
-    assert folder.checkpoints() == paths[:2]
+    assert folder.state_files() == paths[:2]
 
 
 def test_a_run_does_not_write_over_one_that_is_further(tmp_path: Path) -> None:
     path = RunFolder(tmp_path, keep=1).save(500, state(500))
     with pytest.raises(ResumeError, match="a step of at least 500, .* Received: 10. Resume"):
         RunFolder(tmp_path, keep=1).save(10, state(10))
-    assert RunFolder(tmp_path).checkpoints() == [path]
+    assert RunFolder(tmp_path).state_files() == [path]
 
 
 def test_what_cannot_be_opened_is_not_taken_for_damaged(
@@ -159,14 +161,14 @@ def test_what_cannot_be_opened_is_not_taken_for_damaged(
     with pytest.raises(OSError, match=os.strerror(errno.ESTALE)):
         folder.latest()
     number = errno.EIO
-    with pytest.warns(UserWarning, match="the disk cannot read it"):
+    with pytest.warns(UserWarning, match="it cannot be read from the disk"):
         assert folder.latest()[1].values == {"step": 1}  # type: ignore[index]
 
 
 def test_a_later_version_is_not_taken_for_damaged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checkpoint, "_VERSION", "2")
+    monkeypatch.setattr(state_file, "_VERSION", "2")
     RunFolder(tmp_path).save(1, state())
     monkeypatch.undo()
     with pytest.raises(ResumeError, match="of version 1. Received: .*, of version 2. Update"):
@@ -192,7 +194,7 @@ def test_every_truncation_and_flipped_bit_is_noticed(tmp_path: Path) -> None:
         broken.append(bytes(changed))
     for other in broken:
         path.write_bytes(other)
-        with pytest.raises(OSError, match="damaged ones only"):
+        with pytest.raises(OSError, match="only damaged ones"):
             folder.latest()
     path.write_bytes(content)
     assert folder.latest() is not None
@@ -203,7 +205,7 @@ def test_files_of_others_are_damaged(tmp_path: Path) -> None:
 
     (tmp_path / "checkpoints").mkdir()
     save_file({"a": np.zeros(3)}, tmp_path / "checkpoints" / "step-0000000001.safetensors")
-    with pytest.raises(OSError, match="its metadata have no SHA-256"):
+    with pytest.raises(OSError, match="its metadata contain no SHA-256"):
         RunFolder(tmp_path).latest()
 
 
@@ -220,7 +222,7 @@ def test_a_full_disk_leaves_the_earlier_ones(
         text = "I/O error: No space left on device (os error 28)"
         raise OSError(errno.ENOSPC, text) if error is OSError else error(text)
 
-    monkeypatch.setattr(checkpoint, "save_file", fill)
+    monkeypatch.setattr(state_file, "save_file", fill)
     with pytest.raises(OSError, match="The disk of .* full. Free some space and run again"):
         folder.save(2, state(2))
     assert [(file, file.read_bytes()) for file in path.parent.iterdir()] == [(path, content)]
@@ -229,7 +231,7 @@ def test_a_full_disk_leaves_the_earlier_ones(
 _SAVING = """
 import sys
 import numpy as np
-from keras_resnet.training.run.checkpoint import RunState
+from keras_resnet.training.run.state_file import RunState
 from keras_resnet.training.run.folder import RunFolder
 
 folder = RunFolder(sys.argv[1], keep=2)
@@ -245,7 +247,7 @@ while True:
 
 def test_a_killed_writer_leaves_a_whole_state(tmp_path: Path) -> None:
     folder, printed, leftovers = RunFolder(tmp_path), 0, 0
-    random, inside = np.random.default_rng(0), folder.checkpoints_folder
+    random, inside = np.random.default_rng(0), folder.states_folder
     for _ in range(6):
         process = subprocess.Popen(
             [sys.executable, "-c", _SAVING, str(tmp_path)], stdout=subprocess.PIPE, text=True
@@ -318,5 +320,5 @@ def test_settings_are_compared_as_json_has_them(tmp_path: Path) -> None:
     assert folder.claim(settings, "training run", {}) == {}
     folder.write_config({**settings, "more": 1})
     assert folder.claim({**settings, "milestones": [30, 60]}, "training run", {}) == {"more": 1}
-    with pytest.raises(ResumeError, match="Expected the training run that .*:\n  seed: 3 → 4\nG"):
+    with pytest.raises(ResumeError, match="settings of the training run in .*:\n  seed: 3 → 4\nU"):
         folder.claim({**settings, "seed": 4}, "training run", {})

@@ -1,14 +1,15 @@
-"""Mends Keras' TensorFlow trainer, so that `fit` works with several replicas and workers.
+"""Patches of Keras' TensorFlow trainer, so that `fit` works with several replicas and workers.
 
-The one module of the package that changes Keras. It mends four faults of Keras 3.15; a test fails
-once Keras has one of them no more:
+This is the only module of the package that changes Keras. It fixes four bugs of Keras 3.15; a test
+fails when Keras fixes one of them:
 
 - with several workers, the first batch is averaged over replicas although it is split between them
   (keras-team/keras#20585);
-- with several workers, scalar results are averaged along an axis that they do not have (the same);
-- with several replicas, more than one step per execution fails in the graph (keras#19246);
-- float16's loss scaling looks for infinite gradients on the first replica only, so that one on
-  another replica ends in weights that are not numbers, or in workers that wait for each other.
+- with several workers, scalar results are averaged along a missing axis (the same issue);
+- with several replicas, more than one step per execution fails in the graph
+  (keras-team/keras#19246);
+- loss scaling of float16 checks the gradients of the first replica only, so infinite gradients on
+  another replica lead to NaN weights or a deadlock of the workers.
 """
 
 from __future__ import annotations
@@ -23,17 +24,17 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-#: Set on the functions that this module puts into Keras.
-_MARK = "_keras_resnet_mend"
+#: Attribute of the functions that this module puts into Keras.
+_MARK = "_keras_resnet_patch"
 
 
-def mend_keras() -> None:
-    """Mends `fit` and `evaluate` of every Keras model in this process; a second call does nothing.
+def patch_keras() -> None:
+    """Patch `fit` and `evaluate` of all Keras models in this process; a second call does nothing.
 
-    A fault that this Keras has no longer is left alone. Nothing changes for models on one replica.
+    Bugs that the installed Keras has fixed are not patched. Models on one replica are not affected.
 
     Raises:
-        RuntimeError: the backend is not TensorFlow, or its trainer is not the one that was mended.
+        RuntimeError: If the backend is not TensorFlow, or its trainer is not the expected one.
     """
     trainer = trainer_module()
     if averages_scalars_along_an_axis(trainer):
@@ -45,13 +46,13 @@ def mend_keras() -> None:
 
 
 def trainer_module() -> Any:
-    """Keras' own module of the TensorFlow trainer.
+    """Return the module of Keras' TensorFlow trainer.
 
     Raises:
-        RuntimeError: there is none, or it lacks what is mended.
+        RuntimeError: If there is none, or it lacks a function that has to be patched.
     """
-    # Keras names this module nowhere in public; the class that every model inherits knows it. An
-    # import by its private path would fail with a Keras that has moved it, before any sentence.
+    # The module is private, so it is found through a base class of `keras.Model`. If Keras moves
+    # it, an import by its path would fail without a clear message.
     classes = {base.__name__: base for base in keras.Model.__mro__}
     trainer = classes.get("TensorFlowTrainer")
     module = sys.modules[trainer.__module__] if trainer is not None else None
@@ -63,17 +64,17 @@ def trainer_module() -> Any:
         and hasattr(keras.optimizers.LossScaleOptimizer, "check_finite")
     ):
         raise RuntimeError(
-            "Expected the TensorFlow trainer of Keras 3.15, which training with several replicas "
-            f"mends. Received: Keras {keras.__version__} on {keras.backend.backend()}. Install "
-            "keras==3.15.*, or train on one device"
+            "Expected the TensorFlow trainer of Keras 3.15, which is patched for training with "
+            f"several replicas. Received: Keras {keras.__version__} on {keras.backend.backend()}. "
+            "Install keras==3.15.*, or train on one device"
         )
     return module
 
 
 def averages_scalars_along_an_axis(trainer: Any) -> bool:
-    """Whether this Keras reduces the results of several workers with `axis=0`.
+    """Return whether Keras reduces the results of several workers with `axis=0`.
 
-    Makes no tensors: strategies of several workers have to come before the first of them.
+    No tensor is created, as strategies of several workers have to be created before any tensor.
     """
     axes: list[int | None] = []
 
@@ -92,9 +93,9 @@ def averages_scalars_along_an_axis(trainer: Any) -> bool:
 
 
 def averages_the_first_batch(trainer: Any) -> bool:
-    """Whether this Keras reduces a batch over replicas where it needs shapes only.
+    """Return whether Keras reduces a batch over replicas where it only needs its shapes.
 
-    Makes no tensors, as above.
+    No tensor is created, as in `averages_scalars_along_an_axis`.
     """
     reduced: list[Any] = []
 
@@ -118,9 +119,9 @@ def averages_the_first_batch(trainer: Any) -> bool:
 def _put(owner: Any, name: str, make: Callable[[Any], Callable[..., Any]]) -> None:
     original = getattr(owner, name)
     if not hasattr(original, _MARK):
-        mended = make(original)
-        setattr(mended, _MARK, original)
-        setattr(owner, name, mended)
+        patched = make(original)
+        setattr(patched, _MARK, original)
+        setattr(owner, name, patched)
 
 
 def _reduce_per_replica(original: Any) -> Callable[..., Any]:
@@ -143,7 +144,7 @@ def _maybe_symbolic_build(original: Any) -> Callable[..., Any]:
         strategy = self._distribute_strategy
         if strategy is not None and iterator is not None:
             _, _, batches = next(iter(iterator))
-            # Only shapes and dtypes matter, and they are the same on every replica.
+            # Only shapes and dtypes are needed, which are the same on every replica.
             data_batch = keras.tree.map_structure(
                 lambda value: strategy.experimental_local_results(value)[0], next(batches)
             )
@@ -183,7 +184,7 @@ def _make_function(original: Any) -> Callable[..., Any]:
         graph = tf.function(every_step, reduce_retracing=True)
 
         def execute(iterator: Any) -> Any:
-            # Fetching inside the graph needs a condition, and replicas fail inside of conditions.
+            # Fetching inside the graph needs a condition, in which replicas fail.
             batches = list(itertools.islice(iterator, steps))
             if not batches:
                 raise StopIteration
@@ -200,7 +201,7 @@ def _check_finite(original: Any) -> Callable[..., Any]:
         context = tf.distribute.get_replica_context()
         if context is None or context.num_replicas_in_sync == 1:
             return finite
-        # Gradients are summed later, inside of the inner optimizer.
+        # Gradients are summed later, by the inner optimizer.
         finite_replicas = context.all_reduce(
             tf.distribute.ReduceOp.SUM, tf.cast(finite, tf.float32)
         )
