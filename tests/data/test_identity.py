@@ -228,7 +228,7 @@ def test_a_compression_of_before_contents_were_noted_goes_on(
     keras.utils.set_random_seed(0)
     with (
         pytest.warns(UserWarning, match="did not record the contents of the images"),
-        pytest.raises(ResumeError, match=r"validation_fraction: 0.25 → 0.2\nGo"),
+        pytest.raises(ResumeError, match=r"validation_fraction: 0.25 → 0.2\nUse the same network"),
     ):
         squeeze(0.2)
 
