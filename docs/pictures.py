@@ -66,7 +66,7 @@ def history(folder: Path, run: Run) -> None:
 
 
 def evaluation(folder: Path, run: Run) -> None:
-    """Draw the confusion matrix and the reliability diagram of a network after one epoch."""
+    """Draw the confusion matrix and the reliability diagram of the demo's network."""
     from keras_resnet.evaluation import evaluate
     from keras_resnet.evaluation.page import confusion_figure, reliability_figure
 

@@ -155,10 +155,10 @@ def add_format(copy: Copy) -> None:
 def add_augmentation(copy: Copy) -> None:
     field = "    solarize: float = _number(0.0, 1)\n"
     copy.insert(AUGMENTATION, "keras_resnet/data/config.py", "    erasing: float", field)
-    call = "colour.solarize(image, seed(7), how.solarize)"
-    line = f"    if how.solarize:\n        image = {call}\n"
+    call = "color.solarize(image, seed(7), augmentation.solarize)"
+    line = f"    if augmentation.solarize:\n        image = {call}\n"
     transforms = "keras_resnet/data/augment/transforms.py"
-    copy.insert(AUGMENTATION, transforms, "    if how.erasing:", line)
+    copy.insert(AUGMENTATION, transforms, "    if augmentation.erasing:", line)
     function = """\
 def solarize(image, seed, probability):
     on = tf.random.stateless_uniform((), seed) < probability
@@ -166,7 +166,7 @@ def solarize(image, seed, probability):
 
 
 """
-    copy.insert(AUGMENTATION, "keras_resnet/data/augment/colour.py", "def lighting(", function)
+    copy.insert(AUGMENTATION, "keras_resnet/data/augment/color.py", "def lighting(", function)
 
 
 def add_recipe(copy: Copy) -> None:
@@ -187,11 +187,11 @@ def add_optimizer(copy: Copy) -> None:
 GREY = """
 import numpy as np
 from keras_resnet.data.sources.memory import LabeledImages
-from keras_resnet.data.sources.parts import Parts
+from keras_resnet.data.sources.splits import Splits
 
 def load_grey(size):
     images = np.full((40, size, size, 3), 128, np.uint8)
-    return Parts(LabeledImages(images, np.arange(40) % 2, ("one", "other"), name="grey"))
+    return Splits(LabeledImages(images, np.arange(40) % 2, ("one", "other"), name="grey"))
 """
 
 

@@ -126,7 +126,7 @@ def test_pictures_are_small_and_have_words() -> None:
 
 def test_every_message_is_listed() -> None:
     page = messages_page()
-    assert "Expected `images` together with `labels`. Received: labels only" in page
+    assert "Expected `images` together with `labels`. Received: `labels` alone" in page
     assert page.count("\n- ") > 500
 
 

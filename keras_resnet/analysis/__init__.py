@@ -1,4 +1,4 @@
-"""The cost and the behavior of networks."""
+"""Analysis of networks: complexity, diagrams, explanations and studies of the papers' claims."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""Costs of a network, from its config or from a Keras model."""
+"""Complexity of a network, from its config or from a Keras model."""
 
 from __future__ import annotations
 
@@ -19,15 +19,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Complexity:
-    """Costs of a network for one image.
+    """Complexity of a network for one image.
 
     Attributes:
-        params: trainable parameters: convolutions, normalisations' scale and shift, classifier.
-        bn_statistics: moving means and variances, which are stored but not trained.
-        macs: multiply-accumulates of convolutions and classifier. One is two floating-point
-            operations; the paper calls multiply-adds FLOPs.
-        activations: numbers that convolutions and classifier put out.
-        depth: weighted layers on the longest path: projections do not count.
+        params: number of trainable parameters of the convolutions, the normalization layers and the
+            classifier.
+        bn_statistics: number of moving means and variances, which are stored but not trained.
+        macs: multiply-accumulate operations of the convolutions and the classifier. One is two
+            floating-point operations; the paper calls multiply-adds FLOPs.
+        activations: number of outputs of the convolutions and the classifier.
+        depth: number of weighted layers on the longest path, without projections.
     """
 
     params: int
@@ -39,13 +40,13 @@ class Complexity:
 
 @dataclass(frozen=True)
 class PartSummary:
-    """One row of the network's table: a stem, stage or head, as in Table 1 of He et al. 2015.
+    """The stem, pooling, a stage or the head of a network, as a row of Table 1 of He et al. 2015.
 
     Attributes:
-        name: `conv1`, `conv2_x`, … or `head`.
-        layers: what it is made of, in words.
-        output_shape: `(height, width, channels)` after it, or `(classes,)`.
-        complexity: its cost; `depth` counts its own weighted layers.
+        name: `conv1`, `pool1`, `conv2_x`, … or `head`.
+        layers: description of the layers.
+        output_shape: `(height, width, channels)` of the output, or `(classes,)`.
+        complexity: complexity of these layers alone.
     """
 
     name: str
@@ -59,27 +60,33 @@ def complexity(
     input_shape: tuple[int, int, int] | None = None,
     classes: int | None = None,
 ) -> Complexity:
-    """Counts what a network costs for one image.
+    """Return the complexity of a network for one image.
 
     Args:
-        model_or_config: a config (nothing is built) or any flat functional Keras model of 2D
-            convolutions, dense layers and normalisations.
-        input_shape: `(height, width, channels)`; by default that of the model, or that of the
-            config's data set.
-        classes: width of the classifier, for a config only.
+        model_or_config: a config, from which no model is built, or a flat functional Keras model of
+            2D convolutions, dense layers and normalization layers.
+        input_shape: `(height, width, channels)`; by default that of the model, or of the config's
+            data set.
+        classes: number of classes, for a config only; by default that of its data set.
 
     Raises:
-        ValueError: the size of the images is neither in the model nor given, or impossible; the
-            model has layers that are not counted; or `classes` is given for a model.
+        ValueError: the input size is unknown or impossible, the model has layers that cannot be
+            counted, or `classes` is given for a model.
+
+    Example:
+
+    ```python
+    complexity(get_config("resnet50")).macs
+    ```
     """
     if isinstance(model_or_config, ResNetConfig):
         return total(summarize(model_or_config, input_shape, classes))
     if classes is not None:
         raise ValueError(
-            "Expected `classes` only with a config; a model has its own. "
+            "Expected `classes` only with a config, as a model has a fixed number. "
             f"Received: classes={classes}"
         )
-    # Here, as Keras takes seconds to import and a config does without it.
+    # Imported here, as Keras takes seconds to import and a config does not need it.
     from keras_resnet.analysis.model_complexity import complexity_of_model
 
     return complexity_of_model(model_or_config, input_shape)
@@ -90,7 +97,7 @@ def summarize(
     input_shape: tuple[int, int, int] | None = None,
     classes: int | None = None,
 ) -> list[PartSummary]:
-    """The network's table, part by part, from the config alone. Arguments as for `complexity`."""
+    """Return the complexity of a config's network part by part; arguments as for `complexity`."""
     shape = input_shape or (config.default_size, config.default_size, 3)
     check_shape(shape)
     height, width, channels = shape
@@ -133,7 +140,7 @@ def summarize(
 
 
 def total(rows: Iterable[PartSummary]) -> Complexity:
-    """Adds up the rows of `summarize`."""
+    """Return the sum of the rows of `summarize`."""
     return _sum(row.complexity for row in rows)
 
 
@@ -144,7 +151,7 @@ def shortcut_counts(network: NetworkPlan) -> dict[str, int]:
 
 
 def _strided(size: tuple[int, int], strides: int) -> tuple[int, int]:
-    # Padding is symmetric everywhere, so a stride of 2 rounds up.
+    # Padding is always symmetric, so a stride of 2 rounds up.
     return -(-size[0] // strides), -(-size[1] // strides)
 
 
@@ -162,7 +169,7 @@ def _block_words(block: BlockPlan) -> str:
 
 
 class _Costs:
-    """Adds up a network layer by layer, and follows the size of its feature maps."""
+    """Sum of the complexity of layers, and the size of the feature maps after them."""
 
     def __init__(self, size: tuple[int, int]) -> None:
         self.size = size
@@ -196,7 +203,7 @@ class _Costs:
             self.add(conv.weights + conv.filters, conv.weights, conv.filters)
 
     def take(self, depth: int) -> Complexity:
-        """The sum since it was last taken."""
+        """Return the sum since the last call."""
         parts, self._parts = self._parts, []
         return _sum([*parts, Complexity(0, 0, 0, 0, depth)])
 

@@ -1,4 +1,4 @@
-"""A drawing of a network at block level, in the style of Figure 3 of He et al. 2015."""
+"""Diagram of a network's blocks, in the style of Figure 3 of He et al. 2015."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from keras_resnet.networks.config import ResNetConfig
 from keras_resnet.networks.plan import BlockPlan, Conv, NetworkPlan, plan
 from keras_resnet.support.files import whole_file
 
-#: Networks with more convolutions are drawn with equal neighbouring blocks as one.
+#: In networks with more convolutions, consecutive equal blocks are drawn once.
 MOST_CONVOLUTIONS = 64
 
 _FORMATS = (".png", ".svg")
@@ -29,19 +29,20 @@ def draw(
     input_shape: tuple[int, int, int] | None = None,
     classes: int | None = None,
 ) -> None:
-    """Draws a network from top to bottom: convolutions, shortcuts, and the shape of every stage.
+    """Draw the convolutions and shortcuts of a network, and the shapes of its stages.
 
-    Solid shortcuts are identities, dotted ones change the shape (as in the paper) or project.
+    Identity shortcuts are solid; shortcuts that change the shape or project are dotted, as in the
+    paper.
 
     Args:
         config: the network.
-        path: where the picture goes: a `.png` or `.svg` file, which is replaced.
-        name: the title.
-        input_shape: `(height, width, channels)` of the images, by default the data set's.
-        classes: width of the classifier.
+        path: the `.png` or `.svg` file to write; an existing file is replaced.
+        name: title of the diagram.
+        input_shape: `(height, width, channels)`; by default that of the config's data set.
+        classes: number of classes; by default that of the config's data set.
 
     Raises:
-        ValueError: the path has another ending or cannot be written to.
+        ValueError: the path has another suffix or cannot be written to.
     """
     if path.suffix not in _FORMATS:
         raise ValueError(f"Expected a path that ends in .png or .svg. Received: {path}")
@@ -62,20 +63,21 @@ def draw(
         fontsize=10,
     )
     with whole_file(path) as partial:
-        # Without the date, equal networks are equal files.
+        # Without the date, diagrams of equal networks are equal files.
         metadata = {"Date": None} if path.suffix == ".svg" else None
         figure.savefig(partial, dpi=120, metadata=metadata)
 
 
 class _Column:
-    """Draws the boxes of a network, one below the other, with the shortcuts round them.
+    """A column of boxes, from the input of a network to its output, with shortcuts beside them.
 
-    `height` grows downwards; it is that of the next box.
+    Attributes:
+        height: the vertical position of the next box, from 0 at the top.
     """
 
     def __init__(self, axes: Any, network: NetworkPlan, shapes: dict[str, tuple[int, ...]]) -> None:
         self._axes = axes
-        self._colours = colormaps["Pastel1"].colors  # type: ignore[attr-defined]
+        self._colors = colormaps["Pastel1"].colors  # type: ignore[attr-defined]
         self._bottom: float | None = None
         self.height = 0.0
         sizes = {part: "×".join(map(str, shape)) for part, shape in shapes.items()}
@@ -96,10 +98,10 @@ class _Column:
         self._box(f"dense, {shapes['head'][0]}", 0)
 
     def _box(self, text: str, stage: int) -> None:
-        colour = self._colours[stage % len(self._colours)] if stage else "white"
+        color = self._colors[stage % len(self._colors)] if stage else "white"
         style = "round,pad=0,rounding_size=0.15"
         box = FancyBboxPatch(
-            (-1.8, self.height), 3.6, 1, boxstyle=style, facecolor=colour, edgecolor="0.3"
+            (-1.8, self.height), 3.6, 1, boxstyle=style, facecolor=color, edgecolor="0.3"
         )
         self._axes.add_patch(box)
         self._axes.text(0, self.height + 0.5, text, ha="center", va="center", fontsize=8)
@@ -135,7 +137,7 @@ class _Column:
 
 
 def _arrow(axes: Any, points: list[tuple[float, float]], dotted: bool = False) -> None:
-    """A line through `points` that ends in an arrow head."""
+    """Draw a line through `points` that ends in an arrow head."""
     style: dict[str, Any] = {"color": "0.2", "linestyle": ":" if dotted else "-", "zorder": 0}
     axes.plot(*zip(*points, strict=True), linewidth=1, **style)
     axes.add_patch(
@@ -146,15 +148,15 @@ def _arrow(axes: Any, points: list[tuple[float, float]], dotted: bool = False) -
 
 
 def _runs(blocks: Sequence[BlockPlan], collapse: bool) -> list[tuple[BlockPlan, int]]:
-    """Blocks with their number: of neighbours that differ in their names only, the first one."""
+    """Return blocks and their repetitions; `collapse`: merge consecutive blocks that look equal."""
 
-    def look(block: BlockPlan) -> Any:
+    def appearance(block: BlockPlan) -> Any:
         words = [_words(conv) for conv in block.convs]
         return words, _shortcut_words(block), block.preactivation, block.gate and block.gate.words
 
     if not collapse:
         return [(block, 1) for block in blocks]
-    runs = [list(run) for _, run in itertools.groupby(blocks, look)]
+    runs = [list(run) for _, run in itertools.groupby(blocks, appearance)]
     return [(run[0], len(run)) for run in runs]
 
 

@@ -1,4 +1,4 @@
-"""Costs of any Keras model; see `complexity`."""
+"""Complexity of a Keras model; see `complexity`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from keras_resnet.networks.graph import inputs_of
 
 
 def complexity_of_model(model: keras.Model, input_shape: tuple[int, int, int] | None) -> Complexity:
-    """`complexity` of a model."""
+    """Return the complexity of a model; arguments and errors are those of `complexity`."""
     if not getattr(model, "inputs", None):
         raise ValueError(f"Expected a functional model or a config. Received: {model!r}")
     flat = keras.Model(model.inputs, model.outputs)
@@ -23,7 +23,7 @@ def complexity_of_model(model: keras.Model, input_shape: tuple[int, int, int] | 
         check_shape(input_shape)
         if input_shape[-1] != flat.input_shape[-1]:
             raise ValueError(
-                f"Expected `input_shape` with {flat.input_shape[-1]} channels, as the model has. "
+                f"Expected `input_shape` with the model's {flat.input_shape[-1]} channels. "
                 f"Received: {input_shape}"
             )
         flat = keras.models.clone_model(flat, input_tensors=[keras.Input(input_shape)])
@@ -50,7 +50,7 @@ def complexity_of_model(model: keras.Model, input_shape: tuple[int, int, int] | 
 
 _WEIGHTED = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D, keras.layers.Dense)
 
-#: They scale and shift; the convention is not to count that.
+#: Layers whose operations are not counted, by convention: they only scale and shift.
 _FREE = (
     keras.layers.BatchNormalization,
     keras.layers.GroupNormalization,
@@ -61,7 +61,7 @@ _FREE = (
 
 
 def _check_layers(model: keras.Model) -> None:
-    """Refuses what would be counted wrong."""
+    """Raise ValueError if the model has layers that would be counted incorrectly."""
     calls = Counter(
         layer["name"] for layer in model.get_config()["layers"] for _ in layer["inbound_nodes"]
     )
@@ -75,13 +75,13 @@ def _check_layers(model: keras.Model) -> None:
         else:
             continue
         raise ValueError(
-            "Expected a flat functional model of convolutions, dense layers and normalisations. "
+            "Expected a flat functional model of convolutions, dense and normalization layers. "
             f"Received: {problem}"
         )
 
 
 def _macs_per_output(layer: keras.Layer) -> int:
-    """Length of the dot product behind one output number."""
+    """Return the length of the dot product that computes one output."""
     shape = layer.kernel.shape
     # A depthwise kernel is (height, width, channels, multiplier); the others end with the outputs.
     depthwise = isinstance(layer, keras.layers.DepthwiseConv2D)
@@ -89,10 +89,10 @@ def _macs_per_output(layer: keras.Layer) -> int:
 
 
 def _longest_path(model: keras.Model, weighted: Set[str]) -> int:
-    """Weighted layers on the path from input to output that has most of them.
+    """Return the largest number of weighted layers on a path from the input to an output.
 
-    A squeeze-and-excitation is beside the path: it starts with pooling that keeps the axes, and
-    ends where it is multiplied.
+    Squeeze-and-excitation layers do not count. They start with pooling that keeps the dimensions,
+    and end at a multiplication.
     """
     kinds = {layer.name: layer for layer in model.layers}
     longest: dict[str, int] = {}
@@ -101,10 +101,10 @@ def _longest_path(model: keras.Model, weighted: Set[str]) -> int:
     for name, inputs in graph.items():
         layer = kinds.get(name)
         if isinstance(layer, keras.layers.Multiply) and not gates.issuperset(inputs):
-            inputs = [source for source in inputs if source not in gates]
+            inputs = [parent for parent in inputs if parent not in gates]
         elif getattr(layer, "keepdims", False) or (inputs and gates.issuperset(inputs)):
             gates.add(name)
-        before = max((longest[source] for source in inputs), default=0)
+        before = max((longest[parent] for parent in inputs), default=0)
         longest[name] = before + (name in weighted)
-    inner = {source for inputs in graph.values() for source in inputs}
+    inner = {parent for inputs in graph.values() for parent in inputs}
     return max(length for name, length in longest.items() if name not in inner)

@@ -1,4 +1,4 @@
-"""`keras-resnet evaluate`: how good a classifier is."""
+"""`keras-resnet evaluate`: metrics of classifiers on labeled images."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Models = Annotated[
     list[str] | None,
     typer.Argument(
         help="A .keras, .h5, .tflite or .onnx file, a SavedModel, a tag of `keras-resnet weights`, "
-        "or a network with --weights; several: an ensemble."
+        "or a network with --weights; several are an ensemble."
     ),
 ]
 Data = Annotated[
@@ -28,31 +28,31 @@ Data = Annotated[
 ]
 Protocol = Annotated[str, typer.Option(help="single, flip, ten-crop or multi-scale.")]
 SplitName = Annotated[str, typer.Option(help="validation, test, train or all.")]
-Resize = Annotated[int | None, typer.Option(min=1, help="Short side before crops.")]
+Resize = Annotated[int | None, typer.Option(min=1, help="Short side before cropping.")]
 Crop = Annotated[int | None, typer.Option(min=1, help="Side of crops.")]
 InterpolationName = Annotated[str | None, typer.Option(help="bilinear or bicubic.")]
 Shares = Annotated[
-    str | None, typer.Option(help="What each model of an ensemble counts, separated by commas.")
+    str | None, typer.Option(help="Weights of the models of an ensemble, separated by commas.")
 ]
 Tags = Annotated[
-    str | None, typer.Option(help="Instead of models: every tag that matches, one by one.")
+    str | None, typer.Option(help="Instead of models: a pattern of tags, evaluated one by one.")
 ]
 MatchNames = Annotated[
-    bool, typer.Option("--match-names", help="Find the data's classes in the model by name.")
+    bool, typer.Option("--match-names", help="Match the classes of data and model by name.")
 ]
 Labels = Annotated[
     Path | None,
-    typer.Option(help="Right classes by file: ImageNet-ReaL's real.json, the devkit, ..."),
+    typer.Option(help="File of correct classes: ImageNet-ReaL's real.json, the devkit, …"),
 ]
 Output = Annotated[
     Path | None, typer.Option(help="Folder for evaluation.json and evaluation.html.")
 ]
 Predictions = Annotated[
-    Path | None, typer.Option(help="A row per image: new file, .csv or .parquet.")
+    Path | None, typer.Option(help="New file with a row per image: .csv or .parquet.")
 ]
 Compare = Annotated[
     tuple[Path, Path] | None,
-    typer.Option(help="Instead: two evaluation.json of the same images, side by side."),
+    typer.Option(help="Instead of models: two evaluation.json of the same images to compare."),
 ]
 
 
@@ -115,7 +115,10 @@ def evaluate(
     }
     if tags is not None:
         if other := weights or ensemble_weights or predictions or fields:
-            raise ValueError(f"Expected --tags without options of single models. Received: {other}")
+            raise ValueError(
+                "Expected --tags without --weights, --ensemble-weights, --predictions and network "
+                f"options. Received: {other}"
+            )
         return _evaluate_series(tags, data, output, overwrite, as_json, keywords)
     from keras_resnet.evaluation.save import check_folder, check_predictions
 
@@ -132,7 +135,10 @@ def evaluate(
 def _check_together(models: Any, data: str | None, tags: str | None, compare: Any) -> None:
     if compare is not None:
         if models or data or tags:
-            raise ValueError("Expected --compare without models, --data and --tags. Received: both")
+            raise ValueError(
+                "Expected --compare without models, --data and --tags. Received: --compare and "
+                f"{'models' if models else '--data' if data else '--tags'}"
+            )
     elif data is None or bool(models) == bool(tags):
         raise ValueError(
             "Expected --data, and either models or --tags (or --compare with two files). Received: "
@@ -174,7 +180,7 @@ def _evaluate_series(
     as_json: bool,
     keywords: dict[str, Any],
 ) -> int:
-    """Evaluate published weights one by one; a table of all stands at the end."""
+    """Evaluate published weights one by one, and print a table of all."""
     from keras_resnet.evaluation.member import WeightsError
     from keras_resnet.evaluation.save import save_evaluation
     from keras_resnet.evaluation.series import check_series, save_series, series_row, series_table
@@ -198,7 +204,7 @@ def _evaluate_series(
                     raise WeightsError(failed[tag])
                 report = _report(tag, data, as_json, keywords)
             except WeightsError as error:
-                # The others are worth having.
+                # Continue with the other weights.
                 reason = in_options(str(error))
                 complain(f"{tag}: {reason}")
                 rows.append({"weights": tag, "error": reason})
@@ -209,7 +215,7 @@ def _evaluate_series(
                 save_evaluation(report, output / tag, overwrite=True)
             rows.append(series_row(tag, report))
     finally:
-        # Also if an interruption or an error ends the series early.
+        # Saved even if an interruption or an error ends the series early.
         files = save_series(rows, output) if output is not None and rows else []
     if as_json:
         options.print_json(rows)
@@ -264,6 +270,6 @@ def _compare(files: tuple[Path, Path], output: Path | None, overwrite: bool, as_
 
 def _numbers(text: str) -> list[float]:
     try:
-        return [float(part) for part in text.split(",")]
+        return [float(number) for number in text.split(",")]
     except ValueError:
         raise ValueError(f"Expected numbers, separated by commas. Received: {text!r}") from None

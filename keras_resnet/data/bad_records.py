@@ -1,4 +1,4 @@
-"""Records that cannot be read: named, counted, and too many of them refused."""
+"""Collection of unreadable records, with an error if there are too many."""
 
 from __future__ import annotations
 
@@ -21,20 +21,25 @@ T = TypeVar("T")
 
 
 class TooManyBadRecordsError(ValueError):
-    """More records of a source cannot be read than was to be put up with."""
+    """Raised when more records of a source are unreadable than `max_bad_fraction` allows."""
 
 
 class BadRecords:
-    """Collects, from any thread, which records a pipeline could not read.
+    """Thread-safe collection of the records that a pipeline could not read.
+
+    Args:
+        source: name of the source, for messages.
+        count: number of records of the source.
+        max_fraction: share of the records that may be unreadable, 0 to 1.
 
     Attributes:
-        found: name -> reason, in the order in which they were met.
-        error: what was raised when they became too many; from a dataset, TensorFlow raises an
-            `InvalidArgumentError` in its place.
+        found: name of each unreadable record -> reason, in the order in which they were found.
+        error: the `TooManyBadRecordsError` that was raised, or None. TensorFlow turns an error
+            inside a dataset into an `InvalidArgumentError`; this is the original one.
     """
 
     def __init__(self, source: str, count: int, max_fraction: float) -> None:
-        """Takes the name of the source, how many records it has, and how many may be bad."""
+
         self.found: dict[str, str] = {}
         self.error: TooManyBadRecordsError | None = None
         self._source, self._count, self._max_fraction = source, count, max_fraction
@@ -44,10 +49,14 @@ class BadRecords:
         return len(self.found)
 
     def add(self, name: str, reason: str) -> None:
-        """Notes a record; logs it when it is met for the first time.
+        """Add a record, and log a warning if it is new.
+
+        Args:
+            name: the name of the record.
+            reason: why it cannot be read.
 
         Raises:
-            TooManyBadRecordsError: these are too many.
+            TooManyBadRecordsError: too many records are unreadable.
         """
         with self._lock:
             is_new = name not in self.found
@@ -56,38 +65,38 @@ class BadRecords:
                 self.error = TooManyBadRecordsError(str(self))
                 raise self.error
         if is_new:
-            said = reason if name in reason else f"{name}: {reason}"
-            _log.warning("Skipped: %s", sentence(said))
+            text = reason if name in reason else f"{name}: {reason}"
+            _log.warning("Skipped: %s", sentence(text))
 
     def __str__(self) -> str:
-        # Names of files may be any bytes; TensorFlow's messages are text.
+        # File names may be arbitrary bytes; messages in TensorFlow must be valid text.
         names = [name.encode(errors="backslashreplace").decode() for name in self.found]
         return (
             f"Expected at most {self._max_fraction:.2%} unreadable images in {self._source}. "
             f"Received: {len(names)} of {self._count}: {some_of(names)}. "
-            "`keras-resnet data scan` lists all; remove them, or raise `max_bad_fraction`"
+            "`keras-resnet data scan` lists all of them. Remove them, or raise `max_bad_fraction`"
         )
 
 
 def read_good(
-    source: Source, rows: Iterable[int], read: Callable[[int], T], max_fraction: float
+    source: Source, indices: Iterable[int], read: Callable[[int], T], max_fraction: float
 ) -> dict[int, T]:
     """Read images of a source in threads, and leave out those that cannot be read.
 
     Args:
         source: the images.
-        rows: indices of those that are read.
-        read: makes something of an index, or raises an `UnreadableImageError`.
-        max_fraction: share of `rows` that may be unreadable.
+        indices: indices of the images to read.
+        read: function of an index, which may raise `UnreadableImageError` or `OSError`.
+        max_fraction: share of `indices` that may be unreadable, 0 to 1.
 
     Returns:
-        What `read` has made, by index, in the order of `rows`.
+        Index -> result of `read`, in the order of `indices`.
 
     Raises:
-        TooManyBadRecordsError: more of them are.
+        TooManyBadRecordsError: a larger share, or every image, is unreadable.
     """
-    rows = list(rows)
-    bad = BadRecords(source.name, len(rows), max_fraction)
+    indices = list(indices)
+    bad = BadRecords(source.name, len(indices), max_fraction)
 
     def attempt(index: int) -> T | None:
         try:
@@ -96,8 +105,8 @@ def read_good(
             bad.add(source.name_of(index), str(error))
             return None
 
-    found = zip(rows, results_in_order(attempt, rows, 64), strict=True)
-    good = {index: made for index, made in found if made is not None}
+    results = zip(indices, results_in_order(attempt, indices, 64), strict=True)
+    good = {index: result for index, result in results if result is not None}
     if not good:
         raise TooManyBadRecordsError(str(bad))
     return good

@@ -1,4 +1,4 @@
-"""Configuration of data sets: the source, the splits, the batches and the augmentation."""
+"""Configuration of input pipelines: source, splits, batches and augmentation."""
 
 from __future__ import annotations
 
@@ -12,63 +12,73 @@ from keras_resnet.support.checks import check_choice, check_integer, check_numbe
 Crop = Literal["inception", "he2015", "pad", "none"]
 AutoAugment = Literal["none", "timm-randaugment", "trivialaugment-wide"]
 
-#: Mean colours, RGB, of CIFAR-10 (datasets/cifar10.lua of facebookarchive/fb.resnet.torch) and of
-#: ImageNet (torchvision's and timm's), rounded.
-CIFAR_COLOUR, IMAGENET_COLOUR = (125, 123, 114), (124, 116, 104)
+#: Mean RGB colors of CIFAR-10 (datasets/cifar10.lua in facebookarchive/fb.resnet.torch) and of
+#: ImageNet (torchvision and timm), rounded.
+CIFAR_COLOR, IMAGENET_COLOR = (125, 123, 114), (124, 116, 104)
 
 
 def _number(default: float, high: float = float("inf")) -> Any:
-    """A field that is a number from 0 to `high`."""
+    """Return a dataclass field for a number from 0 to `high`."""
     return field(default=default, metadata={"high": high})
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Augmentation of training images. By default, there is none.
+    """Augmentation of training images; none by default.
 
-    Applied in the order of the fields. Every value is drawn for each image from its own seed.
+    The transforms are applied in the order of the fields. All random values of an image come from
+    a seed of its own.
 
     Args:
-        crop: what is cut out of an image and resized to the network's size. `"inception"`: 8 to
-            100 % of the area, with an aspect ratio of 3/4 to 4/3 (Szegedy et al. 2015, section 6,
-            as torchvision's `RandomResizedCrop`). `"he2015"`: the short side is resized to
-            `short_side` pixels, and a square is cut out (He et al. 2015, section 3.4). `"pad"`: the
-            image, with `padding` pixels of the colour `fill` around it, is cropped back to its size
-            (section 4.2). `"none"`: what evaluation takes.
-        area: least and greatest share of the area, of `"inception"`.
-        aspect: least and greatest width over height, of `"inception"`.
-        short_side: least and greatest length, of `"he2015"`, at a network's size of 224; in
-            proportion at others.
-        antialias: whether pixels are averaged where `"inception"` and `"he2015"` shrink an image,
-            as Pillow, and so torchvision and timm, do. The papers' own code did not, and it takes
-            twice the time. JPEGs of at least twice the size are averaged by their decoder anyway.
-        padding: of `"pad"`, in pixels.
+        crop: how an image is cropped to the network's input size. `"inception"`: a random window
+            with a share of the image's area in `area` and an aspect ratio in `aspect` is resized to
+            the input size (Szegedy et al. 2015, section 6; torchvision's `RandomResizedCrop`).
+            `"he2015"`: the short side is resized to a random length in `short_side`, then a random
+            square of the input size is cropped (He et al. 2015, section 3.4). `"pad"`: the image is
+            padded by `padding` pixels of the color `fill` and cropped back to its size at a random
+            position (He et al. 2015, section 4.2). `"none"`: the crop of the evaluation protocol.
+        area: for `"inception"`, smallest and largest share of the image's area, in (0, 1].
+        aspect: for `"inception"`, smallest and largest ratio of width to height.
+        short_side: for `"he2015"`, smallest and largest length in pixels for an input size of 224;
+            other input sizes scale it in proportion.
+        antialias: whether `"inception"` and `"he2015"` antialias when they shrink an image, as
+            Pillow, torchvision and timm do. The code of the papers did not. Takes twice the time.
+            JPEG files of at least twice the input size are always averaged, by their decoder.
+        padding: for `"pad"`, pixels on each side.
         flip: probability of a horizontal flip.
-        fill: red, green and blue, 0 to 255, of what `"pad"` puts around an image, and of where
-            `auto` moves it away.
-        auto: `"timm-randaugment"`: timm's variant of RandAugment (Cubuk et al. 2020), with
-            operations that grow with the magnitude (`inc1`) and are interpolated bilinearly or
+        fill: color `(red, green, blue)`, each 0 to 255, of the padding of `"pad"` and of the area
+            that `auto` leaves empty when it moves pixels.
+        auto: `"timm-randaugment"`: timm's variant of RandAugment (Cubuk et al. 2020), whose
+            operations get stronger with the magnitude (`inc1`) and interpolate bilinearly or
             bicubically at random. `"trivialaugment-wide"`: TrivialAugment (Müller and Hutter 2021)
             as in torchvision's training script, with bilinear interpolation.
-        auto_layers: operations that are drawn for an image, of `"timm-randaugment"`.
-        auto_magnitude: mean of their magnitudes, 0 to 10, of `"timm-randaugment"`.
-        auto_deviation: standard deviation of the magnitudes, of `"timm-randaugment"` (`mstd`).
-        auto_probability: of applying an operation that is drawn, of `"timm-randaugment"`.
+        auto_layers: for `"timm-randaugment"`, number of operations drawn for an image.
+        auto_magnitude: for `"timm-randaugment"`, mean magnitude of the operations, 0 to 10.
+        auto_deviation: for `"timm-randaugment"`, standard deviation of the magnitudes (`mstd`).
+        auto_probability: for `"timm-randaugment"`, probability of applying a drawn operation.
         auto_contrast: probability of stretching every channel to [0, 255].
-        brightness: greatest relative change; the factor is in [1 - brightness, 1 + brightness].
-        contrast: likewise.
-        saturation: likewise.
-        hue: greatest change of the hue, in turns, at most 0.5.
-        lighting: standard deviation of noise along the principal colours (Krizhevsky et al. 2012,
-            section 4.1), 0.1 there.
+        brightness: largest relative change; the factor is in [1 - brightness, 1 + brightness].
+        contrast: largest relative change, as for `brightness`.
+        saturation: largest relative change, as for `brightness`.
+        hue: largest change of the hue, as a share of a full turn, at most 0.5.
+        lighting: standard deviation of the noise along the principal components of the colors
+            (Krizhevsky et al. 2012, section 4.1, which uses 0.1).
         erasing: probability of overwriting a rectangle with noise (Zhong et al. 2020).
-        mixup: parameter of the Beta distribution (Zhang et al. 2018); 0 for none.
-        cutmix: the same (Yun et al. 2019). With both, each image draws which.
-        repeats: how many differently augmented copies of an image stand side by side (Hoffer et al.
-            2020); an epoch still shows as many images as there are, and so fewer different ones.
+        mixup: parameter of mixup's Beta distribution (Zhang et al. 2018); 0 turns mixup off.
+        cutmix: parameter of CutMix's Beta distribution (Yun et al. 2019); 0 turns CutMix off. If
+            both are on, each image uses one of them at random.
+        repeats: number of consecutive, differently augmented copies of an image (Hoffer et al.
+            2020). The number of images per epoch does not change, so each epoch shows fewer
+            different ones.
 
     Raises:
         ValueError: a field is out of range.
+
+    Example:
+
+    ```python
+    augmentation = Augmentation(crop="inception", flip=0.5, mixup=0.2)
+    ```
     """
 
     crop: Crop = "none"
@@ -98,9 +108,9 @@ class Augmentation:
     def __post_init__(self) -> None:
         check_choice("crop", self.crop, get_args(Crop))
         check_choice("auto", self.auto, get_args(AutoAugment))
-        for own in fields(self):
-            if "high" in own.metadata:
-                check_number(own.name, getattr(self, own.name), 0, own.metadata["high"])
+        for item in fields(self):
+            if "high" in item.metadata:
+                check_number(item.name, getattr(self, item.name), 0, item.metadata["high"])
         store_integers(self, ("auto_layers", "repeats"))
         store_integers(self, ("padding",), 0)
         for name, low, high in (
@@ -116,35 +126,38 @@ class Augmentation:
                     check_integer(name, value)
             if not is_pair or pair[0] > pair[1]:
                 raise ValueError(
-                    f"Expected `{name}` to be a least and a greatest value. Received: {pair!r}"
+                    f"Expected `{name}` to be a pair (smallest, largest). Received: {pair!r}"
                 )
             object.__setattr__(self, name, tuple(pair))
 
         fill = self.fill
         if not isinstance(fill, (tuple, list)) or len(fill) != 3:
-            raise ValueError(f"Expected `fill` to be red, green and blue. Received: {fill!r}")
+            raise ValueError(
+                f"Expected `fill` to be a color (red, green, blue). Received: {fill!r}"
+            )
         for value in fill:
             check_number("fill", value, 0, 255)
         object.__setattr__(self, "fill", tuple(check_integer("fill", value, 0) for value in fill))
 
     @property
     def mixes(self) -> bool:
-        """Whether images are mixed with each other, so that labels become shares of classes."""
+        """Return whether mixup or CutMix is on, which turn labels into shares of classes."""
         return self.mixup > 0 or self.cutmix > 0
 
 
-#: The papers' augmentations. `lighting` and colour changes of fb.resnet.torch are not in He et al.
-#: 2015, which takes Krizhevsky's. Padding follows the subtraction of the mean there.
+#: The augmentations of the papers, by name. He et al. 2015 changes colors as Krizhevsky et al. 2012
+#: do (`lighting`); the further color changes of fb.resnet.torch are not in the paper. The paper
+#: pads after subtracting the mean, so its padding has the mean color.
 AUGMENTATIONS = {
     "none": Augmentation(),
-    "cifar": Augmentation(crop="pad", flip=0.5, fill=CIFAR_COLOUR),
+    "cifar": Augmentation(crop="pad", flip=0.5, fill=CIFAR_COLOR),
     "he2015": Augmentation(crop="he2015", flip=0.5, lighting=0.1),
     "inception": Augmentation(crop="inception", flip=0.5),
 }
 
 
 def check_fraction(name: str, value: Any) -> None:
-    """Raises ValueError if `value` is no number above 0 and below 1."""
+    """Raise ValueError if `value` is not a number above 0 and below 1."""
     check_number(name, value, 0, 1)
     if value in (0, 1):
         raise ValueError(f"Expected `{name}` to be between 0 and 1. Received: {value!r}")
@@ -152,27 +165,37 @@ def check_fraction(name: str, value: Any) -> None:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """A source of images and how they become batches; `DataConfig(**asdict(config))` equals it.
+    """Configuration of an input pipeline: a source of images and how they become batches.
+
+    `DataConfig(**dataclasses.asdict(config))` is equal to `config`.
 
     Args:
-        source: a data set, such as `folder:PATH`; see `load_data`.
-        size: height and width of the images that the network gets.
+        source: where the images come from, such as `"folder:PATH"`; see `load_data`.
+        size: height and width of the network's input, in pixels.
         batch_size: images per optimizer step, over all workers and replicas.
-        augmentation: of training images; or a name in `AUGMENTATIONS`.
-        protocol: how images are prepared for evaluation; by default the centre crop of 87.5 % of
-            the short side, and all of it where `size` is 64 or less. For published weights, pass
-            theirs: `get_info(model).protocol`.
-        seed: of order and augmentation.
-        validation_fraction: of the images of a source that has no validation part.
-        split_seed: which ones those are.
-        max_bad_fraction: of unreadable images that training and evaluation put up with.
-        drop_remainder: whether the last batch of an epoch is left out if it is not full. Always so
-            with several workers.
-        shuffle_block: so many neighbours in a TFRecord file are read soon after each other, for
-            disks that are slow at random reads; 1 shuffles perfectly.
+        augmentation: an `Augmentation` of the training images, or its name in `AUGMENTATIONS`.
+        protocol: how images are resized and cropped for evaluation; by default the center crop of
+            87.5 % of the short side, or the whole short side if `size` is at most 64. For published
+            weights, pass their protocol: `get_info(model).protocol`.
+        seed: seed of the order of the images and of the augmentation.
+        validation_fraction: share of the training split used for validation if the source has no
+            validation split; above 0 and below 1.
+        split_seed: seed of the choice of these images.
+        max_bad_fraction: share of the images that may be unreadable in training and evaluation,
+            0 to 1.
+        drop_remainder: whether the last batch of an epoch is dropped if it is not full. Several
+            workers or replicas always drop it.
+        shuffle_block: number of consecutive records of a TFRecord file that stay near each other
+            when shuffled, for disks that are slow at random access; 1 shuffles every record.
 
     Raises:
         ValueError: a field is out of range.
+
+    Example:
+
+    ```python
+    config = DataConfig("folder:flowers", size=224, batch_size=64, augmentation="inception")
+    ```
     """
 
     source: str
@@ -213,11 +236,11 @@ class DataConfig:
         check_fraction("validation_fraction", self.validation_fraction)
         if self.protocol is not None and self.protocol.size != self.size:
             raise ValueError(
-                "Expected a `protocol` that gives images of `size`. "
+                "Expected `protocol.size` to be equal to `size`. "
                 f"Received: {self.protocol}, size={self.size}"
             )
 
     @property
     def eval_protocol(self) -> EvalProtocol:
-        """`protocol`, or what stands for it."""
+        """`protocol`, or the default protocol for `size`."""
         return self.protocol or EvalProtocol.of_size(self.size)

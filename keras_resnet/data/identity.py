@@ -1,4 +1,4 @@
-"""The identity of a data set, by which interrupted work recognizes it."""
+"""The identity of a data set, which interrupted work checks before it resumes."""
 
 from __future__ import annotations
 
@@ -18,19 +18,20 @@ from keras_resnet.data.sources.memory import LabeledImages
 from keras_resnet.data.threads import map_in_threads
 from keras_resnet.support.fingerprints import fingerprint, fingerprint_of_file
 
-#: Files of so many bytes in all are read to know them again: less than a second on most disks.
-_CHEAP = 2**27
+#: Files of at most this total size are identified by a hash of their contents, which takes less
+#: than a second on most disks.
+_HASHED_BYTES = 2**27
 
-#: Disks and networks answer several questions at once; threads, and files that each takes.
+#: Threads that inspect files, and files per task: disks and networks serve requests in parallel.
 _THREADS, _CHUNK = 16, 256
 
 
 def identity_of(source: Source) -> dict[str, Any]:
-    """Return a value that changes when the images or classes of a source do; fit for JSON.
+    """Return a JSON-serializable value that changes when a source's images or classes change.
 
-    Image files count with their names and states (`states_of`), class by class, so that it can be
-    said which of them changed; other files by their states; images in memory by their pixels. Of
-    sources of other kinds, only the names of the images are known.
+    Image files are identified by their names and states (`states_of`), class by class, so that a
+    message can name the class that changed; files of several records by their states; images in
+    memory by their pixels; images of other sources by their names alone.
     """
     return {
         "source": source.name,
@@ -40,49 +41,50 @@ def identity_of(source: Source) -> dict[str, Any]:
     }
 
 
-#: What identities of before contents were noted do not have.
+#: Keys of the contents, which identities saved by earlier versions of this package lack.
 _CONTENTS = ("files", "pixels", "chosen", "names")
 
 
 def defaults_of_earlier(
     settings: Mapping[str, Any], earlier: Mapping[str, Any] | None
 ) -> dict[str, Any]:
-    """Stands in for the contents of data in settings of before they were noted.
+    """Return the data identities to use for saved settings that lack the contents of the data.
 
-    Warns that nobody knows whether they are the same, if these are such settings.
+    Warn that the contents cannot be compared if there are such settings.
 
     Args:
-        settings: what is asked for, with `identity_of` as `train_data` and `validation_data`.
-        earlier: what was noted.
+        settings: the requested settings, with an `identity_of` as `train_data` and as
+            `validation_data`.
+        earlier: the saved settings.
     """
     found: dict[str, Any] = {}
-    for part in ("train_data", "validation_data"):
-        before = (earlier or {}).get(part)
+    for key in ("train_data", "validation_data"):
+        before = (earlier or {}).get(key)
         if isinstance(before, Mapping) and before.keys().isdisjoint(_CONTENTS):
-            found[part] = settings[part]
+            found[key] = settings[key]
     if found:
         warn_of_unknown_contents()
     return found
 
 
 def warn_of_unknown_contents() -> None:
-    """Warns where work goes on that is from before `identity_of` noted contents."""
+    """Warn that a resumed run was saved before `identity_of` included the contents."""
     warnings.warn(
-        "The run is from before the contents of images were noted: whether they are the same as "
-        "then is not known",
+        "This run was saved by an earlier version, which did not record the contents of the "
+        "images: whether they have changed since is not known",
         stacklevel=4,
     )
 
 
 def states_of(paths: Sequence[str | os.PathLike[str]]) -> list[str]:
-    """Return a value that changes when one of these files is replaced.
+    """Return, for each file, a text that changes when the file is replaced.
 
     Returns:
-        The hash of each one's contents, if all have no more than 128 MiB together; else its size
-        and the time of its last change. `missing` where there is none.
+        The hash of the contents of each file if all files together have at most 128 MiB; otherwise
+        its size and the time of its last modification. `"missing"` for a file that does not exist.
     """
     sizes_and_times = list(map_in_threads(_size_and_time, paths, workers=_THREADS, chunk=_CHUNK))
-    if sum(size for size, _ in sizes_and_times) > _CHEAP:
+    if sum(size for size, _ in sizes_and_times) > _HASHED_BYTES:
         return ["missing" if size < 0 else f"{size} {time}" for size, time in sizes_and_times]
     return list(map_in_threads(_hash, paths, workers=_THREADS, chunk=_CHUNK))
 
@@ -115,7 +117,7 @@ def _contents_of(source: Source) -> dict[str, Any]:
         return {**_contents_of(source.source), **chosen}
     if files := getattr(source, "files", ()):
         states = zip(map(str, files), states_of(files), strict=True)
-        return {"files": {path: _in_words([state]) for path, state in states}}
+        return {"files": {path: _summary([state]) for path, state in states}}
     return {"names": _short("\0".join(map(source.name_of, range(len(source)))))}
 
 
@@ -124,13 +126,14 @@ def _by_class(source: Source, paths: Sequence[str]) -> Iterator[tuple[str, str]]
     order = np.argsort(source.labels, kind="stable")
     ends = np.searchsorted(source.labels[order], np.arange(len(source.class_names) + 1))
     for name, start, end in zip(source.class_names, ends[:-1], ends[1:], strict=True):
-        own = order[start:end].tolist()
-        names = _short("\0".join(paths[index] for index in own))
-        yield name, f"{len(own)} images, names {names}, {_in_words([states[i] for i in own])}"
+        indices = order[start:end].tolist()
+        names = _short("\0".join(paths[i] for i in indices))
+        summary = _summary([states[i] for i in indices])
+        yield name, f"{len(indices)} images, names {names}, {summary}"
 
 
-def _in_words(states: Sequence[str]) -> str:
-    """The states of several files, shortened."""
+def _summary(states: Sequence[str]) -> str:
+    """Return a short text that changes with any of these states."""
     if not any(" " in state for state in states):
         return f"contents {_short(chr(0).join(states))}"
     sizes, times = (
@@ -141,7 +144,7 @@ def _in_words(states: Sequence[str]) -> str:
 
 
 def without_times(known: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the identity without times, which copies on another machine need not share."""
+    """Return an identity without modification times, which copies of the files may not share."""
     result: dict[str, Any] = json.loads(
         re.sub(r", times \w+", "", json.dumps(known, default=np.generic.item))
     )

@@ -1,4 +1,4 @@
-"""The order of images: a function of the seed, the epoch and the step alone."""
+"""The order of images, which depends on the seed, the epoch and the step only."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from typing import Any
 
 import tensorflow as tf
 
-#: Blocks of neighbours that are shuffled among each other.
+#: Number of blocks whose records are shuffled together.
 _BLOCKS_PER_WINDOW = 256
 
 
 @dataclass(frozen=True)
 class Order:
-    """The batches of a worker, as arithmetic.
+    """The indices of the images in every batch of one worker.
 
     Attributes:
         count: images in the source.
         batch_size: images per step, over all workers.
-        worker: which of the workers, from 0.
-        workers: how many. Each takes its part of every batch, so that together they take what one
-            would.
-        shuffle: whether every epoch is a permutation of its own; otherwise the source's order.
-        seed: of the permutations.
-        repeats: copies of an image that stand side by side; an epoch is as long as without.
-        drop_remainder: whether the last batch of an epoch is left out if it is not full.
-        block: neighbours that stay near each other.
+        worker: index of the worker, from 0.
+        workers: number of workers. Each takes its share of every batch, so that together they take
+            the same images as a single worker would.
+        shuffle: whether every epoch has its own permutation; otherwise the order of the source.
+        seed: seed of the permutations.
+        repeats: number of consecutive copies of an image; the length of an epoch does not change.
+        drop_remainder: whether the last batch of an epoch is dropped if it is not full.
+        block: number of consecutive images that stay near each other when shuffled.
     """
 
     count: int
@@ -47,12 +47,12 @@ class Order:
                 f"workers={self.workers}"
             )
         if not self.count:
-            raise ValueError("Expected a source with images. Received: one without any")
+            raise ValueError("Expected a source with images. Received: an empty source")
         if not self.steps:
             raise ValueError(
-                f"Expected at least one batch. Received: {self.count} images, batch_size="
-                f"{self.batch_size}, drop_remainder={self.drop_remainder}. Choose a "
-                "smaller `batch_size`"
+                f"Expected enough images for one batch. Received: {self.count} images, batch_size="
+                f"{self.batch_size}, drop_remainder={self.drop_remainder}. Choose a smaller "
+                "`batch_size`"
             )
 
     @property
@@ -64,18 +64,18 @@ class Order:
 
     @property
     def per_worker(self) -> int:
-        """Images per step of this worker."""
+        """Images per step on this worker."""
         return self.batch_size // self.workers
 
     def epoch(self, epoch: Any) -> Any:
-        """Images of each step of an epoch, of this worker: `(steps, per_worker)`, int64.
+        """Return the images of this worker in every step of an epoch: `(steps, per_worker)`, int64.
 
-        An entry is the image's index plus `count` times the number of the copy; -1 where the last
-        batch has no more.
+        An entry is the index of an image plus `count` times the number of its copy, from 0; -1
+        fills up the last batch.
         """
         order = tf.range(self.count, dtype=tf.int64)
         if self.shuffle:
-            # Equal numbers of other types would give other orders.
+            # An equal number of another type would give another order.
             order = self._shuffled(tf.random.fold_in([self.seed, 0], tf.cast(epoch, tf.int64)))
         if self.repeats > 1:
             copies = tf.range(self.repeats, dtype=tf.int64) * self.count
@@ -89,10 +89,10 @@ class Order:
         if self.block == 1:
             return shuffle(tf.range(self.count, dtype=tf.int64), seed)
         blocks = shuffle(tf.range(math.ceil(self.count / self.block), dtype=tf.int64), seed)
-        neighbours = tf.range(self.block, dtype=tf.int64)
-        order = tf.reshape(blocks[:, tf.newaxis] * self.block + neighbours, [-1])
+        neighbors = tf.range(self.block, dtype=tf.int64)
+        order = tf.reshape(blocks[:, tf.newaxis] * self.block + neighbors, [-1])
         order = order[order < self.count]
-        # Within a window of blocks, every order; windows stay in theirs.
+        # Shuffle the images within a window of blocks; the windows keep their order.
         window = tf.range(self.count) // (self.block * _BLOCKS_PER_WINDOW)
         noise = tf.random.stateless_uniform(
             [self.count], tf.random.fold_in(seed, 1), dtype=tf.float64

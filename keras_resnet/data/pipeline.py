@@ -1,8 +1,8 @@
-"""tf.data pipelines: uint8 batches whose order is a function of (seed, epoch, step).
+"""tf.data pipelines of uint8 batches whose order depends on the seed, epoch and step only.
 
-Indices are shuffled, not images; records are read and decoded in chunks, side by side; and every
-dataset knows how many batches it has, as `fit` would otherwise take one step too many per epoch
-(Keras 3.15).
+The pipelines shuffle indices instead of images, and read and decode records in parallel, in chunks.
+Every dataset has a known cardinality: without it, `fit` takes one step too many per epoch (Keras
+3.15).
 """
 
 from __future__ import annotations
@@ -28,23 +28,24 @@ from keras_resnet.data.sources.base import Source
 from keras_resnet.data.sources.memory import LabeledImages
 from keras_resnet.support.cores import usable_cores
 
-#: Images that are read by one call into Python, and guarded together against damaged files.
+#: Images read by one call into Python. If one of them is damaged, the whole chunk is read again.
 CHUNK = 32
 
-#: Chunks that are read at once: disks and networks are faster at several requests.
+#: Chunks that are read in parallel: disks and networks serve several requests faster.
 READS = 4
 
-#: Chunks that are being decoded or wait for their turn, per core.
+#: Chunks per core that are being decoded or wait for the chunks before them.
 WAITING = 2
 
-#: Batches that wait for the model.
+#: Batches prepared ahead of the model.
 _PREFETCHED = 3
 
 
-#: From the shapes of a chunk's images, which of them are JPEGs, and seeds to what is drawn.
+#: Function from the shapes of a chunk's images, which of them are JPEGs, and their seeds to the
+#: random values of each image.
 Draw = Callable[[Any, Any, Any], Any]
 
-#: From a `RawImage` and what was drawn for it to an image of uint8.
+#: Function from a `RawImage` and its random values to a uint8 image.
 Make = Callable[[Any, Any], Any]
 
 
@@ -58,38 +59,51 @@ def training_batches(
     workers: int = 1,
     bad: BadRecords | None = None,
 ) -> tf.data.Dataset:
-    """Shuffled, augmented batches for all `epochs`, in one dataset of known cardinality.
+    """Return one dataset of shuffled, augmented batches for all epochs.
 
     Pass it to `fit` with `steps_per_epoch=steps_per_epoch(source, config, workers)`. Every epoch is
-    a permutation of all images; permutation and augmentation depend on the seed, the epoch and the
-    image alone, so that a dataset with `start_step` goes on with exactly the batch that comes next.
-    `fit` counts epochs from where the dataset starts: with `initial_epoch=e`, pass `start_step=e *
-    steps`; the rest of an epoch that was interrupted is a `fit` of its own.
+    a permutation of all images. Permutation and augmentation depend on the seed, the epoch and the
+    image only, so a dataset with a `start_step` resumes with exactly the next batch. `fit` counts
+    epochs from the start of the dataset: with `initial_epoch=e`, pass `start_step=e *
+    steps_per_epoch`; to complete an interrupted epoch, call `fit` for its remaining steps alone.
 
-    Under a `tf.distribute` strategy with several replicas in one process, make it inside of
-    `strategy.scope()`: the last batch of an epoch is then left out if it is not full.
+    Under a `tf.distribute` strategy with several replicas in one process, call this function inside
+    `strategy.scope()`, so that the last batch of an epoch is dropped if it is not full.
 
     Args:
         source: the images.
-        config: size and number of the images in a batch, augmentation, seed.
-        epochs: how many epochs the dataset lasts, counted from the first step of all.
-        start_step: batches that were taken before.
-        worker: which of the workers this is, from 0.
-        workers: how many there are. Each gets its part of every batch; none gets what another does.
-            Together they get what one would, mixed images included if the part of each is a
+        config: image size, batch size, augmentation and seed.
+        epochs: number of epochs, counted from the first step of training.
+        start_step: number of steps already taken, which the dataset skips.
+        worker: index of this worker, from 0.
+        workers: number of workers. Each gets its own share of every batch. All shares together are
+            the batch of a single worker; with mixup or CutMix, this holds if each share is a
             multiple of `2 * repeats` images.
-        bad: notes what cannot be read; the next image of the source stands for it.
+        bad: collects the records that cannot be read, each of which is replaced by the next
+            readable image of the source.
 
     Returns:
-        A dataset of `epochs * steps_per_epoch - start_step` elements `(images, labels)`: uint8
-        `(batch, size, size, 3)`, RGB in [0, 255], and int32 `(batch,)`; where images are mixed,
-        float32 `(batch, classes)`, the share of each class. With `drop_remainder`, several workers
-        or replicas, `batch` is static. Iterating raises `tf.errors.InvalidArgumentError`, and sets
-        `bad.error`, when too many records cannot be read.
+        A dataset of `epochs * steps_per_epoch - start_step` elements `(images, labels)`. Images are
+        uint8 `(batch, size, size, 3)`, RGB in [0, 255]. Labels are int32 `(batch,)`, or with mixup
+        or CutMix float32 `(batch, classes)`, the share of each class. `batch` is static with
+        `drop_remainder`, several workers or several replicas. Iteration raises
+        `tf.errors.InvalidArgumentError` and sets `bad.error` when too many records cannot be read.
 
     Raises:
-        ValueError: there is no full batch where only those count; the batch is no multiple of the
-            workers or replicas; or `start_step` is beyond the end.
+        ValueError: there are too few images for one batch, the batch size is not a multiple of the
+            number of workers or replicas, or `start_step` is beyond the last epoch.
+
+    Example:
+
+    ```python
+    config = DataConfig("digits", size=32, batch_size=64, augmentation="cifar")
+    train, validation = load_data(config)
+    model.fit(
+        training_batches(train, config, epochs=3),
+        steps_per_epoch=steps_per_epoch(train, config),
+        epochs=3,
+    )
+    ```
     """
     order = _order(source, config, worker, workers)
     total = epochs * order.steps
@@ -98,24 +112,23 @@ def training_batches(
             f"Expected `start_step` to be at most {total}, that is {epochs} epochs of "
             f"{order.steps} steps. Received: {start_step}"
         )
-    how = config.augmentation
+    augmentation = config.augmentation
 
-    def rows_of_epoch(epoch: Any) -> tf.data.Dataset:
-        rows = order.epoch(epoch)
+    def batches_of_epoch(epoch: Any) -> tf.data.Dataset:
+        batches = order.epoch(epoch)
         taken = tf.where(epoch == start_step // order.steps, start_step % order.steps, 0)
-        # `fold_in` hashes its first argument alone; `split` hashes all of its own.
+        # `fold_in` hashes only its first argument; `split` hashes all of its seed.
         seed = tf.random.split(tf.random.fold_in([config.seed, 1], epoch), num=1)[0, 0]
-        return tf.data.Dataset.from_tensor_slices(rows[taken:]).map(lambda row: (row, seed))
+        return tf.data.Dataset.from_tensor_slices(batches[taken:]).map(lambda ids: (ids, seed))
 
-    rows = tf.data.Dataset.range(start_step // order.steps, epochs).flat_map(rows_of_epoch)
     records = _records(
-        rows,
+        tf.data.Dataset.range(start_step // order.steps, epochs).flat_map(batches_of_epoch),
         order,
         source,
         config,
         bad,
-        lambda shapes, encoded, seeds: draw(shapes, encoded, seeds, config.size, how),
-        lambda raw, drawn: training_image(raw, drawn, config.eval_protocol, how),
+        lambda shapes, encoded, seeds: draw(shapes, encoded, seeds, config.size, augmentation),
+        lambda raw, drawn: training_image(raw, drawn, config.eval_protocol, augmentation),
         substitute=True,
     )
 
@@ -123,12 +136,19 @@ def training_batches(
         if not order.drop_remainder:
             count = tf.reduce_sum(tf.cast(present, tf.int32))
             images, labels, seeds = images[:count], labels[:count], seeds[:count]
-        if how.mixes:
-            classes = len(source.class_names)
-            # Another stream than that of the crops.
-            own = seeds + tf.constant([[1, 0]])
-            return mix(images, labels, own, classes, how.mixup, how.cutmix, how.repeats)
-        return images, labels
+        if not augmentation.mixes:
+            return images, labels
+        # Seeds of their own, so that mixing does not repeat the random values of the crops.
+        seeds += tf.constant([[1, 0]])
+        return mix(
+            images,
+            labels,
+            seeds,
+            len(source.class_names),
+            augmentation.mixup,
+            augmentation.cutmix,
+            augmentation.repeats,
+        )
 
     return _finished(records.map(finish, num_parallel_calls=tf.data.AUTOTUNE), total - start_step)
 
@@ -142,36 +162,38 @@ def evaluation_batches(
     pad: bool = False,
     bad: BadRecords | None = None,
 ) -> tf.data.Dataset:
-    """Every image exactly once, in the source's order, prepared by `config.eval_protocol`.
+    """Return a dataset with every image exactly once, in the order of the source.
+
+    The images are resized and cropped by `config.eval_protocol`.
 
     Args:
         source: the images.
-        config: size and number of the images in a batch, protocol.
-        worker: which of the workers this is, from 0.
-        workers: how many there are; each gets its part of every batch.
-        pad: whether the last batch is filled up with black images of weight 0, so that all have one
-            shape. Always so with several workers, and inside the scope of a strategy with several
-            replicas.
-        bad: notes what cannot be read. It is left out; where shapes have to stay, it becomes a
-            black image of weight 0.
+        config: image size, batch size and protocol.
+        worker: index of this worker, from 0.
+        workers: number of workers; each gets its own share of every batch.
+        pad: whether the last batch is padded with black images of weight 0, so that all batches
+            have the same shape. Several workers, and the scope of a strategy with several replicas,
+            always pad it.
+        bad: collects the records that cannot be read. They are left out of their batch, or in a
+            padded dataset become black images of weight 0.
 
     Returns:
         A dataset of known cardinality with elements `(images, labels, weights)`: uint8 `(batch,
-        size, size, 3)`, int32 `(batch,)`, float32 `(batch,)`. Weights are equal for all images and
-        0 for fillings; they are scaled so that Keras' mean over a padded dataset, which divides by
-        the number of places, is the mean over the images (but for those that turn out to be
-        unreadable, as their number is not known before). Metrics have to be `weighted_metrics`.
+        size, size, 3)`, RGB in [0, 255]; int32 `(batch,)`; float32 `(batch,)`. Weights are 0 for
+        padding and equal for all images. Keras divides sums over a padded dataset by the number of
+        its elements, padding included; the weights are scaled so that the result is the mean over
+        the images, unless some turn out to be unreadable. Compile the model with
+        `weighted_metrics`.
 
     Raises:
-        ValueError: the source has no images, or the batch is no multiple of the workers or
-            replicas.
+        ValueError: the source has no images, or the batch size is not a multiple of the number of
+            workers or replicas.
     """
     padded = pad or workers > 1 or _replicas(config) > 1
     size = _batch_size(source, config, fixed=padded)
     order = Order(len(source), size, worker, workers, shuffle=False)
-    rows = tf.data.Dataset.from_tensor_slices(order.epoch(0)).map(lambda row: (row, np.int32(0)))
     records = _records(
-        rows,
+        tf.data.Dataset.from_tensor_slices(order.epoch(0)).map(lambda ids: (ids, np.int32(0))),
         order,
         source,
         config,
@@ -186,7 +208,7 @@ def evaluation_batches(
         weights = tf.cast(present, tf.float32) * weight
         if padded:
             return images, labels, weights
-        # Of a batch without any readable image, one stays: Keras divides by their number.
+        # A batch without a readable image keeps one, of weight 0: Keras divides by their number.
         kept = present | (~tf.reduce_any(present) & (tf.range(order.per_worker) == 0))
         values = (images, labels, weights)
         return tf.cond(
@@ -199,7 +221,10 @@ def evaluation_batches(
 
 
 def steps_per_epoch(source: Source, config: DataConfig, workers: int = 1) -> int:
-    """Training batches per epoch."""
+    """Return the number of training batches per epoch.
+
+    Arguments and errors are those of `training_batches`.
+    """
     return _order(source, config, 0, workers).steps
 
 
@@ -218,12 +243,12 @@ def _order(source: Source, config: DataConfig, worker: int, workers: int) -> Ord
 
 
 def _batch_size(source: Source, config: DataConfig, *, fixed: bool) -> int:
-    """Return the configured batch size, at most the number of images: padding would cost time."""
+    """Return the batch size; unless it is fixed, at most the number of images: padding is slow."""
     return config.batch_size if fixed else min(config.batch_size, max(1, len(source)))
 
 
 def _replicas(config: DataConfig) -> int:
-    """Return the number of replicas of the strategy whose scope this is."""
+    """Return the number of replicas of the current `tf.distribute` strategy."""
     replicas: int = tf.distribute.get_strategy().num_replicas_in_sync
     if config.batch_size % replicas:
         raise ValueError(
@@ -234,7 +259,7 @@ def _replicas(config: DataConfig) -> int:
 
 
 def _records(
-    rows: tf.data.Dataset,
+    batches: tf.data.Dataset,
     order: Order,
     source: Source,
     config: DataConfig,
@@ -244,53 +269,56 @@ def _records(
     *,
     substitute: bool,
 ) -> tf.data.Dataset:
-    """Turn rows of indices and a seed into batches of images, labels, presence and seeds."""
-    chunk = _chunk_of(order.per_worker)
-    chunks = -(-order.per_worker // chunk)
+    """Turn elements `(ids, seed)` of a batch into `(images, labels, present, seeds)`.
 
-    def cut(row: Any, seed: Any) -> tf.data.Dataset:
-        filled = tf.pad(row, [[0, chunks * chunk - order.per_worker]], constant_values=-1)
-        parts = tf.data.Dataset.from_tensor_slices(tf.reshape(filled, [chunks, chunk]))
-        return parts.map(lambda part: (part, seed))
+    `ids` are those of `Order.epoch`; `present` is false for missing images.
+    """
+    size = _chunk_size(order.per_worker)
+    count = -(-order.per_worker // size)
 
-    pieces = rows.flat_map(cut)
+    def split(ids: Any, seed: Any) -> tf.data.Dataset:
+        padded = tf.pad(ids, [[0, count * size - order.per_worker]], constant_values=-1)
+        chunks = tf.data.Dataset.from_tensor_slices(tf.reshape(padded, [count, size]))
+        return chunks.map(lambda chunk: (chunk, seed))
+
+    chunks = batches.flat_map(split)
     if isinstance(source, LabeledImages):
-        records = _from_memory(pieces, source, draw, make)
+        records = _from_memory(chunks, source, draw, make)
     else:
         if bad is None:
             bad = BadRecords(source.name, len(source), config.max_bad_fraction)
-        records = from_files(pieces, source, draw, make, Reader(source, bad, substitute))
+        records = from_files(chunks, source, draw, make, Reader(source, bad, substitute))
 
     def join(images: Any, *others: Any) -> tuple[Any, ...]:
-        images = tf.reshape(images, [chunks * chunk, config.size, config.size, 3])
-        flat = (tf.reshape(x, [chunks * chunk, *x.shape[2:]]) for x in others)
+        images = tf.reshape(images, [count * size, config.size, config.size, 3])
+        flat = (tf.reshape(x, [count * size, *x.shape[2:]]) for x in others)
         return tuple(x[: order.per_worker] for x in (images, *flat))
 
-    return records.batch(chunks, drop_remainder=True).map(join)
+    return records.batch(count, drop_remainder=True).map(join)
 
 
-def _chunk_of(count: int) -> int:
-    """The largest number up to `CHUNK` that divides a batch, if it is not a very small one."""
-    divisors = [size for size in range(1, CHUNK + 1) if count % size == 0]
-    return divisors[-1] if divisors[-1] >= CHUNK // 4 else min(count, CHUNK)
+def _chunk_size(images: int) -> int:
+    """Return the largest size up to `CHUNK` that divides a batch, unless it is very small."""
+    largest = max(size for size in range(1, CHUNK + 1) if images % size == 0)
+    return largest if largest >= CHUNK // 4 else min(images, CHUNK)
 
 
 def _from_memory(
     chunks: tf.data.Dataset, source: LabeledImages, draw: Draw, make: Make
 ) -> tf.data.Dataset:
-    # A GPU's memory is for the model, and pipelines run on the CPU.
+    # Pipelines run on the CPU; the memory of a GPU is for the model.
     with tf.device("CPU:0"):
         pixels, labels = tf.constant(source.images), tf.constant(source.labels)
     shape = source.images.shape[1:3]
 
     def load(ids: Any, seed: Any) -> tuple[Any, ...]:
         seeds, present = _seeds(ids, seed), ids >= 0
-        where = tf.where(present, ids % len(source), 0)
+        indices = tf.where(present, ids % len(source), 0)
         drawn = draw(tf.fill([len(ids), 2], 0) + shape, tf.zeros_like(present), seeds)
-        images = one_by_one(lambda index, drawn: make(pixels[index], drawn), (where, drawn))
+        images = one_by_one(lambda index, drawn: make(pixels[index], drawn), (indices, drawn))
         black = tf.zeros([], tf.uint8)
         images = tf.where(present[:, tf.newaxis, tf.newaxis, tf.newaxis], images, black)
-        return images, tf.where(present, tf.gather(labels, where), 0), present, seeds
+        return images, tf.where(present, tf.gather(labels, indices), 0), present, seeds
 
     return chunks.map(load, num_parallel_calls=tf.data.AUTOTUNE)
 
@@ -298,11 +326,20 @@ def _from_memory(
 def from_files(
     chunks: tf.data.Dataset, source: Source, draw: Draw, make: Make, reader: Reader
 ) -> tf.data.Dataset:
-    """Reads side by side, decodes side by side, and puts up with damaged files.
+    """Read and decode chunks of records in parallel; damaged files do not end the dataset.
 
-    TensorFlow has no `try`; a nested dataset that ignores errors is one. `chunks` are indices,
-    `(n,)`, -1 for none, and a seed. They become what `make` makes of each image, uint8; labels,
-    int32; whether there is an image, bool; and seeds, `(n, 2)`, int32.
+    TensorFlow has no `try`; a nested dataset that ignores errors is one.
+
+    Args:
+        chunks: elements `(ids, seed)`; `ids` are `(n,)`, integers, -1 for no image.
+        source: the images.
+        draw: see `Draw`.
+        make: see `Make`.
+        reader: reads records of `source`.
+
+    Returns:
+        A dataset of `(images, labels, present, seeds)`: uint8 `(n, ...)`, int32 `(n,)`, bool `(n,)`
+        and int32 `(n, 2)`.
     """
 
     def read(ids: Any, seed: Any, suspicious: bool = False) -> tuple[Any, ...]:
@@ -312,7 +349,7 @@ def from_files(
         drawn = draw(shapes, kinds != PIXELS, seeds)
         return RawImage(data, shapes, kinds), drawn, labels, present, seeds
 
-    # Traced once for both places where it is called.
+    # Traced once for both calls.
     @tf.function
     def decode(raw: Any, drawn: Any, *others: Any) -> tuple[Any, ...]:
         return (one_by_one(make, (raw, drawn)), *others)
@@ -333,12 +370,12 @@ def from_files(
 
 
 def one_by_one(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
-    """Maps over the first axis of all `arguments`, to uint8.
+    """Apply a function with a uint8 result along the first axis of all `arguments`.
 
-    One image after the other, so that it stays in the processor's cache from step to step.
+    One image is finished before the next one begins, so that it stays in the processor's cache.
     """
     return tf.map_fn(
-        lambda row: function(*row),
+        lambda items: function(*items),
         arguments,
         parallel_iterations=1,
         fn_output_signature=tf.uint8,
@@ -346,7 +383,7 @@ def one_by_one(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
 
 
 def _seeds(ids: Any, seed: Any) -> Any:
-    """One pair per image: the epoch's, and its own."""
+    """Return a seed per image, `(n, 2)`: that of the epoch, and the image's id."""
     ids = tf.cast(ids, tf.int32)
     return tf.stack([tf.fill(tf.shape(ids), tf.cast(seed, tf.int32)), ids], axis=1)
 
@@ -354,7 +391,7 @@ def _seeds(ids: Any, seed: Any) -> Any:
 def _finished(dataset: tf.data.Dataset, steps: int) -> tf.data.Dataset:
     options = tf.data.Options()
     options.deterministic = True
-    # Workers have their parts already.
+    # Every worker already has its own share.
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
     dataset = dataset.apply(tf.data.experimental.assert_cardinality(steps))
     return dataset.prefetch(_PREFETCHED).with_options(options)

@@ -1,4 +1,4 @@
-"""Reading records inside a pipeline: many at once, and what cannot be read never stops it."""
+"""Reading of records inside a pipeline, in chunks; unreadable records do not end the pipeline."""
 
 from __future__ import annotations
 
@@ -18,52 +18,53 @@ from keras_resnet.data.sources.base import Source
 from keras_resnet.images.decode import MAX_PIXELS, read_image
 from keras_resnet.images.formats import plain_jpeg_size
 
-#: What the data of a record is.
+#: Kinds of data of a record: decoded pixels, the bytes of a JPEG, or the path of a JPEG file.
 PIXELS, JPEG, PATH = 0, 1, 2
 
-#: Data, height and width, kind of data, label, and whether there is an image.
-_Row = tuple[bytes, tuple[int, int], int, int, bool]
+#: A record as `Reader` reads it: data, height and width, kind of data, label, whether present.
+_Item = tuple[bytes, tuple[int, int], int, int, bool]
 
-#: One black pixel.
-_EMPTY: _Row = (b"\0\0\0", (1, 1), PIXELS, 0, False)
+#: The item for a missing image: one black pixel.
+_EMPTY: _Item = (b"\0\0\0", (1, 1), PIXELS, 0, False)
 
-#: The size of a JPEG stands within so many bytes, unless there is a thumbnail or a colour profile.
+#: Bytes at the start of a JPEG file that usually hold its size; a thumbnail or a color profile may
+#: push it further back.
 _HEAD = 4096
 
 
-class _Reads:
-    """The reads under way in this process; once it ends, later ones read nothing.
+class _ActiveReads:
+    """Counter of the reads in progress; stops all reads when the process ends.
 
-    A thread that needs Python after its end never comes back. TensorFlow would wait for it for ever
-    where an iterator is there until then.
+    A thread that calls Python after the interpreter has ended never returns, and TensorFlow would
+    wait for it forever if an iterator still exists then.
     """
 
-    #: Without a read for so many seconds, pipelines are full.
+    #: Seconds without a read after which all pipelines are assumed to be full.
     QUIET = 0.2
 
-    #: A disk that does not answer, or a thread that takes batches, does not keep the process.
+    #: Seconds to wait at most, so that a disk that does not answer cannot keep the process alive.
     LONGEST = 10.0
 
     def __init__(self) -> None:
-        self.over = False
+        self.are_over = False
         self._lock, self._active, self._last = threading.Lock(), 0, 0.0
 
     @contextlib.contextmanager
     def counted(self) -> Iterator[None]:
-        self._note(1)
+        self._count(1)
         try:
             yield
         finally:
-            self._note(-1)
+            self._count(-1)
 
-    def _note(self, change: int) -> None:
+    def _count(self, change: int) -> None:
         with self._lock:
             self._active += change
             self._last = time.monotonic()
 
     def finish(self) -> None:
-        """Waits until no pipeline reads any more."""
-        self.over = True
+        """Stop later reads, and wait until those in progress have ended."""
+        self.are_over = True
         deadline = time.monotonic() + self.LONGEST
         while (now := time.monotonic()) < deadline:
             if not self._active and now - self._last > self.QUIET:
@@ -71,69 +72,69 @@ class _Reads:
             time.sleep(self.QUIET / 10)
 
 
-_reads = _Reads()
+_reads = _ActiveReads()
 atexit.register(_reads.finish)
 
 
 class Reader:
-    """Reads records of a source for `tf.numpy_function`."""
+    """Reader of a source's records, for `tf.numpy_function`.
+
+    Args:
+        source: the records.
+        bad: collects the records that cannot be read.
+        substitute: whether an unreadable record is replaced by the next readable one, as in
+            training, or becomes a missing image, as in evaluation.
+    """
 
     def __init__(self, source: Source, bad: BadRecords, substitute: bool) -> None:
-        """Reads nothing yet.
-
-        Args:
-            source: the records.
-            bad: where those that cannot be read are noted.
-            substitute: whether the next readable image of the source stands for a bad one, as in
-                training; otherwise there is no image, as in evaluation.
-        """
         self._source, self._bad, self._substitute = source, bad, substitute
         self._path_of = getattr(source, "path_of", None)
 
     def read(self, indices: np.ndarray, suspicious: bool = False) -> tuple[np.ndarray, ...]:
-        """Reads records: of plain JPEGs the bytes, or the path if they are files, of others pixels.
+        """Read several records; only images that are not plain JPEGs are decoded here.
 
-        Files are left to TensorFlow, which reads them faster; the system is told to fetch them.
+        Plain JPEG files are returned as paths: TensorFlow reads them faster than Python, and the
+        operating system is asked to fetch them in advance.
 
         Args:
-            indices: `(n,)`, integers; -1 for none.
-            suspicious: whether some of them turned out to be damaged: all are tried here then.
+            indices: `(n,)`, integers; -1 for no image.
+            suspicious: whether one of the records is damaged, so that all have to be tested.
 
         Returns:
-            `data`, objects `(n,)`: bytes of uint8 pixels or of a JPEG, or the path of one;
+            `data`, object `(n,)`: uint8 pixels, the bytes of a JPEG, or the path of a JPEG file;
             `shapes`, int32 `(n, 2)`: height and width; `kinds`, int32 `(n,)`: `PIXELS`, `JPEG` or
-            `PATH`; `labels`, int32 `(n,)`; `present`, bool `(n,)`: false for -1, and for a bad
-            record without substitute.
+            `PATH`; `labels`, int32 `(n,)`; `present`, bool `(n,)`: false for -1 and for an
+            unreadable record without substitute.
 
         Raises:
-            TooManyBadRecordsError: more are bad than `bad` puts up with.
+            TooManyBadRecordsError: more records are unreadable than `bad` allows.
         """
         with _reads.counted():
-            rows = [
-                self._row(int(index), suspicious) if index >= 0 and not _reads.over else _EMPTY
+            items = [
+                self._item(int(index), suspicious) if index >= 0 and not _reads.are_over else _EMPTY
                 for index in indices
             ]
-        data, shapes, kinds, labels, present = zip(*rows, strict=True)
-        objects = np.empty(len(rows), object)
+        data, shapes, kinds, labels, present = zip(*items, strict=True)
+        objects = np.empty(len(items), object)
         objects[:] = data
         numbers = (np.array(values, np.int32) for values in (shapes, kinds, labels))
         return (objects, *numbers, np.array(present))
 
-    def _row(self, index: int, suspicious: bool) -> _Row:
+    def _item(self, index: int, suspicious: bool) -> _Item:
         count = len(self._source)
         for candidate in range(index, index + (count if self._substitute else 1)):
             number = candidate % count
             try:
-                if not suspicious and (row := self._of_file(number)):
-                    return row
+                if not suspicious and (item := self._file_item(number)):
+                    return item
                 data, label = self._source[number]
                 if isinstance(data, bytes):
                     size = plain_jpeg_size(data, MAX_PIXELS)
-                    # What is whole stays what it was, and so gives the same image.
+                    # An undamaged JPEG is decoded by TensorFlow as always, to the same pixels.
                     if size is not None and not (suspicious and _is_damaged(data)):
                         return data, size, JPEG, label, True
                 pixels = read_image(data)
-            # Whatever a damaged file or a broken disk makes a library raise.
+            # Damaged files and broken disks make libraries raise all kinds of errors.
             except Exception as error:
                 name = self._source.name_of(number)
                 reason = str(error) or type(error).__name__
@@ -144,13 +145,13 @@ class Reader:
             return pixels.tobytes(), pixels.shape[:2], PIXELS, label, True
         if self._substitute:
             raise ValueError(
-                f"Expected at least one readable image. Received: {self._source.name}, where none "
-                f"of {count} can be read"
+                f"Expected at least one readable image. Received: {self._source.name}, whose "
+                f"{count} images cannot be read"
             )
         return _EMPTY
 
-    def _of_file(self, number: int) -> _Row | None:
-        """The path of a record, if it is a plain JPEG and its size stands at its beginning."""
+    def _file_item(self, number: int) -> _Item | None:
+        """Return a record by its path if it is a plain JPEG file with its size near the start."""
         if self._path_of is None or (path := self._path_of(number)) is None:
             return None
         with open(path, "rb", buffering=0) as file:  # noqa: PTH123 – faster
@@ -163,7 +164,7 @@ class Reader:
 
 
 def _is_damaged(data: bytes) -> bool:
-    """Whether TensorFlow, which is stricter than Pillow in places, cannot decode a JPEG."""
+    """Return whether TensorFlow, which is sometimes stricter than Pillow, cannot decode a JPEG."""
     import tensorflow as tf
 
     try:
@@ -174,7 +175,7 @@ def _is_damaged(data: bytes) -> bool:
 
 
 def read_tensors(reader: Reader, indices: Any, suspicious: bool = False) -> tuple[Any, ...]:
-    """Calls `Reader.read` inside a graph."""
+    """Call `Reader.read` inside a TensorFlow graph."""
     import tensorflow as tf
 
     types = (tf.string, tf.int32, tf.int32, tf.int32, tf.bool)

@@ -1,4 +1,4 @@
-"""Mapping in threads, with few results waiting."""
+"""A parallel `map` that holds few results in memory."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from keras_resnet.support.cores import usable_cores
 
-#: Tasks per thread that are under way or whose results wait for their turn.
+#: Tasks per thread that are in progress or whose results wait for earlier ones.
 _AHEAD = 4
 
 Item = TypeVar("Item")
@@ -24,11 +24,11 @@ def map_in_threads(
     workers: int | None = None,
     chunk: int = 1,
 ) -> Generator[Result, None, None]:
-    """Calls `function` with every item, and yields the results in the order of the items.
+    """Yield `function(item)` for every item, in the order of the items, computed in threads.
 
     Args:
-        function: is called from several threads at once.
-        items: are taken as the results are, a few tasks ahead.
+        function: a thread-safe function.
+        items: the items, consumed a few tasks ahead of the results.
         workers: number of threads; by default one per core.
         chunk: items per task.
     """

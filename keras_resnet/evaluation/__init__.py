@@ -1,4 +1,4 @@
-"""Evaluation of any model or artifact by the papers' protocols."""
+"""Evaluation of models and artifacts by the protocols of the papers."""
 
 import lazy_loader
 

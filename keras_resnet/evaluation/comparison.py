@@ -1,4 +1,4 @@
-"""Two evaluations of the same images, side by side."""
+"""Comparison of two evaluations of the same images."""
 
 from __future__ import annotations
 
@@ -22,13 +22,14 @@ class EvaluationComparison:
     """The differences between two evaluations.
 
     Attributes:
-        images: how many images were compared.
-        left_out: how many are in one of the evaluations only.
-        accuracies: top-1 accuracy of each, 0 to 1.
-        only_first: images that only the first one classifies rightly.
-        only_second: those that only the second one does.
-        disagreements: images that they give different classes: name, label, both predictions.
-        p_value: of McNemar's exact test, that both are equally often right.
+        images: number of images compared.
+        left_out: number of images that only one of the evaluations has.
+        accuracies: top-1 accuracy of each evaluation on the compared images, 0 to 1.
+        only_first: number of images that only the first evaluation classifies correctly.
+        only_second: number of images that only the second evaluation classifies correctly.
+        disagreements: images with different predictions, each as a dict with the keys `image`,
+            `label`, `first` and `second`.
+        p_value: p-value of McNemar's exact test, whose null hypothesis is equal accuracy.
     """
 
     images: int
@@ -46,17 +47,17 @@ class EvaluationComparison:
     def to_table(self) -> Table:
         """Return a table for a terminal."""
         first, second = self.accuracies
-        table = terminal.table(("figure", "value"))
+        table = terminal.table(("metric", "value"))
         for row in (
             ("images", f"{self.images:,}"),
-            ("images of one evaluation only", f"{self.left_out:,}"),
+            ("images in one evaluation only", f"{self.left_out:,}"),
             ("accuracy of the first", f"{first:.2%}"),
             ("accuracy of the second", f"{second:.2%}"),
             ("difference", f"{second - first:+.2%}"),
-            ("only the first is right", f"{self.only_first:,}"),
-            ("only the second is right", f"{self.only_second:,}"),
+            ("only the first is correct", f"{self.only_first:,}"),
+            ("only the second is correct", f"{self.only_second:,}"),
             ("McNemar's exact test, p", f"{self.p_value:.4f}"),
-            ("different answers", f"{len(self.disagreements):,}"),
+            ("different predictions", f"{len(self.disagreements):,}"),
         ):
             table.add_row(*row)
         for image in self.disagreements[:LISTED]:
@@ -68,32 +69,44 @@ class EvaluationComparison:
 def compare_evaluations(
     first: Mapping[str, Any], second: Mapping[str, Any]
 ) -> EvaluationComparison:
-    """Compares two evaluations, as `Evaluation.to_dict` gives them, image by image.
+    """Compare two evaluations image by image.
 
-    Files are the same if their paths below the folder of all are. Images that only one of the two
-    has, such as one that could not be read, are left out.
+    Image files are matched by their paths relative to the common folder of all files of an
+    evaluation. Images that only one of the evaluations has are left out.
+
+    Args:
+        first: the first evaluation, as `Evaluation.to_dict` returns it or `evaluation.json` has it.
+        second: the second evaluation.
 
     Raises:
-        ValueError: they have no image in common, or other labels, or are something else.
+        ValueError: an argument is not an evaluation, they have no image in common, or the labels of
+            an image differ.
+
+    Example:
+
+    ```python
+    before, after = (json.loads(Path(path).read_text()) for path in ("a.json", "b.json"))
+    compare_evaluations(before, after).p_value
+    ```
     """
-    tables = [_rows_by_image(values) for values in (first, second)]
-    pairs = [(row, tables[1][name]) for name, row in tables[0].items() if name in tables[1]]
+    by_image = [_predictions_by_image(values) for values in (first, second)]
+    pairs = [(row, by_image[1][key]) for key, row in by_image[0].items() if key in by_image[1]]
     if not pairs:
-        names = (next(iter(table)) for table in tables)
+        names = (name for name, _ in (next(iter(rows)) for rows in by_image))
         raise ValueError(
-            "Expected two evaluations of the same images. Received: none in common, such as "
-            f"{' and '.join(str(name) for name, _ in names)}"
+            "Expected two evaluations of the same images. Received: none in common, but for "
+            f"instance {' and '.join(names)}"
         )
-    relabelled = [row["image"] for row, other in pairs if row["label"] != other["label"]]
-    if relabelled:
+    relabeled = [row["image"] for row, other in pairs if row["label"] != other["label"]]
+    if relabeled:
         raise ValueError(
-            "Expected two evaluations with the same labels. Received: other labels of "
-            f"{some_of(relabelled)}"
+            "Expected two evaluations with the same labels. Received: different labels of "
+            f"{some_of(relabeled)}"
         )
     right = np.array([[row["right"], other["right"]] for row, other in pairs], bool).T
     return EvaluationComparison(
         len(pairs),
-        len(tables[0]) + len(tables[1]) - 2 * len(pairs),
+        len(by_image[0]) + len(by_image[1]) - 2 * len(pairs),
         (float(right[0].mean()), float(right[1].mean())),
         int((right[0] & ~right[1]).sum()),
         int((right[1] & ~right[0]).sum()),
@@ -111,8 +124,8 @@ def compare_evaluations(
     )
 
 
-def _rows_by_image(values: Mapping[str, Any]) -> dict[tuple[str, int], dict[str, Any]]:
-    """Rows by the image's name, and how often it came before."""
+def _predictions_by_image(values: Mapping[str, Any]) -> dict[tuple[str, int], dict[str, Any]]:
+    """Return the predictions by image name and the number of its earlier occurrences."""
     try:
         rows = [dict(row) for row in values["predictions"]]
         names = [row["image"] for row in rows]

@@ -1,4 +1,4 @@
-"""The images that are evaluated, and their right classes."""
+"""The images to evaluate a model on, and their correct classes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from keras_resnet.data.config import DataConfig
 from keras_resnet.data.sources.base import Source, Union
 from keras_resnet.data.sources.folder import ImageFiles
-from keras_resnet.data.sources.load import load_data, load_every_part, load_part
+from keras_resnet.data.sources.load import load_data, load_every_split, load_part
 from keras_resnet.data.sources.memory import LabeledImages
 from keras_resnet.evaluation.classes import Classes, columns_of
 from keras_resnet.evaluation.label_file import LabelFile
@@ -25,16 +25,17 @@ Data = str | Source | tuple[Any, Any]
 
 
 @dataclass(frozen=True)
-class LabelledImages:
-    """Images with the classes that are right for them.
+class EvaluationImages:
+    """Images with their correct classes.
 
     Attributes:
         source: the images.
-        classes: what the labels are indices of.
-        labels: the right class of every image, `(n,)`, int; of several, the data set's own.
-        kept: indices of the images that have a right class.
-        right: all right classes of every image, where a file gives them.
-        notes: what a reader of figures should know, in sentences.
+        classes: the classes.
+        labels: correct class of every image, `(n,)`, int; if there are several, preferably the
+            label in the source.
+        kept: indices of the images with at least one correct class.
+        right: all correct classes of every image if they come from a label file, or None.
+        notes: sentences for the notes of the evaluation.
     """
 
     source: Source
@@ -44,22 +45,22 @@ class LabelledImages:
     right: Sequence[Sequence[int]] | None = None
     notes: tuple[str, ...] = ()
 
-    def targets(self, rows: np.ndarray) -> np.ndarray | None:
-        """Right classes of some images, `(n, classes)`, bool; None if each has one."""
-        if self.right is None or all(len(self.right[row]) == 1 for row in rows.tolist()):
+    def targets(self, indices: np.ndarray) -> np.ndarray | None:
+        """Return the correct classes of images, `(n, classes)`, bool; None if each has only one."""
+        if self.right is None or all(len(self.right[index]) == 1 for index in indices.tolist()):
             return None
-        targets = np.zeros((len(rows), len(self.classes)), bool)
-        for target, row in zip(targets, rows.tolist(), strict=True):
-            target[list(self.right[row])] = True
+        targets = np.zeros((len(indices), len(self.classes)), bool)
+        for target, index in zip(targets, indices.tolist(), strict=True):
+            target[list(self.right[index])] = True
         return targets
 
-    def among(self, model: Classes) -> LabelledImages:
-        """Return the images of one class with all classes of a model.
+    def with_classes_of(self, model: Classes) -> EvaluationImages:
+        """Return these images, which are all of one class, with all classes of a model.
 
-        Limited to the one class, any answer would be right.
+        Among their single class, every prediction would be correct.
 
         Raises:
-            ValueError: the class is none of the model's, see `columns_of`.
+            ValueError: the model does not have the class; see `columns_of`.
         """
         (index,) = columns_of(model, self.classes, match_names=True)  # type: ignore[misc]
         right = None if self.right is None else [[int(index)] * len(found) for found in self.right]
@@ -75,17 +76,18 @@ def open_images(
     split: Split = "validation",
     validation_fraction: float = 0.1,
     label_file: LabelFile | None = None,
-) -> LabelledImages:
-    """Opens images and finds their right classes.
+) -> EvaluationImages:
+    """Open images, and find their correct classes.
 
     Args:
-        data, split, validation_fraction: see `evaluate`.
-        model: the model's classes, which are meant where the data names none.
-        size: of images that are made for it, such as the digits.
-        label_file: says the classes in place of the data, whose images may lie in one folder then.
+        data, split, validation_fraction: as for `evaluate`.
+        model: the classes of the model, which are used for data without class names.
+        size: size of images that are generated, such as the digits.
+        label_file: the correct classes, which replace the labels of the data; `folder:PATH` then
+            needs no class folders.
 
     Raises:
-        ValueError: there are no images, or a label is none of the classes.
+        ValueError: there are no images, or a label is not an index of a class.
     """
     notes: list[str] = []
     if isinstance(data, str):
@@ -99,11 +101,11 @@ def open_images(
     if label_file is not None:
         names = [source.name_of(index) for index in range(len(source))]
         right = label_file.right_classes(names, classes)
-        # Of several right classes, the data's own if it is one of them.
+        # If there are several correct classes, prefer the label in the source.
         pairs = zip(source.labels.tolist(), right, strict=True)
-        labels = np.array([n if n in several else (several or [0])[0] for n, several in pairs])
-        kept = np.array([index for index, several in enumerate(right) if several], int)
-        return LabelledImages(source, classes, labels, kept, right, tuple(notes))
+        labels = np.array([n if n in correct else (correct or [0])[0] for n, correct in pairs])
+        kept = np.array([index for index, correct in enumerate(right) if correct], int)
+        return EvaluationImages(source, classes, labels, kept, right, tuple(notes))
     labels = source.labels
     outside = labels[(labels < 0) | (labels >= len(classes))]
     if not len(labels) or len(outside):
@@ -112,11 +114,11 @@ def open_images(
             f"Expected images with labels from 0 to {len(classes) - 1}. Received: {received} in "
             f"{source.name}"
         )
-    return LabelledImages(source, classes, labels, np.arange(len(source)), None, tuple(notes))
+    return EvaluationImages(source, classes, labels, np.arange(len(source)), None, tuple(notes))
 
 
 def _given(data: Any) -> Source:
-    """A source as it is, or made of images and labels."""
+    """Return the data if it is a source, or a source of a pair of images and labels."""
     if isinstance(data, (tuple, list)) and len(data) == 2:
         images, labels = data
         warn_if_scaled(images, stacklevel=4)
@@ -126,21 +128,21 @@ def _given(data: Any) -> Source:
         return LabeledImages(images, np.asarray(labels), ())
     if not hasattr(data, "class_names"):
         raise ValueError(
-            "Expected a source such as 'folder:PATH', or a pair of images and labels. Received: "
-            f"{type(data).__name__}"
+            "Expected the name of a source such as 'folder:PATH', a source, or a pair of images "
+            f"and labels. Received: {type(data).__name__}"
         )
     source: Source = data
     return source
 
 
 def _opened(config: DataConfig, split: Split, flat: bool, note: Say) -> Source:
-    """Open the data that a text names; `flat`: a folder of images whose labels are elsewhere."""
+    """Open a source by name; `flat`: take all images below a folder, as labels are in a file."""
     kind, _, path = config.source.partition(":")
     if flat and kind == "folder":
         paths = [str(path) for path in find_images([path])]
         return ImageFiles(paths, np.full(len(paths), -1, np.int32), (), None, config.source)
     if split == "all":
-        return Union(tuple(load_every_part(config, 1).values()), config.source)
+        return Union(tuple(load_every_split(config, 1).values()), config.source)
     if split == "test":
         return load_part(config, split, 1)
     train, validation = load_data(config, note, 1)

@@ -1,4 +1,4 @@
-"""A model or artifact that is evaluated, alone or in an ensemble."""
+"""A model or artifact to evaluate, alone or as a member of an ensemble."""
 
 from __future__ import annotations
 
@@ -24,23 +24,36 @@ from keras_resnet.support.checks import MODEL_SUFFIXES, check_integer
 from keras_resnet.weights.path_or_tag import is_path
 from keras_resnet.weights.registry import find_weights
 
-#: What may be evaluated: a model, a file or directory of one, or the tag of published weights.
+#: A model, the path of a file or SavedModel, the tag of published weights or a network's name.
 Model: TypeAlias = keras.Model | str | os.PathLike[str]
 
 
 class WeightsError(OSError, ValueError):
-    """Published weights that cannot be downloaded or loaded."""
+    """Raised when published weights cannot be downloaded or loaded."""
 
 
 class Member:
-    """A classifier, and the views of images that it takes.
+    """A classifier, and the resizing and cropping of its views of images.
+
+    Args:
+        model: see `Model`.
+        protocol: name of the protocol.
+        weights: tag or file of the weights of a network that is given by name.
+        network: fields of `ResNetConfig` to change in it.
+        trust: as for `keras_resnet.export.load_runner`.
+        pixels: as for `Predictor`.
+        fields: fields of `EvalProtocol` to change; None keeps the model's value.
 
     Attributes:
-        name: file, tag or name of the model.
-        how: sizes and interpolation of its views.
-        classes: what it answers.
+        name: path, tag or name of the model.
+        eval_protocol: sizes and interpolation of the views.
+        classes: classes of the model.
         published: see `Evaluation`.
-        notes: what a reader of its figures should know, in sentences.
+        notes: sentences for the notes of the evaluation.
+
+    Raises:
+        ValueError: there is no such model, or it does not accept images of these sizes.
+        WeightsError: published weights cannot be downloaded or loaded.
     """
 
     def __init__(
@@ -54,60 +67,46 @@ class Member:
         pixels: str | None = None,
         **fields: Any,
     ) -> None:
-        """Loads the model.
-
-        Args:
-            model: see `Model`; or the name of a network, with `weights`.
-            protocol: what its views are.
-            weights: of a network by name.
-            network: fields of `ResNetConfig` that change in it.
-            trust: as of `keras_resnet.export.load_runner`.
-            pixels: as of `Predictor`.
-            fields: of `EvalProtocol`, in place of those that the model knows; None: as it knows.
-
-        Raises:
-            ValueError: there is no such model, or it takes no images of such sizes.
-            WeightsError: published weights cannot be downloaded or loaded.
-        """
         self.name, opened, self.published = _opened(model, weights, network or {})
         predictor = Predictor(opened, trust=trust, pixels=pixels)
         notes = predictor.notes
-        self.how = _changed(predictor.protocol, fields)
-        wanted = (None, None) if protocol == "multi_scale" else (self.how.size, self.how.size)
-        taken = predictor.input_shape[1:3]
-        if taken not in (wanted, (None, None)):
+        self.eval_protocol = _changed(predictor.protocol, fields)
+        size = None if protocol == "multi_scale" else self.eval_protocol.size
+        if predictor.input_shape[1:3] not in ((size, size), (None, None)):
             opened = _of_any_size(opened, self.name, predictor.input_shape)
-            found = predictor
-            predictor = Predictor(opened, protocol=self.how, pixels=found.pixels)
-            predictor.class_names, predictor.class_ids = found.class_names, found.class_ids
+            original = predictor
+            predictor = Predictor(opened, protocol=self.eval_protocol, pixels=original.pixels)
+            predictor.class_names, predictor.class_ids = original.class_names, original.class_ids
         self._predictor = predictor
-        probe = np.zeros((1, self.how.size, self.how.size, 3), np.uint8)
+        probe = np.zeros((1, self.eval_protocol.size, self.eval_protocol.size, 3), np.uint8)
         count = predictor.predict_prepared(probe).shape[1]
         self.classes = Classes(count, predictor.class_names, predictor.class_ids)
         self._columns: np.ndarray | None = None
         self.notes = tuple(f"{self.name}: {note}" for note in notes)
 
     def take_whole(self, images: Any) -> None:
-        """Lets `LabeledImages` of the model's own size stay as they are."""
-        if images.images.shape[1:3] == (self.how.size, self.how.size):
-            self.how = dataclasses.replace(self.how, resize=self.how.size)
+        """Do not resize images of a `LabeledImages` if they have the size of the crops."""
+        if images.images.shape[1:3] == (self.eval_protocol.size, self.eval_protocol.size):
+            self.eval_protocol = dataclasses.replace(
+                self.eval_protocol, resize=self.eval_protocol.size
+            )
 
-    def answer_for(self, data: Classes, match_names: bool) -> None:
-        """Lets `probabilities` have the classes of the data; see `columns_of`."""
+    def select_classes(self, data: Classes, match_names: bool) -> None:
+        """Limit `probabilities` to the classes of the data; see `columns_of`."""
         self._columns = columns_of(self.classes, data, match_names)
         if self._columns is not None and len(data) < len(self.classes):
             self.notes = (
                 *self.notes,
-                f"The answers of {self.name} are limited to the data's {len(data)} of its "
-                f"{len(self.classes)} classes.",
+                f"The predictions of {self.name} are limited to the {len(data)} classes of the "
+                f"data, of its {len(self.classes)} classes.",
             )
 
     def probabilities(self, images: Sequence[Sequence[np.ndarray]], batch_size: int) -> np.ndarray:
-        """Mean probabilities over the views of every image.
+        """Return the probabilities of every image, averaged over its views.
 
         Args:
-            images: per image, what `views` gives.
-            batch_size: views that are run at once.
+            images: for every image, the batches of its views; see `views`.
+            batch_size: views that are run together.
 
         Returns:
             `(images, classes)`, float32.
@@ -116,7 +115,7 @@ class Member:
             found = self._run(np.concatenate([batch for (batch,) in images]), batch_size)
             mean = found.reshape(len(images), -1, found.shape[1]).mean(axis=1)
         else:
-            # Scales differ in size, and so do the images at each.
+            # Views have different sizes, so images are run one by one.
             per_image = ([self._run(batch, batch_size) for batch in batches] for batches in images)
             mean = np.stack([np.concatenate(found).mean(axis=0) for found in per_image])
         if self._columns is None:
@@ -131,12 +130,12 @@ class Member:
 def _opened(
     model: Model, weights: str | None, fields: Mapping[str, Any]
 ) -> tuple[str, keras.Model | Path, Mapping[str, Any] | None]:
-    """Name, the model or the path of an artifact, and what its publisher states."""
+    """Return the name, the model or the path of its file, and the published accuracies."""
     text = model.name if isinstance(model, keras.Model) else os.fspath(model)
     is_file = text.endswith(MODEL_SUFFIXES) or (Path(text).exists() and text not in list_models())
     if (weights is not None or fields) and (is_file or isinstance(model, keras.Model)):
         raise ValueError(
-            "Expected neither `weights` nor `network` with a model or a file, which has its own. "
+            "Expected neither `weights` nor `network` with a model or a file, which contains both. "
             f"Received: {weights or dict(fields)} with {text}"
         )
     if isinstance(model, keras.Model):
@@ -154,8 +153,8 @@ def _opened(
         )
     if weights is None and text in list_models():
         raise ValueError(
-            "Expected `weights` with the name of a network, or the tag of "
-            f"some. Received: {text!r} alone"
+            "Expected `weights` with the name of a network, or the tag of published weights in "
+            f"its place. Received: {text!r} alone"
         )
     entry = find_weights(text if weights is None else weights, None if weights is None else text)
     try:
@@ -163,7 +162,7 @@ def _opened(
         network = create_model(name, weights=entry.tag, **fields)
     except (OSError, ValueError) as error:
         raise WeightsError(str(error)) from error
-    if fields:  # What is published is of the network without them.
+    if fields:  # The published accuracies are of the unchanged network.
         return f"{entry.tag}{changed}", network, None
     stated = {
         "top1": entry.top1,
@@ -175,9 +174,9 @@ def _opened(
 
 
 def _changed(protocol: EvalProtocol, fields: Mapping[str, Any]) -> EvalProtocol:
-    """The protocol with the fields that are given.
+    """Return the protocol with the fields that are not None.
 
-    With another crop alone, the short side changes in proportion.
+    If only the size of the crop changes, the short side changes in proportion.
     """
     given = {name: value for name, value in fields.items() if value is not None}
     if "size" in given and "resize" not in given:
@@ -188,23 +187,23 @@ def _changed(protocol: EvalProtocol, fields: Mapping[str, Any]) -> EvalProtocol:
 def _of_any_size(
     network: keras.Model | Path, name: str, shape: tuple[int | None, ...]
 ) -> keras.Model:
-    """The same network for images of any size."""
+    """Return a copy of a network for images of any size."""
     size = f"{shape[1]}x{shape[2]}"
     if isinstance(network, Path) and network.suffix in MODEL_SUFFIXES:
         network = load_model(network, compile=False)
     if not isinstance(network, keras.Model):
         raise ValueError(
-            f"Expected an artifact that takes images of any size, for other sizes than {size}. "
-            f"Received: {name}. Export a model with `input_shape=(None, None, 3)`, or evaluate its "
-            ".keras file"
+            f"Expected an artifact for images of any size, to evaluate it at another size than "
+            f"{size}. Received: {name}. Export a model with `input_shape=(None, None, 3)`, or "
+            "evaluate its .keras file"
         )
     try:
         free = keras.models.clone_model(network, keras.Input((None, None, shape[3])))
         free.set_weights(network.get_weights())
     except (ValueError, TypeError, AttributeError) as error:
         raise ValueError(
-            f"Expected a model that can take images of any size, for other sizes than {size}. "
-            f"Received: {name}, which depends on it: {error}"
+            f"Expected a model for images of any size, to evaluate it at another size than {size}. "
+            f"Received: {name}, whose layers depend on the size: {error}"
         ) from error
     set_info(free, get_info(network))
     return free

@@ -1,4 +1,4 @@
-"""An evaluation as a self-contained HTML page."""
+"""The self-contained HTML page of an evaluation."""
 
 from __future__ import annotations
 
@@ -12,45 +12,49 @@ from PIL import Image
 from keras_resnet.evaluation.report import Evaluation
 from keras_resnet.support.pages import Html, escaped, links, page, picture, section, table
 
-#: Of Okabe and Ito (2008), told apart with every kind of colour blindness.
+#: Colors that are distinct with every kind of color blindness (Okabe and Ito 2008).
 _BAR, _LINE = "#0072B2", "#999999"
 
-#: With more classes, names on the axes of the matrix cannot be read.
+#: The largest number of classes whose names are legible on the axes of the confusion matrix.
 _NAMED = 30
+
+#: Side of a thumbnail, in pixels.
 _THUMBNAIL = 96
 
-_FIGURES = {
-    "95 % interval": "Wilson's interval: where the figure of endlessly many such images lies, with "
-    "a probability of 95 %",
-    "published": "what the publisher of the weights states, by the protocol in the notes",
+#: Column of the tables -> explanation.
+_METRICS = {
+    "95 % interval": "Wilson's confidence interval: 95 % of such intervals contain the value for "
+    "all images of this kind",
+    "published": "the value that the publisher of the weights states, with the protocol in the "
+    "notes",
 }
-_OF_CLASSES = {
-    "precision": "share of the images predicted as this class that are of it",
+_CLASS_METRICS = {
+    "precision": "share of the images predicted as this class that belong to it",
     "recall": "share of the images of this class that are predicted as it",
-    "F1": "harmonic mean of precision and recall; – where a figure does not exist",
-    "images": "of this class",
+    "F1": "harmonic mean of precision and recall; – if it is undefined",
+    "images": "number of images of this class",
 }
 
 
 def evaluation_page(report: Evaluation) -> str:
-    """The page, with thumbnails of the images of mistakes that can still be read."""
+    """Return the HTML page, with thumbnails of misclassified images that can still be read."""
     notes = "".join(f"<li>{escaped(note)}</li>" for note in report.notes)
     described = f"{', '.join(report.models)} on {report.data}, protocol {report.protocol['name']}"
     low, high = report.top1_interval
     sections = [
         f'<p class="verdict"><b>{report.accuracy:.2%}</b> of {report.images:,} images are '
-        f"classified rightly (top-1; 95 % interval {low:.2%} to {high:.2%}).</p>",
+        f"classified correctly (top-1; 95 % interval {low:.2%} to {high:.2%}).</p>",
         f"<p>{escaped(described)}</p>",
         f"<ul>{notes}</ul>" if notes else "",
         section(
-            "Figures",
-            table(("figure", "measured", "95 % interval", "published"), report.figures(), _FIGURES),
+            "Metrics",
+            table(("metric", "measured", "95 % interval", "published"), report.figures(), _METRICS),
         ),
         section("Confusion matrix", picture(confusion_figure(report), "Confusion matrix")),
         section(
             "Largest confusions",
             table(
-                ("class", "taken for", "images"),
+                ("class", "predicted as", "images"),
                 ((a, b, f"{count:,}") for a, b, count in report.largest_confusions),
             ),
         ),
@@ -63,10 +67,10 @@ def evaluation_page(report: Evaluation) -> str:
 
 
 def confusion_figure(report: Evaluation) -> Figure:
-    """The confusion matrix: every row, the images of a class, adds up to 1."""
+    """Draw the confusion matrix; every row, the shares of the images of a class, sums to 1."""
     totals = np.maximum(report.confusion.sum(axis=1, keepdims=True), 1)
     shares = report.confusion / totals
-    # Names of many classes need room.
+    # A larger figure for the names of more classes.
     side = max(5.0, 0.25 * min(len(report.class_names), _NAMED))
     figure = Figure(figsize=(side, 0.9 * side), layout="constrained")
     axes = figure.subplots()
@@ -75,24 +79,24 @@ def confusion_figure(report: Evaluation) -> Figure:
     axes.set_xlabel("predicted class")
     axes.set_ylabel("class")
     if len(report.class_names) <= _NAMED:
-        places = range(len(report.class_names))
-        axes.set_xticks(places, report.class_names, rotation=90)
-        axes.set_yticks(places, report.class_names)
+        ticks = range(len(report.class_names))
+        axes.set_xticks(ticks, report.class_names, rotation=90)
+        axes.set_yticks(ticks, report.class_names)
     return figure
 
 
 def reliability_figure(report: Evaluation) -> Figure:
-    """Accuracy by top-1 probability: a calibrated classifier's bars end on the diagonal."""
-    rows = [row for row in report.calibration if row.images]
+    """Draw the accuracy by top-1 probability; calibrated bars end on the diagonal."""
+    bins = [each for each in report.calibration if each.images]
     figure = Figure(figsize=(5, 4.5), layout="constrained")
     axes, counts = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
-    middles = [(row.low + row.high) / 2 for row in rows]
-    width = rows[0].high - rows[0].low
-    axes.bar(middles, [row.accuracy for row in rows], width * 0.9, color=_BAR)
+    middles = [(each.low + each.high) / 2 for each in bins]
+    width = bins[0].high - bins[0].low
+    axes.bar(middles, [each.accuracy for each in bins], width * 0.9, color=_BAR)
     axes.plot([0, 1], [0, 1], color=_LINE, linestyle="--")
     axes.set(xlim=(0, 1), ylim=(0, 1), ylabel="accuracy")
     axes.set_title(f"expected calibration error {report.expected_calibration_error:.2%}")
-    counts.bar(middles, [row.images for row in rows], width * 0.9, color=_LINE)
+    counts.bar(middles, [each.images for each in bins], width * 0.9, color=_LINE)
     counts.set(xlabel="probability of the predicted class", ylabel="images")
     return figure
 
@@ -120,7 +124,7 @@ def _image(pixels: np.ndarray) -> str:
 
 
 def _classes(report: Evaluation) -> str:
-    """The classes that have images or were predicted: of the others, no figure exists."""
+    """Return the table of the classes that have images or were predicted."""
     known = [row for row in report.per_class if row["support"] or row["precision"] is not None]
     rows = (
         (
@@ -133,10 +137,8 @@ def _classes(report: Evaluation) -> str:
         )
         for row in known
     )
-    found = table(("class", "precision", "recall", "F1", "images"), rows, _OF_CLASSES)
+    found = table(("class", "precision", "recall", "F1", "images"), rows, _CLASS_METRICS)
     absent = len(report.class_names) - len(known)
     if absent:
-        found += (
-            f"<p>{absent:,} classes without images, which were never predicted, are left out.</p>"
-        )
+        found += f"<p>{absent:,} classes without images and predictions are left out.</p>"
     return found

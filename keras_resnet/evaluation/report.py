@@ -19,20 +19,20 @@ from keras_resnet.support.checks import some_of
 from keras_resnet.support.intervals import wilson_interval
 from keras_resnet.support.json_text import finite
 
-#: Numbers of `probabilities` that `to_dict` has; of more of them, JSON becomes too large.
+#: The largest number of probabilities that `to_dict` includes, to keep the JSON file small.
 LARGEST_TABLE = 500_000
 
-#: How many confusions and mistakes a report lists.
+#: Number of confusions and mistakes in a report.
 LISTED = 20
 
-_FIGURES = (
+_METRICS = (
     *("accuracy", "top1_error", "top1_interval", "top5_accuracy", "top5_error", "top5_interval"),
     *("loss", "images", "expected_calibration_error"),
 )
 
 
 class Confusion(NamedTuple):
-    """The number of images of one class that were taken for another."""
+    """The number of images of the class `label` that were predicted as `prediction`."""
 
     label: str
     prediction: str
@@ -40,14 +40,14 @@ class Confusion(NamedTuple):
 
 
 class Mistake(NamedTuple):
-    """An image that was classified wrongly.
+    """A misclassified image.
 
     Attributes:
-        row: its row in `Evaluation.probabilities`.
-        image: what the data set calls it.
-        label: its class.
-        prediction: the class that was the most probable one.
-        probability: that of `prediction`.
+        row: row of the image in `Evaluation.probabilities`.
+        image: name of the image.
+        label: class of the image.
+        prediction: predicted class.
+        probability: probability of the predicted class.
     """
 
     row: int
@@ -59,25 +59,26 @@ class Mistake(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """The answers of a classifier to labelled images, and what follows from them.
+    """The predictions of a classifier for labeled images, and the metrics computed from them.
 
     Attributes:
-        models: names of what was evaluated: one, or the members of an ensemble.
-        data: name of the images' source.
-        protocol: what was averaged over, and sizes and interpolation of every member.
-        class_names: one per column of `probabilities`.
-        image_names: one per image.
-        labels: `(n,)`, int, the right class of every image; of several, the data set's own.
-        probabilities: `(n, classes)`, float32.
-        targets: `(n, classes)`, bool, where images have several right classes; else None.
-        unreadable: image -> reason, of those that could not be read and so are not counted.
-        unlabelled: how many images were left out because their label file has no class for them.
-        seconds: of reading and computing.
-        published: accuracies that the source of the weights states, in percent, with protocol and
-            source; None of other models.
+        models: name of the model, or names of the members of an ensemble.
+        data: name of the source of the images.
+        protocol: name and settings of the protocol, with the sizes and interpolation of each model.
+        class_names: one name per column of `probabilities`.
+        image_names: one name per image.
+        labels: correct class of every image, `(n,)`, int; if there are several, preferably the
+            label in the source.
+        probabilities: probability of every class, `(n, classes)`, float32.
+        targets: all correct classes, `(n, classes)`, bool; None if every image has one.
+        unreadable: image name -> reason, for the images that could not be read; not counted.
+        unlabeled: number of images without a class in the label file; not counted.
+        seconds: time of reading and computing.
+        published: published accuracies in percent, with their protocol and reference; None for
+            models without published weights.
         source: the images.
-        source_rows: `(n,)`, where in the source each image is.
-        given_notes: those of `notes` that are of images and models.
+        source_rows: index of every image in `source`, `(n,)`.
+        given_notes: the notes about images and models, which are part of `notes`.
     """
 
     models: tuple[str, ...]
@@ -89,7 +90,7 @@ class Evaluation:
     probabilities: np.ndarray
     targets: np.ndarray | None = None
     unreadable: Mapping[str, str] = field(default_factory=dict)
-    unlabelled: int = 0
+    unlabeled: int = 0
     seconds: float = 0.0
     published: Mapping[str, Any] | None = None
     source: Source | None = None
@@ -97,7 +98,7 @@ class Evaluation:
     given_notes: tuple[str, ...] = ()
 
     def pixels(self, index: int) -> np.ndarray | None:
-        """An image again, `(height, width, 3)`, uint8, RGB; None if it cannot be read any more."""
+        """Return an image, `(height, width, 3)`, uint8, RGB; None if it can no longer be read."""
         if self.source is None or self.source_rows is None:
             return None
         try:
@@ -107,7 +108,7 @@ class Evaluation:
 
     @property
     def images(self) -> int:
-        """The number of images that were counted."""
+        """Number of evaluated images."""
         return len(self.labels)
 
     @functools.cached_property
@@ -121,17 +122,17 @@ class Evaluation:
 
     @property
     def is_right(self) -> np.ndarray:
-        """Whether every image's top-1 class is right, `(n,)`, bool."""
+        """Return whether the top-1 class of each image is correct, `(n,)`, bool."""
         return self._ranks == 0
 
     @property
     def accuracy(self) -> float:
-        """Share of images whose top-1 class is right, 0 to 1."""
+        """Share of images whose top-1 class is correct, 0 to 1."""
         return float(self.is_right.mean())
 
     @property
     def top5_accuracy(self) -> float:
-        """Share of images with a right class among the five most probable ones, 0 to 1."""
+        """Share of images with a correct class among the five most probable ones, 0 to 1."""
         return float((self._ranks < min(5, len(self.class_names))).mean())
 
     @property
@@ -141,7 +142,7 @@ class Evaluation:
 
     @property
     def top5_error(self) -> float:
-        """1 - `top5_accuracy`; with up to five classes, 0 says nothing."""
+        """1 - `top5_accuracy`; always 0 with at most five classes."""
         return 1 - self.top5_accuracy
 
     @property
@@ -161,46 +162,45 @@ class Evaluation:
 
     @functools.cached_property
     def calibration(self) -> list[metrics.CalibrationBin]:
-        """Images by their top-1 probability, in 15 bins of equal width."""
+        """The images grouped by their top-1 probability into 15 bins of equal width."""
         return metrics.calibration_bins(self.probabilities.max(axis=1), self.is_right)
 
     @property
     def expected_calibration_error(self) -> float:
-        """Mean distance of top-1 probability and accuracy over 15 bins of equal width, 0 to 1."""
+        """Mean difference of top-1 probability and accuracy in `calibration`, 0 to 1."""
         return metrics.expected_calibration_error(self.calibration)
 
     @property
     def _true_classes(self) -> np.ndarray:
-        """Choose among several right classes: the predicted one if it is one of them."""
+        """One correct class per image: the predicted class if it is correct, else the label."""
         return np.where(self.is_right, self.predictions, self.labels)
 
     @functools.cached_property
     def confusion(self) -> np.ndarray:
-        """Images by class (rows) and predicted class (columns): `(classes, classes)`, int."""
-        every = np.arange(len(self.class_names))
+        """Number of images by class (row) and predicted class (column), `(classes, classes)`."""
         matrix: np.ndarray = sklearn.metrics.confusion_matrix(
-            self._true_classes, self.predictions, labels=every
+            self._true_classes, self.predictions, labels=np.arange(len(self.class_names))
         )
         return matrix
 
     @functools.cached_property
     def per_class(self) -> list[dict[str, Any]]:
         """`name`, `precision`, `recall`, `f1` and `support` of every class."""
-        return metrics.per_class_figures(self._true_classes, self.predictions, self.class_names)
+        return metrics.per_class_metrics(self._true_classes, self.predictions, self.class_names)
 
     @property
     def largest_confusions(self) -> list[Confusion]:
-        """The most frequent pairs of a class and another one that was predicted."""
+        """The most frequent pairs of a class and a wrong prediction, the most frequent first."""
         matrix = self.confusion.copy()
         np.fill_diagonal(matrix, 0)
         order = np.argsort(-matrix, axis=None, kind="stable")[:LISTED]
-        pairs = (np.unravel_index(place, matrix.shape) for place in order)
+        pairs = (np.unravel_index(position, matrix.shape) for position in order)
         names = self.class_names
         return [Confusion(names[i], names[j], int(matrix[i, j])) for i, j in pairs if matrix[i, j]]
 
     @property
     def mistakes(self) -> list[Mistake]:
-        """The wrongly classified images, the most confident ones first."""
+        """The misclassified images, the most confident predictions first."""
         wrong = np.flatnonzero(~self.is_right)
         confidences = self.probabilities[wrong, self.predictions[wrong]]
         return [
@@ -216,48 +216,46 @@ class Evaluation:
 
     @property
     def notes(self) -> list[str]:
-        """Sentences that a reader of the figures should know."""
+        """Sentences about the data and the models that the metrics depend on."""
         found = list(self.given_notes)
         if self.published is not None:
-            how = protocol_in_words(self.published["protocol"])
-            found.append(f"Published with {how}: {self.published['source']}.")
+            protocol = protocol_in_words(self.published["protocol"])
+            found.append(f"Published with {protocol}: {self.published['source']}.")
         if self.unreadable:
             found.append(
-                f"{_images(len(self.unreadable))} could not be read, and not counted: "
+                f"Not counted, as unreadable: {_images(len(self.unreadable))}, such as "
                 f"{some_of(list(self.unreadable), 3)}."
             )
-        if self.unlabelled:
-            found.append(f"{_images(self.unlabelled)} without a label, and not counted.")
+        if self.unlabeled:
+            found.append(f"Not counted, as unlabeled: {_images(self.unlabeled)}.")
         found += self._notes_on_classes()
         if len(set(self.predictions.tolist())) == 1 and self.images > 1:
             answer = self.class_names[self.predictions[0]]
             found.append(f"Every image is classified as {answer}.")
         if np.isnan(self.probabilities).any():
             count = int(np.isnan(self.probabilities).any(axis=1).sum())
-            found.append(
-                f"{_images(count)} with NaN among the probabilities, and counted as wrong."
-            )
+            found.append(f"Counted as misclassified, as a probability is NaN: {_images(count)}.")
         if self.probabilities.size > LARGEST_TABLE:
             found.append(
-                "evaluation.json lacks the probabilities: `keras-resnet evaluate --predictions` or "
-                "`save_predictions` writes all of them."
+                "evaluation.json does not contain the probabilities, of which there are too many: "
+                "`keras-resnet evaluate --predictions` or `save_predictions` writes them."
             )
         return found
 
     def _notes_on_classes(self) -> list[str]:
-        """Return notes about classes without images, and the figures that do not exist for them."""
+        """Return the notes about classes without images, whose metrics are undefined."""
         supports = np.bincount(self.labels, minlength=len(self.class_names))
         present = [name for name, n in zip(self.class_names, supports, strict=True) if n]
         empty = [name for name, n in zip(self.class_names, supports, strict=True) if not n]
         if len(present) == 1:
             return [
-                f"All images are of one class, {present[0]}: accuracy is its recall, and says "
-                "nothing of how often other classes are taken for it. Figures of the other classes "
-                "mean nothing."
+                f"All images are of one class, {present[0]}: accuracy is its recall. How often "
+                "other classes are predicted as this class is not measured; metrics of the other "
+                "classes are not meaningful."
             ]
         if not empty:
             return []
-        without = "recall, precision and F1 of the others mean nothing"
+        without = "recall, precision and F1 of the others are not meaningful"
         if len(empty) > len(present):
             some = f"Only {len(present):,} of {len(supports):,} classes have images"
             return [f"{some} ({some_of(present)}): {without}."]
@@ -266,23 +264,23 @@ class Evaluation:
         ]
 
     def to_dict(self) -> dict[str, Any]:
-        """The figures as plain data for JSON; figures that do not exist are None."""
+        """Return the metrics and predictions as plain data for JSON; undefined metrics are None."""
         small = self.probabilities.size <= LARGEST_TABLE
         values: dict[str, Any] = {
             "models": list(self.models),
             "data": self.data,
             "protocol": dict(self.protocol),
-            **{name: getattr(self, name) for name in _FIGURES},
+            **{name: getattr(self, name) for name in _METRICS},
             "published": self.published,
             "unreadable": dict(self.unreadable),
-            "unlabelled": self.unlabelled,
+            "unlabeled": self.unlabeled,
             "images_per_second": self.images / self.seconds if self.seconds else None,
             "notes": self.notes,
             "class_names": list(self.class_names),
             "per_class": self.per_class,
             "confusion": self.confusion.tolist(),
             "largest_confusions": [pair._asdict() for pair in self.largest_confusions],
-            "calibration": [row._asdict() for row in self.calibration],
+            "calibration": [each._asdict() for each in self.calibration],
             "mistakes": [mistake._asdict() for mistake in self.mistakes],
             "predictions": self.rows(),
             "probabilities": self.probabilities.tolist() if small else None,
@@ -290,7 +288,10 @@ class Evaluation:
         return finite(values)
 
     def rows(self) -> list[dict[str, Any]]:
-        """A row per image: its name, label, prediction, that one's probability, whether right."""
+        """Return the predictions, one dict per image.
+
+        The keys are `image`, `label`, `prediction`, `probability` (of the prediction) and `right`.
+        """
         top = self.probabilities.max(axis=1)
         return [
             {
@@ -306,14 +307,14 @@ class Evaluation:
         ]
 
     def to_table(self) -> Table:
-        """The main figures for a terminal."""
-        table = terminal.table(("figure", "measured", "95 % interval", "published"))
+        """Return a table of the main metrics for a terminal."""
+        table = terminal.table(("metric", "measured", "95 % interval", "published"))
         for row in self.figures():
             table.add_row(*row)
         return table
 
     def figures(self) -> list[tuple[str, str, str, str]]:
-        """Name, value, interval and published value of the main figures, in words."""
+        """Return the name, value, interval and published value of the main metrics, as text."""
         published = self.published or {}
 
         def share(name: str, value: float, interval: tuple[float, float], stated: Any) -> Any:
@@ -321,17 +322,19 @@ class Evaluation:
             words = f"{low:.2%} to {high:.2%}"
             return name, f"{value:.2%}", words, "–" if stated is None else f"{stated:.2f}%"
 
-        def both(of: str, accuracy: float, interval: tuple[float, float]) -> list[Any]:
-            stated = published.get(of.replace("-", ""))
+        def accuracy_and_error(
+            top: str, accuracy: float, interval: tuple[float, float]
+        ) -> list[Any]:
+            stated = published.get(top.replace("-", ""))
             reverse = (1 - interval[1], 1 - interval[0])
             return [
-                share(f"{of} accuracy", accuracy, interval, stated),
-                share(f"{of} error", 1 - accuracy, reverse, stated and 100 - stated),
+                share(f"{top} accuracy", accuracy, interval, stated),
+                share(f"{top} error", 1 - accuracy, reverse, stated and 100 - stated),
             ]
 
-        rows = both("top-1", self.accuracy, self.top1_interval)
+        rows = accuracy_and_error("top-1", self.accuracy, self.top1_interval)
         if len(self.class_names) > 5:
-            rows += both("top-5", self.top5_accuracy, self.top5_interval)
+            rows += accuracy_and_error("top-5", self.top5_accuracy, self.top5_interval)
         calibration = self.expected_calibration_error
         return [
             *rows,
@@ -341,9 +344,9 @@ class Evaluation:
         ]
 
 
-def protocol_in_words(how: Mapping[str, Any]) -> str:
-    """Return the sizes and interpolation of an `EvalProtocol` that is given as a dict."""
-    return f"resize {how['resize']}, crop {how['size']}, {how['interpolation']}"
+def protocol_in_words(protocol: Mapping[str, Any]) -> str:
+    """Return the sizes and interpolation of an `EvalProtocol`, given as a dict, as text."""
+    return f"resize {protocol['resize']}, crop {protocol['size']}, {protocol['interpolation']}"
 
 
 def _images(count: int) -> str:

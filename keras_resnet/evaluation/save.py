@@ -1,4 +1,4 @@
-"""Evaluations as files."""
+"""Saving of evaluations and predictions."""
 
 from __future__ import annotations
 
@@ -18,16 +18,17 @@ from keras_resnet.support.files import (
 if TYPE_CHECKING:
     from keras_resnet.evaluation.report import Evaluation
 
-#: Formats of files of predictions, by suffix.
+#: Suffixes of the formats in which predictions can be saved.
 PREDICTION_FORMATS = (".csv", ".parquet")
 
 
 def check_folder(output: Path, overwrite: bool) -> None:
-    """Refuses a folder that an evaluation cannot be written to.
+    """Check that an evaluation can be saved in a folder.
 
     Raises:
-        FileExistsError: it is a file, or has an evaluation that is not to be overwritten.
-        ValueError: it cannot be written to.
+        FileExistsError: the path is a file, or the folder has an evaluation and `overwrite` is not
+            set.
+        ValueError: the folder is not writable.
     """
     if output.is_file():
         raise FileExistsError(f"Expected a folder. Received: {output}, a file")
@@ -36,15 +37,16 @@ def check_folder(output: Path, overwrite: bool) -> None:
 
 
 def save_evaluation(report: Evaluation, output: Path, overwrite: bool = False) -> None:
-    """Writes `evaluation.json` and `evaluation.html` into a folder, or neither.
+    """Write `evaluation.json` and `evaluation.html` into a folder; if one fails, write neither.
 
     Args:
-        report: what was found.
-        output: the folder; made if it is not there.
-        overwrite: whether an evaluation that is there is replaced.
+        report: the evaluation.
+        output: the folder, which is created if it does not exist.
+        overwrite: whether to replace an evaluation in the folder.
 
     Raises:
-        FileExistsError: as for `check_folder`.
+        FileExistsError: the path is a file, or the folder has an evaluation and `overwrite` is not
+            set.
     """
     from keras_resnet.evaluation.page import evaluation_page
 
@@ -57,26 +59,35 @@ def save_evaluation(report: Evaluation, output: Path, overwrite: bool = False) -
 
 
 def check_predictions(path: Path, overwrite: bool) -> None:
-    """Refuses a file that predictions cannot be written to.
+    """Check that predictions can be saved to a file.
 
     Raises:
-        ValueError: it has another suffix than those of `PREDICTION_FORMATS`, or its folder cannot
-            be written to.
-        FileExistsError: it is there, and is not to be overwritten.
+        ValueError: the suffix is not one of `PREDICTION_FORMATS`, or the folder is not writable.
+        FileExistsError: the file exists, and `overwrite` is not set.
     """
     if path.suffix not in PREDICTION_FORMATS:
         raise ValueError(
-            f"Expected a file {' or '.join(PREDICTION_FORMATS)} for predictions. Received: {path}"
+            f"Expected a path that ends in {' or '.join(PREDICTION_FORMATS)} for predictions. "
+            f"Received: {path}"
         )
     check_new(path, overwrite)
     check_writable(path.parent)
 
 
 def save_predictions(report: Evaluation, path: Path, overwrite: bool = False) -> None:
-    """Writes a row per image, with all probabilities, as CSV or Parquet, by the suffix.
+    """Write a CSV or Parquet file with one row per image.
 
-    The columns are `image`, `label`, `prediction`, `probability`, `right`, and the name of every
-    class with its probability.
+    The columns are `image`, `label`, `prediction`, `probability`, `right`, and the probability of
+    every class in a column with its name.
+
+    Args:
+        report: the evaluation.
+        path: the file, whose suffix is `.csv` or `.parquet`.
+        overwrite: whether to replace an existing file.
+
+    Raises:
+        ValueError: the path has another suffix.
+        FileExistsError: the file exists, and `overwrite` is not set.
     """
     pyarrow, csv, parquet = map(
         importlib.import_module, ("pyarrow", "pyarrow.csv", "pyarrow.parquet")

@@ -1,4 +1,4 @@
-"""Evaluations of several published weights as one table."""
+"""Evaluations of several published weights, as one table."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from keras_resnet.support.pages import escaped, link, links, page, section, tabl
 from keras_resnet.support.text import markdown
 from keras_resnet.weights.registry import find_weights
 
-#: Field of a row -> what it is called in tables.
+#: Field of a row -> heading of its column.
 _COLUMNS = {
     "weights": "weights",
     "top1": "top-1",
@@ -37,11 +37,12 @@ _COLUMNS = {
 }
 _FIELDS = (*_COLUMNS, "data", "source", "error")
 _MEANINGS = {
-    "top-1": "share of the images whose most probable class is right, as measured here",
-    "published": "what the publisher of the weights states",
-    "top-5": "share of the images with a right class among the five most probable ones",
-    "protocol": "how the images were resized and cropped here",
-    "published with": "how they were for the published figures, which are comparable if both agree",
+    "top-1": "measured share of the images whose most probable class is correct",
+    "published": "the value that the publisher of the weights states",
+    "top-5": "measured share of the images with a correct class among the five most probable ones",
+    "protocol": "resizing and cropping of the images for the measured values",
+    "published with": "resizing and cropping for the published values, which are comparable if "
+    "both agree",
 }
 
 
@@ -54,33 +55,33 @@ def check_series(
     labels: str | os.PathLike[str] | None = None,
     match_names: bool = False,
 ) -> dict[str, str]:
-    """Open the data, and compare its classes with those of weights that are not downloaded for it.
+    """Compare the classes of the data with those of published weights, without a download.
 
     Args:
-        tags: of the weights, at least one.
+        tags: tags of the weights, at least one.
         data, split, validation_fraction, labels, match_names: as for `evaluate`.
 
     Returns:
-        Tag -> reason, of weights for other classes.
+        Tag -> reason, for the weights with other classes than the data.
 
     Raises:
-        ValueError: the data cannot be opened, or all weights are for other classes.
+        ValueError: the data are invalid, or all weights have other classes.
         OSError: the data cannot be read.
     """
     check_choice("split", split, get_args(Split))
     label_file = None if labels is None else LabelFile(labels)
-    own = {tag: _classes_of(tag) for tag in tags}
+    classes_by_tag = {tag: _classes_of(tag) for tag in tags}
     reasons = {}
     images = open_images(
-        data, max(own.values(), key=len), 32,
+        data, max(classes_by_tag.values(), key=len), 32,
         split=split, validation_fraction=validation_fraction, label_file=label_file,
     )  # fmt: skip
-    for tag, classes in own.items():
+    for tag, classes in classes_by_tag.items():
         try:
             columns_of(classes, images.classes, match_names)
         except ValueError as error:
             reasons[tag] = str(error)
-    if len(reasons) == len(own):
+    if len(reasons) == len(classes_by_tag):
         raise ValueError(next(iter(reasons.values())))
     return reasons
 
@@ -98,7 +99,7 @@ def series_files(output: Path) -> list[Path]:
 
 
 def series_row(tag: str, report: Evaluation) -> dict[str, Any]:
-    """Return the row of weights: measured and published accuracy in percent, and both protocols."""
+    """Return the row of weights, with measured and published accuracies in percent."""
     stated = report.published or {}
     (member,) = report.protocol["members"]
     return {
@@ -116,14 +117,15 @@ def series_row(tag: str, report: Evaluation) -> dict[str, Any]:
 
 
 def save_series(rows: Sequence[Mapping[str, Any]], output: Path) -> list[Path]:
-    """Write `series.json`, `.csv`, `.md` and `.html` into a folder, or none of them.
+    """Write `series.csv`, `.md`, `.html` and `.json` into a folder; if one fails, write none.
 
     Args:
-        rows: of `series_row`; of weights that could not be evaluated, `weights` and `error`.
-        output: the folder; made if it is not there. What has these names is replaced.
+        rows: rows of `series_row`; for weights that could not be evaluated, dicts with the keys
+            `weights` and `error`.
+        output: the folder, which is created if it does not exist. Existing files are replaced.
 
     Returns:
-        The files.
+        The paths of the files.
     """
     files = series_files(output)
     names = [file.name for file in files]
@@ -136,7 +138,7 @@ def save_series(rows: Sequence[Mapping[str, Any]], output: Path) -> list[Path]:
 
 
 def series_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """Return the rows for a terminal, which has no room for the protocols."""
+    """Return the rows as a table for a terminal, without the protocols, which are too wide."""
     shown = terminal.table(tuple(_COLUMNS.values())[:6])
     for row in rows:
         shown.add_row(*_cells(row)[:6])

@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from keras_resnet.data.sources.parts import part_of
+from keras_resnet.data.sources.splits import split_of
 from keras_resnet.images.labels import names_and_ids
 from keras_resnet.support.checks import check_choice, check_integer
 
@@ -171,7 +171,7 @@ def folder_labels(names: Sequence[str | os.PathLike[str]]) -> list[str] | None:
         ends = min(map(len, folders))
         shared = next((level for level, parts in levels if len(set(parts)) > 1), ends)
         folders = [parts[shared:] for parts in folders]
-        if not all(parts and part_of(parts[0]) for parts in folders):
+        if not all(parts and split_of(parts[0]) for parts in folders):
             break
         folders = [parts[1:] for parts in folders]
     if not all(folders) or len({parts[0] for parts in folders}) < 2:

@@ -119,5 +119,5 @@ def test_impossible_images_and_classes_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         complexity(get_config("resnet50"), shape, classes)
-    with pytest.raises(ValueError, match="with 3 channels, as the model has"):
+    with pytest.raises(ValueError, match="with the model's 3 channels"):
         complexity(keras_resnet.ResNet20(), (32, 32, 4))

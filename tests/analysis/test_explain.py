@@ -148,7 +148,7 @@ def test_overlays_of_files(digits_file: Path, tmp_path: Path) -> None:
     top = model.predict(white, verbose=0)[0]
     assert first["class"] == str(top.argmax())
     assert first["answer"] == pytest.approx(top.max(), abs=1e-5)
-    with pytest.raises(ValueError, match="Expected no `level` with occlusion"):
+    with pytest.raises(ValueError, match="Expected `level` only with .* with occlusion"):
         explain(model, white, None, "occlusion", level="C3")
     with Image.open(tmp_path / "out" / "x.png") as picture:
         assert picture.size == (32, 32)
@@ -258,7 +258,7 @@ def test_integrated_gradients_find_what_differs_from_black(knowing: keras.Model)
     ("heat", "steps", "message"),
     [
         (np.zeros((31, 32)), 4, r"shapes \(32, 32, 3\) and \(31, 32\)"),
-        (np.full((32, 32), np.nan), 4, "of finite numbers"),
+        (np.full((32, 32), np.nan), 4, "of finite values"),
         (np.zeros((32, 32)), 1025, "at most 1024 steps"),
         (np.zeros((32, 32)), 0, "`steps`"),
     ],

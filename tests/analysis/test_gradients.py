@@ -77,7 +77,7 @@ def test_norms_of_frozen_and_single_unit_networks(images: np.ndarray) -> None:
         # Frozen norms would use their averages.
         layer.trainable = not isinstance(layer, keras.layers.Conv2D)
     assert np.allclose(gradient_norms(two, data).kernels, expected, rtol=1e-3)
-    with pytest.raises(ValueError, match="Expected a label per image"):
+    with pytest.raises(ValueError, match="Expected at least one image, with one label"):
         gradient_norms(two, (images, [1]))
 
 
@@ -114,10 +114,14 @@ def constructed(ratio: float | None, layers: int = 54, **fields: object) -> Netw
 @pytest.mark.parametrize(
     ("ratio", "verdict", "words"),
     [
-        (0.004, "vanishes", "vanishes, as articles say. The first layer's is 0.004 times"),
+        (
+            0.004,
+            "vanishes",
+            "vanishes, as articles claim. Its norm in the first layer is 0.004 times",
+        ),
         (0.05, "shrinks", "shrinks, but does not vanish"),
         (2.0, "healthy", "neither vanishes nor explodes"),
-        (1700.0, "grows", "grows towards the input. The first layer's is 1.7e+03 times"),
+        (1700.0, "grows", "grows toward the input. Its norm in the first layer is 1.7e+03 times"),
     ],
 )
 def test_findings_are_what_was_measured(ratio: float, verdict: str, words: str) -> None:
@@ -128,10 +132,10 @@ def test_findings_are_what_was_measured(ratio: float, verdict: str, words: str) 
     findings = study.findings()
     assert words in findings[0]
     assert "plain-56 with BN, initial" in findings[0]
-    assert ("Articles" in findings[-1]) == (verdict != "vanishes")
+    assert ("contradicts articles" in findings[-1]) == (verdict != "vanishes")
     # Nothing is said about networks that are too shallow to show it.
     shallow = GradientStudy((constructed(ratio, layers=18),)).findings()
-    assert not any("Articles" in finding for finding in shallow)
+    assert not any("contradicts articles" in finding for finding in shallow)
 
 
 def test_seeds_are_summed_up() -> None:
@@ -201,7 +205,9 @@ def test_networks_of_the_comparison_take_options() -> None:
     assert chosen({"version": "v2", "shortcut": "B"}) == {
         key: ("v2", "B" if key[1] else None) for key in default
     }
-    with pytest.raises(ValueError, match="leave to the study what it compares. Received: width=2"):
+    with pytest.raises(
+        ValueError, match="without the fields that the study sets. Received: width=2"
+    ):
         chosen({"width": 2})
 
 
@@ -253,7 +259,7 @@ def test_command_measures_one_network(
         (("--model", str(digits_file), "--version", "v2"), "Received: --net version=v2"),
         (
             ("--data", f"folder:{one_class}"),
-            "Expected data of at least two classes. Received: fold",
+            "Expected data with at least two classes. Received: fold",
         ),
     ):
         done = command_in_process(*arguments, *extra, "--overwrite")

@@ -124,7 +124,7 @@ def test_probabilities_are_the_same_as_logits(images: np.ndarray) -> None:
         # The model is as it was.
         assert np.allclose(np.asarray(model(images[:2])).sum(-1), 1, atol=1e-5)
     unknown = keras.Model(logits.input, keras.ops.softmax(last.output))
-    with pytest.raises(ValueError, match="Expected a classifier of one class per image"):
+    with pytest.raises(ValueError, match="Expected a single-label classifier"):
         path_study(unknown, data)
 
 

@@ -118,12 +118,18 @@ def test_deleting_several_blocks_and_swapping(trained: keras.Model, images: np.n
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"several": (6,)}, "Expected `several` to be numbers of 1 to 5 blocks. Received: 6"),
-        ({"swaps": (2,)}, "Expected `swaps` to be numbers of 1 to 1 pairs .* Received: 2"),
+        ({"several": (6,)}, "Expected `several` to be numbers from 1 to 5 of blocks. Received: 6"),
+        ({"swaps": (2,)}, "Expected `swaps` to be numbers from 1 to 1 of pairs .* Received: 2"),
         ({"delete": [["conv3_block4"]]}, "Received: conv3_block4. Did you mean conv3_block"),
-        ({"delete": [["conv3_block2"] * 2]}, "each once. Received: conv3_block2,conv3_block2"),
-        ({"delete": [[]]}, "each once. Received: none"),
-        ({"swap": [["conv3_block1", "conv3_block2"]]}, "Expected `swap` to name blocks of conv2"),
+        (
+            {"delete": [["conv3_block2"] * 2]},
+            "to name different blocks. Received: conv3_block2,conv3_block2",
+        ),
+        ({"delete": [[]]}, "to name different blocks. Received: none"),
+        (
+            {"swap": [["conv3_block1", "conv3_block2"]]},
+            "Expected `swap` to name blocks among conv2",
+        ),
         ({"swap": [["conv2_block1", "conv3_block2"]]}, "such as conv3_block2,conv3_block3. Rec"),
         ({"swap": [["conv3_block2"]]}, "such as conv3_block2,conv3_block3. Received: conv3_block2"),
     ],
@@ -188,9 +194,11 @@ def test_sources_are_opened(digits_file: Path) -> None:
 
 
 def test_labels_have_to_be_there(trained: keras.Model, images: np.ndarray) -> None:
-    with pytest.raises(ValueError, match="Expected a label per image"):
+    with pytest.raises(ValueError, match="Expected at least one image, with one label"):
         lesion_study(trained, (images, np.zeros(3)))
-    with pytest.raises(ValueError, match="Expected labels from 0 to 9.*Received: 0 to 10"):
+    with pytest.raises(
+        ValueError, match="Expected labels from 0 to 9.*Received: labels from 0 to 10"
+    ):
         lesion_study(trained, (images[:2], [0, 10]))
     flat = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Flatten()])
     with pytest.raises(ValueError, match="Expected a flat network with layers named as in"):
@@ -306,5 +314,5 @@ def test_outputs_and_lesions_are_checked_before_the_work(
     refused = command_in_process(
         "analyze", "lesion", *common, *images, "--overwrite", "--swaps", "9"
     )
-    assert "Expected `--swaps` to be numbers of 1 to" in refused.stderr
+    assert "Expected `--swaps` to be numbers from 1 to" in refused.stderr
     assert "About" not in refused.stdout

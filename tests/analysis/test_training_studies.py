@@ -53,12 +53,12 @@ def test_degradation_and_cure_are_found() -> None:
     assert found["degradation"].shown
     assert found["cure"].shown
     assert found["degradation"].sentence == (
-        "Degradation shown: plain networks have a training error 32.00 ± 2.83 % with 32 layers, "
-        "11.00 ± 1.41 % with 8 layers."
+        "Degradation shown: plain networks have a training error of 32.00 ± 2.83 % with 32 layers "
+        "and of 11.00 ± 1.41 % with 8 layers."
     )
     assert found["cure"].sentence == (
-        "Cure shown: residual networks have a training error 5.00 ± 1.41 % with 32 layers, "
-        "9.00 ± 1.41 % with 8 layers."
+        "Cure shown: residual networks have a training error of 5.00 ± 1.41 % with 32 layers "
+        "and of 9.00 ± 1.41 % with 8 layers."
     )
 
 
@@ -97,7 +97,7 @@ def test_a_single_seed_is_warned_of() -> None:
     networks += [curves("residual-8", [0.1]), curves("residual-32", [0.1])]
     for finding in degradation_findings(networks).values():
         assert finding.sentence.endswith(
-            "This is a single seed, without standard deviations: it may be chance."
+            "With a single seed there is no standard deviation: this may be chance."
         )
         assert "±" not in finding.sentence
 
@@ -220,7 +220,7 @@ def test_one_training_that_diverges_is_recorded(monkeypatch: pytest.MonkeyPatch)
     # Nine of ten guesses are wrong.
     assert networks[0].train_errors == ((0.5, 0.5, 0.5), (0.5, 0.9, 0.9))
     assert networks[0].test_errors == ((0.75, 0.75, 0.75), (0.75, 0.9, 0.9))
-    assert networks[0].said(networks[0].train_error) == "70.00 ± 28.28 %, 1 diverged"
+    assert networks[0].error_text(networks[0].train_error) == "70.00 ± 28.28 %, 1 diverged"
     found = degradation_findings(networks)["degradation"]
     assert found.sentence.endswith(" plain-8 diverged with seed 1: counted as guessing.")
     study = TrainingStudy(networks, (0, 1), {}, {})
@@ -230,18 +230,18 @@ def test_one_training_that_diverges_is_recorded(monkeypatch: pytest.MonkeyPatch)
         train_networks({"plain-8": configs["plain-8"]}, setting, (1,), said.append, unseen)
 
 
-def test_recipes_leave_to_the_study_what_it_compares(
+def test_recipes_leave_to_the_study_what_it_sets(
     tmp_path: Path, command_in_process: Command
 ) -> None:
     recipe = override(find_recipe("quick-digits"), {"network.shortcut": "B"})
-    with pytest.raises(ValueError, match=r"Received: network.shortcut=B\. Leave it out"):
+    with pytest.raises(ValueError, match=r"Received: shortcut=B\. Leave it out"):
         degradation_study(recipe=recipe)
     for name in ("degradation", "shortcuts"):
         done = command_in_process(
             *("analyze", name, "--output", str(tmp_path), "--set", "network.width=4")
         )
         assert done.returncode == 2
-        assert "Expected a network whose options leave to the study what it compares" in done.stderr
+        assert "Expected a network without the fields that the study sets" in done.stderr
         assert done.stdout == ""
 
 

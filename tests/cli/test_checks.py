@@ -170,8 +170,8 @@ REFUSED = [
     (("analyze", "explain", "m.keras", "i.png", *RUN, "--level", "c5"), "Did you mean C5?"),
     (("analyze", "degradation", *RUN, "--set", "lr=1"), "mean optimizer.learning_rate?"),
     (("analyze", "shortcuts", *RUN, "--version", "v3"), "Expected `--version` to be one of"),
-    (("analyze", "gradients", *RUN, "--net", "stem=C"), "leave to the study what it compares."),
-    (("analyze", "gradients", *RUN, "--shortcut", "none"), "plain ones are compared in any case."),
+    (("analyze", "gradients", *RUN, "--net", "stem=C"), "without the fields that the study sets."),
+    (("analyze", "gradients", *RUN, "--shortcut", "none"), "plain networks are always compared."),
     (
         ("data", "benchmark", "digits", "--model", "resnet20", "--dtype", "mixed_float61"),
         "Did you mean mixed_float16?",

@@ -26,7 +26,7 @@ from keras_resnet.data import (
 from keras_resnet.data.augment.transforms import pad_and_crop
 from keras_resnet.data.order import Order
 from keras_resnet.data.sources import Record, Source, Subset
-from keras_resnet.data.sources.load import load_parts
+from keras_resnet.data.sources.load import load_splits
 from keras_resnet.images.protocol import EvalProtocol, eval_transform
 
 from ..conftest import Run
@@ -342,7 +342,7 @@ def dirty(tmp_path: Path) -> Path:
 def test_training_skips_counts_and_names_bad_files(
     dirty: Path, name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    source = load_parts(f"folder:{dirty}").train
+    source = load_splits(f"folder:{dirty}").train
     bad = BadRecords(source.name, len(source), 0.2)
     config = config_of(8, augmentation=AUGMENTATIONS[name])
     dataset = training_batches(source, config, 2, bad=bad)
@@ -359,7 +359,7 @@ def test_training_skips_counts_and_names_bad_files(
 
 
 def test_too_many_bad_files_stop_training(dirty: Path) -> None:
-    source = load_parts(f"folder:{dirty}").train
+    source = load_splits(f"folder:{dirty}").train
     bad = BadRecords(source.name, len(source), 0.05)
     dataset = training_batches(source, config_of(8), 1, bad=bad)
     # And go on stopping it.
@@ -371,11 +371,11 @@ def test_too_many_bad_files_stop_training(dirty: Path) -> None:
 
 
 def test_where_nothing_can_be_read_training_stops(dirty: Path) -> None:
-    source = load_parts(f"folder:{dirty}").train
+    source = load_splits(f"folder:{dirty}").train
     for path in source.paths:
         Path(path).write_bytes(b"no image")
     config = config_of(4, max_bad_fraction=1)
-    with pytest.raises(tf.errors.InvalidArgumentError, match="where none of 20 can be read"):
+    with pytest.raises(tf.errors.InvalidArgumentError, match="whose 20 images cannot be read"):
         list(training_batches(source, config, 1))
 
 
@@ -389,7 +389,7 @@ def test_a_damaged_file_leaves_its_neighbours_as_they_are(tmp_path: Path, name: 
             noise = random.integers(0, 256, (80, 60, 3), dtype=np.uint8)
             picture = Image.fromarray(noise).resize((600, 800))
             picture.save(tmp_path / label / f"{number}.jpg")
-    source = load_parts(f"folder:{tmp_path}").train
+    source = load_splits(f"folder:{tmp_path}").train
     config = config_of(8, 32, augmentation=AUGMENTATIONS[name], max_bad_fraction=0.5)
     order = Order(8, 8, seed=0).epoch(0).numpy()[0]
     whole, _ = next(training_batches(source, config, 1).as_numpy_iterator())
@@ -469,7 +469,7 @@ def test_a_batch_beyond_the_images_has_no_places_without_any(
 
 
 def test_bad_files_have_no_weight_in_evaluation(dirty: Path) -> None:
-    source = load_parts(f"folder:{dirty}").train
+    source = load_splits(f"folder:{dirty}").train
     config = config_of(8, max_bad_fraction=0.2)
     good = ~np.isin(np.arange(20), [3, 10])
     for pad in (False, True):
@@ -487,7 +487,7 @@ def test_bad_files_have_no_weight_in_evaluation(dirty: Path) -> None:
 
 
 def test_a_batch_without_any_readable_image_counts_for_nothing(dirty: Path) -> None:
-    source = load_parts(f"folder:{dirty}").train
+    source = load_splits(f"folder:{dirty}").train
     for number in range(4):
         (dirty / "a" / f"{number}.jpg").write_bytes(b"no image")
     config = config_of(4, max_bad_fraction=1)
@@ -497,7 +497,7 @@ def test_a_batch_without_any_readable_image_counts_for_nothing(dirty: Path) -> N
 
 
 def test_files_that_vanish_are_bad_files(dirty: Path) -> None:
-    source = load_parts(f"folder:{dirty}").train
+    source = load_splits(f"folder:{dirty}").train
     (dirty / "a" / "7.jpg").unlink()
     bad = BadRecords(source.name, len(source), 1)
     assert len(list(training_batches(source, config_of(10), 1, bad=bad))) == 2

@@ -67,7 +67,7 @@ def test_ensemble_is_the_weighted_mean(
     assert np.allclose(mean, np.mean(alone, axis=0), atol=1e-6)
     weighted = evaluate(models, (images, labels), ensemble_weights=[3, 1]).probabilities
     assert np.allclose(weighted, 0.75 * alone[0] + 0.25 * alone[1], atol=1e-6)
-    with pytest.raises(ValueError, match="Expected 2 numbers of at least 0"):
+    with pytest.raises(ValueError, match="`ensemble_weights` to be 2 numbers of at least 0"):
         evaluate(models, (images, labels), ensemble_weights=[1])
 
 
@@ -99,7 +99,7 @@ def test_artifacts_of_one_size_refuse_other_sizes(digits_file: Path, tmp_path: P
     (file,) = tmp_path.glob("*.tflite")
     single = evaluate(str(file), "digits")
     assert single.accuracy == evaluate(str(digits_file), "digits").accuracy
-    with pytest.raises(ValueError, match="Expected an artifact that takes images of any size"):
+    with pytest.raises(ValueError, match="Expected an artifact for images of any size"):
         evaluate(str(file), "digits", "multi-scale")
 
 
@@ -115,7 +115,7 @@ def test_unreadable_images_are_named_and_not_counted(digits_file: Path, tmp_path
     assert report.images == 19
     (bad,) = report.unreadable
     assert bad.endswith("3/1.png")
-    assert report.notes[0].startswith("1 image could not be read, and not counted: ")
+    assert report.notes[0].startswith("Not counted, as unreadable: 1 image, such as ")
 
 
 @pytest.mark.parametrize(
@@ -170,7 +170,7 @@ def test_classes_have_to_be_the_same_or_are_matched_by_name() -> None:
     found = columns_of(model, Classes(2, ["eel", "cat"]), True)
     assert found is not None
     assert found.tolist() == [2, 0]
-    with pytest.raises(ValueError, match="Received: fox, which are none"):
+    with pytest.raises(ValueError, match="Received: fox, which are the names of none"):
         columns_of(model, Classes(2, ["cat", "fox"]), True)
     # ImageNet-V2's folders are called by the index.
     numbers = columns_of(model, Classes(3, ["0", "1", "2"]), True)
@@ -180,7 +180,9 @@ def test_classes_have_to_be_the_same_or_are_matched_by_name() -> None:
 
 def test_a_name_of_several_classes_is_none_of_them(tmp_path: Path) -> None:
     classes = Classes(3, ["crane", "eel", "crane"], ["n02012849", "n01440764", "n03126707"])
-    with pytest.raises(ValueError, match="Received: crane, which are none, or several, of"):
+    with pytest.raises(
+        ValueError, match="Received: crane, which are the names of none, or of several, of"
+    ):
         columns_of(classes, Classes(2, ["crane", "eel"]), True)
     (tmp_path / "real.json").write_text(json.dumps({"1.png": "n02012849", "2.png": "crane"}))
     labels = LabelFile(tmp_path / "real.json")
@@ -210,7 +212,7 @@ def test_labels_from_a_file(tiny_model: keras.Model, images: np.ndarray, tmp_pat
     real = [[(own[0] + 1) % 10, own[0]], [own[1]], [], [(own[3] + 1) % 10]]
     (tmp_path / "real.json").write_text(json.dumps(real))
     report = evaluate(tiny_model, f"folder:{folder}", labels=tmp_path / "real.json")
-    assert (report.images, report.unlabelled) == (3, 1)
+    assert (report.images, report.unlabeled) == (3, 1)
     assert report.is_right.tolist() == [True, True, False]
     (tmp_path / "real.json").write_text("[[0]]")
     with pytest.raises(ValueError, match="with a number of at most 1"):
@@ -236,7 +238,7 @@ def test_files(
     lines = (tmp_path / "rows.csv").read_text().splitlines()
     assert len(lines) == 41
     assert lines[0].startswith('"image","label","prediction","probability","right","0"')
-    with pytest.raises(ValueError, match=r"Expected a file .csv or .parquet"):
+    with pytest.raises(ValueError, match=r"ends in .csv or .parquet"):
         save_predictions(report, tmp_path / "rows.txt")
 
     other = evaluate(other_model, (images, labels))
@@ -289,7 +291,7 @@ def test_a_part_that_is_divided_off_is_said(digits_file: Path, tmp_path: Path) -
     data = f"folder:{tmp_path}"
     report = evaluate(str(digits_file), data, validation_fraction=0.25)
     assert report.images == 10
-    assert "has no validation part: 10 of its 40 images" in report.notes[0]
+    assert "has no validation split: 10 of its 40 images" in report.notes[0]
     assert evaluate(str(digits_file), data, split="all").images == 40
 
 
@@ -301,11 +303,14 @@ def test_masks_and_scaled_pixels_are_said(
 
     source = LabeledImages(images, np.arange(40) % 2, ("7", "2"))
     note, *_ = evaluate(tiny_model, source, match_names=True).notes
-    assert note == "The answers of tiny are limited to the data's 2 of its 10 classes."
+    assert (
+        note
+        == "The predictions of tiny are limited to the 2 classes of the data, of its 10 classes."
+    )
     monkeypatch.setattr(protocol, "_warned", False)
     with pytest.warns(UserWarning, match="look scaled"):
         evaluate(tiny_model, [images[:2] / 255, [0, 1]])
-    with pytest.raises(ValueError, match="Expected a source such as"):
+    with pytest.raises(ValueError, match="Expected the name of a source"):
         evaluate(tiny_model, images)
 
 
@@ -316,7 +321,7 @@ def test_not_a_number_is_wrong_and_null_in_json(
     model.layers[-1].set_weights([w * np.nan for w in model.layers[-1].get_weights()])
     report = evaluate(model, (images[:4], [0, 0, 1, 1]))
     assert report.accuracy == 0
-    assert "4 images with NaN among the probabilities, and counted as wrong." in report.notes
+    assert "Counted as misclassified, as a probability is NaN: 4 images." in report.notes
     save_evaluation(report, tmp_path)
     values = json.loads((tmp_path / "evaluation.json").read_text())
     assert values["loss"] is None
@@ -397,7 +402,7 @@ def test_images_of_one_class(
     assert report.accuracy == (report.predictions == 3).mean() < 1
     assert report.notes[0].startswith("All images are of one class, 3: ")
     (tmp_path / "3").rename(tmp_path / "cat")
-    with pytest.raises(ValueError, match="Received: cat, which are none"):
+    with pytest.raises(ValueError, match="Received: cat, which are the names of none"):
         evaluate(str(digits_file), data, split="all", match_names=True)
 
 
@@ -411,7 +416,8 @@ def test_a_network_that_always_answers_one_class_is_said(
     assert report.accuracy == pytest.approx(4 / 40)
     assert "Every image is classified as 4." in report.notes
     assert (
-        "There are no images of 9: recall, precision and F1 of these mean nothing." in report.notes
+        "There are no images of 9: recall, precision and F1 of these are not meaningful."
+        in report.notes
     )
     assert report.per_class[9]["precision"] is None
     assert report.per_class[9]["recall"] is None

@@ -98,16 +98,16 @@ def test_notes_say_what_figures_hide() -> None:
     always_a = np.tile(np.array([[0.9, 0.1, 0.0]], np.float32), (5, 1))
     assert report_of(always_a).notes == ["Every image is classified as a."]
     assert report_of(labels=np.array([0, 1, 1, 0, 1])).notes == [
-        "There are no images of c: recall, precision and F1 of these mean nothing."
+        "There are no images of c: recall, precision and F1 of these are not meaningful."
     ]
     one = report_of(labels=np.zeros(5, int))
     assert one.notes == [
-        "All images are of one class, a: accuracy is its recall, and says nothing of how often "
-        "other classes are taken for it. Figures of the other classes mean nothing."
+        "All images are of one class, a: accuracy is its recall. How often other classes are "
+        "predicted as this class is not measured; metrics of the other classes are not meaningful."
     ]
     assert one.accuracy == pytest.approx(one.per_class[0]["recall"])
     assert one.per_class[2]["recall"] is None
-    assert "2 images could not be read" in report_of(unreadable={"x": "y", "z": "y"}).notes[0]
+    assert "unreadable: 2 images" in report_of(unreadable={"x": "y", "z": "y"}).notes[0]
     stated = {
         "top1": 80.5,
         "protocol": {"size": 224, "resize": 256, "interpolation": "bicubic"},
@@ -129,13 +129,13 @@ def test_notes_on_many_classes_name_five() -> None:
     report = dataclasses.replace(report, class_names=names)
     assert report.notes[0] == (
         "Only 7 of 1,000 classes have images (class 0, class 1, class 2, class 3, class 4 and 2 "
-        "more): recall, precision and F1 of the others mean nothing."
+        "more): recall, precision and F1 of the others are not meaningful."
     )
     assert max(map(len, report.notes)) < 200
     from keras_resnet.evaluation.page import evaluation_page
 
     page = evaluation_page(report)
-    assert "993 classes without images, which were never predicted, are left out." in page
+    assert "993 classes without images and predictions are left out." in page
     assert page.count('data-label="precision"') == 7
 
 

@@ -231,10 +231,10 @@ _PREPARE = """
 import sys
 from pathlib import Path
 from keras_resnet.data.shards.prepare import prepare
-from keras_resnet.data.sources.load import load_every_part
+from keras_resnet.data.sources.load import load_every_split
 output = Path(sys.argv[1]) / "shards"
 try:
-    prepare(load_every_part(sys.argv[2]), output)
+    prepare(load_every_split(sys.argv[2]), output)
 except OSError as error:
     print(error.strerror)
 print(sorted(path.name for path in output.rglob("*") if path.is_file()))

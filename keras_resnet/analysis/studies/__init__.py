@@ -1,1 +1,1 @@
-"""The papers' claims on a network of one's own: lesions, responses, gradients, explanations."""
+"""Studies of the papers' claims: degradation, shortcuts, lesions, paths, gradients, responses."""

@@ -1,4 +1,4 @@
-"""A network taken apart: stem, residual blocks and head, which share its weights."""
+"""The stem, residual blocks and head of a network as separate functions that share its weights."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ import keras
 from keras_resnet.models.outputs import bare
 from keras_resnet.networks.names import place_of
 
-#: From a batch of feature maps to another one.
+#: A function from a batch of feature maps to another one.
 Function = Callable[[Any], Any]
 
 
 @dataclass(frozen=True)
 class Block:
-    """A residual block, or a plain one.
+    """A residual or plain block.
 
     Attributes:
-        name: such as `conv2_block1`.
-        stage: its number, from 2 on.
-        whole: the block itself.
-        shortcut: its shortcut alone, projection and subsampling included; of a plain block, the
-            identity. None of a plain block that changes the shape of its input.
-        residual: its residual branch alone; None of a plain block.
-        tail: what comes after the addition: the last ReLU, if there is one.
-        keeps_shape: whether its output has the shape of its input.
+        name: name such as `conv2_block1`.
+        stage: number of the stage, from 2.
+        whole: the whole block.
+        shortcut: the shortcut alone, with projection and subsampling. For a plain block, the
+            identity, or None if the block changes the shape.
+        residual: the residual branch alone; None for a plain block.
+        tail: the layers after the addition: the last ReLU, or none.
+        keeps_shape: whether the output has the shape of the input.
     """
 
     name: str
@@ -40,15 +40,15 @@ class Block:
     keeps_shape: bool
 
     def without_residual(self, x: Any) -> Any:
-        """The block with its residual branch deleted."""
+        """Compute the block with its residual branch deleted."""
         assert self.shortcut is not None
-        # A plain block that is deleted takes its ReLU along: its input has had one.
+        # The ReLU of a plain block is deleted too: it would not change the block's input.
         return self.shortcut(x) if self.residual is None else self.tail(self.shortcut(x))
 
 
 @dataclass(frozen=True)
 class Network:
-    """A network in parts: `head(blocks(stem(images)))`."""
+    """The functions of a network, which computes `head(blocks(stem(images)))`."""
 
     stem: Function
     blocks: tuple[Block, ...]
@@ -56,10 +56,10 @@ class Network:
 
 
 def layers_by_block(model: keras.Model) -> dict[tuple[int, int], list[keras.Layer]]:
-    """The layers of every block of a flat network, by its stage and number, both in their order.
+    """Return `(stage, number)` of every block of a flat network -> its layers, in order.
 
     Raises:
-        ValueError: the model has no blocks named as in `keras_resnet.build`.
+        ValueError: no layers are named as in `keras_resnet.build`.
     """
     layers: dict[tuple[int, int], list[keras.Layer]] = {}
     for layer in model.layers:
@@ -68,26 +68,26 @@ def layers_by_block(model: keras.Model) -> dict[tuple[int, int], list[keras.Laye
     if not layers:
         raise ValueError(
             "Expected a flat network with layers named as in `keras_resnet.build`. Received: "
-            f"{model.name!r} without any; pass the network inside, if there is one"
+            f"{model.name!r}, which has none. If it contains such a network, pass that"
         )
     return dict(sorted(layers.items()))
 
 
 def block_name(place: tuple[int, int]) -> str:
-    """The name of the block of a stage and number, such as `conv2_block1`."""
+    """Return the name of the block with a stage and number, such as `conv2_block1`."""
     return f"conv{place[0]}_block{place[1]}"
 
 
 def take_apart(model: keras.Model, compiled: bool = False) -> Network:
-    """Return the parts of a flat network of this package, fresh, fine-tuned, compressed or loaded.
+    """Return the functions of a flat network of this package, even if fine-tuned or compressed.
 
     Args:
         model: the network.
-        compiled: whether TensorFlow compiles each part when it is first called, which pays if parts
-            run often. Under other backends, parts run as they are.
+        compiled: whether TensorFlow compiles each function at its first call, which is faster for
+            many calls. No effect under other backends.
 
     Raises:
-        ValueError: the model has no blocks named as in `keras_resnet.build`.
+        ValueError: no layers are named as in `keras_resnet.build`.
     """
     model = bare(model)
     layers = layers_by_block(model)
@@ -126,21 +126,21 @@ def _block(
 
 
 def _function(start: Any, end: Any, compiled: bool) -> Function:
-    """Return a function that computes one tensor of a graph from another, without training."""
+    """Return a function that computes one tensor of a graph from another, in inference mode."""
     if start is end:
         return lambda x: x
-    part = keras.Model(start, end)
+    model = keras.Model(start, end)
 
     def run(x: Any) -> Any:
-        return part(x, training=False)
+        return model(x, training=False)
 
     if not compiled or keras.backend.backend() != "tensorflow":
         return run
     import tensorflow as tf
 
-    # Batches of any size, and of the numbers that the layer before puts out.
+    # Batches of any size.
     images = tf.TensorSpec((None, *start.shape[1:]), start.dtype)
     traced = tf.function(run, input_signature=[images], autograph=False)
-    # A function that is traced by a call counts as traced again, and TensorFlow warns of many.
+    # Calling `traced` itself would count as retracing, of which TensorFlow warns.
     concrete = functools.cache(traced.get_concrete_function)
     return lambda x: concrete()(tf.convert_to_tensor(x, start.dtype))

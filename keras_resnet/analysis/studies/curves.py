@@ -1,4 +1,4 @@
-"""Results of training studies: errors by epoch and seed, and sentences about them."""
+"""Results of training studies: errors by epoch and seed, and findings about them."""
 
 from __future__ import annotations
 
@@ -8,29 +8,30 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-Table = tuple[tuple[float, ...], ...]
+#: Errors by seed, then by epoch.
+Errors = tuple[tuple[float, ...], ...]
 
-#: The deviation of a single seed is None.
+#: Mean and standard deviation over seeds; the deviation of a single seed is None.
 MeanAndDeviation = tuple[float, float | None]
 
 
 @dataclass(frozen=True)
 class NetworkCurves:
-    """The errors of one network, in [0, 1], by seed and epoch.
+    """The top-1 errors of one network, in [0, 1], by seed and epoch.
 
     Attributes:
-        name: such as `plain-20`.
-        depth: weighted layers.
-        shortcut: `"A"`, `"B"`, `"C"`, or None of a plain network.
-        params: trainable parameters.
-        macs: multiply-accumulates of one image.
-        train_errors: a row per seed with a value per epoch: the share of the epoch's training
-            images, as they are augmented, that the network misclassifies while it learns, with the
-            batches' own statistics in batch normalisation. This is the training error of He et al.
-            2015, Figures 1, 4 and 6.
-        test_errors: likewise, of the held-out images, after the epoch, with moving statistics.
-        seconds_per_step: the median over all training steps.
-        diverged: the seeds whose training diverged. From that epoch on, both errors are those of
+        name: name such as `plain-20`.
+        depth: number of weighted layers.
+        shortcut: `"A"`, `"B"`, `"C"`, or None for a plain network.
+        params: number of trainable parameters.
+        macs: multiply-accumulate operations for one image.
+        train_errors: for each seed, the error of each epoch on its augmented training images, as
+            classified during training with the batch statistics in batch normalization. This is the
+            training error in Figures 1, 4 and 6 of He et al. 2015.
+        test_errors: for each seed, the error after each epoch on held-out images, with the moving
+            statistics.
+        seconds_per_step: median time of a training step.
+        diverged: the seeds whose training diverged; from that epoch on, both errors are those of
             guessing, `1 - 1 / classes`.
     """
 
@@ -39,8 +40,8 @@ class NetworkCurves:
     shortcut: str | None
     params: int
     macs: int
-    train_errors: Table
-    test_errors: Table
+    train_errors: Errors
+    test_errors: Errors
     seconds_per_step: float
     diverged: tuple[int, ...] = ()
 
@@ -54,24 +55,24 @@ class NetworkCurves:
         """Mean and standard deviation over the seeds of the test error after the last epoch."""
         return mean_and_deviation([row[-1] for row in self.test_errors])
 
-    def said(self, error: MeanAndDeviation) -> str:
-        """Return one of its errors as text, with the number of trainings that diverged."""
+    def error_text(self, error: MeanAndDeviation) -> str:
+        """Return an error of this network as text, with the number of trainings that diverged."""
         count = f", {len(self.diverged)} diverged" if self.diverged else ""
         return in_percent(error) + count
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for JSON, with means and standard deviations by epoch."""
         summary: dict[str, list[float | None]] = {}
-        for part in ("train", "test"):
-            columns = zip(*getattr(self, f"{part}_errors"), strict=True)
-            values = [mean_and_deviation(column) for column in columns]
-            summary[f"{part}_error_mean"] = [mean for mean, _ in values]
-            summary[f"{part}_error_deviation"] = [deviation for _, deviation in values]
+        for split in ("train", "test"):
+            by_epoch = zip(*getattr(self, f"{split}_errors"), strict=True)
+            values = [mean_and_deviation(errors) for errors in by_epoch]
+            summary[f"{split}_error_mean"] = [mean for mean, _ in values]
+            summary[f"{split}_error_deviation"] = [deviation for _, deviation in values]
         return {**dataclasses.asdict(self), **summary}
 
 
 def mean_and_deviation(values: Sequence[float]) -> MeanAndDeviation:
-    """Return the mean and the sample standard deviation, which is None of a single value."""
+    """Return the mean and the sample standard deviation, which is None for a single value."""
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
 
 
@@ -84,7 +85,7 @@ def in_percent(error: MeanAndDeviation) -> str:
 
 @dataclass(frozen=True)
 class Finding:
-    """The finding on one claim: whether the numbers show it, and a sentence."""
+    """The finding on a claim: whether the errors confirm it, and a sentence about them."""
 
     shown: bool
     sentence: str
@@ -92,13 +93,14 @@ class Finding:
 
 @dataclass(frozen=True)
 class TrainingStudy:
-    """Networks trained under one recipe.
+    """Networks trained with the same recipe, and the findings about their errors.
 
     Attributes:
-        networks: their errors.
-        seeds: of initialisation, order and augmentation: one training per network and seed.
-        findings: claim -> what the numbers say of it.
-        settings: data, sizes, recipe and versions, fit for JSON.
+        networks: the errors of each network.
+        seeds: seeds of initialization, data order and augmentation; each network is trained once
+            with every seed.
+        findings: claim -> finding.
+        settings: data, sizes, recipe and versions; JSON-serializable.
     """
 
     networks: tuple[NetworkCurves, ...]
@@ -108,7 +110,7 @@ class TrainingStudy:
 
     @property
     def shown(self) -> bool:
-        """Whether all claims are shown."""
+        """Return whether all claims are confirmed."""
         return all(finding.shown for finding in self.findings.values())
 
     def to_dict(self) -> dict[str, Any]:

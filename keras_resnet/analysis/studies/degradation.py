@@ -1,4 +1,4 @@
-"""The degradation problem and its cure, and the options for shortcuts (He et al. 2015)."""
+"""Studies of the degradation problem and of shortcut options (He et al. 2015)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from keras_resnet.networks.config import Shortcut
 from keras_resnet.support.progress import Progress, Say, unsaid, unseen
 from keras_resnet.training.recipes.recipe import Recipe
 
-#: What the studies compare by default, on the digits within minutes.
+#: Default depths and seeds of the studies, which take minutes on the digits.
 DEPTHS, DEPTH, SEEDS = (8, 32), 32, (0, 1, 2)
 
 
@@ -40,39 +40,47 @@ def degradation_study(
     say: Say = unsaid,
     progress: Progress = unseen,
 ) -> TrainingStudy:
-    """Train plain and residual networks of several depths under one recipe.
+    """Train plain and residual networks of several depths with the same recipe.
 
-    He et al. 2015, Figures 1, 4 and 6: a deeper plain network has the higher training error, which
-    is no overfitting (`degradation`); with shortcuts that have no parameters (option A), it does
-    not (`cure`). The deepest networks are compared with the shallowest ones by the training errors
-    of the last epoch; see `NetworkCurves` for what these are.
+    Tests two claims of He et al. 2015, Figures 1, 4 and 6. `degradation`: a deeper plain network
+    has a higher training error, so that overfitting is not the cause. `cure`: a deeper residual
+    network whose shortcuts have no parameters (option A) does not. The deepest networks are
+    compared with the shallowest ones by the training error of the last epoch, see `NetworkCurves`.
 
     Args:
-        data: a source, as for `load_data`. The test errors are of its test part if it has one, else
-            of the validation part.
-        depths: two or more of 6n+2 layers, or 18 and 34, the ImageNet networks.
-        seeds: of initialisation, data order and augmentation.
-        recipe: how to train, or its name. None: for the digits `quick-digits` with 18 epochs,
-            batches of 64 and a learning rate of 0.1; for other data `he2015-cifar10`, or
-            `he2015-imagenet` for 18 and 34 layers.
-        epochs: length of training instead of the recipe's, whose schedule is compressed.
-        size: height and width of the images. None: of networks of 6n+2 layers, 8 for the digits
-            and 32 for other data; of 18 and 34 layers, 64 for the digits and 224 for other data.
-        width: multiplies the width of the networks. None: 0.25 for the digits, which wider networks
-            of any depth learn by heart, else 1.
-        max_bad_fraction: share of the training images that may be unreadable; they are skipped.
-            None: as of `keras_resnet.train`.
-        say: is told, before the first training, about how long all of them will take, and of every
-            training that diverges.
-        progress: is told after every batch.
+        data: name of a source, as for `load_data`. The test errors are measured on its test split,
+            or on the validation split if it has no test split.
+        depths: at least two depths of 6n+2 layers (CIFAR networks), or 18 and 34 (ImageNet
+            networks).
+        seeds: seeds of initialization, data order and augmentation.
+        recipe: a recipe or its name. None: `quick-digits` with 18 epochs, batches of 64 and a
+            learning rate of 0.1 for the digits; otherwise `he2015-cifar10`, or `he2015-imagenet`
+            for 18 and 34 layers.
+        epochs: length of each training; None: that of the recipe. The schedule is scaled.
+        size: height and width of the images in pixels. None: for 6n+2 layers, 8 for the digits and
+            32 for other data; for 18 and 34 layers, 64 for the digits and 224 for other data.
+        width: factor of the number of filters. None: 0.25 for the digits, which wider networks of
+            any depth memorize; otherwise 1.
+        max_bad_fraction: share of the training images that may be unreadable, 0 to 1; they are
+            skipped. None: the default of `keras_resnet.train`.
+        say: called with the estimated time before the first training, and with a sentence about
+            every training that diverges.
+        progress: called after every batch with a description and the share of the work.
 
     Returns:
-        The study, with the networks `plain-DEPTH` and `residual-DEPTH`.
+        The study, with networks named `plain-DEPTH` and `residual-DEPTH`.
 
     Raises:
-        ValueError: an argument is wrong, or data, networks and recipe do not go together.
+        ValueError: an argument is invalid, or the data, networks and recipe do not fit together.
         OSError: the data cannot be read.
-        DivergedError: every training diverged; single ones are recorded in `NetworkCurves`.
+        DivergedError: all trainings diverged; single ones are recorded in `NetworkCurves`.
+
+    Example:
+
+    ```python
+    study = degradation_study("digits", depths=(8, 32), seeds=(0, 1, 2))
+    study.findings["degradation"].sentence
+    ```
     """
     depths, seeds = check_depths(depths), check_seeds(seeds)
     width = width or default_width(data)
@@ -102,24 +110,19 @@ def shortcut_study(
     say: Say = unsaid,
     progress: Progress = unseen,
 ) -> TrainingStudy:
-    """Train a plain network and those with shortcuts A, B and C of one depth under one recipe.
+    """Train a plain network and networks with shortcuts A, B and C with the same recipe.
 
-    He et al. 2015, Table 3: all three have a lower test error than the plain network
-    (`shortcuts`), and differ little from each other.
+    Tests the claim `shortcuts` of He et al. 2015, Table 3: all three options have a lower test
+    error than the plain network, and differ little from each other.
 
-    All other arguments are those of `degradation_study`.
+    All other arguments, and the errors, are those of `degradation_study`.
 
     Args:
-        depth: 6n+2 layers, or 18 or 34, the ImageNet networks.
-        recipe: as for `degradation_study`, but for the digits with 12 epochs.
+        depth: 6n+2 layers (CIFAR networks), or 18 or 34 (ImageNet networks).
+        recipe: as for `degradation_study`, but with 12 epochs for the digits.
 
     Returns:
-        The study, with the networks `plain`, `A`, `B` and `C`.
-
-    Raises:
-        ValueError: an argument is wrong, or data, networks and recipe do not go together.
-        OSError: the data cannot be read.
-        DivergedError: every training diverged; single ones are recorded in `NetworkCurves`.
+        The study, with networks named `plain`, `A`, `B` and `C`.
     """
     seeds, width = check_seeds(seeds), width or default_width(data)
     configs = {"plain": basic_config(depth, None, width=width)}
@@ -134,7 +137,7 @@ def shortcut_study(
 
 
 def degradation_findings(networks: Sequence[NetworkCurves]) -> dict[str, Finding]:
-    """Compare the deepest with the shallowest networks, plain and residual, in training error."""
+    """Compare the training errors of the deepest and the shallowest networks of either kind."""
     plain = sorted((x for x in networks if x.shortcut is None), key=lambda x: x.depth)
     residual = sorted((x for x in networks if x.shortcut is not None), key=lambda x: x.depth)
     deep, shallow = plain[-1].train_error, plain[0].train_error
@@ -144,7 +147,7 @@ def degradation_findings(networks: Sequence[NetworkCurves]) -> dict[str, Finding
 
     def errors(pair: Sequence[NetworkCurves]) -> str:
         values = [f"{in_percent(x.train_error)} with {x.depth} layers" for x in (pair[-1], pair[0])]
-        return f"training error {values[0]}, {values[1]}"
+        return f"training error of {' and of '.join(values)}"
 
     return {
         "degradation": Finding(
@@ -169,7 +172,7 @@ def degradation_findings(networks: Sequence[NetworkCurves]) -> dict[str, Finding
 
 
 def shortcut_findings(networks: Sequence[NetworkCurves]) -> dict[str, Finding]:
-    """Compare the test error of every option with the plain network's, and name the order."""
+    """Compare the test error of every shortcut option with that of the plain network."""
     (plain,) = (network for network in networks if network.shortcut is None)
     options = sorted(
         (network for network in networks if network is not plain), key=lambda x: x.test_error[0]
@@ -189,7 +192,7 @@ def shortcut_findings(networks: Sequence[NetworkCurves]) -> dict[str, Finding]:
 
 
 def _is_above(one: MeanAndDeviation, other: MeanAndDeviation) -> bool:
-    """Whether a mean is above another one so that their standard deviations do not overlap."""
+    """Return whether a mean is above another one by more than the sum of their deviations."""
     return one[0] - (one[1] or 0) > other[0] + (other[1] or 0)
 
 
@@ -198,14 +201,14 @@ def _shown(is_shown: bool) -> str:
 
 
 def _because(is_shown: bool, is_higher: bool, reason: str) -> str:
-    """The end of a sentence: why something is not shown, if it is not."""
+    """Return the end of a sentence: the reason if a claim is not shown."""
     if is_shown:
         return "."
     return "; the standard deviations overlap." if is_higher else f"; {reason}."
 
 
 def _caution(networks: Sequence[NetworkCurves]) -> str:
-    """Return the caveats about trainings that diverged, and about a single seed."""
+    """Return the sentences about trainings that diverged, and about a single seed."""
     text = "".join(
         f" {x.name} diverged with seed {', '.join(map(str, x.diverged))}: counted as guessing."
         for x in networks
@@ -213,4 +216,4 @@ def _caution(networks: Sequence[NetworkCurves]) -> str:
     )
     if len(networks[0].train_errors) > 1:
         return text
-    return f"{text} This is a single seed, without standard deviations: it may be chance."
+    return f"{text} With a single seed there is no standard deviation: this may be chance."

@@ -1,4 +1,4 @@
-"""Deletion and insertion curves, which show how faithful an explanation is."""
+"""Deletion and insertion curves, which measure the faithfulness of an explanation."""
 
 from __future__ import annotations
 
@@ -19,8 +19,10 @@ class DeletionInsertion:
 
     Attributes:
         shares: share of the pixels that are changed, `(steps + 1,)`, from 0 to 1.
-        deletion: probability after deleting so many, the most important first, `(steps + 1,)`.
-        insertion: probability after inserting so many into a blurred image, likewise.
+        deletion: probability after deleting this share, the most important pixels first,
+            `(steps + 1,)`.
+        insertion: probability after inserting this share into a blurred image, the most important
+            pixels first, `(steps + 1,)`.
     """
 
     shares: np.ndarray
@@ -29,12 +31,12 @@ class DeletionInsertion:
 
     @property
     def deletion_area(self) -> float:
-        """Area below `deletion`, 0 to 1; the lower, the better the explanation."""
+        """Area under the curve `deletion`, 0 to 1; lower for better explanations."""
         return float(np.trapezoid(self.deletion, self.shares))
 
     @property
     def insertion_area(self) -> float:
-        """Area below `insertion`, 0 to 1; the higher, the better the explanation."""
+        """Area under the curve `insertion`, 0 to 1; higher for better explanations."""
         return float(np.trapezoid(self.insertion, self.shares))
 
 
@@ -46,28 +48,35 @@ def deletion_insertion(
     *,
     steps: int = 32,
 ) -> DeletionInsertion:
-    """Check an explanation by deletion and insertion (Petsiuk et al. 2018, arXiv:1806.07421).
+    """Measure an explanation by deletion and insertion (Petsiuk et al. 2018, arXiv:1806.07421).
 
-    Deleted pixels get the image's mean colour. Insertion begins with the image behind a Gaussian
-    blur of a twentieth of its shorter side.
+    Deleted pixels get the mean color of the image. Insertion starts from the image after a Gaussian
+    blur with a standard deviation of a twentieth of its short side.
 
     Args:
         model: a classifier of images.
         image: `(height, width, channels)` as the model takes it, RGB in [0, 255].
-        heatmap: `(height, width)`, such as one of `explain`: the higher, the more important. Of
-            equal values, the pixels come row by row.
-        class_index: index or name of the class; by default the image's top-1 class.
-        steps: into how many equal parts the pixels are divided.
+        heatmap: `(height, width)`, such as a result of `explain`; higher values are more important.
+            Pixels with equal values are taken row by row.
+        class_index: index or name of the class; by default the top-1 class of the image.
+        steps: number of equal steps in which the pixels are changed.
 
     Raises:
-        ValueError: the map has another size than the image or a value that is not finite, there
-            are fewer pixels than steps, or there is no such class.
+        ValueError: the map and the image have different sizes, the map has a value that is not
+            finite, there are fewer pixels than steps, or there is no such class.
+
+    Example:
+
+    ```python
+    heatmap = explain(model, image[np.newaxis])[0]
+    deletion_insertion(model, image, heatmap).insertion_area
+    ```
     """
     pixels, heat = np.asarray(image, np.float32), np.asarray(heatmap)
     if pixels.ndim != 3 or heat.shape != pixels.shape[:2] or not np.isfinite(heat).all():
         raise ValueError(
             "Expected an image (height, width, channels) and a map (height, width) of finite "
-            f"numbers. Received: shapes {pixels.shape} and {heat.shape}"
+            f"values. Received: shapes {pixels.shape} and {heat.shape}"
         )
     if check_integer("steps", steps) > heat.size:
         raise ValueError(f"Expected at most {heat.size} steps, one per pixel. Received: {steps}")

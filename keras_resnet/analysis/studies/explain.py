@@ -1,7 +1,7 @@
-"""Explanations of classifications: the parts of an image that support a class.
+"""Explanations of classifications: maps of the pixels of an image that support a class.
 
-xplique 2.0.2 has these methods, too. It is not used: it requires TensorFlow up to 2.20, and its
-Grad-CAM does not find the layers of a network inside of another model.
+xplique 2.0.2 has the same methods, but requires TensorFlow 2.20 or earlier, and its Grad-CAM does
+not find the layers of a network inside another model.
 """
 
 from __future__ import annotations
@@ -34,19 +34,33 @@ def explain(
     method: Method = "grad_cam",
     **keywords: Any,
 ) -> np.ndarray:
-    """Return a map of every image by one of the methods, `(n, height, width)`, float32, in [0, 1].
-
-    The first three arguments are those of `grad_cam`.
+    """Return a map of the pixels that support a class, for every image.
 
     Args:
+        model: a classifier of images; for Grad-CAM, see `grad_cam`.
+        images: `(n, height, width, channels)` as the model takes them, RGB in [0, 255].
+        class_index: index or name of the class; by default the top-1 class of every image.
         method: `"grad_cam"`, `"grad_cam_pp"`, `"integrated_gradients"` or `"occlusion"`.
-        **keywords: further arguments of the method's own function.
+        **keywords: further arguments of the function of the method: `level` for Grad-CAM, `steps`
+            and `baseline` for integrated gradients, `patch` and `stride` for occlusion.
+
+    Returns:
+        `(n, height, width)`, float32, in [0, 1]; the maximum of a map is 1 unless it is all zeros.
+
+    Raises:
+        ValueError: there is no such method, class or level.
+
+    Example:
+
+    ```python
+    maps = explain(model, images, class_index="tabby", method="integrated_gradients")
+    ```
     """
     check_choice("method", method, get_args(Method))
     if "level" in keywords and not method.startswith("grad_cam"):
         raise ValueError(
-            f"Expected no `level` with {method}, which looks at pixels. Received: "
-            f"level={keywords['level']!r}"
+            f"Expected `level` only with the methods grad_cam and grad_cam_pp. Received: "
+            f"level={keywords['level']!r} with {method}"
         )
     warn_if_untrained(model.name, untrained_part(model), stacklevel=2)
     functions: dict[str, Callable[..., np.ndarray]] = {
@@ -61,25 +75,30 @@ def explain(
 def grad_cam(
     model: keras.Model, images: Any, class_index: int | str | None = None, level: str | None = None
 ) -> np.ndarray:
-    """Grad-CAM (Selvaraju et al. 2017, arXiv:1610.02391).
+    """Return Grad-CAM maps (Selvaraju et al. 2017, arXiv:1610.02391).
 
-    The channels of a feature map, weighted by the mean of their gradient and added up; negative
-    values become 0, and the greatest one of each image 1. The gradient is that of the class's
-    logit, so that a probability close to 1 does not flatten it.
+    A map is the sum of the channels of a feature map, each weighted by the mean of its gradient,
+    clipped at 0 and scaled to a maximum of 1. The gradient is that of the logit of the class, which
+    does not vanish for probabilities close to 1.
 
     Args:
-        model: a classifier that is a network of this package, or has one inside: fresh, fine-tuned
-            or reloaded.
+        model: a classifier that is a network of this package or contains one.
         images: `(n, height, width, channels)` as the model takes them, RGB in [0, 255].
-        class_index: index or name of the class to explain; by default every image's top-1 class.
-        level: the feature map: `"C2"` and so on; by default the last one.
+        class_index: index or name of the class; by default the top-1 class of every image.
+        level: output of a stage, such as `"C2"`; by default the last one.
 
     Returns:
-        `(n, height, width)`, float32, in [0, 1], enlarged bilinearly to the images' size. An image
-        none of whose features speaks for the class has zeros.
+        `(n, height, width)`, float32, in [0, 1], resized bilinearly to the size of the images. The
+        map of an image is all zeros if no feature supports the class.
 
     Raises:
-        ValueError: there is no such class or level, or no network.
+        ValueError: there is no such class or level, or the model contains no network.
+
+    Example:
+
+    ```python
+    maps = grad_cam(model, images, class_index="tabby")
+    ```
     """
     features, gradients = _features_and_gradients(model, images, class_index, level)
     weights = gradients.mean(axis=(1, 2), keepdims=True)
@@ -89,12 +108,13 @@ def grad_cam(
 def grad_cam_pp(
     model: keras.Model, images: Any, class_index: int | str | None = None, level: str | None = None
 ) -> np.ndarray:
-    """Grad-CAM++ (Chattopadhay et al. 2018, arXiv:1710.11063), which finds several objects better.
+    """Return Grad-CAM++ maps (Chattopadhay et al. 2018, arXiv:1710.11063).
 
-    Arguments, result and errors are those of `grad_cam`.
+    Grad-CAM++ covers several objects of a class better than Grad-CAM. Arguments, result and errors
+    are those of `grad_cam`.
     """
     features, gradients = _features_and_gradients(model, images, class_index, level)
-    # Equation 19, with an exponential behind the logit: its derivatives are powers of the gradient.
+    # Equation 19. For the exponential of the logit, higher derivatives are powers of the gradient.
     squares, cubes = gradients**2, gradients**3
     total = features.sum(axis=(1, 2), keepdims=True)
     below = 2 * squares + total * cubes
@@ -111,19 +131,19 @@ def integrated_gradients(
     steps: int = 32,
     baseline: float = 0.0,
 ) -> np.ndarray:
-    """Integrated gradients (Sundararajan et al. 2017, arXiv:1703.01365), as absolute values.
+    """Return absolute integrated gradients (Sundararajan et al. 2017, arXiv:1703.01365).
 
     Args:
-        model, images, class_index: as for `grad_cam`; any classifier of images.
-        steps: points on the way from the baseline to the image.
-        baseline: value of the pixels where the way begins, in [0, 255].
+        model, images, class_index: as for `explain`.
+        steps: number of points on the path from the baseline to the image.
+        baseline: pixel value of the baseline, in [0, 255].
     """
     check_integer("steps", steps)
     pixels = np.asarray(images, np.float32)
     classes, _ = explained_classes(model, pixels, class_index)
     total = np.zeros_like(pixels)
     with logits_of(model) as call:
-        # The middles of the steps, which a sum approximates an integral best with.
+        # Midpoints, with which a sum approximates an integral best.
         for share in (np.arange(steps) + 0.5) / steps:
             point = tf.constant(baseline + share * (pixels - baseline), tf.float32)
             with tf.GradientTape() as tape:
@@ -142,12 +162,12 @@ def occlusion(
     patch: int | None = None,
     stride: int | None = None,
 ) -> np.ndarray:
-    """Measure how far the probability falls where a gray square covers the image (Zeiler 2013).
+    """Return the drop of the probability when a gray square covers part of the image (Zeiler 2013).
 
     Args:
-        model, images, class_index: as for `grad_cam`; any classifier of images.
-        patch: side of the square, in pixels; by default an eighth of the image's shorter side.
-        stride: distance of the squares; by default half of `patch`.
+        model, images, class_index: as for `explain`.
+        patch: side of the square in pixels; by default an eighth of the short side of the image.
+        stride: distance between squares in pixels; by default half of `patch`.
     """
     pixels = np.asarray(images, np.float32)
     height, width = pixels.shape[1:3]
@@ -156,11 +176,11 @@ def occlusion(
     classes, answers = explained_classes(model, pixels, class_index)
     whole = answers[rows, classes]
     drops, counts = np.zeros(pixels.shape[:3]), np.zeros((height, width))
-    grey = pixels.mean(axis=(1, 2, 3), keepdims=True)
+    gray = pixels.mean(axis=(1, 2, 3), keepdims=True)
     for top, left in corners:
         square = slice(top, top + side), slice(left, left + side)
         covered = pixels.copy()
-        covered[:, *square] = grey
+        covered[:, *square] = gray
         drop = whole - answers_of(model, covered)[rows, classes]
         drops[:, *square] += drop[:, np.newaxis, np.newaxis]
         counts[square] += 1
@@ -170,7 +190,7 @@ def occlusion(
 def _squares(
     size: tuple[int, int], patch: int | None, stride: int | None
 ) -> tuple[int, list[tuple[int, int]]]:
-    """The side of the squares, and where each begins; the last ones end at the edge."""
+    """Return the side of the squares, and their top left corners; the last end at the border."""
     side = check_integer("patch", patch or max(1, min(size) // 8))
     step = check_integer("stride", stride or max(1, side // 2))
     ends = [max(total - side, 0) for total in size]
@@ -179,35 +199,35 @@ def _squares(
 
 
 def short_run(method: Method, size: tuple[int, int]) -> tuple[dict[str, int], float]:
-    """Keywords of a short run of a method, and how many times as long one without them takes."""
+    """Return keywords for a short run of a method, and the ratio of a full run to it in time."""
     if method == "integrated_gradients":
         default = inspect.signature(integrated_gradients).parameters["steps"].default
         return {"steps": 2}, default / 2
     if method == "occlusion":
-        # The answer without a square is computed, too.
+        # Plus one run without a square.
         return {"patch": max(size)}, (1 + len(_squares(size, None, None)[1])) / 2
     return {}, 1.0
 
 
 def overlay(image: np.ndarray, heat: np.ndarray, opacity: float = 0.5) -> np.ndarray:
-    """An image with a map over it in colours: `(height, width, 3)`, uint8.
+    """Return an image with a map laid over it in colors, `(height, width, 3)`, uint8.
 
     Args:
         image: `(height, width, 3)`, uint8, RGB.
         heat: `(height, width)`, in [0, 1].
-        opacity: of the colours where the map is 1.
+        opacity: opacity of the colors where the map is 1.
     """
     import matplotlib
 
-    colours = matplotlib.colormaps["inferno"](heat)[..., :3] * 255
+    colors = matplotlib.colormaps["inferno"](heat)[..., :3] * 255
     shares = opacity * heat[..., np.newaxis]
-    return (image * (1 - shares) + colours * shares).round().astype(np.uint8)
+    return (image * (1 - shares) + colors * shares).round().astype(np.uint8)
 
 
 def _features_and_gradients(
     model: keras.Model, images: Any, class_index: int | str | None, level: str | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The feature maps, `(n, h, w, channels)`, and the gradients of the classes' logits there."""
+    """Return a level's feature maps, `(n, h, w, channels)`, and the logits' gradients there."""
     layers = level_layers(find_network(model))
     level = level or list(layers)[-1]
     check_choice("level", level, tuple(layers))
@@ -223,7 +243,7 @@ def _features_and_gradients(
             seen.append(output)
             return output
 
-        # The layer may be inside of a nested model, whose tensors no outer graph has.
+        # The layer may be in a nested model, whose tensors are not part of the outer graph.
         layer.call = watched
         try:
             score = _score(call(pixels), classes)
@@ -235,7 +255,7 @@ def _features_and_gradients(
 
 def _score(logits: Any, classes: np.ndarray) -> Any:
     if logits.shape[-1] == 1:
-        # A single unit speaks for the second of two classes, and against the first.
+        # A single unit is the logit of the second of two classes.
         return tf.reduce_sum(tf.where(classes == 1, logits[:, 0], -logits[:, 0]))
     return tf.reduce_sum(tf.gather(logits, classes, axis=1, batch_dims=1))
 
@@ -243,7 +263,7 @@ def _score(logits: Any, classes: np.ndarray) -> Any:
 def explained_classes(
     model: keras.Model, pixels: np.ndarray, class_index: int | str | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The class to explain of every image, `(n,)`, int, and the model's answers `(n, classes)`."""
+    """Return the class to explain of every image, `(n,)`, int, and the outputs of `answers_of`."""
     answers = answers_of(model, pixels)
     if class_index is None:
         return answers.argmax(axis=1), answers
@@ -252,14 +272,14 @@ def explained_classes(
         index = indices_of(get_info(model).class_names or ()).get(class_index, class_index)
     if not is_integer(index, 0) or int(index) >= answers.shape[1]:
         raise ValueError(
-            f"Expected `class_index` to be an index below {answers.shape[1]} or the name of one "
+            f"Expected `class_index` to be an index below {answers.shape[1]} or the name of a "
             f"class. Received: {class_index!r}"
         )
     return np.full(len(pixels), int(index)), answers
 
 
 def answers_of(model: keras.Model, pixels: np.ndarray) -> np.ndarray:
-    """Probabilities, or logits, of all classes."""
+    """Return the probabilities of all classes, or their logits, `(n, classes)`."""
     answers = keras.tree.flatten(model.predict_on_batch(pixels))[0]
     return class_probabilities(np.asarray(answers), logits=False, pairs=True)
 
@@ -269,7 +289,7 @@ def _finished(maps: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     found = np.zeros((len(maps), *size), np.float32)
     for target, values in zip(found, np.maximum(maps, 0).astype(np.float32), strict=True):
         if values.max() > 0:
-            picture = Image.fromarray(values / values.max())
-            enlarged = np.asarray(picture.resize((size[1], size[0]), Image.Resampling.BILINEAR))
+            scaled = Image.fromarray(values / values.max())
+            enlarged = np.asarray(scaled.resize((size[1], size[0]), Image.Resampling.BILINEAR))
             target[:] = enlarged / enlarged.max()
     return found

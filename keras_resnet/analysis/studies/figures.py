@@ -1,4 +1,4 @@
-"""Pictures of the studies."""
+"""Figures of the studies."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from keras_resnet.analysis.studies.lesion import LesionStudy
 from keras_resnet.analysis.studies.paths import PathStudy
 from keras_resnet.analysis.studies.responses import Responses
 
-#: Of Okabe and Ito (2008), told apart with every kind of colour blindness.
-_BLUE, _ORANGE, _GREY = "#0072B2", "#D55E00", "#999999"
+#: Colors that are distinct with every kind of color blindness (Okabe and Ito 2008).
+_BLUE, _ORANGE, _GRAY = "#0072B2", "#D55E00", "#999999"
 
 
 def lesion_figure(study: LesionStudy, paths: PathStudy | None = None) -> Figure:
-    """Error without each block and, where they were measured, several blocks, swaps and paths."""
+    """Plot the error without each block, and lesions of several blocks and paths if measured."""
     series = [("deleted blocks", study.several), ("swapped pairs", study.swapped)]
     series = [(label, lesions) for label, lesions in series if lesions]
-    extra = bool(series) + (paths is not None)
-    figure = Figure(figsize=(9, 4 + 3.5 * extra), layout="constrained")
-    rows = figure.subfigures(1 + extra, 1, squeeze=False)[:, 0]
+    more = bool(series) + (paths is not None)
+    figure = Figure(figsize=(9, 4 + 3.5 * more), layout="constrained")
+    rows = figure.subfigures(1 + more, 1, squeeze=False)[:, 0]
     axes = rows[0].subplots()
     axes.bar(range(len(study.names)), 100 * np.array(study.errors), color=_BLUE)
     axes.axhline(100 * study.error, color=_ORANGE, label="whole network")
@@ -44,41 +44,41 @@ def lesion_figure(study: LesionStudy, paths: PathStudy | None = None) -> Figure:
     if not series:
         return figure
     axes = rows[1].subplots()
-    for (label, lesions), colour, marker in zip(series, (_BLUE, _ORANGE), "os", strict=False):
+    for (label, lesions), color, marker in zip(series, (_BLUE, _ORANGE), "os", strict=False):
         numbers = sorted(lesions)
         errors = [[100 * lesion.error for lesion in lesions[number]] for number in numbers]
         means, spread = [np.mean(row) for row in errors], [np.std(row) for row in errors]
-        axes.errorbar(numbers, means, spread, color=colour, marker=marker, label=label)
-    axes.axhline(100 * study.error, color=_GREY, label="whole network")
+        axes.errorbar(numbers, means, spread, color=color, marker=marker, label=label)
+    axes.axhline(100 * study.error, color=_GRAY, label="whole network")
     axes.set(xlabel="number", ylabel="top-1 error in %")
-    _count(axes)
+    _use_integer_ticks(axes)
     axes.legend()
     return figure
 
 
 def _draw_paths(panels: Sequence[Axes], paths: PathStudy) -> None:
-    """Draw the number of paths, the gradient of one and of all of them, by length."""
+    """Plot, by length, the number of paths and the gradients of a single one and of all."""
     lengths = range(len(paths.counts))
     many, (low, high) = 2 ** len(paths.blocks), paths.effective
-    panels[0].bar(lengths, [count / many for count in paths.counts], color=_GREY)
+    panels[0].bar(lengths, [count / many for count in paths.counts], color=_GRAY)
     panels[0].set_ylabel("share of all paths")
     panels[1].errorbar(lengths, paths.norms, paths.spreads, color=_BLUE, marker=".")
     panels[1].set_yscale("log", nonpositive="mask")
     panels[1].set_ylabel("gradient norm of one path")
     panels[2].bar(lengths, paths.shares, color=_BLUE, label="count x norm")
     panels[2].plot(lengths, paths.exact_shares, color=_ORANGE, marker=".", label="exact")
-    panels[2].axvspan(low - 0.5, high + 0.5, color=_GREY, alpha=0.2, label="95 %")
+    panels[2].axvspan(low - 0.5, high + 0.5, color=_GRAY, alpha=0.2, label="95 %")
     panels[2].set_ylabel("share of the gradient")
     panels[2].legend(fontsize=7)
     for axes in panels:
-        _count(axes)
+        _use_integer_ticks(axes)
         axes.set_xlabel("residual branches on the path")
 
 
 def gradients_figure(study: GradientStudy) -> Figure:
-    """Gradient norms of the kernels by depth: a row per depth, before and after training.
+    """Plot the kernels' gradient norms by layer, before and after training, for every depth.
 
-    Lines are geometric means over the seeds; bands reach from the least to the greatest.
+    Lines are geometric means over the seeds; bands reach from the smallest to the largest norm.
     """
     depths = sorted({network.depth for network in study.networks})
     figure = Figure(figsize=(10, 0.8 + 3.4 * len(depths)), layout="constrained")
@@ -91,33 +91,33 @@ def gradients_figure(study: GradientStudy) -> Figure:
                 for _, kind in itertools.groupby(of_depth, lambda network: network.name)
             ]
             layers = np.arange(1, of_depth[0].layers + 1)
-            # From the middle of where the lines end.
+            # The line of the assumed factor ends at the geometric mean of the ends of the lines.
             end = np.exp(np.mean([np.log(end) for end in ends if end] or [0.0]))
             assumed = end * ASSUMED_FACTOR ** (layers[-1] - layers)
-            axes.plot(layers, assumed, ":", color=_GREY, label="0.9 per layer")
+            axes.plot(layers, assumed, ":", color=_GRAY, label="0.9 per layer")
             _scale_depth(axes, f"{depth} layers, {moment}")
     panels[0, 0].legend(fontsize=7)
     return figure
 
 
 def _draw_norms(axes: Axes, networks: list[NetworkGradients], moment: str) -> float | None:
-    """Draws one kind of network over its seeds; returns where the line ends, if there is one."""
+    """Plot the norms of one kind of network over its seeds; return the end of the line, or None."""
     found = [getattr(network, moment) for network in networks]
     norms = np.array([item.kernels for item in found if item is not None])
     if not len(norms):
         return None
     first = networks[0]
-    colour = _BLUE if first.shortcuts else _ORANGE
+    color = _BLUE if first.shortcuts else _ORANGE
     style = "-" if first.batch_norm else "--"
     layers = np.arange(1, first.layers + 1)
     means = np.exp(np.log(np.maximum(norms, np.finfo(float).tiny)).mean(axis=0))
-    axes.plot(layers, means, style, color=colour, label=first.name)
-    axes.fill_between(layers, norms.min(axis=0), norms.max(axis=0), color=colour, alpha=0.15)
+    axes.plot(layers, means, style, color=color, label=first.name)
+    axes.fill_between(layers, norms.min(axis=0), norms.max(axis=0), color=color, alpha=0.15)
     return float(means[-1])
 
 
 def gradient_norms_figure(found: GradientNorms) -> Figure:
-    """Gradient norms of one network's kernels and blocks by depth."""
+    """Plot the gradient norms of a network's kernels and block outputs by depth."""
     figure = Figure(figsize=(8, 6), layout="constrained")
     upper, lower = figure.subplots(2, 1)
     upper.plot(range(1, len(found.layers) + 1), found.kernels, color=_BLUE, marker=".")
@@ -130,17 +130,16 @@ def gradient_norms_figure(found: GradientNorms) -> Figure:
 
 def _scale_depth(axes: Axes, title: str) -> None:
     axes.set_yscale("log", nonpositive="mask")
-    _count(axes)
+    _use_integer_ticks(axes)
     axes.set(title=title, xlabel="convolution, by depth", ylabel="gradient norm")
 
 
-def _count(axes: Axes) -> None:
-    """Has ticks at whole numbers alone."""
+def _use_integer_ticks(axes: Axes) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
 
 def responses_figure(found: Responses) -> Figure:
-    """Standard deviations by depth, and in descending order."""
+    """Plot the standard deviations by depth, and in descending order."""
     figure = Figure(figsize=(8, 6), layout="constrained")
     upper, lower = figure.subplots(2, 1)
     numbers = range(1, len(found.names) + 1)
@@ -149,17 +148,17 @@ def responses_figure(found: Responses) -> Figure:
     lower.plot(numbers, sorted(found.deviations, reverse=True), color=_BLUE, marker=".")
     lower.set(xlabel="3x3 convolution, by its deviation", ylabel="standard deviation")
     for axes in (upper, lower):
-        _count(axes)
+        _use_integer_ticks(axes)
         axes.set_ylim(bottom=0)
     return figure
 
 
 def filters_figure(filters: np.ndarray) -> Figure:
-    """A grid of kernels, as `first_filters` gives them."""
+    """Draw a grid of kernels, as returned by `first_filters`."""
     columns = math.ceil(math.sqrt(len(filters)))
     rows = math.ceil(len(filters) / columns)
     height, width = filters.shape[1:3]
-    # One pixel of white around each.
+    # A white border of one pixel around each kernel.
     grid = np.ones((rows * (height + 1) + 1, columns * (width + 1) + 1, 3))
     for index, kernel in enumerate(filters):
         top, left = (height + 1) * (index // columns) + 1, (width + 1) * (index % columns) + 1
@@ -171,30 +170,30 @@ def filters_figure(filters: np.ndarray) -> Figure:
     return figure
 
 
-#: Of as many networks as one panel tells apart.
-_COLOURS = (_ORANGE, _BLUE, "#009E73", "#CC79A7", "#000000", "#E69F00")
+#: Colors of the networks in a panel.
+_COLORS = (_ORANGE, _BLUE, "#009E73", "#CC79A7", "#000000", "#E69F00")
 
 
 def degradation_figure(study: TrainingStudy) -> Figure:
-    """Errors by epoch: plain networks on the left, residual ones on the right."""
+    """Plot the errors by epoch of plain networks (left) and residual networks (right)."""
     plain = [network for network in study.networks if network.shortcut is None]
     residual = [network for network in study.networks if network.shortcut is not None]
     return _curves_figure({"plain": plain, "residual": residual})
 
 
 def shortcuts_figure(study: TrainingStudy) -> Figure:
-    """Errors by epoch of the plain network and of those with options A, B and C."""
+    """Plot the errors by epoch of the plain network and of those with options A, B and C."""
     return _curves_figure({f"{study.networks[0].depth} layers": study.networks})
 
 
 def _curves_figure(panels: Mapping[str, Sequence[NetworkCurves]]) -> Figure:
-    """Training errors dashed, test errors bold; means with bands of a standard deviation."""
+    """Plot means and standard deviations over seeds: training errors dashed, test errors bold."""
     figure = Figure(figsize=(1 + 5 * len(panels), 4.5), layout="constrained")
     axes_of = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for axes, (title, networks) in zip(axes_of, panels.items(), strict=True):
         for index, network in enumerate(networks):
-            colour = _COLOURS[index % len(_COLOURS)]
-            label = f"{network.name}: {network.said(network.train_error)}"
+            color = _COLORS[index % len(_COLORS)]
+            label = f"{network.name}: {network.error_text(network.train_error)}"
             for errors, style in (
                 (network.train_errors, {"linestyle": "--", "linewidth": 1.0}),
                 (network.test_errors, {"linewidth": 2.2, "label": label}),
@@ -203,14 +202,14 @@ def _curves_figure(panels: Mapping[str, Sequence[NetworkCurves]]) -> Figure:
                 epochs = np.arange(1, values.shape[1] + 1)
                 mean = values.mean(axis=0)
                 deviation = values.std(axis=0, ddof=1) if len(values) > 1 else 0 * mean
-                # A line of few points needs markers, and a band of one has no width.
+                # Mark the points of short lines; show the band of a single point as an error bar.
                 marker = "o" if len(epochs) < 5 else None
-                axes.plot(epochs, mean, color=colour, marker=marker, **style)
+                axes.plot(epochs, mean, color=color, marker=marker, **style)
                 low, high = np.maximum(mean - deviation, 0), mean + deviation
                 if len(epochs) == 1:
-                    axes.errorbar(epochs, mean, [mean - low, high - mean], color=colour, capsize=4)
-                axes.fill_between(epochs, low, high, color=colour, alpha=0.15, linewidth=0)
-        _count(axes)
+                    axes.errorbar(epochs, mean, [mean - low, high - mean], color=color, capsize=4)
+                axes.fill_between(epochs, low, high, color=color, alpha=0.15, linewidth=0)
+        _use_integer_ticks(axes)
         axes.set(title=title, xlabel="epoch (dashed: training, bold: test)")
         axes.legend(title="training error of the last epoch")
     axes_of[0].set_ylabel("error in %")

@@ -1,4 +1,4 @@
-"""Gradients by depth, with and without shortcuts and batch normalisation, measured."""
+"""Study of gradients by depth, with and without shortcuts and batch normalization."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from keras_resnet.analysis.studies.families import gradient_configs
 from keras_resnet.analysis.studies.gradients import GradientNorms, Probe
-from keras_resnet.analysis.studies.images import labelled_images
+from keras_resnet.analysis.studies.images import labeled_images
 from keras_resnet.data.sources.base import Source
 from keras_resnet.evaluation.classes import Classes
 from keras_resnet.evaluation.images import open_images
@@ -23,7 +23,7 @@ from keras_resnet.networks.builder import build
 from keras_resnet.support.checks import check_integer, check_number
 from keras_resnet.support.progress import Begin, Progress, unannounced, unseen
 
-#: The factor per layer that articles assume, and of how many layers: 0.9^50 = 0.005.
+#: The factor per layer and the number of layers that articles assume: 0.9^50 = 0.005.
 ASSUMED_FACTOR, ASSUMED_LAYERS = 0.9, 50
 
 #: Batches that norms are averaged over.
@@ -32,17 +32,17 @@ _MEASURED = 4
 
 @dataclass(frozen=True)
 class NetworkGradients:
-    """Gradients of one network of the comparison.
+    """Gradients of one of the compared networks.
 
     Attributes:
-        depth: weighted layers.
-        shortcuts: whether it is a residual network; else a plain one.
-        batch_norm: whether batch normalisation follows its convolutions; else nothing does.
-        seed: of its weights and batches.
-        layers: how many convolutions the main path has inside the blocks.
-        initial: before training; None if numbers overflow.
-        trained: after it; None if training diverged.
-        training_losses: mean loss of the batch of every training step.
+        depth: number of weighted layers.
+        shortcuts: whether the network is residual rather than plain.
+        batch_norm: whether batch normalization follows the convolutions.
+        seed: seed of the weights and batches.
+        layers: number of convolutions on the main path of the blocks.
+        initial: gradients before training; None if they overflow.
+        trained: gradients after training; None if training diverged.
+        training_losses: loss of every training step.
     """
 
     depth: int
@@ -71,18 +71,18 @@ class NetworkGradients:
 
 @dataclass(frozen=True)
 class GradientSummary:
-    """One kind of network at one moment, over all seeds.
+    """Gradients of one kind of network before or after training, over all seeds.
 
     Attributes:
-        name: of the network.
+        name: name of the network.
         moment: `"initial"` or `"trained"`.
-        loss: mean over the seeds.
-        ratio: the first kernel's gradient norm divided by the last one's: geometric mean.
-        ratios: the same of every seed.
-        factor: of the kernels' norms per layer, towards the input: geometric mean.
-        output_factor: of the norms at the blocks' outputs per block, likewise.
-        assumed_ratio: what 0.9 per layer would make of the ratio.
-        diverged: of how many seeds training diverged; they are not counted.
+        loss: mean loss.
+        ratio: gradient norm of the first kernel divided by that of the last kernel, geometric mean.
+        ratios: this ratio for every seed.
+        factor: factor of the kernels' norms per layer toward the input, geometric mean.
+        output_factor: factor of the norms at the blocks' outputs per block, geometric mean.
+        assumed_ratio: the ratio for a factor of 0.9 per layer.
+        diverged: number of seeds whose training diverged, which are not included.
     """
 
     name: str
@@ -97,10 +97,10 @@ class GradientSummary:
 
     @property
     def verdict(self) -> str:
-        """A sentence about the ratio.
+        """A word for the ratio: `vanishes`, `shrinks`, `healthy`, `grows`, `zero` or `diverged`.
 
-        Gradients vanish if the first layer gets at most 0.9^50 of the last one's, which is what
-        articles mean; they are healthy between a tenth and ten times.
+        Gradients vanish at a ratio of at most 0.9^50, as articles assume; they are healthy at a
+        ratio from 0.1 to 10.
         """
         if self.ratio is None:
             return "diverged" if self.diverged else "zero"
@@ -113,23 +113,23 @@ class GradientSummary:
 
 @dataclass(frozen=True)
 class GradientStudy:
-    """Gradients of several networks, see `gradient_study`.
+    """Gradients of several networks; see `gradient_study`.
 
     Attributes:
-        networks: one for every depth, kind and seed.
-        settings: the arguments of the study that are numbers.
+        networks: the gradients for every depth, kind and seed.
+        settings: the numeric arguments of the study.
     """
 
     networks: tuple[NetworkGradients, ...]
     settings: dict[str, Any] = field(default_factory=dict)
 
     def summaries(self) -> list[GradientSummary]:
-        """One for every kind of network before and after training."""
+        """Return a summary of every kind of network, before and after training."""
         found = []
         for name, group in itertools.groupby(self.networks, lambda network: network.name):
-            several = list(group)
+            networks = list(group)
             for moment in ("initial", "trained"):
-                norms = [getattr(network, moment) for network in several]
+                norms = [getattr(network, moment) for network in networks]
                 kept = [item for item in norms if item is not None]
                 ratios = tuple(item.ratio for item in kept if item.ratio is not None)
                 summary = GradientSummary(
@@ -140,33 +140,34 @@ class GradientStudy:
                     ratios,
                     _geometric_mean(item.factor for item in kept),
                     _geometric_mean(item.output_factor for item in kept),
-                    ASSUMED_FACTOR ** (several[0].layers - 1),
+                    ASSUMED_FACTOR ** (networks[0].layers - 1),
                     len(norms) - len(kept),
                 )
                 found.append(summary)
         return found
 
     def findings(self) -> list[str]:
-        """Sentences that compare the measured plain networks with what articles say.
+        """Return sentences that compare the plain networks with a common claim.
 
-        Articles explain why deep plain networks train badly by gradients that vanish, as 0.9^50 is
-        0.005. He et al. 2015, section 4.1, had checked that they do not, with batch normalisation.
+        Articles explain by vanishing gradients (0.9^50 = 0.005) why deep plain networks train
+        badly. He et al. 2015, section 4.1, report that their gradients do not vanish with batch
+        normalization.
         """
         words = {
-            "vanishes": "vanishes, as articles say",
+            "vanishes": "vanishes, as articles claim",
             "shrinks": "shrinks, but does not vanish",
             "healthy": "neither vanishes nor explodes",
-            "grows": "does not vanish but grows towards the input",
+            "grows": "does not vanish but grows toward the input",
         }
         found = []
         for item in self.summaries():
             if item.name.startswith("plain") and item.verdict in words:
                 found.append(
-                    f"{item.name}, {item.moment}: the gradient {words[item.verdict]}. The first "
-                    f"layer's is {item.ratio:.3g} times the last layer's, where 0.9 per layer "
-                    f"would make it {item.assumed_ratio:.2g}."
+                    f"{item.name}, {item.moment}: the gradient {words[item.verdict]}. Its norm in "
+                    f"the first layer is {item.ratio:.3g} times that in the last layer; with 0.9 "
+                    f"per layer it would be {item.assumed_ratio:.2g} times."
                 )
-        # Depths of which 0.9 per layer would leave nothing.
+        # Networks so deep that gradients would vanish at 0.9 per layer.
         deep = {
             f"plain-{network.depth} with BN"
             for network in self.networks
@@ -175,10 +176,10 @@ class GradientStudy:
         verdicts = {item.verdict for item in self.summaries() if item.name in deep}
         if verdicts and verdicts <= words.keys() - {"vanishes"}:
             found.append(
-                f"With batch normalisation (BN), gradients of plain networks with more than "
-                f"{ASSUMED_LAYERS} layers do not vanish here. Articles that explain by vanishing "
-                "gradients why such networks train badly (0.9 per layer, 0.9^50 = 0.005) are wrong "
-                "about them; He et al. 2015, section 4.1, had checked that."
+                f"With batch normalization (BN), gradients of plain networks with more than "
+                f"{ASSUMED_LAYERS} layers do not vanish here. This contradicts articles that "
+                "explain by vanishing gradients (0.9 per layer, 0.9^50 = 0.005) why such networks "
+                "train badly, and confirms He et al. 2015, section 4.1."
             )
         return found
 
@@ -213,41 +214,48 @@ def gradient_study(
     begin: Begin = unannounced,
     progress: Progress = unseen,
 ) -> GradientStudy:
-    """Measures gradients by depth with and without shortcuts, with and without normalisation.
+    """Measure gradients by depth, with and without shortcuts and batch normalization.
 
-    For every depth, trains four networks of He et al. 2015, section 4.2: residual with shortcut A
-    (or another one of `network`),
-    and plain; each with and without batch normalisation. With the same seed, all four start from
-    the same kernels (He initialisation) and see the same batches. Training is SGD with momentum 0.9
-    and a constant rate. Gradients are clipped to a norm of 1, as deep residual networks without
-    normalisation start with a large loss; norms are measured before that. Sets the global seeds of
-    Python, NumPy and Keras.
+    For every depth, train four networks of He et al. 2015, section 4.2: residual (shortcut A, or
+    that of `network`) and plain, each with and without batch normalization. With the same seed, all
+    four start from the same kernels (He initialization) and train on the same batches, by SGD with
+    a momentum of 0.9 and a constant learning rate. Gradients are clipped to a norm of 1, because
+    deep residual networks without normalization start with a large loss; norms are measured before
+    clipping. The function sets the global seeds of Python, NumPy and Keras.
 
     Args:
-        data: a source, such as `"digits"`, whose training images are used; or images and labels.
-        depths: weighted layers, 6n+2.
-        width: multiplies the 16, 32 and 64 filters of the stages.
+        data: the name of a source, such as `"digits"`, or a `Source`, whose training split is used;
+            or a pair of images and labels.
+        depths: numbers of weighted layers, 6n+2.
+        width: factor of the 16, 32 and 64 filters of the stages.
         size: height and width of the images, in pixels.
-        steps: of training.
+        steps: number of training steps.
         batch_size: images per step.
-        learning_rate: of SGD.
-        seeds: how many networks of each kind are trained, with the seeds 0, 1 and so on.
-        images: how many images are used, at most.
-        max_bad_fraction: share of these images that may be unreadable; they are left out.
+        learning_rate: learning rate of SGD.
+        seeds: number of trainings of each kind of network, with the seeds 0, 1 and so on.
+        images: largest number of images to use.
+        max_bad_fraction: share of these images that may be unreadable, 0 to 1; they are left out.
         network: fields of `ResNetConfig` of all networks, such as `{"version": "v2"}`; `shortcut`
-            is that of the residual ones.
-        begin: is given one step of the work, to be timed, before it begins.
-        progress: is told after every network.
+            applies to the residual networks only.
+        begin: called with one step of the work, to time it, before the work begins.
+        progress: called after every network with a description and the share of the work.
 
     Raises:
-        ValueError: an argument is wrong.
+        ValueError: an argument is invalid.
+
+    Example:
+
+    ```python
+    study = gradient_study("digits", depths=(8, 20), steps=10, seeds=1)
+    study.findings()
+    ```
     """
     for name, value in (("steps", steps), ("batch_size", batch_size), ("seeds", seeds)):
         check_integer(name, value)
     check_number("learning_rate", learning_rate)
     fields = dict(network or {})
     configs = gradient_configs(depths, width, fields)
-    source, classes = _training_part(data, size)
+    source, classes = _training_split(data, size)
 
     def new(depth: int, shortcuts: bool, seed: int) -> keras.Model:
         keras.utils.set_random_seed(seed)
@@ -263,7 +271,7 @@ def gradient_study(
 
     kinds = [(*key, batch_norm) for key in configs for batch_norm in (True, False)]
     first = new(*kinds[0][:2], 0)
-    pixels, labels = labelled_images(first, source, images, max_bad_fraction=max_bad_fraction)
+    pixels, labels = labeled_images(first, source, images, max_bad_fraction=max_bad_fraction)
     total, done = seeds * sum(depth for depth, *_ in kinds), 0
     found: list[NetworkGradients] = []
     for depth, shortcuts, batch_norm in kinds:
@@ -271,7 +279,7 @@ def gradient_study(
         model = model if batch_norm else without_batch_norm(model)
         trainer = _Trainer(model, pixels, labels, batch_size, learning_rate)
         if not found:
-            # Steps, and tracing before the first one, take as long as networks are deep.
+            # The time of a step, and of tracing before the first one, is proportional to the depth.
             times = sum(kind[0] / depth for kind in kinds)
             begin(trainer.step, times * seeds * (steps + 2 * _MEASURED), times)
         for seed in range(seeds):
@@ -289,7 +297,7 @@ def gradient_study(
 
 
 def without_batch_norm(model: keras.Model) -> keras.Model:
-    """A copy of a model, with the same weights, in which nothing stands for batch normalisation."""
+    """Return a copy of a model without its batch normalization, with the same other weights."""
 
     def call(layer: Any, *arguments: Any, **keywords: Any) -> Any:
         if isinstance(layer, keras.layers.BatchNormalization):
@@ -301,29 +309,29 @@ def without_batch_norm(model: keras.Model) -> keras.Model:
     return copy
 
 
-def _copy_weights(source: keras.Model, target: keras.Model) -> None:
-    """Copies the weights of all layers that the target has."""
+def _copy_weights(model: keras.Model, target: keras.Model) -> None:
+    """Copy the weights of a model to all layers of the target."""
     for layer in target.layers:
-        layer.set_weights(source.get_layer(layer.name).get_weights())
+        layer.set_weights(model.get_layer(layer.name).get_weights())
 
 
-def _training_part(data: Any, size: int) -> tuple[Source, int]:
-    """The images to train on, and how many classes they have."""
+def _training_split(data: Any, size: int) -> tuple[Source, int]:
+    """Return the images to train on, and the number of their classes."""
     is_pair = isinstance(data, (tuple, list)) and len(data) == 2
     labels = data[1] if is_pair else getattr(data, "labels", ())
-    # Sources that name their classes need no number.
+    # Only used if the source does not name its classes.
     count = int(np.max(labels, initial=1)) + 1
     opened = open_images(data, Classes(count), size, split="train")
     if len(opened.classes) < 2:
         raise ValueError(
-            f"Expected data of at least two classes. Received: {opened.source.name}, whose images "
-            f"are all of the class {opened.classes.names[0]}"
+            f"Expected data with at least two classes. Received: {opened.source.name}, which has "
+            f"only the class {opened.classes.names[0]}"
         )
     return opened.source, len(opened.classes)
 
 
 class _Trainer:
-    """Trains one network, over and over from new weights, and measures its gradients."""
+    """Training of one network from several initial weights, and measurement of its gradients."""
 
     def __init__(
         self,
@@ -339,7 +347,7 @@ class _Trainer:
         self.optimizer = keras.optimizers.SGD(rate, momentum=0.9, global_clipnorm=1.0)
         self.optimizer.build(model.trainable_variables)
         self.state = [variable.numpy() for variable in self.optimizer.variables]
-        # Traced once for all seeds.
+        # One traced function for all seeds.
         self.run = tf.function(self._run)
 
     def _run(self, images: Any, labels: Any) -> Any:
@@ -348,24 +356,24 @@ class _Trainer:
         return norms
 
     def step(self) -> np.ndarray:
-        """Trains on one random batch; the loss and the norms before."""
-        rows = self.random.integers(len(self.images), size=self.batch_size)
-        return self.run(self.images[rows].astype(np.float32), self.labels[rows]).numpy()
+        """Train on one random batch; return the loss and the norms before the update."""
+        indices = self.random.integers(len(self.images), size=self.batch_size)
+        return self.run(self.images[indices].astype(np.float32), self.labels[indices]).numpy()
 
     def start(self, model: keras.Model, seed: int) -> None:
-        """Takes the weights of a new network."""
+        """Copy the weights of a new network, and seed the batches."""
         _copy_weights(model, self.model)
         self.random = np.random.default_rng(seed)
 
     def train(self, steps: int) -> tuple[float, ...]:
-        """Trains, and returns the loss of every step."""
+        """Train, and return the loss of every step."""
         self._reset_optimizer()
         return tuple(float(self.step()[0]) for _ in range(steps))
 
     def measured(self) -> GradientNorms | None:
-        """Norms as the weights are, averaged over a few batches; None if there are none."""
+        """Return the norms for the current weights, averaged over batches; None if not finite."""
         self._reset_optimizer()
-        # A step without rate and momentum changes nothing, and another function would be traced.
+        # With a learning rate of 0 a step changes no weights, and no other function is traced.
         self.optimizer.learning_rate = 0.0
         values = np.mean([self.step() for _ in range(_MEASURED)], axis=0)
         return self.probe.named(values) if np.isfinite(values).all() else None
@@ -376,6 +384,6 @@ class _Trainer:
 
 
 def _geometric_mean(values: Iterable[float | None]) -> float | None:
-    """Return the geometric mean of the values that are not None; None without any."""
+    """Return the geometric mean of the values that are not None; None if there are none."""
     known = [value for value in values if value is not None]
     return float(np.exp(np.mean(np.log(known)))) if known else None

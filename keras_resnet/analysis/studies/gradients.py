@@ -1,4 +1,4 @@
-"""Norms of the loss's gradient, by depth, of one network."""
+"""Norms of the gradient of the loss at every depth of one network."""
 
 from __future__ import annotations
 
@@ -22,15 +22,16 @@ from keras_resnet.support.progress import Begin, Progress, unannounced, unseen
 
 @dataclass(frozen=True)
 class GradientNorms:
-    """Norms of the gradient of the cross-entropy, from the input to the output.
+    """Norms of the gradient of the cross-entropy, ordered from the input to the output.
 
     Attributes:
-        layers: names of the convolutions of the blocks' main paths, first to last.
-        kernels: norm of the gradient at the kernel of each, of the mean loss of a batch.
+        layers: names of the convolutions on the main path of the blocks.
+        kernels: for each convolution, the norm of the gradient of a batch's mean loss at its
+            kernel.
         blocks: names of the blocks.
-        outputs: norm of the gradient of an image's loss at each block's output: the root of the
-            mean square over the images.
-        loss: the mean loss, with batch statistics as in training.
+        outputs: for each block, the norm of the gradient of a single image's loss at its output,
+            as the root mean square over the images.
+        loss: mean loss, with batch statistics as in training.
     """
 
     layers: tuple[str, ...]
@@ -41,18 +42,18 @@ class GradientNorms:
 
     @property
     def ratio(self) -> float | None:
-        """The first kernel's norm divided by the last one's; None if either is zero."""
+        """Norm of the first kernel's gradient divided by that of the last; None if one is zero."""
         first, last = self.kernels[0], self.kernels[-1]
         return first / last if first and last else None
 
     @property
     def factor(self) -> float | None:
-        """The factor of the kernels' norms per layer on the way back, see `factor_per_step`."""
+        """Factor of the kernels' norms per layer toward the input; see `factor_per_step`."""
         return factor_per_step(self.kernels)
 
     @property
     def output_factor(self) -> float | None:
-        """The same of the gradients at the blocks' outputs, per block."""
+        """Factor of the norms at the blocks' outputs per block toward the input."""
         return factor_per_step(self.outputs)
 
     def to_dict(self) -> dict[str, Any]:
@@ -63,15 +64,16 @@ class GradientNorms:
 
 
 def factor_per_step(norms: Sequence[float]) -> float | None:
-    """The factor between neighbouring norms, towards the input, by least squares of logarithms.
+    """Return the factor between consecutive norms toward the input.
 
-    Below 1 gradients shrink on their way back, above 1 they grow.
+    The factor is a least squares fit of the logarithms. Below 1, gradients shrink toward the input;
+    above 1, they grow.
 
     Args:
-        norms: from the input to the output.
+        norms: norms from the input to the output.
 
     Returns:
-        The factor; None of fewer than two norms, or if one of them is zero.
+        The factor; None if there are fewer than two norms or one is zero.
     """
     if len(norms) < 2 or not min(norms) > 0:
         return None
@@ -88,51 +90,64 @@ def gradient_norms(
     begin: Begin = unannounced,
     progress: Progress = unseen,
 ) -> GradientNorms:
-    """Measures how strong gradients are at every depth of a network.
+    """Measure the norms of gradients at every depth of a network.
 
-    Gradients are those of a training step without augmentation: batch normalisation, unless it is
-    frozen, uses the statistics of the batch. The model is left as it was.
+    The gradients are those of a training step without augmentation: batch normalization uses the
+    statistics of the batch unless it is frozen. The model does not change.
 
     Args:
-        model: a flat network of this package with a classifier, residual or plain.
+        model: a flat classifier of this package, residual or plain.
         data: as for `lesion_study`.
-        batch_size: images per gradient. Norms are averaged over the batches, of which none has less
-            than half as many.
-        seed: of the choice of images from a source, and of their order.
-        begin: is given one step of the work, to be timed, before it begins.
-        progress: is told after every batch.
+        batch_size: approximate number of images per batch. Norms are averaged over batches of about
+            equal size.
+        seed: seed of the choice of images from a source, and of their order.
+        begin: called with one step of the work, to time it, before the work begins.
+        progress: called after every batch with a description and the share of the batches.
 
     Raises:
-        ValueError: the model or an argument is wrong.
+        ValueError: the model does not fit, or an argument is invalid.
+
+    Example:
+
+    ```python
+    gradient_norms(model, "digits").ratio
+    ```
     """
     check_integer("batch_size", batch_size)
     probe = Probe(model)
     check_has_logits(model)
     images, labels = given_images(model, data, seed)
-    # Sources may be sorted by class.
+    # Shuffled, as a source may be sorted by class.
     order = np.random.default_rng(seed).permutation(len(images))
     batches = np.array_split(order, max(1, round(len(images) / batch_size)))
     state = [variable.numpy() for variable in model.non_trainable_variables]
 
-    def measured(rows: np.ndarray) -> np.ndarray:
-        return probe.norms(images[rows].astype(np.float32), labels[rows])[0].numpy()
+    def measured(batch: np.ndarray) -> np.ndarray:
+        return probe.norms(images[batch].astype(np.float32), labels[batch])[0].numpy()
 
     found = []
     try:
         with logits_of(model):
             begin(lambda: measured(batches[0]), len(batches), 0)
-            for number, rows in enumerate(batches, start=1):
-                found.append(measured(rows))
+            for number, batch in enumerate(batches, start=1):
+                found.append(measured(batch))
                 progress(f"{number} of {len(batches)} batches", number / len(batches))
     finally:
-        # A forward pass in training mode moves the averages of batch normalisation.
+        # A forward pass in training mode updates the moving averages of batch normalization.
         for variable, value in zip(model.non_trainable_variables, state, strict=True):
             variable.assign(value)
     return probe.named(np.mean(found, axis=0))
 
 
 class Probe:
-    """Computes gradients at the main path's kernels and at the blocks' outputs of a network."""
+    """Computation of the gradients at a network's main path kernels and block outputs.
+
+    Args:
+        model: a flat network of this package.
+
+    Raises:
+        ValueError: no convolutions are named as in `keras_resnet.build`.
+    """
 
     def __init__(self, model: keras.Model) -> None:
         model = bare(model)
@@ -141,7 +156,7 @@ class Probe:
         if not convs:
             raise ValueError(
                 "Expected a network with convolutions named as in `keras_resnet.build`. Received: "
-                f"{model.name!r} without any"
+                f"{model.name!r}, which has none"
             )
         self.layers = tuple(layer.name for layer in convs)
         self.blocks = tuple(map(block_name, blocks))
@@ -151,26 +166,27 @@ class Probe:
         self.graph = keras.Model(model.input, [*ends, model.output])
 
     def norms(self, images: Any, labels: Any) -> tuple[Any, list[Any]]:
-        """The loss and the norms of kernels and outputs, in one vector; and weights' gradients.
+        """Return a vector of the loss and all norms, and the gradients of the trainable weights.
 
-        The model has to put out logits. Runs it in training mode.
+        The model, whose outputs must be logits, runs in training mode.
         """
         weights = [variable.value for variable in self.model.trainable_variables]
         with tf.GradientTape() as tape:
-            # Frozen layers are not watched otherwise.
+            # Needed for frozen kernels.
             tape.watch(self.kernels)
             *ends, logits = self.graph(images, training=True)
             loss = tf.reduce_mean(losses(logits, labels))
-        asked = tape.gradient(loss, [*self.kernels, *ends, *weights])
-        kernels, rest = asked[: len(self.kernels)], asked[len(self.kernels) :]
+        found = tape.gradient(loss, [*self.kernels, *ends, *weights])
+        kernels, rest = found[: len(self.kernels)], found[len(self.kernels) :]
         outputs, gradients = rest[: len(ends)], rest[len(ends) :]
-        # The loss is a mean: each image's gradient is a so-manieth part of that of its own loss.
+        # The loss is a mean over n images, whose gradients at an output are 1/n of those of their
+        # own losses: the root mean square of these is sqrt(n) times the norm.
         scale = tf.sqrt(tf.cast(tf.shape(images)[0], tf.float32))
         norms = [loss, *map(_norm, kernels), *(scale * _norm(output) for output in outputs)]
         return tf.stack(norms), gradients
 
     def named(self, values: np.ndarray) -> GradientNorms:
-        """A vector of `norms` as plain numbers."""
+        """Return the vector of `norms` as a `GradientNorms`."""
         loss, *norms = map(float, values)
         count = len(self.layers)
         return GradientNorms(
@@ -183,7 +199,7 @@ def _norm(gradient: Any) -> Any:
 
 
 def _is_main(layer: keras.Layer) -> bool:
-    """Whether it is a convolution of a block's main path; projections are part 0."""
+    """Return whether a layer is a convolution on the main path of a block; projections are 0."""
     place = place_of(layer.name)
     is_conv = place is not None and re.fullmatch(r"[1-9]\d*_conv", place.part) is not None
     return is_conv and isinstance(layer, keras.layers.Conv2D)

@@ -1,4 +1,4 @@
-"""Labelled images as arrays that a model takes."""
+"""Labeled images as arrays, prepared for a model."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from keras_resnet.models.input import ModelInput
 from keras_resnet.support.checks import check_choice, check_integer
 
 
-def labelled_images(
+def labeled_images(
     model: keras.Model,
     data: Data,
     images: int = 1000,
@@ -25,29 +25,29 @@ def labelled_images(
     seed: int = 0,
     max_bad_fraction: float = 0.01,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Images, resized and cropped as the model's protocol says, and their labels.
+    """Return images, resized and cropped by the model's protocol, and their labels.
 
     Args:
-        model: a classifier of the data's classes.
+        model: a classifier with the classes of the data.
         data, split: as for `keras_resnet.evaluation.evaluate`.
-        images: how many at most; if there are more, a random choice of them.
-        seed: of the choice.
-        max_bad_fraction: share of these images that may be unreadable; they are left out.
+        images: largest number of images; a random choice if there are more.
+        seed: seed of the choice.
+        max_bad_fraction: share of these images that may be unreadable, 0 to 1; they are left out.
 
     Returns:
         Arrays `(n, height, width, channels)`, uint8, and `(n,)`, int32.
 
     Raises:
-        ValueError: an argument is wrong, or the classes differ.
+        ValueError: an argument is invalid, or the classes of model and data differ.
         TooManyBadRecordsError: too many images cannot be read.
     """
     check_integer("images", images)
-    part: Any = split
-    check_choice("split", part, get_args(Split))
+    checked: Any = split
+    check_choice("split", checked, get_args(Split))
     info = get_info(model)
     inputs = ModelInput((None, *model.input_shape[1:]), info)
     classes = Classes(class_count(model), info.class_names, info.class_ids)
-    found = open_images(data, classes, inputs.protocol.size, split=part)
+    found = open_images(data, classes, inputs.protocol.size, split=checked)
     columns_of(classes, found.classes, False)
     chosen = found.kept
     if len(chosen) > images:
@@ -63,31 +63,30 @@ def labelled_images(
 def given_images(
     model: keras.Model, data: Any, seed: int = 0, stacklevel: int = 3
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The images and labels that a study was given, checked: `(n, h, w, channels)` and `(n,)`, int.
+    """Return the images, `(n, height, width, channels)`, and labels, `(n,)`, for a study.
 
     Args:
         model: a classifier.
-        data: a pair of images as the model takes them and labels; or a source, of whose validation
-            part up to 1,000 images are taken.
-        seed: of their choice.
-        stacklevel: of the warning that pixels seem to be scaled.
+        data: as for `lesion_study`.
+        seed: seed of the choice of images from a source.
+        stacklevel: stack level of the warning about pixels that seem to be scaled.
 
     Raises:
-        ValueError: labels are missing, or are none of the model's classes.
+        ValueError: there are no images, or there is not one valid label per image.
     """
     if not isinstance(data, (tuple, list)):
-        data = labelled_images(model, data, seed=seed)
+        data = labeled_images(model, data, seed=seed)
     warn_if_scaled(data[0], stacklevel=stacklevel)
     images, labels = np.asarray(data[0]), np.asarray(data[1]).reshape(-1)
     classes = class_count(model)
     if len(images) != len(labels) or not len(labels):
         raise ValueError(
-            f"Expected a label per image, and at least one. Received: {len(images)} images, "
+            f"Expected at least one image, with one label each. Received: {len(images)} images and "
             f"{len(labels)} labels"
         )
     if labels.min() < 0 or labels.max() >= classes:
         raise ValueError(
-            f"Expected labels from 0 to {classes - 1}, the model's classes. Received: "
-            f"{labels.min()} to {labels.max()}"
+            f"Expected labels from 0 to {classes - 1}, for the classes of the model. Received: "
+            f"labels from {labels.min()} to {labels.max()}"
         )
     return images, labels

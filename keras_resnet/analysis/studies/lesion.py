@@ -22,12 +22,12 @@ from keras_resnet.support.suggest import did_you_mean
 
 @dataclass(frozen=True)
 class Lesion:
-    """Blocks that are deleted together, or swapped, and the top-1 error then.
+    """Blocks that are deleted or swapped together, and the resulting top-1 error.
 
     Attributes:
-        deleted: names of the blocks without their residual branch.
-        swapped: pairs of names of blocks, each of which runs in the other's place.
-        error: 0 to 1.
+        deleted: names of the blocks whose residual branch is deleted.
+        swapped: pairs of names of blocks that are swapped.
+        error: top-1 error, 0 to 1.
     """
 
     deleted: tuple[str, ...]
@@ -44,17 +44,18 @@ class Lesion:
 
 @dataclass(frozen=True)
 class LesionStudy:
-    """Errors of a network with lesions, none of which was trained away.
+    """Errors of a trained network with blocks deleted or swapped, without further training.
 
     Attributes:
-        names: of the blocks that can be deleted.
-        errors: top-1 error without each of them, 0 to 1.
-        error: top-1 error of the whole network.
-        images: how many images were classified.
-        kept: blocks that cannot be deleted, as they change the shape and have no shortcut.
-        several: number of deleted blocks -> one lesion per random choice of them.
-        swapped: number of swapped pairs -> one lesion per random choice of them.
-        chosen: the lesions that were asked for by the names of blocks.
+        names: names of the blocks that can be deleted.
+        errors: top-1 error without each of these blocks, 0 to 1.
+        error: top-1 error of the whole network, 0 to 1.
+        images: number of classified images.
+        kept: names of the blocks that cannot be deleted, because they change the shape and have no
+            shortcut.
+        several: number of deleted blocks -> a lesion for each random choice.
+        swapped: number of swapped pairs -> a lesion for each random choice.
+        chosen: the lesions requested by the names of blocks.
     """
 
     names: tuple[str, ...]
@@ -85,33 +86,39 @@ def lesion_study(
     begin: Begin = unannounced,
     progress: Progress = unseen,
 ) -> LesionStudy:
-    """Delete every block in turn, and classify images without it (Veit et al. 2016, section 4).
+    """Measure the error of a network without each of its blocks (Veit et al. 2016, section 4).
 
-    A residual block is deleted by cutting its residual branch: its shortcut stays, with projection
-    and subsampling. Of a plain network, blocks that keep the shape are deleted whole.
+    To delete a residual block is to delete its residual branch; its shortcut stays, with projection
+    and subsampling. In a plain network, whole blocks that keep the shape are deleted.
 
-    All deletions of a batch share the layers before the deleted block, so that they cost about half
-    of what classifying with every network would.
+    All deletions reuse the feature maps before the deleted block, which halves the time.
 
     Args:
-        model: a flat network of this package with a classifier.
-        data: images `(n, height, width, channels)` as the model takes them, and labels `(n,)`; or a
-            source, of whose validation part up to 1,000 images are taken.
-        several: how many random blocks are deleted at once, besides.
-        swaps: how many random pairs of blocks are swapped at once, besides. Both blocks of a pair
-            are of one stage and keep the shape; each block is in one pair at most.
-        delete: names of blocks, such as `("conv2_block2", "conv3_block3")`, that are deleted
-            together, besides; any number of such lesions.
-        swap: likewise, names of blocks that are swapped: the first with the second, the third
-            with the fourth, and so on.
-        draws: how many random choices of each number are made.
-        seed: of the choices.
-        batch_size: images that are run at once.
-        begin: is given one step of the work, to be timed, before it begins.
-        progress: is told after every batch.
+        model: a flat classifier of this package.
+        data: images `(n, height, width, channels)` as the model takes them and labels `(n,)`; or a
+            `Source` or its name, from whose validation split up to 1,000 images are used.
+        several: numbers of random blocks to delete together.
+        swaps: numbers of random pairs of blocks to swap together. The blocks of a pair are in the
+            same stage and keep the shape; no block is in two pairs.
+        delete: lesions by name: each is a sequence of blocks to delete together, such as
+            `("conv2_block2", "conv3_block3")`.
+        swap: lesions by name: each is a sequence of blocks to swap, the first with the second, the
+            third with the fourth, and so on.
+        draws: number of random choices for each number in `several` and `swaps`.
+        seed: seed of the random choices.
+        batch_size: images that are classified together.
+        begin: called with one step of the work, to time it, before the work begins.
+        progress: called after every batch with a description and the share of the images.
 
     Raises:
-        ValueError: the model or an argument is wrong.
+        ValueError: the model does not fit, or an argument is invalid.
+
+    Example:
+
+    ```python
+    study = lesion_study(model, "digits", several=(1, 2, 4), delete=[("conv2_block2",)])
+    dict(zip(study.names, study.errors))
+    ```
     """
     network = take_apart(model, compiled=True)
     images, labels = given_images(model, data, seed)
@@ -128,7 +135,7 @@ def lesion_study(
     orders = [_steps(names, lesion) for lesion in itertools.chain(*lesions.values())]
     removable = _removable(network)
     blocks, first = len(network.blocks), images[:batch_size]
-    # In runs of the whole network: without block i, those before it do not run again.
+    # The work in runs of the whole network: without block i, the blocks before it do not run again.
     runs = 1 + sum(1 - i / blocks for i in removable) + len(orders)
     whole_steps = [(index, True) for index in range(blocks)]
     begin(lambda: _run(network, first, whole_steps), runs * len(images) / len(first), 2)
@@ -144,8 +151,8 @@ def lesion_study(
     whole, *errors = (wrong / len(images)).tolist()
     each, rest = errors[: len(removable)], iter(errors[len(removable) :])
     found: dict[tuple[str, int], list[Lesion]] = {
-        key: [dataclasses.replace(lesion, error=next(rest)) for lesion in several_lesions]
-        for key, several_lesions in lesions.items()
+        key: [dataclasses.replace(lesion, error=next(rest)) for lesion in group]
+        for key, group in lesions.items()
     }
     by_kind = {
         kind: {number: x for (key, number), x in found.items() if key == kind}
@@ -162,12 +169,12 @@ def lesion_study(
     )
 
 
-#: Blocks in the order in which they run, and whether each keeps its residual branch.
+#: Indices of the blocks in the order in which they run, and whether each has its residual branch.
 _Steps = list[tuple[int, bool]]
 
 
 def _lesions(network: Network, batch: np.ndarray, removable: Sequence[int]) -> Iterable[Any]:
-    """Outputs of the whole network, and then without each of the blocks."""
+    """Yield the output of the whole network, then those without each removable block."""
     x = network.stem(batch.astype(np.float32))
     before = []
     for block in network.blocks:
@@ -194,7 +201,7 @@ def _removable(network: Network) -> list[int]:
 
 
 def _steps(names: Sequence[str], lesion: Lesion) -> _Steps:
-    """The blocks in the order in which they run with a lesion."""
+    """Return the steps of a network with a lesion."""
     order = list(range(len(names)))
     for pair in lesion.swapped:
         a, b = map(names.index, pair)
@@ -212,12 +219,12 @@ def chosen_lesions(
     draws: int = 5,
     seed: int = 0,
 ) -> dict[tuple[str, int], list[Lesion]]:
-    """Return the lesions of several blocks that `lesion_study` measures, without their errors.
+    """Return the lesions that `lesion_study` measures besides single blocks, without their errors.
 
     Arguments and errors are those of `lesion_study`.
 
     Returns:
-        `("several", number)`, `("swapped", number)` and `("chosen", 0)` -> lesions.
+        Lesions by the keys `("several", number)`, `("swapped", number)` and `("chosen", 0)`.
     """
     check_integer("draws", draws)
     random = np.random.default_rng(seed)
@@ -236,7 +243,7 @@ def chosen_lesions(
         ]
     for number in swaps:
         most = sum(len(names) // 2 for names in stages.values())
-        _check_number("swaps", number, most, "pairs of blocks of one shape, each block in one")
+        _check_number("swaps", number, most, "pairs of blocks, with each block in at most one pair")
         found["swapped", number] = [
             Lesion((), _disjoint(random, pairs, number)) for _ in range(draws)
         ]
@@ -248,9 +255,9 @@ def chosen_lesions(
         ordered = [tuple(sorted(pair, key=movable.index)) for pair in swapped]
         if len(known) % 2 or not set(ordered) <= set(pairs):
             raise ValueError(
-                "Expected `swap` to be pairs of blocks of one stage that keep the shape, such "
-                f"as {','.join(pairs[0]) if pairs else 'none of this network'}. Received: "
-                f"{','.join(names)}"
+                "Expected `swap` to be pairs of blocks of one stage that keep the shape"
+                + (f", such as {','.join(pairs[0])}" if pairs else ", which this network lacks")
+                + f". Received: {','.join(names)}"
             )
         chosen.append(Lesion((), swapped))
     return {**found, ("chosen", 0): chosen}
@@ -259,21 +266,21 @@ def chosen_lesions(
 def _check_number(name: str, number: int, most: int, what: str) -> None:
     if not 1 <= check_integer(name, number) <= most:
         raise ValueError(
-            f"Expected `{name}` to be numbers of 1 to {most} {what}. Received: {number}"
+            f"Expected `{name}` to be numbers from 1 to {most} of {what}. Received: {number}"
         )
 
 
 def _known(name: str, given: Sequence[str], possible: Sequence[str]) -> tuple[str, ...]:
-    """The names of blocks, each of which is possible and given once."""
+    """Return the given names of blocks; raise ValueError for unknown and repeated ones."""
     for block in given:
         if block not in possible:
             raise ValueError(
-                f"Expected `{name}` to name blocks of {some_of(possible)}. Received: {block}"
+                f"Expected `{name}` to name blocks among {some_of(possible)}. Received: {block}"
                 f"{did_you_mean(block, possible)}"
             )
     if not given or len(set(given)) < len(given):
         raise ValueError(
-            f"Expected `{name}` to name blocks, each once. Received: {','.join(given) or 'none'}"
+            f"Expected `{name}` to name different blocks. Received: {','.join(given) or 'none'}"
         )
     return tuple(given)
 
@@ -281,7 +288,7 @@ def _known(name: str, given: Sequence[str], possible: Sequence[str]) -> tuple[st
 def _disjoint(
     random: np.random.Generator, pairs: Sequence[tuple[str, str]], number: int
 ) -> tuple[tuple[str, str], ...]:
-    """Random pairs without a common block: each swap changes the order, and none undoes another."""
+    """Return random pairs without a common block, so that no swap undoes another one."""
     found: list[tuple[str, str]] = []
     for _ in range(number):
         found.append(pairs[int(random.integers(len(pairs)))])
@@ -290,6 +297,7 @@ def _disjoint(
 
 
 def _errors(outputs: Any, labels: np.ndarray) -> int:
+    """Return the number of misclassified images."""
     values = np.asarray(keras.ops.convert_to_numpy(outputs))
     # A single unit is that of the second of two classes.
     return int((class_probabilities(values, logits=False, pairs=True).argmax(-1) != labels).sum())

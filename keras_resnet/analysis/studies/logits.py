@@ -1,4 +1,4 @@
-"""A classifier as a function to logits, and its loss."""
+"""The logits of a classifier, and its loss."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _TO_PROBABILITIES = (keras.activations.softmax, keras.activations.sigmoid)
 
 @contextlib.contextmanager
 def logits_of(model: keras.Model) -> Iterator[Callable[[Any], Any]]:
-    """The model as a function from images to logits, in inference mode.
+    """Return a context with a function from images to logits, in inference mode.
 
-    Until the context ends, the softmax or sigmoid at the end of `model` is left out, also for other
+    Within the context, the softmax or sigmoid at the end of `model` is not applied, even by other
     models that share the layer.
     """
     last = last_operation(model)
@@ -41,15 +41,15 @@ def logits_of(model: keras.Model) -> Iterator[Callable[[Any], Any]]:
 
 
 def check_has_logits(model: keras.Model) -> None:
-    """Refuses a model whose cross-entropy `logits_of` and `losses` would get wrong.
+    """Check that `logits_of` and `losses` compute the cross-entropy of a model correctly.
 
     Raises:
-        ValueError: the model does not tell classes apart, or its probabilities come from an
-            operation that cannot be left out.
+        ValueError: the model is not a classifier, or `logits_of` cannot skip the operation that
+            computes its probabilities.
     """
     kind, last = output_kind(model), last_operation(model)
     activation = getattr(last, "activation", None)
-    # A sigmoid of several units answers each for itself.
+    # Several sigmoid units are independent of each other: their outputs are not of one class.
     single = model.output_shape[-1] == 1
     can_be_undone = isinstance(last, keras.layers.Softmax) or activation is (
         keras.activations.sigmoid if single else keras.activations.softmax
@@ -58,15 +58,17 @@ def check_has_logits(model: keras.Model) -> None:
         kind == "logits" or (kind == "probabilities" and can_be_undone)
     ):
         raise ValueError(
-            "Expected a classifier of one class per image that ends with logits, a softmax or, of "
-            f"one unit, a sigmoid. Received: {model.name!r}, which ends with {last.name!r}"
+            "Expected a single-label classifier that ends with logits, a softmax, or a sigmoid "
+            f"with one unit. Received: {model.name!r}, which ends with {last.name!r}"
         )
 
 
 def losses(logits: Any, labels: Any) -> Any:
-    """Cross-entropy of every image, `(n,)`, float32, of logits `(n, classes)` and labels `(n,)`.
+    """Return the cross-entropy of every image, `(n,)`, float32.
 
-    A single unit is the logit of the second of two classes.
+    Args:
+        logits: `(n, classes)`, or `(n, 1)`: the logit of the second of two classes.
+        labels: `(n,)`, integers.
     """
     logits = tf.cast(logits, tf.float32)
     if logits.shape[-1] == 1:

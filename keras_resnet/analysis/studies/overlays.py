@@ -1,4 +1,4 @@
-"""Explanations of image files as pictures."""
+"""Explanations of image files, saved as images."""
 
 from __future__ import annotations
 
@@ -39,21 +39,20 @@ def explain_files(
     begin: Begin = unannounced,
     progress: Progress = unseen,
 ) -> dict[str, str]:
-    """Writes a PNG of every image, cropped as the model sees it, with the map of a class over it.
+    """Write, for every image, a PNG of the model's input with the map of a class over it.
 
-    `explain.json` says of every image what it is called there, which class is explained, and the
-    class's probability.
+    `explain.json` lists the image, the name of its PNG, the explained class and its probability.
 
     Args:
         model, class_index, level: as for `grad_cam`.
         paths: image files.
-        output: a folder; its pictures are called like the files, with a number if names recur.
-        method: see `explain`.
-        begin: is given one step of the work, to be timed, before it begins.
-        progress: is told after every image.
+        output: folder of the PNGs, which have the names of the images, numbered if these repeat.
+        method: as for `explain`.
+        begin: called with one step of the work, to time it, before the work begins.
+        progress: called after every image with a description and the share of the images.
 
     Returns:
-        Path -> reason of images that could not be read.
+        Path -> reason, for the images that could not be read.
     """
     keywords: dict[str, Any] = {} if level is None else {"level": level}
     info = get_info(model)
@@ -81,15 +80,15 @@ def explain_files(
             while name in taken:
                 number += 1
                 name = f"{Path(path).stem}-{number}.png"
-            picture = pixels if pixels.shape[-1] == 3 else pixels.repeat(3, axis=-1)
-            Image.fromarray(overlay(picture, heat)).save(staging / name)
+            rgb = pixels if pixels.shape[-1] == 3 else pixels.repeat(3, axis=-1)
+            Image.fromarray(overlay(rgb, heat)).save(staging / name)
             index = int(found[0])
-            named = str(index) if info.class_names is None else info.class_names[index]
+            class_name = str(index) if info.class_names is None else info.class_names[index]
             rows.append(
                 {
                     "image": os.fspath(path),
                     "picture": name,
-                    "class": named,
+                    "class": class_name,
                     "answer": float(answers[0, index]),
                 }
             )

@@ -1,4 +1,4 @@
-"""Paths through a residual network, by length, and the gradient that they carry."""
+"""Gradients along the paths through a residual network, by length."""
 
 from __future__ import annotations
 
@@ -18,32 +18,32 @@ from keras_resnet.analysis.studies.logits import check_has_logits, logits_of, lo
 from keras_resnet.support.checks import check_integer
 from keras_resnet.support.progress import Begin, Progress, unannounced, unseen
 
-#: From the gradient at the output of a part to the gradient at its input.
+#: A function from the gradient at the output of a function to the gradient at its input.
 _Backward = Callable[[Any], Any]
 
 
 @dataclass(frozen=True)
 class PathStudy:
-    """Gradients of the loss at the image that flow along single paths (Veit et al. 2016).
+    """Gradients of the loss at the input along single paths (Veit et al. 2016).
 
-    A path takes the residual branch of some blocks and the shortcut of all others; its length is
-    the number of residual branches. Tuples have an entry per length, from 0 to the number of
-    blocks.
+    A path takes the residual branch of some blocks and the shortcut of all others. Its length is
+    the number of residual branches. The tuples from `counts` to `exact_shares` have one entry per
+    length, from 0 to the number of blocks.
 
     Attributes:
         blocks: names of the residual blocks.
-        counts: how many paths of the length there are: binomial coefficients.
-        samples: how many of them were measured; all of them where there are no more.
-        norms: mean norm of the gradient along one path.
+        counts: number of paths of each length.
+        samples: number of measured paths of each length.
+        norms: mean norm of the gradient along a path.
         spreads: standard deviation of the norm over the measured paths.
-        shares: `counts * norms`, as a share of its sum: how much gradient all paths of a length
-            carry if none cancel out (Veit et al. 2016, section 4.3).
-        exact_shares: the part of the gradient itself that flows along all paths of the length
-            together, as its projection onto the gradient. Computed from all paths, not from
-            samples. They sum to 1, and paths that oppose the gradient make them negative.
-        effective: least and greatest length of the shortest range that has 95 % of `shares`.
-        effective_paths: which share of all paths has these lengths.
-        images: how many images the gradients are of.
+        shares: `counts * norms` divided by its sum: the share of the gradient that all paths of a
+            length carry if they do not cancel out (Veit et al. 2016, section 4.3).
+        exact_shares: the share of the gradient that all paths of a length carry together, as the
+            projection onto the whole gradient, computed from all paths. The shares sum to 1; they
+            are negative for paths that oppose the gradient.
+        effective: smallest and largest length of the shortest range with 95 % of `shares`.
+        effective_paths: share of all paths whose lengths are in this range.
+        images: number of images.
     """
 
     blocks: tuple[str, ...]
@@ -72,23 +72,30 @@ def path_study(
     begin: Begin = unannounced,
     progress: Progress = unseen,
 ) -> PathStudy:
-    """Measures the gradient along paths of every length through a trained residual network.
+    """Measure the gradient along paths of every length through a trained residual network.
 
-    Images go forward through the whole network, in inference mode. The gradient of their
-    cross-entropy goes backward through the residual branch alone of the blocks of a path, and
-    through the shortcut alone of the others.
+    The forward pass uses the whole network, in inference mode. The backward pass of the
+    cross-entropy uses only the residual branch of the blocks on the path, and only the shortcut of
+    all other blocks.
 
     Args:
-        model: a flat residual network of this package with a classifier.
+        model: a flat residual classifier of this package.
         data: as for `lesion_study`.
-        samples: paths of each length that are measured.
-        images: how many random images of the data are used, at most, all at once.
-        seed: of the choices.
-        begin: is given one step of the work, to be timed, before it begins.
-        progress: is told after every length.
+        samples: number of paths to measure for each length; all paths if there are fewer.
+        images: largest number of images; a random choice, which is run as one batch.
+        seed: seed of the random choices.
+        begin: called with one step of the work, to time it, before the work begins.
+        progress: called after every length with a description and the share of the work.
 
     Raises:
-        ValueError: the model or an argument is wrong, or the gradient is zero.
+        ValueError: the model does not fit, an argument is invalid, or the gradient is zero.
+
+    Example:
+
+    ```python
+    study = path_study(model, "digits")
+    study.effective
+    ```
     """
     check_integer("samples", samples)
     check_integer("images", images)
@@ -96,7 +103,7 @@ def path_study(
     if plain := [block.name for block in network.blocks if block.residual is None]:
         raise ValueError(
             f"Expected a residual network. Received: {model.name!r}, whose block {plain[0]} has no "
-            "shortcut, so that there is a single path"
+            "shortcut"
         )
     check_has_logits(model)
     pixels, labels = given_images(model, data, seed)
@@ -105,17 +112,17 @@ def path_study(
     gradients = _Gradients(model, network, pixels[chosen], labels[chosen])
     blocks = len(network.blocks)
     paths = [_paths(random, blocks, length, samples) for length in range(blocks + 1)]
-    # Sums by length take as long as about so many paths again.
+    # `by_length` takes about as long as one path per block.
     total = sum(map(len, paths)) + blocks
     begin(lambda: gradients.along(()), total, 0)
     norms: list[list[float]] = []
-    for length, several in enumerate(paths):
-        norms.append([_mean_norm(gradients.along(path)) for path in several])
+    for length, of_length in enumerate(paths):
+        norms.append([_mean_norm(gradients.along(path)) for path in of_length])
         progress(f"paths of length {length}", sum(map(len, norms)) / total)
     exact = _projections(gradients.by_length())
     progress("sums of all paths", 1.0)
     counts = [math.comb(blocks, length) for length in range(blocks + 1)]
-    # Integers: of 1,000 blocks there are more paths than a float can hold.
+    # Divide integers: the number of paths through 1,000 blocks exceeds the range of a float.
     frequencies = np.array([count / 2**blocks for count in counts])
     means = np.array([np.mean(values) for values in norms])
     shares = frequencies * means / (frequencies * means).sum()
@@ -135,13 +142,13 @@ def path_study(
 
 
 class _Gradients:
-    """One forward pass, recorded part by part, through which gradients go backward many times."""
+    """A recorded forward pass, through which gradients are propagated along many paths."""
 
     def __init__(
         self, model: keras.Model, network: Network, images: np.ndarray, labels: np.ndarray
     ) -> None:
         x, self.stem = _recorded(network.stem, tf.constant(images, tf.float32))
-        # Each: the backward passes of its tail, its shortcut and its residual branch.
+        # For each block, the backward passes of its tail, its shortcut and its residual branch.
         self.blocks: list[tuple[_Backward, _Backward, _Backward]] = []
         for block in network.blocks:
             assert block.shortcut is not None
@@ -155,35 +162,39 @@ class _Gradients:
         self.start = through_head(tf.ones_like(loss))
         if not np.any(self.start):
             raise ValueError(
-                "Expected images whose loss has a gradient. Received: images that the network is "
-                "so sure of that it is zero"
+                "Expected images whose loss has a gradient. Received: images whose gradient is "
+                "zero, as the network classifies them with a probability of 1. Choose other images"
             )
 
     def along(self, path: Collection[int]) -> np.ndarray:
-        """Gradients at the images along a path, given as the blocks whose residual it takes."""
+        """Return the gradients at the input along a path.
+
+        Args:
+            path: indices of the blocks whose residual branch the path takes.
+        """
         gradient = self.start
         for index, (tail, shortcut, residual) in reversed(list(enumerate(self.blocks))):
             gradient = (residual if index in path else shortcut)(tail(gradient))
         return self.stem(gradient).numpy()
 
     def by_length(self) -> np.ndarray:
-        """Gradients at the images, summed over all paths of each length: `(lengths, n, h, w, c)`.
+        """Return the gradients at the input, summed by path length: `(lengths, n, h, w, channels)`.
 
-        Exact, and without visiting every path: behind each block, all paths of one length that end
-        there have one sum.
+        The sums are exact, without visiting every path: backpropagation is linear, so one sum per
+        length is enough at every block.
         """
         sums = [self.start]
         for tail, shortcut, residual in reversed(self.blocks):
-            behind = [tail(gradient) for gradient in sums]
-            through_shortcut = [*map(shortcut, behind), None]
-            through_residual = [None, *map(residual, behind)]
+            before_tail = [tail(gradient) for gradient in sums]
+            through_shortcut = [*map(shortcut, before_tail), None]
+            through_residual = [None, *map(residual, before_tail)]
             pairs = zip(through_shortcut, through_residual, strict=True)
             sums = [b if a is None else a if b is None else a + b for a, b in pairs]
         return np.stack([self.stem(gradient).numpy() for gradient in sums])
 
 
 def _recorded(function: Function, x: Any) -> tuple[Any, _Backward]:
-    """Return the outputs of a function, and its backward pass."""
+    """Return the output of a function, and its backward pass."""
     with tf.GradientTape(persistent=True) as tape:
         tape.watch(x)
         y = function(x)
@@ -194,7 +205,7 @@ def _recorded(function: Function, x: Any) -> tuple[Any, _Backward]:
 def _paths(
     random: np.random.Generator, blocks: int, length: int, samples: int
 ) -> list[tuple[int, ...]]:
-    """So many different random paths of a length; all, if there are no more."""
+    """Return different random paths of a length; all paths if there are at most `samples`."""
     if math.comb(blocks, length) <= samples:
         return list(itertools.combinations(range(blocks), length))
     found: set[tuple[int, ...]] = set()
@@ -204,20 +215,20 @@ def _paths(
 
 
 def _mean_norm(gradients: np.ndarray) -> float:
-    """Mean over images of the norms of their gradients."""
+    """Return the mean norm of the gradients of the images."""
     rows = gradients.reshape(len(gradients), -1).astype(np.float64)
     return float(np.linalg.norm(rows, axis=1).mean())
 
 
 def _projections(sums: np.ndarray) -> np.ndarray:
-    """The share of each of several gradients in their sum, along the direction of the sum."""
+    """Return the share of each gradient in the sum of all, as its projection onto the sum."""
     rows = sums.reshape(len(sums), -1).astype(np.float64)
     whole = rows.sum(axis=0)
     return rows @ whole / (whole @ whole)
 
 
 def _shortest_range(shares: np.ndarray, wanted: float) -> tuple[int, int]:
-    """First and last index of the shortest range of shares with at least the wanted sum."""
+    """Return the first and last index of the shortest range of shares with at least this sum."""
     sums = np.concatenate([[0.0], np.cumsum(shares)])
     for width in range(1, len(shares) + 1):
         inside = sums[width:] - sums[:-width]

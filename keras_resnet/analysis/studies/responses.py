@@ -1,4 +1,4 @@
-"""Strength of the layers' responses (He et al. 2015, Figure 7), and the first layer's filters."""
+"""Standard deviations of layer responses (He et al. 2015, Figure 7), and first-layer filters."""
 
 from __future__ import annotations
 
@@ -14,18 +14,19 @@ from keras_resnet.support.progress import Begin, Progress, unannounced, unseen
 
 @dataclass(frozen=True)
 class Responses:
-    """Standard deviations of layer responses, over all images, places and channels.
+    """Standard deviations of layer responses over all images, positions and channels.
 
     Attributes:
-        names: of the 3x3 convolutions, by depth.
-        deviations: of what each puts out after its normalisation, before any ReLU.
+        names: names of the 3x3 convolutions, by depth.
+        deviations: standard deviation of each convolution's output after its normalization, before
+            any ReLU.
     """
 
     names: tuple[str, ...]
     deviations: tuple[float, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain data for JSON; `sorted` is in descending order, as in the lower figure."""
+        """Return plain data for JSON; `sorted` are the deviations in descending order."""
         return {
             "names": list(self.names),
             "deviations": list(self.deviations),
@@ -41,18 +42,25 @@ def layer_responses(
     begin: Begin = unannounced,
     progress: Progress = unseen,
 ) -> Responses:
-    """Measures how strongly the 3x3 convolutions of a network respond.
+    """Measure the standard deviations of the responses of a network's 3x3 convolutions.
 
     Args:
-        model: a flat network of this package. Where no normalisation follows, as at the end of a
-            pre-activation block, the response is what the convolution itself puts out.
-        images: `(n, height, width, channels)` as the model takes them.
-        batch_size: images that are run at once.
-        begin: is given one step of the work, to be timed, before it begins.
-        progress: is told after every batch.
+        model: a flat network of this package. The response of a convolution without a following
+            normalization, such as the last one of a pre-activation block, is its own output.
+        images: `(n, height, width, channels)` as the model takes them, RGB in [0, 255].
+        batch_size: images that are run together.
+        begin: called with one step of the work, to time it, before the work begins.
+        progress: called after every batch with a description and the share of the images.
 
     Raises:
-        ValueError: the model has no 3x3 convolutions in blocks named as in `keras_resnet.build`.
+        ValueError: no 3x3 convolutions are named as in `keras_resnet.build`.
+
+    Example:
+
+    ```python
+    responses = layer_responses(model, images)
+    dict(zip(responses.names, responses.deviations))
+    ```
     """
     outputs = {}
     layers = {layer.name: layer for layer in model.layers}
@@ -66,14 +74,14 @@ def layer_responses(
     if not outputs:
         raise ValueError(
             "Expected a flat network with 3x3 convolutions named as in `keras_resnet.build`. "
-            f"Received: {model.name!r} without any"
+            f"Received: {model.name!r}, which has none"
         )
     probe = keras.Model(model.input, outputs)
     pixels = np.asarray(images, np.float32)
     sums = np.zeros((3, len(outputs)))
 
     def run(start: int) -> Any:
-        # Not compiled, which takes longer than the few batches of a study.
+        # Not compiled: compilation takes longer than the few batches of a study.
         return probe(pixels[start : start + batch_size], training=False)
 
     begin(lambda: run(0), len(pixels) / min(batch_size, len(pixels)), 0)
@@ -95,10 +103,16 @@ def layer_responses(
 
 
 def first_filters(model: keras.Model) -> np.ndarray:
-    """Kernels of the first convolution as images: `(filters, height, width, 3)`, float, in [0, 1].
+    """Return the kernels of the first convolution as images.
 
-    All are scaled alike, with zero at 0.5. Kernels of other than three channels are averaged over
-    them and shown in grey.
+    All kernels are scaled by the same factor, and 0 becomes 0.5. Kernels without three channels are
+    averaged over their channels, to gray.
+
+    Args:
+        model: a model with a convolution, possibly in a nested model.
+
+    Returns:
+        `(filters, height, width, 3)`, float64, in [0, 1].
 
     Raises:
         ValueError: the model has no convolution.

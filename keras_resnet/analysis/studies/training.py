@@ -1,4 +1,4 @@
-"""Trains several networks under one recipe, each with several seeds."""
+"""Training of several networks with the same recipe, each with several seeds."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from keras_resnet.analysis.studies.families import (
     default_size,
 )
 from keras_resnet.data import DataConfig, Source, load_data
-from keras_resnet.data.sources.load import load_parts
+from keras_resnet.data.sources.load import load_splits
 from keras_resnet.networks.builder import build
 from keras_resnet.networks.config import ResNetConfig
 from keras_resnet.support.progress import Progress, Say
@@ -35,16 +35,16 @@ from keras_resnet.training.run.trainer import train
 
 @dataclass(frozen=True)
 class Setting:
-    """The settings that all networks of a study have in common.
+    """The settings that all networks of a study share.
 
     Attributes:
-        train: images to learn from.
-        test: held-out images, by which nothing is chosen: the test part of the data if there is
-            one, else the validation part.
-        recipe: how networks are trained.
-        epochs: length of training instead of the recipe's; None: the recipe's.
-        size: height and width of the images.
-        max_bad_fraction: share of the images that may be unreadable; None: as of `train`.
+        train: the training images.
+        test: held-out images, not used for any choice: the test split of the data, or the
+            validation split if there is no test split.
+        recipe: the recipe.
+        epochs: length of each training; None: that of the recipe.
+        size: height and width of the images, in pixels.
+        max_bad_fraction: share of the images that may be unreadable; None: the default of `train`.
     """
 
     train: Source
@@ -56,9 +56,9 @@ class Setting:
 
     def facts(self) -> dict[str, Any]:
         """Return plain data for JSON."""
-        parts = {"training": self.train, "test": self.test}
+        splits = {"training": self.train, "test": self.test}
         return {
-            "data": {key: {"name": part.name, "images": len(part)} for key, part in parts.items()},
+            "data": {key: {"name": x.name, "images": len(x)} for key, x in splits.items()},
             "classes": list(self.train.class_names),
             "image_size": self.size,
             "epochs": self.epochs,
@@ -77,10 +77,11 @@ def make_setting(
     say: Say,
     max_bad_fraction: float | None = None,
 ) -> Setting:
-    """Open the data of a study, and choose size and recipe where they are None.
+    """Open the data of a study, and choose the size and the recipe if they are None.
 
     Raises:
-        ValueError: there is no such source or recipe, or the recipe changes what is compared.
+        ValueError: there is no such source or recipe, or the recipe sets a field that the study
+            sets.
         OSError: the source cannot be read.
     """
     size = size or default_size(data, config)
@@ -90,15 +91,15 @@ def make_setting(
         recipe = find_recipe(recipe)
     check_network_fields(recipe.network)
     if recipe.patience is not None:
-        # Every network is trained for the same time.
+        # No early stopping: all networks are trained for the same number of epochs.
         recipe = override(recipe, {"patience": None})
-    source = DataConfig(data, size=size)
-    parts = load_parts(source)
-    if parts.test is not None and len(parts.train):
-        train_part, test_part = parts.train, parts.test()
+    data_config = DataConfig(data, size=size)
+    splits = load_splits(data_config)
+    if splits.test is not None and len(splits.train):
+        train_split, test_split = splits.train, splits.test()
     else:
-        train_part, test_part = load_data(source, say)
-    return Setting(train_part, test_part, recipe, epochs, size, max_bad_fraction)
+        train_split, test_split = load_data(data_config, say)
+    return Setting(train_split, test_split, recipe, epochs, size, max_bad_fraction)
 
 
 def train_networks(
@@ -111,16 +112,17 @@ def train_networks(
     """Train every network with every seed.
 
     Args:
-        configs: name -> network.
-        setting: what the trainings have in common.
-        seeds: of initialisation, order and augmentation.
-        say: is told, before the first training, about how long all of them will take.
-        progress: is told after every batch.
+        configs: name -> config of the network.
+        setting: the settings that all trainings share.
+        seeds: seeds of initialization, data order and augmentation.
+        say: called with the estimated time before the first training, and with a sentence about
+            every training that diverges.
+        progress: called after every batch with a description and the share of the work.
 
     Raises:
-        ValueError: networks, data and recipe do not go together.
-        DivergedError: every training diverged: its loss became infinite, no number, or far too
-            large. Single ones are recorded, and `say` is told.
+        ValueError: the networks, data and recipe do not fit together.
+        DivergedError: all trainings diverged: their losses became infinite, NaN or far too large.
+            Single ones are recorded in `NetworkCurves`.
     """
     configs = {name: config.replace(**setting.recipe.network) for name, config in configs.items()}
     costs = {name: _cost(config, setting) for name, config in configs.items()}
@@ -172,7 +174,7 @@ def train_networks(
 
 @dataclass(frozen=True)
 class _Run:
-    """Errors after every epoch, the seconds of every step, and how training diverged if it did."""
+    """The errors of every epoch, the seconds of every step, and the reason if training diverged."""
 
     train_errors: tuple[float, ...]
     test_errors: tuple[float, ...]
@@ -181,7 +183,7 @@ class _Run:
 
 
 class _Steps(keras.callbacks.Callback):
-    """Times the steps, keeps the errors, and tells the share of the steps that is done."""
+    """Callback that times the steps, collects the errors and reports the progress."""
 
     def __init__(self, total: int, tell: Any) -> None:
         super().__init__()
@@ -197,14 +199,14 @@ class _Steps(keras.callbacks.Callback):
         self._tell(len(self.seconds) / self._total)
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        # Unlike what `fit` returns, they are there if a later epoch diverges.
+        # Collected here, as `fit` returns nothing if a later epoch diverges.
         for key, errors in self.errors.items():
             errors.append(1 - logs[key])
 
 
 def _build(name: str, config: ResNetConfig, setting: Setting) -> keras.Model:
     with warnings.catch_warnings():
-        # That of images that are small for the network: they are the same for all networks.
+        # Hide the warning that the images are small for the network, which holds for all networks.
         warnings.filterwarnings("ignore", message="The last stage sees")
         return build(
             config,
@@ -252,25 +254,25 @@ def _cost(config: ResNetConfig, setting: Setting) -> Complexity:
 def _estimate(
     configs: Mapping[str, ResNetConfig], costs: Mapping[str, Complexity], setting: Setting
 ) -> dict[str, tuple[float, float]]:
-    """Seconds that one training of each network may take to start, and then to run.
+    """Estimate the seconds to compile and to run one training of each network.
 
-    They come from a few steps of the cheapest network. Steps cost as their multiply-accumulates do,
-    and the compilation of the graphs, with which a training starts, as the layers do.
+    The estimate is based on a few timed steps of the cheapest network. The time of a step is taken
+    as proportional to the multiply-accumulate operations, that of compilation to the depth.
     """
     name = min(costs, key=lambda name: costs[name].macs)
     model = _build(name, configs[name], setting)
     resolved = _resolved(model, setting)
     batch = resolved.training.batch_size
-    # Of large images, a part of a batch is enough.
+    # For large images, time only part of a batch.
     probe = min(batch, max(8, 2**20 // setting.size**2))
     first, step = _probe(model, probe)
     step *= batch / probe
     epochs = resolved.total / resolved.batches_per_epoch
-    # A forward pass is a third of a step.
+    # A forward pass takes a third of a training step.
     evaluation = len(setting.test) / batch * step / 3
     work = resolved.total * step + epochs * evaluation
     layers, macs = costs[name].depth, costs[name].macs
-    # The evaluation is compiled, too.
+    # The evaluation is compiled as well, in a third of the time.
     return {
         key: (4 / 3 * first * cost.depth / layers, work * cost.macs / macs)
         for key, cost in costs.items()
@@ -278,7 +280,7 @@ def _estimate(
 
 
 def _probe(model: keras.Model, images: int) -> tuple[float, float]:
-    """Seconds of the first step, which compiles the graph, and of a later one."""
+    """Return the seconds of the first step, which compiles the graph, and of a later step."""
     model.compile("sgd", "sparse_categorical_crossentropy")
     pixels, labels = np.zeros((images, *model.input_shape[1:]), np.uint8), np.zeros(images, int)
     seconds = []
@@ -294,7 +296,7 @@ def _count(number: int, noun: str) -> str:
 
 
 def _words(seconds: float) -> str:
-    """A length of time, rounded."""
+    """Return a rounded duration as text."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     minutes = seconds / 60

@@ -1,4 +1,4 @@
-"""`keras-resnet analyze`: the papers' claims, on networks of one's own."""
+"""`keras-resnet analyze`: explanations, and studies of the papers' claims."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from keras_resnet.cli.options import USE, Group, app
 
 analyze = typer.Typer(
     cls=Group,
-    help="Show the papers' claims: degradation, shortcuts, lesions, responses, and more.",
+    help="Explain predictions, and test the papers' claims about shortcuts, depth and gradients.",
     rich_markup_mode=None,
 )
 app.add_typer(analyze, name="analyze", rich_help_panel=USE)

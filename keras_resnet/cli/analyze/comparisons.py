@@ -1,4 +1,4 @@
-"""`keras-resnet analyze degradation | shortcuts`: networks trained under one recipe."""
+"""`keras-resnet analyze degradation | shortcuts`: networks trained with the same recipe."""
 
 from __future__ import annotations
 
@@ -24,35 +24,31 @@ from keras_resnet.support.quiet import quiet
 from keras_resnet.support.terminal import console, table
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from matplotlib.figure import Figure
-
-    from keras_resnet.analysis import TrainingStudy
     from keras_resnet.networks.config import ResNetConfig
 
-Seeds = Annotated[str, typer.Option(help="One training per network and seed.")]
+Seeds = Annotated[str, typer.Option(help="Seeds, separated by commas: one training each.")]
 Epochs = Annotated[
-    float | None, typer.Option(min=0, help="Length of each training; the schedule is compressed.")
+    float | None, typer.Option(min=0, help="Length of each training; the schedule is scaled.")
 ]
 Width = Annotated[
     float | None,
     typer.Option(
-        min=0.01, help="Multiplies the width of the networks. [default: 0.25 for digits, else 1]"
+        min=0.01, help="Factor of the number of filters. [default: 0.25 for digits, else 1]"
     ),
 ]
-StudyData = Annotated[str, typer.Option(help="Images, e.g. digits, folder:PATH, cifar:PATH.")]
 StudyRecipe = Annotated[
     str | None,
-    typer.Option(help="Of `keras-resnet recipes`; default: a short one for digits, else He's."),
+    typer.Option(
+        help="A recipe of `keras-resnet recipes`. [default: a short one for digits, else He's]"
+    ),
 ]
 
 
 @analyze.command()
 def degradation(
     output: results.Output,
-    data: StudyData = "digits",
-    depths: Annotated[str, typer.Option(help="6n+2 layers each, or 18,34.")] = "8,32",
+    data: options.Data = "digits",
+    depths: Annotated[str, typer.Option(help="Depths of 6n+2 layers, or 18,34.")] = "8,32",
     seeds: Seeds = "0,1,2",
     epochs: Epochs = None,
     recipe: StudyRecipe = None,
@@ -70,25 +66,19 @@ def degradation(
     results.check_output(output, "degradation", overwrite)
     layers = check_depths(options.parse_integers(depths, 1))
     width = width or default_width(data)
-    configs = [basic_config(depth, None, width=width) for depth in layers]
+    config = basic_config(layers[0], None, width=width)
+    fields = inputs.network_options(version, None, net)
     keywords = _keywords(
-        *("degradation", data, configs[0], seeds, epochs, recipe, batch_size, size, width),
-        *(settings, inputs.network_options(version, None, net)),
+        "degradation", data, config, seeds, recipe, batch_size, size, settings, fields
     )
-    keywords["max_bad_fraction"] = max_bad_fraction
-    with quiet():
-        from keras_resnet.analysis.studies.degradation import degradation_study
-        from keras_resnet.analysis.studies.figures import degradation_figure
-    # The study itself says how long it takes.
-    with results.watched("degradation", "all trainings") as watching:
-        study = degradation_study(data, depths=layers, progress=watching["progress"], **keywords)
-    _show(study, output, "degradation", degradation_figure)
+    keywords |= {"epochs": epochs, "width": width, "max_bad_fraction": max_bad_fraction}
+    _run("degradation", output, data, depths=layers, **keywords)
 
 
 @analyze.command()
 def shortcuts(
     output: results.Output,
-    data: StudyData = "digits",
+    data: options.Data = "digits",
     depth: Annotated[int, typer.Option(help="6n+2 layers, or 18 or 34.")] = 32,
     seeds: Seeds = "0,1,2",
     epochs: Epochs = None,
@@ -107,17 +97,12 @@ def shortcuts(
     results.check_output(output, "shortcuts", overwrite)
     width = width or default_width(data)
     config = basic_config(depth, None, width=width)
+    fields = inputs.network_options(version, None, net)
     keywords = _keywords(
-        *("shortcuts", data, config, seeds, epochs, recipe, batch_size, size, width, settings),
-        inputs.network_options(version, None, net),
+        "shortcuts", data, config, seeds, recipe, batch_size, size, settings, fields
     )
-    keywords["max_bad_fraction"] = max_bad_fraction
-    with quiet():
-        from keras_resnet.analysis.studies.degradation import shortcut_study
-        from keras_resnet.analysis.studies.figures import shortcuts_figure
-    with results.watched("shortcuts", "all trainings") as watching:
-        study = shortcut_study(data, depth=depth, progress=watching["progress"], **keywords)
-    _show(study, output, "shortcuts", shortcuts_figure)
+    keywords |= {"epochs": epochs, "width": width, "max_bad_fraction": max_bad_fraction}
+    _run("shortcuts", output, data, depth=depth, **keywords)
 
 
 def _keywords(
@@ -125,41 +110,40 @@ def _keywords(
     data: str,
     config: ResNetConfig,
     seeds: str,
-    epochs: float | None,
     recipe: str | None,
     batch_size: int | None,
     size: int | None,
-    width: float,
     settings: list[str] | None,
     fields: dict[str, Any],
 ) -> dict[str, Any]:
-    """The arguments that both studies have; `config` is that of one of the networks."""
+    """Return the seeds, recipe and image size of a study; `config` is of one of its networks."""
     numbers = check_seeds(options.parse_integers(seeds, 0))
     checks.check_data(data)
     side = size or default_size(data, config)
     base = recipe or default_recipe(study, data, config, side)
     chosen = inputs.recipe_of(base, settings, batch_size, fields)
     check_network_fields(chosen.network)
-    # What cannot be built is refused before TensorFlow is imported.
+    # Checked before TensorFlow is imported.
     config.replace(**chosen.network)
     inputs.seed_everything(numbers[0], None)
-    return {
-        "seeds": numbers,
-        "epochs": epochs,
-        "recipe": chosen,
-        "size": side,
-        "width": width,
-        "say": console.print,
+    return {"seeds": numbers, "recipe": chosen, "size": side}
+
+
+def _run(name: str, output: Path, data: str, **keywords: Any) -> None:
+    """Run a study, save its figure and results, and print its table and findings."""
+    with quiet():
+        from keras_resnet.analysis.studies import degradation, figures
+    studies: dict[str, tuple[Any, Any]] = {
+        "degradation": (degradation.degradation_study, figures.degradation_figure),
+        "shortcuts": (degradation.shortcut_study, figures.shortcuts_figure),
     }
-
-
-def _show(
-    study: TrainingStudy, output: Path, name: str, draw: Callable[[TrainingStudy], Figure]
-) -> None:
-    """Writes the picture and the JSON of a study, and prints its table and what it found."""
+    run, draw = studies[name]
+    # Without `begin`: the study prints its own estimate of the time.
+    with results.watched(name, "all trainings") as watching:
+        study = run(data, say=console.print, progress=watching["progress"], **keywords)
     rows = table(["network", "parameters", "MACs", "s per step", "training error", "test error"])
     for network in study.networks:
-        errors = (network.said(network.train_error), network.said(network.test_error))
+        errors = (network.error_text(network.train_error), network.error_text(network.test_error))
         cost = (f"{network.params:,}", f"{network.macs:,}", f"{network.seconds_per_step:.3f}")
         rows.add_row(network.name, *cost, *errors)
     console.print(rows)

@@ -1,4 +1,4 @@
-"""`keras-resnet analyze explain`: what in an image speaks for a class."""
+"""`keras-resnet analyze explain`: maps of the pixels of an image that support a class."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from keras_resnet.support.terminal import complain, console
 def explain(
     model: options.ModelArgument,
     images: Annotated[list[str], typer.Argument(help="Image files, directories or patterns.")],
-    output: Annotated[Path, typer.Option(help="Folder for a picture of every image.")],
+    output: Annotated[Path, typer.Option(help="Folder for a PNG of every image.")],
     weights: options.Weights = None,
     version: options.Version = None,
     shortcut: options.Shortcut = None,
@@ -28,13 +28,16 @@ def explain(
         str, typer.Option(help="grad-cam, grad-cam-pp, integrated-gradients or occlusion.")
     ] = "grad-cam",
     named: Annotated[
-        str | None, typer.Option("--class", help="Index or name; by default the top-1 class.")
+        str | None,
+        typer.Option("--class", help="Index or name. [default: the top-1 class of every image]"),
     ] = None,
-    level: Annotated[str | None, typer.Option(help="C2, C3, ... for grad-cam.")] = None,
+    level: Annotated[
+        str | None, typer.Option(help="C2, C3, … for grad-cam and grad-cam-pp.")
+    ] = None,
     log_every: options.LogEvery = 60.0,
     overwrite: options.Overwrite = False,
 ) -> int:
-    """Lay over images what speaks for a class (exit code 1: images could not be read)."""
+    """Lay maps of the pixels that support a class over images (exit code 1: unreadable images)."""
     check_choice("method", method, [name.replace("_", "-") for name in get_args(Method)])
     chosen: Any = method.replace("-", "_")
     checks.check_level("level", level)
@@ -51,7 +54,7 @@ def explain(
         from keras_resnet.analysis.studies.overlays import explain_files
         from keras_resnet.models.info import get_info
     network = inputs.load_network(model, weights, fields=fields)
-    # A class may be called by a number.
+    # A number may be the name of a class.
     names = get_info(network).class_names or ()
     is_index = named is not None and named.isdecimal() and named not in names
     with results.watched("explain", "the explanations") as keywords:
@@ -64,7 +67,7 @@ def explain(
             level=level,
             **keywords,
         )
-    console.print(f"{len(paths) - len(bad)} pictures in {output}.")
+    console.print(f"Written: {len(paths) - len(bad)} PNGs in {output}.")
     for reason in bad.values():
         complain(reason)
     return 1 if bad else 0

@@ -1,4 +1,4 @@
-"""`keras-resnet analyze gradients`: whether gradients vanish with depth."""
+"""`keras-resnet analyze gradients`: gradients at every depth of a network."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def gradients(
     data: options.Data = "digits",
     model: Annotated[
         str | None,
-        typer.Option(help="Measure this network: a .keras file, or a name with --weights."),
+        typer.Option(help="Measure this network only: a .keras file, or a name with --weights."),
     ] = None,
     weights: options.Weights = None,
     version: options.Version = None,
@@ -34,7 +34,7 @@ def gradients(
     ] = None,
     width: Annotated[
         float | None,
-        typer.Option(min=0.01, help="Multiplies the 16, 32, 64 filters. [default: 0.5]"),
+        typer.Option(min=0.01, help="Factor of the 16, 32, 64 filters. [default: 0.5]"),
     ] = None,
     size: Annotated[
         int | None, typer.Option(min=8, help="Image height and width. [default: 16]")
@@ -43,25 +43,26 @@ def gradients(
         int | None, typer.Option(min=1, help="Training steps of each network. [default: 40]")
     ] = None,
     learning_rate: Annotated[
-        float | None, typer.Option(min=0, help="Of SGD. [default: 0.1]")
+        float | None, typer.Option(min=0, help="Learning rate of SGD. [default: 0.1]")
     ] = None,
     seeds: Annotated[
-        int | None, typer.Option(min=1, help="Networks of each kind. [default: 3]")
+        int | None, typer.Option(min=1, help="Trainings of each network. [default: 3]")
     ] = None,
     batch_size: Annotated[
-        int | None, typer.Option(min=2, help="Images per gradient. [default: 64; of --model: 32]")
+        int | None,
+        typer.Option(min=2, help="Images per gradient. [default: 64; with --model: 32]"),
     ] = None,
     images: results.Images = 1000,
     max_bad_fraction: options.MaxBadFraction = 0.01,
     log_every: options.LogEvery = 60.0,
     overwrite: options.Overwrite = False,
 ) -> None:
-    """Measure how strong the gradient is in every layer, before and after a short training.
+    """Measure the norm of the gradient in every layer, before and after a short training.
 
-    Compares networks with and without shortcuts and batch normalisation (BN) with each other
-    (--version, --shortcut and --net change them; --shortcut those with shortcuts), and with the
-    factor of 0.9 per layer that articles assume. With --model, measures that network as it
-    is. Uses the data's training images.
+    Compares networks with and without shortcuts and batch normalization (BN), and the factor per
+    layer with the 0.9 that articles assume. --version, --shortcut and --net change the networks,
+    --shortcut only those with shortcuts. With --model, measures that network without training it.
+    Uses the training images of the data.
     """
     results.check_output(output, "gradients", overwrite)
     given: dict[str, Any] = {
@@ -81,8 +82,8 @@ def gradients(
         if given:
             name, value = next(iter(given.items()))
             raise ValueError(
-                f"Expected no `--{name.replace('_', '-')}` with `--model`, which is measured as it "
-                f"is. Received: {value}"
+                f"Expected no `--{name.replace('_', '-')}` with `--model`, which is not trained. "
+                f"Received: {value}"
             )
         model = checks.check_model(model, weights, fields=fields, trained=True)
         checks.check_data(data)
@@ -112,19 +113,19 @@ def _measure(
     with quiet():
         from keras_resnet.analysis.studies.figures import gradient_norms_figure
         from keras_resnet.analysis.studies.gradients import gradient_norms
-        from keras_resnet.analysis.studies.images import labelled_images
-    labelled = labelled_images(
+        from keras_resnet.analysis.studies.images import labeled_images
+    labeled = labeled_images(
         network, data, images, split="train", max_bad_fraction=max_bad_fraction
     )
     with results.watched("gradients", "the gradients") as keywords:
-        found = gradient_norms(network, labelled, **batches, **keywords)
-    asked = {"model": model, "data": data, "images": len(labelled[1])}
-    values = {**asked, **found.to_dict()}
+        found = gradient_norms(network, labeled, **batches, **keywords)
+    settings = {"model": model, "data": data, "images": len(labeled[1])}
+    values = {**settings, **found.to_dict()}
     results.save_study(output, "gradients", gradient_norms_figure(found), values)
     console.print(
-        f"{len(found.layers)} convolutions. First gradient norm divided by the last: "
-        f"{_number(found.ratio)}; factor per layer towards the input: {_number(found.factor)} "
-        "(articles assume 0.9)."
+        f"{len(found.layers)} convolutions. Gradient norm of the first divided by that of the "
+        f"last: {_number(found.ratio)}. Factor per layer toward the input: "
+        f"{_number(found.factor)}; articles assume 0.9."
     )
 
 
@@ -143,8 +144,8 @@ def _compare(data: str, output: Path, **settings: Any) -> None:
         shown.add_row(item.name, item.moment, item.verdict, *numbers)
     console.print(shown)
     console.print(
-        "first/last: gradient norm of the first convolution divided by that of the last. per "
-        "layer: factor towards the input; articles assume 0.9, and 0.9^50 = 0.005."
+        "first/last: gradient norm of the first convolution divided by that of the last; per "
+        "layer: factor toward the input. Articles assume 0.9, with 0.9^50 = 0.005."
     )
     for sentence in study.findings():
         console.print(sentence)

@@ -1,4 +1,4 @@
-"""`keras-resnet analyze project`: vectors of images as a map."""
+"""`keras-resnet analyze project`: a map of the feature vectors of images."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ def project(
     vectors: Annotated[Path, typer.Argument(help="A file of `keras-resnet embed`.")],
     method: Annotated[str, typer.Option(help="pca, tsne or umap.")] = "pca",
     images: Annotated[
-        Path | None, typer.Option(help="Where the images are that the file names, for thumbnails.")
+        Path | None, typer.Option(help="Folder of the images that the file names, for thumbnails.")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of t-SNE and UMAP.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of t-SNE and UMAP.")] = 0,
     overwrite: options.Overwrite = False,
 ) -> None:
-    """Draw vectors of images as a map, beside their file: PNG, SVG and HTML with thumbnails.
+    """Draw a map of vectors: PNG, SVG and HTML with thumbnails, in the folder of their file.
 
-    Images in folders are coloured by these.
+    The points of images in folders are colored by folder.
     """
     check_map(vectors, method, overwrite)
     from keras_resnet.jobs.vector_files import load_vectors
@@ -39,17 +39,17 @@ def project(
     paths = [Path(images or ".", name) for name in names]
     if images is None and not any(map(os.path.isfile, paths)):
         console.print(
-            "None of the images is found from here: for thumbnails, pass --images FOLDER."
+            "None of the images is in the current folder. For thumbnails, pass --images FOLDER."
         )
     save_map(vectors, method, names, found, paths, seed, overwrite)
 
 
 def check_map(vectors: Path, method: str, overwrite: bool) -> None:
-    """Refuse a map that cannot be made, before the work that comes first.
+    """Check, before the vectors are computed, that a map of them can be drawn.
 
     Raises:
-        ValueError, ImportError: as of `check_method`.
-        FileExistsError: one of its files is there.
+        ValueError, ImportError: as for `check_method`.
+        FileExistsError: a file of the map exists, and `overwrite` is not set.
     """
     with quiet():
         from keras_resnet.jobs.projection import check_method, map_files
@@ -68,19 +68,19 @@ def save_map(
     overwrite: bool = False,
     hidden: bool = False,
 ) -> dict[str, str]:
-    """Make the map of vectors, write its files, and say how long it takes and what they are.
+    """Project vectors to a map, write its files, and print the estimated time and the files.
 
     Args:
-        vectors_file: the file that the vectors are in; those of the map stand beside it.
+        vectors_file: the file of the vectors, in whose folder the map is written.
         method, seed: as for `project_vectors`.
-        names: of the images, one per vector.
+        names: names of the images, one per vector.
         vectors: `(n, channels)`.
         images: paths of the images.
-        overwrite: whether files that are there are replaced.
-        hidden: whether nothing is printed.
+        overwrite: whether to replace existing files.
+        hidden: whether to print nothing.
 
     Returns:
-        The files by suffix.
+        Suffix -> path of the files.
     """
     with quiet():
         from keras_resnet.jobs.projection import (

@@ -1,4 +1,4 @@
-"""Shared parts of all studies: options, estimates of time, and the files of a result."""
+"""Shared by all studies: options, estimates of the time, and the files of the results."""
 
 from __future__ import annotations
 
@@ -16,23 +16,22 @@ from keras_resnet.support.terminal import console, progress_bar
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-Output = Annotated[Path, typer.Option(help="Folder for the picture (.png, .svg) and its .json.")]
-Images = Annotated[int, typer.Option(min=1, help="How many images at most.")]
+Output = Annotated[Path, typer.Option(help="Folder for the figure (.png, .svg) and its .json.")]
+Images = Annotated[int, typer.Option(min=1, help="Largest number of images.")]
 Split = Annotated[str, typer.Option(help="validation, test, train or all.")]
-Seed = Annotated[int, typer.Option(min=0, help="Of random choices.")]
-Numbers = Annotated[str | None, typer.Option(help="Numbers, separated by commas, such as 1,2,5.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of random choices.")]
 
 
 @contextlib.contextmanager
 def watched(title: str, what: str) -> Iterator[dict[str, Any]]:
-    """Says how long a study will take before it begins, and shows how far it is.
+    """Return a context that prints the estimated time of a study, and shows its progress.
 
     Args:
-        title: what stands before the bar.
-        what: what takes the time, as in "About 3 s for …".
+        title: text before the progress bar.
+        what: the work, which completes the sentence "About 3 s for …".
 
     Yields:
-        The keywords `begin` and `progress` of a study.
+        The keyword arguments `begin` and `progress` of a study.
     """
     start = time.monotonic()
     with progress_bar(title, lines=10) as show:
@@ -58,18 +57,18 @@ def _seconds(step: Callable[[], Any]) -> float:
 
 
 def _about(seconds: float) -> str:
-    """A time that nobody knows exactly."""
+    """Return an estimated duration as text."""
     if seconds < 1:
         return "Less than 1 s"
     return f"About {seconds:.0f} s" if seconds < 100 else f"About {seconds / 60:.0f} min"
 
 
 def check_output(output: Path, name: str, overwrite: bool) -> None:
-    """Refuse a folder that a study cannot be written to, before the work.
+    """Check, before the work begins, that a study can be saved in a folder.
 
     Raises:
-        FileExistsError: files of this study are there, and are not to be overwritten.
-        ValueError: it cannot be written to.
+        FileExistsError: files of this study exist, and `overwrite` is not set.
+        ValueError: the folder is not writable.
     """
     from keras_resnet.support.files import check_new, check_writable
 
@@ -83,16 +82,16 @@ def _names(name: str) -> list[str]:
 
 
 def save_study(output: Path, name: str, figure: Figure, values: dict[str, Any]) -> None:
-    """Write a study as a picture in two formats and as JSON, or nothing of it.
+    """Write the figure of a study as PNG and SVG, and its results as JSON; or nothing on failure.
 
-    Files that are there are replaced: `check_output` has refused those that must not be.
+    Existing files are replaced; call `check_output` before the work.
     """
     from keras_resnet.support.files import partial_directory, publish
 
     names = _names(name)
     with partial_directory(output) as staging:
-        for picture in names[:2]:
-            figure.savefig(staging / picture, dpi=150)
+        for file in names[:2]:
+            figure.savefig(staging / file, dpi=150)
         (staging / names[2]).write_text(json.dumps(values, indent=2) + "\n", "utf-8")
         publish(staging, names)
     console.print(f"Written: {', '.join(str(output / name) for name in names)}")

@@ -19,6 +19,12 @@ if TYPE_CHECKING:
     from keras_resnet.analysis import PathStudy
 
 
+Several = Annotated[
+    str | None, typer.Option(help="Numbers of random blocks to delete together, e.g. 1,2,5.")
+]
+Swaps = Annotated[
+    str | None, typer.Option(help="Numbers of random pairs of blocks to swap, e.g. 1,2,5.")
+]
 Delete = Annotated[
     list[str] | None,
     typer.Option(
@@ -47,22 +53,24 @@ def lesion(
     images: results.Images = 1000,
     split: results.Split = "validation",
     max_bad_fraction: options.MaxBadFraction = 0.01,
-    several: results.Numbers = None,
-    swaps: results.Numbers = None,
+    several: Several = None,
+    swaps: Swaps = None,
     delete: Delete = None,
     swap: Swap = None,
     log_every: options.LogEvery = 60.0,
     overwrite: options.Overwrite = False,
-    draws: Annotated[int, typer.Option(min=1, help="Random choices per number.")] = 5,
+    draws: Annotated[
+        int, typer.Option(min=1, help="Random choices per number of --several and --swaps.")
+    ] = 5,
     paths: Annotated[
         int | None,
-        typer.Option(min=0, help="Paths of each length that are measured; 0: none. [default: 10]"),
+        typer.Option(min=0, help="Paths of each length to measure; 0: none. [default: 10]"),
     ] = None,
     seed: results.Seed = 0,
 ) -> None:
-    """Delete every block of a trained network in turn, and measure its error without it.
+    """Measure the error of a trained network without each of its blocks.
 
-    For residual networks, also the gradient along paths of every length.
+    For residual networks, also measures the gradient along paths of every length.
     """
     results.check_output(output, "lesion", overwrite)
     fields = inputs.network_options(version, shortcut, net)
@@ -77,7 +85,7 @@ def lesion(
     with quiet():
         from keras_resnet.analysis.studies.blocks import take_apart
         from keras_resnet.analysis.studies.figures import lesion_figure
-        from keras_resnet.analysis.studies.images import labelled_images
+        from keras_resnet.analysis.studies.images import labeled_images
         from keras_resnet.analysis.studies.lesion import chosen_lesions, lesion_study
     chosen: dict[str, Any] = {
         "several": numbers[0],
@@ -86,14 +94,14 @@ def lesion(
         "draws": draws,
         "seed": seed,
     }
-    # What cannot be done is refused before the images are read.
+    # Check the lesions before the images are read.
     chosen_lesions(take_apart(network), **chosen)
-    labelled = labelled_images(
+    labeled = labeled_images(
         network, data, images, split=split, seed=seed, max_bad_fraction=max_bad_fraction
     )
-    found = _measured_paths(network, labelled, paths, seed)
+    found = _measured_paths(network, labeled, paths, seed)
     with results.watched("lesion", "classifying without the blocks") as keywords:
-        study = lesion_study(network, labelled, **chosen, **keywords)
+        study = lesion_study(network, labeled, **chosen, **keywords)
     values = {
         **{"model": model, "data": data, "split": split, "draws": draws, "seed": seed},
         **study.to_dict(),
@@ -111,14 +119,15 @@ def lesion(
         low, high = found.effective
         console.print(
             f"Of {2 ** len(found.blocks):,} paths, those through {low} to {high} residual branches "
-            f"carry 95 % of the gradient; they are {found.effective_paths:.3g} of all paths."
+            f"carry 95 % of the gradient; they are a share of {found.effective_paths:.3g} of all "
+            "paths."
         )
 
 
 def _measured_paths(
-    network: keras.Model, labelled: Any, samples: int | None, seed: int
+    network: keras.Model, labeled: Any, samples: int | None, seed: int
 ) -> PathStudy | None:
-    """Paths of a residual network; None of others, and of very deep ones unless asked for."""
+    """Return the path study of a network; None for plain and, by default, very deep networks."""
     with quiet():
         from keras_resnet.analysis.studies.blocks import take_apart
         from keras_resnet.analysis.studies.paths import path_study
@@ -128,17 +137,17 @@ def _measured_paths(
         return None
     if samples is None and len(blocks) > 60:
         console.print(
-            f"The paths through {len(blocks)} blocks take long and are left out; --paths 10 "
-            "measures ten of each length."
+            f"Paths through {len(blocks)} blocks are not measured, which takes long. Pass --paths "
+            "10 to measure ten of each length."
         )
         return None
     try:
         with results.watched("paths", "the gradient along paths") as keywords:
-            return path_study(network, labelled, samples=samples or 10, seed=seed, **keywords)
+            return path_study(network, labeled, samples=samples or 10, seed=seed, **keywords)
     except ValueError as error:
         if samples is not None:
             raise
-        console.print(f"Paths are left out. {error}.")
+        console.print(f"Paths are not measured. {error}.")
         return None
 
 
@@ -166,17 +175,17 @@ def responses(
     network = inputs.load_network(model, weights, fields=fields)
     with quiet():
         from keras_resnet.analysis.studies.figures import responses_figure
-        from keras_resnet.analysis.studies.images import labelled_images
+        from keras_resnet.analysis.studies.images import labeled_images
         from keras_resnet.analysis.studies.responses import layer_responses
-    pixels, _ = labelled_images(
+    pixels, _ = labeled_images(
         network, data, images, split=split, seed=seed, max_bad_fraction=max_bad_fraction
     )
     with results.watched("responses", "the responses") as keywords:
         found = layer_responses(network, pixels, **keywords)
-    asked = {"model": model, "data": data, "split": split, "seed": seed}
-    results.save_study(output, "responses", responses_figure(found), {**asked, **found.to_dict()})
+    values = {"model": model, "data": data, "split": split, "seed": seed, **found.to_dict()}
+    results.save_study(output, "responses", responses_figure(found), values)
     console.print(
-        f"{len(found.names)} layers, standard deviations of {min(found.deviations):.3f} to "
+        f"{len(found.names)} layers, with standard deviations from {min(found.deviations):.3f} to "
         f"{max(found.deviations):.3f}."
     )
 
@@ -191,7 +200,7 @@ def filters(
     net: options.Net = None,
     overwrite: options.Overwrite = False,
 ) -> None:
-    """Show the first layer's kernels as a picture."""
+    """Draw the kernels of the first convolution."""
     results.check_output(output, "filters", overwrite)
     fields = inputs.network_options(version, shortcut, net)
     network = inputs.load_network(model, weights, fields=fields)

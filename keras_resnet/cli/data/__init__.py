@@ -1,4 +1,4 @@
-"""`keras-resnet data`: its commands are `scan`, `prepare` and `benchmark`."""
+"""`keras-resnet data`: the commands `scan`, `prepare` and `benchmark`."""
 
 from __future__ import annotations
 

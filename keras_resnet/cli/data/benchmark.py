@@ -1,4 +1,4 @@
-"""`keras-resnet data benchmark`: how fast the data comes, and what limits training."""
+"""`keras-resnet data benchmark`: the throughput of the input pipeline, and what limits training."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from keras_resnet.data.check.benchmark import BenchmarkReport
     from keras_resnet.data.config import Augmentation
 
-#: Augmentations in which pixels can be averaged.
+#: Augmentations that resize images, and so can antialias.
 _RESIZING = ("he2015", "inception")
 
 
@@ -28,7 +28,7 @@ def benchmark(
         str, typer.Argument(help="folder:PATH, tfrecord:GLOB, csv:FILE, tfds:NAME, synthetic, …")
     ],
     model: Annotated[
-        str | None, typer.Option(help="A network of `keras-resnet list`, to time as well.")
+        str | None, typer.Option(help="A network of `keras-resnet list` to measure as well.")
     ] = None,
     version: options.Version = None,
     shortcut: options.Shortcut = None,
@@ -39,10 +39,11 @@ def benchmark(
     size: Annotated[int, typer.Option(min=1, help="Image height and width.")] = 224,
     batch_size: Annotated[int, typer.Option(min=1, help="Images per training step.")] = 64,
     seconds: Annotated[
-        float, typer.Option(min=0.01, help="Of each stage's turn; each has three.")
+        float,
+        typer.Option(min=0.01, help="Length of each measurement; each is made three times."),
     ] = 5.0,
     antialias: Annotated[
-        bool, typer.Option("--antialias", help="Average pixels where pictures shrink.")
+        bool, typer.Option("--antialias", help="Antialias when images shrink.")
     ] = False,
     max_bad_fraction: options.MaxBadFraction = 0.01,
     dtype: Annotated[
@@ -58,7 +59,7 @@ def benchmark(
     if dtype is not None:
         check_choice("dtype", dtype, (*precisions, *(f"mixed_{name}" for name in precisions[1:])))
     from keras_resnet.data.config import DataConfig
-    from keras_resnet.data.sources.load import load_parts
+    from keras_resnet.data.sources.load import load_splits
 
     fields = inputs.network_options(version, shortcut, net)
     if model is not None:
@@ -75,7 +76,7 @@ def benchmark(
     with quiet():
         from keras_resnet.data.check.benchmark import benchmark as measure
         from keras_resnet.networks.builders import create_model
-    images = load_parts(config).train
+    images = load_splits(config).train
     config = dataclasses.replace(config, batch_size=min(batch_size, len(images)))
     network = None
     if model is not None:
@@ -106,10 +107,10 @@ def _augmentation(name: str, antialias: bool) -> Augmentation:
 def _print(result: BenchmarkReport) -> None:
     from keras_resnet.data.check.benchmark import format_rate
 
-    rows = table(("stage", "images/s", "per core"))
-    for stage, rate in result.images_per_second.items():
-        per_core = result.per_core.get(stage)
-        rows.add_row(stage, format_rate(rate), "" if per_core is None else format_rate(per_core))
+    rows = table(("component", "images/s", "per core"))
+    for name, rate in result.images_per_second.items():
+        per_core = result.per_core.get(name)
+        rows.add_row(name, format_rate(rate), "" if per_core is None else format_rate(per_core))
     console.print(rows)
     console.print(f"Cores: {result.cores}")
     console.print(result.verdict)

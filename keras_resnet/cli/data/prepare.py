@@ -1,4 +1,4 @@
-"""`keras-resnet data prepare`: data sets into TFRecord shards."""
+"""`keras-resnet data prepare`: conversion of data sets to TFRecord shards."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ if TYPE_CHECKING:
 
 prepare = typer.Typer(
     cls=Group,
-    help="Write a data set as shuffled TFRecord shards with checksums. If interrupted, run again.",
+    help="Write a data set as shuffled TFRecord shards with checksums. Run again to resume.",
     rich_markup_mode=None,
 )
 data.add_typer(prepare, name="prepare")
 
-#: Those of TensorFlow's own ImageNet scripts.
+#: The numbers of shards of TensorFlow's ImageNet scripts.
 _IMAGENET_SHARDS = {"train": 1024, "validation": 128}
 
 Output = Annotated[Path, typer.Option(help="Directory for the shards.")]
 Shards = Annotated[
-    int | None, typer.Option(min=1, help="Training shards; by default about 150 MB each.")
+    int | None, typer.Option(min=1, help="Training shards. [default: one per 150 MB]")
 ]
 ShortSide = Annotated[
     int | None,
-    typer.Option(min=1, help="Reduce larger images to this short side, as JPEG of quality 95."),
+    typer.Option(min=1, help="Shrink larger images to this short side, as JPEG of quality 95."),
 ]
 SkipUnreadable = Annotated[
     bool, typer.Option("--skip-unreadable", help="Leave unreadable images out and list them.")
@@ -64,12 +64,12 @@ def imagenet(
         ),
     ] = None,
     shards: Annotated[
-        int | None, typer.Option(min=1, help="Training shards; by default 1024.")
+        int | None, typer.Option(min=1, help="Training shards. [default: 1024]")
     ] = None,
     short_side: ShortSide = None,
     seed: Seed = 0,
     no_check_counts: Annotated[
-        bool, typer.Option("--no-check-counts", help="Take a part of ImageNet, too.")
+        bool, typer.Option("--no-check-counts", help="Accept a subset of ImageNet.")
     ] = False,
     skip_unreadable: SkipUnreadable = False,
     log_every: LogEvery = 60.0,
@@ -86,10 +86,10 @@ def imagenet(
     def load(progress: Progress) -> dict[str, Source]:
         from keras_resnet.data.sources.imagenet import load_imagenet
 
-        parts = load_imagenet(
+        splits = load_imagenet(
             train, validation, val_labels, check_counts=not no_check_counts, progress=progress
         )
-        return dict(zip(("train", "validation"), parts, strict=True))
+        return dict(zip(("train", "validation"), splits, strict=True))
 
     _prepare(load, output, numbers, short_side, seed, skip_unreadable, overwrite)
 
@@ -109,30 +109,31 @@ def folder(
 ) -> None:
     """Prepare a directory with a folder of images per class, or any other source.
 
-    Parts stay as they are: whoever loads the shards divides off what there is to validate on.
+    Splits stay as they are: loading the shards divides off a validation split if there is none.
     """
 
     check_data(source)
 
     def load(progress: Progress) -> dict[str, Source]:
-        from keras_resnet.data.sources.load import load_every_part
+        from keras_resnet.data.sources.load import load_every_split
 
-        return load_every_part(source)
+        return load_every_split(source)
 
     numbers = {} if shards is None else {"train": shards}
     _prepare(load, output, numbers, short_side, seed, skip_unreadable, overwrite)
 
 
-def _one_of(part: str, tar: Path | None, directory: Path | None) -> Path:
+def _one_of(split: str, tar: Path | None, directory: Path | None) -> Path:
     given = [path for path in (tar, directory) if path is not None]
     if len(given) != 1:
         raise ValueError(
-            f"Expected one of --{part}-tar and --{part}-dir. Received: {len(given)} of them"
+            f"Expected either --{split}-tar or --{split}-dir. Received: "
+            f"{'both' if given else 'neither'}"
         )
     if given[0].is_dir() == (directory is None) or not given[0].exists():
         kind = "tar" if directory is None else "dir"
         raise ValueError(
-            f"Expected a {'file' if kind == 'tar' else 'directory'} as --{part}-{kind}. "
+            f"Expected a {'file' if kind == 'tar' else 'directory'} as --{split}-{kind}. "
             f"Received: {given[0]}"
         )
     return given[0]
@@ -150,7 +151,7 @@ def _prepare(
     from keras_resnet.data.shards.prepare import WORK_DIRECTORY, prepare, refuse_existing
 
     check_writable(output)
-    # Before the source is listed, which takes minutes; unless what is there may be of this command.
+    # Checked before listing the source, which takes minutes, unless this may be a resumed command.
     if not (output / WORK_DIRECTORY).exists():
         refuse_existing(output, overwrite)
     _hide_accelerators()
@@ -165,25 +166,25 @@ def _prepare(
             overwrite=overwrite,
             progress=progress,
         )
-    for part, described in dataset["parts"].items():
+    for split, described in dataset["parts"].items():
         files, skipped = described["shards"], len(described["skipped"])
         size = sum(shard["bytes"] for shard in files) / 1e6
         left_out = f"; {skipped} unreadable ones are listed in dataset.json" if skipped else ""
         console.print(
-            f"{part}: {described['records']:,} images in {len(files):,} shards, {size:,.1f} MB"
+            f"{split}: {described['records']:,} images in {len(files):,} shards, {size:,.1f} MB"
             f"{left_out}"
         )
     console.print(f"Written: {output}")
 
 
 def _hide_accelerators() -> None:
-    """Keeps TensorFlow from taking a GPU's memory, which training may need at the same time."""
+    """Keep TensorFlow from reserving GPU memory, which a training may need at the same time."""
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    # For HIP, an empty list is as good as none.
+    # HIP ignores an empty list.
     os.environ["HIP_VISIBLE_DEVICES"] = "-1"
     with quiet():
         import tensorflow as tf
 
-        # Too late if TensorFlow is running already; then the variables were, too.
+        # Raises RuntimeError if TensorFlow is already initialized.
         with contextlib.suppress(RuntimeError):
             tf.config.set_visible_devices([], "GPU")

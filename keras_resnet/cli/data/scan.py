@@ -1,4 +1,4 @@
-"""`keras-resnet data scan`: what is wrong with a data set."""
+"""`keras-resnet data scan`: faulty, duplicate and unusual images of a data set."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from keras_resnet.support.terminal import console, progress_bar, table
 if TYPE_CHECKING:
     from keras_resnet.data.check.scan import ScanReport
 
-#: Findings of one kind that are printed.
+#: Findings printed per kind.
 _SHOWN = 20
 
 
@@ -29,7 +29,7 @@ def scan(
         str, typer.Argument(help="folder:PATH, tfrecord:GLOB, csv:FILE, cifar:PATH, tfds:NAME, …")
     ],
     small: Annotated[
-        int, typer.Option(min=1, help="Sides of fewer pixels are reported as tiny.")
+        int, typer.Option(min=1, help="Images with a side of fewer pixels are reported as tiny.")
     ] = 32,
     output: Annotated[
         Path | None, typer.Option(help="New file for all findings: .csv or .json.")
@@ -38,18 +38,18 @@ def scan(
     overwrite: options.Overwrite = False,
     as_json: options.AsJson = False,
 ) -> int:
-    """Find unreadable, doubled and doubtful images (exit code 1 if any cannot be read)."""
+    """Find unreadable, duplicate and suspicious images (exit code 1: images cannot be read)."""
     if output is not None:
         if output.suffix.lower() not in (".csv", ".json"):
-            raise ValueError(f"Expected `--output` with .csv or .json. Received: {output}")
+            raise ValueError(f"Expected `--output` to end in .csv or .json. Received: {output}")
         check_new(output, overwrite)
-    from keras_resnet.data.sources.load import check_source, load_every_part
+    from keras_resnet.data.sources.load import check_source, load_every_split
 
     check_source(source)
     with quiet():
         from keras_resnet.data.check import scan as scanning
-    sources = list(load_every_part(source).values())
-    # Without a terminal, a hundred lines of progress would help nobody.
+    sources = list(load_every_split(source).values())
+    # No lines of progress without a terminal.
     with progress_bar("scan", hidden=as_json, lines=0) as step:
         report = scanning.scan(sources, small=small, progress=step)
     if output is not None:
@@ -64,7 +64,7 @@ def scan(
 def _save(report: ScanReport, output: Path) -> None:
     with (
         whole_file(output) as partial,
-        # Names of files may be any bytes.
+        # File names may be arbitrary bytes.
         partial.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file,
     ):
         if output.suffix.lower() == ".json":
@@ -88,7 +88,7 @@ def _print(report: ScanReport, output: Path | None) -> None:
         for finding in found[:_SHOWN]:
             console.print(f"{kind}: {finding.name}: {finding.detail}")
         if count > _SHOWN:
-            more = "" if output else "; --output writes all"
+            more = "" if output else "; --output writes all of them"
             console.print(f"{kind}: and {count - _SHOWN:,} more{more}")
     console.print(_classes(report))
     if output:
@@ -101,15 +101,15 @@ def _print(report: ScanReport, output: Path | None) -> None:
 
 
 def _classes(report: ScanReport) -> Any:
-    """The parts with their images, and their largest and smallest class."""
+    """Return a table of the splits, with their largest and smallest classes."""
     rows = table(
-        ("part", "largest class", "smallest class", "classes", "images", "largest", "smallest"),
+        ("split", "largest class", "smallest class", "classes", "images", "largest", "smallest"),
         left=3,
-        wrap=("part", "largest class", "smallest class"),
+        wrap=("split", "largest class", "smallest class"),
     )
-    for part, (name, images) in enumerate(report.sources):
-        by_count = sorted(report.classes, key=lambda label: report.classes[label][part])
+    for split, (name, images) in enumerate(report.sources):
+        by_count = sorted(report.classes, key=lambda label: report.classes[label][split])
         least, most = by_count[0], by_count[-1]
-        counts = (len(by_count), images, report.classes[most][part], report.classes[least][part])
+        counts = (len(by_count), images, report.classes[most][split], report.classes[least][split])
         rows.add_row(name, most, least, *(f"{count:,}" for count in counts))
     return rows

@@ -1,1 +1,1 @@
-"""Augmentation: pure functions of an image and a seed, applied inside `tf.data`."""
+"""Augmentation as pure functions of an image and a seed, for use in `tf.data` pipelines."""

@@ -6,33 +6,33 @@ import math
 
 import tensorflow as tf
 
-from keras_resnet.data.augment.colour import paste, to_uint8
+from keras_resnet.data.augment.color import paste, to_uint8
 
-#: Least and greatest share of the area, and of height over width.
+#: Smallest and largest share of the image's area, and ratio of height to width, of a rectangle.
 AREA = (0.02, 1 / 3)
 ASPECT = (0.3, 1 / 0.3)
 
-#: Rectangles that are drawn before an image is left as it is.
+#: Number of rectangles that are drawn to find one that fits.
 ATTEMPTS = 10
 
-#: Mean and standard deviation of ImageNet's colours, for RGB in [0, 1].
+#: Mean and standard deviation of ImageNet's colors, for RGB in [0, 1].
 _MEAN = (0.485, 0.456, 0.406)
 _DEVIATION = (0.229, 0.224, 0.225)
 
 
 def random_erasing(image: tf.Tensor, seed: tf.Tensor, probability: float) -> tf.Tensor:
-    """Overwrites a random rectangle with noise.
+    """Overwrite a random rectangle with noise.
 
-    Zhong et al. 2020, with timm's ranges and its noise of a value per pixel and channel. timm adds
-    the noise to normalised images, from the standard normal distribution. These here are not
-    normalised yet, and so it has the mean and the deviation of ImageNet's colours, is rounded and
+    Follows Zhong et al. 2020, with timm's ranges and its independent noise for every pixel and
+    channel. timm draws standard normal noise for normalized images. Images are not normalized here,
+    so the noise has the mean and the standard deviation of ImageNet's colors and is rounded and
     clipped to [0, 255].
 
     Args:
         image: `(height, width, 3)`, uint8, RGB in [0, 255].
         seed: two integers.
-        probability: of erasing, in [0, 1]. It is missed in the rare case that ten rectangles in a
-            row are as high or as wide as the image, or have no pixel.
+        probability: probability of erasing, in [0, 1]. In the rare case that none of ten random
+            rectangles fits into the image, nothing is erased.
 
     Returns:
         `(height, width, 3)`, uint8.
@@ -49,7 +49,7 @@ def random_erasing(image: tf.Tensor, seed: tf.Tensor, probability: float) -> tf.
 
 
 def _size(image: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Height and width of the first rectangle that fits, `(2,)`, and whether there is one."""
+    """Return the height and width of the first rectangle that fits, and whether one does."""
     whole = tf.shape(image)[:2]
     draws = tf.random.stateless_uniform((2, ATTEMPTS), seed)
     area = AREA[0] + (AREA[1] - AREA[0]) * draws[0]

@@ -1,10 +1,10 @@
-"""Mixup and CutMix, as a pure function of a batch and one seed per image."""
+"""Mixup and CutMix, as pure functions of a batch and one seed per image."""
 
 from __future__ import annotations
 
 import tensorflow as tf
 
-from keras_resnet.data.augment.colour import paste, to_uint8
+from keras_resnet.data.augment.color import paste, to_uint8
 
 
 def mix(
@@ -16,39 +16,41 @@ def mix(
     cutmix: float = 0.0,
     repeats: int = 1,
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Mixes each image of a batch with one other, and their labels in the same proportion.
+    """Mix each image of a batch with a partner, and their labels in the same proportion.
 
-    The share of the image itself is drawn from Beta(a, a), from its own seed. Mixup (Zhang et al.
-    2018) adds the two images up with these shares, rounded. CutMix (Yun et al. 2019) pastes a
-    rectangle of the other image over the same place. Each of its sides is the image's times the
-    root of 1 minus the drawn share, less the fraction; its centre is uniform; what lies outside is
-    cut off, and the labels' shares are those of the pixels in the end.
+    The weight of an image is drawn from Beta(a, a), by a seed of its own; its partner has the rest.
+    Mixup (Zhang et al. 2018) adds the two images with these weights and rounds the sum. CutMix (Yun
+    et al. 2019) replaces a rectangle of the image by the same rectangle of its partner. The sides
+    of the rectangle are those of the image times `sqrt(1 - weight)`, truncated, and its center is
+    uniform; the rectangle is clipped to the image, and the weights of the labels are the shares of
+    the pixels after that.
 
-    Groups of `repeats` neighbours swap: the first with the second, the third with the fourth, and
-    so on, so that copies of an image that stand side by side never mix with each other. A slice of
-    a batch that starts and ends at multiples of `2 * repeats` is mixed just as in the whole batch.
-    An image at the end that has no partner stays as it is.
+    Partners are in consecutive groups of `repeats` images: the first group and the second are
+    partners, the third and the fourth, and so on. So the consecutive copies of an image are never
+    mixed with each other, and a slice of a batch that starts and ends at multiples of `2 * repeats`
+    is mixed exactly as in the whole batch. An image without a partner at the end of the batch does
+    not change.
 
     Args:
         images: `(batch, height, width, 3)`, uint8.
         labels: `(batch,)`, integers in [0, classes).
         seeds: `(batch, 2)`, int32 or int64.
-        classes: how many there are.
-        mixup: a of Beta(a, a) for mixup; 0 for none.
-        cutmix: the same for CutMix. With both, each image draws which, with equal probability. With
-            neither, only the labels change their form.
+        classes: number of classes.
+        mixup: the parameter a of mixup; 0 turns mixup off.
+        cutmix: the parameter a of CutMix; 0 turns CutMix off. If both are on, each image uses one
+            of them with equal probability. If both are off, labels become one-hot.
         repeats: size of the groups.
 
     Returns:
-        Images, `(batch, height, width, 3)`, uint8, and labels, `(batch, classes)`, float32, whose
-        sums are 1.
+        Images, `(batch, height, width, 3)`, uint8, and labels, `(batch, classes)`, float32, each of
+        which sums to 1.
     """
     one_hot = tf.one_hot(labels, classes)
     if mixup <= 0 and cutmix <= 0:
         return images, one_hot
     partners = partners_of(tf.shape(images)[0], repeats)
 
-    # One by one: a batch of floats would need several times the memory, and each image has a seed.
+    # Image by image: each has its own seed, and a batch of floats would need far more memory.
     def mix_one(index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         return tf.cond(
             partners[index] == index,
@@ -70,7 +72,7 @@ def mix(
 
 
 def partners_of(count: tf.Tensor, repeats: int) -> tf.Tensor:
-    """The index of each image's partner, `(count,)`, int32; its own if there is none."""
+    """Return the index of each image's partner, `(count,)`, int32; its own if it has none."""
     indices = tf.range(count)
     first = indices // repeats % 2 == 0
     partners = tf.where(first, indices + repeats, indices - repeats)
@@ -78,14 +80,15 @@ def partners_of(count: tf.Tensor, repeats: int) -> tf.Tensor:
 
 
 def beta(seed: tf.Tensor, a: float) -> tf.Tensor:
-    """Draws a float32 scalar from Beta(a, a), for any a > 0.
+    """Draw a float32 scalar from Beta(a, a), for any a > 0.
 
-    The quotient of two Gamma draws, by their logarithms: for a small a, such as 0.1, the draws
-    themselves would sooner or later both be 0. Gamma(a) is Gamma(a + 1) times U^(1/a).
+    A Beta(a, a) variable is x / (x + y) for two Gamma(a) variables, and a Gamma(a) variable is a
+    Gamma(a + 1) variable times U^(1/a). The function computes with logarithms, as for a small a,
+    such as 0.1, both x and y may underflow to 0.
     """
     gamma, uniform = tf.unstack(tf.random.split(seed, num=2))
     draws = tf.random.stateless_gamma((2,), gamma, a + 1.0)
-    # In (0, 1], as the logarithm of 0 is no number.
+    # In (0, 1], to avoid the logarithm of 0.
     uniforms = 1 - tf.random.stateless_uniform((2,), uniform)
     logarithms = tf.math.log(draws) + tf.math.log(uniforms) / a
     return tf.sigmoid(logarithms[0] - logarithms[1])
@@ -94,7 +97,7 @@ def beta(seed: tf.Tensor, a: float) -> tf.Tensor:
 def _mix_pair(
     image: tf.Tensor, other: tf.Tensor, seed: tf.Tensor, mixup: float, cutmix: float
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """The mixed image, and the share of the first."""
+    """Return the mixed image, and the weight of the first image."""
     choice, share, place = tf.unstack(tf.random.split(seed, num=3))
     if cutmix <= 0:
         return _blend(image, other, beta(share, mixup))
@@ -117,8 +120,8 @@ def _paste(
 ) -> tuple[tf.Tensor, tf.Tensor]:
     size = tf.shape(image)[:2]
     sides = tf.cast(tf.cast(size, tf.float32) * tf.sqrt(1 - share), tf.int32)
-    centre = tf.random.stateless_uniform((2,), seed) * tf.cast(size, tf.float32)
-    start = tf.cast(centre, tf.int32) - sides // 2
+    center = tf.random.stateless_uniform((2,), seed) * tf.cast(size, tf.float32)
+    start = tf.cast(center, tf.int32) - sides // 2
     end = tf.minimum(start + sides, size)
     start = tf.maximum(start, 0)
     pasted = paste(image, other[start[0] : end[0], start[1] : end[1]], start)

@@ -1,9 +1,8 @@
-"""Cutting windows out of images and resizing them, fused with decoding where they are JPEGs.
+"""Cropping and resizing of windows, fused with the decoding of JPEGs.
 
-A JPEG's decoder can leave out what lies outside of a window, and can decode an image at a half, a
-quarter or an eighth of its size for less. Both give the pixels that are wanted for a fraction of
-the work. Where the windows are is computed for many images at once: small tensors cost as much
-time as large ones.
+A JPEG decoder can skip the pixels outside a window, and can decode an image at a half, a quarter or
+an eighth of its size. Both save most of the work. The windows are computed for many images at once,
+because small tensors take as much time as large ones.
 """
 
 from __future__ import annotations
@@ -12,20 +11,21 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-#: Sizes that the inverse DCT makes for less: one pixel in so many, along each axis.
+#: Factors by which the JPEG decoder can shrink an image along each axis.
 _RATIOS = (1, 2, 4, 8)
 
 
 class Cuts(NamedTuple):
-    """Windows to cut out of images: of one, or with a first axis, of several.
+    """The window to cut out of an image; with an additional first axis, of several images.
 
     Attributes:
-        level: int32: which of the sizes 1, 1/2, 1/4, 1/8 a JPEG is decoded at; 0 of pixels.
-        window: `(4,)`, int32: top, left, height and width of the pixels that are needed, at that
-            size.
-        box: `(4,)`, float32: top, left, height and width of what becomes the image, in fractions of
-            pixels at that size, within the window.
-        spare: `(2,)`, int32: 1 where the image goes on to the left and right of the window.
+        level: int32 scalar: index into `_RATIOS` of the factor by which the JPEG decoder shrinks
+            the image; 0 for decoded images.
+        window: `(4,)`, int32: top, left, height and width of the pixels to decode, in pixels of the
+            shrunken image.
+        box: `(4,)`, float32: top, left, height and width of the box to resize, which lies inside
+            the window, in fractional pixels of the shrunken image.
+        spare: `(2,)`, int32: 1 if the image has pixels to the left of the window, and to its right.
     """
 
     level: Any
@@ -37,20 +37,20 @@ class Cuts(NamedTuple):
 def cuts_of(
     boxes: Any, shapes: Any, encoded: Any, size: int, *, antialias: bool, context: bool
 ) -> Cuts:
-    """Finds out which pixels boxes need.
+    """Return the windows of pixels that are needed to resize boxes.
 
     Args:
-        boxes: `(n, 4)`, float32: top, left, height and width in pixels of the images, inside of
-            them but for rounding.
-        shapes: `(n, 2)`, int32: height and width of the images.
-        encoded: `(n,)`, bool: which of them are JPEGs. Of those, where a box is at least twice
-            `size`, the decoder averages blocks of pixels.
-        size: height and width of the images.
-        antialias: whether every pixel counts where an image shrinks, as with Pillow; otherwise the
-            nearest two along each axis do, and boxes are rounded to whole pixels, which takes half
-            the time.
-        context: with `antialias`, whether an image is a crop of the resized image, so that pixels
-            beyond the box count at its borders; otherwise it is the resized crop.
+        boxes: `(n, 4)`, float32: top, left, height and width in pixels of the images. Apart from
+            rounding, boxes lie inside the images.
+        shapes: `(n, 2)`, int32: heights and widths of the images.
+        encoded: `(n,)`, bool: whether each image is a JPEG. If the box of a JPEG is at least twice
+            `size`, the decoder shrinks the image by averaging pixels.
+        size: height and width after resizing.
+        antialias: whether shrinking averages all pixels, as Pillow does. Otherwise it interpolates
+            between the nearest two pixels along each axis, and boxes are rounded to integers, which
+            takes half the time.
+        context: with `antialias`, whether the result is a crop of the resized image, whose border
+            depends on pixels beyond the box, rather than a resized crop.
     """
     shrink = tf.reduce_min(boxes[:, 2:], axis=1) / float(size)
     level = tf.add_n([tf.cast(encoded & (shrink >= ratio), tf.int32) for ratio in _RATIOS[1:]])
@@ -59,7 +59,7 @@ def cuts_of(
     # libjpeg rounds sizes up.
     shapes = (shapes + ratio - 1) // ratio
     if antialias and context:
-        # The radius of the kernel, and the half pixel between corners and centres.
+        # The radius of the kernel, and half a pixel between corners and centers, rounded up.
         radius = tf.maximum(boxes[:, 2:] / float(size), 1.0) + 1.0
         start = tf.floor(boxes[:, :2] - radius)
         end = tf.math.ceil(boxes[:, :2] + boxes[:, 2:] + radius)
@@ -74,14 +74,14 @@ def cuts_of(
 
 
 def cut_pixels(pixels: Any, cut: Cuts, size: int, antialias: bool) -> Any:
-    """Cuts one image out of pixels `(height, width, 3)`, uint8: `(size, size, 3)`, uint8."""
+    """Crop and resize pixels `(height, width, 3)`, uint8, to `(size, size, 3)`, uint8."""
     top, left, height, width = tf.unstack(cut.window)
     inside = tf.slice(pixels, [top, left, 0], [height, width, 3])
     return _resample(inside, cut, size, antialias)
 
 
 def cut_jpeg(data: Any, cut: Cuts, size: int, antialias: bool) -> Any:
-    """The same from the bytes of a JPEG, of which only the window is decoded.
+    """Decode the window of a JPEG, and resize it to `(size, size, 3)`, uint8.
 
     Raises:
         tf.errors.InvalidArgumentError: the file is damaged.
@@ -92,8 +92,8 @@ def cut_jpeg(data: Any, cut: Cuts, size: int, antialias: bool) -> Any:
             data, cut.window + margin, channels=3, ratio=ratio, dct_method="INTEGER_ACCURATE"
         )
 
-    # Colours of halved resolution are interpolated, at the borders of what is decoded from one side
-    # only: one more column is decoded on either side.
+    # The decoder interpolates colors of half resolution, but not across the border of what it
+    # decodes: decode one more column on either side.
     left, right = tf.unstack(cut.spare)
     margin = tf.stack([0, -left, 0, left + right])
     pixels = tf.switch_case(cut.level, [decoder(ratio) for ratio in _RATIOS])
@@ -115,6 +115,6 @@ def _resample(pixels: Any, cut: Cuts, size: int, antialias: bool) -> Any:
         resized = tf.raw_ops.ResizeBilinear(
             images=pixels[tf.newaxis], size=[size, size], half_pixel_centers=True
         )
-    # Weights add up to one, so values stay in [0, 255] but for less than the rounding.
+    # The weights sum to 1, so that rounded values stay in [0, 255].
     rounded = tf.cast(tf.math.rint(resized[0]), tf.uint8)
     return tf.ensure_shape(rounded, (size, size, 3))

@@ -1,1 +1,1 @@
-"""Faults of a data set, and the speed of reading it."""
+"""Checks of a data set for faulty images, and benchmarks of its input pipeline."""

@@ -1,4 +1,4 @@
-"""Images per second of storage, decoder, augmentation and model, each by itself."""
+"""Benchmarks of reading, decoding, the training pipeline and the model, each on its own."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from keras_resnet.data.bad_records import BadRecords, TooManyBadRecordsError
 from keras_resnet.data.config import DataConfig
 from keras_resnet.data.order import Order
 
-# Where the stages are those of the pipeline, so are their threads.
+# Reading and decoding run with the same parallelism as in the training pipeline.
 from keras_resnet.data.pipeline import (
     CHUNK,
     READS,
@@ -36,36 +36,36 @@ from keras_resnet.models.outputs import bare
 from keras_resnet.support.cores import usable_cores
 from keras_resnet.support.progress import Progress, unseen
 
-#: Does some work and returns how many images that were.
+#: A function that processes the next images and returns their number.
 Take = Callable[[], int]
 
-#: Epochs that no measurement comes to the end of.
+#: More epochs than any measurement can complete.
 _EPOCHS = 1_000_000
 
-#: Pieces that each stage makes before the first turn: threads start and functions are compiled.
-_FIRST = 2
+#: Calls of each function before the first measurement, to start threads and compile graphs.
+_WARM_UP_CALLS = 2
 
-#: Of every turn, counted from its beginning, so much is added and not counted: it goes through what
-#: waited in the stage's buffers.
-_UNCOUNTED = 0.2
+#: Length of the warm-up before each measurement, as a share of the measurement: it uses up the
+#: images that waited in buffers.
+_WARM_UP = 0.2
 
-#: Seconds that the stages get to fill their buffers, at most, before the next one has its turn.
+#: Seconds to wait at most before each measurement for threads that still fill buffers.
 _SETTLING = 2.0
 
-#: What the sentence without a model takes as an example.
+#: Images per second of the GPU that a verdict without a model gives as an example.
 _EXAMPLE = 2500
 
 
 @dataclass(frozen=True)
 class BenchmarkReport:
-    """Images per second of the stages of training.
+    """Throughput of the components of training.
 
     Attributes:
-        images_per_second: of `reading`, the bytes alone; `decoding`, which reads as well;
-            `training`, all of the pipeline that training gets its batches from; `model`, training
-            steps on one batch. Without the first two for images in memory, without the last one if
-            there was no model.
-        cores: that this process may use.
+        images_per_second: throughput of each component: `"reading"` reads the files; `"decoding"`
+            reads and decodes them; `"training"` is the whole training pipeline; `"model"` repeats
+            training steps on one batch. The first two are missing for images in memory, the last
+            one without a model.
+        cores: number of cores that this process may use.
     """
 
     images_per_second: Mapping[str, float]
@@ -73,29 +73,29 @@ class BenchmarkReport:
 
     @property
     def per_core(self) -> dict[str, float]:
-        """Images per second and core, of all but the model."""
+        """Images per second and core of each component except the model."""
         rates = self.images_per_second.items()
-        return {stage: rate / self.cores for stage, rate in rates if stage != "model"}
+        return {component: rate / self.cores for component, rate in rates if component != "model"}
 
     @property
     def seconds_per_image(self) -> dict[str, float]:
-        """The time that each kind of work with the data adds per image.
+        """Time per image that `reading`, `decoding` and `augmentation` each add.
 
-        `reading`, `decoding` and `augmentation`; 0 where more work took no more time. Augmentation
-        has none if training decodes so much less than all of an image that it makes up for it.
+        0 for work that takes no additional time. Augmentation may take none if its crops let the
+        decoder skip most of an image.
         """
         spent, result = 0.0, {}
         works = {"reading": "reading", "decoding": "decoding", "training": "augmentation"}
-        for stage, work in works.items():
-            if stage in self.images_per_second:
-                total = 1 / self.images_per_second[stage]
+        for component, work in works.items():
+            if component in self.images_per_second:
+                total = 1 / self.images_per_second[component]
                 result[work] = max(total - spent, 0.0)
                 spent = total
         return result
 
     @property
     def bottleneck(self) -> str:
-        """`model` if it takes fewer images than the data gives; or else the slowest work."""
+        """`"model"` if the model is slower than the pipeline, else a key of `seconds_per_image`."""
         rates = self.images_per_second
         if rates.get("model", math.inf) < rates["training"]:
             return "model"
@@ -104,34 +104,38 @@ class BenchmarkReport:
 
     @property
     def verdict(self) -> str:
-        """One sentence about what limits training."""
-        what, model = self.bottleneck, self.images_per_second.get("model")
-        data = f"the data comes at {format_rate(self.images_per_second['training'])}"
+        """A sentence about the bottleneck."""
+        bottleneck, model = self.bottleneck, self.images_per_second.get("model")
+        pipeline = f"the pipeline delivers {format_rate(self.images_per_second['training'])}"
         if model is None:
-            most = f"{what.capitalize()} takes most of the time per image; {data} images/s"
-            return f"{most}{self._wanted(f', and a GPU that takes {_EXAMPLE:,} wants', _EXAMPLE)}."
-        takes = f"takes {format_rate(model)} images/s, and {data}"
-        if what == "model":
-            return f"The model limits training: it {takes}."
-        wanted = self._wanted("; it wants", model)
-        return f"{what.capitalize()} limits training: the model {takes}{wanted}."
+            most = (
+                f"{bottleneck.capitalize()} takes most of the time per image; {pipeline} images/s"
+            )
+            return (
+                f"{most}{self._needed(f', and a GPU that trains on {_EXAMPLE:,} needs', _EXAMPLE)}."
+            )
+        trains = f"trains on {format_rate(model)} images/s, and {pipeline}"
+        if bottleneck == "model":
+            return f"The model limits training: it {trains}."
+        needed = self._needed("; the model needs", model)
+        return f"{bottleneck.capitalize()} limits training: the model {trains}{needed}."
 
-    def _wanted(self, words: str, rate: float) -> str:
-        """Estimate the number of cores for a rate; nothing is known about faster storage."""
+    def _needed(self, words: str, rate: float) -> str:
+        """Return the number of cores for a rate in words; empty if storage is the bottleneck."""
         if self.bottleneck == "reading":
             return ""
         number = math.ceil(rate / self.per_core["training"])
         return f"{words} {number:,} such {'core' if number == 1 else 'cores'}"
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it, for JSON."""
+        """Return the report as plain data for JSON."""
         computed = ("per_core", "seconds_per_image", "cores", "bottleneck", "verdict")
         rates = {"images_per_second": dict(self.images_per_second)}
         return rates | {name: getattr(self, name) for name in computed}
 
 
 def format_rate(rate: float) -> str:
-    """A rate with as many digits as can be relied on."""
+    """Return a rate as text, with its significant digits."""
     return f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"
 
 
@@ -144,25 +148,25 @@ def benchmark(
     rounds: int = 3,
     progress: Progress = unseen,
 ) -> BenchmarkReport:
-    """Measures reading, decoding, the pipeline of training, and training steps, in turn.
+    """Measure the throughput of reading, decoding, the training pipeline and a model.
 
-    Each starts once and then goes on from turn to turn, so that what counts is its steady state.
-    Images come in random order; files that the system still has in memory are read from there, as
-    in training.
+    The components are measured in turn, several times. Each runs on where its last measurement
+    ended, so that the steady state is measured. Images come in random order; as in training, files
+    that the operating system has cached are read from memory.
 
     Args:
         source: the images.
-        config: size and number of the images in a batch, augmentation.
-        model: a classifier of such images. It stays as it is; a copy is trained.
-        seconds: how long a turn lasts at least.
-        rounds: turns of each; the median counts.
-        progress: called with the turn that starts and the share that is done.
+        config: image size, batch size and augmentation.
+        model: a classifier of images of this size and these classes. A copy of it is trained.
+        seconds: length of each measurement.
+        rounds: number of measurements per component; the report has their median.
+        progress: called with the name of the next measurement and the share that is done.
 
     Raises:
-        ValueError: an argument is out of range, the model is not one of such images and classes, or
-            no image can be decoded.
-        TooManyBadRecordsError: more images cannot be read than `config` puts up with.
-        RuntimeError: there is a model, and the Keras backend is not TensorFlow.
+        ValueError: an argument is out of range, the model does not fit the images or classes, or no
+            image can be decoded.
+        TooManyBadRecordsError: more images are unreadable than `config` allows.
+        RuntimeError: a model is given, and the Keras backend is not TensorFlow.
     """
     if not (math.isfinite(seconds) and seconds > 0) or rounds < 1:
         raise ValueError(
@@ -173,10 +177,10 @@ def benchmark(
         _check(model, source, config)
     bad = BadRecords(source.name, len(source), config.max_bad_fraction)
     try:
-        takes = _stages(source, config, model, bad)
+        takes = _components(source, config, model, bad)
         return BenchmarkReport(rates_in_turn(takes, seconds, rounds, progress), usable_cores())
     except tf.errors.OpError as error:
-        # In a graph, an exception keeps its message at most.
+        # TensorFlow turns exceptions inside a graph into errors of its own.
         if len(bad) > config.max_bad_fraction * len(source):
             raise TooManyBadRecordsError(str(bad)) from error
         raise
@@ -185,28 +189,27 @@ def benchmark(
 def rates_in_turn(
     takes: Mapping[str, Take], seconds: float, rounds: int, progress: Progress = unseen
 ) -> dict[str, float]:
-    """Images per second: medians over rounds in which each has its turn.
+    """Return the images per second of each function: the median of measurements taken in turn.
 
     Args:
-        takes: what to measure: name -> a function that takes the next images and returns how many
-            they were.
-        seconds: how long a turn lasts at least.
-        rounds: turns of each.
-        progress: see `benchmark`.
+        takes: name -> function that processes the next images and returns their number.
+        seconds: length of each measurement.
+        rounds: number of measurements per function.
+        progress: as for `benchmark`.
 
     Raises:
-        ValueError: nothing came in a whole turn.
+        ValueError: a function processed no image during a whole measurement.
     """
     rates: dict[str, list[float]] = {name: [] for name in takes}
     progress("start", 0.0)
     for take in takes.values():
-        for _ in range(_FIRST):
+        for _ in range(_WARM_UP_CALLS):
             take()
     for turn in range(rounds * len(takes)):
         name = tuple(takes)[turn % len(takes)]
         progress(f"{name}, round {turn // len(takes) + 1}", turn / (rounds * len(takes)))
         _settle()
-        _rate(takes[name], seconds * _UNCOUNTED)
+        _rate(takes[name], seconds * _WARM_UP)
         rate = _rate(takes[name], seconds)
         if not rate:
             raise ValueError(f"Expected images from {name}. Received: none in {seconds:g} s")
@@ -224,7 +227,7 @@ def _rate(take: Take, seconds: float) -> float:
 
 
 def _settle() -> None:
-    """Waits until no thread works: one that fills its stage's buffers would slow the next stage."""
+    """Wait until all threads are idle: threads that fill buffers would slow the measurement."""
     end, pause = time.perf_counter() + _SETTLING, 0.02
     while time.perf_counter() < end:
         used = time.process_time()
@@ -236,27 +239,27 @@ def _settle() -> None:
 def _check(model: keras.Model, source: Source, config: DataConfig) -> None:
     if keras.backend.backend() != "tensorflow":
         raise RuntimeError(
-            "Expected Keras' TensorFlow backend, to time a model with. Received: "
+            "Expected the Keras backend tensorflow, which timing a model requires. Received: "
             f"{keras.backend.backend()}. Set KERAS_BACKEND=tensorflow"
         )
     shape, classes = (None, config.size, config.size, 3), len(source.class_names)
-    # A side of None takes any.
     given = model.input_shape
-    asked = tuple(side or own for side, own in zip(given[1:], shape[1:], strict=False))
+    # A dimension of None fits any size.
+    filled = tuple(side or size for side, size in zip(given[1:], shape[1:], strict=False))
     classifies = len(model.output_shape) == 2 and class_count(model) == classes
-    if len(given) != 4 or (None, *asked) != shape or not classifies:
+    if len(given) != 4 or (None, *filled) != shape or not classifies:
         raise ValueError(
             f"Expected a model {shape} -> {(None, classes)}, for the images and classes of "
             f"{source.name}. Received: {model.name}, {model.input_shape} -> {model.output_shape}"
         )
 
 
-def _stages(
+def _components(
     source: Source, config: DataConfig, model: keras.Model | None, bad: BadRecords
 ) -> dict[str, Take]:
     takes: dict[str, Take] = {}
     if not isinstance(source, LabeledImages):
-        # Each has an order of its own: it does not find in memory what another one has just read.
+        # Different orders, so that no component finds the files cached that another has just read.
         takes["reading"] = _reading(_chunks(source, config, config.seed + 1), source, bad)
         takes["decoding"] = _decoding(_chunks(source, config, config.seed + 2), source, bad)
     batches = iter(training_batches(source, config, _EPOCHS, bad=bad))
@@ -267,7 +270,7 @@ def _stages(
 
 
 def _chunks(source: Source, config: DataConfig, seed: int) -> tf.data.Dataset:
-    """Indices in random order, as many in each element as the pipeline reads at once."""
+    """Return a dataset of chunks of indices in random order, of the size that the pipeline uses."""
     order = Order(
         len(source),
         min(CHUNK, len(source)),
@@ -280,19 +283,19 @@ def _chunks(source: Source, config: DataConfig, seed: int) -> tf.data.Dataset:
 
 
 def _counts(dataset: tf.data.Dataset) -> Take:
-    """Takes elements that are numbers of images."""
+    """Return a `Take` that returns the elements of a dataset of image counts."""
     iterator = iter(dataset.prefetch(WAITING))
     return lambda: int(next(iterator))
 
 
 class _Undecoded(Subset):
-    """A source whose records `Reader` passes on where it would decode them: as if pixels."""
+    """A source for a `Reader` that only reads: file contents to decode look like decoded pixels."""
 
     def __getitem__(self, index: int) -> Record:
         data, label = super().__getitem__(index)
         if isinstance(data, bytes) and plain_jpeg_size(data, MAX_PIXELS) is None:
-            filled = data + bytes(-len(data) % 3)
-            return Record(np.frombuffer(filled, np.uint8).reshape(1, -1, 3), label)
+            padded = data + bytes(-len(data) % 3)
+            return Record(np.frombuffer(padded, np.uint8).reshape(1, -1, 3), label)
         return Record(data, label)
 
 
@@ -313,7 +316,7 @@ def _reading(chunks: tf.data.Dataset, source: Source, bad: BadRecords) -> Take:
 
 def _decoding(chunks: tf.data.Dataset, source: Source, bad: BadRecords) -> Take:
     def decoded(jpeg: Any) -> Any:
-        # One pixel stands for them all: images of different sizes cannot be batched.
+        # A single value per image, as images of different sizes cannot be batched.
         return tf.io.decode_jpeg(jpeg, channels=3)[0, 0, 0]
 
     def decode(raw: Any, _: Any) -> Any:
@@ -335,10 +338,10 @@ def _decoding(chunks: tf.data.Dataset, source: Source, bad: BadRecords) -> Take:
 
 
 def _model(model: keras.Model, images: Any, labels: Any) -> Take:
-    """Training steps of a copy of the model on one batch."""
+    """Return a `Take` that trains a copy of the model on one batch."""
     trained = keras.models.clone_model(bare(model))
     is_linear = getattr(model.layers[-1], "activation", None) is keras.activations.linear
-    # Where images are mixed, labels are shares of classes.
+    # With mixup or CutMix, labels are shares of classes.
     mixed = len(labels.shape) > 1
     if model.output_shape[-1] == 1:
         kind = keras.losses.BinaryCrossentropy
@@ -351,14 +354,14 @@ def _model(model: keras.Model, images: Any, labels: Any) -> Take:
     trained.compile(keras.optimizers.SGD(1e-3, momentum=0.9), loss=loss)
     trained.make_train_function()
     batches = iter(tf.data.Dataset.from_tensors((images, labels)).repeat())
-    count, under_way = int(images.shape[0]), []
+    count, running = int(images.shape[0]), []
 
     def take() -> int:
-        under_way.append(trained.train_function(batches)["loss"])
-        # A GPU works while Python goes on. Waiting for the step before keeps it busy, and keeps
-        # steps from piling up that nobody has timed.
-        if len(under_way) > 1:
-            under_way.pop(0).numpy()
+        running.append(trained.train_function(batches)["loss"])
+        # Steps on a GPU are asynchronous. Waiting for the previous step keeps the GPU busy without
+        # a growing queue of steps that are not timed.
+        if len(running) > 1:
+            running.pop(0).numpy()
         return count
 
     return take

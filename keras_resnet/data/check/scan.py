@@ -1,4 +1,4 @@
-"""Finds what is wrong with a data set before training does: bad files, doubles, leaks."""
+"""Scan of a data set for unreadable, duplicate and suspicious images and for leaks."""
 
 from __future__ import annotations
 
@@ -23,32 +23,32 @@ from keras_resnet.support.progress import Progress, unseen
 Severity = Literal["error", "warning", "note"]
 
 _KINDS: dict[Severity, tuple[str, ...]] = {
-    # No image comes out.
+    # The image cannot be read.
     "error": ("unreadable", "truncated", "damaged", "huge"),
-    # One does, but probably not the one that was meant, or not where.
+    # The image can be read, but is probably wrong or in the wrong place.
     "warning": (
         *("leak", "label conflict", "duplicate", "same pixels"),
         *("wrong suffix", "suspicious", "tiny", "constant"),
     ),
-    # Reading changes something.
+    # Reading converts the image or drops some of its contents.
     "note": ("cmyk", "16-bit", "rotated", "palette", "alpha", "animated"),
 }
-#: What can be found, in the order of reports, and how bad it is.
+#: Kind of finding -> severity, in the order of reports.
 KINDS = {kind: severity for severity, kinds in _KINDS.items() for kind in kinds}
 
-#: Images that a thread checks in one go.
+#: Images per task of a thread.
 _CHUNK = 8
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something about one image.
+    """A finding about one image.
 
     Attributes:
         kind: a key of `KINDS`.
-        severity: the value there.
-        name: the image, as its source calls it.
-        detail: what there is, in words.
+        severity: the severity of the kind.
+        name: the name of the image in its source.
+        detail: a description of the finding.
     """
 
     kind: str
@@ -59,14 +59,14 @@ class Finding:
 
 @dataclass(frozen=True)
 class ScanReport:
-    """Contents and faults of a data set.
+    """The contents of a data set and the findings about its images.
 
     Attributes:
-        sources: name and number of images of each part.
-        classes: name of each class -> its images in each part, without those whose label could not
-            be read.
-        findings: in the order of `KINDS`; of one kind in the order of the images, or for doubles in
-            that of the images that they double.
+        sources: name and number of images of each split.
+        classes: class name -> number of images in each split, without images whose label cannot be
+            read.
+        findings: findings in the order of `KINDS`, then of the images; duplicates are in the order
+            of the images that they duplicate.
     """
 
     sources: tuple[tuple[str, int], ...]
@@ -75,39 +75,39 @@ class ScanReport:
 
     @property
     def counts(self) -> dict[str, int]:
-        """Findings per kind, of the kinds that there are."""
+        """Number of findings of each kind, for the kinds that were found."""
         found = collections.Counter(finding.kind for finding in self.findings)
         return {kind: found[kind] for kind in KINDS if found[kind]}
 
     @property
     def images(self) -> int:
-        """Images in all parts."""
+        """Number of images in all splits."""
         return sum(count for _, count in self.sources)
 
     @property
     def errors(self) -> int:
-        """Images that cannot be read."""
+        """Number of images that cannot be read."""
         return sum(finding.severity == "error" for finding in self.findings)
 
     @property
     def bad_fraction(self) -> float:
-        """Share of the images that cannot be read, 0 to 1: what `max_bad_fraction` bounds."""
+        """Share of the images that cannot be read, 0 to 1; compare with `max_bad_fraction`."""
         return self.errors / self.images if self.images else 0.0
 
     @property
     def extremes(self) -> tuple[str, str]:
-        """The classes with the most and with the fewest images of the first part."""
+        """The classes with the most and with the fewest images in the first split."""
         by_count = sorted(self.classes, key=lambda name: self.classes[name][0])
         return by_count[-1], by_count[0]
 
     @property
     def imbalance(self) -> float | None:
-        """Images of the largest class per image of the smallest; None if the smallest has none."""
+        """Ratio of the largest class to the smallest one; None if the smallest has no images."""
         most, least = (self.classes[name][0] for name in self.extremes)
         return most / least if least else None
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything in it, as JSON takes it."""
+        """Return the report as plain data for JSON."""
         most, least = self.extremes
         return {
             "sources": [{"name": name, "images": count} for name, count in self.sources],
@@ -128,20 +128,22 @@ def scan(
     workers: int | None = None,
     progress: Progress = unseen,
 ) -> ScanReport:
-    """Reads and decodes every image of a data set and lists what is wrong or unusual.
+    """Read and decode every image of a data set, and report faulty and unusual ones.
 
-    Nothing stays in memory but 36 bytes per image and the findings. Doubles have the same bytes, or
-    other bytes and the same pixels; each is reported once, against the first image that it doubles:
-    as a leak if that is in another part, as a label conflict if it is of another class (both may be
-    so), else as a duplicate. Resized or re-encoded copies are not found.
+    Only the findings and 36 bytes per image are held in memory. Duplicates have the same bytes, or
+    different bytes and the same pixels. Each is reported once, with the first image that it
+    duplicates: as a leak if that image is in another split, as a label conflict if it has another
+    class (both are possible), otherwise as a duplicate. Resized and re-encoded copies are not
+    found.
 
-    JPEG decoders put up with damaged data; `doubt_of` says what of that is found.
+    JPEG decoders accept many damaged files; see `doubt_of` for the damage that is found.
 
     Args:
-        sources: parts of one data set with the same classes, training first.
+        sources: the splits of one data set, with the same classes; the training split first.
         small: images with a side of fewer pixels are reported as tiny.
-        workers: threads; by default one per processor.
-        progress: is told what is being done and which share is done, at most 100 times.
+        workers: number of threads; by default one per core.
+        progress: called with a description and the share of the work that is done, at most 100
+            times.
 
     Raises:
         ValueError: there are no sources, or they have different classes.
@@ -158,8 +160,8 @@ def scan(
     decoded = np.zeros(starts[-1], bool)
     found: list[Finding] = []
     places = ((source, index) for source in sources for index in range(len(source)))
-    # Threads are enough: reading, decoding and hashing leave Python's lock alone. (Two of them on
-    # two cores check 1.4 to 1.8 times as many JPEGs as one; two processes were no faster.)
+    # Threads suffice: reading, decoding and hashing release Python's lock. (On two cores, two
+    # threads check 1.4 to 1.8 times as many JPEGs as one; two processes were no faster.)
     checks = map_in_threads(
         lambda place: _check(*place, small), places, workers=workers, chunk=_CHUNK
     )
@@ -172,12 +174,12 @@ def scan(
             percent = 100 * (index + 1) // len(labels)
             if percent > 100 * index // len(labels):
                 progress(f"{index + 1} of {len(labels)} images", (index + 1) / len(labels))
-    found += _doubles(sources, starts, hashes, labels, decoded)
+    found += _duplicates(sources, starts, hashes, labels, decoded)
     order = {kind: number for number, kind in enumerate(KINDS)}
     found.sort(key=lambda finding: order[finding.kind])
     names = sources[0].class_names
-    parts = [labels[start:end] for start, end in itertools.pairwise(starts)]
-    counts = [np.bincount(part[part >= 0], minlength=len(names)).tolist() for part in parts]
+    splits = [labels[start:end] for start, end in itertools.pairwise(starts)]
+    counts = [np.bincount(split[split >= 0], minlength=len(names)).tolist() for split in splits]
     return ScanReport(
         tuple((source.name, len(source)) for source in sources),
         dict(zip(names, zip(*counts, strict=True), strict=True)),
@@ -186,7 +188,13 @@ def scan(
 
 
 class _Check(NamedTuple):
-    """The result for one image: findings, its label or -1, and, if it decodes, hashes."""
+    """The result for one image.
+
+    Attributes:
+        found: the findings.
+        label: the label; -1 if it cannot be read.
+        hashes: hashes of the bytes and of the pixels; None if the image cannot be decoded.
+    """
 
     found: list[Finding]
     label: int = -1
@@ -206,13 +214,13 @@ def _check(source: Source, index: int, small: int) -> _Check:
         find("unreadable", getattr(error, "strerror", None) or str(error) or type(error).__name__)
         return _Check(found)
     if not 0 <= label < len(source.class_names):
-        find("unreadable", f"its label {label} is none of the {len(source.class_names)} classes")
+        find("unreadable", f"its label {label} is not one of {len(source.class_names)} classes")
         return _Check(found)
     contents = None if isinstance(data, np.ndarray) else data
     kind = None if contents is None else format_of(contents)
     suffix = PurePath(name).suffix.lower()
     if kind and suffix in SUFFIXES and _SUFFIX_FORMATS.get(suffix, "JPEG") != kind:
-        find("wrong suffix", f"it is a {kind}")
+        find("wrong suffix", f"its format is {kind}")
     try:
         image = read_image(data)
     except UnreadableImageError as error:
@@ -233,58 +241,62 @@ def _check(source: Source, index: int, small: int) -> _Check:
     return _Check(found, label, (_hash(contents), pixels))
 
 
-#: JPEG has all others.
+#: Suffix -> format; all other suffixes are of JPEG.
 _SUFFIX_FORMATS = {".png": "PNG", ".gif": "GIF", ".bmp": "BMP", ".webp": "WebP"}
 
 
-def _hash(*parts: bytes | memoryview) -> bytes:
-    """16 bytes of SHA-256, for which processors have instructions."""
+def _hash(*contents: bytes | memoryview) -> bytes:
+    """Return the first 16 bytes of SHA-256, which processors have instructions for."""
     digest = hashlib.sha256()
-    for part in parts:
-        digest.update(part)
+    for content in contents:
+        digest.update(content)
     return digest.digest()[:16]
 
 
 def _failure(error: UnreadableImageError, data: bytes | None, kind: str | None) -> tuple[str, str]:
+    """Return the kind and the detail of the finding about an image that cannot be decoded."""
     reason = str(error).partition("the given bytes (")[2].removesuffix(")") or str(error)
     if data is None or kind is None:
-        return "unreadable", reason.replace("that is none of these", "it is of no format we read")
+        return "unreadable", reason.replace(
+            "that is none of these", "its format is not one that can be read"
+        )
     if "`max_pixels=" in reason:
         return "huge", reason
     return ("truncated", "its end is missing") if ends_early(data) else ("damaged", reason)
 
 
-def _doubles(
+def _duplicates(
     sources: Sequence[Source],
     starts: Sequence[int],
     hashes: np.ndarray,
     labels: np.ndarray,
     decoded: np.ndarray,
 ) -> Iterator[Finding]:
-    """Findings about images that are there more than once."""
+    """Yield the findings about images that occur more than once."""
     names = sources[0].class_names
 
-    def place_of(index: int) -> tuple[int, str]:
-        part = int(np.searchsorted(starts, index, side="right")) - 1
-        return part, sources[part].name_of(index - starts[part])
+    def split_and_name(index: int) -> tuple[int, str]:
+        split = int(np.searchsorted(starts, index, side="right")) - 1
+        return split, sources[split].name_of(index - starts[split])
 
     (indices,) = np.nonzero(decoded)
-    for column, (kind, what) in enumerate((("duplicate", "bytes"), ("same pixels", "pixels"))):
-        own = hashes[indices, column]
-        _, firsts, groups = np.unique(own, return_index=True, return_inverse=True)
+    for column, (kind, content) in enumerate((("duplicate", "bytes"), ("same pixels", "pixels"))):
+        _, firsts, groups = np.unique(
+            hashes[indices, column], return_index=True, return_inverse=True
+        )
         firsts = indices[firsts][groups]
-        doubles = np.flatnonzero(firsts != indices)
-        for double in doubles[np.argsort(firsts[doubles], kind="stable")]:
-            first, index = int(firsts[double]), int(indices[double])
-            (part, name), (first_part, first_name) = place_of(index), place_of(first)
+        duplicates = np.flatnonzero(firsts != indices)
+        for duplicate in duplicates[np.argsort(firsts[duplicates], kind="stable")]:
+            first, index = int(firsts[duplicate]), int(indices[duplicate])
+            (split, name), (first_split, first_name) = split_and_name(index), split_and_name(first)
             found = {}
-            if part != first_part:
-                found["leak"] = f", which is in {sources[first_part].name}"
+            if split != first_split:
+                found["leak"] = f", which is in {sources[first_split].name}"
             if labels[first] != labels[index]:
                 pair = f"{names[labels[first]]!r} there, {names[labels[index]]!r} here"
                 found["label conflict"] = f": {pair}"
             for special, more in (found or {kind: ""}).items():
-                detail = f"same {what} as {first_name}{more}"
+                detail = f"same {content} as {first_name}{more}"
                 yield Finding(special, KINDS[special], name, detail)
-        # Copies of the bytes are copies of the pixels, too: one of each goes on.
+        # Images with the same bytes have the same pixels: compare the pixels of one of them only.
         indices = np.unique(firsts)

@@ -1,4 +1,4 @@
-"""Traits of an image file besides its pixels: what reading it changes, and doubts."""
+"""Traits of an image file that decoding changes or drops, and signs of damage."""
 
 from __future__ import annotations
 
@@ -14,70 +14,71 @@ from keras_resnet.images.formats import exif_orientation, format_of, jpeg_segmen
 
 
 def traits_of(data: bytes) -> dict[str, str]:
-    """Return the traits of a file that its decoder changes or leaves out.
+    """Return the traits of an image file that decoding changes or drops.
 
     Args:
-        data: all of a file that can be decoded; of a damaged one, traits may be missing.
+        data: the contents of a file. Traits of a damaged file may be missing.
 
     Returns:
-        Any of `"cmyk"`, `"16-bit"`, `"rotated"`, `"palette"` (of colours, not of greys), `"alpha"`
-        and `"animated"`, each with what reading makes of it. Alpha in BMPs is not found.
+        Trait -> description of its effect; the traits are `"cmyk"`, `"16-bit"`, `"rotated"`,
+        `"palette"` (with colors, not of grays only), `"alpha"` and `"animated"`. Alpha in BMP files
+        is not found.
     """
     traits: dict[str, str] = {}
     kind = format_of(data)
     with contextlib.suppress(IndexError, ValueError, struct.error):
         for trait, value in _FINDERS[kind](data) if kind else ():
             if value:
-                traits[trait] = _READING[trait].format(value)
+                traits[trait] = _EFFECTS[trait].format(value)
     return traits
 
 
-#: What reading makes of each trait.
-_READING = {
+#: Trait -> the effect of decoding on it.
+_EFFECTS = {
     "cmyk": "4 inks, converted to RGB",
-    "16-bit": "16 bits per channel, of which the upper 8 are read",
+    "16-bit": "16 bits per channel, of which the highest 8 are read",
     "rotated": "EXIF orientation {}, which is applied",
-    "palette": "colours from a palette of at most 256",
+    "palette": "colors from a palette of at most 256",
     "alpha": "transparency, which is dropped",
     "animated": "several images, of which the first is read",
 }
 
-#: Traits with their values; those of a false value are absent.
+#: Pairs of a trait and its value; a trait with a false value is absent.
 _Traits = Iterator[tuple[str, int]]
 
 
 def _turned(exif: bytes) -> int:
-    """The orientation, or 0 if that is upright."""
+    """Return the EXIF orientation, or 0 if the image is upright."""
     orientation = exif_orientation(exif)
     return orientation if orientation > 1 else 0
 
 
-def _coloured(palette: bytes, step: int = 3) -> bool:
+def _has_colors(palette: bytes, step: int = 3) -> bool:
     entries = np.frombuffer(palette[: len(palette) // step * step], np.uint8).reshape(-1, step)
     return bool((entries[:, :1] != entries[:, :3]).any())
 
 
 def _jpeg_traits(data: bytes) -> _Traits:
-    upright = False
+    is_exif_read = False
     for marker, start, end in jpeg_segments(data):
         content = data[start + 4 : end]
         if marker == 0xDA:
             return
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
             yield "cmyk", content[5] == 4
-        elif marker == 0xE1 and content.startswith(b"Exif\0\0") and not upright:
+        elif marker == 0xE1 and content.startswith(b"Exif\0\0") and not is_exif_read:
             yield "rotated", _turned(content)
-            upright = True  # The first counts.
+            is_exif_read = True
 
 
 def _png_traits(data: bytes) -> _Traits:
-    depth, colours, position = data[24], data[25], 8
+    depth, colors, position = data[24], data[25], 8
     yield "16-bit", depth == 16
-    yield "alpha", colours in (4, 6)
+    yield "alpha", colors in (4, 6)
     while position + 12 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, position)
-        if kind == b"PLTE" and colours == 3:
-            yield "palette", _coloured(data[position + 8 : position + 8 + length])
+        if kind == b"PLTE" and colors == 3:
+            yield "palette", _has_colors(data[position + 8 : position + 8 + length])
         elif kind == b"tRNS":
             yield "alpha", True
         elif kind == b"acTL":
@@ -102,8 +103,8 @@ def _gif_traits(data: bytes) -> _Traits:
             images += 1
             own = _gif_palette(data, position + 10, data[position + 9])
             if images == 1:
-                yield "palette", _coloured(own or palette)
-            # After the palette, a byte about the codes.
+                yield "palette", _has_colors(own or palette)
+            # The byte after the palette is the minimum code size.
             position += 11 + len(own)
         elif kind == 0x21:
             if data[position + 1] == 0xF9 and not images:
@@ -121,7 +122,7 @@ def _gif_traits(data: bytes) -> _Traits:
 def _bmp_traits(data: bytes) -> _Traits:
     start, header = struct.unpack_from("<II", data, 10)
     if header >= 40 and int.from_bytes(data[28:30], "little") <= 8:
-        yield "palette", _coloured(data[14 + header : start], step=4)
+        yield "palette", _has_colors(data[14 + header : start], step=4)
 
 
 def _webp_traits(data: bytes) -> _Traits:
@@ -149,9 +150,9 @@ _FINDERS = {
 
 
 def ends_early(data: bytes) -> bool:
-    """Whether a file, of a format that we read, lacks the end that its format has."""
+    """Return whether a file lacks the end that its format requires; the format must be known."""
     kind = format_of(data)
-    if kind == "JPEG":  # After the last scan.
+    if kind == "JPEG":  # The end marker comes after the last scan.
         return data.rfind(b"\xff\xd9") <= data.rfind(b"\xff\xda")
     if kind == "GIF":
         return not data.rstrip(b"\0").endswith(b";")
@@ -161,28 +162,28 @@ def ends_early(data: bytes) -> bool:
     return len(data) < int.from_bytes(claimed, "little") + (0 if kind == "BMP" else 8)
 
 
-#: A marker of a JPEG; one with what may fill up before it, ITU T.81, section B.1.1.2. The second
-#: is not for searching: in a long run of FF, that would take quadratic time.
+#: A JPEG marker, without and with the fill bytes that may precede it (ITU T.81, section B.1.1.2).
+#: Use the second pattern with `match` only: searching a long run of FF takes quadratic time.
 _MARKER, _FILLED_MARKER = re.compile(rb"\xff([^\x00\xff])"), re.compile(rb"\xff+([^\x00\xff])")
 
-#: Markers of segments: C0 to CF but the reserved C8, DA to DD, APPn and comments.
+#: Markers of segments: C0 to CF except the reserved C8, DA to DD, APPn and comments.
 _SEGMENTS = {*range(0xC0, 0xD0), *range(0xDA, 0xDE), *range(0xE0, 0xF0), 0xFE} - {0xC8}
 
-#: Enough to fill some blocks, whatever the Huffman codes.
+#: Bytes that are decoded to at least a few blocks with any Huffman codes.
 _FILLER = bytes(range(1, 251)) * 16
 
 
 def doubt_of(data: bytes, image: np.ndarray) -> str | None:
-    """Return a doubt about a file that was decoded all the same, or None.
+    """Return the sign of damage in a file that can be decoded, or None if there is none.
 
-    In JPEGs, restart markers that are missing or too many, bytes that belong to no segment, and
-    grey that stands for missing data. Not found are changed bits and gaps from which the decoder
-    has recovered with the right number of blocks or with some to spare: of those libjpeg warns, but
-    Pillow passes no warnings on.
+    In JPEGs, the signs are missing and surplus restart markers, bytes outside of segments, and gray
+    pixels in place of missing data. Changed bits, and gaps after which the decoder still finds at
+    least the expected number of blocks, are not found: libjpeg warns of them, but Pillow does not
+    pass its warnings on.
 
     Args:
-        data: the file.
-        image: what `read_image` made of it.
+        data: the contents of the file.
+        image: its pixels as `read_image` returns them.
     """
     kind = format_of(data)
     if kind in ("PNG", "BMP", "WebP") and ends_early(data):
@@ -192,27 +193,27 @@ def doubt_of(data: bytes, image: np.ndarray) -> str | None:
     reason, end = _walk(data)
     if reason is not None:
         return reason
-    # Where data end too early, libjpeg fills in grey. That has no effect on the pixels where data
-    # are enough; where not, pixels change with more. Corners, as the image may have been turned.
+    # libjpeg fills the image with gray if the data end too early. More data then change pixels,
+    # which they do not if the data are complete. Test all corners, as the image may be rotated.
     corners = image[[0, 0, -1, -1], [0, -1, 0, -1]] @ np.array([0.299, 0.587, 0.114])
     if (np.abs(corners - 128) < 1.5).any():
         with contextlib.suppress(UnreadableImageError):
             if not np.array_equal(read_image(data[:end] + _FILLER + data[end:]), image):
-                return "its data end before its last pixels, which are filled with grey"
+                return "its data end before its last pixels, which are filled with gray"
     return None
 
 
 def _walk(data: bytes) -> tuple[str | None, int]:
-    """Goes through the segments of a JPEG: what does not belong, and where its end marker is."""
+    """Return the sign of damage in a JPEG's segments, or None, and where its end marker is."""
     position, interval = 2, 0
     while match := _FILLED_MARKER.match(data, position):
         marker, position = match[1][0], match.end()
         if marker == 0xD9:
             rest = data[position:].rstrip(b"\0")
-            # Telephones append further JPEGs, films and other things.
-            doubled = rest.endswith(b"\xff\xd9") and b"\xff\xd8\xff" not in rest
-            reason = "it has two end markers, and what is between them is not read"
-            return (reason if doubled else None), match.end() - 2
+            # Phones append further JPEGs, videos and other data.
+            has_second_end = rest.endswith(b"\xff\xd9") and b"\xff\xd8\xff" not in rest
+            reason = "it has two end markers, and the data between them is not read"
+            return (reason if has_second_end else None), match.end() - 2
         if marker not in _SEGMENTS:
             break
         segment = data[position : position + int.from_bytes(data[position : position + 2], "big")]
@@ -225,5 +226,5 @@ def _walk(data: bytes) -> tuple[str | None, int]:
                 if not 0xD0 <= inside[1][0] <= 0xD7:
                     break
                 if not interval or inside[1][0] != 0xD0 + count % 8:
-                    return "its restart markers are not those that belong there", 0
-    return "it has bytes between its segments that belong to none", 0
+                    return "its restart markers are missing or out of order", 0
+    return "it has bytes between its segments that belong to no segment", 0

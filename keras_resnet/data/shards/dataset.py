@@ -1,4 +1,4 @@
-"""A prepared data set: its shards, and the files beside them that describe them."""
+"""A prepared data set: its shards, and the files that describe them."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from keras_resnet.support.json_text import load_json
 from keras_resnet.support.placeholders import check_binary, text_instead
 from keras_resnet.support.unfinished import write_json
 
-#: What `dataset.json` calls its own format.
+#: The value of `format` in `dataset.json`.
 FORMAT = "keras_resnet TFRecord shards, version 1"
 
-#: Files beside the shards: what they consist of; length and label of every record; and checksums in
-#: the format of `sha256sum`.
+#: Files in the directory of the shards: the description of the data set; the length and label of
+#: every record; and checksums in the format of `sha256sum`.
 DATASET_FILE, INDEX_FILE, CHECKSUMS_FILE = "dataset.json", "index.npy", "checksums.sha256"
 
-#: A row of the index: bytes of the record and its label, from 0. Little-endian on every machine.
+#: An entry of the index: length of a record in bytes, and its label, from 0; little-endian.
 INDEX_DTYPE = np.dtype([("length", "<i8"), ("label", "<i4")])
 
 
 class StoredRecord(NamedTuple):
-    """An encoded image with its label, as a shard stores it.
+    """An encoded image with its label, as it is stored in a shard.
 
     Attributes:
-        example: a serialized `tf.train.Example`; None if the image is unreadable and left out.
-        label: of the image, from 0; -1 of one that is left out.
-        name: what reports call it.
+        example: a serialized `tf.train.Example`; None for an unreadable image, which is left out.
+        label: label of the image, from 0; -1 for an unreadable image.
+        name: name of the image in reports.
     """
 
     example: bytes | None
@@ -44,13 +44,13 @@ class StoredRecord(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-    """A finished shard; `dataclasses.asdict` is fit for JSON.
+    """A finished shard; `dataclasses.asdict` of it is JSON-serializable.
 
     Attributes:
-        name: of the file.
-        bytes: its size.
-        sha256: its checksum, in hexadecimal digits.
-        lengths: bytes of every record.
+        name: name of the file.
+        bytes: size of the file.
+        sha256: checksum of the file, in hexadecimal digits.
+        lengths: length of every record, in bytes.
         labels: label of every record, from 0.
         skipped: names of the unreadable images that were left out.
     """
@@ -64,10 +64,14 @@ class Shard:
 
 
 def write_shard(path: Path, records: Iterable[StoredRecord]) -> Shard:
-    """Writes a shard under a temporary name and renames it.
+    """Write a shard under a temporary name, then rename it.
+
+    Args:
+        path: path of the shard.
+        records: the records to write.
 
     Raises:
-        OSError: it cannot be written, for instance because the disk is full.
+        OSError: the file cannot be written, for instance because the disk is full.
     """
     import tensorflow as tf
 
@@ -91,27 +95,27 @@ def write_shard(path: Path, records: Iterable[StoredRecord]) -> Shard:
 
 def write_description(
     directory: Path,
-    parts: Mapping[str, Sequence[Shard]],
+    splits: Mapping[str, Sequence[Shard]],
     class_names: Sequence[str],
     class_ids: Sequence[str] | None,
     **settings: int | None,
 ) -> dict[str, Any]:
-    """Writes the files beside the shards.
+    """Write the files that describe a data set's shards.
 
     Args:
-        directory: where the shards are.
-        parts: the shards of each part, in their order.
+        directory: directory of the shards.
+        splits: name of each split -> its shards, in their order.
         class_names: one name per class.
-        class_ids: identifiers of the classes, if there are any.
-        settings: what else `dataset.json` shall say.
+        class_ids: identifiers of the classes, or None.
+        settings: further entries of `dataset.json`.
 
     Returns:
         The contents of `dataset.json`.
     """
     described = {}
-    for part, shards in parts.items():
+    for split, shards in splits.items():
         labels = np.array([label for shard in shards for label in shard.labels], np.int64)
-        described[part] = {
+        described[split] = {
             "records": len(labels),
             "class_counts": np.bincount(labels, minlength=len(class_names)).tolist(),
             "skipped": [name for shard in shards for name in shard.skipped],
@@ -134,12 +138,12 @@ def write_description(
         "parts": described,
     }
     write_json(directory / DATASET_FILE, dataset)
-    every = [shard for shards in parts.values() for shard in shards]
-    index = np.zeros(sum(len(shard.lengths) for shard in every), INDEX_DTYPE)
-    index["length"] = [length for shard in every for length in shard.lengths]
-    index["label"] = [label for shard in every for label in shard.labels]
+    all_shards = [shard for shards in splits.values() for shard in shards]
+    index = np.zeros(sum(len(shard.lengths) for shard in all_shards), INDEX_DTYPE)
+    index["length"] = [length for shard in all_shards for length in shard.lengths]
+    index["label"] = [label for shard in all_shards for label in shard.labels]
     np.save(directory / INDEX_FILE, index)
-    sums = {shard.name: shard.sha256 for shard in every}
+    sums = {shard.name: shard.sha256 for shard in all_shards}
     sums |= {name: fingerprint_of_file(directory / name) for name in (DATASET_FILE, INDEX_FILE)}
     lines = [f"{checksum}  {name}\n" for name, checksum in sums.items()]
     (directory / CHECKSUMS_FILE).write_text("".join(lines))
@@ -147,7 +151,7 @@ def write_description(
 
 
 class _Entry(NamedTuple):
-    """Size and number of records of a shard, and its first row in the index."""
+    """Size in bytes and number of records of a shard, and its first entry in the index."""
 
     size: int
     records: int
@@ -155,20 +159,22 @@ class _Entry(NamedTuple):
 
 
 class PreparedDataset:
-    """The files beside the shards of a data set.
+    """The description of a data set's shards.
+
+    Args:
+        directory: directory of the shards.
+        described: contents of `dataset.json`.
 
     Attributes:
         class_names: one name per class.
-        class_ids: identifiers of the classes, if there are any.
-        label_offset: the label in the records of the class with index 0.
+        class_ids: identifiers of the classes, or None.
+        label_offset: label in the records of the class with index 0.
+
+    Raises:
+        KeyError, TypeError: `described` is not as `data prepare` writes it.
     """
 
     def __init__(self, directory: Path, described: Any) -> None:
-        """Takes what `dataset.json` says.
-
-        Raises:
-            KeyError, TypeError: it is not as `data prepare` writes it.
-        """
         self._directory = directory
         ids = described["class_ids"]
         self.class_names = tuple(described["class_names"])
@@ -176,28 +182,33 @@ class PreparedDataset:
         self.label_offset = int(described["label_offset"])
         self._entries: dict[str, _Entry] = {}
         self._records = 0
-        for part in described["parts"].values():
-            for shard in part["shards"]:
+        for split in described["parts"].values():
+            for shard in split["shards"]:
                 entry = _Entry(int(shard["bytes"]), int(shard["records"]), self._records)
                 self._entries[shard["name"]] = entry
                 self._records += entry.records
 
     def check_present(self, paths: Sequence[Path]) -> None:
-        """Raises a ValueError if these are not all shards of the data set."""
+        """Raise ValueError if a shard of the data set is not among these files."""
         missing = sorted(set(self._entries) - {path.name for path in paths})
         if missing:
             raise ValueError(
-                f"Expected the files of {self._directory / DATASET_FILE}. Received: {len(paths)}, "
-                f"without {missing[0]} (one of {len(missing)})"
+                f"Expected all shards listed in {self._directory / DATASET_FILE}. Received: "
+                f"{len(paths)} files without {missing[0]} (one of {len(missing)}). Copy the "
+                "missing ones, or prepare the data set again"
             )
 
     def index_of(self, paths: Sequence[Path]) -> tuple[list[np.ndarray] | None, np.ndarray | None]:
-        """Bytes of every record, per shard, and labels of all, `(n,)`, int32.
+        """Return the lengths of the records of each shard, and the labels of all, `(n,)`, int32.
 
-        Both are None if there is no index, which only makes reading slower.
+        Both are None if there is no index, which only makes opening the data set slower.
+
+        Args:
+            paths: the shards.
 
         Raises:
-            ValueError: a shard is not of this data set or of another size, or the index is damaged.
+            ValueError: a file is not a shard of this data set or has another size, or the index is
+                damaged.
         """
         for path in paths:
             self._check_size(path)
@@ -207,11 +218,11 @@ class PreparedDataset:
         lengths, labels = [], []
         for path in paths:
             size, records, first = self._entries[path.name]
-            rows = index[first : first + records]
-            if int(rows["length"].sum()) + records * FRAME_BYTES != size:
+            entries = index[first : first + records]
+            if int(entries["length"].sum()) + records * FRAME_BYTES != size:
                 self._refuse_index(f"which does not fit {path.name}")
-            lengths.append(rows["length"].astype(np.int64))
-            labels.append(rows["label"].astype(np.int32))
+            lengths.append(entries["length"].astype(np.int64))
+            labels.append(entries["label"].astype(np.int32))
         all_labels = np.concatenate(labels)
         classes = len(self.class_names)
         if not ((all_labels >= 0) & (all_labels < classes)).all():
@@ -221,16 +232,16 @@ class PreparedDataset:
     def _check_size(self, path: Path) -> None:
         if path.name not in self._entries:
             raise ValueError(
-                f"Expected files of {self._directory / DATASET_FILE}. Received: {path.name}, which "
-                "is not in it. Remove it, or prepare the data set again"
+                f"Expected shards listed in {self._directory / DATASET_FILE}. Received: "
+                f"{path.name}, which is not. Remove it, or prepare the data set again"
             )
         expected, received = self._entries[path.name].size, path.stat().st_size
         if received != expected:
             if instead := text_instead(path):
                 raise ValueError(f"Expected a TFRecord file. Received: {path}, {instead}")
             raise ValueError(
-                f"Expected {expected:,} bytes, as {DATASET_FILE} says. Received: {received:,} in "
-                f"{path}. Copy it again, or prepare the data set again"
+                f"Expected a file of {expected:,} bytes, as in {DATASET_FILE}. Received: {path} of "
+                f"{received:,} bytes. Copy it again, or prepare the data set again"
             )
 
     def _read_index(self) -> np.ndarray:
@@ -247,16 +258,16 @@ class PreparedDataset:
         raise ValueError(
             f"Expected the index of {self._records:,} records. Received: "
             f"{self._directory / INDEX_FILE}, {reason}. Prepare the data set again, or remove the "
-            "index, without which opening takes longer"
+            "index, which makes opening the data set slower"
         )
 
 
 def read_description(directory: Path) -> PreparedDataset | None:
-    """Return the content of `dataset.json` in a directory; None if `data prepare` did not write it.
+    """Return the data set of a directory; None if its `dataset.json` is not of `data prepare`.
 
     Raises:
-        ValueError: it is damaged.
-        OSError: it cannot be read.
+        ValueError: `dataset.json` is damaged.
+        OSError: `dataset.json` cannot be read.
     """
     path = directory / DATASET_FILE
     try:

@@ -1,4 +1,4 @@
-"""Records of TFRecord files: `tf.train.Example` with the features of TensorFlow's ImageNet."""
+"""Records of TFRecord files: `tf.train.Example`s with the features of TensorFlow's ImageNet."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ from keras_resnet.data.shards.random_access import TFRecordFiles
 from keras_resnet.images.decode import UnreadableImageError, read_image
 from keras_resnet.images.formats import format_of, jpeg_segments
 
-#: In TensorFlow's own ImageNet records, label 0 is the background, which no image shows.
+#: Label of the class with index 0: TensorFlow's ImageNet reserves 0 for a background class.
 LABEL_OFFSET = 1
 
 _ENCODED, _LABEL = "image/encoded", "image/class/label"
 _SYNSET, _TEXT = "image/class/synset", "image/class/text"
 
-#: Of images that are encoded anew as JPEG.
+#: JPEG quality of images that are re-encoded.
 _QUALITY = 95
 
-#: On a side: what libjpeg takes at most.
-_MOST_JPEG_PIXELS = 65_500
+#: The longest side of an image that libjpeg can encode, in pixels.
+_LONGEST_JPEG_SIDE = 65_500
 
 _JPEG_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif"})
 
 
 class StoredImage(NamedTuple):
-    """An image as it is stored.
+    """An encoded image as it is stored.
 
     Attributes:
-        data: the contents of an image file.
-        format: what it is, `b"JPEG"` or `b"PNG"`.
-        height: of what `read_image` makes of it, in pixels.
-        width: likewise.
+        data: contents of the image file.
+        format: `b"JPEG"` or `b"PNG"`.
+        height: height of the decoded image, in pixels.
+        width: width of the decoded image, in pixels.
     """
 
     data: bytes
@@ -46,20 +46,20 @@ class StoredImage(NamedTuple):
 
 
 def stored_image(data: bytes | np.ndarray, name: str, short_side: int | None = None) -> StoredImage:
-    """Return the stored form of an image, after decoding it completely once.
+    """Return the form in which an image is stored, after checking that it can be decoded.
 
-    A JPEG, grey or of three channels, and a PNG are kept bit for bit. JPEG becomes of: CMYK, files
-    that are called JPEG and are none (ImageNet has both), and images that are resized. All else,
-    and so pixels, becomes PNG, which loses nothing.
+    Files are kept bit for bit if they are JPEGs with one or three channels, or PNGs with a PNG
+    suffix. CMYK JPEGs, files of other formats with a JPEG suffix (ImageNet has both) and resized
+    images are re-encoded as JPEG. All other files, and pixels, are encoded as PNG, without loss.
 
     Args:
-        data: the contents of an image file, or pixels `(height, width, 3)`, uint8, RGB.
-        name: what errors call it; its suffix says what it claims to be.
-        short_side: pixels that the shorter side shall have at most; None keeps the size. Resizing
-            is bicubic with antialiasing.
+        data: contents of an image file, or pixels `(height, width, 3)`, uint8, RGB.
+        name: name of the image for messages; its suffix is that of the file.
+        short_side: largest short side in pixels; larger images are shrunk to it (bicubic, with
+            antialiasing). None keeps the size.
 
     Raises:
-        UnreadableImageError: it is no image that can be read completely.
+        UnreadableImageError: the image cannot be decoded completely.
     """
     try:
         image = read_image(data)
@@ -72,18 +72,18 @@ def stored_image(data: bytes | np.ndarray, name: str, short_side: int | None = N
         return _encoded(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC), "JPEG")
     kind = "PNG"
     if isinstance(data, bytes):
-        called_jpeg = PurePosixPath(name).suffix.lower() in _JPEG_SUFFIXES
+        has_jpeg_suffix = PurePosixPath(name).suffix.lower() in _JPEG_SUFFIXES
         found = format_of(data)
         if (found == "JPEG" and _jpeg_channels(data) in (1, 3)) or (
-            found == "PNG" and not called_jpeg
+            found == "PNG" and not has_jpeg_suffix
         ):
             return StoredImage(data, found.encode(), height, width)
-        kind = "JPEG" if found == "JPEG" or called_jpeg else "PNG"
+        kind = "JPEG" if found == "JPEG" or has_jpeg_suffix else "PNG"
     return _encoded(Image.fromarray(image), kind)
 
 
 def _encoded(image: Image.Image, kind: str) -> StoredImage:
-    if max(image.size) > _MOST_JPEG_PIXELS:
+    if max(image.size) > _LONGEST_JPEG_SIDE:
         kind = "PNG"
     file = io.BytesIO()
     image.save(file, kind, **({"quality": _QUALITY} if kind == "JPEG" else {}))
@@ -91,9 +91,9 @@ def _encoded(image: Image.Image, kind: str) -> StoredImage:
 
 
 def _jpeg_channels(data: bytes) -> int:
-    """Channels of a JPEG that could be decoded: grey has 1, CMYK 4."""
+    """Return the number of channels of a valid JPEG: 1 for gray, 3 for color, 4 for CMYK."""
     for marker, start, _ in jpeg_segments(data):
-        # The frame header: ITU T.81, B.2.2. Of the markers C0 to CF, three are others.
+        # The frame header: ITU T.81, B.2.2. Three of the markers C0 to CF have other meanings.
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
             return data[start + 9]
     return 0
@@ -102,13 +102,13 @@ def _jpeg_channels(data: bytes) -> int:
 def serialized_example(
     image: StoredImage, label: int, text: str, synset: str | None, filename: str
 ) -> bytes:
-    """The record of an image: equal arguments give equal bytes.
+    """Return the serialized `tf.train.Example` of an image; equal arguments give equal bytes.
 
     Args:
-        image: what is stored.
-        label: index of its class, from 0; `LABEL_OFFSET` is added.
+        image: the encoded image.
+        label: index of its class, from 0; the record stores `label + LABEL_OFFSET`.
         text: name of its class.
-        synset: identifier of its class, if there is one.
+        synset: identifier of its class, or None.
         filename: name of its file, without directories.
     """
     import tensorflow as tf
@@ -135,12 +135,12 @@ def serialized_example(
 
 
 class ClassFeatures(NamedTuple):
-    """The class features of a record.
+    """The features of a record that describe its class.
 
     Attributes:
-        label: its number, as it stands there.
-        synset: its identifier, or "".
-        text: its name, or "".
+        label: the label as stored.
+        synset: the identifier of the class, or "".
+        text: the name of the class, or "".
     """
 
     label: int
@@ -149,11 +149,11 @@ class ClassFeatures(NamedTuple):
 
 
 def read_example(files: TFRecordFiles, index: int) -> tuple[bytes, ClassFeatures]:
-    """Reads the image file in a record, and what the record says about its class.
+    """Return the encoded image in a record, and the features of its class.
 
     Raises:
-        ValueError: it is no `tf.train.Example`, or lacks a feature.
-        OSError: its file cannot be read.
+        ValueError: the record is not a `tf.train.Example`, or lacks a feature.
+        OSError: the TFRecord file cannot be read.
     """
     import tensorflow as tf
 
@@ -162,10 +162,10 @@ def read_example(files: TFRecordFiles, index: int) -> tuple[bytes, ClassFeatures
         features = tf.train.Example.FromString(record).features.feature
     except google.protobuf.message.DecodeError as error:
         raise ValueError(
-            "Expected a record that is a tf.train.Example. Received: another one, "
+            "Expected a record that is a tf.train.Example. Received: other data in "
             f"{files.name_of(index)}"
         ) from error
-    # Asking a protocol buffer's map for what is not there would add it.
+    # Test for keys first: reading a missing key of a protocol buffer's map adds it.
     encoded: Any = features[_ENCODED].bytes_list.value if _ENCODED in features else ()
     label: Any = features[_LABEL].int64_list.value if _LABEL in features else ()
     if len(encoded) != 1 or len(label) != 1:

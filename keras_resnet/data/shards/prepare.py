@@ -1,4 +1,4 @@
-"""Preparing a data set: its images, shuffled once, as TFRecord shards with checksums."""
+"""Preparation of a data set: its images, shuffled once, as TFRecord shards with checksums."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from keras_resnet.data.shards.dataset import (
 )
 from keras_resnet.data.shards.example import serialized_example, stored_image
 from keras_resnet.data.sources.base import Source
-from keras_resnet.data.sources.parts import PARTS
+from keras_resnet.data.sources.splits import SPLITS
 from keras_resnet.data.threads import map_in_threads
 from keras_resnet.support.checks import check_integer, some_of
 from keras_resnet.support.files import finish_publishing, publish
@@ -35,32 +35,33 @@ from keras_resnet.support.fingerprints import fingerprint, fingerprint_of_file
 from keras_resnet.support.progress import Progress, unseen
 from keras_resnet.support.unfinished import UnfinishedWork, read_json, write_json
 
-#: Where unfinished work lies, inside the output directory.
+#: Directory of unfinished work inside the output directory.
 WORK_DIRECTORY = ".preparing"
 
-#: Large enough that disks read them at full speed, small enough to be divided among workers.
+#: Default size of a shard: large enough for disks to read it at full speed, small enough for many
+#: workers to share a data set.
 _SHARD_BYTES = 150_000_000
 
-#: As many as names of five digits allow.
+#: The largest number of shards, as names have five digits.
 _MOST_SHARDS = 99_999
 
-#: Images that the number of shards is estimated from.
+#: Images from which the number of shards is estimated.
 _SAMPLE = 64
 
-_SHARD_NAME = re.compile(rf"({'|'.join(PARTS)})-\d+-of-\d+")
+_SHARD_NAME = re.compile(rf"({'|'.join(SPLITS)})-\d+-of-\d+")
 
 
 class _Task(NamedTuple):
-    """A shard and the records that it is made of."""
+    """A shard to write, with the indices of its records in the source."""
 
     name: str
-    part: str
+    split: str
     source: Source
     indices: np.ndarray
 
 
 def prepare(
-    parts: Mapping[str, Source],
+    splits: Mapping[str, Source],
     output: str | os.PathLike[str],
     *,
     shards: Mapping[str, int] | None = None,
@@ -70,47 +71,49 @@ def prepare(
     overwrite: bool = False,
     progress: Progress = unseen,
 ) -> dict[str, Any]:
-    """Writes a data set as TFRecord shards, `dataset.json`, an index and checksums.
+    """Write a data set as TFRecord shards, `dataset.json`, an index and checksums.
 
-    Unfinished work lies in `output/.preparing`. Called again with the same arguments, shards that
-    are finished there and have the right checksum are kept; the result has the same bytes as that
-    of an uninterrupted run. Only when all is done does anything get its final name.
+    Unfinished work is kept in `output/.preparing`. A call with the same arguments resumes it: the
+    shards that are finished and have the right checksum are kept, and the result has the same bytes
+    as that of an uninterrupted call. Files get their final names only after all are written.
 
     Args:
-        parts: `"train"` and, if there are any, `"validation"` and `"test"`, of the same classes.
+        splits: `"train"` and optionally `"validation"` and `"test"` -> source, of the same classes.
         output: directory for the results.
-        shards: number of shards per part; by default so many that each has about 150 MB.
-        short_side: pixels of the shorter side that larger images are reduced to; None keeps every
-            file bit for bit. See `keras_resnet.data.shards.example.stored_image`.
-        seed: of the order of the records.
-        skip_unreadable: whether unreadable images are left out and listed, not an error.
-        overwrite: whether earlier results, and unfinished work of other arguments, are replaced.
-        progress: is told how far the work is.
+        shards: number of shards of each split; by default one per 150 MB.
+        short_side: largest short side in pixels, to which larger images are shrunk; None keeps
+            the size. See `keras_resnet.data.shards.example.stored_image`.
+        seed: seed of the order of the records, from 0 to 2**32 - 1.
+        skip_unreadable: whether unreadable images are left out and listed rather than an error.
+        overwrite: whether to replace earlier results and unfinished work of other arguments.
+        progress: called with a description and the share of the work that is done.
 
     Returns:
         The contents of `dataset.json`.
 
     Raises:
-        ValueError: an argument is wrong, an image is unreadable, the unfinished work there is of
-            other arguments, or another process is at it.
-        FileExistsError: there are results, and `overwrite` is not set.
-        OSError: something cannot be read or written.
+        ValueError: an argument is invalid, an image is unreadable, the unfinished work in `output`
+            has other arguments, or another process is writing there.
+        FileExistsError: `output` contains results, and `overwrite` is not set.
+        OSError: a file cannot be read or written.
     """
     output = Path(output).absolute()
-    _check(parts, short_side, seed)
+    _check(splits, short_side, seed)
     numbers = {
-        part: _number_of_shards(source, (shards or {}).get(part), short_side)
-        for part, source in parts.items()
+        split: _number_of_shards(source, (shards or {}).get(split), short_side)
+        for split, source in splits.items()
     }
     tasks = [
-        task for part, source in parts.items() for task in _tasks(part, source, numbers[part], seed)
+        task
+        for split, source in splits.items()
+        for task in _tasks(split, source, numbers[split], seed)
     ]
     arguments = {
-        **{part: _identity(source, numbers[part]) for part, source in parts.items()},
+        **{split: _identity(source, numbers[split]) for split, source in splits.items()},
         "short_side": short_side,
         "seed": seed,
         "skip_unreadable": skip_unreadable,
-        # Another version may encode the same image in other bytes.
+        # Other versions of Pillow may encode an image to other bytes.
         "pillow": PIL.__version__,
     }
     names = [task.name for task in tasks]
@@ -119,7 +122,7 @@ def prepare(
         finish_publishing(work.directory)
         done, same = work.published(), work.arguments() == arguments
         if done is not None and (same or not overwrite):
-            # A process was killed when nothing else was left to do.
+            # An earlier process was killed after publishing, before it removed its work.
             work.remove()
             if same:
                 return done
@@ -130,9 +133,12 @@ def prepare(
         _write_missing(work, tasks, finished, short_side, skip_unreadable, progress)
         dataset = write_description(
             work.directory,
-            {part: [finished[task.name] for task in tasks if task.part == part] for part in parts},
-            parts["train"].class_names,
-            parts["train"].class_ids,
+            {
+                split: [finished[task.name] for task in tasks if task.split == split]
+                for split in splits
+            },
+            splits["train"].class_names,
+            splits["train"].class_ids,
             seed=seed,
             short_side=short_side,
         )
@@ -141,21 +147,22 @@ def prepare(
 
 
 def refuse_existing(output: str | os.PathLike[str], overwrite: bool) -> None:
-    """Raises FileExistsError if a directory has a prepared data set that is not to be replaced."""
+    """Raise FileExistsError if a directory has a prepared data set, unless `overwrite` is set."""
     if (Path(output) / DATASET_FILE).exists() and not overwrite:
         raise FileExistsError(
-            f"Expected a directory without a data set. Received: {output}. Pass `overwrite=True`"
+            f"Expected a directory without a prepared data set. Received: {output}. Choose another "
+            "one, or pass `overwrite=True` to replace the data set"
         )
 
 
 class _UnfinishedShards(UnfinishedWork):
-    """Finished shards, each with an entry; they count if they have its size and checksum."""
+    """The finished shards of unfinished work, each with a file of its size and checksum."""
 
     def resume(self, arguments: Mapping[str, Any], overwrite: bool) -> None:
-        """Takes up what is there if it is of the same arguments, and starts anew otherwise.
+        """Keep the unfinished work if it has the same arguments; otherwise discard it.
 
         Raises:
-            ValueError: there is work of other arguments, and `overwrite` is not set.
+            ValueError: the unfinished work has other arguments, and `overwrite` is not set.
         """
         before = self.arguments()
         if before == arguments:
@@ -174,7 +181,7 @@ class _UnfinishedShards(UnfinishedWork):
         self.begin(arguments)
 
     def finished(self, names: Sequence[str], progress: Progress) -> dict[str, Shard]:
-        """The shards of these names that are done and undamaged, by name."""
+        """Return the shards with these names that are finished and undamaged, by name."""
         found = {}
         for name in names:
             entry = read_json(self._entry(name))
@@ -189,7 +196,7 @@ class _UnfinishedShards(UnfinishedWork):
         return found
 
     def published(self) -> dict[str, Any] | None:
-        """Return the content of the output's `dataset.json`, if its shards are those made here."""
+        """Return the contents of the output's `dataset.json` if this work wrote all its shards."""
         dataset, shards = _earlier(self._output)
         for shard in shards:
             name, place = shard["name"], self._output / shard["name"]
@@ -202,7 +209,7 @@ class _UnfinishedShards(UnfinishedWork):
         return dataset if shards else None
 
     def record(self, shard: Shard) -> None:
-        """Notes that a shard is finished."""
+        """Save the size and checksum of a finished shard."""
         write_json(self._entry(shard.name), dataclasses.asdict(shard))
 
     def _entry(self, name: str) -> Path:
@@ -210,28 +217,29 @@ class _UnfinishedShards(UnfinishedWork):
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return a nested mapping as a flat one, with keys joined by dots."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
-        inner = isinstance(value, Mapping)
-        flat |= _flat(value, f"{prefix}{key}.") if inner else {f"{prefix}{key}": value}
+        is_nested = isinstance(value, Mapping)
+        flat |= _flat(value, f"{prefix}{key}.") if is_nested else {f"{prefix}{key}": value}
     return flat
 
 
-def _check(parts: Mapping[str, Source], short_side: int | None, seed: int) -> None:
-    if not parts or "train" not in parts or not set(parts) <= set(PARTS):
+def _check(splits: Mapping[str, Source], short_side: int | None, seed: int) -> None:
+    if "train" not in splits or not set(splits) <= set(SPLITS):
         raise ValueError(
-            "Expected the part 'train' and perhaps 'validation' and 'test'. "
-            f"Received: {sorted(parts)}"
+            "Expected the split 'train' and optionally 'validation' and 'test'. "
+            f"Received: {sorted(splits)}"
         )
-    train = parts["train"]
+    train = splits["train"]
     if len(train.class_names) < 2:
         raise ValueError(
             f"Expected images of at least 2 classes. Received: {train.name}, with "
             f"{', '.join(train.class_names) or 'none'}"
         )
-    for part, source in parts.items():
+    for split, source in splits.items():
         if len(source) == 0:
-            raise ValueError(f"Expected images for {part}. Received: none in {source.name}")
+            raise ValueError(f"Expected images for {split}. Received: none in {source.name}")
         for field in ("class_names", "class_ids"):
             expected, received = getattr(train, field), getattr(source, field)
             if expected != received:
@@ -255,22 +263,22 @@ def _number_of_shards(source: Source, number: int | None, short_side: int | None
         return number
     sizes = []
     for index in np.unique(np.linspace(0, len(source) - 1, _SAMPLE).astype(int)).tolist():
-        # Whether these are an error is decided later.
+        # Unreadable images are handled when the shards are written.
         with contextlib.suppress(OSError, ValueError):
             name = source.name_of(index)
             sizes.append(len(stored_image(source[index].data, name, short_side).data))
     return max(1, min(len(source), round(np.mean(sizes or [0]) * len(source) / _SHARD_BYTES)))
 
 
-def _tasks(part: str, source: Source, number: int, seed: int) -> Iterator[_Task]:
-    # Unlike its successor, this generator gives the same numbers in every version of NumPy.
+def _tasks(split: str, source: Source, number: int, seed: int) -> Iterator[_Task]:
+    # `RandomState` returns the same numbers in all versions of NumPy, its successor may not.
     order = np.random.RandomState(seed).permutation(len(source))
     for shard, indices in enumerate(np.array_split(order, number)):
-        yield _Task(f"{part}-{shard:05d}-of-{number:05d}", part, source, indices)
+        yield _Task(f"{split}-{shard:05d}-of-{number:05d}", split, source, indices)
 
 
 def _identity(source: Source, shards: int) -> dict[str, Any]:
-    """Identifies a part, so that only work with the same images and labels is taken up."""
+    """Return the identity of a split, so that only work with the same data is resumed."""
     return {
         **identity_of(source),
         "labels": fingerprint(source.labels),
@@ -280,27 +288,28 @@ def _identity(source: Source, shards: int) -> dict[str, Any]:
 
 
 def _refuse_others(output: Path, names: Sequence[str], overwrite: bool) -> None:
-    """Raises if files are there that would be replaced unasked, or taken for the data set's."""
-    beside = (INDEX_FILE, CHECKSUMS_FILE)
-    allowed = {*_earlier_names(output), *names, *beside} if overwrite else set()
+    """Raise FileExistsError if files would be replaced unasked or mistaken for shards."""
+    described_in = (INDEX_FILE, CHECKSUMS_FILE)
+    allowed = {*_earlier_names(output), *names, *described_in} if overwrite else set()
     others = sorted(
         path.name
         for path in output.glob("*")
-        if (_SHARD_NAME.fullmatch(path.name) or path.name in beside) and path.name not in allowed
+        if (_SHARD_NAME.fullmatch(path.name) or path.name in described_in)
+        and path.name not in allowed
     )
     if others:
         raise FileExistsError(
-            f"Expected a directory without shards of another origin. Received: {output} with "
+            f"Expected a directory without shards of another data set. Received: {output} with "
             f"{others[0]} (one of {len(others)}). Remove them, or choose another directory"
         )
 
 
 def _earlier(output: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Return the content of an earlier result's `dataset.json`, and its entry for each shard."""
+    """Return the contents of an earlier `dataset.json`, and its entry for each shard."""
     dataset = read_json(output / DATASET_FILE) or {}
     if dataset.get("format") != FORMAT:
         return {}, []
-    return dataset, [shard for part in dataset["parts"].values() for shard in part["shards"]]
+    return dataset, [shard for split in dataset["parts"].values() for shard in split["shards"]]
 
 
 def _earlier_names(output: Path) -> set[str]:
@@ -315,7 +324,7 @@ def _write_missing(
     skip_unreadable: bool,
     progress: Progress,
 ) -> None:
-    """Makes the shards that are not finished yet, and adds them to `finished`."""
+    """Write the shards that are not finished yet, and add them to `finished`."""
     missing = [task for task in tasks if task.name not in finished]
     total = sum(len(task.indices) for task in tasks)
     done = total - sum(len(task.indices) for task in missing)
@@ -323,7 +332,7 @@ def _write_missing(
     def counted(name: str, records: Iterator[StoredRecord]) -> Iterator[StoredRecord]:
         nonlocal done
         for record in records:
-            # Files and pipes get a line per call.
+            # Only once per percent, as every call prints a line without a terminal.
             if done * 100 // total != (done + 1) * 100 // total:
                 progress(f"writing {name}", (done + 1) / total)
             done += 1
@@ -335,7 +344,7 @@ def _write_missing(
         try:
             data, label = source[index]
             image = stored_image(data, name, short_side)
-        # A missing file, a damaged record, a damaged image.
+        # A missing file, a damaged record or a damaged image.
         except (OSError, ValueError):
             if not skip_unreadable:
                 raise
@@ -347,15 +356,15 @@ def _write_missing(
     items = ((task.source, index) for task in missing for index in task.indices.tolist())
     with contextlib.closing(map_in_threads(stored, items)) as records:
         for task in missing:
-            own = itertools.islice(records, len(task.indices))
-            shard = write_shard(work.directory / task.name, counted(task.name, own))
+            of_task = itertools.islice(records, len(task.indices))
+            shard = write_shard(work.directory / task.name, counted(task.name, of_task))
             work.record(shard)
             finished[task.name] = shard
 
 
 def _publish(work: _UnfinishedShards, output: Path, names: Sequence[str]) -> None:
-    """Gives the results their final names and removes what they replace."""
-    # Last: its presence says that the results are complete.
+    """Give the results their final names, and remove the files that they replace."""
+    # dataset.json comes last: its presence means that the results are complete.
     order = (*names, INDEX_FILE, CHECKSUMS_FILE, DATASET_FILE)
     publish(work.directory, order, _earlier_names(output))
     work.remove()

@@ -1,4 +1,4 @@
-"""TFRecord files that are read in any order: each record by its place."""
+"""Random access to the records of TFRecord files."""
 
 from __future__ import annotations
 
@@ -13,40 +13,39 @@ import numpy as np
 
 from keras_resnet.support.placeholders import START, not_binary
 
-#: A record is its length (uint64), a checksum of that (uint32), its bytes and their checksum
-#: (uint32): https://www.tensorflow.org/tutorials/load_data/tfrecord#tfrecords_format_details
+#: A file stores, for each record, its length (uint64), a checksum of the length (uint32), its bytes
+#: and a checksum of the bytes (uint32):
+#: https://www.tensorflow.org/tutorials/load_data/tfrecord#tfrecords_format_details
 _HEADER, _FOOTER = 12, 4
 
-#: What a file has in addition to the bytes of each record.
+#: Bytes that a file stores in addition to those of each record.
 FRAME_BYTES = _HEADER + _FOOTER
 
-#: Files that stay open. Systems allow a process 1,024 by default, and others need some, too.
+#: Files kept open at most. Systems allow a process 1,024 by default, not all of them for data.
 _OPEN_FILES = 256
 
-#: Files whose records are looked for at once: waiting for the disk is most of it.
+#: Files that are scanned for records in parallel; most of the time is spent waiting for the disk.
 _SCANS = 16
 
 
 class TFRecordFiles:
-    """The records of several files, numbered in the order of the files.
+    """The records of several TFRecord files, numbered in the order of the files; thread-safe.
 
-    Finding where records start needs one short read of each, once, unless their lengths are given.
-    Records may be read from several threads at once.
+    Unless the lengths of the records are given, the constructor finds the start of every record by
+    one short read of each.
+
+    Args:
+        paths: the files.
+        lengths: lengths of the records of each file in bytes, `(n,)`, if they are known.
+
+    Raises:
+        OSError: a file cannot be read.
+        ValueError: a file is not a TFRecord file or is truncated.
     """
 
     def __init__(
         self, paths: Sequence[str | Path], lengths: Sequence[np.ndarray] | None = None
     ) -> None:
-        """Finds the records.
-
-        Args:
-            paths: the files.
-            lengths: bytes of every record, `(n,)`, for each file, if they are known.
-
-        Raises:
-            OSError: a file cannot be read.
-            ValueError: a file is no TFRecord file or is truncated.
-        """
         self.paths = tuple(paths)
         if lengths is None:
             with concurrent.futures.ThreadPoolExecutor(_SCANS) as pool:
@@ -62,12 +61,14 @@ class TFRecordFiles:
         return len(self._offsets)
 
     def read(self, index: int) -> bytes:
-        """The bytes of one record. Checksums are not compared; decoders find what is damaged.
+        """Return the bytes of a record.
+
+        Checksums are not verified; damaged images are found when they are decoded.
 
         Raises:
             IndexError: there are fewer records.
             OSError: the file cannot be read.
-            ValueError: it has become shorter.
+            ValueError: the file is shorter than when it was opened.
         """
         if not 0 <= index < len(self):
             raise IndexError(f"Expected a record from 0 to {len(self) - 1}. Received: {index}")
@@ -80,23 +81,24 @@ class TFRecordFiles:
             data = self._read_first(file, length, offset)
         if len(data) != length:
             raise ValueError(
-                f"Expected {length} bytes of a record. Received: {len(data)}, {self.paths[file]}"
+                f"Expected a record of {length} bytes. Received: {len(data)} bytes from "
+                f"{self.paths[file]}, which is shorter than before. Copy it again"
             )
         return data
 
     def name_of(self, index: int) -> str:
-        """The file and the number of the record in it, from 0."""
+        """Return a record's name for reports: its file, and its number in the file, from 0."""
         file = self._file_of(index)
         return f"{self.paths[file]}: record {index - self._starts[file]}"
 
     def _read_first(self, file: int, length: int, offset: int) -> bytes:
-        """Reads from a file that is not open, and keeps it open if not too many are."""
+        """Open a file and read from it; keep it open unless too many files are open."""
         descriptor = os.open(self.paths[file], os.O_RDONLY)
         kept = None
         try:
             data = os.pread(descriptor, length, offset)
-            # Nothing is ever closed in favour of something else, as another thread may be reading
-            # from it; of two threads that open the same file, one closes it again.
+            # Open files are never closed to make room for others, as another thread may be reading
+            # from them. If two threads open the same file, one of them closes it again.
             if len(self._descriptors) < _OPEN_FILES:
                 kept = self._descriptors.setdefault(file, descriptor)
         finally:
@@ -130,8 +132,10 @@ def _lengths(path: str | Path) -> np.ndarray:
             length = struct.unpack("<Q", header[:8])[0] if len(header) == _HEADER else size
             if length > size - position - FRAME_BYTES:
                 instead = not_binary(os.pread(file.fileno(), START, 0))
-                reason = instead or f"which is none or ends within record {len(lengths)}"
-                raise ValueError(f"Expected a whole TFRecord file. Received: {path}, {reason}")
+                reason = instead or (
+                    f"which is truncated at record {len(lengths)} or not a TFRecord file"
+                )
+                raise ValueError(f"Expected a complete TFRecord file. Received: {path}, {reason}")
             lengths.append(length)
             position += length + FRAME_BYTES
     return np.array(lengths, np.int64)

@@ -1,4 +1,4 @@
-"""Sources of labelled images: one module per kind."""
+"""Sources of labeled images, one module per kind."""
 
 from keras_resnet.data.sources.base import Record, Source, Subset, stratified_split
 from keras_resnet.data.sources.folder import ImageFiles

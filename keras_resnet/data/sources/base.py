@@ -1,4 +1,4 @@
-"""The interface of a source of labelled images, and its division into parts."""
+"""The interface of a source of labeled images, and its division into splits."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from keras_resnet.support.checks import some_of
 
 
 class Record(NamedTuple):
-    """One labelled image.
+    """A labeled image.
 
     Attributes:
-        data: the contents of an image file, or pixels `(height, width, 3)`, uint8, RGB.
+        data: contents of an image file, or pixels `(height, width, 3)`, uint8, RGB in [0, 255].
         label: index into the source's `class_names`.
     """
 
@@ -26,20 +26,28 @@ class Record(NamedTuple):
 
 
 class Source(Protocol):
-    """Labelled images that can be read in any order, from several threads at once.
+    """A thread-safe collection of labeled images that can be read in any order.
 
-    Order, shuffling, shards and resuming are arithmetic with indices, and only what is in flight is
-    in memory.
+    Pipelines shuffle, shard and resume with indices, and hold only those records in memory that
+    they are reading.
 
-    A source of files may have a method `path_of(index)` besides: the path of the file that holds
-    the data of a record and nothing else, or None. TensorFlow then reads it faster than Python. One
-    of files with several records each may have `files`, their paths. Both tell `identity_of` when
-    the data change.
+    Any object with these members is a source. Two further members are optional. `path_of(index)`
+    returns the path of the file that holds nothing but the data of a record, or None; TensorFlow
+    reads such files faster than Python. `files` are the paths of files that hold several records
+    each. `identity_of` uses both to notice that the data have changed.
+
+    Example:
+
+    ```python
+    train, validation = load_data("folder:flowers")
+    image, label = train[0]
+    train.class_names[label]
+    ```
     """
 
     @property
     def name(self) -> str:
-        """The name in reports, such as `folder:flowers/train`."""
+        """Name in reports, such as `folder:flowers/train`."""
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -47,29 +55,35 @@ class Source(Protocol):
 
     @property
     def class_ids(self) -> tuple[str, ...] | None:
-        """Identifiers of the classes, such as WordNet's, if there are any."""
+        """Identifiers of the classes, such as WordNet ids; None if there are none."""
 
     @property
     def labels(self) -> np.ndarray:
-        """Label of every record: `(n,)`, int32. Of TFRecords, that may need to read them all."""
+        """Label of every record, `(n,)`, int32. For TFRecord files, may read all records."""
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Record:
-        """Reads a record.
+        """Read a record.
 
         Raises:
-            OSError: its file cannot be read.
-            ValueError: what is there is no record.
+            OSError: the file cannot be read.
+            ValueError: the record is damaged.
         """
 
     def name_of(self, index: int) -> str:
-        """Return a record's name in reports: its path, or its place in a larger file."""
+        """Return a record's name in reports: its path, or its position in a larger file."""
 
 
 @dataclass(frozen=True)
 class Subset:
-    """Some records of another source, as a source; `indices` says which: `(n,)`, int64."""
+    """A source of some records of another source.
+
+    Args:
+        source: the other source.
+        indices: indices of the records, `(n,)`, int64.
+        name: name in reports.
+    """
 
     source: Source
     indices: np.ndarray
@@ -104,55 +118,60 @@ class Subset:
 
 @dataclass(frozen=True)
 class Union:
-    """Several parts of one data set as a source: the records of the first, then of the next."""
+    """A source of the records of several splits of one data set, one after the other.
 
-    parts: tuple[Source, ...]
+    Args:
+        splits: the splits, which have the same classes.
+        name: name in reports.
+    """
+
+    splits: tuple[Source, ...]
     name: str
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        return self.parts[0].class_names
+        return self.splits[0].class_names
 
     @property
     def class_ids(self) -> tuple[str, ...] | None:
-        return self.parts[0].class_ids
+        return self.splits[0].class_ids
 
     @functools.cached_property
     def labels(self) -> np.ndarray:
-        return np.concatenate([part.labels for part in self.parts])
+        return np.concatenate([split.labels for split in self.splits])
 
     def __len__(self) -> int:
-        return sum(map(len, self.parts))
+        return sum(map(len, self.splits))
 
     def __getitem__(self, index: int) -> Record:
-        part, place = self._find(index)
-        return part[place]
+        split, index = self._find(index)
+        return split[index]
 
     def name_of(self, index: int) -> str:
-        part, place = self._find(index)
-        return part.name_of(place)
+        split, index = self._find(index)
+        return split.name_of(index)
 
     def _find(self, index: int) -> tuple[Source, int]:
-        """The part that has a record, and its place there."""
-        for part in self.parts:
-            if index < len(part):
-                return part, index
-            index -= len(part)
+        """Return the split that contains a record, and the record's index in it."""
+        for split in self.splits:
+            if index < len(split):
+                return split, index
+            index -= len(split)
         raise IndexError(index)
 
 
 def stratified_split(source: Source, fraction: float, seed: int) -> tuple[Source, Source]:
-    """Divides a source so that both parts have the same share of every class.
+    """Divide a source into a training and a validation split with the same shares of all classes.
 
-    The parts depend on the labels, the fraction and the seed alone.
+    The splits depend only on the labels, the fraction and the seed.
 
     Args:
         source: the records.
-        fraction: of them that the second part gets, between 0 and 1.
-        seed: which ones.
+        fraction: share of the records in the validation split, above 0 and below 1.
+        seed: seed of the choice of records.
 
     Raises:
-        ValueError: a class has too few records for that.
+        ValueError: a class has too few records.
     """
     import sklearn.model_selection
 
@@ -163,21 +182,22 @@ def stratified_split(source: Source, fraction: float, seed: int) -> tuple[Source
     )
     if few:
         raise ValueError(
-            "Expected at least 2 images of every class, to divide them into training and "
-            f"validation. Received: 1 image in {some_of(few)} of {source.name}"
+            "Expected at least 2 images of every class, to divide them into a training and a "
+            f"validation split. Received: 1 image of {some_of(few)} in {source.name}. Add images, "
+            "or remove the class"
         )
     try:
-        parts = sklearn.model_selection.train_test_split(
+        splits = sklearn.model_selection.train_test_split(
             np.arange(len(labels)), test_size=fraction, stratify=labels, random_state=seed
         )
     except ValueError as error:
         raise ValueError(
-            f"Expected enough images in {source.name} to put {fraction:.0%} of every class aside "
-            f"for validation. Received: {len(labels)} images of {len(set(labels.tolist()))} "
-            "classes. Choose another `validation_fraction`"
+            f"Expected enough images in {source.name} for a validation split of {fraction:.0%} of "
+            f"every class. Received: {len(labels)} images of {len(set(labels.tolist()))} classes. "
+            "Choose another `validation_fraction`"
         ) from error
-    # In the order of the source: neighbours in a file stay neighbours.
-    train, validation = (np.sort(part) for part in parts)
+    # Keep the order of the source, which is fast to read.
+    train, validation = (np.sort(split) for split in splits)
     return (
         Subset(source, train, f"{source.name} (training part)"),
         Subset(source, validation, f"{source.name} (validation part)"),

@@ -14,12 +14,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from keras_resnet.data.sources.memory import LabeledImages
-from keras_resnet.data.sources.parts import Parts
+from keras_resnet.data.sources.splits import Splits
 from keras_resnet.support.placeholders import START, placeholder, text_instead
 
 _PIXELS = 3 * 32 * 32
 
-#: The largest file in the archives has 155 MB. What claims to be larger is not read.
+#: Larger files are not read; the largest file in the archives has 155 MB.
 _LARGEST = 2**28
 
 
@@ -27,11 +27,11 @@ class _Version(NamedTuple):
     """One of the published archives.
 
     Attributes:
-        directory: that is in the archive.
-        classes: how many there are.
-        meta: file with the names of the classes.
-        labels: key of the labels in a pickle; for a binary version, bytes of labels in front of the
-            pixels of an image. The last one is the label.
+        directory: name of the directory in the archive.
+        classes: number of classes.
+        meta: name of the file with the class names.
+        labels: for a Python version, the key of the labels in a pickle; for a binary version, the
+            number of label bytes before the pixels of an image, the last of which is the label.
     """
 
     directory: str
@@ -41,7 +41,7 @@ class _Version(NamedTuple):
 
     @property
     def train(self) -> list[str]:
-        """Files of the training part, in their order."""
+        """Files of the training split, in their order."""
         names = [f"data_batch_{number}" for number in range(1, 6)]
         return [self._file(name) for name in (names if self.classes == 10 else ["train"])]
 
@@ -66,72 +66,71 @@ _VERSIONS = (
 _FILES = {name for version in _VERSIONS for name in version.files}
 
 
-def load_cifar(path: str) -> Parts:
-    """Reads CIFAR-10 or CIFAR-100 (its fine labels), of Krizhevsky 2009, into memory.
+def load_cifar(path: str) -> Splits:
+    """Read CIFAR-10, or CIFAR-100 with its fine labels, into memory (Krizhevsky 2009).
 
-    Pickles of the python version may put together arrays, lists and dicts, and nothing else: they
-    cannot run code.
+    The pickles of the Python version cannot run code: they may build arrays, lists and dicts only.
 
     Args:
-        path: an original archive (`cifar-10-python.tar.gz`, …), what is in it, or a directory with
-            either. Python and binary versions have the same images.
+        path: an original archive, such as `cifar-10-python.tar.gz`, its extracted directory, or a
+            directory that contains either. Python and binary versions have the same images.
 
     Returns:
-        The training part of 50,000 and the test part of 10,000 images. Classes are in the order of
-        the published labels, which the metadata in the archive has; it is not always that of the
-        sorted names.
+        A training split of 50,000 and a test split of 10,000 images. The classes are in the order
+        of the published labels, which is not always the alphabetical order of their names.
 
     Raises:
-        ValueError: there is no CIFAR, more than one, files are missing, damaged or truncated.
+        ValueError: there is no version of CIFAR or more than one, or a file is missing, damaged or
+            truncated.
         OSError: a file cannot be read.
     """
     try:
-        place = _place(Path(path))
-        if place.is_file():
-            files = _in_archive(place)
+        location = _find(Path(path))
+        if location.is_file():
+            files = _read_archive(location)
         else:
-            there = {name for name in _FILES if (place / name).is_file()}
-            wanted = _version_of(there, place).files
-            files = {name: (place / name).read_bytes() for name in wanted}
+            present = {name for name in _FILES if (location / name).is_file()}
+            needed = _version_of(present, location).files
+            files = {name: (location / name).read_bytes() for name in needed}
     except OSError as error:
         message = f"Expected CIFAR files that can be read. Received: {path} ({error})"
         raise OSError(message) from error
     for name, data in files.items():
         if reason := placeholder(data[:START]):
             raise ValueError(f"Expected a file of CIFAR. Received: {path}: {name}, {reason}")
-    version = _version_of(files.keys(), place)
+    version = _version_of(files.keys(), location)
     names = _class_names(version, files[version.meta], f"{path}: {version.meta}")
 
-    def part(members: Sequence[str], name: str) -> LabeledImages:
+    def split(members: Sequence[str], name: str) -> LabeledImages:
         batches = [_batch(version, files[member], f"{path}: {member}") for member in members]
-        images = np.concatenate([rows for rows, _ in batches]).reshape(-1, 3, 32, 32)
+        images = np.concatenate([pixels for pixels, _ in batches]).reshape(-1, 3, 32, 32)
         labels = np.concatenate([labels for _, labels in batches])
         return LabeledImages(
             np.ascontiguousarray(images.transpose(0, 2, 3, 1)), labels, names, None, name
         )
 
-    return Parts(
-        part(version.train, f"cifar:{path} (training)"),
-        test=lambda: part([version.test], f"cifar:{path} (test)"),
+    return Splits(
+        split(version.train, f"cifar:{path} (training)"),
+        test=lambda: split([version.test], f"cifar:{path} (test)"),
     )
 
 
-def _place(path: Path) -> Path:
-    """The archive, or the directory with the files, that a path stands for."""
+def _find(path: Path) -> Path:
+    """Return the archive, or the directory of its extracted files, at or below a path."""
     if path.is_file() or _has_files(path):
         return path
     below = (path / version.directory for version in _VERSIONS)
-    places = [place for place in below if _has_files(place)]
-    if not places and path.is_dir():
-        places = sorted(path.glob("cifar-10*.tar.gz"))
-    if not places:
+    found = [directory for directory in below if _has_files(directory)]
+    if not found and path.is_dir():
+        found = sorted(path.glob("cifar-10*.tar.gz"))
+    if not found:
         reason = "which has neither" if path.is_dir() else "which does not exist"
         raise ValueError(
-            "Expected an archive of CIFAR-10 or CIFAR-100, or a directory with it or with what is "
-            f"in it. Received: {path}, {reason}"
+            "Expected an archive of CIFAR-10 or CIFAR-100, or a directory with the archive or its "
+            f"extracted files. Received: {path}, {reason}"
         )
-    _check_one([place.name for place in places], path)
-    return places[0]
+    _check_one([location.name for location in found], path)
+    return found[0]
 
 
 def _has_files(directory: Path) -> bool:
@@ -163,7 +162,8 @@ def _version_of(files: Set[str], where: Path) -> _Version:
     )
 
 
-def _in_archive(path: Path) -> dict[str, bytes]:
+def _read_archive(path: Path) -> dict[str, bytes]:
+    """Return the contents of CIFAR's files in an archive, by name."""
     contents: dict[str, bytes] = {}
     if instead := text_instead(path):
         raise ValueError(f"Expected an archive of CIFAR. Received: {path}, {instead}")
@@ -179,13 +179,13 @@ def _in_archive(path: Path) -> dict[str, bytes]:
                 contents[name] = file.read()
                 if len(contents[name]) != member.size:
                     raise EOFError(f"{name} is truncated")
-            # The checksum stands behind the end of the archive.
+            # Read to the end, where the checksum of the archive is verified.
             while archive.fileobj and archive.fileobj.read(2**20):
                 pass
     except (tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise ValueError(
-            f"Expected a whole archive of CIFAR. Received: {path}, which is damaged or none "
-            f"({error})"
+            f"Expected a complete archive of CIFAR. Received: {path}, which is damaged or not an "
+            f"archive ({error}). Download it again"
         ) from error
     return contents
 
@@ -201,68 +201,70 @@ def _class_names(version: _Version, data: bytes, where: str) -> tuple[str, ...]:
     if len(set(names)) != version.classes:
         raise ValueError(
             f"Expected the names of {version.classes} classes. Received: {where}, with "
-            f"{len(set(names))}. Get the archive again"
+            f"{len(set(names))}. Download the archive again"
         )
     return tuple(names)
 
 
 def _batch(version: _Version, data: bytes, where: str) -> tuple[np.ndarray, np.ndarray]:
-    """Images `(n, 3072)`, uint8, and labels `(n,)` of one file."""
+    """Return the pixels, `(n, 3072)`, uint8, and the labels, `(n,)`, of one file."""
     if isinstance(version.labels, int):
-        rows, labels = _read_binary(version.labels, data, where)
+        pixels, labels = _read_binary(version.labels, data, where)
     else:
-        rows, labels = _read_pickle(version.labels, data, where)
+        pixels, labels = _read_pickle(version.labels, data, where)
     if not 0 <= labels.min() <= labels.max() < version.classes:
         raise ValueError(
             f"Expected labels in [0, {version.classes - 1}]. Received: {where}, with labels in "
             f"[{labels.min()}, {labels.max()}]"
         )
-    return rows, labels
+    return pixels, labels
 
 
-def _read_binary(before: int, data: bytes, where: str) -> tuple[np.ndarray, np.ndarray]:
-    if not data or len(data) % (before + _PIXELS):
+def _read_binary(label_bytes: int, data: bytes, where: str) -> tuple[np.ndarray, np.ndarray]:
+    size = label_bytes + _PIXELS
+    if not data or len(data) % size:
         raise ValueError(
-            f"Expected a multiple of {before + _PIXELS} bytes, as many as an image has. Received: "
-            f"{where}, with {len(data)}: it is truncated or damaged. Get the archive again"
+            f"Expected a multiple of {size} bytes, the size of a record. Received: {where} of "
+            f"{len(data)} bytes, which is truncated or damaged. Download the archive again"
         )
-    rows = np.frombuffer(data, np.uint8).reshape(-1, before + _PIXELS)
-    return rows[:, before:], rows[:, before - 1]
+    records = np.frombuffer(data, np.uint8).reshape(-1, size)
+    return records[:, label_bytes:], records[:, label_bytes - 1]
 
 
 def _read_pickle(key: str, data: bytes, where: str) -> tuple[np.ndarray, np.ndarray]:
     batch = _unpickled(data, where)
-    rows, labels = batch.get("data"), batch.get(key)
-    is_array = isinstance(rows, np.ndarray)
-    if not is_array or rows.dtype != np.uint8 or rows.shape[1:] != (_PIXELS,) or not len(rows):
-        found = f"{rows.dtype} {rows.shape}" if is_array else type(rows).__name__
+    pixels, labels = batch.get("data"), batch.get(key)
+    is_array = isinstance(pixels, np.ndarray)
+    is_valid = is_array and pixels.dtype == np.uint8 and pixels.shape[1:] == (_PIXELS,)
+    if not is_valid or not len(pixels):
+        found = f"{pixels.dtype} {pixels.shape}" if is_array else type(pixels).__name__
         raise ValueError(
             f"Expected `data` of shape (n, {_PIXELS}), uint8. Received: {where}, with {found}"
         )
     if not isinstance(labels, list) or any(type(label) is not int for label in labels):
         raise ValueError(f"Expected a list `{key}` of integers. Received: {where}")
-    if len(labels) != len(rows):
+    if len(labels) != len(pixels):
         raise ValueError(
-            f"Expected one label per image. Received: {where}, with {len(rows)} images and "
+            f"Expected one label per image. Received: {where}, with {len(pixels)} images and "
             f"{len(labels)} labels"
         )
-    return rows, np.array(labels)
+    return pixels, np.array(labels)
 
 
-#: What rebuilds arrays from pickles. NumPy 2 has moved it, and gives it away here.
+#: NumPy's private function that rebuilds arrays from pickles, which NumPy 2 has moved.
 _RECONSTRUCT = np.zeros(0).__reduce__()[0]
 
-#: All that the published pickles ask for by name.
+#: All names that the published pickles use.
 _ALLOWED: dict[tuple[str, str], Any] = {
     ("numpy.core.multiarray", "_reconstruct"): _RECONSTRUCT,
     ("numpy._core.multiarray", "_reconstruct"): _RECONSTRUCT,
     ("numpy", "ndarray"): np.ndarray,
     ("numpy", "dtype"): np.dtype,
-    # Python 3 writes bytes so in protocol 2. Other codecs would be imported.
+    # Python 3 pickles bytes with this function in protocol 2. The original would import codecs.
     ("_codecs", "encode"): lambda text, _: text.encode("latin1"),
 }
 
-#: Python's own unpickler: the one in C reserves what memory a pickle claims.
+#: The unpickler written in Python: the one in C allocates as much memory as a pickle claims.
 _PythonUnpickler: Any = vars(pickle)["_Unpickler"]
 
 
@@ -274,26 +276,26 @@ class _Unpickler(_PythonUnpickler):
 
 
 class _RefusedError(Exception):
-    """A pickle asks for something by name that it does not need."""
+    """Raised for a name in a pickle that is not allowed."""
 
 
 def _unpickled(data: bytes, where: str) -> Any:
-    """A pickled dict; its keys may be bytes, which they are in Python 2."""
+    """Return a pickled dict, with keys as str; Python 2 has pickled them as bytes."""
     try:
-        # Without the end, half a name would look like a wrong one.
+        # In a truncated pickle, a name could be incomplete and look like one that is not allowed.
         if not data.endswith(pickle.STOP):
             raise EOFError
         content = _Unpickler(io.BytesIO(data), encoding="bytes").load()
     except _RefusedError as error:
         raise ValueError(
-            f"Expected a pickle of arrays and lists. Received: {where}, which asks for `{error}`. "
-            "It was not run; get the archive from its home page"
+            f"Expected a pickle of arrays and lists. Received: {where}, which calls `{error}`. It "
+            "was not run; download the archive from its home page"
         ) from error
-    # Damaged pickles raise whatever comes: KeyError, IndexError, MemoryError, …
+    # Damaged pickles raise all kinds of errors: KeyError, IndexError, MemoryError, …
     except Exception as error:
         raise ValueError(
-            f"Expected a whole pickle. Received: {where}, which is truncated or damaged "
-            f"({type(error).__name__}). Get the archive again"
+            f"Expected a complete pickle. Received: {where}, which is truncated or damaged "
+            f"({type(error).__name__}). Download the archive again"
         ) from error
     if not isinstance(content, dict):
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Image files that a CSV file lists with their labels."""
+"""Image files and labels listed in a CSV file."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from keras_resnet.data.sources.folder import ImageFiles
-from keras_resnet.data.sources.parts import PARTS, Parts, open_parts, part_of
+from keras_resnet.data.sources.splits import SPLITS, Splits, open_splits, split_of
 from keras_resnet.images.label_files import delimiter_of, read_text
 
 _INTEGER = re.compile(r"[+-]?[0-9]+")
@@ -25,20 +25,20 @@ class _Row(NamedTuple):
     split: str
 
 
-def load_csv(path: str) -> Parts:
-    """Lists the images of a CSV file with a header and the columns `path` and `label`.
+def load_csv(path: str) -> Splits:
+    """List the images of a CSV file with a header and the columns `path` and `label`.
 
-    Labels are names of classes, which are sorted as text, or, if all are integers, as numbers. A
-    third column `split` is optional; parts have their usual names there (`part_of`). Other columns
-    are ignored. A listed file may be missing: reading it raises an OSError.
+    Labels are class names. The classes are sorted as numbers if all labels are integers, otherwise
+    as text. An optional column `split` has common names of splits (`split_of`). Other columns are
+    ignored. Listed files may be missing: reading them raises an OSError.
 
     Args:
-        path: of the CSV file, as of `read_text`, with commas, semicolons or tabs between fields.
-            Paths in it are relative to its directory.
+        path: path of the CSV file, whose encoding `read_text` detects. The delimiter is a comma,
+            semicolon or tab. Relative paths in the file are relative to its directory.
 
     Raises:
-        ValueError: there is no such file, it is no such CSV file, a row is incomplete, or no listed
-            file exists.
+        ValueError: the file does not exist, is not such a CSV file, has an incomplete row, or no
+            listed file exists.
         OSError: the file cannot be read.
     """
     file = Path(path)
@@ -59,14 +59,14 @@ def load_csv(path: str) -> Parts:
     )
     numbers = {name: number for number, name in enumerate(names)}
 
-    def part(split: str) -> ImageFiles:
+    def images_of(split: str) -> ImageFiles:
         chosen = [row for row in rows if row.split == split]
         labels = np.array([numbers[row.label] for row in chosen], np.int32)
         return ImageFiles(
             [row.path for row in chosen], labels, names, None, f"csv:{file} ({split})"
         )
 
-    return open_parts({split: partial(part, split) for split in {row.split for row in rows}})
+    return open_splits({split: partial(images_of, split) for split in {row.split for row in rows}})
 
 
 def _read(file: Path) -> Iterator[_Row]:
@@ -106,11 +106,11 @@ def _rows(text: str, file: Path) -> Iterator[_Row]:
                 raise ValueError(
                     f"Expected a `{column}` in every row. Received: an empty one in {where}"
                 )
-        split = (row["split"] or "").strip() if "split" in columns else "train"
-        part = part_of(split)
-        if part is None:
+        name = (row["split"] or "").strip() if "split" in columns else "train"
+        split = split_of(name)
+        if split is None:
             raise ValueError(
-                f"Expected `split` to be one of {', '.join(PARTS)}, or another usual name of these "
-                f"parts. Received: {split!r} in {where}"
+                f"Expected `split` to be one of {', '.join(SPLITS)}, or a common name of one of "
+                f"them. Received: {name!r} in {where}"
             )
-        yield _Row(str(file.parent / path), label, part)
+        yield _Row(str(file.parent / path), label, split)

@@ -1,4 +1,4 @@
-"""Image files on disk: a folder per class."""
+"""Image files in one folder per class."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from pathlib import Path
 import numpy as np
 
 from keras_resnet.data.sources.base import Record
-from keras_resnet.data.sources.parts import (
-    PARTS,
-    Parts,
-    named_parts,
-    open_parts,
-    part_of,
+from keras_resnet.data.sources.splits import (
+    SPLITS,
+    Splits,
+    named_splits,
+    open_splits,
+    split_of,
     warn_of_left_out,
 )
 from keras_resnet.images.decode import SUFFIXES, is_other_image, some_others
@@ -32,7 +32,15 @@ from keras_resnet.support.checks import some_of
 
 @dataclass(frozen=True)
 class ImageFiles:
-    """Image files with their labels, a `Source`. Only what is being read is in memory."""
+    """A `Source` of image files.
+
+    Args:
+        paths: path of every image.
+        labels: label of every image, `(n,)`, int32.
+        class_names: one name per class.
+        class_ids: identifiers of the classes, or None.
+        name: name in reports.
+    """
 
     paths: list[str]
     labels: np.ndarray
@@ -45,7 +53,7 @@ class ImageFiles:
 
     def __getitem__(self, index: int) -> Record:
         path = Path(self.paths[index])
-        # Reading a pipe or a device might never end.
+        # Reading from a pipe or a device may never end.
         if not stat.S_ISREG(path.stat().st_mode):
             raise OSError(errno.EINVAL, "Not a regular file", str(path))
         return Record(path.read_bytes(), int(self.labels[index]))
@@ -57,75 +65,78 @@ class ImageFiles:
         return self.paths[index]
 
 
-def load_folder(path: str) -> Parts:
-    """Lists the images of a directory with one folder per class.
+def load_folder(path: str) -> Splits:
+    """List the images of a directory with one folder per class.
 
-    Class names are the names of the folders, sorted as text by code points: `10` comes before `2`.
-    If all of them are WordNet ids (`n01440764`), they are the class ids, and the names are those of
-    ImageNet's classes; ids that are not among these are their own names.
+    Class names are the folder names, sorted as text by code points: `10` comes before `2`. If all
+    folders are named by WordNet ids (`n01440764`), these are the class ids, and the class names are
+    ImageNet's; classes that ImageNet does not have are named by their ids.
 
-    An image is a file with an image suffix at any depth below a class folder. Hidden files and
-    folders are left out; links are followed, but not to a folder that they are in.
+    Every file with the suffix of an image format at any depth below a class folder is an image.
+    Hidden files and folders are ignored. Links are followed, except to a folder that contains the
+    link.
 
     Args:
-        path: the directory; or one with folders that are named as parts usually are (`part_of`),
-            in itself or in the only folder in it, each with the same class folders.
+        path: a directory of class folders; or a directory with a folder per split, each with the
+            same class folders. The folders of splits have common names (`split_of`), and may be in
+            the only folder of the directory.
 
     Raises:
-        ValueError: there is no such directory, it has no class folders, one of them has no images
-            or seems to be no class, two have the same ones, the parts have different classes, or
-            a folder beside them has their classes, too.
+        ValueError: the directory does not exist or has no class folders; a class folder has no
+            images, does not seem to be a class, or has the same images as another one; the splits
+            have different classes; or a folder that is not of a split has the same classes.
         OSError: a directory cannot be read.
     """
     root = Path(path)
-    parts = _parts_in(root)
-    if not parts:
-        return Parts(_images_of(root))
-    train = parts.get("train")
-    return open_parts({part: partial(_part, parts[part], train) for part in parts})
+    folders = _split_folders(root)
+    if not folders:
+        return Splits(_images_of(root))
+    train = folders.get("train")
+    return open_splits({name: partial(_split, folder, train) for name, folder in folders.items()})
 
 
-def _parts_in(root: Path, deeper: bool = True) -> dict[str, Path]:
-    """The folders of the parts, in the order of `PARTS`; none if there are only classes."""
+def _split_folders(root: Path, deeper: bool = True) -> dict[str, Path]:
+    """Return split -> folder, in the order of `SPLITS`; empty if all folders are classes."""
     folders = _folders_in(root)
-    found = {part_of(name) for name in folders}
+    found = {split_of(name) for name in folders}
     if len(folders) == 1 and found == {None} and deeper:
-        return _parts_in(root / folders[0], deeper=False)
-    # Beside other folders, one called so may be a class.
+        return _split_folders(root / folders[0], deeper=False)
+    # A class may have the name of a split: with other folders, require training and another split.
     if None in found and not ("train" in found and len(found) > 2):
         return {}
-    named = named_parts(folders, str(root))
-    parts = {part: _classes_in(root / name) for part, name in named.items()}
+    named = named_splits(folders, str(root))
+    splits = {split: _classes_in(root / name) for split, name in named.items()}
     if None in found:
-        _check_no_parts(root, [name for name in folders if part_of(name) is None], parts["train"])
-    return parts
+        others = [name for name in folders if split_of(name) is None]
+        _check_not_splits(root, others, splits["train"])
+    return splits
 
 
 def _classes_in(folder: Path) -> Path:
-    """Find the class folders of a part: in it, or deeper as in `seg_train/seg_train`."""
+    """Return the folder of a split's classes, which may be nested, as in `seg_train/seg_train`."""
     inner = _folders_in(folder)
-    same = len(inner) == 1 and part_of(inner[0]) == part_of(folder.name)
-    return folder / inner[0] if same else folder
+    is_nested = len(inner) == 1 and split_of(inner[0]) == split_of(folder.name)
+    return folder / inner[0] if is_nested else folder
 
 
-def _check_no_parts(root: Path, others: Sequence[str], train: Path) -> None:
-    """Refuses folders beside the parts that hold the classes of one; warns of all others."""
+def _check_not_splits(root: Path, others: Sequence[str], train: Path) -> None:
+    """Raise ValueError if a folder that names no split has its classes; warn of the others."""
     classes = _folders_in(train)
     for name in others:
         inner: list[str] = []
-        with contextlib.suppress(OSError):  # Nobody may read `lost+found`.
+        with contextlib.suppress(OSError):  # Only root may read `lost+found`.
             inner = _folders_in(_classes_in(root / name))
         if inner and inner == classes:
             raise ValueError(
-                f"Expected usual names of parts, such as {', '.join(PARTS)}. Received: {root}, "
+                f"Expected common names of splits, such as {', '.join(SPLITS)}. Received: {root}, "
                 f"where {name} has the class folders of {train.relative_to(root)}. Rename it, or "
                 "move it elsewhere"
             )
     warn_of_left_out(others, f"folder:{root}")
 
 
-def _part(folder: Path, train: Path | None) -> ImageFiles:
-    """The images of a part, which must have the class folders of the training part, if any."""
+def _split(folder: Path, train: Path | None) -> ImageFiles:
+    """Return the images of a split, which must have the class folders of the training split."""
     expected, received = set(_folders_in(train or folder)), set(_folders_in(folder))
     differences = [
         f"{some_of(sorted(extra))} only in {where}"
@@ -135,8 +146,8 @@ def _part(folder: Path, train: Path | None) -> ImageFiles:
     if differences:
         alike = ", in another case or Unicode form" if alike_names(expected | received) else ""
         raise ValueError(
-            "Expected the same class folders in all parts. Received: "
-            f"{' and '.join(differences)}{alike}"
+            "Expected the same class folders in all splits. Received: "
+            f"{' and '.join(differences)}{alike}. Rename, add or remove them"
         )
     return _images_of(folder)
 
@@ -148,7 +159,7 @@ def _images_of(root: Path) -> ImageFiles:
         where = f"images such as {loose[0]} directly in" if loose else "none in"
         raise ValueError(
             f"Expected one folder of images per class. Received: {where} {root}. Put the images of "
-            "every class into a folder with its name"
+            "every class into a folder with the name of the class"
         )
     listed = _found_in(root, folders)
     found = {x: [path for path in listed[x] if not is_other_image(path)] for x in listed}
@@ -173,9 +184,9 @@ def _images_of(root: Path) -> ImageFiles:
 
 
 def _found_in(root: Path, folders: Sequence[str]) -> dict[str, list[str]]:
-    """The images of every class folder; no folder is followed into two of them."""
+    """Return class folder -> its images; no folder may be reached from two class folders."""
     real = os.path.realpath(root)
-    # Through a link to one of these, a class would get the images of others.
+    # Links to these folders are not followed: a class would get the images of other classes.
     above = (real, *map(str, Path(real).parents))
     classes: dict[str, str] = {}
     found = {}
@@ -192,7 +203,7 @@ def _found_in(root: Path, folders: Sequence[str]) -> dict[str, list[str]]:
 
 
 def _check_are_classes(root: Path, found: Mapping[str, Sequence[str]]) -> None:
-    """Refuses folders that hold classes, or parts of them, where they should be classes."""
+    """Raise ValueError if class folders seem to contain classes, or splits of a class."""
     inner: dict[str, frozenset[str]] = {}
     for folder, paths in found.items():
         start = len(str(root / folder)) + 1
@@ -204,17 +215,17 @@ def _check_are_classes(root: Path, found: Mapping[str, Sequence[str]]) -> None:
         for folder, names in inner.items()
         if len(names) > 1
         and (
-            part_of(folder)
-            or len({part_of(name) for name in names} - {None}) > 1
+            split_of(folder)
+            or len({split_of(name) for name in names} - {None}) > 1
             or (len(found) > 1 and len(set(inner.values())) == 1)
         )
     ]
     if doubtful:
         raise ValueError(
-            "Expected one folder of images per class, inside of those of the parts if there are "
-            f"any. Received: {root}, with nothing but folders in {some_of(doubtful)}, such as "
+            "Expected one folder of images per class, inside the folders of the splits if there "
+            f"are any. Received: {root}, with only folders in {some_of(doubtful)}, such as "
             f"{some_of(sorted(inner[doubtful[0]]), 2)}. If these are the classes, pass one of the "
-            "folders around them, or name those train, validation and test; if not, move the "
+            "folders that contain them, or name those train, validation and test; if not, move the "
             "images of every class directly into its folder"
         )
 
@@ -224,12 +235,14 @@ def _folders_in(root: Path) -> list[str]:
 
 
 def _images_below(directory: str, above: tuple[str, ...], visited: list[str]) -> Iterator[str]:
-    """Yield the files that `find_images` looks at, in its order, without a disk access for each.
+    """Yield the files below a directory with the suffix of an image, formats not read included.
 
-    Images in formats that are not read are among them.
+    The order is that of `find_images`. Files are not accessed.
 
-    Folders that are not followed are those `above`; the others are noted as `visited`, by their
-    real paths.
+    Args:
+        directory: the directory.
+        above: real paths of the folders that are not followed.
+        visited: list to which the real paths of the followed folders are appended.
     """
     real = os.path.realpath(directory)
     if real in above:
@@ -254,10 +267,10 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         if error.errno != errno.ELOOP:  # A link to itself.
             raise _unreadable(entry.path, error) from error
         is_folder = False
-    # Of images, reading says it.
+    # A broken link with the suffix of an image is found when it is read.
     is_link = not is_folder and entry.is_symlink() and not _has_suffix(entry.name)
     if is_link and not Path(entry.path).exists():
-        warnings.warn(f"{entry.path} is left out: it is a link to nothing", stacklevel=2)
+        warnings.warn(f"{entry.path} is left out: it is a broken link", stacklevel=2)
     return is_folder
 
 

@@ -1,4 +1,4 @@
-"""ILSVRC-2012 as it is published: two tars, or what was extracted from them."""
+"""ILSVRC-2012 as published: two tars, or their extracted files."""
 
 from __future__ import annotations
 
@@ -20,23 +20,27 @@ from keras_resnet.images.labels import are_wordnet_ids, imagenet_classes, names_
 from keras_resnet.support.placeholders import text_instead
 from keras_resnet.support.progress import Progress, unseen
 
-#: Images of ILSVRC-2012: Russakovsky et al. 2015, table 2.
+#: Number of images of ILSVRC-2012 (Russakovsky et al. 2015, table 2).
 _TRAINING_IMAGES, _VALIDATION_IMAGES = 1_281_167, 50_000
 
 
 @dataclass(frozen=True)
 class ArchivedImages:
-    """Images inside an uncompressed tar, which are read where they lie; a `Source`.
+    """A `Source` of images inside an uncompressed tar, which is not extracted.
 
     Attributes:
-        path: of the tar.
+        path: path of the tar.
         members: names of the images.
-        places: offset and bytes of each, `(n, 2)`, int64.
+        ranges: offset and length in bytes of each image, `(n, 2)`, int64.
+        labels: label of each image, `(n,)`, int32.
+        class_names: one name per class.
+        class_ids: identifiers of the classes, or None.
+        name: name in reports.
     """
 
     path: Path
     members: list[str]
-    places: np.ndarray
+    ranges: np.ndarray
     labels: np.ndarray
     class_names: tuple[str, ...]
     class_ids: tuple[str, ...] | None
@@ -50,7 +54,7 @@ class ArchivedImages:
         return len(self.members)
 
     def __getitem__(self, index: int) -> Record:
-        offset, length = self.places[index].tolist()
+        offset, length = self.ranges[index].tolist()
         descriptor = os.open(self.path, os.O_RDONLY)
         try:
             data = os.pread(descriptor, length, offset)
@@ -58,8 +62,8 @@ class ArchivedImages:
             os.close(descriptor)
         if len(data) != length:
             raise ValueError(
-                f"Expected {length} bytes of {self.members[index]}. Received: {len(data)}, as "
-                f"{self.path} has become shorter"
+                f"Expected {length} bytes of {self.members[index]}. Received: {len(data)} bytes "
+                f"from {self.path}, which is shorter than before. Copy it again"
             )
         return Record(data, int(self.labels[index]))
 
@@ -68,17 +72,17 @@ class ArchivedImages:
 
 
 class _Listing(NamedTuple):
-    """Images of one part before their labels are known.
+    """The images of one split before their labels are known.
 
     Attributes:
-        names: paths of files, or names of members.
-        synsets: the WordNet id of each.
-        places: of members, as in `ArchivedImages`; None for files.
+        names: paths of files, or names of members of a tar.
+        synsets: WordNet id of each image.
+        ranges: as in `ArchivedImages`; None for files.
     """
 
     names: list[str]
     synsets: list[str]
-    places: np.ndarray | None
+    ranges: np.ndarray | None
 
 
 def load_imagenet(
@@ -89,22 +93,23 @@ def load_imagenet(
     check_counts: bool = True,
     progress: Progress = unseen,
 ) -> tuple[Source, Source]:
-    """Lists the images of ILSVRC-2012 with their classes. Nothing is extracted.
+    """List the training and the validation images of ILSVRC-2012, without extracting the tars.
 
-    Images are in the order of their class and their name, whichever way they are given. Classes
-    are those of the training part, in the order of their WordNet ids.
+    Images are sorted by class, then by name, so that all forms of the data have the same order. The
+    classes are those of the training split, in the order of their WordNet ids.
 
     Args:
         train: the tar of one tar per class, or a directory with a folder per class.
-        validation: the tar of all images, a directory of them, or a directory with a folder per
-            class.
-        validation_labels: of a validation part without folders; see `validation_synsets`.
-        check_counts: whether a part of ImageNet is refused.
-        progress: is told how far the reading of tars is.
+        validation: the tar of all images, a directory of all images, or a directory with a folder
+            per class.
+        validation_labels: the file of labels of validation images without class folders; see
+            `validation_synsets`.
+        check_counts: whether an incomplete data set is an error.
+        progress: called with a description and the share of the work that is done.
 
     Raises:
-        ValueError: something is not as published, or incomplete.
-        OSError: something cannot be read.
+        ValueError: the data are incomplete or differ from the published ones.
+        OSError: a file cannot be read.
     """
     train_list = _folders(train) if train.is_dir() else _nested_archive(train, progress)
     if validation.is_dir() and validation_labels is None:
@@ -136,11 +141,13 @@ def _check_counts(train: int, validation: int, ids: Sequence[str]) -> None:
         ]
         raise ValueError(
             f"Expected {described[0]}. Received: {described[1]}. Check the downloads, or pass "
-            "`check_counts=False` for a part of ImageNet"
+            "`check_counts=False` to use a subset of ImageNet"
         )
     if sorted(published) != list(ids):
         other = min(set(ids) - set(published))
-        raise ValueError(f"Expected the classes of ILSVRC-2012. Received: {other} among others")
+        raise ValueError(
+            f"Expected the classes of ILSVRC-2012. Received: {other}, which is not one"
+        )
 
 
 def _source(path: Path, listing: _Listing, ids: tuple[str, ...], name: str) -> Source:
@@ -149,9 +156,9 @@ def _source(path: Path, listing: _Listing, ids: tuple[str, ...], name: str) -> S
     labels = np.searchsorted(ids, [listing.synsets[index] for index in order]).astype(np.int32)
     names = [listing.names[index] for index in order]
     classes, _ = names_and_ids(ids)
-    if listing.places is None:
+    if listing.ranges is None:
         return ImageFiles(names, labels, classes, ids, name)
-    return ArchivedImages(path, names, listing.places[order], labels, classes, ids, name)
+    return ArchivedImages(path, names, listing.ranges[order], labels, classes, ids, name)
 
 
 def _folders(path: Path) -> _Listing:
@@ -169,26 +176,26 @@ def _folders(path: Path) -> _Listing:
 def _flat(path: Path, labels: Path | None, progress: Progress) -> _Listing:
     if labels is None:
         raise ValueError(
-            f"Expected `validation_labels` with {path}, which does not say what its images show. "
+            f"Expected `validation_labels` for {path}, whose images are not in class folders. "
             "Received: none"
         )
     if path.is_dir():
-        names, places = [str(image) for image in find_images([path])], None
+        names, ranges = [str(image) for image in find_images([path])], None
     else:
         progress(f"listing {path.name}", 0.0)
         with _tar(path) as archive:
             found = list(_images_in(archive, path.stat().st_size))
         names = [name for name, *_ in found]
-        places = np.array([place for _, *place in found], np.int64).reshape(-1, 2)
+        ranges = np.array([bounds for _, *bounds in found], np.int64).reshape(-1, 2)
     stems = [PurePosixPath(_basename(name)).stem for name in names]
-    return _Listing(names, validation_synsets(labels, stems), places)
+    return _Listing(names, validation_synsets(labels, stems), ranges)
 
 
 def _nested_archive(path: Path, progress: Progress) -> _Listing:
-    """Lists a tar of tars, one per class. The inner ones lie uncompressed in the outer one."""
+    """List the images of a tar of uncompressed tars, one per class."""
     names: list[str] = []
     synsets: list[str] = []
-    places: list[tuple[int, int]] = []
+    ranges: list[tuple[int, int]] = []
     size = path.stat().st_size
     shown = -1
     with _tar(path) as outer:
@@ -199,7 +206,7 @@ def _nested_archive(path: Path, progress: Progress) -> _Listing:
                     "Expected a tar of tars named by WordNet ids, such as n01440764.tar. "
                     f"Received: {path}, with {member.name}"
                 )
-            # Files and pipes get a line per call.
+            # Only every tenth percent, as every call prints a line without a terminal.
             if (percent := member.offset * 100 // size) > shown:
                 progress(f"listing {path.name}", 0.0)
                 shown = percent + 9
@@ -207,25 +214,25 @@ def _nested_archive(path: Path, progress: Progress) -> _Listing:
                 for name, offset, length in _images_in(inner, member.size):
                     names.append(f"{synset}/{name}")
                     synsets.append(synset)
-                    places.append((member.offset_data + offset, length))
-    return _Listing(names, synsets, np.array(places, np.int64).reshape(-1, 2))
+                    ranges.append((member.offset_data + offset, length))
+    return _Listing(names, synsets, np.array(ranges, np.int64).reshape(-1, 2))
 
 
 @contextlib.contextmanager
 def _tar(path: Path, file: IO[bytes] | None = None) -> Iterator[tarfile.TarFile]:
-    """Opens an uncompressed tar, by its path or, inside another one, as a file."""
+    """Open an uncompressed tar at a path, or inside another tar as a file."""
     try:
         with tarfile.open(path if file is None else None, "r:", file) as archive:
             yield archive
     except tarfile.TarError as error:
         reason = (text_instead(path) if file is None else None) or error
         raise ValueError(
-            f"Expected a whole, uncompressed tar. Received: {path} ({reason})"
+            f"Expected a complete, uncompressed tar. Received: {path} ({reason})"
         ) from error
 
 
 def _files_in(archive: tarfile.TarFile, size: int) -> Iterator[tarfile.TarInfo]:
-    """The regular files in a tar of `size` bytes."""
+    """Yield the regular files in a tar of `size` bytes."""
     for member in archive:
         if member.isreg():
             if member.offset_data + member.size > size:
@@ -234,7 +241,7 @@ def _files_in(archive: tarfile.TarFile, size: int) -> Iterator[tarfile.TarInfo]:
 
 
 def _images_in(archive: tarfile.TarFile, size: int) -> Iterator[tuple[str, int, int]]:
-    """Name without directories, offset and bytes of every image in a tar of `size` bytes."""
+    """Yield the name without directories, the offset and the length of every image in a tar."""
     for member in _files_in(archive, size):
         name = _basename(member.name)
         if PurePosixPath(name).suffix.lower() in SUFFIXES and not name.startswith("."):

@@ -1,4 +1,4 @@
-"""Opening of sources by the text that names them."""
+"""Opening of the sources that a text such as `folder:PATH` names."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from keras_resnet.data.sources.cifar import load_cifar
 from keras_resnet.data.sources.csv_file import load_csv
 from keras_resnet.data.sources.folder import load_folder
 from keras_resnet.data.sources.memory import load_digits
-from keras_resnet.data.sources.parts import PARTS, Parts
+from keras_resnet.data.sources.splits import SPLITS, Splits
 from keras_resnet.data.sources.synthetic import load_synthetic
 from keras_resnet.data.sources.tfds import load_tfds
 from keras_resnet.data.sources.tfrecord import load_tfrecord
@@ -30,23 +30,23 @@ class SourceKind(NamedTuple):
     """A kind of source.
 
     Attributes:
-        usage: how it is written; what is optional is in brackets. `PATH`, `FILE` and `GLOB` are
-            something that there is on the disk.
-        load: from what stands behind the colon and the configuration to the parts.
+        usage: the text that names such a source, with optional parts in brackets. `PATH`, `FILE`
+            and `GLOB` stand for existing files or directories.
+        load: function of the text after the colon and the configuration that opens the splits.
     """
 
     usage: str
-    load: Callable[[str, DataConfig], Parts]
+    load: Callable[[str, DataConfig], Splits]
 
 
-def _at(load: Callable[[str], Parts]) -> Callable[[str, DataConfig], Parts]:
-    """Lets `~` in a path stand for the home directory."""
+def _at(load: Callable[[str], Splits]) -> Callable[[str, DataConfig], Splits]:
+    """Return a loader that replaces `~` at the start of a path by the home directory."""
     return lambda path, _: load(str(Path(path).expanduser()))
 
 
-#: What stands before the colon -> how it is opened; each function says what it takes.
+#: Text before the colon -> kind of source; see the docstrings of the functions.
 SOURCE_KINDS = {
-    "digits": SourceKind("digits", lambda _, config: Parts(*load_digits(config.size))),
+    "digits": SourceKind("digits", lambda _, config: Splits(*load_digits(config.size))),
     "folder": SourceKind("folder:PATH", _at(load_folder)),
     "csv": SourceKind("csv:FILE", _at(load_csv)),
     "cifar": SourceKind("cifar:PATH", _at(load_cifar)),
@@ -54,7 +54,7 @@ SOURCE_KINDS = {
     "tfrecord": SourceKind("tfrecord:GLOB", _at(load_tfrecord)),
     "synthetic": SourceKind(
         "synthetic[:COUNT[xHEIGHTxWIDTH]]",
-        lambda text, config: Parts(*load_synthetic(text, config.size)),
+        lambda text, config: Splits(*load_synthetic(text, config.size)),
     ),
 }
 
@@ -62,100 +62,120 @@ SOURCE_KINDS = {
 def load_data(
     config: DataConfig | str, say: Say = unsaid, least_classes: int = 2
 ) -> tuple[Source, Source]:
-    """Opens the source of a configuration: its training part and its validation part.
+    """Open the training split and the validation split of a source.
 
-    Nothing is decoded, and files are read when records are asked for. Of a source without a
-    validation part, `config.validation_fraction` of every class is put aside for it; a test part is
-    left alone, for `load_part`.
+    Images are not decoded, and files of images are read only when records are requested. If the
+    source has no validation split, `config.validation_fraction` of the training images of every
+    class become one. A test split is not read; see `load_part`.
 
     Args:
-        config: what to open; a string stands for `DataConfig(that)`. Its source is written as one
-            of `keras_resnet.data.sources.load.SOURCE_KINDS`, such as `folder:PATH`.
-        say: is told if the training part is divided, and how little few validation images tell.
-        least_classes: how many classes there have to be: two to train, one to evaluate.
+        config: the configuration, or its `source` alone: `"digits"`, `"folder:PATH"`, `"csv:FILE"`,
+            `"cifar:PATH"`, `"tfds:NAME"`, `"tfrecord:GLOB"`, `"synthetic"`, or the path of a
+            directory or CSV file.
+        say: called with a sentence if a validation split is divided off, and if it is so small that
+            accuracies on it are imprecise.
+        least_classes: smallest number of classes: two for training, one for evaluation.
+
+    Returns:
+        The training and the validation split.
 
     Raises:
-        ValueError: there is no such source, it is not as it should be, has no training part, or a
-            class is too small to be divided.
-        OSError: it cannot be read.
+        ValueError: there is no such source, its data are invalid, it has no training split, or a
+            class has too few images to divide.
+        OSError: the source cannot be read.
+
+    Example:
+
+    ```python
+    train, validation = load_data(DataConfig("folder:flowers", validation_fraction=0.2))
+    ```
     """
     if isinstance(config, str):
         config = DataConfig(config)
-    return _for_training(load_parts(config, least_classes), config, say)
+    return _for_training(load_splits(config, least_classes), config, say)
 
 
-def _for_training(parts: Parts, config: DataConfig, say: Say = unsaid) -> tuple[Source, Source]:
-    train, validation, test = parts
+def _for_training(splits: Splits, config: DataConfig, say: Say = unsaid) -> tuple[Source, Source]:
+    train, validation, test = splits
     if not len(train):
-        others = [name for name, part in zip(PARTS, parts, strict=True) if part is not None][1:]
+        others = [name for name, split in zip(SPLITS, splits, strict=True) if split is not None][1:]
         raise ValueError(
-            f"Expected images to train on. Received: {config.source}, which has a "
-            f"{' and a '.join(others)} part alone"
+            f"Expected a source with a training split. Received: {config.source}, which has only a "
+            f"{' and a '.join(others)} split"
         )
     if validation is not None:
         if len(validation) < FEW_IMAGES:
-            say(f"{_how_little(validation)}; more validation images would tell more.")
+            say(f"{_precision(validation)}; more validation images make it more precise.")
         return train, validation
     divided = stratified_split(train, config.validation_fraction, config.split_seed)
     say(
-        f"{train.name} has no validation part: {len(divided[1]):,} of its {len(train):,} images, "
-        f"{config.validation_fraction:.0%} of every class, are put aside for validation."
-        + (" Its test part is not read." if test else "")
+        f"{train.name} has no validation split: {len(divided[1]):,} of its {len(train):,} images, "
+        f"{config.validation_fraction:.0%} of every class, are set aside for validation."
+        + (" Its test split is not read." if test else "")
     )
     if len(divided[1]) < FEW_IMAGES:
-        say(f"{_how_little(divided[1])}; a larger `validation_fraction` would tell more.")
+        say(f"{_precision(divided[1])}; a larger `validation_fraction` makes it more precise.")
     return divided
 
 
-def _how_little(validation: Source) -> str:
+def _precision(validation: Source) -> str:
     return (
         f"An accuracy on {len(validation):,} validation image{'s' * (len(validation) != 1)} is "
-        f"known to about ±{100 * margin_of(len(validation)):.0f} points only"
+        f"precise to about ±{100 * margin_of(len(validation)):.0f} points only"
     )
 
 
 def load_part(config: DataConfig | str, part: str, least_classes: int = 2) -> Source:
-    """Opens one part of a source: `"train"`, `"validation"`, both as of `load_data`, or `"test"`.
+    """Open one split of a source.
 
-    `least_classes` is as of `load_data`.
+    Args:
+        config: as for `load_data`.
+        part: `"train"` or `"validation"`, as `load_data` returns them, or `"test"`.
+        least_classes: as for `load_data`.
 
     Raises:
-        ValueError: the source has no such part, or as for `load_data`.
-        OSError: it cannot be read.
+        ValueError: the source has no such split, or as for `load_data`.
+        OSError: the source cannot be read.
+
+    Example:
+
+    ```python
+    test = load_part("cifar:cifar-10-python.tar.gz", "test")
+    ```
     """
-    check_choice("part", part, PARTS)
+    check_choice("part", part, SPLITS)
     if isinstance(config, str):
         config = DataConfig(config)
-    found = load_parts(config, least_classes)
+    found = load_splits(config, least_classes)
     if part == "validation" and found.validation is not None:
         return found.validation
     if part != "test":
-        return _for_training(found, config)[PARTS.index(part)]
+        return _for_training(found, config)[SPLITS.index(part)]
     if found.test is None:
         raise ValueError(
-            f"Expected a source with a test part. Received: {config.source}, without one"
+            f"Expected a source with a test split. Received: {config.source}, which has none"
         )
     return found.test()
 
 
-def load_every_part(config: DataConfig | str, least_classes: int = 2) -> dict[str, Source]:
-    """Opens all parts of a source that have images, undivided, by the names in `PARTS`.
+def load_every_split(config: DataConfig | str, least_classes: int = 2) -> dict[str, Source]:
+    """Open all splits of a source that have images, by name; no validation split is divided off.
 
-    A test part that is no set of labelled images, as of many a competition, is left out with a
-    warning. Arguments and errors are those of `load_data`.
+    A test split without labels, as in many competitions, is left out with a warning. Arguments and
+    errors are those of `load_data`.
     """
-    train, validation, test = load_parts(config, least_classes)
+    train, validation, test = load_splits(config, least_classes)
     found: dict[str, Source | None] = {"train": train, "validation": validation}
     if test is not None:
         try:
             found["test"] = test()
         except ValueError as error:
-            warnings.warn(f"The test part is left out: {error}", stacklevel=2)
-    return {part: source for part, source in found.items() if source is not None and len(source)}
+            warnings.warn(f"The test split is left out: {error}", stacklevel=2)
+    return {split: source for split, source in found.items() if source is not None and len(source)}
 
 
 def _kind_of(source: str) -> tuple[SourceKind, str]:
-    """Return the kind of a source, and the text behind its colon. A path alone tells its kind."""
+    """Return the kind of a source, and the text after the colon, or the path without a kind."""
     name, colon, argument = source.partition(":")
     kind = SOURCE_KINDS.get(name)
     if kind is None:
@@ -165,16 +185,16 @@ def _kind_of(source: str) -> tuple[SourceKind, str]:
         if path.suffix == ".csv" and path.is_file():
             return SOURCE_KINDS["csv"], source
         usages = {known.usage.split("[")[0]: known.usage for known in SOURCE_KINDS.values()}
-        hint = did_you_mean(name, usages, f"There are {', '.join(usages.values())}")
+        hint = did_you_mean(name, usages, f"Sources are {', '.join(usages.values())}")
         raise ValueError(f"Expected a source of images. Received: {source!r}{hint}")
     takes, needs = ":" in kind.usage, kind.usage.startswith(f"{name}:")
     if (argument and not takes) or (not argument and (needs or colon)):
-        raise ValueError(f"Expected a source {kind.usage}. Received: {source!r}")
+        raise ValueError(f"Expected a source of the form {kind.usage}. Received: {source!r}")
     return kind, argument
 
 
 def check_source(source: str) -> None:
-    """Refuses a source that cannot be opened, as far as that is seen without opening it.
+    """Check that a source exists, without opening it.
 
     Raises:
         ValueError: there is no such kind of source, or no such file or directory.
@@ -189,16 +209,13 @@ def check_source(source: str) -> None:
         raise ValueError(f"Expected {kind.usage} with an existing path. Received: {source!r}{hint}")
 
 
-def load_parts(config: DataConfig | str, least_classes: int = 2) -> Parts:
-    """Opens a source as it is divided, be it not at all.
-
-    Arguments and errors are those of `load_data`.
-    """
+def load_splits(config: DataConfig | str, least_classes: int = 2) -> Splits:
+    """Open the splits that a source has; arguments and errors are those of `load_data`."""
     if isinstance(config, str):
         config = DataConfig(config)
     kind, argument = _kind_of(config.source)
-    parts = kind.load(argument, config)
-    names = parts.train.class_names
+    splits = kind.load(argument, config)
+    names = splits.train.class_names
     if len(names) < least_classes:
         raise ValueError(
             f"Expected images of at least {least_classes} classes. Received: {config.source}, with "
@@ -207,7 +224,7 @@ def load_parts(config: DataConfig | str, least_classes: int = 2) -> Parts:
     for alike in alike_names(names):
         warnings.warn(
             f"{config.source} has {len(alike)} classes whose names differ only in case, spaces or "
-            f"Unicode form: {', '.join(map(repr, alike))}. Are they one?",
+            f"Unicode form: {', '.join(map(repr, alike))}. Merge them if they are one class",
             stacklevel=2,
         )
-    return parts
+    return splits

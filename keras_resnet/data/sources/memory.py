@@ -1,4 +1,4 @@
-"""Images that are held in memory: arrays of one's own, scikit-learn's digits."""
+"""Images in memory: arrays, and the digits of scikit-learn."""
 
 from __future__ import annotations
 
@@ -12,14 +12,23 @@ from keras_resnet.data.sources.base import Record
 
 @dataclass(frozen=True)
 class LabeledImages:
-    """Images held in memory with their labels.
+    """A `Source` of images in memory.
 
-    Attributes:
-        images: `(n, height, width, 3)`, uint8, RGB.
-        labels: `(n,)`, int32, indices into `class_names`.
+    Args:
+        images: `(n, height, width, 3)`, uint8, RGB in [0, 255].
+        labels: `(n,)`, integers, indices into `class_names`; converted to int32.
         class_names: one name per class.
-        class_ids: identifiers of the classes, if there are any.
-        name: what reports call them.
+        class_ids: identifiers of the classes, such as WordNet ids, or None.
+        name: name in reports.
+
+    Raises:
+        ValueError: `images` is not such an array, or there is not one label per image.
+
+    Example:
+
+    ```python
+    source = LabeledImages(np.zeros((2, 32, 32, 3), np.uint8), np.array([0, 1]), ("cat", "dog"))
+    ```
     """
 
     images: np.ndarray
@@ -51,28 +60,30 @@ class LabeledImages:
         return f"{self.name}: image {index}"
 
 
-#: Held-out digits: a fifth of the 1,797, chosen once and for all, so that every run is judged on
-#: the same images.
+#: Number of held-out digits: a fifth of the 1,797, the same ones for every run.
 DIGITS_TEST_SIZE = 360
 _DIGITS_SPLIT_SEED = 0
 
 
 def load_digits(size: int = 32) -> tuple[LabeledImages, LabeledImages]:
-    """The handwritten digits that ship inside scikit-learn, as a training and a validation part.
+    """Return a training and a validation split of the digits that scikit-learn contains.
 
-    1,797 real 8x8 grey images (UCI ML hand-written digits, 43 writers), enlarged bilinearly to
-    `size` and repeated on three channels. The stratified division is this package's own, and
-    fixed: 1,437 for training, 360 held out.
+    These are 1,797 gray images of 8x8 pixels (UCI ML hand-written digits, 43 writers), enlarged
+    bilinearly and repeated on three channels. The stratified division into 1,437 images for
+    training and 360 for validation is fixed, and specific to this package.
+
+    Args:
+        size: height and width of the images, in pixels.
     """
-    # It takes longer to import than this package; sources without it are checked at once.
+    # Imported here, as it takes longer to import than this package.
     import sklearn.datasets
     import sklearn.model_selection
 
     digits = sklearn.datasets.load_digits()
-    # Grey levels are 0 to 16.
-    grey = np.round(digits.images * (255 / 16)).astype(np.uint8)
+    # The values are 0 to 16.
+    gray = np.round(digits.images * (255 / 16)).astype(np.uint8)
     enlarged = [
-        Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR) for image in grey
+        Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR) for image in gray
     ]
     images = np.repeat(
         np.stack([np.asarray(image) for image in enlarged])[..., np.newaxis], 3, axis=-1

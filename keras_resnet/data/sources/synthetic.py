@@ -1,4 +1,4 @@
-"""Images that are made up: for benchmarks and tests of everything behind the data."""
+"""Synthetic images, for benchmarks and tests."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from keras_resnet.data.sources.base import Record
 
 SYNTHETIC_CLASSES = tuple(f"grating {number}" for number in range(10))
 
-#: Of each part. A multiple of the number of classes, so that all are equally frequent.
+#: Number of different images of a split; a multiple of the number of classes, to balance them.
 POOL_SIZE = 250
 
-#: Sides that a JPEG can have.
+#: The longest side of a JPEG, in pixels.
 _LONGEST = 65_535
 
 _ARGUMENT = re.compile(r"([0-9]+)(?:x([0-9]+)x([0-9]+))?")
@@ -26,23 +26,23 @@ _ARGUMENT = re.compile(r"([0-9]+)(?:x([0-9]+)x([0-9]+))?")
 
 @dataclass(frozen=True)
 class SyntheticImages:
-    """JPEG files of coloured gratings with noise, whose class decides hue and orientation.
+    """A `Source` of JPEGs of colored gratings with noise; the class sets their hue and orientation.
 
-    They depend on the size, the part and the index alone. `POOL_SIZE` different ones are made at
-    the first use and take turns, so that reading costs next to nothing.
+    An image depends on its size, split and index only. `POOL_SIZE` different images are made at the
+    first use and repeat, so that reading takes almost no time.
 
     Args:
-        count: how many records there are.
-        height: of the images, in pixels.
-        width: likewise.
-        part: parts with different numbers have different images.
-        name: what reports call them.
+        count: number of records.
+        height: height of the images, in pixels.
+        width: width of the images, in pixels.
+        split: number of the split; other splits have other images.
+        name: name in reports.
     """
 
     count: int
     height: int
     width: int
-    part: int = 0
+    split: int = 0
     name: str = "synthetic"
 
     @property
@@ -56,7 +56,7 @@ class SyntheticImages:
     @functools.cached_property
     def _pool(self) -> tuple[bytes, ...]:
         indices = range(min(self.count, POOL_SIZE))
-        return tuple(_image(index, self.height, self.width, self.part) for index in indices)
+        return tuple(_image(index, self.height, self.width, self.split) for index in indices)
 
     @property
     def labels(self) -> np.ndarray:
@@ -66,24 +66,24 @@ class SyntheticImages:
         return self.count
 
     def __getitem__(self, index: int) -> Record:
-        place = range(self.count)[index]
-        return Record(self._pool[place % POOL_SIZE], place % len(SYNTHETIC_CLASSES))
+        index = range(self.count)[index]
+        return Record(self._pool[index % POOL_SIZE], index % len(SYNTHETIC_CLASSES))
 
     def name_of(self, index: int) -> str:
-        # Images of another size are others.
+        # The name includes the size, as images of another size are different images.
         return f"{self.name}: image {index}, {self.height}x{self.width}"
 
 
 def load_synthetic(argument: str, size: int) -> tuple[SyntheticImages, SyntheticImages]:
-    """Makes images up: a training part, and a tenth as many others for validation.
+    """Return a training split of synthetic images, and a validation split a tenth as large.
 
     Args:
-        argument: `COUNT` or `COUNTxHEIGHTxWIDTH`: how many images for training, and their size;
-            or nothing, for 10,000.
-        size: height and width, if `argument` has none.
+        argument: `COUNT` or `COUNTxHEIGHTxWIDTH`: number of training images, and their size in
+            pixels; empty for 10,000 images.
+        size: height and width if `argument` does not give them.
 
     Raises:
-        ValueError: `argument` is none of these.
+        ValueError: `argument` has another form.
     """
     match = _ARGUMENT.fullmatch(argument or "10000")
     count, height, width = (int(number or size) for number in match.groups()) if match else [0] * 3
@@ -98,17 +98,17 @@ def load_synthetic(argument: str, size: int) -> tuple[SyntheticImages, Synthetic
     )
 
 
-def _image(index: int, height: int, width: int, part: int) -> bytes:
-    random = np.random.default_rng((part, index))
+def _image(index: int, height: int, width: int, split: int) -> bytes:
+    random = np.random.default_rng((split, index))
     label = index % len(SYNTHETIC_CLASSES)
     angle = np.pi * label / len(SYNTHETIC_CLASSES)
     y, x = np.ogrid[0 : height / width : height * 1j, 0 : 1 : width * 1j]
-    # Four to eight stripes, from anywhere.
+    # Four to eight stripes at a random phase.
     turns = random.uniform(4, 8) * (x * np.cos(angle) + y * np.sin(angle)) + random.uniform()
     brightness = 0.5 + 0.35 * np.sin(2 * np.pi * turns)
-    colour = 255 * np.array(colorsys.hsv_to_rgb(label / len(SYNTHETIC_CLASSES), 0.7, 1.0))
+    color = 255 * np.array(colorsys.hsv_to_rgb(label / len(SYNTHETIC_CLASSES), 0.7, 1.0))
     noise = random.integers(-24, 25, (height, width, 1), dtype=np.int8)
-    pixels = np.clip(brightness[..., np.newaxis] * colour + noise, 0, 255).astype(np.uint8)
+    pixels = np.clip(brightness[..., np.newaxis] * color + noise, 0, 255).astype(np.uint8)
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "JPEG", quality=90)
     return file.getvalue()

@@ -1,4 +1,4 @@
-"""Data sets of tensorflow_datasets, read in any order without decoding."""
+"""Data sets of tensorflow_datasets, with random access to their encoded images."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ import numpy as np
 
 from keras_resnet.data.shards.random_access import TFRecordFiles
 from keras_resnet.data.sources.base import Record
-from keras_resnet.data.sources.parts import (
-    PARTS,
-    Parts,
-    named_parts,
-    open_parts,
+from keras_resnet.data.sources.splits import (
+    SPLITS,
+    Splits,
+    named_splits,
+    open_splits,
     warn_of_left_out,
 )
 from keras_resnet.images.labels import names_and_ids
@@ -30,8 +30,8 @@ class _Features(NamedTuple):
     Attributes:
         image: key of the image.
         label: key of the label.
-        names: of the classes, in the order of the labels.
-        deserialize: from the bytes of an example to its image, as a file, and its label.
+        names: class names, in the order of the labels.
+        deserialize: function from the bytes of an example to its encoded image and its label.
     """
 
     image: str
@@ -41,44 +41,49 @@ class _Features(NamedTuple):
 
 
 class TfdsImages:
-    """A split of a data set of tensorflow_datasets, a `Source`.
+    """A `Source` of a split of a data set of tensorflow_datasets.
 
-    Records hold image files as they are stored there; grey ones become RGB where they are decoded.
+    Records hold the image files as tensorflow_datasets stores them, gray ones included.
+
+    Args:
+        name: name in reports.
+        examples: the serialized examples, by index.
+        features: access to the image and the label of an example.
+        files: paths of the files of the examples.
     """
 
     def __init__(
         self, name: str, examples: Any, features: _Features, files: Sequence[str] = ()
     ) -> None:
-        """Args: what reports call it; serialized examples; what is in them; their files."""
         self.name = name
         self.class_names, self.class_ids = names_and_ids(features.names)
         self._examples, self._features, self.files = examples, features, tuple(map(str, files))
 
     @functools.cached_property
     def labels(self) -> np.ndarray:
-        # The first use reads all of them.
+        # Reads all examples once.
         return np.fromiter((self[index].label for index in range(len(self))), np.int32, len(self))
 
     def __len__(self) -> int:
         return len(self._examples)
 
     def __getitem__(self, index: int) -> Record:
-        place = range(len(self))[index]
+        index = range(len(self))[index]
         in_files = isinstance(self._examples, TFRecordFiles)
-        data = self._examples.read(place) if in_files else self._examples[place]
+        data = self._examples.read(index) if in_files else self._examples[index]
         try:
             example = self._features.deserialize(data)
             image, label = example[self._features.image], int(example[self._features.label])
-        # Damaged examples raise what protobuf, NumPy or tfds has for them.
+        # Damaged examples raise errors of protobuf, NumPy or tfds.
         except Exception as error:
             raise ValueError(
                 f"Expected an example with `{self._features.image}` and `{self._features.label}`. "
-                f"Received: {self.name_of(place)}, which is damaged: {error}"
+                f"Received: {self.name_of(index)}, which is damaged: {error}"
             ) from error
         if not 0 <= label < len(self.class_names):
             raise ValueError(
                 f"Expected a label in [0, {len(self.class_names) - 1}]. Received: {label} in "
-                f"{self.name_of(place)}"
+                f"{self.name_of(index)}"
             )
         return Record(bytes(image), label)
 
@@ -88,51 +93,50 @@ class TfdsImages:
         return f"{self.name}: example {index}"
 
 
-def load_tfds(name: str) -> Parts:
-    """Opens a data set for classification of tensorflow_datasets, and prepares it if need be.
+def load_tfds(name: str) -> Splits:
+    """Open a classification data set of tensorflow_datasets; download and prepare it if necessary.
 
-    It is looked for, and prepared, in the directory of the environment variable `TFDS_DATA_DIR`, or
-    in `~/tensorflow_datasets`. Its splits are the parts that they are called by (`part_of`), others
-    are left out, with a warning. Classes are in the data set's own order; where it names them by
-    WordNet ids, these are the ids, and ImageNet's names the names.
+    Data sets are in the directory of the environment variable `TFDS_DATA_DIR`, by default
+    `~/tensorflow_datasets`. Splits without a common name (`split_of`) are left out, with a warning.
+    The classes have the order of the data set. If the data set names them by WordNet ids, these are
+    the class ids, and the class names are ImageNet's.
 
     Args:
-        name: as `tfds.builder` takes it, such as `cifar10` or `imagenet2012` or
-            `imagenet_resized/64x64`.
+        name: name for `tfds.builder`, such as `cifar10` or `imagenet_resized/64x64`.
 
     Raises:
-        ValueError: there is no such data set, none of its splits is a part, or its examples are not
-            one image and one label each.
-        OSError: it cannot be downloaded, prepared or read.
+        ValueError: there is no such data set, no split has a common name, or its examples do not
+            have one image and one label each.
+        OSError: the data set cannot be downloaded, prepared or read.
     """
     builder = _builder(name)
-    # Before something large is downloaded, and after: some names of classes are in the download.
+    # Checked before a large download; repeated below, as some class names are in the download.
     _features_of(builder, name)
     try:
         call_in_thread(builder.download_and_prepare)
-    # The network, checksums, missing manual downloads: each has its own kind of error.
+    # The network, checksums and missing manual downloads all raise different errors.
     except Exception as error:
         raise OSError(
             f"Expected tfds to download and prepare {name}. Received: {type(error).__name__}: "
             f"{' '.join(str(error).split())}"
         ) from error
     features = _features_of(builder, name)
-    # Under `tfds.testing.mock_data`, no split is known, and every one is there.
-    splits = tuple(builder.info.splits) or PARTS
-    parts = named_parts(splits, f"tfds:{name}")
-    if not parts:
+    # `tfds.testing.mock_data` lists no splits, but has any.
+    names = tuple(builder.info.splits) or SPLITS
+    named = named_splits(names, f"tfds:{name}")
+    if not named:
         raise ValueError(
-            f"Expected a data set with splits such as {', '.join(PARTS)}. Received: tfds:{name}, "
-            f"with {', '.join(splits)}"
+            f"Expected a data set with splits such as {', '.join(SPLITS)}. Received: tfds:{name}, "
+            f"with {', '.join(names)}"
         )
-    warn_of_left_out((name for name in splits if name not in parts.values()), f"tfds:{name}")
+    warn_of_left_out((split for split in names if split not in named.values()), f"tfds:{name}")
 
-    def part(split: str) -> TfdsImages:
+    def images_of(split: str) -> TfdsImages:
         info = builder.info.splits.get(split)
         examples, files = _examples(builder, split, name), info.filepaths if info else ()
         return TfdsImages(f"tfds:{name} ({split})", examples, features, files)
 
-    return open_parts({name: partial(part, split) for name, split in parts.items()})
+    return open_splits({split: partial(images_of, own) for split, own in named.items()})
 
 
 def _builder(name: str) -> Any:
@@ -142,13 +146,13 @@ def _builder(name: str) -> Any:
         # tfds reads the variable once, when it is imported.
         return tfds.builder(name, data_dir=os.environ.get("TFDS_DATA_DIR") or None)
     except tfds.core.DatasetNotFoundError as error:
-        own = name.partition("/")[0].partition(":")[0]
-        near = difflib.get_close_matches(own, tfds.list_builders(with_community_datasets=False))
-        hint = f"Similar are {', '.join(near)}" if near else "`tfds.list_builders()` lists them"
+        plain = name.partition("/")[0].partition(":")[0]
+        near = difflib.get_close_matches(plain, tfds.list_builders(with_community_datasets=False))
+        hint = f"Similar: {', '.join(near)}" if near else "`tfds.list_builders()` lists all names"
         raise ValueError(
             f"Expected the name of a data set of tensorflow_datasets. Received: tfds:{name}. {hint}"
         ) from error
-    # Names of configurations and versions, registered classes that are incomplete.
+    # Unknown configurations and versions, and incomplete builder classes.
     except Exception as error:
         raise ValueError(
             f"Expected a data set of tensorflow_datasets. Received: tfds:{name}: "
@@ -157,7 +161,7 @@ def _builder(name: str) -> Any:
 
 
 def _features_of(builder: Any, name: str) -> _Features:
-    """The features of an image and its label: the supervised pair, or the only ones."""
+    """Return the image and label features: the supervised pair, or the only ones of their kind."""
     import tensorflow_datasets as tfds
 
     features = builder.info.features
@@ -174,19 +178,19 @@ def _features_of(builder: Any, name: str) -> _Features:
             f"{', '.join(f'{key} ({type(value).__name__})' for key, value in found.items())}"
         )
     image, label = images[0], labels[0]
-    # What else an example has is not parsed.
-    own = tfds.features.FeaturesDict({image: found[image], label: found[label]})
+    # Parse only these features of an example.
+    parsed = tfds.features.FeaturesDict({image: found[image], label: found[label]})
     decoders = {image: tfds.decode.SkipDecoding()}
     return _Features(
         image,
         label,
         tuple(found[label].names),
-        functools.partial(own.deserialize_example_np, decoders=decoders),
+        functools.partial(parsed.deserialize_example_np, decoders=decoders),
     )
 
 
 def _is_image(feature: Any) -> bool:
-    """Whether a feature is an image: no map of segments, animation, depths or 16-bit values."""
+    """Return whether a feature is an image, not a segmentation, video, depth or 16-bit image."""
     import tensorflow_datasets as tfds
 
     return (
@@ -198,7 +202,7 @@ def _is_image(feature: Any) -> bool:
 
 
 def _examples(builder: Any, split: str, name: str) -> Any:
-    """Serialized examples of a split by index."""
+    """Return the serialized examples of a split, by index."""
     import tensorflow_datasets as tfds
 
     info = builder.info.splits.get(split)

@@ -1,4 +1,4 @@
-"""Classes of the labels in TFRecord files of other origin."""
+"""Classes of the labels in TFRecord files that `data prepare` did not write."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from keras_resnet.data.shards.random_access import TFRecordFiles
 from keras_resnet.data.threads import map_in_threads
 from keras_resnet.images.labels import imagenet_classes
 
-#: Records of other origin whose ids are compared with ImageNet's.
+#: Records whose synsets are compared with ImageNet's WordNet ids.
 _SAMPLE = 64
 
-#: Threads that read records, and how many each takes at a time.
+#: Threads that read records, and records per task.
 _READERS, _RECORDS_PER_TASK = 16, 256
 
 
 class Classes(NamedTuple):
-    """The interpretation of records' labels.
+    """The classes of records, and the interpretation of their labels.
 
     Attributes:
         names: one name per class.
-        ids: identifiers of the classes, if there are any.
-        offset: the label in the records of the class with index 0.
-        by_id: whether records are classified by their identifier and not by their label.
+        ids: identifiers of the classes, or None.
+        offset: label in the records of the class with index 0.
+        by_id: whether the class of a record is given by its synset instead of its label.
     """
 
     names: tuple[str, ...]
@@ -36,7 +36,7 @@ class Classes(NamedTuple):
     by_id: bool = False
 
     def index_of(self, found: ClassFeatures) -> int | None:
-        """Index of a record's class; None if it is not among them."""
+        """Return the index of a record's class; None if it is not one of the classes."""
         if self.by_id:
             return _imagenet_indices().get(found.synset)
         index = found.label - self.offset
@@ -44,7 +44,7 @@ class Classes(NamedTuple):
 
 
 def read_class_features(files: TFRecordFiles) -> Iterator[ClassFeatures]:
-    """Read the class features of every record, in their order."""
+    """Yield the class features of every record, in order."""
     return map_in_threads(
         lambda index: read_example(files, index)[1],
         range(len(files)),
@@ -53,38 +53,38 @@ def read_class_features(files: TFRecordFiles) -> Iterator[ClassFeatures]:
     )
 
 
-def classes_of(parts: Sequence[TFRecordFiles]) -> tuple[Classes, list[np.ndarray | None]]:
-    """The classes of records of unknown origin.
+def classes_of(splits: Sequence[TFRecordFiles]) -> tuple[Classes, list[np.ndarray | None]]:
+    """Return the classes of the records of one data set.
 
     Args:
-        parts: training and validation, or one of them; none is empty.
+        splits: the training split, the validation split, or both; not empty.
 
     Returns:
-        The classes; and for each part the labels, `(n,)`, int32, or None where they are not known
-        without reading everything.
+        The classes; and the labels of each split, `(n,)`, int32, or None if finding the classes has
+        not read them.
 
     Raises:
         ValueError: features are missing.
         OSError: a file cannot be read.
     """
     sample = [
-        read_example(part, index)[1].synset
-        for part in parts
-        for index in np.unique(np.linspace(0, len(part) - 1, _SAMPLE).astype(int)).tolist()
+        read_example(split, index)[1].synset
+        for split in splits
+        for index in np.unique(np.linspace(0, len(split) - 1, _SAMPLE).astype(int)).tolist()
     ]
     if all(synset in _imagenet_indices() for synset in sample):
         ids, names = zip(*imagenet_classes(), strict=True)
-        return Classes(names, ids, 1, by_id=True), [None] * len(parts)
+        return Classes(names, ids, 1, by_id=True), [None] * len(splits)
     labels: list[np.ndarray] = []
     synsets: dict[int, str] = {}
     texts: dict[int, str] = {}
-    for part in parts:
-        own = np.zeros(len(part), np.int64)
-        for index, found in enumerate(read_class_features(part)):
-            own[index] = found.label
+    for split in splits:
+        of_split = np.zeros(len(split), np.int64)
+        for index, found in enumerate(read_class_features(split)):
+            of_split[index] = found.label
             synsets.setdefault(found.label, found.synset)
             texts.setdefault(found.label, found.text)
-        labels.append(own)
+        labels.append(of_split)
     return _numbered(labels, synsets, texts)
 
 
@@ -98,15 +98,15 @@ def _numbered(
     numbers = range(offset, greatest + 1)
     if len(numbers) > count:
         raise ValueError(
-            f"Expected labels that count classes. Received: {greatest} as image/class/label, among "
-            f"only {count} records"
+            f"Expected labels below the number of records. Received: {greatest} as "
+            f"image/class/label, in {count} records"
         )
     ids = tuple(synsets.get(number, "") for number in numbers)
     names = tuple(
         texts.get(number) or synsets.get(number) or str(number - offset) for number in numbers
     )
     classes = Classes(names, ids if all(ids) else None, offset)
-    return classes, [(own - offset).astype(np.int32) for own in labels]
+    return classes, [(of_split - offset).astype(np.int32) for of_split in labels]
 
 
 @functools.cache

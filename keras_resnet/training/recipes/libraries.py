@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from keras_resnet.data.config import IMAGENET_COLOUR, Augmentation
+from keras_resnet.data.config import IMAGENET_COLOR, Augmentation
 from keras_resnet.images.protocol import EvalProtocol
 from keras_resnet.training.recipes.papers import ALL, PROTOCOL, cited
 from keras_resnet.training.recipes.parts import (
@@ -180,7 +180,7 @@ _RSB_A2 = Recipe(
         crop="inception",
         flip=0.5,
         antialias=True,
-        fill=IMAGENET_COLOUR,
+        fill=IMAGENET_COLOR,
         auto="timm-randaugment",
         auto_magnitude=7,
         auto_deviation=0.5,

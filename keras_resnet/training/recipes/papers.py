@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 
-from keras_resnet.data.config import CIFAR_COLOUR, Augmentation
+from keras_resnet.data.config import CIFAR_COLOR, Augmentation
 from keras_resnet.images.protocol import EvalProtocol
 from keras_resnet.training.recipes.parts import OptimizerConfig, ScheduleConfig, VariableKind
 from keras_resnet.training.recipes.recipe import Recipe
@@ -96,7 +96,7 @@ _HE2015_CIFAR10 = Recipe(
     batch_size=128,
     optimizer=OptimizerConfig(learning_rate=0.1, weight_decay=1e-4),
     schedule=ScheduleConfig("multi-step", unit="steps", milestones=(32_000, 48_000)),
-    augmentation=Augmentation(crop="pad", padding=4, flip=0.5, fill=CIFAR_COLOUR),
+    augmentation=Augmentation(crop="pad", padding=4, flip=0.5, fill=CIFAR_COLOR),
     citations=cited(
         f"{_HE2015}, section 4.2. The paper subtracts the mean of each pixel; the networks of this "
         "package normalize by channel",

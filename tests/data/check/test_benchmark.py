@@ -85,25 +85,27 @@ def test_costs_are_never_negative() -> None:
     [
         (
             {"reading": 9000, "decoding": 1200, "training": 1000},
-            "Decoding takes most of the time per image; the data comes at 1,000 images/s, and a "
-            "GPU that takes 2,500 wants 10 such cores.",
+            "Decoding takes most of the time per image; the pipeline delivers 1,000 images/s, and "
+            "a GPU that trains on 2,500 needs 10 such cores.",
         ),
         (
             {"reading": 900, "decoding": 800, "training": 700},
-            "Reading takes most of the time per image; the data comes at 700 images/s.",
+            "Reading takes most of the time per image; the pipeline delivers 700 images/s.",
         ),
         (
             {"reading": 9000, "decoding": 1200, "training": 400, "model": 401},
-            "Augmentation limits training: the model takes 401 images/s, and the data comes at "
-            "400; it wants 5 such cores.",
+            "Augmentation limits training: the model trains on 401 images/s, and the pipeline "
+            "delivers 400; the model needs 5 such cores.",
         ),
         (
             {"reading": 900, "decoding": 800, "training": 700, "model": 1000},
-            "Reading limits training: the model takes 1,000 images/s, and the data comes at 700.",
+            "Reading limits training: the model trains on 1,000 images/s, and the pipeline "
+            "delivers 700.",
         ),
         (
             {"reading": 9000, "decoding": 1200, "training": 1000, "model": 9.26},
-            "The model limits training: it takes 9.3 images/s, and the data comes at 1,000.",
+            "The model limits training: it trains on 9.3 images/s, and the pipeline delivers "
+            "1,000.",
         ),
     ],
 )
@@ -271,7 +273,7 @@ def test_the_command_prints_a_table_and_a_sentence(command_in_process: Any) -> N
         "decoding",
     ]
     assert "Batches of 20 images: synthetic (training) has no more." in lines
-    assert "takes most of the time per image; the data comes at" in lines[-1]
+    assert "takes most of the time per image; the pipeline delivers" in lines[-1]
 
 
 @pytest.mark.full

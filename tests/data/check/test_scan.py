@@ -132,9 +132,9 @@ KINDS_OF_FILES: dict[str, tuple[bytes, dict[str, str]]] = {
         png_that_claims(10_000, 9_000),
         {"huge": "it claims 10000 x 9000 pixels, more than `max_pixels=89478485`"},
     ),
-    "bitmap.jpg": (encoded(photograph(10), "BMP"), {"wrong suffix": "it is a BMP"}),
-    "png.JPEG": (encoded(photograph(11), "PNG"), {"wrong suffix": "it is a PNG"}),
-    "jpeg.webp": (encoded(photograph(12), "JPEG"), {"wrong suffix": "it is a JPEG"}),
+    "bitmap.jpg": (encoded(photograph(10), "BMP"), {"wrong suffix": "its format is BMP"}),
+    "png.JPEG": (encoded(photograph(11), "PNG"), {"wrong suffix": "its format is PNG"}),
+    "jpeg.webp": (encoded(photograph(12), "JPEG"), {"wrong suffix": "its format is JPEG"}),
     "narrow.png": (encoded(photograph(13, 200, 31), "PNG"), {"tiny": "31 x 200 pixels"}),
     "constant.png": (
         encoded(Image.new("RGB", (40, 32), (1, 2, 3)), "PNG"),
@@ -146,7 +146,7 @@ KINDS_OF_FILES: dict[str, tuple[bytes, dict[str, str]]] = {
     ),
     "deep.png": (
         png_of_16_bits(),
-        {"16-bit": "16 bits per channel, of which the upper 8 are read"},
+        {"16-bit": "16 bits per channel, of which the highest 8 are read"},
     ),
     "turned.jpg": (
         encoded(photograph(15), "JPEG", exif=turned(6)),
@@ -156,7 +156,7 @@ KINDS_OF_FILES: dict[str, tuple[bytes, dict[str, str]]] = {
     "transparent.png": (
         encoded(photograph(17).quantize(50), "PNG", transparency=bytes(range(50))),
         {
-            "palette": "colours from a palette of at most 256",
+            "palette": "colors from a palette of at most 256",
             "alpha": "transparency, which is dropped",
         },
     ),
@@ -278,8 +278,8 @@ def test_records_that_cannot_be_read() -> None:
         ("unreadable", "no record", "Expected a record. Received: nothing"),
         ("unreadable", "bug", "'x'"),
         ("unreadable", "memory", "MemoryError"),
-        ("unreadable", "label", "its label 2 is none of the 2 classes"),
-        ("unreadable", "negative", "its label -1 is none of the 2 classes"),
+        ("unreadable", "label", "its label 2 is not one of 2 classes"),
+        ("unreadable", "negative", "its label -1 is not one of 2 classes"),
         (
             "unreadable",
             "floats",
@@ -313,7 +313,7 @@ def test_whole_jpegs_are_not_suspicious(options: dict[str, Any]) -> None:
 def test_cut_jpeg_with_an_end_marker() -> None:
     """Decoders fill it up with grey and say nothing."""
     start = after_scan(JPEG)
-    expected = [("suspicious", "its data end before its last pixels, which are filled with grey")]
+    expected = [("suspicious", "its data end before its last pixels, which are filled with gray")]
     assert len(JPEG) - start > 300
     for end in range(start + 20, len(JPEG) - 100, 37):
         if JPEG[end - 1] != 0xFF:
@@ -327,10 +327,10 @@ def test_cut_jpeg_with_an_end_marker() -> None:
 def test_markers_where_none_belong() -> None:
     middle = (after_scan(JPEG) + len(JPEG)) // 2
     doubts = {
-        b"\xff\x01": "it has bytes between its segments that belong to none",
-        b"\xff\xd0": "its restart markers are not those that belong there",
-        b"\xff\xd9": "it has two end markers, and what is between them is not read",
-        b"\xff\xfe\0\4ab": "it has bytes between its segments that belong to none",
+        b"\xff\x01": "it has bytes between its segments that belong to no segment",
+        b"\xff\xd0": "its restart markers are missing or out of order",
+        b"\xff\xd9": "it has two end markers, and the data between them is not read",
+        b"\xff\xfe\0\4ab": "it has bytes between its segments that belong to no segment",
     }
     for inserted, doubt in doubts.items():
         found = of_one(JPEG[:middle] + inserted + JPEG[middle:])
@@ -349,7 +349,7 @@ def test_restart_markers_out_of_order() -> None:
     first, third = data.index(b"\xff\xd0"), data.index(b"\xff\xd2")
     without = data[:first] + data[third:]
     found = of_one(without)
-    assert found == [("suspicious", "its restart markers are not those that belong there")]
+    assert found == [("suspicious", "its restart markers are missing or out of order")]
 
 
 def test_what_follows_a_jpeg_is_not_suspicious() -> None:
@@ -524,12 +524,12 @@ def test_command(pictures: Path, tmp_path: Path, command_in_process: Any) -> Non
     train = pictures / "train"
     assert f"unreadable: {train}/dog/broken 19.png: it is empty" in lines
     assert f"unreadable: {train}/dog/broken 20.png: it is empty" not in lines
-    assert "unreadable: and 2 more; --output writes all" in lines
+    assert "unreadable: and 2 more; --output writes all of them" in lines
     leak = f"same bytes as {train}/cat/1.jpg, which is in folder:{train}"
     assert f"leak: {pictures}/val/cat/leak.jpg: {leak}" in lines
     conflict = f"same bytes as {train}/cat/0.jpg: 'cat' there, 'dog' here"
     assert f"label conflict: {train}/dog/same.jpg: {conflict}" in lines
-    assert f"wrong suffix: {pictures}/val/dog/p.jpg: it is a PNG" in lines
+    assert f"wrong suffix: {pictures}/val/dog/p.jpg: its format is PNG" in lines
     assert lines[-1] == ("22 of 30 images (73.33%) cannot be read and will be skipped; 3 warnings.")
 
     output = tmp_path / "report.csv"
@@ -598,7 +598,7 @@ def test_command_with_a_clean_set(tmp_path: Path, command_in_process: Any) -> No
     ("arguments", "message"),
     [
         (["nonsense:1"], "Received: 'nonsense:1'"),
-        (["digits", "--output", "report.txt"], "Expected `--output` with .csv or .json"),
+        (["digits", "--output", "report.txt"], "Expected `--output` to end in .csv or .json"),
         (["digits", "--small", "0"], "'--small'"),
     ],
 )

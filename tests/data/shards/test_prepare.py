@@ -165,7 +165,7 @@ def test_archives_become_imagenet_records(
         "data", "prepare", "imagenet", *tars, *words, "--output", str(output)
     )
     assert again.returncode == 2
-    assert "Pass `--overwrite`" in again.stderr
+    assert "pass `--overwrite`" in again.stderr
 
 
 def test_description_checksums_and_reading_back(archives: Path, tmp_path: Path) -> None:
@@ -222,7 +222,7 @@ def test_extracted_folders_give_the_same_bytes(archives: Path, tmp_path: Path) -
             dict(zip(("train", "validation"), parts, strict=True)), tmp_path / f"of-{validation}"
         )
         assert contents(tmp_path / f"of-{validation}") == contents(tmp_path / "tars")
-    with pytest.raises(ValueError, match=r"Expected `validation_labels` with .*val\.tar"):
+    with pytest.raises(ValueError, match=r"Expected `validation_labels` for .*val\.tar"):
         load_imagenet(tmp_path / "train", archives / "val.tar", check_counts=False)
 
 
@@ -268,7 +268,7 @@ def test_every_kind_of_validation_labels(kind: str, tmp_path: Path) -> None:
     assert validation_synsets(path, STEMS) == expected
     # Of a part of the pictures, by their numbers and not their order.
     assert validation_synsets(path, [STEMS[6], STEMS[1]]) == [expected[6], expected[1]]
-    with pytest.raises(ValueError, match="the class of ILSVRC2012_val_00000009 in .*none there"):
+    with pytest.raises(ValueError, match="the class of ILSVRC2012_val_00000009 in .*none for it"):
         validation_synsets(path, ["ILSVRC2012_val_00000009"])
 
 
@@ -283,7 +283,7 @@ def test_wrong_labels_are_named(tmp_path: Path) -> None:
         validation_synsets(path, ["holiday"])
     (tmp_path / "meta.mat").write_bytes(b"MATLAB 5.0 MAT-file" + bytes(200))
     path.write_text("1\n")
-    with pytest.raises(ValueError, match=r"meta\.mat, with a table `synsets`"):
+    with pytest.raises(ValueError, match=r"meta\.mat with the table `synsets`"):
         validation_synsets(path, STEMS[:1])
 
 
@@ -302,7 +302,7 @@ def test_counts_are_checked_before_anything_is_written(
     ) in done.stderr
     assert not output.exists()
     done = command_in_process(*words, "--train-dir", str(tmp_path))
-    assert "Expected one of --train-tar and --train-dir. Received: 2 of them" in done.stderr
+    assert "Expected either --train-tar or --train-dir. Received: both" in done.stderr
 
 
 def test_damaged_archives_are_refused(archives: Path, tmp_path: Path) -> None:
@@ -311,7 +311,7 @@ def test_damaged_archives_are_refused(archives: Path, tmp_path: Path) -> None:
     for data in (whole[: len(whole) // 2], whole[:300], b"no tar" * 1000):
         damaged.write_bytes(data)
         with pytest.raises(
-            ValueError, match=r"Expected a whole, uncompressed tar. Received: .*train"
+            ValueError, match=r"Expected a complete, uncompressed tar. Received: .*train"
         ):
             load_imagenet(
                 damaged, archives / "val.tar", archives / "labels.txt", check_counts=False
@@ -470,7 +470,7 @@ def test_failure_leaves_earlier_results_and_success_replaces_them(
 ) -> None:
     prepare(parts_of(archives), tmp_path, shards={"train": 3})
     before = contents(tmp_path)
-    with pytest.raises(FileExistsError, match="Pass `overwrite=True`"):
+    with pytest.raises(FileExistsError, match="pass `overwrite=True`"):
         prepare(parts_of(archives), tmp_path, shards={"train": 2})
     (tmp_path / "notes.md").write_text("mine")
 
@@ -491,7 +491,7 @@ def test_failure_leaves_earlier_results_and_success_replaces_them(
 def test_shards_of_others_are_never_mixed_in(archives: Path, tmp_path: Path) -> None:
     (tmp_path / "train-00000-of-00002").write_bytes(b"")
     for overwrite in (False, True):
-        with pytest.raises(FileExistsError, match="without shards of another origin.*-of-00002"):
+        with pytest.raises(FileExistsError, match="without shards of another data set.*-of-00002"):
             prepare(parts_of(archives), tmp_path, shards={"train": 3}, overwrite=overwrite)
     assert [path.name for path in tmp_path.iterdir()] == ["train-00000-of-00002"]
 

@@ -66,7 +66,7 @@ def test_what_is_half_published_is_not_read(
     half_published(output, monkeypatch)
     # The earlier ones have left; as if one of them had not.
     (output / "train-00001-of-00003").touch()
-    with pytest.raises(ValueError, match=f"Received: {output}, where another one is taking its"):
+    with pytest.raises(ValueError, match=f"Received: {output}, whose files are being replaced"):
         load_tfrecord(str(output))
 
 
@@ -93,7 +93,7 @@ def test_another_call_finds_what_was_half_published(
     expected = half_published(output, monkeypatch)
     with (
         pytest.warns(UserWarning, match="while it published its results"),
-        pytest.raises(FileExistsError, match="Pass `overwrite=True`"),
+        pytest.raises(FileExistsError, match="pass `overwrite=True`"),
     ):
         prepare(parts(), output, shards={"train": 1})
     assert contents(output) == expected
@@ -121,7 +121,7 @@ def test_killed_when_all_was_published_nothing_is_left_to_do(
     if same:
         prepare(parts(), output, **words)
     else:
-        with pytest.raises(FileExistsError, match="Pass `overwrite=True`"):
+        with pytest.raises(FileExistsError, match="pass `overwrite=True`"):
             prepare(parts(), output, seed=7, **words)
     assert contents(output) == before
 
@@ -132,6 +132,6 @@ def work_of(output: Path) -> Path:
 
 def test_what_lies_under_the_names_of_the_index_is_not_replaced_unasked(tmp_path: Path) -> None:
     (tmp_path / "index.npy").write_text("mine")
-    with pytest.raises(FileExistsError, match=r"another origin\. Received: .* with index\.npy"):
+    with pytest.raises(FileExistsError, match=r"another data set\. Received: .* with index\.npy"):
         prepare(parts(), tmp_path)
     assert list(contents(tmp_path)) == ["index.npy"]

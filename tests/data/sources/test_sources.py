@@ -30,7 +30,7 @@ from keras_resnet.data.sources import (
     load_part,
 )
 from keras_resnet.data.sources.folder import load_folder
-from keras_resnet.data.sources.load import check_source, load_parts
+from keras_resnet.data.sources.load import check_source, load_splits
 from keras_resnet.images.decode import find_images, read_image
 
 from ...conftest import LFS_POINTER, Run
@@ -128,7 +128,7 @@ def test_an_unknown_source_lists_the_known_ones(source: str) -> None:
     ],
 )
 def test_a_missing_or_useless_argument_is_named(source: str, usage: str) -> None:
-    message = f"Expected a source {usage}. Received: {source!r}"
+    message = f"Expected a source of the form {usage}. Received: {source!r}"
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         load_data(source)
 
@@ -158,7 +158,7 @@ def test_a_path_alone_tells_its_kind(tmp_path: Path, monkeypatch: pytest.MonkeyP
         (str(tmp_path / "list.csv"), "csv"),
     ):
         check_source(alone)
-        found, expected = load_parts(alone).train, load_parts(f"{kind}:{alone}").train
+        found, expected = load_splits(alone).train, load_splits(f"{kind}:{alone}").train
         assert found.name_of(1) == expected.name_of(1)
         np.testing.assert_array_equal(found.labels, expected.labels)
 
@@ -178,7 +178,7 @@ def test_what_exists_or_needs_no_file_is_not_refused(tmp_path: Path) -> None:
         check_source(source)
 
 
-# Parts
+# Splits
 
 
 def test_a_split_is_stratified_seeded_disjoint_and_complete(tmp_path: Path) -> None:
@@ -204,7 +204,7 @@ def test_a_split_is_stratified_seeded_disjoint_and_complete(tmp_path: Path) -> N
 
 def test_a_class_with_one_image_cannot_be_divided(tmp_path: Path) -> None:
     fill(tmp_path, {"a/1.png": 1, "a/2.png": 2, "b/1.png": 3})
-    with pytest.raises(ValueError, match="Received: 1 image in b of folder:"):
+    with pytest.raises(ValueError, match="Received: 1 image of b in folder:"):
         load_data(f"folder:{tmp_path}")
 
 
@@ -307,7 +307,7 @@ def test_wordnet_ids_get_imagenets_names(tmp_path: Path) -> None:
 def test_different_classes_of_the_parts_are_named(tmp_path: Path) -> None:
     fill(tmp_path, {f"train/{name}/1.png": 1 for name in ("a", "b", "mule")})
     fill(tmp_path, {f"val/{name}/1.png": 1 for name in ("a", "b")})
-    with pytest.raises(ValueError, match=f"Received: mule only in {tmp_path}/train$"):
+    with pytest.raises(ValueError, match=f"Received: mule only in {tmp_path}/train. Rename"):
         load_data(f"folder:{tmp_path}")
     fill(tmp_path, {"val/hinny/1.png": 1})
     with pytest.raises(ValueError, match=f"mule only in .*/train and hinny only in {tmp_path}/val"):
@@ -426,7 +426,7 @@ def test_csv_without_a_split_is_divided(tmp_path: Path) -> None:
             "path,label,split\n0.png,a,\n",
             "of train, validation, test, .* Received: '' in .*, line 2$",
         ),
-        ("path,label,split\n0.png,a,test\n1.png,b,test\n", "which has a test part alone$"),
+        ("path,label,split\n0.png,a,test\n1.png,b,test\n", "which has only a test split$"),
         ("path,label\n0.png,a\n1.png,a\n", "at least 2 classes. Received: .*, with a$"),
         ("path,label\nx/0.png,a\nx/1.png,b\n", "none of 2 exists, such as .*/x/0.png$"),
     ],
@@ -609,7 +609,7 @@ def archive(path: Path, data: Cifar) -> Path:
 
 
 def check_cifar(source: str, data: Cifar) -> None:
-    parts = load_parts(source).train, load_part(source, "test")
+    parts = load_splits(source).train, load_part(source, "test")
     for part, (images, labels) in zip(parts, (data.train, data.test), strict=True):
         assert isinstance(part, LabeledImages)
         np.testing.assert_array_equal(part.images, images)
@@ -658,7 +658,7 @@ class Hostile:
 def test_a_hostile_pickle_does_not_run(tmp_path: Path, member: str) -> None:
     content = {b"data": Hostile(tmp_path / "run")}
     files = {**cifar(10, binary=False).files, member: pickle.dumps(content, 2)}
-    with pytest.raises(ValueError, match=f": {member}, which asks for `posix.mkdir`. It was not"):
+    with pytest.raises(ValueError, match=f": {member}, which calls `posix.mkdir`. It was not"):
         load_data(f"cifar:{fill(tmp_path / 'data', files)}")
     assert not (tmp_path / "run").exists()
     # It would have run.
@@ -676,7 +676,7 @@ def test_a_hostile_pickle_does_not_run(tmp_path: Path, member: str) -> None:
 )
 def test_no_name_leads_out_of_a_pickle(tmp_path: Path, program: bytes) -> None:
     files = {**cifar(100, binary=False).files, "train": program}
-    with pytest.raises(ValueError, match="train, which asks for `builtins.eval`"):
+    with pytest.raises(ValueError, match="train, which calls `builtins.eval`"):
         load_data(f"cifar:{fill(tmp_path, files)}")
 
 
@@ -712,7 +712,7 @@ def test_truncated_cifar_files(tmp_path: Path, kept: int, binary: bool) -> None:
     data = cifar(100, binary)
     member = "train.bin" if binary else "train"
     files = {**data.files, member: data.files[member][:kept]}
-    with pytest.raises(ValueError, match=f": {member}, w.*is truncated or damaged"):
+    with pytest.raises(ValueError, match=f": {member}.*is truncated or damaged"):
         load_data(f"cifar:{fill(tmp_path, files)}")
 
 
@@ -724,10 +724,14 @@ def test_cifar_labels_and_names_have_to_fit(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"data_batch_1.bin, with labels in \[0, 10\]$"):
         load_data(f"cifar:{tmp_path}")
     fill(tmp_path, {**data.files, "batches.meta.txt": b"a\nb\na\n"})
-    with pytest.raises(ValueError, match="names of 10 classes. Received: .*meta.txt, with 2. Get"):
+    with pytest.raises(
+        ValueError, match="names of 10 classes. Received: .*meta.txt, with 2. Download"
+    ):
         load_data(f"cifar:{tmp_path}")
     other = fill(tmp_path / "x", {**cifar(100, binary=False).files, "meta": pickled({b"a": 1})})
-    with pytest.raises(ValueError, match="names of 100 classes. Received: .*: meta, with 0. Get"):
+    with pytest.raises(
+        ValueError, match="names of 100 classes. Received: .*: meta, with 0. Download"
+    ):
         load_data(f"cifar:{other}")
 
 
@@ -786,7 +790,7 @@ def test_damaged_archives(tmp_path: Path) -> None:
     for content in (whole[: len(whole) // 2], whole[:200], bytes(flipped)):
         path.write_bytes(content)
         with pytest.raises(
-            ValueError, match="Expected a whole archive of CIFAR. Received: .*gz, w"
+            ValueError, match="Expected a complete archive of CIFAR. Received: .*gz, w"
         ):
             load_data(f"cifar:{path}")
 

@@ -134,10 +134,15 @@ def test_truncated_files_and_other_files_are_refused(tmp_path: Path) -> None:
     whole = path.read_bytes()
     for end, number in ((len(whole) - 1, 2), (len(whole) // 2, 1), (5, 0)):
         path.write_bytes(whole[:end])
-        with pytest.raises(ValueError, match=f"Received: {path}, .* ends within record {number}"):
+        with pytest.raises(
+            ValueError, match=f"Received: {path}, .* is truncated at record {number}"
+        ):
             load_tfrecord(str(tmp_path))
     for content, said in (
-        (b"\0just some bytes, which are no TFRecord file", "which is none or ends within record 0"),
+        (
+            b"\0just some bytes, which are no TFRecord file",
+            "which is truncated at record 0 or not a TFRecord",
+        ),
         (b"just some text, which is no TFRecord file", "text, instead of a binary file"),
         (LFS_POINTER, "a Git LFS pointer instead of the file of 102,540,417 bytes. Run `git lfs"),
     ):
@@ -147,7 +152,9 @@ def test_truncated_files_and_other_files_are_refused(tmp_path: Path) -> None:
     path.write_bytes(whole)
     files = TFRecordFiles([str(path)])
     path.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ValueError, match=r"Expected \d+ bytes of a record. Received: \d+, .*train"):
+    with pytest.raises(
+        ValueError, match=r"Expected a record of \d+ bytes. Received: \d+ bytes from .*train"
+    ):
         files.read(2)
 
 
@@ -193,7 +200,8 @@ def test_what_does_not_fit_the_description_is_named(prepared: Path) -> None:
     whole = shard.read_bytes()
     shard.write_bytes(whole[:-1])
     refused(
-        rf"Expected {len(whole):,} bytes.*Received: {len(whole) - 1:,} in .*train-00002-of-00004"
+        rf"Expected a file of {len(whole):,} bytes.*"
+        rf"train-00002-of-00004 of {len(whole) - 1:,} bytes"
     )
     shard.unlink()
     refused(r"all 4 files of the series .*Received: 3, without train-00002-of-00004")
@@ -202,15 +210,15 @@ def test_what_does_not_fit_the_description_is_named(prepared: Path) -> None:
     other = prepared / "train-00000-of-00001"
     other.write_bytes(whole)
     refused("one series of files train-….*series of 00001 and of 00004")
-    refused("Received: train-00000-of-00001, which is not in it", other)
+    refused("Received: train-00000-of-00001, which is not", other)
     other.unlink()
     for path in sorted(prepared.glob("validation-*")):
         path.rename(prepared.parent / path.name)
-    refused("Received: 4, without validation-00000-of-00002")
+    refused("Received: 4 files without validation-00000-of-00002")
     (prepared.parent / "elsewhere").mkdir()
     for path in sorted(prepared.parent.glob("validation-*")):
         path.rename(prepared.parent / "elsewhere" / path.name)
-    refused("files of one directory.*Received: files of 2", prepared.parent / "*" / "*-of-*")
+    refused("files in the directory of .*Received: files in 2", prepared.parent / "*" / "*-of-*")
     for path in sorted((prepared.parent / "elsewhere").glob("validation-*")):
         path.rename(prepared / path.name)
     index = np.load(prepared / "index.npy")
@@ -337,7 +345,7 @@ def test_files_of_no_part_are_training(tmp_path: Path) -> None:
 
 def test_labels_that_cannot_be_classes_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "train.tfrecord"
-    for label, match in ((-1, "at least 0. Received: -1"), (10**12, "that count classes")):
+    for label, match in ((-1, "at least 0. Received: -1"), (10**12, "below the number of records")):
         write(path, example(image_encoded=jpeg(0), image_class_label=label))
         with pytest.raises(ValueError, match=match):
             load_tfrecord(str(tmp_path))

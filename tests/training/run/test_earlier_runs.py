@@ -24,7 +24,7 @@ EARLIER = Path(__file__).parents[2] / "fixtures" / "run_format_0"
 
 
 #: Of data that are the same as far as such a run says.
-pytestmark = pytest.mark.filterwarnings("ignore:The run is from before the contents")
+pytestmark = pytest.mark.filterwarnings("ignore:This run was saved by an earlier version")
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def test_a_run_of_before_there_were_formats_goes_on(
 ) -> None:
     first = (earlier / "history.csv").read_text()
     assert "format" not in json.loads((earlier / "config.json").read_text())
-    with pytest.warns(UserWarning, match="from before the contents of images were noted"):
+    with pytest.warns(UserWarning, match="did not record the contents of the images"):
         run(earlier)
     assert "Resuming" in capsys.readouterr().out
     rows = (earlier / "history.csv").read_text()

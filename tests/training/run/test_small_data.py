@@ -84,7 +84,7 @@ def test_few_images_of_validation_are_said_to_tell_little() -> None:
     load_data("synthetic:40", said.append)
     load_data("digits", said.append)
     (few,) = [text for text in said if "points" in text]
-    assert "known to about ±" in few
+    assert "precise to about ±" in few
 
 
 def test_a_fraction_that_is_too_small_is_named(folder: str) -> None:
@@ -92,8 +92,8 @@ def test_a_fraction_that_is_too_small_is_named(folder: str) -> None:
     _, validation = load_data(DataConfig(folder, validation_fraction=0.34), said.append)
     assert len(validation) == 11
     assert said[-1] == (
-        "An accuracy on 11 validation images is known to about ±25 points only; a larger "
-        "`validation_fraction` would tell more."
+        "An accuracy on 11 validation images is precise to about ±25 points only; a larger "
+        "`validation_fraction` makes it more precise."
     )
 
 

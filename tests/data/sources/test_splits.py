@@ -13,8 +13,8 @@ from keras_resnet.cli import inputs
 from keras_resnet.data.config import DataConfig
 from keras_resnet.data.shards.prepare import prepare
 from keras_resnet.data.sources import Source, folder as folder_module, load_data, load_part
-from keras_resnet.data.sources.load import load_every_part, load_parts
-from keras_resnet.data.sources.parts import part_of
+from keras_resnet.data.sources.load import load_every_split, load_splits
+from keras_resnet.data.sources.splits import split_of
 
 from .test_sources import fill
 from .test_tfrecord import numbered, write
@@ -33,7 +33,7 @@ from .test_tfrecord import numbered, write
     ],
 )
 def test_usual_names_of_parts(part: str | None, names: str) -> None:
-    assert {name: part_of(name) for name in names.split()} == dict.fromkeys(names.split(), part)
+    assert {name: split_of(name) for name in names.split()} == dict.fromkeys(names.split(), part)
 
 
 def parts(root: Path, **folders: int) -> str:
@@ -73,7 +73,9 @@ def test_validation_is_validation_whatever_it_is_called(
         assert len(load_part(source, "test")) == 4
         assert all(f"/{test.replace('__', '/')}/" in x for x in names_of(load_part(source, "test")))
     else:
-        with pytest.raises(ValueError, match="a source with a test part. Received: .*without one$"):
+        with pytest.raises(
+            ValueError, match="a source with a test split. Received: .*which has none$"
+        ):
             load_part(source, "test")
 
 
@@ -87,17 +89,17 @@ def test_without_validation_it_is_divided_off_the_training_part(
     assert (len(train), len(validation)) == (18, 2)
     assert not names_of(train) & names_of(validation)
     assert all(f"/{folders[0]}/" in name for name in names_of(train) | names_of(validation))
-    unread = " Its test part is not read." if len(folders) > 1 else ""
+    unread = " Its test split is not read." if len(folders) > 1 else ""
     assert said == [
-        f"folder:{tmp_path}/{folders[0]} has no validation part: 2 of its 20 images, 10% of every "
-        f"class, are put aside for validation.{unread}",
-        "An accuracy on 2 validation images is known to about ±41 points only; a larger "
-        "`validation_fraction` would tell more.",
+        f"folder:{tmp_path}/{folders[0]} has no validation split: 2 of its 20 images, 10% of every "
+        f"class, are set aside for validation.{unread}",
+        "An accuracy on 2 validation images is precise to about ±41 points only; a larger "
+        "`validation_fraction` makes it more precise.",
     ]
     assert names_of(load_part(source, "validation")) == names_of(validation)
     load_data(parts(tmp_path / "both", train=2, val=2), said.append)
     (own,) = said[2:]
-    assert own.startswith("An accuracy on 4 validation images is known to about ±35 points only")
+    assert own.startswith("An accuracy on 4 validation images is precise to about ±35 points only")
 
 
 def test_a_test_part_without_labels_disturbs_nothing(tmp_path: Path) -> None:
@@ -106,14 +108,14 @@ def test_a_test_part_without_labels_disturbs_nothing(tmp_path: Path) -> None:
     assert [len(part) for part in load_data(source)] == [18, 2]
     with pytest.raises(ValueError, match=r"images such as 1.png directly in .*/test"):
         load_part(source, "test")
-    with pytest.warns(UserWarning, match=r"The test part is left out: .*directly in .*/test"):
-        assert list(load_every_part(source)) == ["train"]
+    with pytest.warns(UserWarning, match=r"The test split is left out: .*directly in .*/test"):
+        assert list(load_every_split(source)) == ["train"]
 
 
 def test_a_test_part_alone_is_not_trained_on(tmp_path: Path) -> None:
     source = parts(tmp_path, test=4)
     assert len(load_part(source, "test")) == 8
-    with pytest.raises(ValueError, match="Received: folder:.*, which has a test part alone$"):
+    with pytest.raises(ValueError, match="Received: folder:.*, which has only a test split$"):
         load_data(source)
 
 
@@ -153,7 +155,7 @@ def test_tfrecords_keep_their_parts_apart(tmp_path: Path, names: tuple[str, ...]
     assert [len(part) for part in load_data(source)] == [2, 4]
     assert len(load_part(source, "test")) == 6
     (tmp_path / names[1]).unlink()
-    found = load_parts(source)
+    found = load_splits(source)
     assert (len(found.train), found.validation) == (2, None)
 
 
@@ -170,7 +172,7 @@ def test_the_test_part_of_tfrecords_has_no_say_in_the_classes(tmp_path: Path) ->
 
 def test_prepared_shards_keep_the_test_part(tmp_path: Path) -> None:
     source = parts(tmp_path / "images", train=6, dev=3, test=2)
-    prepare(load_every_part(source), tmp_path / "shards")
+    prepare(load_every_split(source), tmp_path / "shards")
     shards = f"tfrecord:{tmp_path}/shards"
     assert [len(part) for part in load_data(shards)] == [12, 6]
     assert len(load_part(shards, "test")) == 4
@@ -182,7 +184,7 @@ def test_what_is_of_no_part_is_not_left_out_in_silence(
     source = parts(tmp_path, train=5, validate=3, test=2)
     assert [len(part) for part in load_data(source)] == [10, 6]
     fill(tmp_path, {"extra/c/1.png": 1, "seg_pred/1.png": 2})
-    with pytest.warns(UserWarning, match=f"^Left out of {source}: extra, seg_pred. By their names"):
+    with pytest.warns(UserWarning, match=f"^Left out of {source}: extra, seg_pred. Their names"):
         assert [len(part) for part in load_data(source)] == [10, 6]
     read = folder_module._entries
 
@@ -203,7 +205,7 @@ def test_what_is_of_no_part_is_not_left_out_in_silence(
     records.mkdir()
     for name in ("train-0", "validate-0", "other-0"):
         write(records / name, *[numbered(label) for label in (0, 1)] * 2)
-    with pytest.warns(UserWarning, match=f"^Left out of tfrecord:{records}: other-0. By their"):
+    with pytest.warns(UserWarning, match=f"^Left out of tfrecord:{records}: other-0. Their"):
         assert [len(part) for part in load_data(f"tfrecord:{records}")] == [4, 4]
 
 
@@ -211,13 +213,15 @@ def test_a_validation_part_alone_is_for_evaluation(tmp_path: Path) -> None:
     source = parts(tmp_path, validate=4)
     assert len(load_part(source, "validation")) == 8
     for received in (load_data, lambda source: load_part(source, "train")):
-        with pytest.raises(ValueError, match="to train on. .*, which has a validation part alone$"):
+        with pytest.raises(
+            ValueError, match="a training split. .*, which has only a validation split$"
+        ):
             received(source)
 
 
 def test_two_names_for_one_part_are_refused(tmp_path: Path) -> None:
     source = parts(tmp_path, train=2, val=2, valid=2)
-    with pytest.raises(ValueError, match="one name for the validation part. .*val and valid"):
+    with pytest.raises(ValueError, match="one name for the validation split. .*val and valid"):
         load_data(source)
 
 
@@ -233,7 +237,7 @@ def test_two_names_for_one_part_are_refused(tmp_path: Path) -> None:
 )
 def test_folders_of_classes_are_no_classes(tmp_path: Path, folders: tuple[str, ...]) -> None:
     fill(tmp_path, {f"{folder}/{n}.png": n for folder in folders for n in range(10)})
-    with pytest.raises(ValueError, match="images per class, inside .* nothing but folders in"):
+    with pytest.raises(ValueError, match="images per class, inside .* only folders in"):
         load_data(f"folder:{tmp_path}")
 
 
@@ -265,15 +269,15 @@ def test_links_to_classes_are_followed_but_not_to_other_classes(tmp_path: Path) 
     # To all classes, and to what they are in with other things.
     (root / "ape/all").symlink_to(root)
     (root / "ape/above").symlink_to(tmp_path)
-    found = load_parts(f"folder:{root}").train
+    found = load_splits(f"folder:{root}").train
     assert np.bincount(found.labels).tolist() == [1, 3, 3]
     (root / "ape/dogs").symlink_to(root / "dog")
     with pytest.raises(ValueError, match="where ape and dog lead to the same folder .*kept/dog"):
-        load_parts(f"folder:{root}")
+        load_splits(f"folder:{root}")
     (root / "ape/dogs").unlink()
     (root / "bee").symlink_to("nowhere")
-    with pytest.warns(UserWarning, match=r"links/bee is left out: it is a link to nothing"):
-        load_parts(f"folder:{root}")
+    with pytest.warns(UserWarning, match=r"links/bee is left out: it is a broken link"):
+        load_splits(f"folder:{root}")
 
 
 def test_names_that_look_alike_are_told(tmp_path: Path) -> None:
@@ -282,11 +286,11 @@ def test_names_that_look_alike_are_told(tmp_path: Path) -> None:
         root = tmp_path / pair[0]
         fill(root, {f"{name}/{n}.png": n for name in (*pair, "dog") for n in range(2)})
         with pytest.warns(UserWarning, match="2 classes whose names differ only in case") as told:
-            load_parts(f"folder:{root}")
+            load_splits(f"folder:{root}")
         assert all(repr(name) in str(told[0].message) for name in pair)
     files = {f"train/{accents[0]}/1.png": 1, f"val/{accents[1]}/1.png": 1}
     fill(tmp_path / "parts", {**files, "train/x/1.png": 1, "val/x/1.png": 1})
-    with pytest.raises(ValueError, match="same class folders .* in another case or Unicode form$"):
+    with pytest.raises(ValueError, match="same class folders .* in another case or Unicode form"):
         load_data(f"folder:{tmp_path}/parts")
 
 
@@ -294,8 +298,8 @@ def test_commands_say_what_is_put_aside(tmp_path: Path, capsys: pytest.CaptureFi
     inputs.load_images(parts(tmp_path, train=20, test=4), 32, 0.1)
     said = capsys.readouterr().out.splitlines()
     assert said[0].endswith(
-        "4 of its 40 images, 10% of every class, are put aside for validation. "
-        "Its test part is not read."
+        "4 of its 40 images, 10% of every class, are set aside for validation. "
+        "Its test split is not read."
     )
     assert said[1].startswith("An accuracy on 4 validation images")
     assert said[2].endswith("36 images to train on, 4 to validate, 2 classes.")

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image, ImageEnhance, ImageOps
 
-from keras_resnet.data.augment import colour
+from keras_resnet.data.augment import color
 
 COUNT = 600
 
@@ -76,7 +76,7 @@ def jittered(
     ids=lambda most: "+".join(most),
 )
 def test_color_jitter_is_the_formula(picture: np.ndarray, most: dict[str, float]) -> None:
-    results = mapped(lambda image, seed: colour.color_jitter(image, seed, **most), picture, 40)
+    results = mapped(lambda image, seed: color.color_jitter(image, seed, **most), picture, 40)
     expected = np.stack([jittered(picture, [index, 5], most) for index in range(40)])
     difference = np.abs(results.astype(int) - expected)
     # The reference turns hues in float64: what follows may round a half to the other side.
@@ -96,7 +96,7 @@ def test_color_jitter_is_the_formula(picture: np.ndarray, most: dict[str, float]
 def test_each_blend_is_near_pillow(
     picture: np.ndarray, name: str, enhance: Callable[..., ImageEnhance._Enhance]
 ) -> None:
-    results = mapped(lambda i, seed: colour.color_jitter(i, seed, **{name: 0.8}), picture, 40)
+    results = mapped(lambda i, seed: color.color_jitter(i, seed, **{name: 0.8}), picture, 40)
     column = ["brightness", "contrast", "saturation"].index(name)
     for index, result in enumerate(results):
         draw = tf.random.stateless_uniform((2, 4), [index, 5])[0, column]
@@ -106,7 +106,7 @@ def test_each_blend_is_near_pillow(
 
 def test_brightness_is_uniform() -> None:
     level = np.full((1, 1, 3), 125, np.uint8)
-    drawn = mapped(lambda i, seed: colour.color_jitter(i, seed, brightness=0.4), level, COUNT)
+    drawn = mapped(lambda i, seed: color.color_jitter(i, seed, brightness=0.4), level, COUNT)
     factors = drawn[:, 0, 0, 0] / 125
     assert factors.min() >= 0.6
     assert factors.max() <= 1.4
@@ -117,7 +117,7 @@ def test_brightness_is_uniform() -> None:
 def test_order_of_jitter_is_random() -> None:
     image = np.array([[[50, 50, 50], [200, 200, 200]]], np.uint8)
     most = {"brightness": 1.0, "contrast": 1.0}
-    results = mapped(lambda i, seed: colour.color_jitter(i, seed, 1.0, 1.0), image, COUNT)
+    results = mapped(lambda i, seed: color.color_jitter(i, seed, 1.0, 1.0), image, COUNT)
     one, other = (
         np.stack([jittered(image, [index, 5], most, order) for index in range(COUNT)])
         for order in (["brightness", "contrast"], ["contrast", "brightness"])
@@ -131,7 +131,7 @@ def test_order_of_jitter_is_random() -> None:
 
 
 def test_nothing_to_jitter_changes_nothing(picture: np.ndarray) -> None:
-    np.testing.assert_array_equal(colour.color_jitter(picture, [1, 2]), picture)
+    np.testing.assert_array_equal(color.color_jitter(picture, [1, 2]), picture)
 
 
 def test_lighting_is_the_formula(picture: np.ndarray) -> None:
@@ -139,7 +139,7 @@ def test_lighting_is_the_formula(picture: np.ndarray) -> None:
     vectors = np.array(
         [[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]]
     )
-    results = mapped(lambda image, seed: colour.lighting(image, seed, 0.3), picture, 40)
+    results = mapped(lambda image, seed: color.lighting(image, seed, 0.3), picture, 40)
     for index, result in enumerate(results):
         alpha = tf.random.stateless_normal((3,), [index, 5]).numpy() * 0.3
         shifted = picture + 255 * vectors @ (alpha * values)
@@ -148,9 +148,7 @@ def test_lighting_is_the_formula(picture: np.ndarray) -> None:
 
 def test_lighting_has_the_covariance_of_the_components() -> None:
     level = np.full((1, 1, 3), 128, np.uint8)
-    shifts = (
-        mapped(lambda i, seed: colour.lighting(i, seed, 0.5), level, 3 * COUNT)[:, 0, 0] - 128.0
-    )
+    shifts = mapped(lambda i, seed: color.lighting(i, seed, 0.5), level, 3 * COUNT)[:, 0, 0] - 128.0
     # The components are orthogonal: the greatest one moves all colours alike, by 255 * 0.2175 / 2
     # levels in all.
     assert shifts.mean(axis=0) == pytest.approx(0, abs=1.5)
@@ -163,28 +161,28 @@ def test_auto_contrast_is_pillows() -> None:
     low = rng.integers(0, 255, (300, 1, 1, 3))
     width = rng.integers(0, 256 - low)
     images = (low + rng.integers(0, width + 1, (300, 9, 7, 3))).astype(np.uint8)
-    results = tf.data.Dataset.from_tensor_slices(images).map(colour.auto_contrast)
+    results = tf.data.Dataset.from_tensor_slices(images).map(color.auto_contrast)
     for image, result in zip(images, results.as_numpy_iterator(), strict=True):
         np.testing.assert_array_equal(result, ImageOps.autocontrast(Image.fromarray(image)))
 
 
 def test_random_auto_contrast_keeps_its_probability() -> None:
     image = np.array([[[10, 20, 30], [60, 60, 60]]], np.uint8)
-    results = mapped(lambda i, seed: colour.random_auto_contrast(i, seed, 0.3), image, COUNT)
+    results = mapped(lambda i, seed: color.random_auto_contrast(i, seed, 0.3), image, COUNT)
     stretched = (results == [[[0, 0, 0], [255, 255, 255]]]).all(axis=(1, 2, 3))
     assert stretched.mean() == pytest.approx(0.3, abs=0.06)
     np.testing.assert_array_equal(results[~stretched], np.stack([image] * sum(~stretched)))
     for probability, expected in ((0.0, 0), (1.0, 40)):
         results = mapped(
-            lambda i, seed, p=probability: colour.random_auto_contrast(i, seed, p), image, 40
+            lambda i, seed, p=probability: color.random_auto_contrast(i, seed, p), image, 40
         )
         assert (results != image).any(axis=(1, 2, 3)).sum() == expected
 
 
 EVERYTHING: dict[str, Callable[[tf.Tensor, tf.Tensor], tf.Tensor]] = {
-    "color_jitter": lambda image, seed: colour.color_jitter(image, seed, 0.4, 0.4, 0.4, 0.1),
-    "lighting": lambda image, seed: colour.lighting(image, seed, 0.1),
-    "random_auto_contrast": lambda image, seed: colour.random_auto_contrast(image, seed, 0.5),
+    "color_jitter": lambda image, seed: color.color_jitter(image, seed, 0.4, 0.4, 0.4, 0.1),
+    "lighting": lambda image, seed: color.lighting(image, seed, 0.1),
+    "random_auto_contrast": lambda image, seed: color.random_auto_contrast(image, seed, 0.5),
 }
 
 
