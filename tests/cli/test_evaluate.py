@@ -78,6 +78,10 @@ TAG = "keras_resnet/resnet20.cifar10_jpeg"
             "Expected --tags without --weights, --ensemble-weights, --predictions and network "
             "options. Received: y",
         ),
+        (
+            ["--compare", "a.json", "b.json"],
+            "Received: no file a.json",
+        ),
         (["x.keras", "--compare", "a.json", "b.json"], "Expected --compare without models"),
         (
             ["x.keras", "--data", "digits", "--weights", "imagenet"],
