@@ -75,7 +75,19 @@ TAG = "keras_resnet/resnet20.cifar10_jpeg"
     [
         (
             ["--tags", "x*", "--data", "digits", "--weights", "y"],
-            "Expected --tags without options of single models. Received: y",
+            "Expected --tags without --weights. Received: y",
+        ),
+        (
+            ["--tags", "x*", "--data", "digits", "--net", "stem_filters=8"],
+            "Expected --tags without --version, --shortcut or --net. Received: {",
+        ),
+        (
+            ["--compare", "a.json", "b.json", "--predictions", "x.csv"],
+            "Expected --compare without --predictions. Received: x.csv",
+        ),
+        (
+            ["--compare", "none.json", "b.json"],
+            "Expected `--compare` with an existing file. Received: none.json",
         ),
         (["x.keras", "--compare", "a.json", "b.json"], "Expected --compare without models"),
         (

@@ -58,7 +58,7 @@ def gradients(
 ) -> None:
     """Measure how strong the gradient is in every layer, before and after a short training.
 
-    Compares networks with and without shortcuts and batch normalisation (BN) with each other
+    Compares networks with and without shortcuts and batch normalization (BN) with each other
     (--version, --shortcut and --net change them; --shortcut those with shortcuts), and with the
     factor of 0.9 per layer that articles assume. With --model, measures that network as it
     is. Uses the data's training images.

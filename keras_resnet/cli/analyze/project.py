@@ -28,7 +28,7 @@ def project(
 ) -> None:
     """Draw vectors of images as a map, beside their file: PNG, SVG and HTML with thumbnails.
 
-    Images in folders are coloured by these.
+    Images in folders are colored by folder.
     """
     check_map(vectors, method, overwrite)
     from keras_resnet.jobs.vector_files import load_vectors
