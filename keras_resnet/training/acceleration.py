@@ -7,6 +7,8 @@ from typing import Any, TypeVar
 
 import keras
 
+from keras_resnet.training.optimizers.keras_private import all_layers
+
 Model = TypeVar("Model", bound=keras.Model)
 
 #: Input dtypes of the fused operation; it computes in float32 for all of them.
@@ -50,7 +52,7 @@ def accelerate(model: Model) -> Model:
     if not isinstance(model, keras.Model):
         raise ValueError(f"Expected a `keras.Model`. Received: {model!r}")
     if keras.backend.backend() == "tensorflow":
-        for layer in model._flatten_layers():
+        for layer in all_layers(model):
             # A subclass may normalize in its own way.
             if type(layer) is keras.layers.BatchNormalization and _is_supported(layer):
                 # Not a class of ours, which a saved file would name.
