@@ -59,8 +59,8 @@ def _refuse_fields(fields: Mapping[str, Any] | None, size: int | None = None) ->
     given = [f"--net {field}={value}" for field, value in (fields or {}).items()]
     if given or size is not None:
         raise ValueError(
-            "Expected neither `--size` nor options of the network (`--version`, `--shortcut`, "
-            "`--net`) with a file of a model, whose network is built. "
+            "Expected a model file without `--size` and options of the network (`--version`, "
+            "`--shortcut`, `--net`), which are for networks by name. "
             f"Received: {', '.join(given) or f'--size {size}'}"
         )
 

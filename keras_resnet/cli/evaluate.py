@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
@@ -85,8 +86,18 @@ def evaluate(
     as_json: options.AsJson = False,
 ) -> int:
     """Measure accuracy, calibration and confusions (exit code 1: images could not be read)."""
+    fields = inputs.network_options(version, shortcut, net)
+    # What only measurements of given models use.
+    single = {
+        "weights": weights,
+        "ensemble-weights": ensemble_weights,
+        "predictions": predictions,
+        "version, --shortcut or --net": fields or None,
+    }
     _check_together(models, data, tags, compare)
     if compare is not None:
+        others = {"labels": labels, "pixels": pixels, "resize": resize, "crop": crop}
+        _refuse("compare", {**single, **others, "interpolation": interpolation})
         return _compare(compare, output, overwrite, as_json)
     data = str(data)
     from keras_resnet.evaluation.views import check_protocol
@@ -97,7 +108,6 @@ def evaluate(
     checks.check_data(data)
     checks.check_pixels(pixels)
     checks.check_file("labels", labels)
-    fields = inputs.network_options(version, shortcut, net)
     for model in models or ():
         checks.check_evaluated(model, weights, fields)
     keywords: dict[str, Any] = {
@@ -114,11 +124,7 @@ def evaluate(
         "pixels": pixels,
     }
     if tags is not None:
-        if other := weights or ensemble_weights or predictions or fields:
-            raise ValueError(
-                "Expected --tags without --weights, --ensemble-weights, --predictions and network "
-                f"options. Received: {other}"
-            )
+        _refuse("tags", single)
         return _evaluate_series(tags, data, output, overwrite, as_json, keywords)
     from keras_resnet.evaluation.save import check_folder, check_predictions
 
@@ -144,6 +150,13 @@ def _check_together(models: Any, data: str | None, tags: str | None, compare: An
             "Expected --data, and either models or --tags (or --compare with two files). Received: "
             f"data={data}, models={', '.join(models or ()) or None}, tags={tags}"
         )
+
+
+def _refuse(option: str, others: Mapping[str, Any]) -> None:
+    """Raise ValueError if an option that `option` would ignore is given."""
+    for name, value in others.items():
+        if value is not None:
+            raise ValueError(f"Expected --{option} without --{name}. Received: {value}")
 
 
 def _evaluate_one(
@@ -180,16 +193,22 @@ def _evaluate_series(
     as_json: bool,
     keywords: dict[str, Any],
 ) -> int:
-    """Evaluate published weights one by one, and print a table of all."""
-    from keras_resnet.evaluation.member import WeightsError
-    from keras_resnet.evaluation.save import save_evaluation
-    from keras_resnet.evaluation.series import check_series, save_series, series_row, series_table
+    """Evaluate published weights one by one, and print a table of all at the end."""
     from keras_resnet.weights.registry import list_weights
 
     tags = list_weights(pattern)
     if not tags:
         raise ValueError(
             f"Expected --tags to match tags of `keras-resnet weights`. Received: {pattern!r}"
+        )
+    with quiet():
+        from keras_resnet.evaluation.member import WeightsError
+        from keras_resnet.evaluation.save import save_evaluation
+        from keras_resnet.evaluation.series import (
+            check_series,
+            save_series,
+            series_row,
+            series_table,
         )
     if output is not None:
         _check_series_output(tags, output, overwrite)
@@ -246,6 +265,8 @@ def _report(models: Any, data: str, as_json: bool, keywords: dict[str, Any]) -> 
 
 
 def _compare(files: tuple[Path, Path], output: Path | None, overwrite: bool, as_json: bool) -> int:
+    for file in files:
+        checks.check_file("compare", file)
     from keras_resnet.evaluation.comparison import compare_evaluations
     from keras_resnet.support.files import check_new, whole_file
     from keras_resnet.support.json_text import load_json

@@ -157,7 +157,8 @@ def _described(folder: Path, free: int, total: int) -> str:
 
 def _size(count: float) -> str:
     for unit in ("bytes", "kB", "MB", "GB"):
-        if count < 1000:
+        # Three digits of anything larger would be 1000.
+        if count < 999.5:
             return f"{count:.3g} {unit}"
         count /= 1000
     return f"{count:.3g} TB"

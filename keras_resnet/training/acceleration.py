@@ -7,6 +7,8 @@ from typing import Any, TypeVar
 
 import keras
 
+from keras_resnet.training.optimizers.keras_private import all_layers
+
 Model = TypeVar("Model", bound=keras.Model)
 
 #: Input dtypes of the fused operation; it computes in float32 for all of them.
@@ -26,7 +28,9 @@ def accelerate(model: Model) -> Model:
 
     Layers that the fused operation cannot compute keep Keras' computation: an `axis` other than
     the last one, inputs without height and width, `synchronized=True`, `renorm=True`, `epsilon`
-    below 1e-5, masks, and float64.
+    below 1e-5, masks, and float64. So do inference and frozen layers if TensorFlow has a GPU, where
+    the gradient of the fused operation fails under
+    `tf.config.experimental.enable_op_determinism()` unless the statistics are those of the batch.
 
     Args:
         model: a Keras model that is built; it is changed in place. Call this before `compile`, or
@@ -36,14 +40,19 @@ def accelerate(model: Model) -> Model:
         The same model. On other backends than TensorFlow it is unchanged, as their compilers fuse
         these operations.
 
+    Raises:
+        ValueError: If `model` is not a Keras model.
+
     Examples:
         >>> model = keras_resnet.training.accelerate(keras_resnet.ResNet50(classes=10))
         >>> model.compile("sgd", "sparse_categorical_crossentropy")
         >>> model.fit(images, labels)
         >>> model.save("model.keras")
     """
+    if not isinstance(model, keras.Model):
+        raise ValueError(f"Expected a `keras.Model`. Received: {model!r}")
     if keras.backend.backend() == "tensorflow":
-        for layer in model._flatten_layers():
+        for layer in all_layers(model):
             # A subclass may normalize in its own way.
             if type(layer) is keras.layers.BatchNormalization and _is_supported(layer):
                 # Not a class of ours, which a saved file would name.
@@ -71,10 +80,12 @@ def _call(self: Any, inputs: Any, training: bool | None = None, mask: Any = None
     """
     import tensorflow as tf
 
-    if mask is not None or len(inputs.shape) != 4 or inputs.dtype not in _DTYPES:
+    from_batch = bool(training) and self.trainable
+    deterministic = from_batch or not tf.config.list_physical_devices("GPU")
+    fits = mask is None and len(inputs.shape) == 4 and inputs.dtype in _DTYPES
+    if not (fits and deterministic):
         return type(self).call(self, inputs, training=training, mask=mask)
     mean, variance = tf.cast(self.moving_mean, "float32"), tf.cast(self.moving_variance, "float32")
-    from_batch = bool(training) and self.trainable
     output, batch_mean, batch_variance, *_ = tf.raw_ops.FusedBatchNormV3(
         x=inputs,
         scale=tf.cast(self.gamma, "float32") if self.scale else tf.ones_like(mean),
@@ -86,7 +97,8 @@ def _call(self: Any, inputs: Any, training: bool | None = None, mask: Any = None
     )
     if from_batch:
         # The operation returns the unbiased variance; Keras averages that of the batch itself.
-        count = tf.cast(tf.size(inputs) // inputs.shape[-1], "float32")
+        # `tf.size` would overflow from 2^31 elements on.
+        count = tf.cast(tf.reduce_prod(tf.shape(inputs)[:-1]), "float32")
         batch_variance *= (count - 1.0) / count
         self.moving_mean.assign(mean * self.momentum + batch_mean * (1.0 - self.momentum))
         self.moving_variance.assign(

@@ -164,6 +164,13 @@ REFUSED = [
     (("analyze", "lesion", *STUDY, "--delete", "conv2"), "names of blocks, such as conv2_block1."),
     (("analyze", "responses", *STUDY, "--split", "tests"), "Did you mean test?"),
     (
+        ("analyze", "responses", "resnet20", *STUDY[1:]),
+        "Expected `--weights` with the name of a network",
+    ),
+    (("analyze", "filters", "resnet20", *RUN), "Expected `--weights` with the name of a network"),
+    (("evaluate", "--tags", "none/*", "--data", "digits"), "Expected --tags to match"),
+    (("evaluate", "--compare", "none.json", "none.json"), "`--compare` with an existing file."),
+    (
         ("analyze", "explain", "m.keras", "i.png", *RUN, "--method", "oclusion"),
         "Did you mean occlusion?",
     ),

@@ -75,8 +75,19 @@ TAG = "keras_resnet/resnet20.cifar10_jpeg"
     [
         (
             ["--tags", "x*", "--data", "digits", "--weights", "y"],
-            "Expected --tags without --weights, --ensemble-weights, --predictions and network "
-            "options. Received: y",
+            "Expected --tags without --weights. Received: y",
+        ),
+        (
+            ["--tags", "x*", "--data", "digits", "--net", "stem_filters=8"],
+            "Expected --tags without --version, --shortcut or --net. Received: {",
+        ),
+        (
+            ["--compare", "a.json", "b.json", "--predictions", "x.csv"],
+            "Expected --compare without --predictions. Received: x.csv",
+        ),
+        (
+            ["--compare", "none.json", "b.json"],
+            "Expected `--compare` with an existing file. Received: none.json",
         ),
         (
             ["--compare", "a.json", "b.json"],
@@ -293,4 +304,4 @@ def test_a_network_by_name_takes_the_options_of_networks(
     assert evaluate("ResNet20", *asked, *weights)[0] == 2
     code, _, errors = evaluate("--tags", "cifar*", *asked, *options)
     assert code == 2
-    assert "Expected --tags without --weights, " in errors
+    assert "Expected --tags without --version, --shortcut or --net. Received" in errors

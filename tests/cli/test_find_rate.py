@@ -89,7 +89,7 @@ def test_a_network_by_name_and_bad_input(command_in_process: Command, tmp_path: 
     assert "one of the levels of this model: stem, C2, C3, C4, backbone" in done.stderr
     done = command_in_process(*arguments, "--steps", "5", "--no-deterministic")
     assert done.returncode == 2
-    assert "Expected `--steps` to be an integer of at least 10. Received: 5" in done.stderr
+    assert "--steps': Input should be greater than or equal to 10" in done.stderr
     assert not output.exists()
 
 

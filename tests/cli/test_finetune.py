@@ -95,7 +95,7 @@ def test_bad_arguments_are_refused_before_anything_is_done(
         (("--weights", "x"), "a model file without `--weights`"),
         (("--size", "64"), "Received: --size 64"),
         (("--set", "network.stochastic_depth=0.1"), "Received: --net stochastic_depth=0.1"),
-        (("--set", "loss.l2_sp=0.01"), "Received: 0.01 and 0.0001. Set one of them to 0."),
+        (("--set", "loss.l2_sp=0.01"), "Received: both, 0.01 and 0.0001. Set one of them to 0."),
         (("--model", "resnet20"), "`--weights` with the name of a network"),
     ):
         done = command_in_process(*arguments(files, output, *more))

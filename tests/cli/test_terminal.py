@@ -250,7 +250,7 @@ def test_errors_of_a_benchmark_stand_below_its_table(
     lines = [" ".join(line.split()) for line in done.stdout.splitlines()]
     assert "model-int8.tflite 1 all 2.00 ms 3.00 ms – 500 0 MB 1.000" in lines
     assert "model-int8.onnx 1 all not run – – – – –" in lines
-    assert "Below /a/long_folder" in lines
+    assert "Paths are relative to /a/long_folder" in lines
     assert lines[-1] == f"/a/long_folder/model-int8.onnx: not run: {reason.strip()}"
 
 

@@ -325,9 +325,9 @@ def test_copies_of_what_does_not_match_are_refused_before_anything_is_copied() -
     before = other.get_weights()
     with pytest.raises(ValueError, match=r"'predictions' with .*\(8, 4\).*\(8, 5\)"):
         copy_from_twin(twin, other)
-    with pytest.raises(ValueError, match="'predictions', which the Keras 3 model has not"):
+    with pytest.raises(ValueError, match="'predictions', which the Keras 3 model lacks"):
         copy_from_twin(twin, network(include_top=False))
-    with pytest.raises(ValueError, match="'predictions', which the twin has not"):
+    with pytest.raises(ValueError, match="'predictions', which the twin lacks"):
         copy_to_twin(other, to_tf_keras(network(include_top=False)))
     for value, now in zip(before, other.get_weights(), strict=True):
         np.testing.assert_array_equal(value, now)

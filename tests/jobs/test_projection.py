@@ -154,5 +154,5 @@ def test_vectors_are_read_again(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="Expected a .parquet or .npz file of vectors"):
             load_vectors(wrong)
     (tmp_path / "text.parquet").write_text("text")
-    with pytest.raises(ValueError, match="Expected a file of vectors"):
+    with pytest.raises(ValueError, match="Expected a .parquet or .npz file of vectors"):
         load_vectors(tmp_path / "text.parquet")

@@ -127,7 +127,7 @@ def test_results_are_not_overwritten_unasked(small: Demo, command_in_process: Co
     before = (output / "report.json").read_bytes()
     done = command_in_process("quickstart", "--output", str(output))
     assert done.returncode == 2
-    assert "which holds model.keras" in done.stderr
+    assert "Expected an output directory without results. Received" in done.stderr
     assert "--overwrite" in done.stderr
     assert done.stderr.count("\n") == 1
     assert (output / "report.json").read_bytes() == before

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,10 @@ import pytest
 import tensorflow as tf
 
 from keras_resnet.training import accelerate
+from keras_resnet.training.optimizers.averaging import average_bn_across_replicas, recompute_bn
 from keras_resnet.training.run.copy import training_copy
+
+from ..conftest import Run
 
 #: Largest difference, divided by the largest value.
 TOLERANCES = {"float32": 1e-5, "mixed_bfloat16": 1e-2, "mixed_float16": 2e-3}
@@ -109,6 +113,79 @@ def test_dense_inputs_masks_and_subclasses_stay() -> None:
     for model in (one_layer(), accelerate(one_layer())):
         results.append(np.asarray(model.layers[0](values, training=True, mask=mask)))
     np.testing.assert_array_equal(*results)
+
+
+def test_gradients_are_deterministic_on_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = accelerate(one_layer())
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [f"{kind}:0"])
+    assert "FusedBatchNormV3" in operations(model)
+    assert "FusedBatchNormV3" not in operations(model, training=False)
+    model.layers[0].trainable = False
+    assert "FusedBatchNormV3" not in operations(model)
+
+
+def trained_on_replicas(strategy: tf.distribute.Strategy, frozen: bool) -> list[float]:
+    """Return differences between a stock and an accelerated network on two replicas.
+
+    They are those of the history, of every copy of every weight after training, and of the weights
+    after the statistics are averaged and recomputed, each divided by the largest value.
+    """
+    results = []
+    for change in (lambda model: model, accelerate):
+        keras.utils.set_random_seed(0)
+        with strategy.scope():
+            layers = [keras.layers.BatchNormalization(momentum=0.5, trainable=not frozen)]
+            layers += [keras.layers.ReLU(), keras.layers.Flatten(), keras.layers.Dense(3)]
+            model = change(keras.Sequential([keras.Input((5, 6, 7)), *layers]))
+            model.compile(keras.optimizers.SGD(0.01, momentum=0.9), "mse")
+        # The replicas get unequal parts of the last batch.
+        values, labels = images(19), np.ones((19, 3), np.float32)
+        history = model.fit(values, labels, batch_size=8, epochs=2, shuffle=False, verbose=0)
+        found = [np.asarray(history.history["loss"])]
+        found += [copy.numpy() for weight in model.weights for copy in weight.value.values]
+        average_bn_across_replicas(model)
+        found += model.get_weights()
+        recompute_bn(model, [values[:8], values[8:]])
+        results.append([*found, *model.get_weights()])
+    return [float(np.abs(x - y).max() / np.abs(y).max()) for x, y in zip(*results, strict=True)]
+
+
+REPLICAS = """
+import json, sys
+import tensorflow as tf
+[cpu] = tf.config.list_physical_devices("CPU")
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+from tests.training.test_acceleration import trained_on_replicas
+strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+print(json.dumps(trained_on_replicas(strategy, frozen=sys.argv[1] == "frozen")))
+"""
+
+
+@pytest.mark.parametrize("case", ["training", pytest.param("frozen", marks=pytest.mark.full)])
+def test_equals_keras_layer_on_two_replicas(case: str, run_python: Run) -> None:
+    done = run_python(REPLICAS, case)
+    assert done.returncode == 0, done.stderr[-2000:]
+    differences = json.loads(done.stdout.splitlines()[-1])
+    assert max(differences) < 1e-5
+    # The history, 6 weights of 2 replicas, and these weights twice.
+    assert len(differences) == 25
+
+
+def test_other_backends_stay(run_new_python: Run) -> None:
+    code = """
+import keras
+from keras_resnet.training import accelerate
+model = keras.Sequential([keras.Input((5, 6, 7)), keras.layers.BatchNormalization()])
+assert accelerate(model) is model
+print(keras.backend.backend(), "call" in vars(model.layers[0]))
+"""
+    done = run_new_python(code, KERAS_BACKEND="jax")
+    assert done.stdout.splitlines()[-1] == "jax False"
+
+
+def test_only_models_are_accelerated() -> None:
+    with pytest.raises(ValueError, match="Expected a `keras.Model`. Received: 'resnet20'"):
+        accelerate("resnet20")  # type: ignore[type-var]
 
 
 def test_saved_file_is_plain_keras(tmp_path: Path) -> None:

@@ -444,7 +444,7 @@ def test_hash_of_the_first_download_is_kept_and_checked(
 def test_damaged_record_is_named(entry: WeightsEntry, own_home: Path) -> None:
     own_home.mkdir()
     (own_home / "sha256.json").write_text("{")
-    with pytest.raises(ValueError, match=r"as JSON, in .*sha256.json. Received: .*Delete it"):
+    with pytest.raises(ValueError, match=r"as JSON, in .*sha256.json. Received: .*Delete the file"):
         fetch(entry)
 
 

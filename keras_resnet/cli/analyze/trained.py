@@ -170,6 +170,7 @@ def responses(
     """Measure the standard deviations of the 3x3 layers' responses (He et al. 2015, Figure 7)."""
     results.check_output(output, "responses", overwrite)
     fields = inputs.network_options(version, shortcut, net)
+    model = checks.check_model(model, weights, fields=fields, trained=True)
     check_choice("split", split, get_args(Split))
     checks.check_data(data)
     network = inputs.load_network(model, weights, fields=fields)
@@ -203,6 +204,7 @@ def filters(
     """Draw the kernels of the first convolution."""
     results.check_output(output, "filters", overwrite)
     fields = inputs.network_options(version, shortcut, net)
+    model = checks.check_model(model, weights, fields=fields, trained=True)
     network = inputs.load_network(model, weights, fields=fields)
     with quiet():
         from keras_resnet.analysis.studies.figures import filters_figure

@@ -8,11 +8,13 @@
   gradients of each replica instead of their sum.
 - `Lamb._momentums` and `_velocities`: Keras excludes weight decay from the trust ratio.
 - `Metric._direction`: tells `EarlyStopping` and `ModelCheckpoint` that larger values are better.
+- `Layer._flatten_layers`: `Model.layers` lacks the layers inside of layers that are not models.
 - `Model.jax_state_sync`: during `fit` under JAX, current weights are not in the model's variables.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -64,6 +66,11 @@ class OpenOptimizer(keras.optimizers.Optimizer):
 def set_more_is_better(metric: keras.metrics.Metric) -> None:
     """Tell the callbacks of Keras that larger values of `metric` are better."""
     metric._direction = "up"
+
+
+def all_layers(model: keras.Model) -> Iterator[keras.Layer]:
+    """Yield the model and all layers in it, including those inside of other layers."""
+    yield from model._flatten_layers()
 
 
 def synchronize(model: keras.Model) -> None:

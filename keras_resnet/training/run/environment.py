@@ -18,7 +18,9 @@ def describe_environment() -> dict[str, Any]:
     Returns:
         JSON-serializable data: `python` (version), `platform`, `cpus` (number of cores that this
         process may use), `versions` (distribution -> version, None if it is not installed),
-        `backend` of Keras, and `devices`, such as `"GPU:0"`.
+        `backend` of Keras, `batch_normalization` (`"fused"` by `accelerate`, or `"keras"`; earlier
+        versions of this package, without this entry, trained with Keras'), and `devices`, such as
+        `"GPU:0"`.
     """
     backend, devices, _ = backend_and_devices()
     return {
@@ -27,5 +29,6 @@ def describe_environment() -> dict[str, Any]:
         "cpus": usable_cores(),
         "versions": installed_versions(dict.fromkeys((*_PACKAGES, backend))),
         "backend": backend,
+        "batch_normalization": "fused" if backend == "tensorflow" else "keras",
         "devices": devices,
     }

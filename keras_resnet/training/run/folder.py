@@ -204,8 +204,8 @@ class RunFolder:
     def write_environment(self, environment: Mapping[str, Any]) -> None:
         """Write `environment.json`.
 
-        If a run is resumed in another environment, the previous ones are kept as `earlier`. A
-        damaged file is replaced with a warning.
+        If a run is resumed in another environment, the previous ones are kept as `earlier`, and a
+        warning names the differences. A damaged file is replaced with a warning.
         """
         try:
             before = _read_json(self.environment_file) or {}
@@ -213,8 +213,15 @@ class RunFolder:
         except (OSError, TypeError) as error:
             warnings.warn(f"{self.environment_file} is replaced: {error}", stacklevel=2)
             before, earlier = {}, []
-        if before and before != json.loads(_json(environment)):
+        if before and (changes := differences(before, json.loads(_json(environment)))):
             earlier = [*earlier, before]
+            if self.state_files():
+                warnings.warn(
+                    f"The run in {self.path} is resumed in another environment "
+                    f"({', '.join(map(printable, changes))}). Its weights will not be "
+                    "bit-identical to those of an uninterrupted run",
+                    stacklevel=2,
+                )
         others = {"earlier": earlier} if earlier else {}
         self._write(self.environment_file, _json({**environment, **others}))
 

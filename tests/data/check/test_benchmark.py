@@ -299,7 +299,7 @@ def test_the_command_prints_json(command_in_process: Any) -> None:
         ),
         (["--augmentation", "cifar", "--antialias"], "Expected `--antialias` with"),
         (["--dtype", "mixed_bfloat16"], "Expected `--dtype` with `--model`"),
-        (["--seconds", "0"], "Expected `--seconds` above 0"),
+        (["--seconds", "0"], "--seconds': Input should be greater than or equal to 0.01"),
         (["--model", "resnet51"], "resnet51"),
         (["--model", "resnet20", "--dtype", "float99"], "float99"),
     ],

@@ -137,7 +137,7 @@ def test_train_refuses_with_devices_that_were_chosen_before_what_it_refuses_with
 
 def test_executions_have_to_be_whole() -> None:
     require_whole_executions(12, 4, "steps per epoch")
-    with pytest.raises(ValueError, match="divide the 10 steps per epoch.* Received: 4"):
+    with pytest.raises(ValueError, match="divisor of the 10 steps per epoch.* Received: 4"):
         require_whole_executions(10, 4, "steps per epoch")
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from keras_resnet.training.metrics import Accuracy
+from keras_resnet.training.optimizers.keras_private import all_layers
 from keras_resnet.training.optimizers.optimizers import SGD, Lamb
 
 NAMES = {
@@ -71,6 +72,14 @@ def test_lamb_has_its_moments() -> None:
     optimizer.build(variables)
     shapes = [moment.shape for moment in optimizer.moments_of(variables[1])]
     assert shapes == [(3,), (3,)], "Keras keeps LAMB's moments elsewhere"
+
+
+def test_layers_inside_of_layers_are_found() -> None:
+    inner = keras.layers.Dense(2)
+    wrapper = keras.layers.TimeDistributed(inner)
+    nested = keras.Sequential([keras.Input((3, 4)), wrapper])
+    model = keras.Sequential([keras.Input((3, 4)), nested])
+    assert {wrapper, inner, nested} <= set(all_layers(model)), "Keras finds fewer layers now"
 
 
 def test_callbacks_know_that_more_accuracy_is_better() -> None:

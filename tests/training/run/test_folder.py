@@ -83,7 +83,10 @@ def test_configs_come_back(tmp_path: Path) -> None:
 
 def test_environment_names_versions_and_devices(tmp_path: Path) -> None:
     found = describe_environment()
-    assert set(found) == {"python", "platform", "cpus", "versions", "backend", "devices"}
+    assert set(found) == {
+        *("python", "platform", "cpus", "versions", "backend", "batch_normalization", "devices")
+    }
+    assert found["batch_normalization"] == "fused"
     assert found["versions"]["keras"] == keras.__version__
     assert found["versions"]["numpy"] == np.__version__
     assert found["versions"]["keras-resnets"] == keras_resnet.__version__
@@ -99,6 +102,25 @@ def test_environment_names_versions_and_devices(tmp_path: Path) -> None:
     folder.write_environment({"cpus": 8})
     written = json.loads(folder.environment_file.read_text())
     assert written == {"cpus": 8, "earlier": [found, {"cpus": 4}]}
+
+
+def test_a_run_resumed_in_another_environment_is_told(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    now = describe_environment()
+    before = {name: value for name, value in now.items() if name != "batch_normalization"}
+    folder = RunFolder(tmp_path)
+    folder.write_environment(before)
+    folder.write_environment(now)
+    folder.write_environment(before)
+    # Nothing is resumed without a state.
+    assert not recwarn
+    folder.save(1, RunState())
+    folder.write_environment(before)
+    assert not recwarn
+    expected = r"another environment \(batch_normalization: absent → 'fused'\).*bit-identical"
+    with pytest.warns(UserWarning, match=expected):
+        folder.write_environment(now)
 
 
 def test_history_has_a_row_per_epoch_with_all_digits(tmp_path: Path) -> None:

@@ -85,7 +85,7 @@ def test_what_cannot_be_trained_is_refused(model: keras.Model, digits: Digits) -
         train(model, digits, "quick-digit")
     with pytest.raises(ValueError, match="`dtype` to be one of float32.*Received: int8"):
         train(model, digits, RECIPE, dtype="int8")
-    with pytest.raises(ValueError, match="divide the 8 batches.*Received: 3"):
+    with pytest.raises(ValueError, match="divisor of the 8 batches.*Received: 3"):
         train(model, digits, RECIPE, epochs=1, steps_per_execution=3)
     with pytest.raises(ValueError, match="`epochs` to be positive"):
         train(model, digits, RECIPE, epochs=0)

@@ -289,10 +289,10 @@ def test_report_reads_well() -> None:
     every = model.count_params()
     assert str(freeze(model)) == (
         f"Trains head: 1 of 19 layers with 51 of {every:,} weights.\n"
-        "Batch normalisation is frozen everywhere and keeps its statistics."
+        "Batch normalization is frozen everywhere and keeps its statistics."
     )
     assert str(unfreeze(model, "C4", bn="training")).splitlines()[1] == (
-        "Batch normalisation trains with the layers around it."
+        "Batch normalization trains with the layers around it."
     )
     headless = network(include_top=False)
     assert str(freeze(headless)).startswith("Trains nothing: all 18 layers with ")

@@ -128,7 +128,9 @@ def test_every_phase_pulls_to_the_weights_before_all(monkeypatch: pytest.MonkeyP
 
 
 def test_what_does_not_go_together_is_refused() -> None:
-    with pytest.raises(ValueError, match="either `loss.l2_sp`.*Received: 0.5 and 0.1. Set one of"):
+    with pytest.raises(
+        ValueError, match="either `loss.l2_sp`.*Received: both, 0.5 and 0.1. Set one of"
+    ):
         override(RECIPE, {"optimizer.weight_decay": 0.1})
     with pytest.raises(ValueError, match="`loss.l2_sp` above 0 with `pull_to`"):
         train(network(), DATA, override(RECIPE, {"loss.l2_sp": 0}), pull_to=network().get_weights())
