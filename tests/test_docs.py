@@ -130,6 +130,13 @@ def test_every_message_is_listed() -> None:
     assert page.count("\n- ") > 500
 
 
+def test_examples_of_the_reference_are_shown_as_code() -> None:
+    # Google's section is `Examples:`; under any other heading, `>>>` becomes quotation marks.
+    files = (path for name in ("keras_resnet", "export") for path in (ROOT / name).rglob("*.py"))
+    wrong = [path for path in files if re.search(r"^ *Example:$", path.read_text(), re.MULTILINE)]
+    assert wrong == []
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebooks_are_small_and_have_their_outputs(path: Path) -> None:
     assert path.stat().st_size <= 150_000

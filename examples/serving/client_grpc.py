@@ -1,6 +1,6 @@
 """Send image files to TF Serving's gRPC interface and print their classes.
 
-    python client_grpc.py --model digits photo.jpg more/*.jpg
+    python client_grpc.py --model resnet20 photo.jpg more/*.jpg
 
 Needs tensorflow-serving-api. The request has the files without base64, and asks for two outputs
 only: class names and their probabilities.

@@ -1,6 +1,6 @@
 """Send image files to TF Serving's REST interface and print their classes.
 
-    python client_rest.py --model digits photo.jpg more/*.jpg
+    python client_rest.py --model resnet20 photo.jpg more/*.jpg
 
 The request has the files in base64. The signature `serving_bytes` decodes, resizes and crops them.
 """

@@ -188,10 +188,10 @@ def _pixels(model: keras.Model) -> dict[str, Any]:
         layers = [layer for layer in network.layers if layer.name == "normalization"]
         if layers and layers[0].get_config().get("mean") is not None:
             mean, std = pixel_constants(network) or ([], [])
-            return {**known, "normalisation_in_graph": {"mean": mean, "std": std}}
+            return {**known, "normalization_in_graph": {"mean": mean, "std": std}}
         scaling = [x for x in network.layers if isinstance(x, keras.layers.Rescaling)]
         if scaling:
             pair = {key: np.asarray(getattr(scaling[0], key)) for key in ("scale", "offset")}
             values = {key: value.tolist() for key, value in pair.items()}
-            return {**known, "normalisation_in_graph": values}
+            return {**known, "normalization_in_graph": values}
     return known

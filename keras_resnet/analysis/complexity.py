@@ -73,7 +73,7 @@ def complexity(
         ValueError: the input size is unknown or impossible, the model has layers that cannot be
             counted, or `classes` is given for a model.
 
-    Example:
+    Examples:
 
     ```python
     complexity(get_config("resnet50")).macs

@@ -43,7 +43,7 @@ def cluster(
         ValueError: If `clusters` is out of range, `skip` contains a name that is not a layer with a
             kernel, or a layer is already clustered.
 
-    Example:
+    Examples:
         >>> clustered = cluster(model, 16)
         >>> train(clustered, "digits", "finetune", epochs=3)
         >>> plain = strip(clustered)

@@ -48,7 +48,7 @@ def prune(
         ValueError: If `sparsity` or `pattern` has an invalid value, `skip` contains a name that is
             not a layer with a kernel, or no layer can be pruned.
 
-    Example:
+    Examples:
         >>> pruned = prune(model, 0)
         >>> train(pruned, "digits", "finetune", callbacks=[GradualPruning(0.8, end=300)])
         >>> plain = strip(pruned)

@@ -53,7 +53,7 @@ def quantize_aware(
         ValueError: If a layer is not supported in int8, `skip` contains a name that is not a layer,
             or the images do not fit, for example because their pixels are in [0, 1].
 
-    Example:
+    Examples:
         >>> aware = quantize_aware(model, images)
         >>> train(aware, "digits", "finetune", epochs=3)
         >>> train(freeze_ranges(aware), "digits", "finetune", epochs=1)

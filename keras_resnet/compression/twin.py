@@ -77,7 +77,7 @@ def to_tf_keras(model: keras.Model) -> Any:
         ValueError: If the model is not functional, or has layers without an equivalent in tf_keras.
         ImportError: If tf_keras is not installed.
 
-    Example:
+    Examples:
         >>> twin = to_tf_keras(keras_resnet.ResNet20())
         >>> twin.output_shape
         (None, 10)

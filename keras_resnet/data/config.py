@@ -74,7 +74,7 @@ class Augmentation:
     Raises:
         ValueError: a field is out of range.
 
-    Example:
+    Examples:
 
     ```python
     augmentation = Augmentation(crop="inception", flip=0.5, mixup=0.2)
@@ -191,7 +191,7 @@ class DataConfig:
     Raises:
         ValueError: a field is out of range.
 
-    Example:
+    Examples:
 
     ```python
     config = DataConfig("folder:flowers", size=224, batch_size=64, augmentation="inception")

@@ -93,7 +93,7 @@ def training_batches(
         ValueError: there are too few images for one batch, the batch size is not a multiple of the
             number of workers or replicas, or `start_step` is beyond the last epoch.
 
-    Example:
+    Examples:
 
     ```python
     config = DataConfig("digits", size=32, batch_size=64, augmentation="cifar")
@@ -178,11 +178,11 @@ def evaluation_batches(
             padded dataset become black images of weight 0.
 
     Returns:
-        A dataset of known cardinality with elements `(images, labels, weights)`: uint8 `(batch,
-        size, size, 3)`, RGB in [0, 255]; int32 `(batch,)`; float32 `(batch,)`. Weights are 0 for
-        padding and equal for all images. Keras divides sums over a padded dataset by the number of
-        its elements, padding included; the weights are scaled so that the result is the mean over
-        the images, unless some turn out to be unreadable. Compile the model with
+        A dataset of known cardinality with elements `(images, labels, weights)`, which are uint8
+        `(batch, size, size, 3)`, RGB in [0, 255], int32 `(batch,)` and float32 `(batch,)`. Weights
+        are 0 for padding and equal for all images. Keras divides sums over a padded dataset by the
+        number of its elements, padding included; the weights are scaled so that the result is the
+        mean over the images, unless some turn out to be unreadable. Compile the model with
         `weighted_metrics`.
 
     Raises:

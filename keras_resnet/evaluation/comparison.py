@@ -82,7 +82,7 @@ def compare_evaluations(
         ValueError: an argument is not an evaluation, they have no image in common, or the labels of
             an image differ.
 
-    Example:
+    Examples:
 
     ```python
     before, after = (json.loads(Path(path).read_text()) for path in ("a.json", "b.json"))

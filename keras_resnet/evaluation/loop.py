@@ -87,7 +87,7 @@ def evaluate(
             index of a class, or no image can be read.
         OSError: the data or the model cannot be read.
 
-    Example:
+    Examples:
 
     ```python
     report = evaluate("model.keras", "folder:flowers", "ten_crop")

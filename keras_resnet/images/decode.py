@@ -71,7 +71,7 @@ def read_image(source: ImageLike, *, max_pixels: int = MAX_PIXELS) -> np.ndarray
             another format, or the array has another shape, dtype or range.
         TypeError: `source` is neither a path, bytes nor an array.
 
-    Example:
+    Examples:
         >>> pixels = keras_resnet.images.read_image("cat.jpg")
     """
     if isinstance(source, np.ndarray):

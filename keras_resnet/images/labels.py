@@ -122,7 +122,7 @@ def decode_predictions(
         ValueError: `predictions` has another shape, `class_names` or `class_ids` another length, or
             `top` is not an integer of at least 1.
 
-    Example:
+    Examples:
         >>> keras_resnet.decode_predictions([[0.2, 0.8]], top=1, class_names=["cat", "dog"])
         [[('1', 'dog', 0.8)]]
     """

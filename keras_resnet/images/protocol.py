@@ -47,7 +47,7 @@ class EvalProtocol:
     Raises:
         ValueError: a field has another value.
 
-    Example:
+    Examples:
         >>> protocol = keras_resnet.images.EvalProtocol(224, resize=232, interpolation="bicubic")
     """
 
@@ -110,7 +110,7 @@ def eval_transform(
             to 256.
         max_pixels: limit of height times width of an image file.
 
-    Example:
+    Examples:
         >>> transform = keras_resnet.images.eval_transform()
         >>> transform("cat.jpg").shape
         (224, 224, 3)
@@ -172,7 +172,8 @@ class EvalTransform:
             picture: image in mode RGB, from `open_image`.
 
         Returns:
-            `(5, size, size, 3)`, uint8: top left, top right, bottom left, bottom right, center.
+            The crops `(5, size, size, 3)`, uint8, at the top left, top right, bottom left, bottom
+            right and center.
         """
         rows, columns = _resized_sides(picture, self.protocol.resize)
         bottom, right = rows - self.protocol.size, columns - self.protocol.size

@@ -41,7 +41,7 @@ class Predictor:
             normalize pixels themselves.
         notes: for artifacts from elsewhere, sentences about how they are run and why.
 
-    Example:
+    Examples:
         >>> predictor = Predictor("runs/flowers/best.keras")
         >>> predictor.classify("rose.jpg", top=2)
     """

@@ -183,7 +183,7 @@ def set_class_names(
     Raises:
         ValueError: there is not exactly one name, or one identifier, per class.
 
-    Example:
+    Examples:
         >>> model = keras_resnet.create_model("resnet20", classes=2)
         >>> keras_resnet.set_class_names(model, ["cat", "dog"])
     """

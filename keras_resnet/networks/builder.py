@@ -71,7 +71,7 @@ def build(
     Raises:
         ValueError: an argument is impossible.
 
-    Example:
+    Examples:
         >>> config = keras_resnet.ResNetConfig("basic", (1, 1), (16, 32), stem="cifar")
         >>> model = keras_resnet.build(config, classes=5)
         >>> model.output_shape

@@ -54,7 +54,7 @@ def create_model(variant: str, **keywords: Any) -> keras.Model:
     Raises:
         ValueError: the name or an argument is unknown, or the network is impossible.
 
-    Example:
+    Examples:
         >>> model = keras_resnet.create_model("resnet20", classes=5, shortcut="B")
         >>> model.input_shape, model.output_shape
         ((None, 32, 32, 3), (None, 5))
@@ -79,7 +79,7 @@ def cifar_resnet(depth: int, block: str = "basic", **keywords: Any) -> keras.Mod
     Raises:
         ValueError: no network has this depth, or an argument is unknown or impossible.
 
-    Example:
+    Examples:
         >>> model = keras_resnet.cifar_resnet(11, "bottleneck", version="v2", classes=100)
         >>> model.output_shape
         (None, 100)

@@ -102,7 +102,7 @@ class ResNetConfig:
     Raises:
         ValueError: no network can be built from these fields.
 
-    Example:
+    Examples:
         >>> config = keras_resnet.ResNetConfig("bottleneck", (3, 4, 6, 3), (64, 128, 256, 512))
         >>> config.depth, config.replace(stem="C").depth
         (50, 52)

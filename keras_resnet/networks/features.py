@@ -35,7 +35,7 @@ def feature_extractor(model: keras.Model, levels: Sequence[str] | None = None) -
     Raises:
         ValueError: the model has no such level.
 
-    Example:
+    Examples:
         >>> model = keras_resnet.create_model("resnet20")
         >>> keras_resnet.feature_extractor(model, ("C3", "C4")).output["C4"].shape
         (None, 8, 8, 64)

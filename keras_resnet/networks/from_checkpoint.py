@@ -43,7 +43,7 @@ def from_checkpoint(
         ValueError: the file cannot be read, or is not of a network of this package.
         OSError: the file of a tag cannot be downloaded.
 
-    Example:
+    Examples:
         >>> model = keras_resnet.from_checkpoint("resnet50-0676ba61.pth")
         >>> print(model.load_report.notes)
     """

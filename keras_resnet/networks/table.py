@@ -108,7 +108,7 @@ def list_models(pattern: str = "*") -> list[str]:
     Returns:
         Names for `create_model` and the command line, in the order of the table.
 
-    Example:
+    Examples:
         >>> keras_resnet.list_models("plainnet3*")
         ['plainnet34', 'plainnet32']
     """

@@ -43,7 +43,7 @@ def accelerate(model: Model) -> Model:
     Raises:
         ValueError: If `model` is not a Keras model.
 
-    Example:
+    Examples:
         >>> model = keras_resnet.training.accelerate(keras_resnet.ResNet50(classes=10))
         >>> model.compile("sgd", "sparse_categorical_crossentropy")
         >>> model.fit(images, labels)

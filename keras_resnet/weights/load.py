@@ -61,7 +61,7 @@ def load_weights(
         ValueError: the file cannot be read, or does not fit the model.
         OSError: the file of a tag cannot be downloaded.
 
-    Example:
+    Examples:
         >>> model = keras_resnet.ResNet50()
         >>> print(keras_resnet.load_weights(model, "resnet50-0676ba61.pth"))
     """

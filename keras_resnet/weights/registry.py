@@ -128,7 +128,7 @@ def list_weights(pattern: str = "*") -> list[str]:
         pattern: a shell-style pattern of the whole tag (`"timm/*"`), or of the part after the slash
             (`"resnet50*"`); case does not matter.
 
-    Example:
+    Examples:
         >>> keras_resnet.list_weights("keras/resnet50.*")
         ['keras/resnet50.imagenet']
     """

@@ -47,7 +47,7 @@ def save_torch_state_dict(
     Raises:
         ValueError: the layout cannot describe the network, or float16 cannot represent a number.
 
-    Example:
+    Examples:
         >>> model = keras_resnet.create_model("resnet20")
         >>> keras_resnet.save_torch_state_dict(model, "resnet20.safetensors", "akamaster")
     """

@@ -75,7 +75,7 @@ def degradation_study(
         OSError: the data cannot be read.
         DivergedError: all trainings diverged; single ones are recorded in `NetworkCurves`.
 
-    Example:
+    Examples:
 
     ```python
     study = degradation_study("digits", depths=(8, 32), seeds=(0, 1, 2))

@@ -65,7 +65,7 @@ def deletion_insertion(
         ValueError: the map and the image have different sizes, the map has a value that is not
             finite, there are fewer pixels than steps, or there is no such class.
 
-    Example:
+    Examples:
 
     ```python
     heatmap = explain(model, image[np.newaxis])[0]

@@ -50,7 +50,7 @@ def explain(
     Raises:
         ValueError: there is no such method, class or level.
 
-    Example:
+    Examples:
 
     ```python
     maps = explain(model, images, class_index="tabby", method="integrated_gradients")
@@ -94,7 +94,7 @@ def grad_cam(
     Raises:
         ValueError: there is no such class or level, or the model contains no network.
 
-    Example:
+    Examples:
 
     ```python
     maps = grad_cam(model, images, class_index="tabby")

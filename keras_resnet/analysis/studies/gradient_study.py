@@ -243,7 +243,7 @@ def gradient_study(
     Raises:
         ValueError: an argument is invalid.
 
-    Example:
+    Examples:
 
     ```python
     study = gradient_study("digits", depths=(8, 20), steps=10, seeds=1)

@@ -107,7 +107,7 @@ def gradient_norms(
     Raises:
         ValueError: the model does not fit, or an argument is invalid.
 
-    Example:
+    Examples:
 
     ```python
     gradient_norms(model, "digits").ratio

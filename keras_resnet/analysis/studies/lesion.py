@@ -113,7 +113,7 @@ def lesion_study(
     Raises:
         ValueError: the model does not fit, or an argument is invalid.
 
-    Example:
+    Examples:
 
     ```python
     study = lesion_study(model, "digits", several=(1, 2, 4), delete=[("conv2_block2",)])

@@ -90,7 +90,7 @@ def path_study(
     Raises:
         ValueError: the model does not fit, an argument is invalid, or the gradient is zero.
 
-    Example:
+    Examples:
 
     ```python
     study = path_study(model, "digits")

@@ -55,7 +55,7 @@ def layer_responses(
     Raises:
         ValueError: no 3x3 convolutions are named as in `keras_resnet.build`.
 
-    Example:
+    Examples:
 
     ```python
     responses = layer_responses(model, images)

@@ -36,7 +36,7 @@ class Source(Protocol):
     reads such files faster than Python. `files` are the paths of files that hold several records
     each. `identity_of` uses both to notice that the data have changed.
 
-    Example:
+    Examples:
 
     ```python
     train, validation = load_data("folder:flowers")

@@ -84,7 +84,7 @@ def load_data(
             class has too few images to divide.
         OSError: the source cannot be read.
 
-    Example:
+    Examples:
 
     ```python
     train, validation = load_data(DataConfig("folder:flowers", validation_fraction=0.2))
@@ -137,7 +137,7 @@ def load_part(config: DataConfig | str, part: str, least_classes: int = 2) -> So
         ValueError: the source has no such split, or as for `load_data`.
         OSError: the source cannot be read.
 
-    Example:
+    Examples:
 
     ```python
     test = load_part("cifar:cifar-10-python.tar.gz", "test")

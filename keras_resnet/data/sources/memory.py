@@ -24,7 +24,7 @@ class LabeledImages:
     Raises:
         ValueError: `images` is not such an array, or there is not one label per image.
 
-    Example:
+    Examples:
 
     ```python
     source = LabeledImages(np.zeros((2, 32, 32, 3), np.uint8), np.array([0, 1]), ("cat", "dog"))

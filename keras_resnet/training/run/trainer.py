@@ -155,7 +155,7 @@ def train(
         OSError: If the disk is full, every saved state is damaged, or `out_dir` is moved or removed
             during the run.
 
-    Example:
+    Examples:
         >>> model = keras_resnet.ResNet20(classes=10)
         >>> result = train(model, "digits", "quick-digits", "runs/digits", epochs=3)
     """

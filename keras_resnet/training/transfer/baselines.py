@@ -46,17 +46,17 @@ class Baselines:
 
     Attributes:
         linear_probe: accuracy of a linear classifier on the vectors of the network.
-        nearest_neighbours: accuracy of a vote of the most similar training images.
+        nearest_neighbors: accuracy of a vote of the most similar training images.
         majority: accuracy of always predicting the most common training class.
-        neighbours: number of training images that vote.
+        neighbors: number of training images that vote.
         train_images: number of training images for the first two.
         validation_images: number of validation images for the first two.
     """
 
     linear_probe: float
-    nearest_neighbours: float
+    nearest_neighbors: float
     majority: float
-    neighbours: int
+    neighbors: int
     train_images: int
     validation_images: int
 
@@ -66,8 +66,8 @@ class Baselines:
 
     def __str__(self) -> str:
         return (
-            f"Linear probe: {self.linear_probe:.2%}, {self.neighbours} nearest neighbors: "
-            f"{self.nearest_neighbours:.2%}, most common class: {self.majority:.2%}\n"
+            f"Linear probe: {self.linear_probe:.2%}, {self.neighbors} nearest neighbors: "
+            f"{self.nearest_neighbors:.2%}, most common class: {self.majority:.2%}\n"
             f"from {self.train_images:,} training images, on {self.validation_images:,} "
             "validation images"
         )
@@ -143,7 +143,7 @@ def baselines(
     *,
     limit: int | None = LIMIT,
     seed: int = 0,
-    neighbours: int = 20,
+    neighbors: int = 20,
     protocol: EvalProtocol | None = None,
     batch_size: int = 32,
     max_bad_fraction: float = 0.01,
@@ -163,7 +163,7 @@ def baselines(
         validation: validation images of the same classes.
         limit: largest number of images per source, as in `vectors`; None for all images.
         seed: random seed of the choice of images and of the held-out part.
-        neighbours: number of nearest neighbors that vote, at most the number of images in the
+        neighbors: number of nearest neighbors that vote, at most the number of images in the
             smallest class.
         protocol: as in `vectors`.
         batch_size: as in `vectors`.
@@ -181,7 +181,7 @@ def baselines(
             f"{len(train.class_names)} classes in {train.name}, {len(validation.class_names)} "
             f"different ones in {validation.name}"
         )
-    check_integer("neighbours", neighbours)
+    check_integer("neighbors", neighbors)
     for source in (train, validation):
         _check_labels(source)
     _check_classes(train.labels, train)
@@ -202,14 +202,14 @@ def baselines(
     progress("linear probe and nearest neighbors", 0.9)
     weights = _weights(truth, validation)
     probe = _probe(x, y, _weights(y, train), seed)
-    votes = min(neighbours, int(np.unique(y, return_counts=True)[1].min()))
+    votes = min(neighbors, int(np.unique(y, return_counts=True)[1].min()))
     nearest = KNeighborsClassifier(votes, weights="distance", metric="cosine").fit(x, y)
     most_common = np.bincount(train.labels, minlength=len(train.class_names)).argmax()
     return Baselines(
         linear_probe=float(probe.score(others, truth, weights)),
-        nearest_neighbours=float(nearest.score(others, truth, weights)),
+        nearest_neighbors=float(nearest.score(others, truth, weights)),
         majority=float(np.mean(validation.labels == most_common)),
-        neighbours=votes,
+        neighbors=votes,
         train_images=len(y),
         validation_images=len(truth),
     )

@@ -137,7 +137,7 @@ def finetune(
         ResumeError: If `out_dir` holds another fine-tuning, or something else.
         OSError: If the best network of a finished phase is missing, or as for `train`.
 
-    Example:
+    Examples:
         >>> model = keras_resnet.ResNet50(weights="imagenet")
         >>> result = finetune(model, "folder:flowers", "runs/flowers")
         >>> result.model.save("flowers.keras")
@@ -191,7 +191,7 @@ def finetune(
 
 def _gain(best: float, compared: Baselines, images: int) -> str:
     """Return a sentence about the best accuracy and its gain over the baselines."""
-    gain = 100 * (best - max(compared.linear_probe, compared.nearest_neighbours))
+    gain = 100 * (best - max(compared.linear_probe, compared.nearest_neighbors))
     words = accuracy_in_words(best, images)
     return f"Best: {words}, {gain:+.1f} points compared with the better baseline."
 
@@ -290,7 +290,8 @@ def _compared(
     from keras_resnet.training.transfer.baselines import LIMIT, Baselines, baselines
 
     if known is not None:
-        return Baselines(**known)
+        # An earlier spelling, kept to resume existing folders.
+        return Baselines(**{key.replace("bours", "bors"): known[key] for key in known})
     # Images are prepared as in validation.
     keywords: dict[str, Any] = {"protocol": sizes(network, recipe)[0]}
     if max_bad_fraction is not None:

@@ -69,7 +69,7 @@ def replace_head(
         ValueError: If an argument has an invalid value, `model` has several outputs, or it is not a
             flat network of this package.
 
-    Example:
+    Examples:
         >>> backbone = keras_resnet.ResNet50(weights="imagenet")
         >>> model = replace_head(backbone, 2, names=["cat", "dog"])
         >>> model.output_shape

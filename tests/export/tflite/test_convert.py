@@ -155,7 +155,7 @@ def test_description_is_beside_and_inside_the_file(files: Path) -> None:
         assert of_tflite(path).class_names == tuple("abcdefghij")
     assert described["pixels"]["channels"] == "RGB"
     assert described["pixels"]["range"] == [0, 255]
-    constants = described["pixels"]["normalisation_in_graph"]
+    constants = described["pixels"]["normalization_in_graph"]
     np.testing.assert_allclose(constants["mean"], (123.675, 116.28, 103.53), rtol=1e-5)
     np.testing.assert_allclose(constants["std"], (58.395, 57.12, 57.375), rtol=1e-5)
     described = tflite_inspect.describe(files / "model-uint8-io.tflite")

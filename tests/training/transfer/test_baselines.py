@@ -121,10 +121,10 @@ def test_colours_are_told_apart(tiny_model: keras.Model) -> None:
     weights = tiny_model.get_weights()
     found = baselines(tiny_model, train, validation, progress=lambda what, done: steps.append(done))
     assert found.linear_probe > 0.97
-    assert found.nearest_neighbours > 0.9
+    assert found.nearest_neighbors > 0.9
     # The most common training class is red.
     assert found.majority == pytest.approx(10 / 60)
-    assert (found.neighbours, found.train_images, found.validation_images) == (8, 53, 60)
+    assert (found.neighbors, found.train_images, found.validation_images) == (8, 53, 60)
     assert found == baselines(tiny_model, train, validation)
     assert steps == sorted(steps)
     assert 0.8 < steps[-1] <= 1
@@ -139,7 +139,7 @@ def test_shuffled_labels_are_guessed(tiny_model: keras.Model) -> None:
     train, validation = (relabelled(part, random.permutation(part.labels)) for part in parts)
     found = baselines(tiny_model, train, validation)
     # Three standard deviations of the share of right guesses are 0.1.
-    assert abs(found.nearest_neighbours - 0.25) < 0.11
+    assert abs(found.nearest_neighbors - 0.25) < 0.11
     assert abs(found.linear_probe - 0.25) < 0.11
 
 
@@ -160,9 +160,9 @@ def test_a_limit_keeps_the_shares_of_the_classes(tiny_model: keras.Model) -> Non
 
 def test_few_images_get_a_probe_too(tiny_model: keras.Model) -> None:
     found = baselines(
-        tiny_model, coloured((3, 3, 3, 1), seed=0), coloured((5,) * 4, seed=1), neighbours=2
+        tiny_model, coloured((3, 3, 3, 1), seed=0), coloured((5,) * 4, seed=1), neighbors=2
     )
-    assert found.neighbours == 1
+    assert found.neighbors == 1
     assert found.linear_probe > 0.7
 
 
@@ -174,9 +174,9 @@ def test_what_they_say() -> None:
     ]
     assert found.to_dict() == {
         "linear_probe": 0.9,
-        "nearest_neighbours": 0.8,
+        "nearest_neighbors": 0.8,
         "majority": 0.1,
-        "neighbours": 20,
+        "neighbors": 20,
         "train_images": 5000,
         "validation_images": 360,
     }
@@ -199,8 +199,8 @@ def test_what_cannot_be_judged_is_refused(tiny_model: keras.Model) -> None:
             baselines(tiny_model, train, validation)
     with pytest.raises(ValueError, match="at least 4, one image per class. Received: 3"):
         vectors(tiny_model, good, limit=3)
-    with pytest.raises(ValueError, match="`neighbours` to be .* Received: 0"):
-        baselines(tiny_model, good, good, neighbours=0)
+    with pytest.raises(ValueError, match="`neighbors` to be .* Received: 0"):
+        baselines(tiny_model, good, good, neighbors=0)
 
 
 def test_damaged_files_are_left_out_up_to_a_share(tiny_model: keras.Model, tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ from keras_resnet.training import (
 )
 from keras_resnet.training.devices.cluster import Cluster
 from keras_resnet.training.transfer import baselines
-from keras_resnet.training.transfer.finetune import with_head
+from keras_resnet.training.transfer.finetune import _compared, with_head
 from keras_resnet.training.transfer.heads import replace_head, swap_stem
 
 from ...conftest import randomize
@@ -283,6 +283,13 @@ def test_another_network_or_other_data_are_refused_where_only_the_folder_tells(
 
 
 @pytest.mark.full
+def test_baselines_of_earlier_folders_are_read() -> None:
+    shares = {"linear_probe": 0.9, "nearest_neighbours": 0.8, "majority": 0.5}
+    counts = {"neighbours": 20, "train_images": 96, "validation_images": 48}
+    found = _compared(trained(), DATA, None, RECIPE, 0, {**shares, **counts})
+    assert (found.nearest_neighbors, found.neighbors) == (0.8, 20)
+
+
 def test_baselines_of_another_network_are_not_taken_over(tmp_path: Path) -> None:
     first, second = trained(), trained()
     second.set_weights([0 * value for value in second.get_weights()])
