@@ -273,11 +273,6 @@ def _compare(files: tuple[Path, Path], output: Path | None, overwrite: bool, as_
 
     values = []
     for file in files:
-        if not file.is_file():
-            raise ValueError(
-                "Expected an `evaluation.json`, as `evaluate --output` writes. "
-                f"Received: no file {file}"
-            )
         try:
             values.append(load_json(file))
         except ValueError as error:

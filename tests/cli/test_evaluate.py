@@ -89,10 +89,6 @@ TAG = "keras_resnet/resnet20.cifar10_jpeg"
             ["--compare", "none.json", "b.json"],
             "Expected `--compare` with an existing file. Received: none.json",
         ),
-        (
-            ["--compare", "a.json", "b.json"],
-            "Received: no file a.json",
-        ),
         (["x.keras", "--compare", "a.json", "b.json"], "Expected --compare without models"),
         (
             ["x.keras", "--data", "digits", "--weights", "imagenet"],
