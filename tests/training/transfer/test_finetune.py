@@ -273,7 +273,7 @@ def test_another_network_or_other_data_are_refused_where_only_the_folder_tells(
         ((part(96, 3, DATA[0].name), DATA[1]), "train_data.labels: "),
         ((DATA[0], less), "validation_data.source: .*\n  validation_data.images: 48 →"),
     ):
-        with pytest.raises(ResumeError, match=f"the settings of the fine-tuning .*given:\n  {said}"):
+        with pytest.raises(ResumeError, match=f"of the fine-tuning .*given:\n  {said}"):
             finetune(trained(), data, tmp_path, say=lambda text: None, **SHORT)
     assert (tmp_path / "last.keras").read_bytes() == before
     # A head that is replaced counts for nothing.
