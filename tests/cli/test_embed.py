@@ -218,7 +218,7 @@ def test_map_of_vectors(
     assert refused.returncode == 2
     assert "Expected a new file" in refused.stderr
     without = command_in_process("analyze", "project", str(output), "--overwrite")
-    assert "for thumbnails, pass --images FOLDER." in without.stdout
+    assert "For thumbnails, pass --images FOLDER." in without.stdout
 
 
 def test_impossible_maps_are_refused_before_the_work(

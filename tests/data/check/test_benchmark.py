@@ -216,7 +216,7 @@ def test_files_are_read_and_decoded(tmp_path: Path, kind: str) -> None:
     write_images(tmp_path, kind)
     source = load_folder(str(tmp_path)).train
     config = DataConfig("folder", size=32, batch_size=4)
-    result = benchmark(source, config, seconds=0.05, rounds=1)
+    result = benchmark(source, config, seconds=0.1, rounds=3)
     assert list(result.images_per_second) == ["reading", "decoding", "training"]
     assert all(0 < rate < math.inf for rate in result.images_per_second.values())
     if kind == "PNG":
