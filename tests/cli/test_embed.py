@@ -150,9 +150,8 @@ def many(files: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(
-    "number", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.full)]
-)
+@pytest.mark.full
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_interrupted_work_goes_on_with_the_same_result(
     number: signal.Signals,
     files: Path,

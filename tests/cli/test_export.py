@@ -40,6 +40,7 @@ def files(
     return root
 
 
+@pytest.mark.full
 def test_export_verify_and_benchmark(
     files: Path, command_in_process: Command, tmp_path: Path
 ) -> None:

@@ -177,6 +177,7 @@ def test_convert_takes_saved_models_to_torch(folder: Path, command_in_process: C
     assert keras_resnet.Predictor(model).class_names == tuple(NAMES)
 
 
+@pytest.mark.full
 def test_predict_prints_words(folder: Path, keras_resnet_command: Command) -> None:
     pattern = str(folder / "pictures" / "*.png")
     done = keras_resnet_command("predict", str(folder / "model.keras"), pattern, "--top", "3")

@@ -547,6 +547,7 @@ def test_vectors_of_the_files_of_others(tmp_path: Path, pictures: np.ndarray) ->
         next(embed(tmp_path / "saved", files, pixels="raw"))
 
 
+@pytest.mark.full
 def test_vectors_of_our_artifacts_are_those_of_the_model(
     tiny_model: keras.Model, images: np.ndarray, tmp_path: Path
 ) -> None:

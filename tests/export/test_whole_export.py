@@ -51,6 +51,7 @@ def first(exported: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(exported, tmp_path / "exported"))
 
 
+@pytest.mark.full
 def test_killed_anywhere_an_export_is_the_old_or_the_new_one(
     first: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

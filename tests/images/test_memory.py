@@ -64,6 +64,7 @@ def test_the_largest_picture_takes_as_much_memory_as_is_stated(
     assert int(done.stdout) < stated + 32 * 2**20
 
 
+@pytest.mark.full
 def test_a_batch_of_pictures_is_in_memory_in_the_models_size_only(
     tiny_model: keras.Model, tmp_path: Path, command_in_process: Command
 ) -> None:

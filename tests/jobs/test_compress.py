@@ -206,6 +206,7 @@ def test_a_folder_holds_one_compression(
         compress(model, data, all_three.folder, all_three.options, recipe=RECIPE, timing=None)
 
 
+@pytest.mark.full
 def test_by_the_command(
     data: str, trained: Path, command_in_process: Command, tmp_path: Path
 ) -> None:

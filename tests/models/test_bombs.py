@@ -78,6 +78,7 @@ def with_info(parts: Parts, text: str) -> Parts:
     return {**parts, "assets/keras_resnet.json": text.encode()}
 
 
+@pytest.mark.full
 def test_memory_is_bounded_by_the_size_of_the_file(
     parts: Parts, tmp_path: Path, run_python: Run
 ) -> None:

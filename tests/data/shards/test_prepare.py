@@ -411,6 +411,7 @@ main()
 """
 
 
+@pytest.mark.full
 def test_killed_half_way_the_result_is_the_same(
     tmp_path: Path, command_in_process: Command, hidden: list
 ) -> None:

@@ -30,6 +30,7 @@ def artifacts(tiny_model: keras.Model, tmp_path_factory: pytest.TempPathFactory)
     }
 
 
+@pytest.mark.full
 def test_every_artifact_at_every_batch_size(artifacts: dict[str, Path]) -> None:
     chosen = [artifacts[name] for name in ("onnx", "tflite", "fixed", "broken")]
     report = benchmark(chosen, batch_sizes=(1, 64), threads=(1,), seconds=0.1)

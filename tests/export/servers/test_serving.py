@@ -108,6 +108,7 @@ print(json.dumps(answers))
 """
 
 
+@pytest.mark.full
 def test_requests_are_answered_where_only_tensorflow_is(
     exported: Path,
     predictor: Predictor,

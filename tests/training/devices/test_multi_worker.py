@@ -63,6 +63,7 @@ def run_alone(start_program: Start, **options: Any) -> list[dict[str, Any]]:
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
+@pytest.mark.full
 def test_two_workers_equal_one_process_until_one_dies(start_program: Start) -> None:
     processes = start_workers(start_program, program="equality", act="SIGKILL", victim=1)
     check_that_the_other_ends(processes, "SIGKILL", 1)

@@ -23,6 +23,7 @@ from .test_processes import TRAIN, wait_for_more
 SETTINGS = {"seed": 3}
 
 
+@pytest.mark.full
 def test_a_second_process_is_refused_until_the_first_is_dead(
     start_command: Start, keras_resnet_command: Command, tmp_path: Path
 ) -> None:

@@ -63,13 +63,12 @@ def assert_same(one: Path, other: Path) -> None:
         np.testing.assert_array_equal(expected, found)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     "signals",
     [
         pytest.param([signal.SIGKILL], id="killed"),
-        pytest.param(
-            [signal.SIGKILL, signal.SIGTERM], id="killed, then terminated", marks=pytest.mark.full
-        ),
+        pytest.param([signal.SIGKILL, signal.SIGTERM], id="killed, then terminated"),
     ],
 )
 def test_killed_and_terminated_runs_end_with_the_same_bits(
