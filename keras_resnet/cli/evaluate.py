@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Set
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
@@ -59,6 +59,7 @@ Compare = Annotated[
 
 @options.app.command(rich_help_panel=options.USE)
 def evaluate(
+    context: typer.Context,
     models: Models = None,
     data: Data = None,
     protocol: Protocol = "single",
@@ -87,17 +88,10 @@ def evaluate(
 ) -> int:
     """Measure accuracy, calibration and confusions (exit code 1: images could not be read)."""
     fields = inputs.network_options(version, shortcut, net)
-    # What only measurements of given models use.
-    single = {
-        "weights": weights,
-        "ensemble-weights": ensemble_weights,
-        "predictions": predictions,
-        "version, --shortcut or --net": fields or None,
-    }
     _check_together(models, data, tags, compare)
     if compare is not None:
-        others = {"labels": labels, "pixels": pixels, "resize": resize, "crop": crop}
-        _refuse("compare", {**single, **others, "interpolation": interpolation})
+        used = {"compare", "output", "overwrite", "as_json", "log_every"}
+        _refuse("compare", context, context.params.keys() - used)
         return _compare(compare, output, overwrite, as_json)
     data = str(data)
     from keras_resnet.evaluation.views import check_protocol
@@ -124,7 +118,8 @@ def evaluate(
         "pixels": pixels,
     }
     if tags is not None:
-        _refuse("tags", single)
+        single = {"weights", "ensemble_weights", "predictions", "version", "shortcut", "net"}
+        _refuse("tags", context, single)
         return _evaluate_series(tags, data, output, overwrite, as_json, keywords)
     from keras_resnet.evaluation.save import check_folder, check_predictions
 
@@ -152,11 +147,13 @@ def _check_together(models: Any, data: str | None, tags: str | None, compare: An
         )
 
 
-def _refuse(option: str, others: Mapping[str, Any]) -> None:
+def _refuse(option: str, context: typer.Context, ignored: Set[str]) -> None:
     """Raise ValueError if an option that `option` would ignore is given."""
-    for name, value in others.items():
-        if value is not None:
-            raise ValueError(f"Expected --{option} without --{name}. Received: {value}")
+    for parameter in context.command.params:
+        source = context.get_parameter_source(str(parameter.name))
+        if parameter.name in ignored and source is not None and source.name == "COMMANDLINE":
+            value = context.params[parameter.name]
+            raise ValueError(f"Expected --{option} without {parameter.opts[0]}. Received: {value}")
 
 
 def _evaluate_one(
