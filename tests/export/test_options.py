@@ -120,7 +120,7 @@ def test_layers_that_ruin_int8_are_named_and_can_stay_in_float(
     head.set_weights([scaled.T, -scaled @ vectors.mean(0)])
     arguments = (("tflite-int8", "onnx-int8"),)
     keywords = {"calibration": images, "images": images, "timing": None, "overwrite": True}
-    with pytest.raises(ExportError, match="hurt most: (wide|undo), (wide|undo)") as caught:
+    with pytest.raises(ExportError, match="largest errors: (wide|undo), (wide|undo)") as caught:
         export(model, tmp_path, *arguments, **keywords)  # type: ignore[arg-type]
     assert len(caught.value.report.failures) == 2
     for row in caught.value.report.artifacts[1:]:

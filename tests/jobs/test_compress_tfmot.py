@@ -148,9 +148,9 @@ def test_by_the_command_and_again(
     done = command_in_process(*arguments, "--batch-size", "16")
     assert done.returncode == 2
     first, *lines, advice = done.stderr.splitlines()
-    assert first.endswith("Received: another one. What differs, saved → given:")
+    assert first.endswith("Received: others. Differences, saved → given:")
     assert "  recipe.batch_size: 32 → 16" in lines
-    assert advice.startswith("Go on with the same network, data and settings, or ")
+    assert advice.startswith("Use the same network, data and settings, or ")
 
 
 def network(**changes: Any) -> keras.Model:
