@@ -244,7 +244,7 @@ class _Planner:
 
     @property
     def stride_last(self) -> bool:
-        """Whether the last block of a stage has the stride, and there are biases, as in TF-Slim."""
+        """True for TF-Slim's layout: the last block of a stage has the stride, and biases exist."""
         return self.config.preact_layout == "unit_norm_stride_last"
 
     def norm(self, prefix: str, filters: int, zero_init: bool = False) -> Norm:

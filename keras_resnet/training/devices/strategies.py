@@ -52,7 +52,7 @@ class DeviceSetup:
 
     @property
     def is_chief(self) -> bool:
-        """Whether this process is the one that writes files."""
+        """True for the process that writes files."""
         return self.worker == 0
 
     def scope(self) -> contextlib.AbstractContextManager[Any]:

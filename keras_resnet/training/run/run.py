@@ -60,7 +60,7 @@ class Run:
 
     @property
     def is_exhausted(self) -> bool:
-        """Whether the recipe's patience is exhausted: no better epoch for that many epochs."""
+        """True after as many epochs without improvement as the recipe's `patience` allows."""
         patience = self.recipe.patience
         since = self.finished_epochs - (self.best_epoch or 0)
         return patience is not None and since >= patience

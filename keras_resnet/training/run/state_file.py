@@ -42,7 +42,7 @@ class ResumeError(ValueError):
 
 
 class ChangedError(ResumeError):
-    """What was asked for differs from what the folder holds: every difference is a line."""
+    """Error for settings other than those in the folder, with one difference per line."""
 
     has_lines = True
 
