@@ -61,9 +61,8 @@ def accelerate(model: Model) -> Model:
 
 
 def _is_supported(layer: Any) -> bool:
-    last_axis = layer.axis in (-1, 3)
     return (
-        last_axis
+        layer.axis in (-1, 3)
         and layer.epsilon >= _SMALLEST_EPSILON
         and not (layer.synchronized or layer.renorm)
     )

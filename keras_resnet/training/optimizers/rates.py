@@ -55,14 +55,7 @@ def learning_rates(recipe: Recipe, steps_per_epoch: float, steps: Iterable[int])
 class Rates:
     """The learning rate as a function of the optimizer step.
 
-    Args:
-        schedule: fields of `ScheduleConfig` with all times in optimizer steps.
-        peak: the learning rate after the warm-up.
-        start: the rate at the start of the warm-up, as a factor of the peak.
-        duration: optimizer steps of the whole training.
-
-    Raises:
-        ValueError: If the warm-up does not end before the training.
+    It takes the arguments of `schedules.RecipeSchedule`, and raises the same errors.
     """
 
     def __init__(
